@@ -1,0 +1,51 @@
+"""Installation: `pip install .` (or `pip install -e ".[test]"` from a clone)."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = "0.1.0"
+
+setup(
+    name="vmae_det",
+    version=VERSION,
+    description="VideoMAE backbones, from pre-training on video to spatio-temporal action detection",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=[*find_packages(include=["vmae_det", "vmae_det.*"]), "vmae_det.model_zoo.configs"],
+    # The configs live at the top of the repository, where people look for them, and ship inside the package.
+    package_dir={"vmae_det.model_zoo.configs": "configs"},
+    package_data={"vmae_det.model_zoo.configs": ["**/*.yaml"]},
+    python_requires=">=3.10",
+    install_requires=[
+        "torch>=2.4",
+        "torchvision>=0.19",
+        "timm>=1.0",
+        "fvcore>=0.1.5.post20221221",
+        "iopath>=0.1.10",
+        "numpy>=1.26",
+        "polars>=1.0",
+        # decord publishes wheels for these two platforms only; elsewhere PyAV reads the videos.
+        "decord>=0.6; platform_machine == 'x86_64' and sys_platform == 'linux'",
+        "decord>=0.6; platform_machine == 'AMD64' and sys_platform == 'win32'",
+        "av>=12",
+        "opencv-python-headless>=4.8",
+        "pycocotools>=2.0.7",
+        "simplejson>=3.19",
+        "tensorboard>=2.15",
+        "tqdm>=4.66",
+        "filelock>=3.12",
+    ],
+    extras_require={
+        "test": ["pytest>=8", "pytest-cov>=5", "ruff==0.17.*", "transformers>=4.44"],
+        "detectron2": ["detectron2 @ git+https://github.com/facebookresearch/detectron2.git"],
+    },
+    entry_points={"console_scripts": ["vmae-det=vmae_det.cli.main:main"]},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,6 @@
+"""Weights and the state of a run, in files."""
+
+from vmae_det.checkpoint.checkpointer import Checkpointer, save_weights
+from vmae_det.checkpoint.weights import LoadReport, load_weights, read_checkpoint
+
+__all__ = ["Checkpointer", "LoadReport", "load_weights", "read_checkpoint", "save_weights"]

@@ -1,0 +1,180 @@
+"""Checks that one key cannot make alone, done before anything is built."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vmae_det.config.node import CfgNode
+from vmae_det.utils.errors import ConfigError, did_you_mean
+
+_CHOICES = {
+    "MODEL.DEVICE": ("auto", "cpu", "cuda"),
+    "MODEL.MASK.TYPE": ("tube", "random", "frame"),
+    "MODEL.RECONSTRUCTION.LOSS": ("mse", "l1", "smooth_l1"),
+    "MODEL.ROI_HEAD.LOSS": ("sum", "mean"),
+    "INPUT.TRAIN_CROP": ("multi_scale", "short_side", "resized"),
+    "SOLVER.OPTIMIZER": ("adamw", "sgd"),
+    "SOLVER.AMP": ("none", "bf16", "fp16"),
+    "TEST.PROTOCOL": ("challenge", "slowfast"),
+}
+
+_AT_LEAST = {
+    1: (
+        "MODEL.BACKBONE.EMBED_DIM",
+        "MODEL.BACKBONE.DEPTH",
+        "MODEL.BACKBONE.NUM_HEADS",
+        "MODEL.BACKBONE.PATCH_SIZE",
+        "MODEL.BACKBONE.TUBELET_SIZE",
+        "MODEL.DECODER.EMBED_DIM",
+        "MODEL.DECODER.DEPTH",
+        "MODEL.DECODER.NUM_HEADS",
+        "MODEL.CLASSIFIER.NUM_CLASSES",
+        "MODEL.ROI_HEAD.NUM_CLASSES",
+        "MODEL.ROI_HEAD.RESOLUTION",
+        "INPUT.NUM_FRAMES",
+        "INPUT.SAMPLING_RATE",
+        "INPUT.CROP_SIZE",
+        "INPUT.TRAIN_SHORT_SIDE",
+        "INPUT.TEST_SHORT_SIDE",
+        "DATALOADER.REPEATED_AUG",
+        "SOLVER.BATCH_SIZE",
+        "SOLVER.EPOCHS",
+        "SOLVER.ACCUMULATE",
+        "SOLVER.CHECKPOINT_PERIOD",
+        "SOLVER.KEEP_CHECKPOINTS",
+        "SOLVER.LOG_PERIOD",
+        "TEST.BATCH_SIZE",
+        "TEST.NUM_CLIPS",
+        "TEST.NUM_CROPS",
+    ),
+    0: (
+        "MODEL.BACKBONE.MLP_RATIO",
+        "MODEL.ROI_HEAD.SAMPLING_RATIO",
+        "DATALOADER.NUM_WORKERS",
+        "SOLVER.BASE_LR",
+        "SOLVER.MIN_LR",
+        "SOLVER.WARMUP_LR",
+        "SOLVER.WARMUP_EPOCHS",
+        "SOLVER.WEIGHT_DECAY",
+        "SOLVER.CLIP_GRAD",
+        "TEST.PERIOD",
+        "SEED",
+    ),
+}
+
+_FRACTIONS = (
+    "MODEL.BACKBONE.DROP_PATH",
+    "MODEL.CLASSIFIER.DROPOUT",
+    "MODEL.CLASSIFIER.LABEL_SMOOTHING",
+    "MODEL.ROI_HEAD.DROPOUT",
+    "INPUT.COLOR_JITTER",
+)
+
+
+def value_of(cfg: CfgNode, key: str) -> Any:
+    """The value under a dotted key."""
+    for name in key.split("."):
+        cfg = cfg[name]
+    return cfg
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Raise ConfigError, naming the key, for a value out of range or keys that contradict each other."""
+    for key, choices in _CHOICES.items():
+        value = value_of(cfg, key)
+        _require(value in choices, key, f"got '{value}'{did_you_mean(value, choices)}")
+    for minimum, keys in _AT_LEAST.items():
+        for key in keys:
+            _require(
+                value_of(cfg, key) >= minimum, key, f"must be at least {minimum}, got {value_of(cfg, key)}"
+            )
+    for key in _FRACTIONS:
+        _require(0 <= value_of(cfg, key) < 1, key, f"must lie in [0, 1), got {value_of(cfg, key)}")
+    _require(0 <= cfg.INPUT.FLIP <= 1, "INPUT.FLIP", f"must lie in [0, 1], got {cfg.INPUT.FLIP}")
+    _require(
+        0 < cfg.MODEL.MASK.RATIO < 1, "MODEL.MASK.RATIO", f"must lie in (0, 1), got {cfg.MODEL.MASK.RATIO}"
+    )
+    decay = cfg.SOLVER.LAYER_DECAY
+    _require(0 < decay <= 1, "SOLVER.LAYER_DECAY", f"must lie in (0, 1], got {decay}")
+    for key, length in (
+        ("MODEL.PIXEL_MEAN", 3),
+        ("MODEL.PIXEL_STD", 3),
+        ("MODEL.ROI_HEAD.TEST_BOX_SCALE", 2),
+        ("INPUT.CROP_AREA", 2),
+        ("INPUT.CROP_ASPECT", 2),
+        ("SOLVER.BETAS", 2),
+    ):
+        value = value_of(cfg, key)
+        _require(len(value) == length, key, f"takes {length} values, got {len(value)}: {value}")
+    _check_shapes(cfg)
+    _check_solver(cfg)
+
+
+def _check_shapes(cfg: CfgNode) -> None:
+    backbone, decoder = cfg.MODEL.BACKBONE, cfg.MODEL.DECODER
+    crop, patch = cfg.INPUT.CROP_SIZE, backbone.PATCH_SIZE
+    frames, tubelet = cfg.INPUT.NUM_FRAMES, backbone.TUBELET_SIZE
+    _require(
+        crop % patch == 0,
+        "INPUT.CROP_SIZE",
+        f"{crop} is not divisible by MODEL.BACKBONE.PATCH_SIZE {patch}; nearest that are: "
+        f"{max(crop // patch, 1) * patch} and {(crop // patch + 1) * patch}",
+    )
+    _require(
+        frames % tubelet == 0,
+        "INPUT.NUM_FRAMES",
+        f"{frames} is not divisible by MODEL.BACKBONE.TUBELET_SIZE {tubelet}",
+    )
+    for group, node in (("BACKBONE", backbone), ("DECODER", decoder)):
+        _require(
+            node.EMBED_DIM % node.NUM_HEADS == 0,
+            f"MODEL.{group}.EMBED_DIM",
+            f"{node.EMBED_DIM} is not divisible by MODEL.{group}.NUM_HEADS {node.NUM_HEADS}",
+        )
+        _require(
+            node.EMBED_DIM % 2 == 0,
+            f"MODEL.{group}.EMBED_DIM",
+            f"must be even for sine-cosine positions, got {node.EMBED_DIM}",
+        )
+    if cfg.INPUT.TRAIN_CROP == "short_side":
+        _require(
+            cfg.INPUT.TRAIN_SHORT_SIDE >= crop,
+            "INPUT.TRAIN_SHORT_SIDE",
+            f"{cfg.INPUT.TRAIN_SHORT_SIDE} is smaller than INPUT.CROP_SIZE {crop}: no crop fits",
+        )
+    if cfg.MODEL.META_ARCHITECTURE == "VideoClassifier":
+        _require(
+            cfg.INPUT.TEST_SHORT_SIDE >= crop,
+            "INPUT.TEST_SHORT_SIDE",
+            f"{cfg.INPUT.TEST_SHORT_SIDE} is smaller than INPUT.CROP_SIZE {crop}: no crop fits",
+        )
+    if cfg.MODEL.META_ARCHITECTURE == "MaskedAutoencoder":
+        positions = {"tube": (crop // patch) ** 2, "frame": frames // tubelet}.get(
+            cfg.MODEL.MASK.TYPE, (crop // patch) ** 2 * (frames // tubelet)
+        )
+        masked = int(cfg.MODEL.MASK.RATIO * positions)
+        _require(
+            0 < masked < positions,
+            "MODEL.MASK.RATIO",
+            f"{cfg.MODEL.MASK.RATIO} of {positions} positions masks {masked}: nothing to "
+            f"{'predict' if masked == 0 else 'see'}",
+        )
+
+
+def _check_solver(cfg: CfgNode) -> None:
+    solver = cfg.SOLVER
+    _require(
+        solver.WARMUP_EPOCHS <= solver.EPOCHS,
+        "SOLVER.WARMUP_EPOCHS",
+        f"{solver.WARMUP_EPOCHS} is more than SOLVER.EPOCHS {solver.EPOCHS}",
+    )
+    _require(
+        solver.BATCH_SIZE % solver.ACCUMULATE == 0,
+        "SOLVER.BATCH_SIZE",
+        f"{solver.BATCH_SIZE} is not divisible by SOLVER.ACCUMULATE {solver.ACCUMULATE}",
+    )
+
+
+def _require(condition: bool, key: str, problem: str) -> None:
+    if not condition:
+        raise ConfigError(f"{key}: {problem}")

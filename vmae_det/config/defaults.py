@@ -1,0 +1,187 @@
+"""Every config key with its default, meaning, unit and range. Values as in the VideoMAE paper unless said."""
+
+from __future__ import annotations
+
+from vmae_det.config.node import CfgNode as CN
+
+
+def get_cfg() -> CN:
+    """A fresh copy of all defaults."""
+    return _C.clone()
+
+
+_C = CN()
+
+# ---------------------------------------------------------------- model
+_C.MODEL = CN()
+# The network, and with it the task: MaskedAutoencoder (pre-training), VideoClassifier, ActionDetector.
+_C.MODEL.META_ARCHITECTURE = "MaskedAutoencoder"
+# cpu, cuda, or auto: cuda where there is one.
+_C.MODEL.DEVICE = "auto"
+# Weights of the whole model: a file of this program or a published one. Heads of another shape are refused.
+_C.MODEL.WEIGHTS = ""
+# Per channel (R, G, B), in units of 0..255. ImageNet's.
+_C.MODEL.PIXEL_MEAN = (123.675, 116.28, 103.53)
+_C.MODEL.PIXEL_STD = (58.395, 57.12, 57.375)
+# torch.compile the model.
+_C.MODEL.COMPILE = False
+
+_C.MODEL.BACKBONE = CN()
+# A name of the backbone registry.
+_C.MODEL.BACKBONE.NAME = "VideoViT"
+# Width of a token; divisible by NUM_HEADS.
+_C.MODEL.BACKBONE.EMBED_DIM = 768
+# Number of transformer blocks, >= 1.
+_C.MODEL.BACKBONE.DEPTH = 12
+_C.MODEL.BACKBONE.NUM_HEADS = 12
+# Hidden width of a block's MLP, as a multiple of EMBED_DIM.
+_C.MODEL.BACKBONE.MLP_RATIO = 4.0
+# A token covers TUBELET_SIZE frames of PATCH_SIZE x PATCH_SIZE pixels.
+_C.MODEL.BACKBONE.PATCH_SIZE = 16
+_C.MODEL.BACKBONE.TUBELET_SIZE = 2
+# Stochastic depth of the last block, rising linearly from 0 at the first; in [0, 1).
+_C.MODEL.BACKBONE.DROP_PATH = 0.0
+# Weights for the backbone alone, from any model with the same backbone: heads and decoder are left aside.
+_C.MODEL.BACKBONE.CHECKPOINT = ""
+
+_C.MODEL.DECODER = CN()
+# The decoder of pre-training.
+_C.MODEL.DECODER.EMBED_DIM = 384
+_C.MODEL.DECODER.DEPTH = 4
+_C.MODEL.DECODER.NUM_HEADS = 6
+
+_C.MODEL.MASK = CN()
+# tube: the same positions in all time slices; random: any tokens; frame: whole time slices.
+_C.MODEL.MASK.TYPE = "tube"
+# Fraction of tokens (positions, slices) that is masked, in (0, 1); rounded down to a whole number.
+_C.MODEL.MASK.RATIO = 0.9
+
+_C.MODEL.RECONSTRUCTION = CN()
+# Normalise the target of each cube by its own mean and deviation, per colour channel.
+_C.MODEL.RECONSTRUCTION.NORMALIZE = True
+# mse, l1 or smooth_l1, averaged over the values of masked cubes.
+_C.MODEL.RECONSTRUCTION.LOSS = "mse"
+
+_C.MODEL.CLASSIFIER = CN()
+_C.MODEL.CLASSIFIER.NUM_CLASSES = 400
+# Dropout before the last linear layer, in [0, 1).
+_C.MODEL.CLASSIFIER.DROPOUT = 0.0
+# In [0, 1).
+_C.MODEL.CLASSIFIER.LABEL_SMOOTHING = 0.1
+# Train the head alone, on frozen features.
+_C.MODEL.CLASSIFIER.LINEAR_PROBE = False
+
+_C.MODEL.ROI_HEAD = CN()
+# A name of the RoI head registry.
+_C.MODEL.ROI_HEAD.NAME = "MaxPoolRoIHead"
+# Classes of the label map; 80 in AVA.
+_C.MODEL.ROI_HEAD.NUM_CLASSES = 80
+# RoIAlign: cells per side, samples per cell and side (0: adaptive), half-pixel alignment.
+_C.MODEL.ROI_HEAD.RESOLUTION = 7
+_C.MODEL.ROI_HEAD.SAMPLING_RATIO = 0
+_C.MODEL.ROI_HEAD.ALIGNED = False
+# Shift the borders of training boxes at random, by up to a fifth of their size outwards.
+_C.MODEL.ROI_HEAD.BOX_JITTER = True
+# Factors on width and height of a detected person's box.
+_C.MODEL.ROI_HEAD.TEST_BOX_SCALE = (1.1, 1.05)
+# Binary cross-entropy, mean over classes; over the boxes of a batch: sum or mean.
+_C.MODEL.ROI_HEAD.LOSS = "sum"
+# Dropout before the last linear layer, in [0, 1).
+_C.MODEL.ROI_HEAD.DROPOUT = 0.0
+# Multiply action scores by the score of the person box at test time.
+_C.MODEL.ROI_HEAD.USE_PERSON_SCORE = True
+
+# ---------------------------------------------------------------- input
+_C.INPUT = CN()
+# Frames of a clip, and every how many frames of the video one is taken.
+_C.INPUT.NUM_FRAMES = 16
+_C.INPUT.SAMPLING_RATE = 4
+# Side of the square training clip in pixels; divisible by PATCH_SIZE. It sets the grid of the position table.
+_C.INPUT.CROP_SIZE = 224
+# How a training crop is cut: multi_scale (corners and centre at CROP_SCALES of the short side, then resized),
+# short_side (short side to TRAIN_SHORT_SIDE, then a random crop), resized (random area and aspect, then resized).
+_C.INPUT.TRAIN_CROP = "multi_scale"
+# For multi_scale: crop sides as fractions of the short side.
+_C.INPUT.CROP_SCALES = (1.0, 0.875, 0.75, 0.66)
+# For resized: range of the crop's area as a fraction of the frame, and of its aspect ratio.
+_C.INPUT.CROP_AREA = (0.08, 1.0)
+_C.INPUT.CROP_ASPECT = (0.75, 1.3333)
+# For short_side: pixels, >= CROP_SIZE.
+_C.INPUT.TRAIN_SHORT_SIDE = 256
+# Short side of test clips, in pixels. Classification crops squares of CROP_SIZE, detection keeps the frame.
+_C.INPUT.TEST_SHORT_SIDE = 256
+# Probability of a horizontal flip in training; 0 where left and right matter (Something-Something V2).
+_C.INPUT.FLIP = 0.5
+# Strength of brightness, contrast and saturation jitter in training, in [0, 1).
+_C.INPUT.COLOR_JITTER = 0.0
+
+# ---------------------------------------------------------------- data
+_C.DATASETS = CN()
+# Names of the catalog, dataset files (YAML), or folders of videos (for pre-training).
+_C.DATASETS.TRAIN = ()
+_C.DATASETS.TEST = ()
+# Where the catalog's datasets lie; empty: $VMAE_DET_DATASETS, else ./datasets.
+_C.DATASETS.ROOT = ""
+
+_C.DATALOADER = CN()
+# Loader processes of each training process; 0 loads in the training process.
+_C.DATALOADER.NUM_WORKERS = 4
+# A name of the reader registry; auto: decord where it is installed, else PyAV.
+_C.DATALOADER.READER = "auto"
+# Training clips cut from each decoded video, each with crop and flip of its own.
+_C.DATALOADER.REPEATED_AUG = 1
+
+# ---------------------------------------------------------------- solver
+_C.SOLVER = CN()
+# adamw or sgd.
+_C.SOLVER.OPTIMIZER = "adamw"
+# Learning rates are per 256 videos of a batch: lr = BASE_LR * BATCH_SIZE / 256, MIN_LR and WARMUP_LR alike.
+_C.SOLVER.BASE_LR = 1.5e-4
+# At the end of the cosine.
+_C.SOLVER.MIN_LR = 1e-5
+# At the first step.
+_C.SOLVER.WARMUP_LR = 0.0
+# Videos of one optimizer step, over all processes and accumulated steps.
+_C.SOLVER.BATCH_SIZE = 1024
+# Passes over the training set; the warm-up may be a fraction.
+_C.SOLVER.EPOCHS = 800
+_C.SOLVER.WARMUP_EPOCHS = 40.0
+# Not applied to biases and norms.
+_C.SOLVER.WEIGHT_DECAY = 0.05
+# AdamW's.
+_C.SOLVER.BETAS = (0.9, 0.95)
+# SGD's.
+_C.SOLVER.MOMENTUM = 0.9
+# Factor on the learning rate from each layer of the backbone to the one below, in (0, 1].
+_C.SOLVER.LAYER_DECAY = 1.0
+# Largest norm of the gradient; 0: no clipping.
+_C.SOLVER.CLIP_GRAD = 0.0
+# Mixed precision: none, bf16 or fp16 (with loss scaling).
+_C.SOLVER.AMP = "none"
+# Forward and backward passes per optimizer step.
+_C.SOLVER.ACCUMULATE = 1
+# Epochs between checkpoints, and how many of them are kept.
+_C.SOLVER.CHECKPOINT_PERIOD = 1
+_C.SOLVER.KEEP_CHECKPOINTS = 3
+# Steps between lines of the log.
+_C.SOLVER.LOG_PERIOD = 10
+
+# ---------------------------------------------------------------- test
+_C.TEST = CN()
+# Epochs between evaluations on DATASETS.TEST; 0: only after training.
+_C.TEST.PERIOD = 0
+# Clips of one batch and process.
+_C.TEST.BATCH_SIZE = 8
+# Classification: views of a video, clips in time x crops in space; scores are averaged.
+_C.TEST.NUM_CLIPS = 5
+_C.TEST.NUM_CROPS = 3
+# Detection: person boxes below this score are dropped.
+_C.TEST.PERSON_BOX_SCORE = 0.8
+# Detection: protocol of frame-mAP, challenge or slowfast.
+_C.TEST.PROTOCOL = "challenge"
+
+# ---------------------------------------------------------------- run
+# Logs, checkpoints and results go here.
+_C.OUTPUT_DIR = "output"
+# Weights, order, augmentation and masks follow from it.
+_C.SEED = 0

@@ -1,0 +1,27 @@
+"""Networks only: tensors in, tensors out."""
+
+from vmae_det.modeling.backbone import VideoViT
+from vmae_det.modeling.build import (
+    BACKBONE_REGISTRY,
+    META_ARCHITECTURE_REGISTRY,
+    ROI_HEAD_REGISTRY,
+    build_model,
+    model_class,
+)
+from vmae_det.modeling.classification import VideoClassifier
+from vmae_det.modeling.detection import ActionDetector
+from vmae_det.modeling.pretraining import MaskedAutoencoder
+from vmae_det.modeling.roi_heads import MaxPoolRoIHead
+
+__all__ = [
+    "BACKBONE_REGISTRY",
+    "META_ARCHITECTURE_REGISTRY",
+    "ROI_HEAD_REGISTRY",
+    "ActionDetector",
+    "MaskedAutoencoder",
+    "MaxPoolRoIHead",
+    "VideoClassifier",
+    "VideoViT",
+    "build_model",
+    "model_class",
+]

@@ -1,0 +1,165 @@
+"""The vanilla vision transformer on video, with joint space-time attention."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath
+from torch import nn
+
+from vmae_det.config import CfgNode
+from vmae_det.modeling.build import BACKBONE_REGISTRY
+from vmae_det.modeling.embedding import CubeEmbedding, resize_positions, sine_cosine_positions, to_cubes
+
+LAYER_NORM_EPS = 1e-6
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention through PyTorch's fused kernel.
+
+    The published models have no bias on keys. One on all three changes nothing: softmax is invariant to it.
+    """
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, N, C) to (B, N, C)."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # B, N, 3, heads, C / heads
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each B, heads, N, C / heads
+        x = F.scaled_dot_product_attention(query, key, value)
+        return self.proj(x.transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between them."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., C) to (..., C)."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block with stochastic depth."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.attn = Attention(dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, N, C) to (B, N, C)."""
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+def init_transformer(module: nn.Module) -> None:
+    """Weights as in the published models: Xavier uniform for linear maps, zeros for biases, ones for norms."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.Conv3d):
+            nn.init.xavier_uniform_(layer.weight.data.flatten(1))
+            nn.init.zeros_(layer.bias)
+
+
+@BACKBONE_REGISTRY.register()
+class VideoViT(nn.Module):
+    """Cubes of video as tokens, fixed sine-cosine positions, and transformer blocks.
+
+    Args:
+        num_frames, crop_size: the clip whose (t, h, w) grid the position table is made for; clips of another
+            height and width get it resized.
+        final_norm: whether a LayerNorm follows the last block. The classifier has its own, after pooling.
+    """
+
+    def __init__(
+        self,
+        *,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        patch_size: int = 16,
+        tubelet_size: int = 2,
+        num_frames: int = 16,
+        crop_size: int = 224,
+        drop_path: float = 0.0,
+        final_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        self.embed_dim = embed_dim
+        self.patch_size = patch_size
+        self.tubelet_size = tubelet_size
+        self.table_grid = (num_frames // tubelet_size, crop_size // patch_size, crop_size // patch_size)
+        self.patch_embed = CubeEmbedding(embed_dim, tubelet_size, patch_size)
+        t, h, w = self.table_grid
+        self.register_buffer("positions", sine_cosine_positions(t * h * w, embed_dim), persistent=False)
+        rates = torch.linspace(0, drop_path, depth).tolist()
+        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio, rate) for rate in rates)
+        self.norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS) if final_norm else nn.Identity()
+        init_transformer(self)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, final_norm: bool = True) -> VideoViT:
+        """The backbone that MODEL.BACKBONE and INPUT describe."""
+        node = cfg.MODEL.BACKBONE
+        return cls(
+            embed_dim=node.EMBED_DIM,
+            depth=node.DEPTH,
+            num_heads=node.NUM_HEADS,
+            mlp_ratio=node.MLP_RATIO,
+            patch_size=node.PATCH_SIZE,
+            tubelet_size=node.TUBELET_SIZE,
+            num_frames=cfg.INPUT.NUM_FRAMES,
+            crop_size=cfg.INPUT.CROP_SIZE,
+            drop_path=node.DROP_PATH,
+            final_norm=final_norm,
+        )
+
+    def grid(self, video: torch.Tensor) -> tuple[int, int, int]:
+        """Number of tokens (t, h, w) of a video (B, 3, T, H, W)."""
+        _, _, frames, height, width = video.shape
+        return frames // self.tubelet_size, height // self.patch_size, width // self.patch_size
+
+    def cubes(self, video: torch.Tensor) -> torch.Tensor:
+        """Cut a video (B, 3, T, H, W) into the pixels of its tokens, (B, N, values)."""
+        return to_cubes(video, self.tubelet_size, self.patch_size)
+
+    def forward(self, video: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
+        """Tokens (B, N, C) of a normalised video (B, 3, T, H, W), ordered (t, h, w).
+
+        With `visible` (B, V), indices of tokens, the others are neither embedded nor attended to: (B, V, C).
+        """
+        cubes = self.cubes(video)
+        positions = resize_positions(self.positions, self.table_grid, self.grid(video)).to(video.dtype)
+        if visible is None:
+            x = self.patch_embed(cubes) + positions
+        else:
+            cubes = cubes.gather(1, visible[:, :, None].expand(-1, -1, cubes.shape[-1]))
+            x = self.patch_embed(cubes) + positions[visible]
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+    def num_layers(self) -> int:
+        """Layers for layer-wise decay: the embedding, then the blocks."""
+        return 1 + len(self.blocks)
+
+    def layer_of(self, name: str) -> int:
+        """The layer that a parameter (by its name in this module) belongs to: 0 for the embedding."""
+        kind, *rest = name.split(".")
+        return {"patch_embed": 0}.get(kind, self.num_layers()) if kind != "blocks" else int(rest[0]) + 1

@@ -1,0 +1,34 @@
+"""Registries of networks, and the model that a config describes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from fvcore.common.registry import Registry
+from torch import nn
+
+from vmae_det.config import CfgNode
+from vmae_det.utils.registry import lookup
+
+META_ARCHITECTURE_REGISTRY = Registry("META_ARCHITECTURE")
+BACKBONE_REGISTRY = Registry("BACKBONE")
+ROI_HEAD_REGISTRY = Registry("ROI_HEAD")
+
+
+def model_class(cfg: CfgNode) -> Any:
+    """The class that MODEL.META_ARCHITECTURE names; its `task` names the dataset and evaluator it works with."""
+    return lookup(META_ARCHITECTURE_REGISTRY, cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
+
+
+def build_model(cfg: CfgNode) -> nn.Module:
+    """The network, by MODEL.META_ARCHITECTURE, with random weights that follow from SEED, on the CPU."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cfg.SEED)
+        return model_class(cfg).from_config(cfg)
+
+
+def build_backbone(cfg: CfgNode, final_norm: bool = True) -> nn.Module:
+    """The backbone, by MODEL.BACKBONE.NAME."""
+    backbone = lookup(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
+    return backbone.from_config(cfg, final_norm=final_norm)

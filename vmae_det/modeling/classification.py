@@ -1,0 +1,69 @@
+"""Video classification: mean over tokens, LayerNorm, linear."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from vmae_det.config import CfgNode
+from vmae_det.modeling.backbone import LAYER_NORM_EPS
+from vmae_det.modeling.build import META_ARCHITECTURE_REGISTRY, build_backbone
+from vmae_det.modeling.normalization import PixelNormalization
+
+HEAD_INIT_SCALE = 0.001
+
+
+@META_ARCHITECTURE_REGISTRY.register()
+class VideoClassifier(nn.Module):
+    """A backbone without final norm, and a linear head on the normalised mean of its tokens."""
+
+    task = "classification"
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        normalization: PixelNormalization,
+        *,
+        num_classes: int,
+        dropout: float = 0.0,
+        label_smoothing: float = 0.0,
+        linear_probe: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.normalization = normalization
+        self.label_smoothing = label_smoothing
+        self.fc_norm = nn.LayerNorm(backbone.embed_dim, eps=LAYER_NORM_EPS)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(backbone.embed_dim, num_classes)
+        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+        self.head.weight.data.mul_(HEAD_INIT_SCALE)
+        if linear_probe:
+            backbone.requires_grad_(False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> VideoClassifier:
+        """The classifier that MODEL describes."""
+        node = cfg.MODEL.CLASSIFIER
+        return cls(
+            build_backbone(cfg, final_norm=False),
+            PixelNormalization(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD),
+            num_classes=node.NUM_CLASSES,
+            dropout=node.DROPOUT,
+            label_smoothing=node.LABEL_SMOOTHING,
+            linear_probe=node.LINEAR_PROBE,
+        )
+
+    def forward(self, batch: dict) -> dict[str, torch.Tensor]:
+        """The loss while training, else `scores` (B, classes), of a batch with `video` and `label` (B,)."""
+        logits = self.logits(self.normalization(batch["video"])).float()
+        if not self.training:
+            return {"scores": logits.softmax(dim=1)}
+        return {"loss": F.cross_entropy(logits, batch["label"], label_smoothing=self.label_smoothing)}
+
+    def logits(self, video: torch.Tensor) -> torch.Tensor:
+        """Logits (B, classes) of a normalised float video (B, 3, T, H, W)."""
+        features = self.fc_norm(self.backbone(video).mean(dim=1))
+        return self.head(self.dropout(features))

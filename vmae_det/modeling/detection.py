@@ -1,0 +1,89 @@
+"""Spatio-temporal action detection: what each person in a clip does at its keyframe."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from vmae_det.config import CfgNode
+from vmae_det.modeling.build import META_ARCHITECTURE_REGISTRY, ROI_HEAD_REGISTRY, build_backbone
+from vmae_det.modeling.losses import box_loss
+from vmae_det.modeling.normalization import PixelNormalization
+from vmae_det.modeling.roi_heads import jitter_boxes, scale_boxes
+from vmae_det.utils.registry import lookup
+
+
+@META_ARCHITECTURE_REGISTRY.register()
+class ActionDetector(nn.Module):
+    """A backbone, the mean of its tokens over time, and a head on the region of each person."""
+
+    task = "detection"
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        normalization: PixelNormalization,
+        roi_head: nn.Module,
+        *,
+        box_jitter: bool = True,
+        test_box_scale: tuple[float, float] = (1.1, 1.05),
+        use_person_score: bool = True,
+        loss: str = "sum",
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.normalization = normalization
+        self.roi_head = roi_head
+        self.box_jitter = box_jitter
+        self.test_box_scale = test_box_scale
+        self.use_person_score = use_person_score
+        self.loss = loss
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> ActionDetector:
+        """The detector that MODEL describes."""
+        node = cfg.MODEL.ROI_HEAD
+        backbone = build_backbone(cfg)
+        head = lookup(ROI_HEAD_REGISTRY, node.NAME, "MODEL.ROI_HEAD.NAME")
+        return cls(
+            backbone,
+            PixelNormalization(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD),
+            head.from_config(cfg, in_dim=backbone.embed_dim, scale=1 / backbone.patch_size),
+            box_jitter=node.BOX_JITTER,
+            test_box_scale=node.TEST_BOX_SCALE,
+            use_person_score=node.USE_PERSON_SCORE,
+            loss=node.LOSS,
+        )
+
+    def forward(self, batch: dict) -> dict:
+        """The loss while training, else the scores of each person.
+
+        Args:
+            batch: `video` uint8 (B, 3, T, H, W); `boxes`, list of (N_i, 4) xyxy pixels; training: `labels`, list of
+                (N_i, classes), and `seed` (B,); testing: `person_scores`, list of (N_i,).
+
+        Returns:
+            Training: {"loss"}. Testing: {"scores": list of (N_i, classes)}, in [0, 1].
+        """
+        video, boxes = batch["video"], batch["boxes"]
+        height, width = video.shape[-2:]
+        video = self.normalization(video)
+        if self.training:
+            if self.box_jitter:
+                boxes = jitter_boxes(boxes, batch["seed"], height, width)
+            return {"loss": box_loss(self.logits(video, boxes), torch.cat(batch["labels"]), self.loss)}
+        boxes = [scale_boxes(box, self.test_box_scale, height, width) for box in boxes]
+        scores = self.logits(video, boxes).float().sigmoid()
+        if self.use_person_score:
+            scores = scores * torch.cat(batch["person_scores"])[:, None]
+        return {"scores": list(scores.split([len(box) for box in boxes]))}
+
+    def logits(self, video: torch.Tensor, boxes: list[torch.Tensor]) -> torch.Tensor:
+        """Logits (sum of N_i, classes) of a normalised video (B, 3, T, H, W), boxes pooled exactly as given."""
+        return self.roi_head(self.features(video), boxes)
+
+    def features(self, video: torch.Tensor) -> torch.Tensor:
+        """The map (B, C, H / patch, W / patch) of a normalised video: tokens, averaged over time."""
+        t, h, w = self.backbone.grid(video)
+        tokens = self.backbone(video).unflatten(1, (t, h, w)).mean(dim=1)
+        return tokens.permute(0, 3, 1, 2)

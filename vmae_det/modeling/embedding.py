@@ -1,0 +1,65 @@
+"""From pixels to tokens: cubes of video, their linear embedding, and position tables."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def to_cubes(video: torch.Tensor, tubelet_size: int, patch_size: int) -> torch.Tensor:
+    """Cut a video (B, 3, T, H, W) into its cubes (B, N, tubelet * patch * patch * 3).
+
+    Cubes are ordered (t, h, w), the values of a cube (frame, row, column, colour).
+    """
+    batch, channels, frames, height, width = video.shape
+    t, h, w = frames // tubelet_size, height // patch_size, width // patch_size
+    cubes = video.reshape(batch, channels, t, tubelet_size, h, patch_size, w, patch_size)
+    cubes = cubes.permute(0, 2, 4, 6, 3, 5, 7, 1)  # B, t, h, w, tubelet, patch, patch, colour
+    return cubes.reshape(batch, t * h * w, -1)
+
+
+def from_cubes(
+    cubes: torch.Tensor, grid: tuple[int, int, int], tubelet_size: int, patch_size: int
+) -> torch.Tensor:
+    """The inverse of `to_cubes` for a `grid` of (t, h, w) cubes: (B, N, values) to (B, 3, T, H, W)."""
+    t, h, w = grid
+    video = cubes.reshape(len(cubes), t, h, w, tubelet_size, patch_size, patch_size, 3)
+    video = video.permute(0, 7, 1, 4, 2, 5, 3, 6)  # B, colour, t, tubelet, h, patch, w, patch
+    return video.reshape(len(cubes), 3, t * tubelet_size, h * patch_size, w * patch_size)
+
+
+class CubeEmbedding(nn.Module):
+    """A linear map from cubes to tokens, with its weights in the shape of the equivalent 3-D convolution."""
+
+    def __init__(self, embed_dim: int, tubelet_size: int, patch_size: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv3d(3, embed_dim, (tubelet_size, patch_size, patch_size))
+
+    def forward(self, cubes: torch.Tensor) -> torch.Tensor:
+        """Embed cubes (B, N, values), ordered as `to_cubes` gives them, as (B, N, C)."""
+        weight = self.proj.weight.permute(0, 2, 3, 4, 1).flatten(1)  # colour goes last, as in a cube
+        return F.linear(cubes, weight, self.proj.bias)
+
+
+def sine_cosine_positions(num_positions: int, dim: int) -> torch.Tensor:
+    """The table (num_positions, dim) of "Attention Is All You Need", sines at even places, cosines at odd ones."""
+    frequencies = 10000 ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+    angles = torch.arange(num_positions, dtype=torch.float64)[:, None] * frequencies
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1).float()
+
+
+def resize_positions(
+    positions: torch.Tensor, grid: tuple[int, int, int], new_grid: tuple[int, int, int]
+) -> torch.Tensor:
+    """Resize a position table (N, C) of a (t, h, w) grid to another height and width, time slice by time slice.
+
+    Bicubic without corner alignment, as in the published detector. Both grids have the same number of slices.
+    """
+    if grid == new_grid:
+        return positions
+    if grid[0] != new_grid[0]:
+        raise ValueError(f"the position table has {grid[0]} time slices, the clip {new_grid[0]}")
+    table = positions.reshape(*grid, -1).permute(0, 3, 1, 2)  # t, C, h, w
+    table = F.interpolate(table, size=new_grid[1:], mode="bicubic", align_corners=False)
+    return table.permute(0, 2, 3, 1).flatten(0, 2)

@@ -1,0 +1,149 @@
+"""Masked autoencoding of video: the encoder sees few cubes, a small decoder predicts the others."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from vmae_det.config import CfgNode
+from vmae_det.modeling.backbone import LAYER_NORM_EPS, Block, init_transformer
+from vmae_det.modeling.build import META_ARCHITECTURE_REGISTRY, build_backbone
+from vmae_det.modeling.embedding import from_cubes, sine_cosine_positions
+from vmae_det.modeling.losses import reconstruction_loss
+from vmae_det.modeling.masking import draw_mask, split_tokens
+from vmae_det.modeling.normalization import PixelNormalization
+
+
+class Decoder(nn.Module):
+    """Transformer blocks on visible and mask tokens, then a linear map to the values of a cube."""
+
+    def __init__(self, embed_dim: int, depth: int, num_heads: int, num_values: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(embed_dim, num_heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
+        self.head = nn.Linear(embed_dim, num_values)
+
+    def forward(self, x: torch.Tensor, num_predicted: int) -> torch.Tensor:
+        """Tokens (B, N, C) to the values (B, num_predicted, num_values) of the last `num_predicted` ones."""
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x[:, -num_predicted:]))
+
+
+@META_ARCHITECTURE_REGISTRY.register()
+class MaskedAutoencoder(nn.Module):
+    """VideoMAE (Tong et al., 2022): predict the pixels of masked cubes from the visible ones."""
+
+    task = "pretraining"
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        normalization: PixelNormalization,
+        *,
+        decoder_dim: int = 384,
+        decoder_depth: int = 4,
+        decoder_heads: int = 6,
+        mask_type: str = "tube",
+        mask_ratio: float = 0.9,
+        normalize_target: bool = True,
+        loss: str = "mse",
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.normalization = normalization
+        self.mask_type = mask_type
+        self.mask_ratio = mask_ratio
+        self.normalize_target = normalize_target
+        self.loss = loss
+        num_values = 3 * backbone.tubelet_size * backbone.patch_size**2
+        self.encoder_to_decoder = nn.Linear(backbone.embed_dim, decoder_dim, bias=False)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_dim))
+        t, h, w = backbone.table_grid
+        self.register_buffer("positions", sine_cosine_positions(t * h * w, decoder_dim), persistent=False)
+        self.decoder = Decoder(decoder_dim, decoder_depth, decoder_heads, num_values)
+        init_transformer(self.decoder)
+        nn.init.xavier_uniform_(self.encoder_to_decoder.weight)
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> MaskedAutoencoder:
+        """The autoencoder that MODEL describes."""
+        decoder, reconstruction = cfg.MODEL.DECODER, cfg.MODEL.RECONSTRUCTION
+        return cls(
+            build_backbone(cfg),
+            PixelNormalization(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD),
+            decoder_dim=decoder.EMBED_DIM,
+            decoder_depth=decoder.DEPTH,
+            decoder_heads=decoder.NUM_HEADS,
+            mask_type=cfg.MODEL.MASK.TYPE,
+            mask_ratio=cfg.MODEL.MASK.RATIO,
+            normalize_target=reconstruction.NORMALIZE,
+            loss=reconstruction.LOSS,
+        )
+
+    def forward(self, batch: dict) -> dict[str, torch.Tensor]:
+        """Losses while training, else predictions, of a batch with `video` uint8 (B, 3, T, H, W), `seed` (B,).
+
+        Predictions: `mask` bool (B, N), `reconstruction` uint8 (B, 3, T, H, W), and the `loss` of each clip (B,).
+        """
+        video = self.normalization(batch["video"])
+        mask = draw_mask(batch["seed"], self.backbone.grid(video), self.mask_type, self.mask_ratio)
+        prediction, target = self.reconstruct(video, mask)
+        loss = reconstruction_loss(prediction, target, self.loss)
+        if self.training:
+            return {"loss": loss.mean()}
+        return {"mask": mask, "reconstruction": self.paint(video, mask, prediction), "loss": loss}
+
+    def reconstruct(self, video: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Prediction and target of the masked cubes, both (B, N_masked, tubelet * patch * patch * 3).
+
+        Args:
+            video: normalised float (B, 3, T, H, W).
+            mask: bool (B, N), True where masked, the same number in every row.
+        """
+        visible, masked = split_tokens(mask)
+        x = self.encoder_to_decoder(self.backbone(video, visible))
+        hidden = self.mask_token.expand(*masked.shape, -1).to(x.dtype)
+        positions = self.positions.to(x.dtype)
+        x = torch.cat([x + positions[visible], hidden + positions[masked]], dim=1)
+        return self.decoder(x, masked.shape[1]), self.target(video, masked)
+
+    @torch.no_grad()
+    def target(self, video: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+        """Pixels in [0, 1] of the cubes with indices `masked` (B, M), normalised where so configured."""
+        cubes = self._cubes_of(self.normalization.inverse(video), masked)
+        if self.normalize_target:
+            mean, deviation = _cube_statistics(cubes)
+            cubes = (cubes - mean) / deviation
+        return cubes.flatten(2)
+
+    @torch.no_grad()
+    def paint(self, video: torch.Tensor, mask: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
+        """The clip as uint8 (B, 3, T, H, W) with its masked cubes as predicted.
+
+        A normalised prediction says nothing of a cube's mean and deviation: the true ones are used.
+        """
+        _, masked = split_tokens(mask)
+        pixels = self.normalization.inverse(video)
+        prediction = prediction.float().unflatten(2, (-1, 3))
+        if self.normalize_target:
+            mean, deviation = _cube_statistics(self._cubes_of(pixels, masked))
+            prediction = prediction * deviation + mean
+        prediction = prediction.flatten(2)
+        cubes = self.backbone.cubes(pixels).float()
+        cubes = cubes.scatter(1, masked[:, :, None].expand_as(prediction), prediction)
+        painted = from_cubes(
+            cubes, self.backbone.grid(video), self.backbone.tubelet_size, self.backbone.patch_size
+        )
+        return (painted * 255).round().clamp(0, 255).to(torch.uint8)
+
+    def _cubes_of(self, pixels: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        cubes = self.backbone.cubes(pixels)
+        cubes = cubes.gather(1, indices[:, :, None].expand(-1, -1, cubes.shape[-1]))
+        return cubes.float().unflatten(2, (-1, 3))  # B, M, pixels, colour
+
+
+def _cube_statistics(cubes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation over the pixels of cubes (B, M, pixels, colour), per colour channel."""
+    return cubes.mean(dim=2, keepdim=True), cubes.std(dim=2, unbiased=True, keepdim=True) + 1e-6

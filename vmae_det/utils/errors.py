@@ -1,0 +1,39 @@
+"""The errors that a user meets: each says what was got, what was expected and where.
+
+The command line prints them as one line and exits with status 2; anything else is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class UserError(Exception):
+    """Something outside the program is wrong and the user can mend it."""
+
+
+class ConfigError(UserError):
+    """A config key is unknown or holds an impossible value; the message begins with the key."""
+
+
+class DataError(UserError):
+    """A file is missing, unreadable or says something impossible; the message begins with file and line."""
+
+    def __init__(self, problem: str, path: str | Path | None = None, line: int | None = None) -> None:
+        where = "" if path is None else f"{path}:{line}: " if line is not None else f"{path}: "
+        super().__init__(where + problem)
+
+
+class WeightsError(UserError):
+    """A checkpoint cannot be read or does not fit the model; the message names the parameters."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'X'?` for the known name nearest to `name`, or the list of known ones when none is near."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean '{near[0]}'?"
+    return f"; known are: {', '.join(known)}" if 0 < len(known) <= 30 else ""
