@@ -30,9 +30,10 @@ setup(
         # decord publishes wheels for these two platforms only; elsewhere PyAV reads the videos.
         "decord>=0.6; platform_machine == 'x86_64' and sys_platform == 'linux'",
         "decord>=0.6; platform_machine == 'AMD64' and sys_platform == 'win32'",
-        "av>=12",
+        "av>=14",
         "opencv-python-headless>=4.8",
         "pycocotools>=2.0.7",
+        "pillow>=10.1",
         "simplejson>=3.19",
         "tensorboard>=2.15",
         "tqdm>=4.66",

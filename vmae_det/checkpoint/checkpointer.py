@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -54,8 +53,16 @@ class Checkpointer:
         return None
 
 
-def save_weights(state_dict: dict[str, torch.Tensor], config: str, path: str | Path) -> Path:
-    """Write the weights of a model alone, with its config as text, whole or not at all."""
+def save_weights(
+    state_dict: dict[str, torch.Tensor],
+    config: str,
+    path: str | Path,
+    label_map: dict[str, Any] | None = None,
+) -> Path:
+    """Write the weights of a model with its config as text and its classes, whole or not at all.
+
+    Such a file is all that detection on a video needs.
+    """
     with write_whole(Path(path)) as temporary:
-        torch.save({"model": state_dict, "config": config}, temporary)
-    return Path(os.fspath(path))
+        torch.save({"model": state_dict, "config": config, "label_map": label_map}, temporary)
+    return Path(path)

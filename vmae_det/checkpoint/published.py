@@ -18,7 +18,7 @@ class Format:
     Args:
         name: as shown to the user.
         recognised_by: regular expressions; each matches at least one name of such a file.
-        patterns: (regular expression, replacement) pairs; the first that matches from a name's start is applied.
+        patterns: (regular expression, replacement) pairs, applied to a name one after the other.
     """
 
     name: str
@@ -31,17 +31,35 @@ FORMATS = (
     Format(
         "VideoMAE pre-training",
         (r"encoder\.patch_embed\.", r"encoder\.blocks\..*attn\.qkv\."),
-        ((r"encoder\.", "backbone."),),
+        ((r"^encoder\.", "backbone."),),
     ),
     Format(
         "VideoMAE classification",
         (r"patch_embed\.", r"blocks\..*attn\.qkv\.", r"fc_norm\."),
-        ((r"(patch_embed|blocks)\.", r"backbone.\1."),),
+        ((r"^(patch_embed|blocks)\.", r"backbone.\1."),),
     ),
     Format(
         "VideoMAE action detection",
         (r"patch_embed\.", r"blocks\..*attn\.qkv\.", r"norm\."),
-        ((r"(patch_embed|blocks|norm)\.", r"backbone.\1."), (r"head\.", "roi_head.classifier.")),
+        ((r"^(patch_embed|blocks|norm)\.", r"backbone.\1."), (r"^head\.", "roi_head.classifier.")),
+    ),
+    Format(
+        "Hugging Face VideoMAE",
+        (r"videomae\.embeddings\.", r"videomae\.encoder\.layer\."),
+        (
+            (r"^videomae\.embeddings\.patch_embeddings\.projection\.", "backbone.patch_embed.proj."),
+            (r"^videomae\.encoder\.layer\.", "backbone.blocks."),
+            (r"^videomae\.layernorm\.", "backbone.norm."),
+            (r"^decoder\.decoder_layers\.", "decoder.blocks."),
+            (r"^classifier\.", "head."),
+            (r"\.layernorm_before\.", ".norm1."),
+            (r"\.layernorm_after\.", ".norm2."),
+            (r"\.attention\.attention\.(q|k|v)\w+\.weight$", r".attn.\1.weight"),
+            (r"\.attention\.attention\.(q|v)(uery|alue)?[._]bias$", r".attn.\1_bias"),
+            (r"\.attention\.output\.dense\.", ".attn.proj."),
+            (r"\.intermediate\.dense\.", ".mlp.fc1."),
+            (r"\.output\.dense\.", ".mlp.fc2."),
+        ),
     ),
 )
 
@@ -51,25 +69,26 @@ def to_our_names(state_dict: dict[str, torch.Tensor]) -> tuple[dict[str, torch.T
     for known in FORMATS:
         if all(any(re.match(p, name) for name in state_dict) for p in known.recognised_by):
             renamed = {_rename(name, known.patterns): value for name, value in state_dict.items()}
-            return _fuse_attention_biases(renamed), known
+            return _fuse_attention(renamed), known
     return None
 
 
 def _rename(name: str, patterns: tuple[tuple[str, str], ...]) -> str:
     for pattern, replacement in patterns:
-        if re.match(pattern, name):
-            return re.sub("^" + pattern, replacement, name)
+        name = re.sub(pattern, replacement, name)
     return name
 
 
-def _fuse_attention_biases(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """`q_bias` and `v_bias` become one `qkv.bias`, with zeros for the keys, which have none."""
-    fused = {}
-    for name, value in state_dict.items():
-        if name.endswith("attn.q_bias"):
-            v_bias = state_dict.get(name.replace("q_bias", "v_bias"))
-            if v_bias is not None:
-                fused[name.replace("q_bias", "qkv.bias")] = torch.cat([value, torch.zeros_like(value), v_bias])
-        elif not name.endswith("attn.v_bias"):
-            fused[name] = value
+def _fuse_attention(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Separate queries, keys and values become one `qkv`; keys, which have no bias, get zeros."""
+    fused = dict(state_dict)
+    for name in state_dict:
+        prefix, _, part = name.rpartition(".")
+        if part == "q_bias" and f"{prefix}.v_bias" in state_dict:
+            query, value = fused.pop(f"{prefix}.q_bias"), fused.pop(f"{prefix}.v_bias")
+            fused[f"{prefix}.qkv.bias"] = torch.cat([query, torch.zeros_like(query), value])
+        if name.endswith("attn.q.weight"):
+            parts = [f"{prefix.removesuffix('.q')}.{part}.weight" for part in "qkv"]
+            if all(part in state_dict for part in parts):
+                fused[f"{prefix.removesuffix('.q')}.qkv.weight"] = torch.cat([fused.pop(part) for part in parts])
     return fused

@@ -107,7 +107,9 @@ def load_weights(
         for name in missing
         if name.startswith(BACKBONE_PREFIX) and not name.startswith(OPTIONAL_IN_BACKBONE)
     ]
-    extra_blocks = [name for name in weights if name.startswith(BACKBONE_PREFIX + "blocks.") and name not in own]
+    extra_blocks = [
+        name for name in weights if name.startswith(BACKBONE_PREFIX + "blocks.") and name not in own
+    ]
     if extra_blocks:
         misfits.append(f"{extra_blocks[0]} is not in the model")
     if misfits:

@@ -128,6 +128,8 @@ _C.DATALOADER = CN()
 _C.DATALOADER.NUM_WORKERS = 4
 # A name of the reader registry; auto: decord where it is installed, else PyAV.
 _C.DATALOADER.READER = "auto"
+# Pre-training: clips that an epoch takes from each video; more than 1 for few, long videos.
+_C.DATALOADER.CLIPS_PER_VIDEO = 1
 # Training clips cut from each decoded video, each with crop and flip of its own.
 _C.DATALOADER.REPEATED_AUG = 1
 

@@ -40,6 +40,15 @@ class CfgNode(FvcoreCfgNode):
         for key, value in values:
             self._merge_value(key, value, source=f" (in {cfg_filename})")
 
+    def merge_from_text(self, text: str, source: str) -> None:
+        """Merge what `dump` gave; `source` names where it comes from in errors."""
+        try:
+            values = list(_flatten(yaml.safe_load(text)))
+        except (yaml.YAMLError, AttributeError):
+            raise ConfigError(f"{source}: its config is not valid YAML") from None
+        for key, value in values:
+            self._merge_value(key, value, source=f" (in {source})")
+
     def merge_from_list(self, cfg_list: list[str]) -> None:
         """Merge `[KEY, VALUE, KEY, VALUE, ...]`; values are Python literals, or plain strings."""
         if len(cfg_list) % 2:

@@ -139,18 +139,18 @@ class VideoViT(nn.Module):
         """Cut a video (B, 3, T, H, W) into the pixels of its tokens, (B, N, values)."""
         return to_cubes(video, self.tubelet_size, self.patch_size)
 
-    def forward(self, video: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
-        """Tokens (B, N, C) of a normalised video (B, 3, T, H, W), ordered (t, h, w).
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
+        """Tokens (B, N, C) of a normalised video (B, 3, T, H, W), ordered (t, h, w)."""
+        positions = resize_positions(self.positions, self.table_grid, self.grid(video))
+        return self.encode(self.cubes(video), positions)
 
-        With `visible` (B, V), indices of tokens, the others are neither embedded nor attended to: (B, V, C).
+    def encode(self, cubes: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Tokens (B, N, C) of normalised cubes (B, N, values) at `positions`, (N, C) or (B, N, C).
+
+        The cubes may be any subset of a video's: tokens attend to these alone.
         """
-        cubes = self.cubes(video)
-        positions = resize_positions(self.positions, self.table_grid, self.grid(video)).to(video.dtype)
-        if visible is None:
-            x = self.patch_embed(cubes) + positions
-        else:
-            cubes = cubes.gather(1, visible[:, :, None].expand(-1, -1, cubes.shape[-1]))
-            x = self.patch_embed(cubes) + positions[visible]
+        x = self.patch_embed(cubes)
+        x = x + positions.to(x.dtype)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from fvcore.common.registry import Registry
 from torch import nn
 
 from vmae_det.config import CfgNode
-from vmae_det.utils.registry import lookup
+from vmae_det.utils.registry import Registry, lookup
 
 META_ARCHITECTURE_REGISTRY = Registry("META_ARCHITECTURE")
 BACKBONE_REGISTRY = Registry("BACKBONE")

@@ -42,6 +42,12 @@ class CubeEmbedding(nn.Module):
         return F.linear(cubes, weight, self.proj.bias)
 
 
+def take_rows(x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """Rows `indices` (B, M) of each item of x (B, N, C), as (B, M, C); copies whole rows, unlike `gather`."""
+    first = torch.arange(len(x), device=x.device)[:, None] * x.shape[1]
+    return x.flatten(0, 1).index_select(0, (first + indices).flatten()).view(*indices.shape, -1)
+
+
 def sine_cosine_positions(num_positions: int, dim: int) -> torch.Tensor:
     """The table (num_positions, dim) of "Attention Is All You Need", sines at even places, cosines at odd ones."""
     frequencies = 10000 ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)

@@ -9,17 +9,24 @@ from torch import nn
 
 
 class PixelNormalization(nn.Module):
-    """Maps a uint8 clip (B, 3, T, H, W) to floats of mean 0 and deviation 1 per channel, and back to [0, 1]."""
+    """Maps pixels in 0..255 to floats of mean 0 and deviation 1 per colour channel, and back to [0, 1]."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.register_buffer("std", torch.tensor(std), persistent=False)
 
-    def forward(self, video: torch.Tensor) -> torch.Tensor:
-        """uint8 in 0..255 to normalised floats of the same shape."""
-        return (video - self.mean) / self.std
+    def forward(self, pixels: torch.Tensor, colour_dim: int = 1) -> torch.Tensor:
+        """Pixels (uint8 or float, 0..255) to normalised floats; colours lie along `colour_dim`."""
+        return (pixels - self._along(self.mean, pixels, colour_dim)) / self._along(self.std, pixels, colour_dim)
 
-    def inverse(self, video: torch.Tensor) -> torch.Tensor:
+    def inverse(self, pixels: torch.Tensor, colour_dim: int = 1) -> torch.Tensor:
         """Normalised floats to floats in [0, 1]."""
-        return (video * self.std + self.mean) / 255
+        scaled = pixels * self._along(self.std, pixels, colour_dim) + self._along(self.mean, pixels, colour_dim)
+        return scaled / 255
+
+    @staticmethod
+    def _along(values: torch.Tensor, pixels: torch.Tensor, dim: int) -> torch.Tensor:
+        shape = [1] * pixels.ndim
+        shape[dim] = 3
+        return values.view(shape)

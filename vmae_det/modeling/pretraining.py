@@ -8,7 +8,7 @@ from torch import nn
 from vmae_det.config import CfgNode
 from vmae_det.modeling.backbone import LAYER_NORM_EPS, Block, init_transformer
 from vmae_det.modeling.build import META_ARCHITECTURE_REGISTRY, build_backbone
-from vmae_det.modeling.embedding import from_cubes, sine_cosine_positions
+from vmae_det.modeling.embedding import from_cubes, sine_cosine_positions, take_rows
 from vmae_det.modeling.losses import reconstruction_loss
 from vmae_det.modeling.masking import draw_mask, split_tokens
 from vmae_det.modeling.normalization import PixelNormalization
@@ -83,17 +83,25 @@ class MaskedAutoencoder(nn.Module):
         )
 
     def forward(self, batch: dict) -> dict[str, torch.Tensor]:
-        """Losses while training, else predictions, of a batch with `video` uint8 (B, 3, T, H, W), `seed` (B,).
+        """Losses while training, else predictions, of a batch: `video` uint8 (B, 3, T, H, W), `seed` (B,).
 
-        Predictions: `mask` bool (B, N), `reconstruction` uint8 (B, 3, T, H, W), and the `loss` of each clip (B,).
+        Predictions: `mask` bool (B, N), `reconstruction` uint8 (B, 3, T, H, W), the `loss` of each clip (B,).
         """
-        video = self.normalization(batch["video"])
-        mask = draw_mask(batch["seed"], self.backbone.grid(video), self.mask_type, self.mask_ratio)
-        prediction, target = self.reconstruct(video, mask)
-        loss = reconstruction_loss(prediction, target, self.loss)
+        video = batch["video"]
+        grid = self.backbone.grid(video)
+        mask = draw_mask(batch["seed"], grid, self.mask_type, self.mask_ratio)
+        visible, masked = split_tokens(mask)
+        # Cubes are cut and chosen as bytes; only what is needed of them becomes floats.
+        cubes = self.backbone.cubes(video)
+        seen = self.normalization(_by_colour(take_rows(cubes, visible)), colour_dim=3).flatten(2)
+        prediction = self._predict(seen, visible, masked)
+        pixels = _by_colour(take_rows(cubes, masked)) / 255
+        loss = reconstruction_loss(prediction, self._target(pixels), self.loss)
         if self.training:
             return {"loss": loss.mean()}
-        return {"mask": mask, "reconstruction": self.paint(video, mask, prediction), "loss": loss}
+        painted = cubes.scatter(1, masked[:, :, None].expand(-1, -1, cubes.shape[2]), self._paint(prediction, pixels))
+        reconstruction = from_cubes(painted, grid, self.backbone.tubelet_size, self.backbone.patch_size)
+        return {"mask": mask, "reconstruction": reconstruction, "loss": loss}
 
     def reconstruct(self, video: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Prediction and target of the masked cubes, both (B, N_masked, tubelet * patch * patch * 3).
@@ -103,47 +111,45 @@ class MaskedAutoencoder(nn.Module):
             mask: bool (B, N), True where masked, the same number in every row.
         """
         visible, masked = split_tokens(mask)
-        x = self.encoder_to_decoder(self.backbone(video, visible))
-        hidden = self.mask_token.expand(*masked.shape, -1).to(x.dtype)
+        cubes = self.backbone.cubes(video)
+        prediction = self._predict(take_rows(cubes, visible), visible, masked)
+        pixels = self.normalization.inverse(_by_colour(take_rows(cubes, masked)), colour_dim=3)
+        return prediction, self._target(pixels)
+
+    def _predict(self, seen: torch.Tensor, visible: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+        x = self.encoder_to_decoder(self.backbone.encode(seen, self.backbone.positions[visible]))
         positions = self.positions.to(x.dtype)
-        x = torch.cat([x + positions[visible], hidden + positions[masked]], dim=1)
-        return self.decoder(x, masked.shape[1]), self.target(video, masked)
+        hidden = self.mask_token.to(x.dtype) + positions[masked]
+        x = torch.cat([x + positions[visible], hidden], dim=1)
+        return self.decoder(x, masked.shape[1])
 
     @torch.no_grad()
-    def target(self, video: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
-        """Pixels in [0, 1] of the cubes with indices `masked` (B, M), normalised where so configured."""
-        cubes = self._cubes_of(self.normalization.inverse(video), masked)
+    def _target(self, pixels: torch.Tensor) -> torch.Tensor:
+        """What to predict of cubes (B, M, pixels, colour) in [0, 1], as (B, M, values)."""
         if self.normalize_target:
-            mean, deviation = _cube_statistics(cubes)
-            cubes = (cubes - mean) / deviation
-        return cubes.flatten(2)
+            mean, deviation = _cube_statistics(pixels)
+            pixels = (pixels - mean) / deviation
+        return pixels.flatten(2)
 
     @torch.no_grad()
-    def paint(self, video: torch.Tensor, mask: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
-        """The clip as uint8 (B, 3, T, H, W) with its masked cubes as predicted.
+    def _paint(self, prediction: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        """Predicted cubes as uint8 (B, M, values).
 
-        A normalised prediction says nothing of a cube's mean and deviation: the true ones are used.
+        A normalised prediction says nothing of a cube's mean and deviation: those of the true `pixels` are used.
         """
-        _, masked = split_tokens(mask)
-        pixels = self.normalization.inverse(video)
-        prediction = prediction.float().unflatten(2, (-1, 3))
+        prediction = _by_colour(prediction.float())
         if self.normalize_target:
-            mean, deviation = _cube_statistics(self._cubes_of(pixels, masked))
+            mean, deviation = _cube_statistics(pixels)
             prediction = prediction * deviation + mean
-        prediction = prediction.flatten(2)
-        cubes = self.backbone.cubes(pixels).float()
-        cubes = cubes.scatter(1, masked[:, :, None].expand_as(prediction), prediction)
-        painted = from_cubes(
-            cubes, self.backbone.grid(video), self.backbone.tubelet_size, self.backbone.patch_size
-        )
-        return (painted * 255).round().clamp(0, 255).to(torch.uint8)
-
-    def _cubes_of(self, pixels: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-        cubes = self.backbone.cubes(pixels)
-        cubes = cubes.gather(1, indices[:, :, None].expand(-1, -1, cubes.shape[-1]))
-        return cubes.float().unflatten(2, (-1, 3))  # B, M, pixels, colour
+        return (prediction * 255).round().clamp(0, 255).to(torch.uint8).flatten(2)
 
 
-def _cube_statistics(cubes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _by_colour(cubes: torch.Tensor) -> torch.Tensor:
+    """(B, M, values) as (B, M, pixels, colour)."""
+    return cubes.unflatten(2, (-1, 3))
+
+
+def _cube_statistics(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and deviation over the pixels of cubes (B, M, pixels, colour), per colour channel."""
-    return cubes.mean(dim=2, keepdim=True), cubes.std(dim=2, unbiased=True, keepdim=True) + 1e-6
+    deviation, mean = torch.std_mean(pixels, dim=2, unbiased=True, keepdim=True)
+    return mean, deviation + 1e-6

@@ -1,0 +1,87 @@
+"""What tests share: a tiny MiniAVA made once, configs small enough for seconds, the golden cases where present."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from vmae_det import model_zoo
+from vmae_det.data.mini_ava import TINY, make_mini_ava
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def mini_ava(tmp_path_factory):
+    """The folder of a tiny MiniAVA."""
+    return make_mini_ava(tmp_path_factory.mktemp("datasets") / "mini_ava", size=TINY, progress=False)
+
+
+@pytest.fixture
+def tiny_cfg(mini_ava, tmp_path):
+    """tiny_cfg("pretrain" | "finetune" | "detect", KEY, VALUE, ...): a MiniAVA config that trains in seconds."""
+    sets = {
+        "pretrain": ("unlabelled.yaml", None),
+        "finetune": ("clips_train.yaml", "clips_val.yaml"),
+        "detect": ("train.yaml", "val.yaml"),
+    }
+
+    def make(task, *overrides):
+        cfg = model_zoo.get_config(f"MiniAVA/{task}.yaml")
+        train, val = sets[task]
+        cfg.DATASETS.TRAIN = (str(mini_ava / train),)
+        cfg.DATASETS.TEST = (str(mini_ava / val),) if val else ()
+        cfg.merge_from_list(
+            [
+                *("OUTPUT_DIR", str(tmp_path / "run"), "MODEL.DEVICE", "cpu", "MODEL.COMPILE", False),
+                *("MODEL.BACKBONE.EMBED_DIM", 24, "MODEL.BACKBONE.DEPTH", 2, "MODEL.BACKBONE.NUM_HEADS", 2),
+                *("MODEL.DECODER.EMBED_DIM", 16, "MODEL.DECODER.DEPTH", 1, "MODEL.DECODER.NUM_HEADS", 2),
+                *("INPUT.NUM_FRAMES", 4, "INPUT.CROP_SIZE", 64, "INPUT.TRAIN_SHORT_SIDE", 64),
+                *("INPUT.TEST_SHORT_SIDE", 64, "DATALOADER.NUM_WORKERS", 0, "SOLVER.LOG_PERIOD", 1),
+                *("SOLVER.BATCH_SIZE", 4, "SOLVER.EPOCHS", 1, "SOLVER.WARMUP_EPOCHS", 0.0),
+            ]
+        )
+        cfg.merge_from_list(list(overrides))
+        return cfg
+
+    return make
+
+
+class Golden:
+    """A case of the published implementation's outputs."""
+
+    def __init__(self, name):
+        import numpy as np
+
+        folder = SHARED / "golden" / "videomae"
+        if not (folder / f"{name}.json").exists():
+            pytest.skip("the golden cases lie beside the repository, in ../shared/golden, and are not here")
+        sys.path.insert(0, str(SHARED / "golden"))
+        from golden_weights import golden_array, golden_state_dict
+
+        case = json.loads((folder / f"{name}.json").read_text())
+        self.arch = case["arch"]
+        self.arrays = np.load(folder / f"{name}.npz")
+        shapes = {key: tuple(shape) for key, shape in case["state_dict"].items()}
+        self.state_dict = {key: torch.from_numpy(value) for key, value in golden_state_dict(shapes).items()}
+        height, width = (self.arch.get(side, self.arch["img_size"]) for side in ("height", "width"))
+        shape = (self.arch["batch"], 3, self.arch["frames"], height, width)
+        self.video = torch.from_numpy(golden_array(self.arch["video"], shape))
+
+    def __getitem__(self, name):
+        return torch.from_numpy(self.arrays[name])
+
+
+@pytest.fixture
+def golden():
+    """golden(NAME): the case, or a skip where the golden cases are not at hand."""
+    return Golden
+
+
+def relative_error(actual, expected):
+    """Largest difference over the largest value."""
+    return float((actual - expected).abs().max() / expected.abs().max())

@@ -1,0 +1,176 @@
+import json
+import os
+import pickle
+
+import numpy as np
+import pytest
+
+from vmae_det.data.person_boxes import read_person_boxes
+from vmae_det.utils.errors import DataError
+
+BOXES = {("a", 902.0): [[0.1, 0.2, 0.5, 0.9], [0.25, 0.0, 1.0, 1.0]], ("b", 903.0): [[0.0, 0.0, 0.5, 0.5]]}
+SCORES = {("a", 902.0): [0.9, 0.5], ("b", 903.0): [0.75]}
+IMAGES = [
+    {"id": 9020902, "movie": "a", "timestamp": 902, "width": 640, "height": 360},
+    {"id": 9030903, "movie": "b", "timestamp": 903, "width": 200, "height": 100},
+]
+
+
+def coco_entries():
+    entries = []
+    for image in IMAGES:
+        key = (image["movie"], float(image["timestamp"]))
+        width, height = image["width"], image["height"]
+        for (x1, y1, x2, y2), score in zip(BOXES[key], SCORES[key]):
+            box = [x1 * width, y1 * height, (x2 - x1) * width, (y2 - y1) * height]
+            entries.append({"image_id": image["id"], "category_id": 1, "bbox": box, "score": score})
+    return entries
+
+
+def write_csv(path, label):
+    with path.open("w") as file:
+        for (video, time), boxes in BOXES.items():
+            for box, score in zip(boxes, SCORES[video, time]):
+                file.write(",".join([video, f"{time:04.0f}", *map(str, box), *label, str(score)]) + "\n")
+    return path
+
+
+def write_pickle(path, protocol=4):
+    table = {f"{v},{t:04.0f}": np.column_stack([BOXES[v, t], SCORES[v, t]]) for v, t in BOXES}
+    path.write_bytes(pickle.dumps(table, protocol=protocol))
+    return path
+
+
+def assert_the_boxes(persons):
+    for (video, time), boxes in BOXES.items():
+        found, scores = persons.at(video, time)
+        np.testing.assert_allclose(found, boxes, atol=1e-12)
+        np.testing.assert_allclose(scores, SCORES[video, time])
+    assert persons.at("a", 903)[0].shape == (0, 4)
+    assert persons.at("nobody", 902)[0].shape == (0, 4)
+    assert len(persons) == 3
+
+
+@pytest.mark.parametrize("label", [[""], ["12"], []], ids=["SlowFast", "with a label", "seven columns"])
+def test_csv(tmp_path, label):
+    assert_the_boxes(read_person_boxes(write_csv(tmp_path / "p.csv", label)))
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickle_of_proposals(tmp_path, protocol):
+    assert_the_boxes(read_person_boxes(write_pickle(tmp_path / "p.pkl", protocol)))
+
+
+def test_json_with_its_images_beside_it_or_inside(tmp_path):
+    path, images = tmp_path / "p.json", tmp_path / "ava_val_min.json"
+    path.write_text(json.dumps(coco_entries()))
+    images.write_text(json.dumps({"images": IMAGES, "annotations": [], "categories": []}))
+    assert_the_boxes(read_person_boxes(path, images))
+    with pytest.raises(DataError, match="give its COCO annotations as `images`"):
+        read_person_boxes(path)
+    path.write_text(json.dumps({"images": IMAGES, "annotations": coco_entries()}))
+    assert_the_boxes(read_person_boxes(path))
+
+
+def test_selection_keeps_what_the_mask_chooses(tmp_path):
+    persons = read_person_boxes(write_csv(tmp_path / "p.csv", [""]))
+    sure = persons.select(persons.score > 0.6)
+    assert len(sure) == 2
+    assert sure.at("a", 902)[1].tolist() == [0.9]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("a,0902,0.1,0.2,0.5,0.9", "expected 7 or 8 columns"),
+        ("a,0902,10,20,50,90,,0.9", "looks like pixels"),
+        ("a,0902,0.5,0.2,0.1,0.9,,0.9", "x1 must be smaller than x2"),
+        (
+            "a,0902,0.1,0.2,0.5,0.9,12,17",
+            r"the score of a person must be in \[0, 1\], got 17; is this ground truth",
+        ),
+        ("a,0902,0.1,0.2,0.5,0.9,,nan", "the score must be a finite number"),
+        ("a,now,0.1,0.2,0.5,0.9,,0.9", "the timestamp must be a number"),
+    ],
+)
+def test_a_malformed_csv_line_is_named(tmp_path, line, message):
+    path = tmp_path / "p.csv"
+    path.write_text(f"a,0902,0.1,0.2,0.5,0.9,,0.9\n{line}\n")
+    with pytest.raises(DataError, match=rf"p\.csv:2: .*{message}"):
+        read_person_boxes(path)
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.json", "p.pkl"])
+def test_missing_empty_and_binary_files_are_refused(tmp_path, name):
+    path = tmp_path / name
+    with pytest.raises(DataError, match="no such file"):
+        read_person_boxes(path)
+    for content in (b"", bytes(range(256)), b"\x1f\x8b\x08 no gzip"):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=name):
+            read_person_boxes(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bbox": [0, 0, 700, 100]}, "box 0: .* outside the frame"),
+        ({"bbox": [0, 0, -10, 100]}, "box 0: x1 must be smaller"),
+        ({"bbox": [0, 0, 10]}, "box 0: bbox must be"),
+        ({"bbox": [0, 0, "wide", 10]}, "box 0: bbox must be a finite number, got 'wide'"),
+        ({"score": 1.5}, "box 0: the score of a person"),
+        ({"score": None}, "box 0: 'score' is 'None'"),
+        ({"image_id": 7}, "box 0: image id 7 is not in the images"),
+    ],
+)
+def test_a_malformed_json_entry_is_named(tmp_path, change, message):
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps({"images": IMAGES, "annotations": [coco_entries()[0] | change]}))
+    with pytest.raises(DataError, match=message):
+        read_person_boxes(path)
+
+
+def test_json_errors_have_their_line(tmp_path):
+    path = tmp_path / "p.json"
+    path.write_text('[\n{"image_id": 1,\n]')
+    with pytest.raises(DataError, match=r"p\.json:3: is not JSON"):
+        read_person_boxes(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "expected a dict"),
+        ([1, 2], "expected a dict"),
+        ({"a,0902": [[0, 0, 1, 1, 1]]}, r"entry 'a,0902': expected an array \(N, 5\)"),
+        ({"a,0902": np.zeros((2, 3))}, r"expected an array \(N, 5\) .* got shape \(2, 3\)"),
+        ({"a,0902": np.array([[None] * 5])}, "got an array of something else than numbers"),
+        ({"a": np.zeros((2, 5))}, "the timestamp must be a finite number"),
+        ({"a,0902": np.array([[10, 20, 30, 40, 0.5]])}, "entry 'a,0902': .*looks like pixels"),
+        (
+            {"a,0902": np.array([[0, 0, np.nan, 1, 0.5]])},
+            "entry 'a,0902': a coordinate must be a finite number",
+        ),
+    ],
+)
+def test_a_malformed_pickle_entry_is_named(tmp_path, content, message):
+    path = tmp_path / "p.pkl"
+    path.write_bytes(pickle.dumps(content))
+    with pytest.raises(DataError, match=message):
+        read_person_boxes(path)
+
+
+class Hostile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_pickle_that_runs_code_is_refused_by_name(tmp_path):
+    path, trace = tmp_path / "p.pkl", tmp_path / "trace"
+    path.write_bytes(pickle.dumps({"a,0902": Hostile(trace)}))
+    with pytest.raises(DataError, match=r"wants to run \w+\.mkdir"):
+        read_person_boxes(path)
+    assert not trace.exists()

@@ -1,0 +1,340 @@
+import json
+from collections import defaultdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from vmae_det.cli import main as cli_main
+from vmae_det.data.annotations import ActionBoxes, LabelMap, read_action_csv, write_action_csv
+from vmae_det.data.person_boxes import PersonBoxes
+from vmae_det.evaluation import FrameMAPEvaluator, evaluate_frame_map
+from vmae_det.evaluation.frame_map import average_precision, chance_level, frame_map, frame_maps
+from vmae_det.utils.errors import DataError, UserError
+
+GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden" / "ava_eval"
+LABEL_MAP = LabelMap((2, 5, 9), ("sit", "stand", "talk"), ("", "", ""))
+VIDEOS = np.array(["a", "b"], dtype=object)
+
+
+def rows(entries):
+    """(video, time, box, action, score) tuples as columns."""
+    video, time, boxes, action, score = zip(*entries) if entries else ((), (), (), (), ())
+    return ActionBoxes(
+        VIDEOS,
+        np.array(["ab".index(name) for name in video], dtype=np.int32),
+        np.array(time, dtype=np.float64),
+        np.array(boxes, dtype=np.float64).reshape(-1, 4),
+        np.array(action, dtype=np.int32),
+        np.array(score, dtype=np.float64),
+        np.full(len(video), -1, dtype=np.int32),
+    )
+
+
+def random_case(seed, keyframes=12, ties=False):
+    """Crowded keyframes, near hits, other actions, keyframes of one side only."""
+    rng = np.random.default_rng(seed)
+    truth, found = [], []
+    for k in range(keyframes):
+        video, time = "ab"[k % 2], 902.0 + k // 2
+        for _ in range(rng.integers(0, 4)):
+            corner = rng.uniform(0, 0.5, 2)
+            box = np.concatenate([corner, corner + rng.uniform(0.2, 0.5, 2)])
+            for action in rng.choice([2, 5, 9, 77], rng.integers(1, 4), replace=False):
+                truth.append((video, time, box, action, 1.0))
+            for _ in range(rng.integers(0, 4)):
+                near = np.clip(box + rng.normal(0, 0.05, 4), 0, 1)
+                for action in (2, 5, 9, 77):
+                    score = rng.integers(0, 4) / 4 if ties else rng.random()
+                    found.append((video, time, near, action, score))
+    return rows(truth), rows(found)
+
+
+def reference(truth, found, protocol, excluded=(), iou=0.5, cap=50):
+    """Frame-mAP as one would write it without a thought of speed; scores differ."""
+
+    def grouped(source):
+        groups = defaultdict(list)
+        for i in range(len(source)):
+            key = (source.videos[source.video[i]], source.timestamp[i])
+            if key not in excluded:
+                groups[key].append((source.score[i], source.action[i], tuple(source.boxes[i])))
+        return groups
+
+    truths, founds = grouped(truth), grouped(found)
+    if protocol == "challenge":
+        founds = {
+            key: sorted([entry for entry in entries if entry[1] in LABEL_MAP.ids], reverse=True)[:cap]
+            for key, entries in founds.items()
+            if key in truths
+        }
+    result = []
+    for action in LABEL_MAP.ids:
+        count = sum(entry[1] == action for entries in truths.values() for entry in entries)
+        ranked = []
+        for key, entries in founds.items():
+            boxes = [box for _, other, box in truths.get(key, []) if other == action]
+            taken = set()
+            for score, other, box in entries:
+                if other != action or box[0] >= box[2] or box[1] >= box[3]:
+                    continue
+                overlaps = [overlap(box, truth_box) for truth_box in boxes]
+                best = int(np.argmax(overlaps)) if overlaps else -1
+                hit = bool(overlaps) and overlaps[best] >= iou and best not in taken
+                if hit:
+                    taken.add(best)
+                ranked.append((score, hit))
+        hits = [hit for _, hit in sorted(ranked, reverse=True)]
+        precision = [sum(hits[: i + 1]) / (i + 1) for i in range(len(hits))]
+        ap = sum(max(precision[i:]) for i, hit in enumerate(hits) if hit)
+        result.append(ap / count if count else np.nan)
+    return result
+
+
+def overlap(a, b):
+    shared = max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
+
+
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"the published evaluators' results are not at {GOLDEN}")
+@pytest.mark.parametrize(
+    ("expected", "protocol", "excluded"),
+    [
+        ("cap50", "challenge", None),
+        ("no_cap", "slowfast", None),
+        ("no_cap_excluded", "slowfast", GOLDEN / "excluded.csv"),
+    ],
+)
+def test_the_published_evaluators_agree_on_every_class(expected, protocol, excluded):
+    label_map = GOLDEN / "ava_action_list_v2.1_for_activitynet_2018.pbtxt"
+    result = evaluate_frame_map(
+        GOLDEN / "gt.csv", GOLDEN / "pred.csv", label_map, excluded=excluded, protocol=protocol
+    ).to_json()
+    wanted = json.loads((GOLDEN / f"expected_{expected}.json").read_text())
+    assert result["mAP"] == pytest.approx(wanted.pop("PascalBoxes_Precision/mAP@0.5IOU"), abs=1e-9)
+    assert len(wanted) == len(result["per_class"]) == 60
+    for key, ap in wanted.items():
+        found = result["per_class"][key.split("AP@0.5IOU/")[1]]["ap"]
+        assert found == (None if ap is None else pytest.approx(ap, abs=1e-9))
+
+
+@pytest.mark.parametrize("protocol", ["challenge", "slowfast"])
+@pytest.mark.parametrize("seed", range(6))
+def test_agrees_with_the_plain_definition(seed, protocol):
+    truth, found = random_case(seed)
+    excluded = {("a", 903.0)}
+    for iou, result in zip(
+        (0.3, 0.5), frame_maps(truth, found, LABEL_MAP, excluded=excluded, protocol=protocol, ious=(0.3, 0.5))
+    ):
+        np.testing.assert_allclose(result.ap, reference(truth, found, protocol, excluded, iou), atol=1e-12)
+
+
+def test_many_keyframes_and_the_cap_of_fifty_rows(monkeypatch):
+    truth, found = random_case(0, keyframes=400)
+    monkeypatch.setattr("vmae_det.evaluation.frame_map._CHALLENGE_ROWS", 7)
+    result = frame_map(truth, found, LABEL_MAP)
+    np.testing.assert_allclose(result.ap, reference(truth, found, "challenge", cap=7), atol=1e-12)
+    assert result.num_scored < result.num_detections
+
+
+def test_average_precision_by_hand():
+    # Precision 1, 1/2, 2/3, 2/4, 3/5 at recall 1/4, 1/4, 2/4, 2/4, 3/4; the fourth box is never found.
+    assert average_precision(np.array([1, 0, 1, 0, 1], bool), 4) == pytest.approx((1 + 2 / 3 + 3 / 5) / 4)
+    assert average_precision(np.array([], bool), 3) == 0
+
+
+def test_overlap_at_the_threshold_counts_and_empty_boxes_do_not():
+    truth = rows([("a", 1, [0, 0, 1, 1], 2, 1)])
+    half = ("a", 1, [0, 0, 1, 0.5], 2, 0.5)
+    assert frame_map(truth, rows([half]), LABEL_MAP, iou=0.5).mean_ap == 1
+    assert frame_map(truth, rows([half]), LABEL_MAP, iou=0.501).mean_ap == 0
+    empty = ("a", 1, [0.3, 0.3, 0.3, 0.8], 2, 0.9)
+    assert frame_map(truth, rows([empty, half]), LABEL_MAP).mean_ap == 1
+
+
+def test_a_taken_box_makes_a_false_positive_even_if_another_is_near():
+    left, right = [0.0, 0.0, 0.4, 1.0], [0.05, 0.0, 0.45, 1.0]
+    truth = rows([("a", 1, left, 2, 1), ("a", 1, right, 2, 1)])
+    # Both detections overlap the left box most, so only the better one counts.
+    found = rows([("a", 1, [0.0, 0.0, 0.39, 1.0], 2, 0.5), ("a", 1, [0.01, 0.0, 0.4, 1.0], 2, 0.9)])
+    assert frame_map(truth, found, LABEL_MAP).mean_ap == pytest.approx(0.5)
+
+
+def test_detections_without_ground_truth_in_their_keyframe_count_in_slowfast_only():
+    truth = rows([("a", 1, [0, 0, 1, 1], 2, 1)])
+    found = rows([("a", 1, [0, 0, 1, 1], 2, 0.5), ("b", 1, [0, 0, 1, 1], 2, 0.9)])
+    assert frame_map(truth, found, LABEL_MAP, protocol="challenge").mean_ap == 1
+    assert frame_map(truth, found, LABEL_MAP, protocol="slowfast").mean_ap == 0.5
+    # Any row of the ground truth names a keyframe, whatever its action, and with a box or without.
+    for box, action in (([0, 0, 1, 1], 77), ([np.nan] * 4, -1)):
+        named = rows([("a", 1, [0, 0, 1, 1], 2, 1), ("b", 1, box, action, 1)])
+        assert frame_map(named, found, LABEL_MAP, protocol="challenge").mean_ap == 0.5
+
+
+@pytest.mark.parametrize("ties", [False, True], ids=["scores differ", "scores tie"])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_order_of_rows_changes_nothing(monkeypatch, seed, ties):
+    monkeypatch.setattr("vmae_det.evaluation.frame_map._CHALLENGE_ROWS", 9)
+    truth, found = random_case(seed, ties=ties)
+    rng = np.random.default_rng(seed)
+    expected = frame_map(truth, found, LABEL_MAP)
+    for _ in range(3):
+        shuffled = [part.select(rng.permutation(len(part))) for part in (truth, found)]
+        np.testing.assert_array_equal(frame_map(*shuffled, LABEL_MAP).ap, expected.ap)
+
+
+def test_ties_over_many_keyframes_do_not_depend_on_the_order_of_rows():
+    count, rng = 70_000, np.random.default_rng(0)
+    boxes = np.tile([[0.0, 0.0, 1.0, 1.0]], (count, 1))
+    truth = ActionBoxes(
+        VIDEOS,
+        (np.arange(count) % 2).astype(np.int32),
+        np.arange(count) // 2.0,
+        boxes,
+        np.full(count, 2, np.int32),
+        np.ones(count),
+        np.full(count, -1, np.int32),
+    )
+    found = truth.select(np.arange(count))
+    found.boxes[rng.random(count) < 0.5, 2] = 0.2
+    expected = frame_map(truth, found, LABEL_MAP).mean_ap
+    assert frame_map(truth, found.select(rng.permutation(count)), LABEL_MAP).mean_ap == expected
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_slowfast_looks_at_the_order_of_rows_within_a_keyframe_only(seed):
+    truth, found = random_case(seed)
+    expected = frame_map(truth, found, LABEL_MAP, protocol="slowfast")
+    keyframes = found.video * 1000 + found.timestamp
+    regrouped = np.concatenate([np.flatnonzero(keyframes == k) for k in np.unique(keyframes)[::-1]])
+    again = frame_map(truth, found.select(regrouped), LABEL_MAP, protocol="slowfast")
+    np.testing.assert_array_equal(again.ap, expected.ap)
+    by_score = found.select(np.argsort(-found.score))
+    capless = frame_map(truth, by_score, LABEL_MAP, protocol="slowfast").ap
+    np.testing.assert_allclose(capless, reference(truth, by_score, "slowfast"), atol=1e-12)
+
+
+@pytest.mark.parametrize("protocol", ["challenge", "slowfast"])
+def test_a_perfect_detector_scores_one(protocol):
+    truth, _ = random_case(1)
+    assert frame_map(truth, truth, LABEL_MAP, protocol=protocol).mean_ap == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_lower_scored_false_positive_never_raises_ap(seed):
+    truth, found = random_case(seed)
+    before = frame_map(truth, found, LABEL_MAP)
+    false = rows([("a", 902, [0.0, 0.0, 0.01, 0.01], 5, found.score.min() / 2)])
+    merged = ActionBoxes(
+        VIDEOS,
+        *(
+            np.concatenate([getattr(found, name), getattr(false, name)])
+            for name in ("video", "timestamp", "boxes", "action", "score", "person")
+        ),
+    )
+    assert (np.nan_to_num(frame_map(truth, merged, LABEL_MAP).ap) <= np.nan_to_num(before.ap)).all()
+
+
+def test_what_cannot_be_scored_is_said():
+    truth, found = random_case(0)
+    with pytest.raises(UserError, match="protocol must be one of challenge, slowfast, got 'coco'"):
+        frame_map(truth, found, LABEL_MAP, protocol="coco")
+    with pytest.raises(UserError, match=r"IoU thresholds must be in \(0, 1\], got 50"):
+        frame_map(truth, found, LABEL_MAP, iou=50)
+    with pytest.raises(DataError, match="no row of the ground truth counts"):
+        frame_map(rows([("a", 1, [0, 0, 1, 1], 77, 1)]), found, LABEL_MAP)
+    found.score[3] = np.nan
+    with pytest.raises(DataError, match="hold NaN"):
+        frame_map(truth, found, LABEL_MAP)
+
+
+def test_no_detections_at_all_score_zero():
+    truth, _ = random_case(0)
+    for protocol in ("challenge", "slowfast"):
+        assert frame_map(truth, rows([]), LABEL_MAP, protocol=protocol).mean_ap == 0
+
+
+def test_chance_lies_far_below_a_detector_and_repeats():
+    truth, found = random_case(2, keyframes=60)
+    boxes, first = np.unique(found.boxes, axis=0, return_index=True)
+    persons = PersonBoxes(VIDEOS, found.video[first], found.timestamp[first], boxes, np.ones(len(first)))
+    level = chance_level(truth, persons, LABEL_MAP, seed=3)
+    assert 0 < level < 0.9
+    assert level == chance_level(truth, persons, LABEL_MAP, seed=3)
+    assert level != chance_level(truth, persons, LABEL_MAP, seed=4)
+
+
+@pytest.fixture
+def ava_files(tmp_path):
+    truth, found = random_case(5, keyframes=30)
+    files = SimpleNamespace(
+        truth=tmp_path / "gt.csv", found=tmp_path / "d.csv", labels=tmp_path / "map.pbtxt"
+    )
+    write_action_csv(files.truth, truth, kind="ground_truth")
+    write_action_csv(files.found, found)
+    entries = zip(LABEL_MAP.names, LABEL_MAP.ids)
+    files.labels.write_text("".join(f'item {{\n  name: "{name}"\n  id: {i}\n}}\n' for name, i in entries))
+    return files
+
+
+def test_the_command_prints_a_table_and_writes_json(ava_files, tmp_path, capsys):
+    files = ["--ground-truth", str(ava_files.truth), "--detections", str(ava_files.found)]
+    files += ["--label-map", str(ava_files.labels)]
+    out = tmp_path / "result.json"
+    assert cli_main.main(["evaluate", *files, "--json", str(out), "--iou", "0.5", "0.75"]) == 0
+    printed = capsys.readouterr().out
+    assert "protocol challenge" in printed
+    assert "stand" in printed
+    result = json.loads(out.read_text())
+    expected = evaluate_frame_map(ava_files.truth, ava_files.found, ava_files.labels)
+    assert result["mAP"] == expected.mean_ap
+    assert result["per_class"]["stand"]["id"] == 5
+    assert set(result["by_iou"]) == {"0.5", "0.75"}
+    assert cli_main.main(["evaluate", *files, "--excluded", str(tmp_path / "none.csv")]) == 2
+    assert "none.csv: no such file" in capsys.readouterr().err
+
+
+def test_the_evaluator_of_the_training_loop_gives_what_its_file_gives(ava_files, tmp_path, monkeypatch):
+    truth = read_action_csv(ava_files.truth)
+    spec = SimpleNamespace(label_map=ava_files.labels, annotations=ava_files.truth, excluded=None)
+    cfg = SimpleNamespace(TEST=SimpleNamespace(PROTOCOL="slowfast"))
+    rng = np.random.default_rng(0)
+    keyframes = sorted(set(zip(truth.videos[truth.video], truth.timestamp)))
+    predictions = []
+    for video, time in keyframes:
+        own = truth.boxes[(truth.videos[truth.video] == video) & (truth.timestamp == time)]
+        boxes = np.unique(own, axis=0).astype(np.float32)
+        predictions.append(
+            (video, time, boxes, torch.from_numpy(rng.random((len(boxes), 3), dtype=np.float32)))
+        )
+
+    def evaluator_of(parts):
+        evaluator = FrameMAPEvaluator(cfg, spec)
+        for part in parts:
+            video, time, boxes, scores = zip(*part)
+            batch = {"video_name": list(video), "timestamp": list(time), "boxes_relative": list(boxes)}
+            evaluator.process(batch, {"scores": list(scores)})
+        return evaluator
+
+    alone = evaluator_of([predictions[:5], predictions[5:]])
+    metrics = alone.evaluate()
+    assert metrics["frame_mAP"] == metrics["frame_mAP/slowfast"]
+    alone.write(tmp_path / "out")
+    written = tmp_path / "out" / "detections.csv"
+    for protocol in ("challenge", "slowfast"):
+        again = evaluate_frame_map(ava_files.truth, written, ava_files.labels, protocol=protocol)
+        assert again.mean_ap == metrics[f"frame_mAP/{protocol}"]
+    assert json.loads((tmp_path / "out" / "frame_map.json").read_text())["protocol"] == "slowfast"
+
+    # Two processes, the second of which pads its share with a keyframe of the first.
+    shares = [evaluator_of([predictions[1::2]]), evaluator_of([predictions[0::2], predictions[1:2]])]
+    gathered = []
+    monkeypatch.setattr(
+        "vmae_det.utils.distributed.all_gather_object", lambda part: gathered.append(part) or [part]
+    )
+    for share in shares:
+        share.evaluate()
+    monkeypatch.setattr("vmae_det.utils.distributed.all_gather_object", lambda _: gathered)
+    assert all(share.evaluate() == metrics for share in shares)

@@ -1,0 +1,52 @@
+"""The command `vmae-det`. Help and errors of arguments need no heavy import."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+import vmae_det
+from vmae_det.utils.errors import UserError
+
+COMMANDS = {
+    "train": "pre-train, fine-tune or transfer, as a config says",
+    "test": "evaluate trained weights on DATASETS.TEST",
+    "detect": "find the actions of people in a video and draw them",
+    "evaluate": "frame-mAP of detections in a file",
+    "quickstart": "the whole way on a small built-in dataset, in a few minutes on a CPU",
+}
+USER_ERROR_STATUS = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; gives its exit status. An error that the user can mend is one line on stderr, status 2."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="vmae-det",
+        description="VideoMAE: pre-training on video, fine-tuning, spatio-temporal action detection.",
+    )
+    parser.add_argument("--version", action="version", version=f"vmae-det {vmae_det.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    module = None
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(
+            name, help=summary, description=summary, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        if argv[:1] == [name]:
+            module = importlib.import_module(f"vmae_det.cli.{name}")
+            module.add_arguments(command)
+    args = parser.parse_args(argv)
+    try:
+        return module.run(args)
+    except UserError as error:
+        print(f"vmae-det: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return USER_ERROR_STATUS
+    except KeyboardInterrupt:
+        print("vmae-det: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

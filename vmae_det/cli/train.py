@@ -1,0 +1,43 @@
+"""`vmae-det train`: pre-training, fine-tuning and detection training, told apart by the config."""
+
+from __future__ import annotations
+
+import argparse
+
+from vmae_det.cli.common import add_config_arguments, add_launch_arguments, load_config
+from vmae_det.config import CfgNode
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of detectron2's train_net."""
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the newest checkpoint in OUTPUT_DIR"
+    )
+    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, do not train")
+    add_launch_arguments(parser)
+    add_config_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check the config, then train or evaluate in as many processes as asked for."""
+    cfg = load_config(args.config_file, args.opts)
+    from vmae_det.engine.launch import launch
+
+    return launch(
+        train_or_evaluate,
+        (cfg, args.resume, args.eval_only),
+        num_processes=args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+    )
+
+
+def train_or_evaluate(cfg: CfgNode, resume: bool = False, eval_only: bool = False) -> dict[str, float]:
+    """What each process runs; gives the metrics."""
+    from vmae_det.engine.setup import run_evaluation, run_training
+    from vmae_det.visualization.training import picture_hooks
+
+    if eval_only:
+        return run_evaluation(cfg)
+    return run_training(cfg, resume, picture_hooks(cfg))

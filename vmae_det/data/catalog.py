@@ -1,0 +1,174 @@
+"""From a name, a dataset file or a folder of videos to a DatasetSpec: what the data are and where they lie."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vmae_det.data.mini_ava import make_mini_ava
+from vmae_det.utils.errors import ConfigError, DataError, did_you_mean
+
+# What a dataset of each type must name.
+TYPES = {
+    "videos": ("videos",),
+    "classification": ("videos", "annotations"),
+    "detection": ("videos", "annotations", "label_map"),
+}
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """What a dataset is made of; the fields of a dataset file, with its paths resolved.
+
+    Args:
+        type: "videos" (no labels), "classification" (a list of videos with labels) or "detection" (AVA's form).
+        videos: folder of the video files; in detection, a file's name without suffix is the video's id.
+        annotations: list of videos and labels, or AVA CSV.
+        label_map: pbtxt with ids and names of the classes.
+        person_boxes: detected persons, for testing a detector.
+        excluded: keyframes left out of training and evaluation.
+        video_start: second of the dataset's clock at which every video file starts.
+    """
+
+    name: str
+    type: str
+    videos: Path
+    annotations: Path | None = None
+    label_map: Path | None = None
+    person_boxes: Path | None = None
+    excluded: Path | None = None
+    video_start: float = 0.0
+
+
+@dataclass(frozen=True)
+class CatalogEntry:
+    """A named dataset: its dataset file's content, with paths under the root of all datasets, or that file.
+
+    Args:
+        content: fields of DatasetSpec, paths relative to the root.
+        file: a dataset file relative to the root, instead of `content`.
+        prepare: called with the root before use; makes the data where they are missing.
+    """
+
+    content: dict[str, Any] | None = None
+    file: str | None = None
+    prepare: Callable[[Path], object] | None = None
+
+
+_CATALOG: dict[str, CatalogEntry] = {}
+
+
+def register_dataset(name: str, entry: CatalogEntry) -> None:
+    """Make `entry` known as `name`."""
+    if name in _CATALOG:
+        raise ValueError(f"dataset '{name}' is registered already")
+    _CATALOG[name] = entry
+
+
+def dataset_names() -> list[str]:
+    """All names of the catalog."""
+    return sorted(_CATALOG)
+
+
+def datasets_root(root: str = "") -> Path:
+    """Where the catalog's datasets lie: `root`, else $VMAE_DET_DATASETS, else ./datasets."""
+    return Path(root or os.environ.get("VMAE_DET_DATASETS", "datasets"))
+
+
+def get_dataset(name: str, root: str = "") -> DatasetSpec:
+    """The dataset called `name`: a name of the catalog, a dataset file (.yaml), or a folder of videos.
+
+    Raises:
+        ConfigError: nothing is known under this name.
+        DataError: a dataset file says something impossible, or names a file that is not there.
+    """
+    if name in _CATALOG:
+        entry, base = _CATALOG[name], datasets_root(root)
+        if entry.prepare is not None:
+            entry.prepare(base)
+        if entry.file is not None:
+            return read_dataset_file(base / entry.file, name)
+        return _make_spec(entry.content, base, name, source=f"dataset '{name}' of the catalog")
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        return read_dataset_file(path)
+    if path.is_dir():
+        return DatasetSpec(name=name, type="videos", videos=path)
+    raise ConfigError(
+        f"DATASETS: '{name}' is neither a dataset of the catalog, nor a dataset file (.yaml), nor a folder of "
+        f"videos{did_you_mean(name, dataset_names())}"
+    )
+
+
+def read_dataset_file(path: Path, name: str | None = None) -> DatasetSpec:
+    """The dataset that a YAML file describes; its paths are relative to the file."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError("no such dataset file", path) from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or error
+        raise DataError(f"not valid YAML: {problem}", path, mark.line + 1 if mark else None) from None
+    if not isinstance(content, dict):
+        raise DataError("expected a mapping with the keys type, videos, annotations, ...", path)
+    return _make_spec(content, path.parent, name or str(path), source=str(path))
+
+
+def _make_spec(content: dict[str, Any], base: Path, name: str, source: str) -> DatasetSpec:
+    known = [field.name for field in fields(DatasetSpec) if field.name != "name"]
+    for key in content:
+        if key not in known:
+            raise DataError(f"unknown key '{key}'{did_you_mean(str(key), known)}", source)
+    kind = content.get("type")
+    if kind not in TYPES:
+        raise DataError(f"type: expected one of {', '.join(TYPES)}, got {kind!r}", source)
+    for key in TYPES[kind]:
+        if not content.get(key):
+            raise DataError(f"{key}: missing; a dataset of type '{kind}' needs it", source)
+    values: dict[str, Any] = {}
+    for key, value in content.items():
+        if key == "video_start":
+            if type(value) not in (int, float):
+                raise DataError(f"video_start: expected seconds, got {value!r}", source)
+            values[key] = float(value)
+        elif key != "type" and value:
+            values[key] = base / str(value)
+            if not values[key].exists():
+                hint = "" if base.exists() else f" (the folder {base} itself does not exist)"
+                raise DataError(f"{key}: {values[key]} does not exist{hint}", source)
+    return DatasetSpec(name=name, type=kind, **values)
+
+
+def _register_builtin() -> None:
+    for split in ("train", "val", "clips_train", "clips_val", "unlabelled"):
+        entry = CatalogEntry(
+            file=f"mini_ava/{split}.yaml", prepare=lambda root: make_mini_ava(root / "mini_ava")
+        )
+        register_dataset(f"mini_ava_{split}", entry)
+    for split in ("train", "val"):
+        content = {
+            "type": "detection",
+            "videos": "ava/videos",
+            "annotations": f"ava/annotations/ava_{split}_v2.2.csv",
+            "label_map": "ava/annotations/ava_action_list_v2.2_for_activitynet_2019.pbtxt",
+            "excluded": f"ava/annotations/ava_{split}_excluded_timestamps_v2.2.csv",
+        }
+        if split == "val":
+            content["person_boxes"] = "ava/annotations/ava_val_predicted_boxes.csv"
+        register_dataset(f"ava_v2.2_{split}", CatalogEntry(content))
+        for name in ("kinetics400", "something_something_v2", "ucf101", "hmdb51"):
+            content = {
+                "type": "classification",
+                "videos": f"{name}/videos",
+                "annotations": f"{name}/{split}.csv",
+            }
+            register_dataset(f"{name}_{split}", CatalogEntry(content))
+
+
+_register_builtin()

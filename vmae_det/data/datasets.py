@@ -1,0 +1,259 @@
+"""One dataset class per task: from a DatasetSpec to samples.
+
+A dataset is asked for (epoch, index), so that what it draws at random follows from the seed, the epoch and the
+index alone. It answers with a list of samples: training may cut several from one decoded clip.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vmae_det.config import CfgNode
+from vmae_det.data import transforms
+from vmae_det.data.annotations import LabelMap, read_action_csv, read_excluded
+from vmae_det.data.catalog import DatasetSpec
+from vmae_det.data.keyframes import Keyframes, group_by_keyframe
+from vmae_det.data.person_boxes import read_person_boxes
+from vmae_det.data.readers import VideoReader, open_video
+from vmae_det.data.sampling import evenly_placed_clip, keyframe_clip, random_clip
+from vmae_det.data.transforms import Clip, make_clip
+from vmae_det.data.video_lists import VIDEO_SUFFIXES, find_videos, read_video_list
+from vmae_det.utils.errors import ConfigError, DataError
+from vmae_det.utils.registry import Registry
+
+DATASET_REGISTRY = Registry("DATASET")  # by the task of the model
+
+Sample = dict[str, Any]
+
+
+class ClipDataset(torch.utils.data.Dataset, ABC):
+    """What the datasets of all tasks share: decoding, augmentation, and random numbers by epoch and index.
+
+    A sample holds `video` uint8 (3, T, H, W), `seed` (int64, for what the model draws at random), `index`
+    (of the clip in the dataset), and what the task adds.
+    """
+
+    def __init__(self, cfg: CfgNode, spec: DatasetSpec, training: bool) -> None:
+        self.cfg = cfg
+        self.spec = spec
+        self.training = training
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of clips that an epoch takes."""
+
+    @abstractmethod
+    def load(self, index: int, rng: np.random.Generator) -> tuple[Clip, Sample]:
+        """A decoded training clip and what the task adds to its samples."""
+
+    @abstractmethod
+    def load_test(self, index: int) -> tuple[Clip, Sample]:
+        """A test clip, transformed, and what the task adds to its sample."""
+
+    def finish(self, clip: Clip, extra: Sample) -> Sample:
+        """What the task adds to a sample, after the clip was transformed."""
+        return extra
+
+    def __getitem__(self, key: tuple[int, int]) -> list[Sample]:
+        epoch, index = key
+        entropy = (self.cfg.SEED, epoch, index)
+        if not self.training:
+            clip, extra = self.load_test(index)
+            return [self._sample(clip, extra, index, entropy)]
+        clip, extra = self.load(index, np.random.default_rng(entropy))
+        samples = []
+        for copy in range(self.cfg.DATALOADER.REPEATED_AUG):
+            rng = np.random.default_rng((*entropy, copy))
+            cut = transforms.train_transform(clip, self.cfg, rng)
+            samples.append(self._sample(cut, extra, index, (*entropy, copy)))
+        return samples
+
+    def _sample(self, clip: Clip, extra: Sample, index: int, entropy: tuple[int, ...]) -> Sample:
+        seed = np.random.SeedSequence(entropy).generate_state(1, np.uint64).astype(np.int64)[0]
+        sample = {"video": transforms.to_video(clip), "seed": int(seed), "index": index}
+        return sample | self.finish(clip, extra)
+
+    def _open(self, path: Path) -> VideoReader:
+        return open_video(path, self.cfg.DATALOADER.READER)
+
+    def _random_clip(self, path: Path, rng: np.random.Generator) -> Clip:
+        reader, node = self._open(path), self.cfg.INPUT
+        return make_clip(reader.frames(random_clip(len(reader), node.NUM_FRAMES, node.SAMPLING_RATE, rng)))
+
+    def _placed_clip(self, path: Path, number: int, num_clips: int) -> Clip:
+        reader, node = self._open(path), self.cfg.INPUT
+        frames = evenly_placed_clip(len(reader), node.NUM_FRAMES, node.SAMPLING_RATE, number, num_clips)
+        return make_clip(reader.frames(frames))
+
+
+@DATASET_REGISTRY.register_as("pretraining")
+class UnlabelledVideos(ClipDataset):
+    """Clips from the videos of a dataset of any type; labels are not looked at.
+
+    In training an epoch takes CLIPS_PER_VIDEO clips from each video, in testing the one in its middle.
+    """
+
+    def __init__(self, cfg: CfgNode, spec: DatasetSpec, training: bool) -> None:
+        super().__init__(cfg, spec, training)
+        if spec.type == "videos":
+            self.files = find_videos(spec.videos)
+        elif spec.type == "classification":
+            self.files, _ = read_video_list(spec.annotations, spec.videos)
+        else:
+            annotations = read_action_csv(spec.annotations, unknown_actions="ignore")
+            self.files = _files_of(annotations.videos, spec)
+
+    def __len__(self) -> int:
+        return len(self.files) * (self.cfg.DATALOADER.CLIPS_PER_VIDEO if self.training else 1)
+
+    def load(self, index: int, rng: np.random.Generator) -> tuple[Clip, Sample]:
+        """A random clip."""
+        return self._random_clip(self.files[index % len(self.files)], rng), {}
+
+    def load_test(self, index: int) -> tuple[Clip, Sample]:
+        """The centre of the clip in the middle of the video."""
+        return transforms.test_crop(self._placed_clip(self.files[index], 0, 1), self.cfg), {}
+
+
+@DATASET_REGISTRY.register_as("classification")
+class LabelledVideos(ClipDataset):
+    """Videos with a class each: `label`; in testing `video_index`, as a video has several views."""
+
+    def __init__(self, cfg: CfgNode, spec: DatasetSpec, training: bool) -> None:
+        super().__init__(cfg, spec, training)
+        _require_type(spec, "classification")
+        self.files, self.labels = read_video_list(spec.annotations, spec.videos)
+        num_classes = cfg.MODEL.CLASSIFIER.NUM_CLASSES
+        if self.labels.max() >= num_classes:
+            raise ConfigError(
+                f"MODEL.CLASSIFIER.NUM_CLASSES: {num_classes}, but {spec.annotations} has a label "
+                f"{self.labels.max()}: set it to {self.labels.max() + 1} or more"
+            )
+        self.views = cfg.TEST.NUM_CLIPS * cfg.TEST.NUM_CROPS
+
+    def __len__(self) -> int:
+        return len(self.files) * (1 if self.training else self.views)
+
+    def load(self, index: int, rng: np.random.Generator) -> tuple[Clip, Sample]:
+        """A random clip."""
+        return self._random_clip(self.files[index], rng), {"label": int(self.labels[index])}
+
+    def load_test(self, index: int) -> tuple[Clip, Sample]:
+        """One view of a video."""
+        test = self.cfg.TEST
+        video, view = divmod(index, self.views)
+        clip_number, crop_number = divmod(view, test.NUM_CROPS)
+        clip = self._placed_clip(self.files[video], clip_number, test.NUM_CLIPS)
+        clip = transforms.test_crop(clip, self.cfg, crop_number, test.NUM_CROPS)
+        return clip, {"label": int(self.labels[video]), "video_index": video}
+
+
+@DATASET_REGISTRY.register_as("detection")
+class ActionKeyframes(ClipDataset):
+    """Keyframes with people.
+
+    Training: the annotated `boxes` (N, 4) in pixels with `labels` (N, classes), multi-hot. Testing: detected
+    persons, `boxes` with `person_scores` (N,), and to write the result down `boxes_relative` (N, 4) in [0, 1],
+    `video_name` and `timestamp`. Keyframes without a person, and excluded ones, do not occur.
+    """
+
+    def __init__(self, cfg: CfgNode, spec: DatasetSpec, training: bool) -> None:
+        super().__init__(cfg, spec, training)
+        _require_type(spec, "detection")
+        self.label_map = LabelMap.from_file(spec.label_map)
+        if len(self.label_map) != cfg.MODEL.ROI_HEAD.NUM_CLASSES:
+            raise ConfigError(
+                f"MODEL.ROI_HEAD.NUM_CLASSES: {cfg.MODEL.ROI_HEAD.NUM_CLASSES}, but {spec.label_map} has "
+                f"{len(self.label_map)} classes: set it to {len(self.label_map)}"
+            )
+        excluded = read_excluded(spec.excluded) if spec.excluded else None
+        self.keyframes = self._annotated(excluded) if training else self._detected(excluded)
+        self.files = _files_of(self.keyframes.videos, spec)
+
+    def _annotated(self, excluded: Any) -> Keyframes:
+        rows = read_action_csv(self.spec.annotations, self.label_map)
+        columns = self.label_map.columns(rows.action)
+        keyframes = group_by_keyframe(rows, columns, excluded)
+        if not len(keyframes):
+            raise DataError("no keyframe with an annotated person is left", self.spec.annotations)
+        return keyframes
+
+    def _detected(self, excluded: Any) -> Keyframes:
+        threshold = self.cfg.TEST.PERSON_BOX_SCORE
+        if self.spec.person_boxes is None:
+            raise DataError(
+                "person_boxes: missing; testing a detector needs the boxes of detected persons",
+                self.spec.name,
+            )
+        rows = read_person_boxes(self.spec.person_boxes)
+        rows = rows.select(rows.score >= threshold)
+        keyframes = group_by_keyframe(rows, rows.score, excluded)
+        if not len(keyframes):
+            raise ConfigError(
+                f"TEST.PERSON_BOX_SCORE: {threshold}, but no person box of {self.spec.person_boxes} reaches it"
+            )
+        return keyframes
+
+    def __len__(self) -> int:
+        return len(self.keyframes)
+
+    def _read(self, index: int) -> tuple[Clip, np.ndarray]:
+        video, timestamp, boxes, values = self.keyframes[index]
+        reader, node = self._open(self.files[video]), self.cfg.INPUT
+        try:
+            keyframe = reader.index_at(timestamp - self.spec.video_start)
+        except DataError as error:
+            raise DataError(
+                f"keyframe {timestamp:g} (video_start is {self.spec.video_start:g}): {error}", self.spec.name
+            ) from None
+        frames = keyframe_clip(keyframe, len(reader), node.NUM_FRAMES, node.SAMPLING_RATE)
+        return make_clip(reader.frames(frames), boxes), values
+
+    def load(self, index: int, rng: np.random.Generator) -> tuple[Clip, Sample]:
+        """The clip around an annotated keyframe, each person once."""
+        clip, columns = self._read(index)
+        boxes, person = np.unique(clip.boxes.numpy(), axis=0, return_inverse=True)
+        labels = torch.zeros(len(boxes), len(self.label_map))
+        labels[person.reshape(-1), columns] = 1
+        return Clip(clip.frames, torch.from_numpy(boxes)), {"labels": labels}
+
+    def load_test(self, index: int) -> tuple[Clip, Sample]:
+        """The whole frame around a keyframe with detected persons."""
+        clip, scores = self._read(index)
+        video, timestamp, boxes, _ = self.keyframes[index]
+        return transforms.test_frame(clip, self.cfg), {
+            "person_scores": torch.as_tensor(scores, dtype=torch.float32),
+            "boxes_relative": boxes.astype(np.float32),
+            "video_name": str(self.keyframes.videos[video]),
+            "timestamp": timestamp,
+        }
+
+    def finish(self, clip: Clip, extra: Sample) -> Sample:
+        """Boxes as they are after the transforms; of training boxes, those that are still in the clip."""
+        if not self.training:
+            return extra | {"boxes": clip.boxes}
+        inside = (clip.boxes[:, 2:] - clip.boxes[:, :2] >= 1).all(dim=1)
+        return {"boxes": clip.boxes[inside], "labels": extra["labels"][inside]}
+
+
+def _require_type(spec: DatasetSpec, kind: str) -> None:
+    if spec.type != kind:
+        raise ConfigError(f"DATASETS: '{spec.name}' is of type '{spec.type}', this model needs type '{kind}'")
+
+
+def _files_of(video_ids: np.ndarray, spec: DatasetSpec) -> list[Path]:
+    """The file of each video id; DataError names the ids without one."""
+    by_id = {path.stem: path for path in spec.videos.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES}
+    missing = [str(video) for video in video_ids if str(video) not in by_id]
+    if missing:
+        raise DataError(
+            f"no video file for {len(missing)} of {len(video_ids)} video ids, such as '{missing[0]}' "
+            f"(expected {missing[0]}.mp4 or alike)",
+            spec.videos,
+        )
+    return [by_id[str(video)] for video in video_ids]

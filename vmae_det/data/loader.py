@@ -1,0 +1,181 @@
+"""Samplers, collation and loaders, for one process and many.
+
+Step s of a run takes the same samples whatever the number of processes and workers: the order of an epoch is one
+permutation, cut into batches, and every process takes its share of each batch.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from vmae_det.config import CfgNode
+from vmae_det.data.catalog import get_dataset
+from vmae_det.data.datasets import DATASET_REGISTRY, ClipDataset, Sample
+from vmae_det.utils import distributed
+from vmae_det.utils.errors import ConfigError
+from vmae_det.utils.registry import lookup
+
+Batch = dict[str, Any]
+
+# These become tensors with the batch in front; all else stays a list with an entry per clip.
+STACKED = ("video", "seed", "index", "label", "video_index")
+
+
+class TrainSampler(Sampler):
+    """Endless batches of (epoch, index) for one process, from any batch on.
+
+    Args:
+        num_samples: size of the dataset.
+        batch_size: of one forward pass, over all processes.
+        batches_per_epoch: what remains of an epoch after them is dropped.
+        seed: of the order.
+        start: number of batches to leave out, for resuming.
+    """
+
+    def __init__(
+        self, num_samples: int, batch_size: int, batches_per_epoch: int, seed: int, start: int = 0
+    ) -> None:
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self.batches_per_epoch = batches_per_epoch
+        self.seed = seed
+        self.start = start
+        self.share = batch_size // distributed.get_world_size()
+        self.rank = distributed.get_rank()
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, batch = divmod(self.start, self.batches_per_epoch)
+        while True:
+            order = np.random.default_rng((self.seed, epoch)).permutation(self.num_samples)
+            for number in range(batch, self.batches_per_epoch):
+                first = number * self.batch_size + self.rank * self.share
+                own = order[first : first + self.share]
+                yield [(epoch, int(index)) for index in own]
+            epoch, batch = epoch + 1, 0
+
+
+class TestSampler(Sampler):
+    """This process's share of all (0, index), in order: each index falls to exactly one process."""
+
+    def __init__(self, num_samples: int) -> None:
+        cuts = np.linspace(0, num_samples, distributed.get_world_size() + 1).astype(int)
+        rank = distributed.get_rank()
+        self.indices = range(cuts[rank], cuts[rank + 1])
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return ((0, index) for index in self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+def collate(samples: list[list[Sample]]) -> Batch:
+    """A batch of clips of one size: tensors stacked, lists for what differs in length."""
+    flat = [sample for group in samples for sample in group]
+    batch: Batch = {key: [sample[key] for sample in flat] for key in flat[0]}
+    for key in STACKED:
+        if key in batch:
+            column = batch[key]
+            batch[key] = torch.stack(column) if torch.is_tensor(column[0]) else torch.tensor(column)
+    return batch
+
+
+def collate_by_size(samples: list[list[Sample]]) -> list[Batch]:
+    """Batches of one frame size each, so that no clip is padded because of another one beside it."""
+    by_size: dict[torch.Size, list[list[Sample]]] = {}
+    for group in samples:
+        by_size.setdefault(group[0]["video"].shape, []).append(group)
+    return [collate(groups) for groups in by_size.values()]
+
+
+def build_dataset(cfg: CfgNode, task: str, name: str, training: bool) -> ClipDataset:
+    """The dataset called `name` as the dataset class of a task takes it."""
+    dataset_class = lookup(DATASET_REGISTRY, task, "MODEL.META_ARCHITECTURE (its task)")
+    return dataset_class(cfg, get_dataset(name, cfg.DATASETS.ROOT), training)
+
+
+class JoinedDatasets(torch.utils.data.Dataset):
+    """Several datasets one after the other, with indices that run on."""
+
+    def __init__(self, datasets: list[ClipDataset]) -> None:
+        self.datasets = datasets
+        self.ends = np.cumsum([len(dataset) for dataset in datasets])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, key: tuple[int, int]) -> list[Sample]:
+        epoch, index = key
+        number = int(np.searchsorted(self.ends, index, side="right"))
+        start = self.ends[number] - len(self.datasets[number])
+        return self.datasets[number][epoch, int(index - start)]
+
+
+def steps_per_epoch(cfg: CfgNode, dataset: Any) -> int:
+    """Optimizer steps of an epoch; ConfigError where the dataset is smaller than a batch."""
+    if len(dataset) < cfg.SOLVER.BATCH_SIZE:
+        raise ConfigError(
+            f"SOLVER.BATCH_SIZE: {cfg.SOLVER.BATCH_SIZE}, but DATASETS.TRAIN {cfg.DATASETS.TRAIN} has only "
+            f"{len(dataset)} clips an epoch; set it to {len(dataset)} or less"
+        )
+    return len(dataset) // cfg.SOLVER.BATCH_SIZE
+
+
+def build_train_dataset(cfg: CfgNode, task: str) -> JoinedDatasets:
+    """The datasets of DATASETS.TRAIN, joined."""
+    if not cfg.DATASETS.TRAIN:
+        raise ConfigError("DATASETS.TRAIN: names no dataset; give one such as \"('mini_ava_train',)\"")
+    return JoinedDatasets([build_dataset(cfg, task, name, training=True) for name in cfg.DATASETS.TRAIN])
+
+
+def build_train_loader(cfg: CfgNode, dataset: JoinedDatasets, start_step: int = 0) -> DataLoader:
+    """Endless training batches for this process, from optimizer step `start_step` on."""
+    world = distributed.get_world_size()
+    accumulate = cfg.SOLVER.ACCUMULATE
+    if cfg.SOLVER.BATCH_SIZE % (accumulate * world):
+        raise ConfigError(
+            f"SOLVER.BATCH_SIZE: {cfg.SOLVER.BATCH_SIZE} is not divisible by {world} processes x "
+            f"SOLVER.ACCUMULATE {accumulate}"
+        )
+    sampler = TrainSampler(
+        len(dataset),
+        cfg.SOLVER.BATCH_SIZE // accumulate,
+        steps_per_epoch(cfg, dataset) * accumulate,
+        cfg.SEED,
+        start=start_step * accumulate,
+    )
+    return _loader(cfg, dataset, batch_sampler=sampler, collate_fn=collate)
+
+
+def build_test_loader(cfg: CfgNode, dataset: ClipDataset) -> DataLoader:
+    """This process's share of a test set, once through; each item is a list of batches, one per frame size."""
+    return _loader(
+        cfg,
+        dataset,
+        sampler=TestSampler(len(dataset)),
+        batch_size=cfg.TEST.BATCH_SIZE,
+        collate_fn=collate_by_size,
+    )
+
+
+def _loader(cfg: CfgNode, dataset: Any, **options: Any) -> DataLoader:
+    workers = cfg.DATALOADER.NUM_WORKERS
+    return DataLoader(
+        dataset,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_quiet_worker,
+        prefetch_factor=4 if workers else None,
+        **options,
+    )
+
+
+def _quiet_worker(_: int) -> None:
+    torch.set_num_threads(1)  # the worker processes are the parallelism
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the training process decides what an interrupt means

@@ -1,0 +1,368 @@
+"""Boxes of detected persons in keyframes, in the three formats that AVA's detectors are published in.
+
+- CSV of SlowFast: `video_id,0902,x1,y1,x2,y2,label,score`, where the label counts for nothing and may be
+  empty; or, as one would write it by hand, `video_id,0902,x1,y1,x2,y2,score`. Gzip too.
+- JSON of AlphAction (AIA), COCO's form of results: `[{"image_id": 9020902, "bbox": [x, y, width, height],
+  "score": 0.9}]` with boxes in pixels. What an image id means says the COCO annotation file beside it, in
+  `"images": [{"id": 9020902, "movie": "video_id", "timestamp": 902, "width": 640, "height": 360}]`;
+  both lists may also stand in one file, the boxes as "annotations".
+- Pickle of mmaction2 (proposals): `{"video_id,0902": array of (N, 5)}` with x1, y1, x2, y2, score.
+
+See SlowFast's ava_helper.py, AlphAction's dataset/datasets/ava.py and tools/ava/csv2COCO.py, and mmaction2's
+ava_dataset.py.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from vmae_det.data.box_rows import (
+    MAX_TIMESTAMP,
+    BoxRule,
+    Row,
+    box_problem,
+    is_video_name,
+    iterate_rows,
+    keyframe_keys,
+    open_plain,
+    read_columns,
+    shown,
+    unreadable,
+)
+from vmae_det.utils.errors import DataError
+
+_BOX_RULE = BoxRule(slack=0.05, allow_empty=False)
+
+
+@dataclass(frozen=True)
+class PersonBoxes:
+    """Detected persons, in columns.
+
+    Args:
+        videos: (V,) unique video ids.
+        video: (R,) int32, index in videos.
+        timestamp: (R,) float64, seconds on the dataset's clock.
+        boxes: (R, 4) float64, xyxy in [0, 1] of the frame.
+        score: (R,) float64 in [0, 1].
+    """
+
+    videos: np.ndarray
+    video: np.ndarray
+    timestamp: np.ndarray
+    boxes: np.ndarray
+    score: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.video)
+
+    def select(self, rows: np.ndarray) -> PersonBoxes:
+        """The rows that a mask (R,) or indices choose; `videos` stays."""
+        columns = ("video", "timestamp", "boxes", "score")
+        return replace(self, **{name: getattr(self, name)[rows] for name in columns})
+
+    def at(self, video: str, timestamp: float) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes (N, 4) and scores (N,) of one keyframe, in the order of the file; N may be 0."""
+        index = self._index_of_video.get(video, -1)
+        order, keys = self._by_keyframe
+        key = keyframe_keys(np.array([index]), np.array([timestamp]))[0]
+        first, last = np.searchsorted(keys, [key, key + 1])
+        rows = order[first:last]
+        return self.boxes[rows], self.score[rows]
+
+    @cached_property
+    def _index_of_video(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.videos)}
+
+    @cached_property
+    def _by_keyframe(self) -> tuple[np.ndarray, np.ndarray]:
+        keys = keyframe_keys(self.video, self.timestamp)
+        order = np.argsort(keys, kind="stable")
+        return order, keys[order]
+
+
+def read_person_boxes(path: str | Path, images: str | Path | None = None) -> PersonBoxes:
+    """Read person boxes in any of the three formats; suffix .json or .pkl, else CSV.
+
+    Args:
+        images: the COCO annotation file that says which keyframes the image ids of a JSON of AlphAction are.
+
+    Raises:
+        DataError: names the file, where it has lines the line, what was got and what was expected.
+    """
+    path = Path(path)
+    readers = {".json": lambda file: _read_json(file, images), ".pkl": _read_pickle, ".pickle": _read_pickle}
+    return readers.get(path.suffix.lower(), _read_csv)(path)
+
+
+# ---------------------------------------------------------------- CSV
+
+
+def _read_csv(path: Path) -> PersonBoxes:
+    columns = read_columns(path, pl.String)
+    if columns is not None and not columns.bare.any():
+        timestamp, score = columns.timestamp, columns.value
+        inside = [
+            ((values >= 0) & (values <= top)).all()
+            for values, top in ((timestamp, MAX_TIMESTAMP), (score, 1))
+        ]
+        if all(inside) and _BOX_RULE.accepts(columns.boxes):
+            return PersonBoxes(columns.videos, columns.video, timestamp, columns.boxes, score)
+    keyframes, boxes, scores = [], array("d"), array("d")
+    for row in iterate_rows(path):
+        if len(row.fields) not in (7, 8):
+            expected = "video_id,timestamp,x1,y1,x2,y2[,label],score"
+            raise row.error(f"expected 7 or 8 columns ({expected}), got {len(row.fields)}")
+        keyframes.append(row.keyframe())
+        boxes.extend(row.box(_BOX_RULE))
+        scores.append(_csv_score(row))
+    if not keyframes:
+        raise DataError("holds no rows", path)
+    return _person_boxes(keyframes, np.array(boxes).reshape(-1, 4), np.array(scores))
+
+
+def _csv_score(row: Row) -> float:
+    score = row.number(len(row.fields) - 1, "the score")
+    if not 0 <= score <= 1:
+        raise row.error(f"the score of a person must be in [0, 1], got {score:g}; is this ground truth?")
+    return score
+
+
+def _person_boxes(keyframes: list[tuple[str, float]], boxes: np.ndarray, scores: np.ndarray) -> PersonBoxes:
+    names = np.array([video for video, _ in keyframes], dtype=object)
+    videos, video = np.unique(names, return_inverse=True)
+    timestamp = np.array([time for _, time in keyframes], dtype=np.float64)
+    return PersonBoxes(videos, video.astype(np.int32), timestamp, boxes, scores)
+
+
+# ---------------------------------------------------------------- JSON
+
+
+def _read_json(path: Path, images: str | Path | None) -> PersonBoxes:
+    content = _load_json(path)
+    if isinstance(content, dict):
+        entries, image_list, image_path = content.get("annotations"), content.get("images"), path
+    elif images is None:
+        problem = "image ids stand for keyframes in another file; give its COCO annotations as `images`"
+        raise DataError(f"{problem}, or put both into one file under 'images' and 'annotations'", path)
+    else:
+        image_path = Path(images)
+        coco = _load_json(image_path)
+        entries, image_list = content, coco.get("images") if isinstance(coco, dict) else None
+    if not isinstance(image_list, list):
+        raise DataError("expected a list under 'images' (id, movie, timestamp, width, height)", image_path)
+    if not isinstance(entries, list) or not entries:
+        raise DataError("expected a list of boxes (image_id, bbox, score)", path)
+
+    keyframe_of, size_of = {}, {}
+    for i, image in enumerate(image_list):
+        where = f"image {i}"
+        number, video = (_entry(image, key, (int, str), image_path, where) for key in ("id", "movie"))
+        time, width, height = (
+            _number(_entry(image, key, (int, float, str), image_path, where), key, image_path, where)
+            for key in ("timestamp", "width", "height")
+        )
+        keyframe_of[number] = _keyframe(str(video), time, image_path, where)
+        if width <= 0 or height <= 0:
+            raise DataError(
+                f"{where}: width and height must be positive, got {width:g} x {height:g}", image_path
+            )
+        size_of[number] = (width, height)
+    keyframes, boxes, scores = [], array("d"), array("d")
+    for i, entry in enumerate(entries):
+        where = f"box {i}"
+        number = _entry(entry, "image_id", (int, str), path, where)
+        if number not in keyframe_of:
+            raise DataError(f"{where}: image id {number!r} is not in the images of {image_path}", path)
+        bbox = _entry(entry, "bbox", (list,), path, where)
+        if len(bbox) != 4:
+            raise DataError(
+                f"{where}: bbox must be [x, y, width, height] in pixels, got {len(bbox)} values", path
+            )
+        x, y, w, h = (_number(value, "bbox", path, where) for value in bbox)
+        width, height = size_of[number]
+        box = (x / width, y / height, (x + w) / width, (y + h) / height)
+        score = _number(_entry(entry, "score", (int, float), path, where), "score", path, where)
+        _check(box, score, path, where)
+        keyframes.append(keyframe_of[number])
+        boxes.extend(box)
+        scores.append(score)
+    return _person_boxes(keyframes, np.array(boxes).reshape(-1, 4), np.array(scores))
+
+
+def _load_json(path: Path) -> Any:
+    try:
+        with open_plain(path) as file:
+            return json.loads(file.read().decode("utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise DataError(f"is not JSON: {error.msg}", path, error.lineno) from None
+    except (UnicodeDecodeError, RecursionError, ValueError):
+        raise DataError("is not JSON", path) from None
+    except (OSError, EOFError) as error:
+        raise unreadable(path, error) from None
+
+
+def _entry(entry: Any, key: str, types: tuple[type, ...], path: Path, where: str) -> Any:
+    if not isinstance(entry, dict) or key not in entry:
+        raise DataError(f"{where} has no '{key}'", path)
+    value = entry[key]
+    if not isinstance(value, types) or isinstance(value, bool):
+        raise DataError(f"{where}: '{key}' is {shown(str(value))}, a {type(value).__name__}", path)
+    return value
+
+
+def _number(value: Any, what: str, path: Path, where: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = np.nan
+    if not np.isfinite(number):
+        raise DataError(f"{where}: {what} must be a finite number, got {shown(str(value))}", path)
+    return number
+
+
+def _keyframe(video: str, timestamp: float, path: Path, where: str) -> tuple[str, float]:
+    if not is_video_name(video) or not 0 <= timestamp <= MAX_TIMESTAMP:
+        problem = f"expected a video id and seconds, got {shown(video)} and {timestamp:g}"
+        raise DataError(f"{where}: {problem}", path)
+    return video, timestamp
+
+
+def _check(box: tuple[float, ...], score: float, path: Path, where: str) -> None:
+    """Raise DataError for a bad box, relative to the frame, or a bad score."""
+    if problem := box_problem(box, _BOX_RULE):
+        raise DataError(f"{where}: {problem}", path)
+    if not 0 <= score <= 1:
+        raise DataError(f"{where}: the score of a person must be in [0, 1], got {score:g}", path)
+
+
+# ---------------------------------------------------------------- pickle
+
+
+class _PickledType:
+    """Stands for numpy.dtype."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        self.code, self.order = code, "|"
+
+    def __setstate__(self, state: tuple) -> None:
+        self.order = state[1]
+
+
+class _PickledArray:
+    """Stands for numpy.ndarray: numpy itself crashes on pickles that are broken in the right places."""
+
+    def __init__(self, *_: Any) -> None:
+        self.state: tuple[Any, ...] = ()
+
+    def __setstate__(self, state: tuple) -> None:
+        self.state = tuple(state[1:])
+
+    @classmethod
+    def from_buffer(
+        cls, data: bytes, dtype: _PickledType, shape: tuple[int, ...], order: str
+    ) -> _PickledArray:
+        """What numpy's pickles of protocol 5 call."""
+        array = cls()
+        array.state = (shape, dtype, order == "F", data)
+        return array
+
+    def to_numpy(self) -> np.ndarray:
+        """The array; UnpicklingError if it is not of plain numbers."""
+        try:
+            shape, dtype, is_fortran, data = self.state
+            if not re.fullmatch("[fiu][1248]", dtype.code) or dtype.order not in tuple("<>=|"):
+                raise pickle.UnpicklingError("an array of something else than numbers")
+            data = data.encode("latin1") if isinstance(data, str) else bytes(data)  # Python 2 had no bytes
+            values = np.frombuffer(data, dtype=np.dtype(dtype.order + dtype.code))
+            return values.reshape(shape, order="F" if is_fortran else "C")
+        except (AttributeError, TypeError, ValueError, OverflowError):
+            raise pickle.UnpicklingError("a broken array") from None
+
+
+def _encode_latin1(text: str, encoding: str) -> bytes:
+    """Bytes as old pickles hold them: text in latin1."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"text in {encoding}")
+    return text.encode("latin1")
+
+
+# What a pickle of arrays calls, under the names that the versions of numpy gave it.
+_STAND_INS: dict[str, Callable[..., Any]] = {
+    "numpy.ndarray": _PickledArray,
+    "numpy.dtype": _PickledType,
+    "_codecs.encode": _encode_latin1,
+    "numpy.core.multiarray._reconstruct": _PickledArray,
+    "numpy._core.multiarray._reconstruct": _PickledArray,
+    "numpy.core.numeric._frombuffer": _PickledArray.from_buffer,
+    "numpy._core.numeric._frombuffer": _PickledArray.from_buffer,
+}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Loads containers, text, numbers and numpy arrays; refuses a pickle that wants to call anything else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _STAND_INS[f"{module}.{name}"]
+        except KeyError:
+            refused = f"wants to run {module}.{name}; expected a dict of plain numpy arrays"
+            raise pickle.UnpicklingError(refused) from None
+
+
+def _read_pickle(path: Path) -> PersonBoxes:
+    try:
+        with open_plain(path) as file:
+            # latin1 also reads what Python 2 wrote.
+            content = _ArrayUnpickler(file, encoding="latin1").load()
+    except pickle.UnpicklingError as error:
+        raise DataError(f"is not a pickle of person boxes: {error}", path) from None
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except Exception as error:  # a broken pickle raises whatever its broken content leads to
+        raise DataError(f"is not a pickle of person boxes: {type(error).__name__}: {error}", path) from None
+    if not isinstance(content, dict) or not content:
+        raise DataError("expected a dict of 'video_id,timestamp' and arrays (N, 5)", path)
+    keyframes, tables = [], []
+    for key, value in content.items():
+        where = f"entry {shown(str(key))}"
+        video, _, seconds = str(key).rpartition(",")
+        keyframe = _keyframe(video, _number(seconds, "the timestamp", path, where), path, where)
+        table = _table(value, path, where)
+        keyframes.extend([keyframe] * len(table))
+        tables.append(table)
+    rows = np.concatenate(tables)
+    boxes, scores = rows[:, :4], rows[:, 4]
+    if not (_BOX_RULE.accepts(boxes) and ((scores >= 0) & (scores <= 1)).all()):
+        for (video, time), row in zip(keyframes, rows):
+            where = f"entry {shown(f'{video},{time:04g}')}"
+            _check(
+                tuple(_number(value, "a coordinate", path, where) for value in row[:4]), row[4], path, where
+            )
+    return _person_boxes(keyframes, boxes, scores)
+
+
+def _table(value: Any, path: Path, where: str) -> np.ndarray:
+    """Boxes and scores (N, 5) of one keyframe."""
+    expected = "expected an array (N, 5) of x1, y1, x2, y2, score"
+    if not isinstance(value, _PickledArray):
+        raise DataError(f"{where}: {expected}, got a {type(value).__name__}", path)
+    try:
+        table = value.to_numpy()
+    except pickle.UnpicklingError as error:
+        raise DataError(f"{where}: {expected}, got {error}", path) from None
+    if table.ndim != 2 or table.shape[1] not in (4, 5):
+        raise DataError(f"{where}: {expected}, got shape {table.shape}", path)
+    if table.shape[1] == 4:  # ground truth written as proposals
+        table = np.column_stack([table, np.ones(len(table))])
+    return table.astype(np.float64)

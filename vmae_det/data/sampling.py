@@ -1,0 +1,29 @@
+"""Which frames of a video make a clip. All functions give int64 indices (clip_length,)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def random_clip(num_frames: int, clip_length: int, rate: int, rng: np.random.Generator) -> np.ndarray:
+    """Every `rate`-th frame from a random start; a video that is too short ends in its last frame, repeated."""
+    latest = max(num_frames - (clip_length - 1) * rate - 1, 0)
+    return _clip(int(rng.integers(latest + 1)), num_frames, clip_length, rate)
+
+
+def evenly_placed_clip(
+    num_frames: int, clip_length: int, rate: int, number: int, num_clips: int
+) -> np.ndarray:
+    """Clip `number` of `num_clips` that are spread evenly over the video; a single one lies in its middle."""
+    latest = max(num_frames - (clip_length - 1) * rate - 1, 0)
+    share = number / (num_clips - 1) if num_clips > 1 else 0.5
+    return _clip(round(latest * share), num_frames, clip_length, rate)
+
+
+def keyframe_clip(keyframe: int, num_frames: int, clip_length: int, rate: int) -> np.ndarray:
+    """The clip around a keyframe, which is its frame number clip_length // 2; beyond the ends, frames repeat."""
+    return _clip(keyframe - (clip_length // 2) * rate, num_frames, clip_length, rate)
+
+
+def _clip(start: int, num_frames: int, clip_length: int, rate: int) -> np.ndarray:
+    return (start + rate * np.arange(clip_length)).clip(0, num_frames - 1)

@@ -1,0 +1,47 @@
+"""Which videos there are: Kinetics-style lists, and folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from vmae_det.utils.errors import DataError
+
+VIDEO_SUFFIXES = frozenset(
+    (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts")
+)
+
+
+def read_video_list(path: Path, videos: Path) -> tuple[list[Path], np.ndarray]:
+    """Files and class indices (int64) of a list with a line `FILE LABEL` for each video.
+
+    Between the two stands a blank, a tab or a comma; files are relative to the folder `videos`; labels are
+    0-based. DataError names the line that says something else.
+    """
+    files, labels = [], []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot be read as a list of videos: {error}", path) from None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        name, _, label = line.strip().replace("\t", " ").replace(",", " ").rpartition(" ")
+        if not name or not label.isdecimal():
+            raise DataError(f"expected 'FILE LABEL' with a label 0, 1, 2, ..., got '{line}'", path, number)
+        files.append(videos / name.strip())
+        labels.append(int(label))
+    if not files:
+        raise DataError("the list holds no videos", path)
+    return files, np.array(labels, dtype=np.int64)
+
+
+def find_videos(folder: Path) -> list[Path]:
+    """All video files below a folder, by their suffix, in the order of their paths."""
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
+    if not files:
+        raise DataError(
+            f"no video files below this folder (looked for {', '.join(sorted(VIDEO_SUFFIXES))})", folder
+        )
+    return files

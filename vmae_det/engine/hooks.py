@@ -1,0 +1,154 @@
+"""What happens around the steps of training."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any
+
+from fvcore.common.param_scheduler import ParamScheduler
+
+from vmae_det.checkpoint import Checkpointer
+from vmae_det.engine.trainer import HookBase
+from vmae_det.utils import distributed
+from vmae_det.utils.errors import UserError
+from vmae_det.utils.events import Writer
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingError(UserError):
+    """Training cannot go on in a way that makes sense."""
+
+
+class Interrupted(Exception):  # noqa: N818
+    """The run was asked to stop, has saved its state, and can be resumed.
+
+    Args:
+        signal_number: what asked for it.
+    """
+
+    def __init__(self, signal_number: int, step: int) -> None:
+        super().__init__(f"interrupted after step {step}; the state is saved: go on with --resume")
+        self.signal_number = signal_number
+
+
+class LearningRate(HookBase):
+    """Sets the learning rate of each step; groups may scale it by their `lr_scale`."""
+
+    def __init__(self, schedule: ParamScheduler) -> None:
+        self.schedule = schedule
+
+    def before_step(self) -> None:
+        """Set the rate for the step to come."""
+        rate = self.schedule(self.trainer.step / self.trainer.total_steps)
+        for group in self.trainer.optimizer.param_groups:
+            group["lr"] = rate * group["lr_scale"]
+        self.trainer.storage.put("lr", rate)
+
+
+class Checkpointing(HookBase):
+    """Saves the state of the run every `period` steps and after the last.
+
+    Args:
+        state: gives what is saved.
+    """
+
+    def __init__(self, checkpointer: Checkpointer, state: Callable[[], dict[str, Any]], period: int) -> None:
+        self.checkpointer = checkpointer
+        self.state = state
+        self.period = period
+
+    def after_step(self) -> None:
+        """Save where a period ends."""
+        if self.trainer.step % self.period == 0 or self.trainer.step == self.trainer.total_steps:
+            self.save()
+
+    def save(self) -> None:
+        """Save now."""
+        if distributed.is_main_process():
+            self.checkpointer.save(self.state(), self.trainer.step)
+        distributed.barrier()
+
+
+class StopOnSignal(HookBase):
+    """On SIGINT or SIGTERM: finish the step, save, and leave. All processes leave after the same step."""
+
+    def __init__(self, checkpointing: Checkpointing) -> None:
+        self.checkpointing = checkpointing
+        self.received = 0
+        self._handlers: dict[int, Any] = {}
+
+    def before_train(self) -> None:
+        """Listen."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._handlers[number] = signal.signal(number, self._note)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.received = number
+        self.close()  # a second signal ends the process at once
+
+    def after_step(self) -> None:
+        """Save and leave if any process was asked to."""
+        if distributed.any_process(bool(self.received)):
+            self.checkpointing.save()
+            raise Interrupted(self.received or signal.SIGTERM, self.trainer.step)
+
+    def close(self) -> None:
+        """Give the signals back."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers.clear()
+
+
+class Evaluation(HookBase):
+    """Calls `evaluate` every `period` steps, but not after the last; its metrics go to the log.
+
+    Args:
+        evaluate: gives metrics by name; all processes call it.
+        period: steps; 0: never.
+    """
+
+    def __init__(self, evaluate: Callable[[], dict[str, float]], period: int) -> None:
+        self.evaluate = evaluate
+        self.period = period
+
+    def after_step(self) -> None:
+        """Evaluate where a period ends."""
+        step = self.trainer.step
+        if self.period and step % self.period == 0 and step < self.trainer.total_steps:
+            for name, value in self.evaluate().items():
+                self.trainer.storage.put(name, value)
+            self.trainer.model.train()
+
+
+class Writing(HookBase):
+    """Gives the numbers of the last `period` steps to writers; stops the run when the loss is not finite."""
+
+    def __init__(self, writers: Sequence[Writer], period: int) -> None:
+        self.writers = writers
+        self.period = period
+
+    def after_step(self) -> None:
+        """Write where a period ends."""
+        step = self.trainer.step
+        for writer in self.writers:
+            writer.progress(step)
+        if step % self.period == 0 or step == self.trainer.total_steps:
+            values = self.trainer.storage.take()
+            for writer in self.writers:
+                writer.write(step, values)
+            bad = [name for name, value in values.items() if "loss" in name and not math.isfinite(value)]
+            if bad:
+                raise TrainingError(
+                    f"{bad[0]} is {values[bad[0]]} at step {step}; earlier checkpoints are kept. Lower "
+                    "SOLVER.BASE_LR, set SOLVER.CLIP_GRAD, or use SOLVER.AMP bf16 in place of fp16"
+                )
+
+    def close(self) -> None:
+        """Close the writers."""
+        for writer in self.writers:
+            writer.close()

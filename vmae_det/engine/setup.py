@@ -1,0 +1,259 @@
+"""From a config to a run: device, model, loaders, hooks; then training or evaluation."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import simplejson
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import vmae_det
+from vmae_det.checkpoint import Checkpointer, load_weights, save_weights
+from vmae_det.config import CfgNode, check_config
+from vmae_det.data.annotations import LabelMap
+from vmae_det.data.catalog import get_dataset
+from vmae_det.data.loader import (
+    build_dataset,
+    build_test_loader,
+    build_train_dataset,
+    build_train_loader,
+    steps_per_epoch,
+)
+from vmae_det.engine.hooks import Checkpointing, Evaluation, LearningRate, StopOnSignal, Writing
+from vmae_det.engine.inference import run_inference
+from vmae_det.engine.trainer import HookBase, Trainer
+from vmae_det.evaluation.evaluator import EVALUATOR_REGISTRY
+from vmae_det.modeling import build_model, model_class
+from vmae_det.solver import build_optimizer, build_schedule
+from vmae_det.utils import distributed
+from vmae_det.utils.errors import ConfigError, WeightsError
+from vmae_det.utils.events import JSONWriter, TensorBoardWriter, TerminalWriter
+from vmae_det.utils.files import write_whole
+from vmae_det.utils.logging import setup_logging
+from vmae_det.utils.registry import lookup
+
+logger = logging.getLogger(__name__)
+
+FINAL_WEIGHTS = "model_final.pt"
+
+
+def choose_device(cfg: CfgNode) -> torch.device:
+    """The device that MODEL.DEVICE asks for; with several processes, this one's GPU."""
+    name = cfg.MODEL.DEVICE
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("MODEL.DEVICE: cuda, but torch finds no GPU here; set it to cpu or auto")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def start_run(cfg: CfgNode) -> torch.device:
+    """Check the config, start the log, save the config beside the results; gives the device."""
+    check_config(cfg)
+    model_class(cfg)
+    device = choose_device(cfg)
+    folder = Path(cfg.OUTPUT_DIR)
+    try:
+        setup_logging(folder)
+        if distributed.is_main_process():
+            with write_whole(folder / "config.yaml") as temporary:
+                temporary.write_text(cfg.dump(), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"OUTPUT_DIR: {folder} cannot be written to: {error.strerror or error}") from None
+    logger.info(
+        "vmae_det %s, torch %s, %d process(es) on %s; config in %s",
+        vmae_det.__version__,
+        torch.__version__,
+        distributed.get_world_size(),
+        device,
+        folder / "config.yaml",
+    )
+    return device
+
+
+def build_model_with_weights(cfg: CfgNode, complete: bool = False) -> nn.Module:
+    """The model with what MODEL.BACKBONE.CHECKPOINT and MODEL.WEIGHTS name.
+
+    Args:
+        complete: WeightsError unless MODEL.WEIGHTS holds every parameter, as testing needs.
+    """
+    model = build_model(cfg)
+    if cfg.MODEL.BACKBONE.CHECKPOINT and not cfg.MODEL.WEIGHTS:
+        report = load_weights(model, cfg.MODEL.BACKBONE.CHECKPOINT, backbone_only=True)
+        logger.info("%s: %s", cfg.MODEL.BACKBONE.CHECKPOINT, report)
+    if cfg.MODEL.WEIGHTS:
+        report = load_weights(model, cfg.MODEL.WEIGHTS)
+        logger.info("%s: %s", cfg.MODEL.WEIGHTS, report)
+        if complete and report.missing:
+            raise WeightsError(
+                f"{cfg.MODEL.WEIGHTS}: a {report.format} file without {', '.join(report.missing[:3])}: not the "
+                f"weights of a trained {cfg.MODEL.META_ARCHITECTURE}"
+            )
+    elif complete:
+        raise ConfigError("MODEL.WEIGHTS: names no file; testing needs the weights of a trained model")
+    return model
+
+
+def run_evaluation(cfg: CfgNode) -> dict[str, float]:
+    """Evaluate MODEL.WEIGHTS on DATASETS.TEST; metrics, also in OUTPUT_DIR/results.json."""
+    device = start_run(cfg)
+    if not cfg.DATASETS.TEST:
+        raise ConfigError("DATASETS.TEST: names no dataset; give one such as \"('mini_ava_val',)\"")
+    tests = _TestSets(cfg, device)
+    model = build_model_with_weights(cfg, complete=True).to(device)
+    return tests.evaluate(model)
+
+
+def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] = ()) -> dict[str, float]:
+    """Train as the config says, then evaluate on DATASETS.TEST; gives the metrics.
+
+    Leaves in OUTPUT_DIR: config.yaml, log.txt, metrics.jsonl, TensorBoard files, checkpoints, model_final.pt and
+    results.json.
+
+    Args:
+        resume: go on from the newest checkpoint in OUTPUT_DIR, or start where there is none.
+        hooks: beside the usual ones.
+    """
+    device = start_run(cfg)
+    folder = Path(cfg.OUTPUT_DIR)
+    checkpointer = Checkpointer(folder, cfg.SOLVER.KEEP_CHECKPOINTS)
+    if checkpointer.all() and not resume:
+        raise ConfigError(
+            f"OUTPUT_DIR: {folder} holds checkpoints of a run; go on with it by --resume, or name another folder"
+        )
+    dataset = build_train_dataset(cfg, model_class(cfg).task)
+    epoch_steps = steps_per_epoch(cfg, dataset)
+    total = epoch_steps * cfg.SOLVER.EPOCHS
+    tests = _TestSets(cfg, device)
+    model = build_model_with_weights(cfg).to(device)
+    optimizer = build_optimizer(cfg, model)
+    newest = checkpointer.load_newest() if resume else None
+    start = newest[1]["step"] if newest else 0
+    trained = _wrap(cfg, model, device)
+    trainer = Trainer(
+        trained,
+        optimizer,
+        iter(build_train_loader(cfg, dataset, start)),
+        device,
+        accumulate=cfg.SOLVER.ACCUMULATE,
+        clip_grad=cfg.SOLVER.CLIP_GRAD,
+        amp=cfg.SOLVER.AMP,
+        seed=cfg.SEED,
+    )
+    if newest:
+        path, state = newest
+        load_weights(model, state)
+        optimizer.load_state_dict(state["optimizer"])
+        trainer.scaler.load_state_dict(state["scaler"])
+        logger.info("resumed from %s, after step %d of %d", path, start, total)
+    elif resume:
+        logger.info("no checkpoint in %s: a fresh start", folder)
+
+    def state() -> dict[str, Any]:
+        return {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "scaler": trainer.scaler.state_dict(),
+            "step": trainer.step,
+            "config": cfg.dump(),
+        }
+
+    checkpointing = Checkpointing(checkpointer, state, cfg.SOLVER.CHECKPOINT_PERIOD * epoch_steps)
+    trainer.register_hooks(
+        [
+            LearningRate(build_schedule(cfg)),
+            Evaluation(
+                lambda: tests.evaluate(model), cfg.TEST.PERIOD * epoch_steps if cfg.DATASETS.TEST else 0
+            ),
+            Writing(_writers(folder, start, total, cfg), cfg.SOLVER.LOG_PERIOD),
+            checkpointing,
+            StopOnSignal(checkpointing),
+            *hooks,
+        ]
+    )
+    logger.info(
+        "%s, %.2f M parameters, %d clips an epoch, %d steps of %d videos",
+        cfg.MODEL.META_ARCHITECTURE,
+        sum(p.numel() for p in model.parameters()) / 1e6,
+        len(dataset),
+        total,
+        cfg.SOLVER.BATCH_SIZE,
+    )
+    trainer.train(start, total)
+    if distributed.is_main_process():
+        weights = save_weights(model.state_dict(), cfg.dump(), folder / FINAL_WEIGHTS, _label_map(cfg))
+        logger.info("weights in %s", weights)
+    return tests.evaluate(model)
+
+
+def _wrap(cfg: CfgNode, model: nn.Module, device: torch.device) -> nn.Module:
+    if cfg.MODEL.COMPILE:
+        model = torch.compile(model)
+    if distributed.get_world_size() > 1:
+        devices = [device.index] if device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+    return model
+
+
+def _writers(folder: Path, start: int, total: int, cfg: CfgNode) -> list:
+    if not distributed.is_main_process():
+        return []
+    description = model_class(cfg).task
+    return [
+        TerminalWriter(start, total, description),
+        JSONWriter(folder / "metrics.jsonl"),
+        TensorBoardWriter(folder / "tensorboard"),
+    ]
+
+
+def _label_map(cfg: CfgNode) -> dict[str, Any] | None:
+    """The names of the classes, which travel with the weights."""
+    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
+        spec = get_dataset(name, cfg.DATASETS.ROOT)
+        if spec.label_map is not None:
+            return {key: list(value) for key, value in asdict(LabelMap.from_file(spec.label_map)).items()}
+    return None
+
+
+class _TestSets:
+    """The datasets of DATASETS.TEST, checked and opened before a long training starts."""
+
+    def __init__(self, cfg: CfgNode, device: torch.device) -> None:
+        self.cfg = cfg
+        self.device = device
+        task = model_class(cfg).task
+        evaluator = (
+            lookup(EVALUATOR_REGISTRY, task, "MODEL.META_ARCHITECTURE (its task)")
+            if cfg.DATASETS.TEST
+            else None
+        )
+        self.sets = {}
+        for name in cfg.DATASETS.TEST:
+            dataset = build_dataset(cfg, task, name, training=False)
+            self.sets[name] = (build_test_loader(cfg, dataset), evaluator(cfg, dataset.spec))
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Metrics of all sets; with several, a name is led by the set's."""
+        results = {}
+        for name, (loader, evaluator) in self.sets.items():
+            metrics = run_inference(model, loader, evaluator, self.device, self.cfg.SOLVER.AMP)
+            logger.info("%s: %s", name, ", ".join(f"{key} {value:.4f}" for key, value in metrics.items()))
+            folder = Path(self.cfg.OUTPUT_DIR)
+            if len(self.sets) > 1:
+                metrics = {f"{Path(name).stem}/{key}": value for key, value in metrics.items()}
+                folder = folder / Path(name).stem
+            results |= metrics
+            if distributed.is_main_process():
+                evaluator.write(folder)
+        if results and distributed.is_main_process():
+            with write_whole(Path(self.cfg.OUTPUT_DIR) / "results.json") as temporary:
+                temporary.write_text(
+                    simplejson.dumps(results, indent=1, ignore_nan=True) + "\n", encoding="utf-8"
+                )
+        return results

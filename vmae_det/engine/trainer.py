@@ -1,0 +1,154 @@
+"""The training loop. It knows no task: a model turns a batch into losses, all else is a hook."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from vmae_det.utils import distributed
+from vmae_det.utils.events import EventStorage
+
+AMP_TYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class HookBase:
+    """Something that happens around the steps of a trainer. Hooks are called in the order they were given."""
+
+    trainer: Trainer
+
+    def before_train(self) -> None:
+        """Before the first step."""
+
+    def before_step(self) -> None:
+        """Before each step; `trainer.step` steps are done."""
+
+    def after_step(self) -> None:
+        """After each step; `trainer.step` counts it."""
+
+    def after_train(self) -> None:
+        """After the last step; not after an error or an interrupt."""
+
+    def close(self) -> None:
+        """The loop was left, in whatever way."""
+
+
+class Trainer:
+    """Runs optimizer steps on batches, with accumulation, clipping and mixed precision.
+
+    Args:
+        model: called with a batch, gives a dict of losses, which are added up.
+        batches: endless, of one forward pass each.
+        accumulate: forward and backward passes per optimizer step; the losses are averaged over them.
+        clip_grad: largest norm of the gradient; 0: no clipping.
+        amp: "none", "bf16" or "fp16".
+        seed: of what layers draw at random, with the rank and the step.
+
+    Attributes:
+        step: number of optimizer steps done.
+        total_steps: of the whole run.
+        storage: where numbers of a step are put.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batches: Iterator[dict[str, Any]],
+        device: torch.device,
+        *,
+        accumulate: int = 1,
+        clip_grad: float = 0.0,
+        amp: str = "none",
+        seed: int = 0,
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.batches = batches
+        self.device = device
+        self.accumulate = accumulate
+        self.clip_grad = clip_grad
+        self.amp_type = AMP_TYPES[amp]
+        self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
+        self.seed = seed
+        self.step = 0
+        self.total_steps = 0
+        self.storage = EventStorage()
+        self.hooks: list[HookBase] = []
+
+    def register_hooks(self, hooks: Sequence[HookBase]) -> None:
+        """Add hooks; each gets to know the trainer as `hook.trainer`."""
+        for hook in hooks:
+            hook.trainer = self
+            self.hooks.append(hook)
+
+    def train(self, start: int, total: int) -> None:
+        """Run steps `start` + 1 to `total`."""
+        self.step, self.total_steps = start, total
+        try:
+            for hook in self.hooks:
+                hook.before_train()
+            self.model.train()
+            while self.step < total:
+                for hook in self.hooks:
+                    hook.before_step()
+                self.run_step()
+                self.step += 1
+                for hook in self.hooks:
+                    hook.after_step()
+            for hook in self.hooks:
+                hook.after_train()
+        finally:
+            for hook in self.hooks:
+                hook.close()
+
+    def run_step(self) -> None:
+        """One optimizer step."""
+        start = time.perf_counter()
+        waited = 0.0
+        # What layers draw at random follows from the step, so that a resumed run draws what it would have drawn.
+        entropy = np.random.SeedSequence((self.seed, distributed.get_rank(), self.step))
+        torch.manual_seed(int(entropy.generate_state(1)[0]))
+        self.optimizer.zero_grad(set_to_none=True)
+        for micro_step in range(self.accumulate):
+            before = time.perf_counter()
+            batch = to_device(next(self.batches), self.device)
+            waited += time.perf_counter() - before
+            with self._without_exchange(micro_step < self.accumulate - 1):
+                with torch.autocast(self.device.type, self.amp_type, enabled=self.amp_type is not None):
+                    losses = self.model(batch)
+                loss = sum(losses.values()) / self.accumulate
+                self.scaler.scale(loss).backward()
+            for name, value in losses.items():
+                self.storage.put(name, value)
+        if self.clip_grad:
+            self.scaler.unscale_(self.optimizer)
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            self.storage.put("gradient_norm", nn.utils.clip_grad_norm_(parameters, self.clip_grad))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.storage.put("data_seconds", waited)
+        self.storage.put("step_seconds", time.perf_counter() - start)
+
+    def _without_exchange(self, wanted: bool) -> Any:
+        """Accumulated gradients travel between processes once, with the last of them."""
+        if wanted and isinstance(self.model, DistributedDataParallel):
+            return self.model.no_sync()
+        return nullcontext()
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Tensors in a batch, and in its lists, on a device; all else as it is."""
+    if torch.is_tensor(value):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {key: to_device(item, device) for key, item in value.items()}
+    if isinstance(value, list):
+        return [to_device(item, device) for item in value]
+    return value

@@ -1,0 +1,63 @@
+"""Pictures that a training run leaves behind."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+
+from vmae_det.config import CfgNode
+from vmae_det.data.loader import build_dataset, collate
+from vmae_det.engine.trainer import HookBase, to_device
+from vmae_det.modeling import MaskedAutoencoder, model_class
+from vmae_det.utils import distributed
+from vmae_det.visualization.reconstruction import reconstruction_grid, write_png
+
+logger = logging.getLogger(__name__)
+
+NUM_CLIPS = 3
+
+
+class ReconstructionPicture(HookBase):
+    """After pre-training: original, masked and reconstructed frames of a few clips, as reconstruction.png.
+
+    The clips are the middle ones of the first videos of DATASETS.TEST, or of DATASETS.TRAIN where that is empty.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self.cfg = cfg
+
+    @torch.no_grad()
+    def after_train(self) -> None:
+        """Draw the picture."""
+        if not distributed.is_main_process():
+            return
+        cfg = self.cfg
+        name = (cfg.DATASETS.TEST or cfg.DATASETS.TRAIN)[0]
+        dataset = build_dataset(cfg, MaskedAutoencoder.task, name, training=False)
+        batch = collate([dataset[0, index] for index in range(min(NUM_CLIPS, len(dataset)))])
+        model = getattr(self.trainer.model, "module", self.trainer.model)
+        model.eval()
+        predictions = model(to_device(batch, self.trainer.device))
+        backbone = cfg.MODEL.BACKBONE
+        grids = [
+            reconstruction_grid(
+                video.numpy(),
+                painted.cpu().numpy(),
+                mask.cpu().numpy(),
+                backbone.PATCH_SIZE,
+                backbone.TUBELET_SIZE,
+            )
+            for video, painted, mask in zip(
+                batch["video"], predictions["reconstruction"], predictions["mask"]
+            )
+        ]
+        path = Path(cfg.OUTPUT_DIR) / "reconstruction.png"
+        write_png(path, grids)
+        logger.info("original, masked and reconstructed frames in %s", path)
+
+
+def picture_hooks(cfg: CfgNode) -> list[HookBase]:
+    """The pictures that belong to the task of a config."""
+    return [ReconstructionPicture(cfg)] if model_class(cfg).task == MaskedAutoencoder.task else []
