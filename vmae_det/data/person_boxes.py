@@ -14,6 +14,7 @@ ava_dataset.py.
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import re
@@ -309,8 +310,11 @@ _STAND_INS: dict[str, Callable[..., Any]] = {
 }
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Loads containers, text, numbers and numpy arrays; refuses a pickle that wants to call anything else."""
+class _ArrayUnpickler(pickle._Unpickler):
+    """Loads containers, text, numbers and numpy arrays; refuses a pickle that wants to call anything else.
+
+    In Python, not C: a few broken bytes make the C one ask for all of the memory.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         try:
@@ -324,7 +328,7 @@ def _read_pickle(path: Path) -> PersonBoxes:
     try:
         with open_plain(path) as file:
             # latin1 also reads what Python 2 wrote.
-            content = _ArrayUnpickler(file, encoding="latin1").load()
+            content = _ArrayUnpickler(io.BytesIO(file.read()), encoding="latin1").load()
     except pickle.UnpicklingError as error:
         raise DataError(f"is not a pickle of person boxes: {error}", path) from None
     except OSError as error:
