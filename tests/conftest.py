@@ -1,4 +1,5 @@
-"""What tests share: a tiny MiniAVA made once, configs small enough for seconds, the golden cases where present."""
+"""What tests share: a tiny MiniAVA made once, configs small enough for seconds, the golden cases where
+present."""
 
 import json
 import sys
@@ -23,7 +24,8 @@ def mini_ava(tmp_path_factory):
 
 @pytest.fixture
 def tiny_cfg(mini_ava, tmp_path):
-    """tiny_cfg("pretrain" | "finetune" | "detect", KEY, VALUE, ...): a MiniAVA config that trains in seconds."""
+    """tiny_cfg("pretrain" | "finetune" | "detect", KEY, VALUE, ...): a MiniAVA config that trains in
+    seconds."""
     sets = {
         "pretrain": ("unlabelled.yaml", None),
         "finetune": ("clips_train.yaml", "clips_val.yaml"),

@@ -90,5 +90,7 @@ def _fuse_attention(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tens
         if name.endswith("attn.q.weight"):
             parts = [f"{prefix.removesuffix('.q')}.{part}.weight" for part in "qkv"]
             if all(part in state_dict for part in parts):
-                fused[f"{prefix.removesuffix('.q')}.qkv.weight"] = torch.cat([fused.pop(part) for part in parts])
+                fused[f"{prefix.removesuffix('.q')}.qkv.weight"] = torch.cat(
+                    [fused.pop(part) for part in parts]
+                )
     return fused

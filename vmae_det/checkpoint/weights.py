@@ -47,7 +47,8 @@ class LoadReport:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The dict in a file of torch.save, tensors on the CPU. Only plain data is unpickled; else WeightsError."""
+    """The dict in a file of torch.save, tensors on the CPU. Only plain data is unpickled; else
+    WeightsError."""
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"{path}: no such checkpoint file")
@@ -77,7 +78,8 @@ def load_weights(
         backbone_only: leave all but the backbone aside, e.g. a head for other classes.
 
     Raises:
-        WeightsError: the file is unreadable, of unknown format, or a parameter is missing or of another shape;
+        WeightsError: the file is unreadable, of unknown format, or a parameter is missing or of another
+        shape;
             nothing has been loaded then.
     """
     where = "state dict" if isinstance(source, dict) else str(source)

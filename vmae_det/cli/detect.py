@@ -14,17 +14,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="FILE",
-        help="persons at keyframes: a line VIDEO_NAME,SECOND,x1,y1,x2,y2,score each, or another person-box format",
+        help="persons at keyframes: lines VIDEO_NAME,SECOND,x1,y1,x2,y2,score, or another person-box format",
     )
-    parser.add_argument("--weights", required=True, metavar="FILE", help="of an ActionDetector, such as model_final.pt")
+    parser.add_argument(
+        "--weights", required=True, metavar="FILE", help="of an ActionDetector, such as model_final.pt"
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--config-file", metavar="FILE", default="", help="for weights that hold no config")
     parser.add_argument("--label-map", type=Path, metavar="FILE", help="for weights that hold no label map")
     parser.add_argument(
-        "--video-start", type=float, default=0.0, metavar="S", help="second of the boxes' clock at which the file starts"
+        "--video-start",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="second of the boxes' clock at which the file starts",
     )
     parser.add_argument("--top-k", type=int, default=3, help="actions shown for a person, at most")
-    parser.add_argument("--threshold", type=float, default=0.3, help="lowest score of an action that is shown")
+    parser.add_argument(
+        "--threshold", type=float, default=0.3, help="lowest score of an action that is shown"
+    )
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to override")
 
 
@@ -51,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def write_detections(detections, output: Path, top_k: int = 3, threshold: float = 0.3) -> list[Path]:  # noqa: ANN001
-    """Write VIDEO.csv, VIDEO.json and VIDEO_actions.mp4 of ActionDetections into a folder; gives the paths."""
+    """Write VIDEO.csv, VIDEO.json and VIDEO_actions.mp4 of ActionDetections into a folder; gives the
+    paths."""
     import simplejson
 
     from vmae_det.data.annotations import write_action_csv

@@ -21,7 +21,8 @@ USER_ERROR_STATUS = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; gives its exit status. An error that the user can mend is one line on stderr, status 2."""
+    """Run a command; gives its exit status. An error that the user can mend is one line on stderr,
+    status 2."""
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="vmae-det",

@@ -20,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where to, and the seed."""
     parser.add_argument("--output", type=Path, default=Path("output/quickstart"), metavar="DIR")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order, augmentation and masks")
-    parser.add_argument("--datasets", default="", metavar="DIR", help="where MiniAVA is made; default ./datasets")
+    parser.add_argument(
+        "--datasets", default="", metavar="DIR", help="where MiniAVA is made; default ./datasets"
+    )
     parser.add_argument(
         "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to override in all stages"
     )
@@ -67,9 +69,7 @@ def _run(args: argparse.Namespace) -> None:
     _table(detectors, pretrained, finetuned, _chance(val), overlays, out, time.perf_counter() - began)
 
 
-def _stage(
-    args: argparse.Namespace, name: str, config: str, title: str, start: Path | None = None
-) -> Path:
+def _stage(args: argparse.Namespace, name: str, config: str, title: str, start: Path | None = None) -> Path:
     """Run one training in its own folder, or what is left of it; gives the folder."""
     from vmae_det.cli.common import load_config
     from vmae_det.cli.train import train_or_evaluate
@@ -140,9 +140,10 @@ def _table(
         results = _results(folder)
         print(f"{name:<{max(width, 21)}}  {results['frame_mAP']:9.3f}  {results['seconds']:4.0f} s")
     print(f"{'(chance)':<{max(width, 21)}}  {chance:9.3f}")
+    first, second = _results(pretrained), _results(finetuned)
+    print(f"\npre-training took {first['seconds']:.0f} s,", end=" ")
     print(
-        f"\npre-training took {_results(pretrained)['seconds']:.0f} s, fine-tuning {_results(finetuned)['seconds']:.0f} s "
-        f"(top-1 {_results(finetuned)['top1']:.1f} % of {'clips'}); all of it {seconds:.0f} s\n"
+        f"fine-tuning {second['seconds']:.0f} s (top-1 {second['top1']:.1f} %); all of it {seconds:.0f} s\n"
     )
     print("actions on video:  ", *overlays, sep="\n  ")
     print("reconstructions:   ", pretrained / "reconstruction.png", sep="\n  ")

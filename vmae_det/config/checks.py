@@ -139,13 +139,13 @@ def _check_shapes(cfg: CfgNode) -> None:
         )
     if cfg.INPUT.TRAIN_CROP == "short_side":
         _require(
-            cfg.INPUT.TRAIN_SHORT_SIDE >= crop,
+            crop <= cfg.INPUT.TRAIN_SHORT_SIDE,
             "INPUT.TRAIN_SHORT_SIDE",
             f"{cfg.INPUT.TRAIN_SHORT_SIDE} is smaller than INPUT.CROP_SIZE {crop}: no crop fits",
         )
     if cfg.MODEL.META_ARCHITECTURE == "VideoClassifier":
         _require(
-            cfg.INPUT.TEST_SHORT_SIDE >= crop,
+            crop <= cfg.INPUT.TEST_SHORT_SIDE,
             "INPUT.TEST_SHORT_SIDE",
             f"{cfg.INPUT.TEST_SHORT_SIDE} is smaller than INPUT.CROP_SIZE {crop}: no crop fits",
         )

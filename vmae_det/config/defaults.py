@@ -99,7 +99,8 @@ _C.INPUT.SAMPLING_RATE = 4
 # Side of the square training clip in pixels; divisible by PATCH_SIZE. It sets the grid of the position table.
 _C.INPUT.CROP_SIZE = 224
 # How a training crop is cut: multi_scale (corners and centre at CROP_SCALES of the short side, then resized),
-# short_side (short side to TRAIN_SHORT_SIDE, then a random crop), resized (random area and aspect, then resized).
+# short_side (short side to TRAIN_SHORT_SIDE, then a random crop), resized (random area and aspect, then
+# resized).
 _C.INPUT.TRAIN_CROP = "multi_scale"
 # For multi_scale: crop sides as fractions of the short side.
 _C.INPUT.CROP_SCALES = (1.0, 0.875, 0.75, 0.66)

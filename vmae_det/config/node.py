@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from ast import literal_eval
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,10 +90,8 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 def _coerce(key: str, value: Any, default: Any, source: str) -> Any:
     if isinstance(value, str) and not isinstance(default, str):
         # PyYAML reads 1e-4 as a string, and the command line has only strings.
-        try:
+        with contextlib.suppress(ValueError, SyntaxError):
             value = literal_eval(value)
-        except (ValueError, SyntaxError):
-            pass
     if isinstance(default, float) and type(value) is int:
         return float(value)
     if isinstance(default, tuple) and isinstance(value, list):

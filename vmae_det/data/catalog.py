@@ -1,4 +1,5 @@
-"""From a name, a dataset file or a folder of videos to a DatasetSpec: what the data are and where they lie."""
+"""From a name, a dataset file or a folder of videos to a DatasetSpec: what the data are and where they
+lie."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ class DatasetSpec:
     """What a dataset is made of; the fields of a dataset file, with its paths resolved.
 
     Args:
-        type: "videos" (no labels), "classification" (a list of videos with labels) or "detection" (AVA's form).
+        type: "videos" (no labels), "classification" (a list of videos with labels) or "detection" (AVA's
+        form).
         videos: folder of the video files; in detection, a file's name without suffix is the video's id.
         annotations: list of videos and labels, or AVA CSV.
         label_map: pbtxt with ids and names of the classes.
@@ -100,8 +102,8 @@ def get_dataset(name: str, root: str = "") -> DatasetSpec:
     if path.is_dir():
         return DatasetSpec(name=name, type="videos", videos=path)
     raise ConfigError(
-        f"DATASETS: '{name}' is neither a dataset of the catalog, nor a dataset file (.yaml), nor a folder of "
-        f"videos{did_you_mean(name, dataset_names())}"
+        f"DATASETS: '{name}' is neither a dataset of the catalog, nor a dataset file (.yaml), "
+        f"nor a folder of videos{did_you_mean(name, dataset_names())}"
     )
 
 

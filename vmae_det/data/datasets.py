@@ -1,6 +1,7 @@
 """One dataset class per task: from a DatasetSpec to samples.
 
-A dataset is asked for (epoch, index), so that what it draws at random follows from the seed, the epoch and the
+A dataset is asked for (epoch, index), so that what it draws at random follows from the seed, the epoch
+and the
 index alone. It answers with a list of samples: training may cut several from one decoded clip.
 """
 
@@ -117,7 +118,7 @@ class UnlabelledVideos(ClipDataset):
 
     def load_test(self, index: int) -> tuple[Clip, Sample]:
         """The centre of the clip in the middle of the video."""
-        return transforms.test_crop(self._placed_clip(self.files[index], 0, 1), self.cfg), {}
+        return transforms.view_crop(self._placed_clip(self.files[index], 0, 1), self.cfg), {}
 
 
 @DATASET_REGISTRY.register_as("classification")
@@ -149,7 +150,7 @@ class LabelledVideos(ClipDataset):
         video, view = divmod(index, self.views)
         clip_number, crop_number = divmod(view, test.NUM_CROPS)
         clip = self._placed_clip(self.files[video], clip_number, test.NUM_CLIPS)
-        clip = transforms.test_crop(clip, self.cfg, crop_number, test.NUM_CROPS)
+        clip = transforms.view_crop(clip, self.cfg, crop_number, test.NUM_CROPS)
         return clip, {"label": int(self.labels[video]), "video_index": video}
 
 
@@ -158,7 +159,8 @@ class ActionKeyframes(ClipDataset):
     """Keyframes with people.
 
     Training: the annotated `boxes` (N, 4) in pixels with `labels` (N, classes), multi-hot. Testing: detected
-    persons, `boxes` with `person_scores` (N,), and to write the result down `boxes_relative` (N, 4) in [0, 1],
+    persons, `boxes` with `person_scores` (N,), and to write the result down `boxes_relative` (N, 4) in
+    [0, 1],
     `video_name` and `timestamp`. Keyframes without a person, and excluded ones, do not occur.
     """
 
@@ -195,7 +197,7 @@ class ActionKeyframes(ClipDataset):
         keyframes = group_by_keyframe(rows, rows.score, excluded)
         if not len(keyframes):
             raise ConfigError(
-                f"TEST.PERSON_BOX_SCORE: {threshold}, but no person box of {self.spec.person_boxes} reaches it"
+                f"TEST.PERSON_BOX_SCORE: {threshold}, which no person box of {self.spec.person_boxes} reaches"
             )
         return keyframes
 
@@ -226,7 +228,7 @@ class ActionKeyframes(ClipDataset):
         """The whole frame around a keyframe with detected persons."""
         clip, scores = self._read(index)
         video, timestamp, boxes, _ = self.keyframes[index]
-        return transforms.test_frame(clip, self.cfg), {
+        return transforms.whole_frame(clip, self.cfg), {
             "person_scores": torch.as_tensor(scores, dtype=torch.float32),
             "boxes_relative": boxes.astype(np.float32),
             "video_name": str(self.keyframes.videos[video]),

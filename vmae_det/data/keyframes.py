@@ -42,7 +42,8 @@ def group_by_keyframe(
 ) -> Keyframes:
     """Group columnar rows (with `videos`, `video`, `timestamp` and `boxes`) and their `values` by keyframe.
 
-    Rows without a box and rows of `excluded` keyframes, (video name, timestamp) pairs, are left out; so are videos
+    Rows without a box and rows of `excluded` keyframes, (video name, timestamp) pairs, are left out; so
+    are videos
     of which nothing remains.
     """
     kept = ~np.isnan(rows.boxes).any(axis=1)

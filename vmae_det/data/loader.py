@@ -1,6 +1,7 @@
 """Samplers, collation and loaders, for one process and many.
 
-Step s of a run takes the same samples whatever the number of processes and workers: the order of an epoch is one
+Step s of a run takes the same samples whatever the number of processes and workers: the order of an
+epoch is one
 permutation, cut into batches, and every process takes its share of each batch.
 """
 
@@ -154,7 +155,8 @@ def build_train_loader(cfg: CfgNode, dataset: JoinedDatasets, start_step: int = 
 
 
 def build_test_loader(cfg: CfgNode, dataset: ClipDataset) -> DataLoader:
-    """This process's share of a test set, once through; each item is a list of batches, one per frame size."""
+    """This process's share of a test set, once through; each item is a list of batches, one per frame
+    size."""
     return _loader(
         cfg,
         dataset,

@@ -33,7 +33,8 @@ class VideoReader(ABC):
         return len(self.times)
 
     def index_at(self, seconds: float) -> int:
-        """The frame nearest to a moment, in seconds from the start of the file; DataError if it lies outside."""
+        """The frame nearest to a moment, in seconds from the start of the file; DataError if it lies
+        outside."""
         end = self.times[-1] + 1 / float(self.rate)
         if not -1 / float(self.rate) <= seconds <= end:
             raise DataError(

@@ -6,7 +6,8 @@ import numpy as np
 
 
 def random_clip(num_frames: int, clip_length: int, rate: int, rng: np.random.Generator) -> np.ndarray:
-    """Every `rate`-th frame from a random start; a video that is too short ends in its last frame, repeated."""
+    """Every `rate`-th frame from a random start; a video that is too short ends in its last frame,
+    repeated."""
     latest = max(num_frames - (clip_length - 1) * rate - 1, 0)
     return _clip(int(rng.integers(latest + 1)), num_frames, clip_length, rate)
 
@@ -21,7 +22,8 @@ def evenly_placed_clip(
 
 
 def keyframe_clip(keyframe: int, num_frames: int, clip_length: int, rate: int) -> np.ndarray:
-    """The clip around a keyframe, which is its frame number clip_length // 2; beyond the ends, frames repeat."""
+    """The clip around a keyframe, which is its frame number clip_length // 2; beyond the ends, frames
+    repeat."""
     return _clip(keyframe - (clip_length // 2) * rate, num_frames, clip_length, rate)
 
 

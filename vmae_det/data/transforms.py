@@ -140,8 +140,9 @@ def train_transform(clip: Clip, cfg: CfgNode, rng: np.random.Generator) -> Clip:
     return clip
 
 
-def test_crop(clip: Clip, cfg: CfgNode, number: int = 0, num_crops: int = 1) -> Clip:
-    """Crop `number` of `num_crops` squares spread along the longer side, after resizing to TEST_SHORT_SIDE."""
+def view_crop(clip: Clip, cfg: CfgNode, number: int = 0, num_crops: int = 1) -> Clip:
+    """Crop `number` of `num_crops` squares spread along the longer side, after resizing to
+    TEST_SHORT_SIDE."""
     clip = resize_short_side(clip, cfg.INPUT.TEST_SHORT_SIDE)
     height, width = clip.size
     size = cfg.INPUT.CROP_SIZE
@@ -151,7 +152,7 @@ def test_crop(clip: Clip, cfg: CfgNode, number: int = 0, num_crops: int = 1) -> 
     return crop(clip, round((height - size) * top_share), round((width - size) * left_share), size, size)
 
 
-def test_frame(clip: Clip, cfg: CfgNode) -> Clip:
+def whole_frame(clip: Clip, cfg: CfgNode) -> Clip:
     """The whole frame at TEST_SHORT_SIDE, padded to whole patches with the mean colour."""
     clip = resize_short_side(clip, cfg.INPUT.TEST_SHORT_SIDE)
     return pad_to_multiple(clip, cfg.MODEL.BACKBONE.PATCH_SIZE, cfg.MODEL.PIXEL_MEAN)

@@ -24,7 +24,7 @@ class TrainingError(UserError):
     """Training cannot go on in a way that makes sense."""
 
 
-class Interrupted(Exception):  # noqa: N818
+class Interrupted(Exception):
     """The run was asked to stop, has saved its state, and can be resumed.
 
     Args:

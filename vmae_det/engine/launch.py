@@ -100,7 +100,8 @@ def _run_in_group(main: Callable[..., Any], args: tuple[Any, ...]) -> int:
         if local_rank >= torch.cuda.device_count():
             return run_guarded(_too_few_gpus, local_rank)
         torch.cuda.set_device(local_rank)
-    # Small things, such as "was any process asked to stop", travel between CPUs even where gradients use NCCL.
+    # Small things, such as "was any process asked to stop", travel between CPUs even where gradients use
+    # NCCL.
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
     if not cuda:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))

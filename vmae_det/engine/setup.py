@@ -92,8 +92,8 @@ def build_model_with_weights(cfg: CfgNode, complete: bool = False) -> nn.Module:
         logger.info("%s: %s", cfg.MODEL.WEIGHTS, report)
         if complete and report.missing:
             raise WeightsError(
-                f"{cfg.MODEL.WEIGHTS}: a {report.format} file without {', '.join(report.missing[:3])}: not the "
-                f"weights of a trained {cfg.MODEL.META_ARCHITECTURE}"
+                f"{cfg.MODEL.WEIGHTS}: a {report.format} file without {', '.join(report.missing[:3])}: not "
+                f"the weights of a trained {cfg.MODEL.META_ARCHITECTURE}"
             )
     elif complete:
         raise ConfigError("MODEL.WEIGHTS: names no file; testing needs the weights of a trained model")
@@ -113,7 +113,8 @@ def run_evaluation(cfg: CfgNode) -> dict[str, float]:
 def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] = ()) -> dict[str, float]:
     """Train as the config says, then evaluate on DATASETS.TEST; gives the metrics.
 
-    Leaves in OUTPUT_DIR: config.yaml, log.txt, metrics.jsonl, TensorBoard files, checkpoints, model_final.pt and
+    Leaves in OUTPUT_DIR: config.yaml, log.txt, metrics.jsonl, TensorBoard files, checkpoints,
+    model_final.pt and
     results.json.
 
     Args:
@@ -125,7 +126,8 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
     checkpointer = Checkpointer(folder, cfg.SOLVER.KEEP_CHECKPOINTS)
     if checkpointer.all() and not resume:
         raise ConfigError(
-            f"OUTPUT_DIR: {folder} holds checkpoints of a run; go on with it by --resume, or name another folder"
+            f"OUTPUT_DIR: {folder} holds checkpoints of a run; go on with it by --resume, "
+            "or name another folder"
         )
     dataset = build_train_dataset(cfg, model_class(cfg).task)
     epoch_steps = steps_per_epoch(cfg, dataset)

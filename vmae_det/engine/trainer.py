@@ -112,7 +112,8 @@ class Trainer:
         """One optimizer step."""
         start = time.perf_counter()
         waited = 0.0
-        # What layers draw at random follows from the step, so that a resumed run draws what it would have drawn.
+        # What layers draw at random follows from the step, so that a resumed run draws what it would
+        # have drawn.
         entropy = np.random.SeedSequence((self.seed, distributed.get_rank(), self.step))
         torch.manual_seed(int(entropy.generate_state(1)[0]))
         self.optimizer.zero_grad(set_to_none=True)

@@ -70,7 +70,12 @@ class ActionDetections:
             ]
             box = [round(value, 4) for value in box]
             people.append(
-                {"timestamp": timestamp, "box": box, "person_score": round(person_score, 4), "actions": actions}
+                {
+                    "timestamp": timestamp,
+                    "box": box,
+                    "person_score": round(person_score, 4),
+                    "actions": actions,
+                }
             )
         return {"video": self.video.name, "video_start": self.video_start, "people": people}
 
@@ -86,7 +91,8 @@ class ActionPredictor:
     def __init__(self, cfg: CfgNode, label_map: LabelMap | None = None) -> None:
         if cfg.MODEL.META_ARCHITECTURE != "ActionDetector":
             raise ConfigError(
-                f"MODEL.META_ARCHITECTURE: detection needs an ActionDetector, got {cfg.MODEL.META_ARCHITECTURE}"
+                "MODEL.META_ARCHITECTURE: detection needs an ActionDetector, "
+                f"got {cfg.MODEL.META_ARCHITECTURE}"
             )
         self.cfg = cfg
         self.label_map = label_map or read_label_map(cfg.MODEL.WEIGHTS)
@@ -119,13 +125,17 @@ class ActionPredictor:
             raise DataError(f"no person boxes for the video '{path.stem}'; they are for: {known}", path)
         rows = persons.select(own[persons.video] & (persons.score >= threshold))
         if not len(rows):
-            raise ConfigError(f"TEST.PERSON_BOX_SCORE: {threshold}, but no person box of {path.stem} reaches it")
+            raise ConfigError(
+                f"TEST.PERSON_BOX_SCORE: {threshold}, but no person box of {path.stem} reaches it"
+            )
         keyframes = group_by_keyframe(rows, rows.score)
         scores = []
         step = self.cfg.TEST.BATCH_SIZE
         # All keyframes are looked up before the first is scored: a wrong clock shows at once.
         frames = [reader.index_at(timestamp - video_start) for timestamp in keyframes.timestamp]
-        with tqdm(total=len(keyframes), desc="scoring", unit="keyframe", disable=None if progress else True) as bar:
+        with tqdm(
+            total=len(keyframes), desc="scoring", unit="keyframe", disable=None if progress else True
+        ) as bar:
             for first in range(0, len(keyframes), step):
                 numbers = range(first, min(first + step, len(keyframes)))
                 scores += self._score(reader, [(frames[k], *keyframes[k][2:]) for k in numbers])
@@ -142,12 +152,16 @@ class ActionPredictor:
         )
 
     @torch.no_grad()
-    def _score(self, reader: VideoReader, keyframes: list[tuple[int, np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+    def _score(
+        self, reader: VideoReader, keyframes: list[tuple[int, np.ndarray, np.ndarray]]
+    ) -> list[np.ndarray]:
         node = self.cfg.INPUT
         clips = []
         for frame, boxes, _ in keyframes:
             indices = keyframe_clip(frame, len(reader), node.NUM_FRAMES, node.SAMPLING_RATE)
-            clips.append(transforms.test_frame(transforms.make_clip(reader.frames(indices), boxes), self.cfg))
+            clips.append(
+                transforms.whole_frame(transforms.make_clip(reader.frames(indices), boxes), self.cfg)
+            )
         batch = {
             "video": torch.stack([transforms.to_video(clip) for clip in clips]),
             "boxes": [clip.boxes for clip in clips],

@@ -45,7 +45,8 @@ class Tracks:
 
 
 def link(timestamp: np.ndarray, boxes: np.ndarray) -> Tracks:
-    """Link the boxes (R, 4) of consecutive keyframes that overlap most, greedily; `timestamp` (R,) ascends."""
+    """Link the boxes (R, 4) of consecutive keyframes that overlap most, greedily; `timestamp` (R,)
+    ascends."""
     track = np.zeros(len(timestamp), dtype=np.int64)
     number = 0
     previous = np.zeros(0, dtype=np.int64)

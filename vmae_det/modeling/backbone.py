@@ -65,7 +65,8 @@ class Block(nn.Module):
 
 
 def init_transformer(module: nn.Module) -> None:
-    """Weights as in the published models: Xavier uniform for linear maps, zeros for biases, ones for norms."""
+    """Weights as in the published models: Xavier uniform for linear maps, zeros for biases, ones for
+    norms."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
             nn.init.xavier_uniform_(layer.weight)

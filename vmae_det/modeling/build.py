@@ -16,7 +16,8 @@ ROI_HEAD_REGISTRY = Registry("ROI_HEAD")
 
 
 def model_class(cfg: CfgNode) -> Any:
-    """The class that MODEL.META_ARCHITECTURE names; its `task` names the dataset and evaluator it works with."""
+    """The class that MODEL.META_ARCHITECTURE names; its `task` names the dataset and evaluator it works
+    with."""
     return lookup(META_ARCHITECTURE_REGISTRY, cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
 
 

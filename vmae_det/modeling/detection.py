@@ -59,7 +59,8 @@ class ActionDetector(nn.Module):
         """The loss while training, else the scores of each person.
 
         Args:
-            batch: `video` uint8 (B, 3, T, H, W); `boxes`, list of (N_i, 4) xyxy pixels; training: `labels`, list of
+            batch: `video` uint8 (B, 3, T, H, W); `boxes`, list of (N_i, 4) xyxy pixels; training:
+            `labels`, list of
                 (N_i, classes), and `seed` (B,); testing: `person_scores`, list of (N_i,).
 
         Returns:
@@ -79,7 +80,8 @@ class ActionDetector(nn.Module):
         return {"scores": list(scores.split([len(box) for box in boxes]))}
 
     def logits(self, video: torch.Tensor, boxes: list[torch.Tensor]) -> torch.Tensor:
-        """Logits (sum of N_i, classes) of a normalised video (B, 3, T, H, W), boxes pooled exactly as given."""
+        """Logits (sum of N_i, classes) of a normalised video (B, 3, T, H, W), boxes pooled exactly as
+        given."""
         return self.roi_head(self.features(video), boxes)
 
     def features(self, video: torch.Tensor) -> torch.Tensor:

@@ -49,7 +49,8 @@ def take_rows(x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
 
 
 def sine_cosine_positions(num_positions: int, dim: int) -> torch.Tensor:
-    """The table (num_positions, dim) of "Attention Is All You Need", sines at even places, cosines at odd ones."""
+    """The table (num_positions, dim) of "Attention Is All You Need", sines at even places, cosines at
+    odd ones."""
     frequencies = 10000 ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
     angles = torch.arange(num_positions, dtype=torch.float64)[:, None] * frequencies
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1).float()
@@ -58,7 +59,8 @@ def sine_cosine_positions(num_positions: int, dim: int) -> torch.Tensor:
 def resize_positions(
     positions: torch.Tensor, grid: tuple[int, int, int], new_grid: tuple[int, int, int]
 ) -> torch.Tensor:
-    """Resize a position table (N, C) of a (t, h, w) grid to another height and width, time slice by time slice.
+    """Resize a position table (N, C) of a (t, h, w) grid to another height and width, time slice by time
+    slice.
 
     Bicubic without corner alignment, as in the published detector. Both grids have the same number of slices.
     """

@@ -18,11 +18,15 @@ class PixelNormalization(nn.Module):
 
     def forward(self, pixels: torch.Tensor, colour_dim: int = 1) -> torch.Tensor:
         """Pixels (uint8 or float, 0..255) to normalised floats; colours lie along `colour_dim`."""
-        return (pixels - self._along(self.mean, pixels, colour_dim)) / self._along(self.std, pixels, colour_dim)
+        return (pixels - self._along(self.mean, pixels, colour_dim)) / self._along(
+            self.std, pixels, colour_dim
+        )
 
     def inverse(self, pixels: torch.Tensor, colour_dim: int = 1) -> torch.Tensor:
         """Normalised floats to floats in [0, 1]."""
-        scaled = pixels * self._along(self.std, pixels, colour_dim) + self._along(self.mean, pixels, colour_dim)
+        scaled = pixels * self._along(self.std, pixels, colour_dim) + self._along(
+            self.mean, pixels, colour_dim
+        )
         return scaled / 255
 
     @staticmethod

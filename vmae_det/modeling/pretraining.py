@@ -99,7 +99,9 @@ class MaskedAutoencoder(nn.Module):
         loss = reconstruction_loss(prediction, self._target(pixels), self.loss)
         if self.training:
             return {"loss": loss.mean()}
-        painted = cubes.scatter(1, masked[:, :, None].expand(-1, -1, cubes.shape[2]), self._paint(prediction, pixels))
+        painted = cubes.scatter(
+            1, masked[:, :, None].expand(-1, -1, cubes.shape[2]), self._paint(prediction, pixels)
+        )
         reconstruction = from_cubes(painted, grid, self.backbone.tubelet_size, self.backbone.patch_size)
         return {"mask": mask, "reconstruction": reconstruction, "loss": loss}
 
@@ -135,7 +137,8 @@ class MaskedAutoencoder(nn.Module):
     def _paint(self, prediction: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
         """Predicted cubes as uint8 (B, M, values).
 
-        A normalised prediction says nothing of a cube's mean and deviation: those of the true `pixels` are used.
+        A normalised prediction says nothing of a cube's mean and deviation: those of the true `pixels`
+        are used.
         """
         prediction = _by_colour(prediction.float())
         if self.normalize_target:

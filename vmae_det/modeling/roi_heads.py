@@ -15,7 +15,8 @@ from vmae_det.modeling.randomness import uniform
 class MaxPoolRoIHead(nn.Module):
     """RoIAlign, the maximum over its cells, dropout and one linear layer.
 
-    The head of the published VideoMAE detector (not aligned, no dropout) and of SlowFast (aligned, dropout 0.5).
+    The head of the published VideoMAE detector (not aligned, no dropout) and of SlowFast (aligned,
+    dropout 0.5).
     """
 
     def __init__(
@@ -54,7 +55,8 @@ class MaxPoolRoIHead(nn.Module):
         )
 
     def pool(self, features: torch.Tensor, boxes: list[torch.Tensor]) -> torch.Tensor:
-        """Features (R, C) of R boxes, lists of (N_i, 4) xyxy pixels, on a map (B, C, H / scale, W / scale)."""
+        """Features (R, C) of R boxes, lists of (N_i, 4) xyxy pixels, on a map (B, C, H / scale, W /
+        scale)."""
         boxes = [box.to(features.dtype) for box in boxes]
         regions = roi_align(
             features, boxes, self.resolution, self.scale, self.sampling_ratio, self.aligned

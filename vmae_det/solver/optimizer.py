@@ -13,7 +13,8 @@ from vmae_det.config import CfgNode
 def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
     """Groups of trainable parameters with `weight_decay` and `lr_scale`, the factor on the learning rate.
 
-    Biases, norms and single tokens do not decay. Layer-wise decay as in BEiT (Bao et al., 2022): the head and what
+    Biases, norms and single tokens do not decay. Layer-wise decay as in BEiT (Bao et al., 2022): the
+    head and what
     follows the last block learn at 1, the last block at `layer_decay`, the embedding at
     layer_decay ** (depth + 1).
     """

@@ -1,6 +1,7 @@
 """The errors that a user meets: each says what was got, what was expected and where.
 
-The command line prints them as one line and exits with status 2; anything else is a bug and keeps its traceback.
+The command line prints them as one line and exits with status 2; anything else is a bug and keeps its
+traceback.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class WeightsError(UserError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'X'?` for the known name nearest to `name`, or the list of known ones when none is near."""
+    """`; did you mean 'X'?` for the known name nearest to `name`, or the list of known ones when none is
+    near."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if near:

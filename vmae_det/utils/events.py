@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from abc import ABC, abstractmethod
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -39,10 +38,9 @@ class EventStorage:
         return dict(zip(names, means.tolist()))
 
 
-class Writer(ABC):
+class Writer:
     """Takes the numbers of a step to some place. Only the main process has writers."""
 
-    @abstractmethod
     def write(self, step: int, values: dict[str, float]) -> None:
         """Write the numbers of a step (counted from 1)."""
 

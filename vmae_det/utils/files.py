@@ -10,7 +10,8 @@ from pathlib import Path
 
 @contextmanager
 def write_whole(path: Path) -> Iterator[Path]:
-    """A temporary path to write to; it takes the name `path` when the block ends, and goes if the block fails.
+    """A temporary path to write to; it takes the name `path` when the block ends, and goes if the block
+    fails.
 
     It is on disk before it gets its name. Folders are made as needed.
     """

@@ -22,7 +22,8 @@ NUM_CLIPS = 3
 class ReconstructionPicture(HookBase):
     """After pre-training: original, masked and reconstructed frames of a few clips, as reconstruction.png.
 
-    The clips are the middle ones of the first videos of DATASETS.TEST, or of DATASETS.TRAIN where that is empty.
+    The clips are the middle ones of the first videos of DATASETS.TEST, or of DATASETS.TRAIN where that
+    is empty.
     """
 
     def __init__(self, cfg: CfgNode) -> None:

@@ -41,7 +41,12 @@ def write_overlay(
             size = np.array([width, height, width, height])
             with (
                 VideoWriter(path, width, height, stream.average_rate, audio_from=detections.video) as writer,
-                tqdm(total=stream.frames or None, desc="drawing", unit="frame", disable=None if progress else True) as bar,
+                tqdm(
+                    total=stream.frames or None,
+                    desc="drawing",
+                    unit="frame",
+                    disable=None if progress else True,
+                ) as bar,
             ):
                 frame = first
                 while frame is not None:
@@ -51,7 +56,11 @@ def write_overlay(
                         for row, box in tracks.at(time + detections.video_start)
                     ]
                     picture = draw_people(
-                        frame.to_ndarray(format="rgb24"), people, top_k=top_k, threshold=threshold, memory=memory
+                        frame.to_ndarray(format="rgb24"),
+                        people,
+                        top_k=top_k,
+                        threshold=threshold,
+                        memory=memory,
                     )
                     writer.write(picture, time + start)
                     bar.update()

@@ -1,0 +1,191 @@
+"""Whole runs on a tiny MiniAVA: training, resuming, interrupting, several processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from vmae_det.cli.train import train_or_evaluate
+from vmae_det.engine.hooks import HookBase, Interrupted, TrainingError
+from vmae_det.engine.launch import launch
+from vmae_det.engine.setup import run_evaluation, run_training
+from vmae_det.utils.errors import ConfigError, WeightsError
+
+
+def curve(folder):
+    lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines}
+
+
+def weights(folder):
+    return torch.load(Path(folder) / "model_final.pt", weights_only=True)["model"]
+
+
+def test_from_pre_training_to_frame_map(tiny_cfg, tmp_path):
+    """The three tasks in a row, each from the weights of the one before."""
+    cfg = tiny_cfg("pretrain", "SOLVER.EPOCHS", 2, "OUTPUT_DIR", str(tmp_path / "pre"))
+    train_or_evaluate(cfg)
+    for name in (
+        "config.yaml",
+        "log.txt",
+        "metrics.jsonl",
+        "model_final.pt",
+        "reconstruction.png",
+        "tensorboard",
+    ):
+        assert (tmp_path / "pre" / name).exists(), name
+
+    start = ("MODEL.BACKBONE.CHECKPOINT", str(tmp_path / "pre" / "model_final.pt"))
+    cfg = tiny_cfg("finetune", "OUTPUT_DIR", str(tmp_path / "fine"), *start)
+    assert set(train_or_evaluate(cfg)) == {"top1", "top5"}
+
+    start = ("MODEL.BACKBONE.CHECKPOINT", str(tmp_path / "fine" / "model_final.pt"))
+    cfg = tiny_cfg(
+        "detect", "OUTPUT_DIR", str(tmp_path / "detect"), "TEST.PERIOD", 1, "SOLVER.EPOCHS", 2, *start
+    )
+    results = train_or_evaluate(cfg)
+    assert 0 < results["frame_mAP"] < 1
+    assert json.loads((tmp_path / "detect" / "results.json").read_text()) == results
+    assert (tmp_path / "detect" / "detections.csv").exists()
+    assert "fine/model_final.pt: " in (tmp_path / "detect" / "log.txt").read_text()
+
+    # The saved config and weights give the same number again.
+    cfg.merge_from_file(tmp_path / "detect" / "config.yaml")
+    cfg.merge_from_list(
+        ["OUTPUT_DIR", str(tmp_path / "test"), "MODEL.WEIGHTS", str(tmp_path / "detect" / "model_final.pt")]
+    )
+    assert train_or_evaluate(cfg, eval_only=True) == pytest.approx(results)
+
+
+class StopAfter(HookBase):
+    """An interrupt after so many steps."""
+
+    def __init__(self, step, number=signal.SIGINT):
+        self.step = step
+        self.number = number
+
+    def before_step(self):
+        if self.trainer.step == self.step - 1:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("task", ["pretrain", "detect"])
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tiny_cfg, tmp_path, task):
+    options = ("SOLVER.EPOCHS", 4, "MODEL.BACKBONE.DROP_PATH", 0.2)
+    run_training(tiny_cfg(task, "OUTPUT_DIR", str(tmp_path / "unbroken"), *options))
+    cfg = tiny_cfg(task, "OUTPUT_DIR", str(tmp_path / "broken"), *options)
+    with pytest.raises(Interrupted, match="after step 3; the state is saved"):
+        run_training(cfg, hooks=[StopAfter(3)])
+    run_training(cfg, resume=True)
+    assert curve(tmp_path / "broken") == curve(tmp_path / "unbroken")
+    first, second = weights(tmp_path / "broken"), weights(tmp_path / "unbroken")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_run_is_not_written_over(tiny_cfg):
+    cfg = tiny_cfg("pretrain")
+    run_training(cfg)
+    with pytest.raises(
+        ConfigError, match=r"OUTPUT_DIR: .* holds checkpoints of a run; go on with it by --resume"
+    ):
+        run_training(cfg)
+
+
+def test_accumulating_changes_nothing(tiny_cfg, tmp_path):
+    run_training(tiny_cfg("pretrain", "OUTPUT_DIR", str(tmp_path / "once")))
+    run_training(tiny_cfg("pretrain", "OUTPUT_DIR", str(tmp_path / "twice"), "SOLVER.ACCUMULATE", 2))
+    once, twice = curve(tmp_path / "once"), curve(tmp_path / "twice")
+    assert once == pytest.approx(twice, rel=1e-4)
+
+
+def test_mixed_precision_trains(tiny_cfg):
+    run_training(tiny_cfg("pretrain", "SOLVER.AMP", "bf16", "SOLVER.CLIP_GRAD", 1.0))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_cfg):
+    with pytest.raises(TrainingError, match=r"loss is (nan|inf) at step \d+.*SOLVER\.BASE_LR"):
+        run_training(tiny_cfg("pretrain", "SOLVER.BASE_LR", 1e12, "SOLVER.EPOCHS", 3))
+
+
+def test_testing_needs_complete_weights(tiny_cfg, tmp_path):
+    with pytest.raises(ConfigError, match=r"MODEL\.WEIGHTS: names no file"):
+        run_evaluation(tiny_cfg("detect"))
+    run_training(tiny_cfg("pretrain", "OUTPUT_DIR", str(tmp_path / "pre")))
+    cfg = tiny_cfg("detect", "MODEL.WEIGHTS", str(tmp_path / "pre" / "model_final.pt"))
+    with pytest.raises(WeightsError, match=r"without roi_head\.classifier"):
+        run_evaluation(cfg)
+    with pytest.raises(ConfigError, match=r"DATASETS\.TEST"):
+        run_evaluation(tiny_cfg("detect", "DATASETS.TEST", ()))
+
+
+@pytest.mark.parametrize("task", ["pretrain", "detect"])
+def test_two_processes_give_the_losses_of_one(tiny_cfg, tmp_path, task):
+    options = ("SOLVER.EPOCHS", 20 if task == "pretrain" else 4, "TEST.BATCH_SIZE", 3)
+    status = {}
+    for processes in (1, 2):
+        cfg = tiny_cfg(task, "OUTPUT_DIR", str(tmp_path / str(processes)), *options)
+        status[processes] = launch(run_training, (cfg,), num_processes=processes)
+    assert status == {1: 0, 2: 0}
+    one, two = curve(tmp_path / "1"), curve(tmp_path / "2")
+    assert len(one) >= 20
+    assert one == pytest.approx(two, rel=1e-4)
+    if task == "detect":
+        results = [json.loads((tmp_path / n / "results.json").read_text()) for n in "12"]
+        assert results[0] == pytest.approx(results[1], abs=0.02)
+
+
+def test_an_error_in_several_processes_is_one_line(tiny_cfg, capfd):
+    cfg = tiny_cfg("pretrain", "SOLVER.BATCH_SIZE", 3)
+    assert launch(run_training, (cfg,), num_processes=2) == 2
+    errors = capfd.readouterr().err
+    assert errors.count("vmae-det: error: SOLVER.BATCH_SIZE: 3 is not divisible by 2 processes") == 1
+    assert "Traceback" not in errors
+
+
+def test_ctrl_c_on_several_processes_saves_and_the_run_goes_on(tiny_cfg, tmp_path):
+    folder = tmp_path / "run"
+    cfg = tiny_cfg("pretrain", "SOLVER.EPOCHS", 400)
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    command = [sys.executable, "-m", "vmae_det.cli.main", "train", "--num-gpus", "2"]
+    command += ["--config-file", str(tmp_path / "config.yaml")]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and process.poll() is None:
+        if (folder / "metrics.jsonl").exists() and len(
+            (folder / "metrics.jsonl").read_text().splitlines()
+        ) > 3:
+            break
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "interrupted after step" in output
+    assert "Traceback" not in output
+    assert list(folder.glob("checkpoint_*.pt"))
+
+
+def test_gpus_that_are_not_there(tiny_cfg):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ConfigError, match=r"MODEL\.DEVICE: cuda, but torch finds no GPU"):
+        run_training(tiny_cfg("pretrain", "MODEL.DEVICE", "cuda"))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"num_machines": 2}, "--dist-url"),
+        ({"num_machines": 2, "dist_url": "a:1", "machine_rank": 2}, "--machine-rank"),
+    ],
+)
+def test_impossible_launches(options, expected):
+    with pytest.raises(ConfigError, match=expected):
+        launch(print, (), **options)
