@@ -86,4 +86,4 @@ def golden():
 
 def relative_error(actual, expected):
     """Largest difference over the largest value."""
-    return float((actual - expected).abs().max() / expected.abs().max())
+    return float((actual - expected).detach().abs().max() / expected.detach().abs().max())

@@ -3,7 +3,7 @@ import torch
 
 from vmae_det.config import get_cfg
 from vmae_det.modeling import build_model
-from vmae_det.modeling.embedding import from_cubes, resize_positions, sine_cosine_positions, to_cubes
+from vmae_det.modeling.embedding import axis_positions, flat_positions, from_cubes, resize_positions, to_cubes
 from vmae_det.modeling.losses import box_loss, reconstruction_loss
 from vmae_det.modeling.roi_heads import clip_boxes, jitter_boxes, scale_boxes
 from vmae_det.utils.errors import ConfigError
@@ -66,12 +66,20 @@ def test_the_embedding_is_the_convolution_it_stands_for():
 
 
 def test_positions():
-    table = sine_cosine_positions(10, 8)
+    table = flat_positions((1, 2, 5), 8)
     assert table[0].tolist() == [0, 1] * 4
     assert table[3, 2].item() == pytest.approx(torch.sin(torch.tensor(3 / 10000 ** (2 / 8))).item())
     assert torch.equal(resize_positions(table, (1, 2, 5), (1, 2, 5)), table)
-    resized = resize_positions(sine_cosine_positions(2 * 4 * 4, 8), (2, 4, 4), (2, 4, 6))
+    resized = resize_positions(flat_positions((2, 4, 4), 8), (2, 4, 4), (2, 4, 6))
     assert resized.shape == (48, 8)
+
+
+def test_positions_by_axis_bring_neighbours_together():
+    table = axis_positions((4, 8, 8), 24).view(4, 8, 8, 24)
+    near = [(table[1, 3, 3] - other).norm() for other in (table[2, 3, 3], table[1, 4, 3], table[1, 3, 4])]
+    far = (table[1, 3, 3] - table[1, 6, 6]).norm()
+    assert max(near) < far
+    assert torch.equal(table[0, :, :, :8], table[0, :1, :1, :8].expand(8, 8, -1))  # time alone
 
 
 def test_masked_cubes_are_never_seen():

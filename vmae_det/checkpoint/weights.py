@@ -58,7 +58,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         reason = str(error).split("Check the documentation")[0].replace("\n", " ").strip()
         raise WeightsError(f"{path}: not a file of plain tensors, refused: {reason[:300]}") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise WeightsError(f"{path}: damaged, or not a checkpoint: {str(error).splitlines()[0]}") from None
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise WeightsError(f"{path}: damaged, or not a checkpoint: {reason}") from None
     if not isinstance(content, dict):
         raise WeightsError(f"{path}: expected a dict of tensors, got {type(content).__name__}")
     return content

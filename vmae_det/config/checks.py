@@ -9,6 +9,7 @@ from vmae_det.utils.errors import ConfigError, did_you_mean
 
 _CHOICES = {
     "MODEL.DEVICE": ("auto", "cpu", "cuda"),
+    "MODEL.BACKBONE.POSITIONS": ("flat", "axes"),
     "MODEL.MASK.TYPE": ("tube", "random", "frame"),
     "MODEL.RECONSTRUCTION.LOSS": ("mse", "l1", "smooth_l1"),
     "MODEL.ROI_HEAD.LOSS": ("sum", "mean"),

@@ -39,6 +39,9 @@ _C.MODEL.BACKBONE.MLP_RATIO = 4.0
 # A token covers TUBELET_SIZE frames of PATCH_SIZE x PATCH_SIZE pixels.
 _C.MODEL.BACKBONE.PATCH_SIZE = 16
 _C.MODEL.BACKBONE.TUBELET_SIZE = 2
+# Sine-cosine positions: flat, of a token's number among all, as published; axes, of its time, row and column,
+# from which a small model learns much faster.
+_C.MODEL.BACKBONE.POSITIONS = "flat"
 # Stochastic depth of the last block, rising linearly from 0 at the first; in [0, 1).
 _C.MODEL.BACKBONE.DROP_PATH = 0.0
 # Weights for the backbone alone, from any model with the same backbone: heads and decoder are left aside.

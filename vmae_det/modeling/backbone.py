@@ -9,7 +9,7 @@ from torch import nn
 
 from vmae_det.config import CfgNode
 from vmae_det.modeling.build import BACKBONE_REGISTRY
-from vmae_det.modeling.embedding import CubeEmbedding, resize_positions, sine_cosine_positions, to_cubes
+from vmae_det.modeling.embedding import POSITIONS, CubeEmbedding, resize_positions, to_cubes
 
 LAYER_NORM_EPS = 1e-6
 
@@ -84,6 +84,7 @@ class VideoViT(nn.Module):
     Args:
         num_frames, crop_size: the clip whose (t, h, w) grid the position table is made for; clips of another
             height and width get it resized.
+        positions: "flat" as published, or "axes"; see `embedding`.
         final_norm: whether a LayerNorm follows the last block. The classifier has its own, after pooling.
     """
 
@@ -98,6 +99,7 @@ class VideoViT(nn.Module):
         tubelet_size: int = 2,
         num_frames: int = 16,
         crop_size: int = 224,
+        positions: str = "flat",
         drop_path: float = 0.0,
         final_norm: bool = True,
     ) -> None:
@@ -107,9 +109,9 @@ class VideoViT(nn.Module):
         self.tubelet_size = tubelet_size
         self.table_grid = (num_frames // tubelet_size, crop_size // patch_size, crop_size // patch_size)
         self.patch_embed = CubeEmbedding(embed_dim, tubelet_size, patch_size)
-        t, h, w = self.table_grid
-        self.register_buffer("positions", sine_cosine_positions(t * h * w, embed_dim), persistent=False)
-        rates = torch.linspace(0, drop_path, depth).tolist()
+        self.position_kind = positions
+        self.register_buffer("positions", self.position_table(embed_dim), persistent=False)
+        rates = [drop_path * block / max(depth - 1, 1) for block in range(depth)]
         self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio, rate) for rate in rates)
         self.norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS) if final_norm else nn.Identity()
         init_transformer(self)
@@ -127,9 +129,14 @@ class VideoViT(nn.Module):
             tubelet_size=node.TUBELET_SIZE,
             num_frames=cfg.INPUT.NUM_FRAMES,
             crop_size=cfg.INPUT.CROP_SIZE,
+            positions=node.POSITIONS,
             drop_path=node.DROP_PATH,
             final_norm=final_norm,
         )
+
+    def position_table(self, dim: int) -> torch.Tensor:
+        """The positions of all tokens (N, dim), of the kind that this backbone has."""
+        return POSITIONS[self.position_kind](self.table_grid, dim)
 
     def grid(self, video: torch.Tensor) -> tuple[int, int, int]:
         """Number of tokens (t, h, w) of a video (B, 3, T, H, W)."""

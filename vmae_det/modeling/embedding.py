@@ -48,12 +48,36 @@ def take_rows(x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     return x.flatten(0, 1).index_select(0, (first + indices).flatten()).view(*indices.shape, -1)
 
 
-def sine_cosine_positions(num_positions: int, dim: int) -> torch.Tensor:
-    """The table (num_positions, dim) of "Attention Is All You Need", sines at even places, cosines at
-    odd ones."""
-    frequencies = 10000 ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
-    angles = torch.arange(num_positions, dtype=torch.float64)[:, None] * frequencies
+def flat_positions(grid: tuple[int, int, int], dim: int) -> torch.Tensor:
+    """The published table (t * h * w, dim): sines and cosines of a token's number among the flattened ones.
+
+    Sines at even places, cosines at odd ones, frequencies as in "Attention Is All You Need".
+    """
+    t, h, w = grid
+    return _sines(torch.arange(t * h * w), 10000 ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim))
+
+
+def axis_positions(grid: tuple[int, int, int], dim: int) -> torch.Tensor:
+    """A table (t * h * w, dim) with a third of the width each for time, row and column.
+
+    Neighbours in any direction lie close together in it, which a small model in a short run does not find out
+    from the flattened numbers. Wavelengths go from 8 to 800 positions.
+    """
+    axes = torch.meshgrid(*(torch.arange(size) for size in grid), indexing="ij")
+    third = dim // 6 * 2
+    tables = []
+    for axis, width in zip(axes, (dim - 2 * third, third, third)):
+        frequencies = torch.pi / 4 * 100 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+        tables.append(_sines(axis.flatten(), frequencies))
+    return torch.cat(tables, dim=1)
+
+
+def _sines(places: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
+    angles = places[:, None] * frequencies
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1).float()
+
+
+POSITIONS = {"flat": flat_positions, "axes": axis_positions}
 
 
 def resize_positions(

@@ -8,7 +8,7 @@ from torch import nn
 from vmae_det.config import CfgNode
 from vmae_det.modeling.backbone import LAYER_NORM_EPS, Block, init_transformer
 from vmae_det.modeling.build import META_ARCHITECTURE_REGISTRY, build_backbone
-from vmae_det.modeling.embedding import from_cubes, sine_cosine_positions, take_rows
+from vmae_det.modeling.embedding import from_cubes, take_rows
 from vmae_det.modeling.losses import reconstruction_loss
 from vmae_det.modeling.masking import draw_mask, split_tokens
 from vmae_det.modeling.normalization import PixelNormalization
@@ -59,8 +59,7 @@ class MaskedAutoencoder(nn.Module):
         num_values = 3 * backbone.tubelet_size * backbone.patch_size**2
         self.encoder_to_decoder = nn.Linear(backbone.embed_dim, decoder_dim, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_dim))
-        t, h, w = backbone.table_grid
-        self.register_buffer("positions", sine_cosine_positions(t * h * w, decoder_dim), persistent=False)
+        self.register_buffer("positions", backbone.position_table(decoder_dim), persistent=False)
         self.decoder = Decoder(decoder_dim, decoder_depth, decoder_heads, num_values)
         init_transformer(self.decoder)
         nn.init.xavier_uniform_(self.encoder_to_decoder.weight)
