@@ -45,7 +45,7 @@ setup(
     },
     entry_points={"console_scripts": ["vmae-det=vmae_det.cli.main:main"]},
     classifiers=[
-        "License :: OSI Approved :: Apache Software License",
+    
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],

@@ -41,6 +41,7 @@ def tiny_cfg(mini_ava, tmp_path):
             [
                 *("OUTPUT_DIR", str(tmp_path / "run"), "MODEL.DEVICE", "cpu", "MODEL.COMPILE", False),
                 *("MODEL.BACKBONE.EMBED_DIM", 24, "MODEL.BACKBONE.DEPTH", 2, "MODEL.BACKBONE.NUM_HEADS", 2),
+                *("MODEL.BACKBONE.PATCH_SIZE", 16, "MODEL.BACKBONE.TUBELET_SIZE", 2),
                 *("MODEL.DECODER.EMBED_DIM", 16, "MODEL.DECODER.DEPTH", 1, "MODEL.DECODER.NUM_HEADS", 2),
                 *("INPUT.NUM_FRAMES", 4, "INPUT.CROP_SIZE", 64, "INPUT.TRAIN_SHORT_SIDE", 64),
                 *("INPUT.TEST_SHORT_SIDE", 64, "DATALOADER.NUM_WORKERS", 0, "SOLVER.LOG_PERIOD", 1),

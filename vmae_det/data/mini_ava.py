@@ -34,7 +34,7 @@ from vmae_det.data.mini_ava_plan import FPS, HEIGHT, WIDTH, VideoPlan, plan_clip
 from vmae_det.data.mini_ava_scenes import Scene
 from vmae_det.utils.errors import DataError, UserError
 
-VERSION = 2  # of the generator; a folder that another version made is made anew
+VERSION = 3  # of the generator; a folder that another version made is made anew
 MANIFEST = "mini_ava.json"
 
 _TRAIN, _VAL, _UNLABELLED, _CLIPS_TRAIN, _CLIPS_VAL = range(5)  # keep the sets' random numbers apart
@@ -52,7 +52,7 @@ class MiniAvaSize:
 
 
 FULL = MiniAvaSize(
-    train_videos=48, val_videos=24, unlabelled_videos=60, clips_per_action_train=20, clips_per_action_val=8
+    train_videos=48, val_videos=24, unlabelled_videos=60, clips_per_action_train=60, clips_per_action_val=8
 )
 TINY = MiniAvaSize(
     train_videos=4, val_videos=2, unlabelled_videos=2, clips_per_action_train=1, clips_per_action_val=1

@@ -221,7 +221,7 @@ def _paint_background(rng: np.random.Generator) -> tuple[np.ndarray, Colour, Col
             bottom=horizon + rng.uniform(4, 26),
             size=(rng.uniform(40, 120), rng.uniform(40, 130)),
         )
-    for cells, strength in ((6, 10.0), (24, 6.0), (96, 6.0)):
+    for cells, strength in ((6, 9.0), (24, 3.0), (96, 1.5)):
         noise = rng.standard_normal((cells, cells, 1)) + 0.4 * rng.standard_normal((cells, cells, 3))
         room += cv2.resize(
             noise.astype(np.float32) * strength, (width, height), interpolation=cv2.INTER_CUBIC

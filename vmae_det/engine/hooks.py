@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import signal
+import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
@@ -18,6 +20,8 @@ from vmae_det.utils.errors import UserError
 from vmae_det.utils.events import Writer
 
 logger = logging.getLogger(__name__)
+
+PATIENCE = 5.0  # seconds after a signal in which another one changes nothing
 
 
 class TrainingError(UserError):
@@ -80,6 +84,7 @@ class StopOnSignal(HookBase):
     def __init__(self, checkpointing: Checkpointing) -> None:
         self.checkpointing = checkpointing
         self.received = 0
+        self._since = 0.0
         self._handlers: dict[int, Any] = {}
 
     def before_train(self) -> None:
@@ -88,8 +93,13 @@ class StopOnSignal(HookBase):
             self._handlers[number] = signal.signal(number, self._note)
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        self.received = number
-        self.close()  # a second signal ends the process at once
+        if not self.received:
+            self.received = number
+            self._since = time.monotonic()
+        # One Ctrl-C reaches a process twice: from the terminal, and from the launcher. A later one is meant.
+        elif time.monotonic() - self._since > PATIENCE:
+            self.close()
+            os.kill(os.getpid(), number)
 
     def after_step(self) -> None:
         """Save and leave if any process was asked to."""

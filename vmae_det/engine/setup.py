@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -199,7 +200,10 @@ def _wrap(cfg: CfgNode, model: nn.Module, device: torch.device) -> nn.Module:
         model = torch.compile(model)
     if distributed.get_world_size() > 1:
         devices = [device.index] if device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+        # The only buffers are constants. (The argument that says so has a new name from torch 2.15 on.)
+        known = inspect.signature(DistributedDataParallel).parameters
+        sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        return DistributedDataParallel(model, device_ids=devices, **{sync: False})
     return model
 
 
