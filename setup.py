@@ -45,7 +45,6 @@ setup(
     },
     entry_points={"console_scripts": ["vmae-det=vmae_det.cli.main:main"]},
     classifiers=[
-    
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],

@@ -177,7 +177,9 @@ def _fill(folder: Path, seed: int, size: MiniAvaSize, workers: int, progress: bo
 def _render_all(jobs: list[_Job], workers: int, progress: bool) -> list[Truths]:
     """Render every job, by several processes where that is possible."""
     truths: list[Truths] = []
-    with tqdm(total=len(jobs), desc="making MiniAVA", unit="video", disable=not progress) as bar:
+    with tqdm(
+        total=len(jobs), desc="making MiniAVA", unit="video", disable=None if progress else True
+    ) as bar:
         # Daemonic processes, such as a data loader's workers, may have no children.
         if workers > 1 and not multiprocessing.current_process().daemon:
             context = multiprocessing.get_context("spawn")
