@@ -26,7 +26,7 @@ setup(
         "fvcore>=0.1.5.post20221221",
         "iopath>=0.1.10",
         "numpy>=1.26",
-        "polars>=1.0",
+        "polars>=1.21",
         # decord publishes wheels for these two platforms only; elsewhere PyAV reads the videos.
         "decord>=0.6; platform_machine == 'x86_64' and sys_platform == 'linux'",
         "decord>=0.6; platform_machine == 'AMD64' and sys_platform == 'win32'",

@@ -144,6 +144,15 @@ def test_a_detection_sample(tiny_cfg):
     assert not torch.equal(sample["video"], other["video"])
 
 
+def test_a_cached_clip_is_the_decoded_one(tiny_cfg):
+    plain = build_train_dataset(tiny_cfg("detect", "DATALOADER.CACHE_MB", 0), "detection")
+    cached = build_train_dataset(tiny_cfg("detect", "DATALOADER.CACHE_MB", 1), "detection")
+    for _ in range(2):
+        for index in range(8):  # more than fit
+            assert torch.equal(plain[0, index][0]["video"], cached[0, index][0]["video"])
+    assert 0 < len(cached.datasets[0].cache._clips) < 8
+
+
 def test_labels_belong_to_their_boxes(tiny_cfg):
     cfg = tiny_cfg("detect", "INPUT.FLIP", 0.0)
     dataset = build_train_dataset(cfg, "detection").datasets[0]

@@ -52,6 +52,7 @@ _AT_LEAST = {
     0: (
         "MODEL.BACKBONE.MLP_RATIO",
         "MODEL.ROI_HEAD.SAMPLING_RATIO",
+        "DATALOADER.CACHE_MB",
         "DATALOADER.NUM_WORKERS",
         "SOLVER.BASE_LR",
         "SOLVER.MIN_LR",

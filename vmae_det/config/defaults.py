@@ -130,6 +130,8 @@ _C.DATASETS.ROOT = ""
 _C.DATALOADER = CN()
 # Loader processes of each training process; 0 loads in the training process.
 _C.DATALOADER.NUM_WORKERS = 4
+# Detection training: decoded clips kept in memory by each loader process, in MB; 0: none.
+_C.DATALOADER.CACHE_MB = 0
 # A name of the reader registry; auto: decord where it is installed, else PyAV.
 _C.DATALOADER.READER = "auto"
 # Pre-training: clips that an epoch takes from each video; more than 1 for few, long videos.

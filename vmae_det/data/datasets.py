@@ -17,6 +17,7 @@ import torch
 from vmae_det.config import CfgNode
 from vmae_det.data import transforms
 from vmae_det.data.annotations import LabelMap, read_action_csv, read_excluded
+from vmae_det.data.cache import ClipCache
 from vmae_det.data.catalog import DatasetSpec
 from vmae_det.data.keyframes import Keyframes, group_by_keyframe
 from vmae_det.data.person_boxes import read_person_boxes
@@ -176,6 +177,7 @@ class ActionKeyframes(ClipDataset):
         excluded = read_excluded(spec.excluded) if spec.excluded else None
         self.keyframes = self._annotated(excluded) if training else self._detected(excluded)
         self.files = _files_of(self.keyframes.videos, spec)
+        self.cache = ClipCache(cfg.DATALOADER.CACHE_MB if training else 0)
 
     def _annotated(self, excluded: Any) -> Keyframes:
         rows = read_action_csv(self.spec.annotations, self.label_map)
@@ -205,7 +207,11 @@ class ActionKeyframes(ClipDataset):
         return len(self.keyframes)
 
     def _read(self, index: int) -> tuple[Clip, np.ndarray]:
-        video, timestamp, boxes, values = self.keyframes[index]
+        _, _, boxes, values = self.keyframes[index]
+        return make_clip(self.cache.get(index, lambda: self._decode(index)), boxes), values
+
+    def _decode(self, index: int) -> np.ndarray:
+        video, timestamp, _, _ = self.keyframes[index]
         reader, node = self._open(self.files[video]), self.cfg.INPUT
         try:
             keyframe = reader.index_at(timestamp - self.spec.video_start)
@@ -214,7 +220,7 @@ class ActionKeyframes(ClipDataset):
                 f"keyframe {timestamp:g} (video_start is {self.spec.video_start:g}): {error}", self.spec.name
             ) from None
         frames = keyframe_clip(keyframe, len(reader), node.NUM_FRAMES, node.SAMPLING_RATE)
-        return make_clip(reader.frames(frames), boxes), values
+        return reader.frames(frames)
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[Clip, Sample]:
         """The clip around an annotated keyframe, each person once."""

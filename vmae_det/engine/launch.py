@@ -103,8 +103,6 @@ def _run_in_group(main: Callable[..., Any], args: tuple[Any, ...]) -> int:
     # Small things, such as "was any process asked to stop", travel between CPUs even where gradients use
     # NCCL.
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
-    if not cuda:
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
     try:
         return run_guarded(main, *args)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -50,6 +51,9 @@ def choose_device(cfg: CfgNode) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("MODEL.DEVICE: cuda, but torch finds no GPU here; set it to cpu or auto")
     if name == "cpu" or not torch.cuda.is_available():
+        # A core for each loader process: threads that wait for one another's core cost more than they give.
+        cores = (os.cpu_count() or 1) // distributed.get_world_size()
+        torch.set_num_threads(max(cores - cfg.DATALOADER.NUM_WORKERS, 1))
         return torch.device("cpu")
     return torch.device("cuda", torch.cuda.current_device())
 
@@ -213,7 +217,7 @@ def _writers(folder: Path, start: int, total: int, cfg: CfgNode) -> list:
     description = model_class(cfg).task
     return [
         TerminalWriter(start, total, description),
-        JSONWriter(folder / "metrics.jsonl"),
+        JSONWriter(folder / "metrics.jsonl", start),
         TensorBoardWriter(folder / "tensorboard"),
     ]
 

@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from vmae_det.utils import distributed
+from vmae_det.utils.files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -75,10 +76,18 @@ class TerminalWriter(Writer):
 
 
 class JSONWriter(Writer):
-    """A JSON object per line; lines are only ever added. Numbers that are not finite become null."""
+    """A JSON object per line. Numbers that are not finite become null.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        start: steps that a resumed run has behind it; lines of later ones, which are done again, go.
+    """
+
+    def __init__(self, path: Path, start: int = 0) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= start]
+            with write_whole(path) as temporary:
+                temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, step: int, values: dict[str, Any]) -> None:
@@ -89,6 +98,13 @@ class JSONWriter(Writer):
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _step_of(line: str) -> float:
+    try:
+        return simplejson.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):  # half a line, of a run that was killed
+        return float("inf")
 
 
 class TensorBoardWriter(Writer):

@@ -1,0 +1,70 @@
+import json
+
+import pytest
+import torch
+
+from vmae_det.utils.errors import ConfigError, DataError, did_you_mean
+from vmae_det.utils.events import EventStorage, JSONWriter
+from vmae_det.utils.files import write_whole
+from vmae_det.utils.registry import Registry, lookup
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    with write_whole(path) as temporary:
+        temporary.write_text("first")
+        assert not path.exists()
+    assert path.read_text() == "first"
+
+    def fail():
+        with write_whole(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert path.read_text() == "first"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_numbers_are_averaged_between_two_writings():
+    storage = EventStorage()
+    for value in (1.0, 2.0, torch.tensor(6.0)):
+        storage.put("loss", value)
+    storage.put("lr", 0.5)
+    assert storage.take() == {"loss": 3.0, "lr": 0.5}
+    assert storage.take() == {}
+
+
+def test_a_resumed_log_forgets_the_steps_that_are_done_again(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    writer = JSONWriter(path)
+    for step in (1, 2, 3):
+        writer.write(step, {"loss": float("nan") if step == 1 else 1.0})
+    writer.close()
+    path.write_text(path.read_text() + '{"step": 4, "lo')
+    writer = JSONWriter(path, start=2)
+    writer.write(3, {"loss": 2.0})
+    writer.close()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert lines == [{"step": 1, "loss": None}, {"step": 2, "loss": 1.0}, {"step": 3, "loss": 2.0}]
+
+
+def test_suggestions():
+    assert did_you_mean("trian", ["train", "test"]) == "; did you mean 'train'?"
+    assert did_you_mean("xyz", ["train", "test"]) == "; known are: train, test"
+    assert did_you_mean("xyz", []) == ""
+
+
+def test_data_errors_say_where():
+    assert str(DataError("bad", "a.csv", 3)) == "a.csv:3: bad"
+    assert str(DataError("bad", "a.csv")) == "a.csv: bad"
+    assert str(DataError("bad")) == "bad"
+
+
+def test_registries():
+    registry = Registry("TOOL")
+    registry.register_as("hammer")(dict)
+    assert lookup(registry, "hammer", "TOOLS.NAME") is dict
+    with pytest.raises(ConfigError, match=r"TOOLS\.NAME: got 'hamer'.*did you mean 'hammer'"):
+        lookup(registry, "hamer", "TOOLS.NAME")
