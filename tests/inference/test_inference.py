@@ -56,7 +56,7 @@ def test_detect_writes_what_it_found(weights, video, boxes, tmp_path, capsys):
     out = tmp_path / "out"
     command = ["detect", str(video), "--boxes", str(boxes), "--weights", str(weights), "--output", str(out)]
     assert main([*command, "--video-start", "900"]) == 0
-    assert capsys.readouterr().out.split() == [
+    assert capsys.readouterr().out.split()[-3:] == [
         str(out / (video.stem + end)) for end in (".csv", ".json", "_actions.mp4")
     ]
     rows = read_action_csv(out / f"{video.stem}.csv", kind="detections")
