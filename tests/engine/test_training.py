@@ -126,8 +126,7 @@ def test_testing_needs_complete_weights(tiny_cfg, tmp_path):
 
 @pytest.mark.parametrize("task", ["pretrain", "detect"])
 def test_two_processes_give_the_losses_of_one(tiny_cfg, tmp_path, task):
-    # Stochastic depth is drawn by each process, so it is off; all else follows from the samples.
-    options = ("SOLVER.EPOCHS", 20 if task == "pretrain" else 4, "MODEL.BACKBONE.DROP_PATH", 0.0)
+    options = ("SOLVER.EPOCHS", 20 if task == "pretrain" else 4)
     status = {}
     for processes in (1, 2):
         cfg = tiny_cfg(task, "OUTPUT_DIR", str(tmp_path / str(processes)), *options)
