@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import vmae_det
-from vmae_det.utils.errors import UserError
+from vmae_det.utils.errors import USER_ERROR_STATUS, UserError
 
 COMMANDS = {
     "train": "pre-train, fine-tune or transfer, as a config says",
@@ -17,7 +17,6 @@ COMMANDS = {
     "evaluate": "frame-mAP of detections in a file",
     "quickstart": "the whole way on a small built-in dataset, in a few minutes on a CPU",
 }
-USER_ERROR_STATUS = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:

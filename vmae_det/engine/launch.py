@@ -17,11 +17,10 @@ import torch
 from torch import distributed as dist
 
 from vmae_det.engine.hooks import Interrupted
-from vmae_det.utils.errors import ConfigError, UserError
+from vmae_det.utils.errors import USER_ERROR_STATUS, ConfigError, UserError
 
 logger = logging.getLogger(__name__)
 
-USER_ERROR_STATUS = 2
 TIMEOUT = datetime.timedelta(minutes=30)
 
 

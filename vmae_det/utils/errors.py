@@ -10,6 +10,8 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
+USER_ERROR_STATUS = 2  # exit status of a command that ends in a UserError
+
 
 class UserError(Exception):
     """Something outside the program is wrong and the user can mend it."""
