@@ -96,6 +96,7 @@ def test_a_missing_file():
         (("SOLVER.BATCH_SIZE", "9", "SOLVER.ACCUMULATE", "2"), "SOLVER.BATCH_SIZE"),
         (("SOLVER.EPOCHS", "3"), "SOLVER.WARMUP_EPOCHS"),
         (("SOLVER.LAYER_DECAY", "1.5"), "SOLVER.LAYER_DECAY"),
+        (("SOLVER.HEAD_LR_FACTOR", "0.0"), "SOLVER.HEAD_LR_FACTOR"),
         (("MODEL.CLASSIFIER.DROPOUT", "1.0"), "MODEL.CLASSIFIER.DROPOUT"),
         (("MODEL.PIXEL_MEAN", "(1.0, 2.0)"), "MODEL.PIXEL_MEAN"),
         (("INPUT.FLIP", "2"), "INPUT.FLIP"),

@@ -16,8 +16,8 @@ import yaml
 
 from vmae_det.data import mini_ava
 from vmae_det.data.mini_ava import FULL, MANIFEST, TINY, MiniAvaSize, make_mini_ava
-from vmae_det.data.mini_ava_motion import pose_at
-from vmae_det.data.mini_ava_plan import ACTIONS, KEYFRAMES, plan_clips, plan_videos
+from vmae_det.data.mini_ava.motion import pose_at
+from vmae_det.data.mini_ava.plan import ACTIONS, KEYFRAMES, plan_clips, plan_videos
 from vmae_det.utils.errors import DataError, UserError
 
 SMALLEST = MiniAvaSize(

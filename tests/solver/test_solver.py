@@ -60,3 +60,13 @@ def test_optimizers(tiny_cfg):
     sgd = build_optimizer(tiny_cfg("detect", "SOLVER.OPTIMIZER", "sgd", "SOLVER.MOMENTUM", 0.7), model)
     assert isinstance(sgd, torch.optim.SGD)
     assert sgd.param_groups[0]["momentum"] == 0.7
+
+
+def test_the_head_may_learn_faster(tiny_cfg):
+    model = build_model(tiny_cfg("detect"))
+    groups = parameter_groups(model, 0.05, layer_decay=0.5, head_factor=8.0)
+    of = {name: group for group in groups for name in group["names"]}
+    assert of["roi_head.classifier.weight"]["lr_scale"] == 8
+    assert of["roi_head.classifier.bias"]["lr_scale"] == 8
+    assert of["backbone.norm.weight"]["lr_scale"] == 1
+    assert of["backbone.patch_embed.proj.weight"]["lr_scale"] == 0.125

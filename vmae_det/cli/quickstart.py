@@ -6,6 +6,7 @@ Pre-train, fine-tune, then train the same detector from three starts; a table sa
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import time
@@ -14,12 +15,16 @@ from pathlib import Path
 import simplejson
 
 NUM_OVERLAYS = 2
+_DONE = "done.txt"  # of a finished stage: how long it took
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where to, and the seed."""
     parser.add_argument("--output", type=Path, default=Path("output/quickstart"), metavar="DIR")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order, augmentation and masks")
+    parser.add_argument(
+        "--num-gpus", type=int, metavar="N", help="processes; default: one per GPU, or two on the CPU"
+    )
     parser.add_argument(
         "--datasets", default="", metavar="DIR", help="where MiniAVA is made; default ./datasets"
     )
@@ -73,6 +78,8 @@ def _stage(args: argparse.Namespace, name: str, config: str, title: str, start: 
     """Run one training in its own folder, or what is left of it; gives the folder."""
     from vmae_det.cli.common import load_config
     from vmae_det.cli.train import train_or_evaluate
+    from vmae_det.engine.launch import launch
+    from vmae_det.utils.files import write_whole
 
     folder = args.output / name
     opts = ["OUTPUT_DIR", str(folder), "SEED", str(args.seed), "DATASETS.ROOT", args.datasets]
@@ -84,14 +91,26 @@ def _stage(args: argparse.Namespace, name: str, config: str, title: str, start: 
     if saved.exists() and saved.read_text(encoding="utf-8") != cfg.dump():
         print(f"{folder} was made with another config and is made anew")
         shutil.rmtree(folder)
-    if (folder / "results.json").exists():
+    if (folder / _DONE).exists():
         print(f"done already, in {folder}")
         return folder
     began = time.perf_counter()
-    metrics = train_or_evaluate(cfg, resume=True)
-    results = {**metrics, "seconds": time.perf_counter() - began}
-    (folder / "results.json").write_text(simplejson.dumps(results, indent=1) + "\n", encoding="utf-8")
+    status = launch(train_or_evaluate, (cfg, True), num_processes=args.num_gpus or _processes())
+    if status:
+        raise SystemExit(status)  # the stage has said why
+    with write_whole(folder / _DONE) as temporary:
+        temporary.write_text(f"{time.perf_counter() - began:.0f} s\n", encoding="utf-8")
     return folder
+
+
+def _processes() -> int:
+    import torch
+
+    return torch.cuda.device_count() or min(os.cpu_count() or 1, 2)
+
+
+def _seconds(folder: Path) -> float:
+    return float((folder / _DONE).read_text(encoding="utf-8").split()[0])
 
 
 def _results(folder: Path) -> dict[str, float]:
@@ -137,14 +156,12 @@ def _table(
     width = max(map(len, detectors))
     print(f"{'start of the detector':<{max(width, 21)}}  frame-mAP   time")
     for name, folder in detectors.items():
-        results = _results(folder)
-        print(f"{name:<{max(width, 21)}}  {results['frame_mAP']:9.3f}  {results['seconds']:4.0f} s")
+        frame_map = _results(folder)["frame_mAP"]
+        print(f"{name:<{max(width, 21)}}  {frame_map:9.3f}  {_seconds(folder):4.0f} s")
     print(f"{'(chance)':<{max(width, 21)}}  {chance:9.3f}")
-    first, second = _results(pretrained), _results(finetuned)
-    print(f"\npre-training took {first['seconds']:.0f} s,", end=" ")
-    print(
-        f"fine-tuning {second['seconds']:.0f} s (top-1 {second['top1']:.1f} %); all of it {seconds:.0f} s\n"
-    )
+    top1 = _results(finetuned)["top1"]
+    print(f"\npre-training took {_seconds(pretrained):.0f} s,", end=" ")
+    print(f"fine-tuning {_seconds(finetuned):.0f} s (top-1 {top1:.1f} %); all of it {seconds:.0f} s\n")
     print("actions on video:  ", *overlays, sep="\n  ")
     print("reconstructions:   ", pretrained / "reconstruction.png", sep="\n  ")
     print("logs:              ", out / "*" / "log.txt", f"tensorboard --logdir {out}", sep="\n  ")

@@ -99,6 +99,8 @@ def check_config(cfg: CfgNode) -> None:
     )
     decay = cfg.SOLVER.LAYER_DECAY
     _require(0 < decay <= 1, "SOLVER.LAYER_DECAY", f"must lie in (0, 1], got {decay}")
+    factor = cfg.SOLVER.HEAD_LR_FACTOR
+    _require(factor > 0, "SOLVER.HEAD_LR_FACTOR", f"must be above 0, got {factor}")
     for key, length in (
         ("MODEL.PIXEL_MEAN", 3),
         ("MODEL.PIXEL_STD", 3),

@@ -162,6 +162,8 @@ _C.SOLVER.BETAS = (0.9, 0.95)
 _C.SOLVER.MOMENTUM = 0.9
 # Factor on the learning rate from each layer of the backbone to the one below, in (0, 1].
 _C.SOLVER.LAYER_DECAY = 1.0
+# Factor on the learning rate of all that lies outside of the backbone, above 0.
+_C.SOLVER.HEAD_LR_FACTOR = 1.0
 # Largest norm of the gradient; 0: no clipping.
 _C.SOLVER.CLIP_GRAD = 0.0
 # Mixed precision: none, bf16 or fp16 (with loss scaling).

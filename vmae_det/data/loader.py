@@ -7,8 +7,9 @@ permutation, cut into batches, and every process takes its share of each batch.
 
 from __future__ import annotations
 
+import functools
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from vmae_det.config import CfgNode
 from vmae_det.data.catalog import get_dataset
 from vmae_det.data.datasets import DATASET_REGISTRY, ClipDataset, Sample
 from vmae_det.utils import distributed
-from vmae_det.utils.errors import ConfigError
+from vmae_det.utils.errors import ConfigError, UserError
 from vmae_det.utils.registry import lookup
 
 Batch = dict[str, Any]
@@ -166,16 +167,47 @@ def build_test_loader(cfg: CfgNode, dataset: ClipDataset) -> DataLoader:
     )
 
 
-def _loader(cfg: CfgNode, dataset: Any, **options: Any) -> DataLoader:
+def _loader(cfg: CfgNode, dataset: Any, collate_fn: Callable[[list], Any], **options: Any) -> DataLoader:
     workers = cfg.DATALOADER.NUM_WORKERS
-    return DataLoader(
-        dataset,
+    return Loader(
+        _Answering(dataset),
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_quiet_worker,
         prefetch_factor=4 if workers else None,
+        collate_fn=functools.partial(_collate_answers, collate_fn),
         **options,
     )
+
+
+class Loader(DataLoader):
+    """A loader that raises a worker's UserError as it was, without the worker's traceback around it."""
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in super().__iter__():
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+class _Answering(torch.utils.data.Dataset):
+    """A dataset that answers with its UserError instead of raising it."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return self.dataset[key]
+        except UserError as error:
+            return error
+
+
+def _collate_answers(collate_fn: Callable[[list], Any], answers: list) -> Any:
+    return next((a for a in answers if isinstance(a, UserError)), None) or collate_fn(answers)
 
 
 def _quiet_worker(_: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from abc import ABC, abstractmethod
 from fractions import Fraction
@@ -60,6 +61,7 @@ class DecordReader(VideoReader):
             ) from None
         decord.logging.set_level(decord.logging.QUIET)
         self.path = path
+        _probe(path)
         try:
             self._reader = decord.VideoReader(str(path), num_threads=1)
             self.times = self._reader.get_frame_timestamp(np.arange(len(self._reader)))[:, 0].astype(
@@ -141,6 +143,17 @@ def open_video(path: Path, reader: str = "auto") -> VideoReader:
     if reader == "auto":
         reader = "decord" if importlib.util.find_spec("decord") else "pyav"
     return lookup(READER_REGISTRY, reader, "DATALOADER.READER")(path)
+
+
+@functools.cache
+def _probe(path: Path) -> None:
+    """Refuse what is not a video, once for each file: decord would first print lines of its own."""
+    import av
+
+    try:
+        av.open(str(path)).close()
+    except (av.FFmpegError, ValueError) as error:
+        raise _unreadable(path, error) from None
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:

@@ -23,18 +23,18 @@ import numpy as np
 from filelock import FileLock
 from tqdm import tqdm
 
-from vmae_det.data.mini_ava_files import (
+from vmae_det.data.mini_ava.files import (
     Truths,
     write_clip_list,
     write_common_files,
     write_detection_files,
     write_text,
 )
-from vmae_det.data.mini_ava_plan import FPS, HEIGHT, WIDTH, VideoPlan, plan_clips, plan_videos
-from vmae_det.data.mini_ava_scenes import Scene
+from vmae_det.data.mini_ava.plan import FPS, HEIGHT, WIDTH, VideoPlan, plan_clips, plan_videos
+from vmae_det.data.mini_ava.scenes import Scene
 from vmae_det.utils.errors import DataError, UserError
 
-VERSION = 3  # of the generator; a folder that another version made is made anew
+VERSION = 4  # of the generator; a folder that another version made is made anew
 MANIFEST = "mini_ava.json"
 
 _TRAIN, _VAL, _UNLABELLED, _CLIPS_TRAIN, _CLIPS_VAL = range(5)  # keep the sets' random numbers apart
@@ -52,7 +52,7 @@ class MiniAvaSize:
 
 
 FULL = MiniAvaSize(
-    train_videos=48, val_videos=24, unlabelled_videos=60, clips_per_action_train=60, clips_per_action_val=8
+    train_videos=96, val_videos=36, unlabelled_videos=60, clips_per_action_train=60, clips_per_action_val=8
 )
 TINY = MiniAvaSize(
     train_videos=4, val_videos=2, unlabelled_videos=2, clips_per_action_train=1, clips_per_action_val=1

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vmae_det.data.mini_ava_plan import ACTIONS, VIDEO_START, VideoPlan
-from vmae_det.data.mini_ava_scenes import PersonTruth
+from vmae_det.data.mini_ava.plan import ACTIONS, VIDEO_START, VideoPlan
+from vmae_det.data.mini_ava.scenes import PersonTruth
 
 # A keyframe in which less than this share of some person shows is excluded from annotation and evaluation.
 LEAST_VISIBLE = 0.4

@@ -9,7 +9,7 @@ from math import pi, sin
 import cv2
 import numpy as np
 
-from vmae_det.data.mini_ava_figures import (
+from vmae_det.data.mini_ava.figures import (
     Colour,
     Panel,
     Stroke,
@@ -18,8 +18,8 @@ from vmae_det.data.mini_ava_figures import (
     paint_silhouette,
     shapes_of,
 )
-from vmae_det.data.mini_ava_motion import Joints, joints_of, pose_at
-from vmae_det.data.mini_ava_plan import FPS, HEIGHT, WIDTH, PersonPlan, VideoPlan
+from vmae_det.data.mini_ava.motion import Joints, joints_of, pose_at
+from vmae_det.data.mini_ava.plan import FPS, HEIGHT, WIDTH, PersonPlan, VideoPlan
 
 _SUPERSAMPLING = 2  # pictures are painted at this multiple of their size and averaged down
 _MARGIN = (WIDTH // 3, HEIGHT // 5)  # of background beyond each border of the unmoved camera, pixels

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vmae_det.data.mini_ava_plan import Segment
+from vmae_det.data.mini_ava.plan import Segment
 
 HIP_HEIGHT, TORSO, UPPER_ARM, FOREARM, THIGH, SHIN = 0.51, 0.30, 0.175, 0.175, 0.245, 0.245
 SHOULDER_HEIGHT = HIP_HEIGHT + TORSO
@@ -239,8 +239,8 @@ def _fall(segment: Segment, time: float, cycles: float) -> Pose:
 
 
 def _wave(pose: Pose, segment: Segment, cycles: float) -> Pose:
-    swing = sin(2 * pi * (1.9 * cycles + segment.phase))
-    x, y = 0.08 + 0.17 * swing, 0.29 - 0.06 * abs(swing)
+    swing = sin(2 * pi * (1.3 * cycles + segment.phase))
+    x, y = 0.08 + 0.2 * swing, 0.29 - 0.06 * abs(swing)
     if segment.near_arm:
         return pose._replace(near_hand_x=x, near_hand_y=y, **_idle(pose, "far"))
     return pose._replace(far_hand_x=x, far_hand_y=y, **_idle(pose, "near"))
@@ -253,7 +253,7 @@ def _idle(pose: Pose, side: str) -> dict[str, float]:
 
 
 def _clap(pose: Pose, segment: Segment, cycles: float) -> Pose:
-    apart = 0.15 * _wave_between(2.3 * cycles + segment.phase)
+    apart = 0.2 * _wave_between(1.5 * cycles + segment.phase)
     # Seen from a quarter to the front, the hands part along a slanted line.
     return pose._replace(
         near_hand_x=0.2 - 0.9 * apart,
@@ -264,7 +264,7 @@ def _clap(pose: Pose, segment: Segment, cycles: float) -> Pose:
 
 
 def _carry(pose: Pose, segment: Segment, cycles: float) -> Pose:
-    heave = 0.05 * sin(2 * pi * (0.9 * cycles + segment.phase))
+    heave = 0.09 * sin(2 * pi * (1.1 * cycles + segment.phase))
     y = -0.2 + heave
     return pose._replace(
         lean=pose.lean - 0.1, near_hand_x=0.2, near_hand_y=y, far_hand_x=0.27, far_hand_y=y, carrying=1.0

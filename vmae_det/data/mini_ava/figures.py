@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from vmae_det.data.mini_ava_motion import HEAD_RADIUS, Joints
+from vmae_det.data.mini_ava.motion import HEAD_RADIUS, Joints
 
 Colour = tuple[int, int, int]
 
@@ -70,7 +70,7 @@ def draw_look(rng: np.random.Generator, behind: list[Colour]) -> Look:
         trousers=_standing_out(rng, [*behind, shirt], (0.1, 0.7), (0.08, 1.0)),
         shoes=(30, 28, 30) if rng.random() < 0.7 else (235, 235, 235),
         box=_standing_out(rng, [*behind, shirt], (0.3, 0.9), (0.5, 0.95)),
-        long_sleeves=bool(rng.random() < 0.6),
+        long_sleeves=bool(rng.random() < 0.25),
         shorts=bool(rng.random() < 0.2),
         long_hair=bool(rng.random() < 0.35),
         girth=rng.uniform(0.88, 1.25),
@@ -115,8 +115,8 @@ def shapes_of(joints: Joints, look: Look, height: float, carrying: bool) -> list
         hand = points[2] + 0.02 * height * _direction(points[2] - points[1])
         skin = _shaded(look.skin, tone)
         return [
-            *limb(points, [0.07, 0.055], [upper, lower]),
-            Stroke(tuple(points[2]), tuple(hand), 0.06 * height, skin),
+            *limb(points, [0.085, 0.075], [upper, lower]),
+            Stroke(tuple(points[2]), tuple(hand), 0.1 * height, skin),
         ]
 
     def leg(points: np.ndarray, tone: float) -> list[Stroke]:

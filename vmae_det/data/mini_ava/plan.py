@@ -50,7 +50,10 @@ _IN_PLACE: tuple[Card, ...] = (
     ("stand", None),
     ("stand", None),
     ("stand", "wave"),
+    ("stand", "wave"),
     ("stand", "clap"),
+    ("stand", "clap"),
+    ("stand", "carry"),
     ("stand", "carry"),
     ("crouch", None),
     ("crouch", None),
@@ -167,20 +170,21 @@ def plan_videos(count: int, seed: int, split: int) -> list[VideoPlan]:
 
 def plan_clips(per_action: int, seed: int, split: int) -> list[tuple[VideoPlan, int]]:
     """Plans of `per_action` two-second clips of each action, and each one's column in the label map."""
-    rng = np.random.default_rng([seed, split])
     plans = []
     for column, action in enumerate(ACTIONS):
         for number in range(per_action):
+            # One person, room and camera for each number: their looks say nothing of the action.
+            key = (seed, split, number)
+            rng = np.random.default_rng([*key, 7])
             if action.kind == "PERSON_INTERACTION":
                 people = _pair(rng, _pair_behaviour(rng, 0, CLIP_SECONDS, action.name))
             else:
                 card = (action.name, None)
                 if action.kind == "OBJECT_MANIPULATION":
-                    card = ("walk" if rng.random() < 0.4 else "stand", action.name)
+                    card = ("walk" if number % 5 < 2 else "stand", action.name)
                 people = [_single(rng, [_segment(rng, 0, CLIP_SECONDS, card)], WIDTH / 2)]
-            followed = len(people) == 1 and rng.random() < 0.4
-            key = (seed, split, len(plans))
             name = f"{action.name.replace(' ', '_')}_{number:03d}"
+            followed = len(people) == 1 and number % 5 in (1, 3)
             plans.append((VideoPlan(name, CLIP_SECONDS, tuple(people), key, followed, ()), column))
     return plans
 
@@ -240,7 +244,7 @@ def _single(rng: np.random.Generator, segments: list[Segment], x: float) -> Pers
         faces_right=bool(rng.random() < 0.5),
         segments=tuple(segments),
         reach=(-4.0, WIDTH + 4.0) if strays else (32.0, WIDTH - 32.0),
-        crate=bool(rng.random() < 0.25),
+        crate=bool(rng.random() < 0.12),
     )
 
 

@@ -1,0 +1,42 @@
+"""The quickstart, on a MiniAVA of a few videos."""
+
+import functools
+
+import pytest
+
+from vmae_det.cli.main import main
+from vmae_det.data import catalog
+from vmae_det.data.mini_ava import TINY, make_mini_ava
+
+STAGES = ("pretrain", "finetune", "detect_random", "detect_pretrained", "detect_pretrained_finetuned")
+SHORT = ["SOLVER.BATCH_SIZE", "2", "SOLVER.EPOCHS", "1", "SOLVER.WARMUP_EPOCHS", "0.0"]
+
+
+@pytest.fixture
+def quickstart(tmp_path, monkeypatch):
+    monkeypatch.setattr(catalog, "make_mini_ava", functools.partial(make_mini_ava, size=TINY))
+    folders = ["--output", tmp_path / "out", "--datasets", tmp_path / "datasets"]
+    args = ["quickstart", "--num-gpus", "1", *folders]
+    return lambda *more: main([str(arg) for arg in (*args, *SHORT, *more)])
+
+
+def test_all_stages_run_once_and_the_table_names_what_they_left(quickstart, tmp_path, capsys):
+    assert not quickstart()
+    printed = capsys.readouterr().out
+    for row in ("random", "pre-trained", "pre-trained, fine-tuned", "(chance)"):
+        assert f"\n{row} " in printed
+    assert (tmp_path / "out" / "pretrain" / "reconstruction.png").stat().st_size > 1000
+    assert len(list((tmp_path / "out" / "overlays").glob("*.mp4"))) == 2
+    written = {stage: (tmp_path / "out" / stage / "model_final.pt").stat().st_mtime_ns for stage in STAGES}
+
+    assert not quickstart()
+    assert capsys.readouterr().out.count("done already") == len(STAGES)
+    for stage in STAGES:
+        assert (tmp_path / "out" / stage / "model_final.pt").stat().st_mtime_ns == written[stage]
+
+
+def test_a_stage_that_fails_ends_it_with_its_status(quickstart, capsys):
+    with pytest.raises(SystemExit) as end:
+        quickstart("INPUT.NUM_FRAMES", "8", "SOLVER.BATCH_SIZE", "4000")
+    assert end.value.code == 2
+    assert "SOLVER.BATCH_SIZE: 4000" in capsys.readouterr().err
