@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from vmae_det.data import mini_ava
-from vmae_det.data.mini_ava import FULL, MANIFEST, TINY, MiniAvaSize, make_mini_ava
+from vmae_det.data.mini_ava import FULL, MANIFEST, TINY, MiniAvaSize, generate, make_mini_ava
 from vmae_det.data.mini_ava.motion import pose_at
 from vmae_det.data.mini_ava.plan import ACTIONS, KEYFRAMES, plan_clips, plan_videos
 from vmae_det.utils.errors import DataError, UserError
@@ -62,7 +61,7 @@ def test_another_seed_gives_other_videos(tiny, tmp_path):
 
 
 def test_second_call_returns_without_building(tiny, monkeypatch):
-    monkeypatch.setattr(mini_ava, "_build", lambda *args: pytest.fail("built again"))
+    monkeypatch.setattr(generate, "_build", lambda *args: pytest.fail("built again"))
     assert make_mini_ava(tiny, size=TINY) == tiny
 
 
@@ -79,10 +78,10 @@ def test_folder_of_another_version_is_replaced(tmp_path):
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError])
 def test_interrupted_build_leaves_no_folder(tmp_path, monkeypatch, interruption):
     def interrupted(jobs, *args):
-        mini_ava._render(jobs[0])
+        generate._render(jobs[0])
         raise interruption
 
-    monkeypatch.setattr(mini_ava, "_render_all", interrupted)
+    monkeypatch.setattr(generate, "_render_all", interrupted)
     with pytest.raises(interruption):
         make_mini_ava(tmp_path / "mini_ava", progress=False, size=SMALLEST)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
