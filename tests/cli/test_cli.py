@@ -167,6 +167,11 @@ def case_not_a_video(wrong, tmp_path):
     ], "cannot be read as a video"
 
 
+def case_not_a_video_in_a_worker(wrong, tmp_path):
+    args, expected = case_not_a_video(wrong, tmp_path)
+    return [*args, "DATALOADER.NUM_WORKERS", "1"], expected
+
+
 def case_batch_larger_than_the_dataset(wrong, tmp_path):
     return [
         "train",
@@ -225,6 +230,7 @@ def test_a_wrong_use_ends_in_one_line(case, wrong, tmp_path, capsys, monkeypatch
     assert errors[0].startswith("vmae-det: error: ")
     assert expected in errors[0]
     assert "Traceback" not in captured.err + captured.out
+    assert "worker" not in errors[0]
 
 
 def test_a_wrong_use_in_a_process_of_its_own(wrong):
@@ -232,6 +238,13 @@ def test_a_wrong_use_in_a_process_of_its_own(wrong):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
+
+
+def test_a_reader_prints_nothing_of_its_own(wrong, tmp_path):
+    args, expected = case_not_a_video(wrong, tmp_path)
+    done = run(*args, "DATALOADER.READER", "auto")
+    assert done.returncode == 2
+    assert [line for line in done.stderr.splitlines() if expected not in line] == []
 
 
 def test_unknown_commands_and_arguments():

@@ -25,10 +25,8 @@ def parameter_groups(
         if not parameter.requires_grad:
             continue
         inside, _, rest = name.partition(".")
-        if inside == "backbone":
-            scale = layer_decay ** (top - model.backbone.layer_of(rest))
-        else:
-            scale = head_factor
+        layer = model.backbone.layer_of(rest) if inside == "backbone" else None
+        scale = head_factor if layer is None else layer_decay ** (top - layer)
         decays = parameter.squeeze().ndim > 1
         group = groups.setdefault(
             (scale, decays),

@@ -94,7 +94,8 @@ SlowFast. Boxes are a little off, some people are missed, some boxes hold nobody
 ## One action a video (as Kinetics)
 
 `annotations/clips_train.csv`, `clips_val.csv`: the path of a two-second clip, a space, and the action's
-place in the label map, counted from 0.
+place in the label map, counted from 0. Clips with the same number in their names show the same person in
+the same room, so that looks say nothing of the action.
 
     {example_clip}
 
