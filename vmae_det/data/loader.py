@@ -184,10 +184,14 @@ class Loader(DataLoader):
     """A loader that raises a worker's UserError as it was, without the worker's traceback around it."""
 
     def __iter__(self) -> Iterator[Any]:
-        for batch in super().__iter__():
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
+        # torch draws a random number when the iterator is made: that must not wait for the first batch.
+        return map(_batch_or_error, super().__iter__())
+
+
+def _batch_or_error(answer: Any) -> Any:
+    if isinstance(answer, UserError):
+        raise answer
+    return answer
 
 
 class _Answering(torch.utils.data.Dataset):
