@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -14,6 +16,7 @@ COMMANDS = {
     "train": "pre-train, fine-tune or transfer, as a config says",
     "test": "evaluate trained weights on DATASETS.TEST",
     "detect": "find the actions of people in a video and draw them",
+    "inspect": "size, cost, memory and learning rates of a config, before a run",
     "evaluate": "frame-mAP of detections in a file",
     "quickstart": "the whole way on a small built-in dataset, in a few minutes on a CPU",
 }
@@ -46,6 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("vmae-det: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
 
 
 if __name__ == "__main__":

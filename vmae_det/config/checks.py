@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from vmae_det.config.node import CfgNode
@@ -13,6 +14,7 @@ _CHOICES = {
     "MODEL.MASK.TYPE": ("tube", "random", "frame"),
     "MODEL.RECONSTRUCTION.LOSS": ("mse", "l1", "smooth_l1"),
     "MODEL.ROI_HEAD.LOSS": ("sum", "mean"),
+    "INPUT.SAMPLING": ("dense", "segments"),
     "INPUT.TRAIN_CROP": ("multi_scale", "short_side", "resized"),
     "SOLVER.OPTIMIZER": ("adamw", "sgd"),
     "SOLVER.AMP": ("none", "bf16", "fp16"),
@@ -52,6 +54,8 @@ _AT_LEAST = {
     0: (
         "MODEL.BACKBONE.MLP_RATIO",
         "MODEL.ROI_HEAD.SAMPLING_RATIO",
+        "INPUT.MIXUP",
+        "INPUT.CUTMIX",
         "DATALOADER.CACHE_MB",
         "DATALOADER.NUM_WORKERS",
         "SOLVER.BASE_LR",
@@ -71,6 +75,12 @@ _FRACTIONS = (
     "MODEL.CLASSIFIER.LABEL_SMOOTHING",
     "MODEL.ROI_HEAD.DROPOUT",
     "INPUT.COLOR_JITTER",
+    "SOLVER.EMA_DECAY",
+)
+
+# What timm's rand_augment_transform reads; of its own accord it passes over much that it cannot read.
+_RAND_AUGMENT = re.compile(
+    r"rand(-(m\d+|mmax\d+|n[1-9]|p(0|1|0?\.\d+|1\.0)|mstd\d+(\.\d+)?|inc[01]|t(weights|3a|3aw)))*"
 )
 
 
@@ -93,7 +103,15 @@ def check_config(cfg: CfgNode) -> None:
             )
     for key in _FRACTIONS:
         _require(0 <= value_of(cfg, key) < 1, key, f"must lie in [0, 1), got {value_of(cfg, key)}")
-    _require(0 <= cfg.INPUT.FLIP <= 1, "INPUT.FLIP", f"must lie in [0, 1], got {cfg.INPUT.FLIP}")
+    for key in ("INPUT.FLIP", "INPUT.RANDOM_ERASING"):
+        _require(0 <= value_of(cfg, key) <= 1, key, f"must lie in [0, 1], got {value_of(cfg, key)}")
+    augment = cfg.INPUT.RAND_AUGMENT
+    _require(
+        not augment or _RAND_AUGMENT.fullmatch(augment),
+        "INPUT.RAND_AUGMENT",
+        f"got '{augment}', expected the form rand-m9-mstd0.5-inc1, with m, mmax (magnitude, whole), n "
+        "(operations, 1 to 9), p (probability), mstd (deviation), inc (0 or 1), t (weights, 3a or 3aw)",
+    )
     _require(
         0 < cfg.MODEL.MASK.RATIO < 1, "MODEL.MASK.RATIO", f"must lie in (0, 1), got {cfg.MODEL.MASK.RATIO}"
     )

@@ -99,6 +99,9 @@ _C.INPUT = CN()
 # Frames of a clip, and every how many frames of the video one is taken.
 _C.INPUT.NUM_FRAMES = 16
 _C.INPUT.SAMPLING_RATE = 4
+# How classification places the frames of a clip in a video: dense, every SAMPLING_RATE frames from one start;
+# segments, one from each of NUM_FRAMES equal parts (Something-Something V2), SAMPLING_RATE aside.
+_C.INPUT.SAMPLING = "dense"
 # Side of the square training clip in pixels; divisible by PATCH_SIZE. It sets the grid of the position table.
 _C.INPUT.CROP_SIZE = 224
 # How a training crop is cut: multi_scale (corners and centre at CROP_SCALES of the short side, then resized),
@@ -118,6 +121,14 @@ _C.INPUT.TEST_SHORT_SIDE = 256
 _C.INPUT.FLIP = 0.5
 # Strength of brightness, contrast and saturation jitter in training, in [0, 1).
 _C.INPUT.COLOR_JITTER = 0.0
+# Classification training: timm's RandAugment by its name, such as rand-m9-mstd0.5-inc1; empty: none. All
+# frames of a clip are changed alike.
+_C.INPUT.RAND_AUGMENT = ""
+# Classification training: probability that a rectangle is erased, the same in all frames, in [0, 1].
+_C.INPUT.RANDOM_ERASING = 0.0
+# Classification training: alpha of mixup and cutmix, >= 0; 0: none. With both, each batch draws one of them.
+_C.INPUT.MIXUP = 0.0
+_C.INPUT.CUTMIX = 0.0
 
 # ---------------------------------------------------------------- data
 _C.DATASETS = CN()
@@ -164,6 +175,8 @@ _C.SOLVER.MOMENTUM = 0.9
 _C.SOLVER.LAYER_DECAY = 1.0
 # Factor on the learning rate of all that lies outside of the backbone, above 0.
 _C.SOLVER.HEAD_LR_FACTOR = 1.0
+# Decay of a running average of the weights, which is then evaluated and saved, in [0, 1); 0: none.
+_C.SOLVER.EMA_DECAY = 0.0
 # Largest norm of the gradient; 0: no clipping.
 _C.SOLVER.CLIP_GRAD = 0.0
 # Mixed precision: none, bf16 or fp16 (with loss scaling).

@@ -17,12 +17,19 @@ import torch
 from vmae_det.config import CfgNode
 from vmae_det.data import transforms
 from vmae_det.data.annotations import LabelMap, read_action_csv, read_excluded
+from vmae_det.data.augmentation import ClipAugmentation
 from vmae_det.data.cache import ClipCache
 from vmae_det.data.catalog import DatasetSpec
 from vmae_det.data.keyframes import Keyframes, group_by_keyframe
 from vmae_det.data.person_boxes import read_person_boxes
 from vmae_det.data.readers import VideoReader, open_video
-from vmae_det.data.sampling import evenly_placed_clip, keyframe_clip, random_clip
+from vmae_det.data.sampling import (
+    evenly_placed_clip,
+    keyframe_clip,
+    placed_segments,
+    random_clip,
+    random_segments,
+)
 from vmae_det.data.transforms import Clip, make_clip
 from vmae_det.data.video_lists import VIDEO_SUFFIXES, find_videos, read_video_list
 from vmae_det.utils.errors import ConfigError, DataError
@@ -57,6 +64,10 @@ class ClipDataset(torch.utils.data.Dataset, ABC):
     def load_test(self, index: int) -> tuple[Clip, Sample]:
         """A test clip, transformed, and what the task adds to its sample."""
 
+    def transform(self, clip: Clip, rng: np.random.Generator) -> Clip:
+        """A training clip as the model takes it, of a decoded one."""
+        return transforms.train_transform(clip, self.cfg, rng)
+
     def finish(self, clip: Clip, extra: Sample) -> Sample:
         """What the task adds to a sample, after the clip was transformed."""
         return extra
@@ -71,7 +82,7 @@ class ClipDataset(torch.utils.data.Dataset, ABC):
         samples = []
         for copy in range(self.cfg.DATALOADER.REPEATED_AUG):
             rng = np.random.default_rng((*entropy, copy))
-            cut = transforms.train_transform(clip, self.cfg, rng)
+            cut = self.transform(clip, rng)
             samples.append(self._sample(cut, extra, index, (*entropy, copy)))
         return samples
 
@@ -137,22 +148,39 @@ class LabelledVideos(ClipDataset):
                 f"{self.labels.max()}: set it to {self.labels.max() + 1} or more"
             )
         self.views = cfg.TEST.NUM_CLIPS * cfg.TEST.NUM_CROPS
+        self.augment = ClipAugmentation(cfg)
 
     def __len__(self) -> int:
         return len(self.files) * (1 if self.training else self.views)
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[Clip, Sample]:
-        """A random clip."""
-        return self._random_clip(self.files[index], rng), {"label": int(self.labels[index])}
+        """A random clip, or a random frame of each segment, as INPUT.SAMPLING says."""
+        extra = {"label": int(self.labels[index])}
+        if self.cfg.INPUT.SAMPLING == "dense":
+            return self._random_clip(self.files[index], rng), extra
+        reader = self._open(self.files[index])
+        frames = random_segments(len(reader), self.cfg.INPUT.NUM_FRAMES, rng)
+        return make_clip(reader.frames(frames)), extra
+
+    def transform(self, clip: Clip, rng: np.random.Generator) -> Clip:
+        """Crop, flip and colours, then what is for classification alone."""
+        return self.augment(super().transform(clip, rng), rng)
 
     def load_test(self, index: int) -> tuple[Clip, Sample]:
         """One view of a video."""
         test = self.cfg.TEST
         video, view = divmod(index, self.views)
         clip_number, crop_number = divmod(view, test.NUM_CROPS)
-        clip = self._placed_clip(self.files[video], clip_number, test.NUM_CLIPS)
+        clip = self._view(self.files[video], clip_number)
         clip = transforms.view_crop(clip, self.cfg, crop_number, test.NUM_CROPS)
         return clip, {"label": int(self.labels[video]), "video_index": video}
+
+    def _view(self, path: Path, number: int) -> Clip:
+        if self.cfg.INPUT.SAMPLING == "dense":
+            return self._placed_clip(path, number, self.cfg.TEST.NUM_CLIPS)
+        reader = self._open(path)
+        frames = placed_segments(len(reader), self.cfg.INPUT.NUM_FRAMES, number, self.cfg.TEST.NUM_CLIPS)
+        return make_clip(reader.frames(frames))
 
 
 @DATASET_REGISTRY.register_as("detection")

@@ -8,6 +8,7 @@ permutation, cut into batches, and every process takes its share of each batch.
 from __future__ import annotations
 
 import functools
+import itertools
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from vmae_det.config import CfgNode
+from vmae_det.data.augmentation import BatchMixing
 from vmae_det.data.catalog import get_dataset
 from vmae_det.data.datasets import DATASET_REGISTRY, ClipDataset, Sample
 from vmae_det.utils import distributed
@@ -152,7 +154,14 @@ def build_train_loader(cfg: CfgNode, dataset: JoinedDatasets, start_step: int = 
         cfg.SEED,
         start=start_step * accumulate,
     )
-    return _loader(cfg, dataset, batch_sampler=sampler, collate_fn=collate)
+    return _loader(
+        cfg,
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        mixing=BatchMixing.from_config(cfg),
+        start=start_step * accumulate,
+    )
 
 
 def build_test_loader(cfg: CfgNode, dataset: ClipDataset) -> DataLoader:
@@ -181,11 +190,29 @@ def _loader(cfg: CfgNode, dataset: Any, collate_fn: Callable[[list], Any], **opt
 
 
 class Loader(DataLoader):
-    """A loader that raises a worker's UserError as it was, without the worker's traceback around it."""
+    """A loader that raises a worker's UserError as it was, without the worker's traceback around it.
+
+    Args:
+        mixing: gives batches with a `label` what they are mixed by, as `mixing`; None: nothing.
+        start: number of the first batch, from which follows what mixing draws.
+    """
+
+    def __init__(
+        self, dataset: Any, *, mixing: BatchMixing | None = None, start: int = 0, **options: Any
+    ) -> None:
+        super().__init__(dataset, **options)
+        self.mixing = mixing
+        self.start = start
 
     def __iter__(self) -> Iterator[Any]:
         # torch draws a random number when the iterator is made: that must not wait for the first batch.
-        return map(_batch_or_error, super().__iter__())
+        return map(self._finish, itertools.count(self.start), super().__iter__())
+
+    def _finish(self, number: int, batch: Any) -> Any:
+        batch = _batch_or_error(batch)
+        if self.mixing and "label" in batch:
+            batch["mixing"] = self.mixing(number, len(batch["label"]))
+        return batch
 
 
 def _batch_or_error(answer: Any) -> Any:

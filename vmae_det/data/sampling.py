@@ -21,6 +21,22 @@ def evenly_placed_clip(
     return _clip(round(latest * share), num_frames, clip_length, rate)
 
 
+def random_segments(num_frames: int, clip_length: int, rng: np.random.Generator) -> np.ndarray:
+    """One random frame from each of `clip_length` equal parts of a video (Temporal Segment Networks, Wang et
+    al. 2016); in a video of fewer frames some repeat."""
+    edges = np.arange(clip_length + 1) * num_frames // clip_length
+    return rng.integers(edges[:-1], np.maximum(edges[1:], edges[:-1] + 1))
+
+
+def placed_segments(num_frames: int, clip_length: int, number: int, num_clips: int) -> np.ndarray:
+    """Clip `number` of `num_clips`, with a frame from each of `clip_length` equal parts of a video.
+
+    In all parts it lies (number + 1/2) / num_clips of the way through: a single clip takes the middles.
+    """
+    half_steps = 2 * num_clips * np.arange(clip_length) + 2 * number + 1
+    return half_steps * num_frames // (2 * num_clips * clip_length)
+
+
 def keyframe_clip(keyframe: int, num_frames: int, clip_length: int, rate: int) -> np.ndarray:
     """The clip around a keyframe, which is its frame number clip_length // 2; beyond the ends, frames
     repeat."""

@@ -27,6 +27,7 @@ from vmae_det.data.loader import (
     build_train_loader,
     steps_per_epoch,
 )
+from vmae_det.engine.ema import WeightAverage
 from vmae_det.engine.hooks import Checkpointing, Evaluation, LearningRate, StopOnSignal, Writing
 from vmae_det.engine.inference import run_inference
 from vmae_det.engine.trainer import HookBase, Trainer
@@ -43,6 +44,7 @@ from vmae_det.utils.registry import lookup
 logger = logging.getLogger(__name__)
 
 FINAL_WEIGHTS = "model_final.pt"
+AVERAGED_WEIGHTS = "averaged_model"  # their key in a checkpoint
 
 
 def choose_device(cfg: CfgNode) -> torch.device:
@@ -119,7 +121,7 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
     """Train as the config says, then evaluate on DATASETS.TEST; gives the metrics.
 
     Leaves in OUTPUT_DIR: config.yaml, log.txt, metrics.jsonl, TensorBoard files, checkpoints,
-    model_final.pt and
+    model_final.pt (with SOLVER.EMA_DECAY the averaged weights, which are also those evaluated) and
     results.json.
 
     Args:
@@ -162,8 +164,18 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
     elif resume:
         logger.info("no checkpoint in %s: a fresh start", folder)
 
+    average = None
+    if cfg.SOLVER.EMA_DECAY:
+        average = WeightAverage(model, cfg.SOLVER.EMA_DECAY)
+        if newest and AVERAGED_WEIGHTS in newest[1]:
+            average.load_state_dict(newest[1][AVERAGED_WEIGHTS])
+        elif newest:
+            logger.info("%s holds no averaged weights: the average starts at its weights", newest[0])
+    evaluated = average.model if average else model
+
     def state() -> dict[str, Any]:
-        return {
+        averaged = {AVERAGED_WEIGHTS: average.state_dict()} if average else {}
+        return averaged | {
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
             "scaler": trainer.scaler.state_dict(),
@@ -175,8 +187,9 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
     trainer.register_hooks(
         [
             LearningRate(build_schedule(cfg)),
+            *([average] if average else []),
             Evaluation(
-                lambda: tests.evaluate(model), cfg.TEST.PERIOD * epoch_steps if cfg.DATASETS.TEST else 0
+                lambda: tests.evaluate(evaluated), cfg.TEST.PERIOD * epoch_steps if cfg.DATASETS.TEST else 0
             ),
             Writing(_writers(folder, start, total, cfg), cfg.SOLVER.LOG_PERIOD),
             checkpointing,
@@ -194,9 +207,9 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
     )
     trainer.train(start, total)
     if distributed.is_main_process():
-        weights = save_weights(model.state_dict(), cfg.dump(), folder / FINAL_WEIGHTS, _label_map(cfg))
+        weights = save_weights(evaluated.state_dict(), cfg.dump(), folder / FINAL_WEIGHTS, _label_map(cfg))
         logger.info("weights in %s", weights)
-    return tests.evaluate(model)
+    return tests.evaluate(evaluated)
 
 
 def _wrap(cfg: CfgNode, model: nn.Module, device: torch.device) -> nn.Module:

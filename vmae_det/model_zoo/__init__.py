@@ -1,11 +1,22 @@
-"""Configs by name: the ones of the repository's `configs/`, which ship inside the package."""
+"""Configs and published weights by name; `configs/` of the repository ships inside the package."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from vmae_det.config import CfgNode, get_cfg
+from vmae_det.model_zoo.weights import WEIGHTS, Weights, get_weights
 from vmae_det.utils.errors import ConfigError, did_you_mean
+
+__all__ = [
+    "WEIGHTS",
+    "Weights",
+    "config_folder",
+    "config_names",
+    "get_config",
+    "get_config_file",
+    "get_weights",
+]
 
 
 def config_folder() -> Path:

@@ -9,6 +9,7 @@ from torch import nn
 from vmae_det.config import CfgNode
 from vmae_det.modeling.backbone import LAYER_NORM_EPS
 from vmae_det.modeling.build import META_ARCHITECTURE_REGISTRY, build_backbone
+from vmae_det.modeling.mixing import mix_labels, mix_videos
 from vmae_det.modeling.normalization import PixelNormalization
 
 HEAD_INIT_SCALE = 0.001
@@ -16,7 +17,10 @@ HEAD_INIT_SCALE = 0.001
 
 @META_ARCHITECTURE_REGISTRY.register()
 class VideoClassifier(nn.Module):
-    """A backbone without final norm, and a linear head on the normalised mean of its tokens."""
+    """A backbone without final norm, and a linear head on the normalised mean of its tokens.
+
+    With `linear_probe` the backbone is frozen, and runs as in evaluation: only `fc_norm` and `head` learn.
+    """
 
     task = "classification"
 
@@ -34,6 +38,7 @@ class VideoClassifier(nn.Module):
         self.backbone = backbone
         self.normalization = normalization
         self.label_smoothing = label_smoothing
+        self.linear_probe = linear_probe
         self.fc_norm = nn.LayerNorm(backbone.embed_dim, eps=LAYER_NORM_EPS)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(backbone.embed_dim, num_classes)
@@ -56,14 +61,38 @@ class VideoClassifier(nn.Module):
             linear_probe=node.LINEAR_PROBE,
         )
 
+    def train(self, mode: bool = True) -> VideoClassifier:
+        """As in any module, but a frozen backbone stays in evaluation mode."""
+        super().train(mode)
+        if self.linear_probe:
+            self.backbone.eval()
+        return self
+
     def forward(self, batch: dict) -> dict[str, torch.Tensor]:
-        """The loss while training, else `scores` (B, classes), of a batch with `video` and `label` (B,)."""
-        logits = self.logits(self.normalization(batch["video"])).float()
+        """The loss while training, else `scores` (B, classes), of a batch with `video` and `label` (B,).
+
+        A training batch with `mixing` is mixed first, as vmae_det.modeling.mixing says.
+        """
+        video = self.normalization(batch["video"])
+        if self.training and "mixing" in batch:
+            video = mix_videos(video, batch["mixing"])
+        logits = self.logits(video).float()
         if not self.training:
             return {"scores": logits.softmax(dim=1)}
-        return {"loss": F.cross_entropy(logits, batch["label"], label_smoothing=self.label_smoothing)}
+        if "mixing" not in batch:
+            return {"loss": F.cross_entropy(logits, batch["label"], label_smoothing=self.label_smoothing)}
+        targets = mix_labels(
+            batch["label"],
+            batch["mixing"],
+            num_classes=logits.shape[1],
+            smoothing=self.label_smoothing,
+            size=video.shape[-2:],
+        )
+        return {"loss": F.cross_entropy(logits, targets)}
 
     def logits(self, video: torch.Tensor) -> torch.Tensor:
         """Logits (B, classes) of a normalised float video (B, 3, T, H, W)."""
-        features = self.fc_norm(self.backbone(video).mean(dim=1))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.linear_probe):
+            tokens = self.backbone(video)
+        features = self.fc_norm(tokens.mean(dim=1))
         return self.head(self.dropout(features))

@@ -1,0 +1,189 @@
+"""What inspect says of a config, against published numbers and arithmetic by hand."""
+
+import cv2
+import pytest
+import torch
+from torch import nn
+
+from vmae_det import model_zoo
+from vmae_det.cli.main import main
+from vmae_det.engine.inspection import count_flops, count_tokens, empty_model, estimate_memory, inspect_config
+from vmae_det.modeling import build_model
+from vmae_det.solver import build_schedule
+from vmae_det.utils.errors import ConfigError
+from vmae_det.visualization.schedule import draw_schedule, schedule_as_text
+
+
+@pytest.mark.parametrize(
+    ("size", "millions", "gflops"),
+    [("small", 22, 57), ("base", 87, 180), ("large", 305, 597), ("huge", 633, 1192)],
+)
+def test_size_and_cost_of_the_published_classifiers(size, millions, gflops):
+    cfg = model_zoo.get_config(f"Kinetics/vit_{size}_16x4_finetune.yaml")
+    parameters = sum(parameter.numel() for parameter in empty_model(cfg).parameters())
+    assert parameters / 1e6 == pytest.approx(millions, rel=0.01)
+    assert count_flops(cfg, count_tokens(cfg)) / 1e9 == pytest.approx(gflops, rel=0.01)
+
+
+def test_pre_training_counts_the_encoder_on_visible_tokens_alone():
+    cfg = model_zoo.get_config("Kinetics/vit_base_16x4_pretrain.yaml")
+    tokens = count_tokens(cfg)
+    # 196 positions, of which int(0.9 * 196) = 176 are masked in each of 8 slices.
+    assert (tokens.grid, tokens.encoded, tokens.decoded, tokens.predicted) == ((8, 14, 14), 160, 1568, 1408)
+    encoder = 1536 * 768 * 160 + 12 * (12 * 768**2 * 160 + 2 * 160**2 * 768)
+    decoder = 768 * 384 * 160 + 4 * (12 * 384**2 * 1568 + 2 * 1568**2 * 384) + 384 * 1536 * 1408
+    assert count_flops(cfg, tokens) == pytest.approx(encoder + decoder, rel=0.005)
+
+
+def test_longer_and_larger_clips_cost_more_by_the_square_of_their_tokens():
+    cfg = model_zoo.get_config("Kinetics/vit_large_32x4_320px_finetune.yaml")
+    tokens = count_tokens(cfg)
+    assert tokens.encoded == 16 * 20 * 20 == 6400
+    expected = 1536 * 1024 * 6400 + 24 * (12 * 1024**2 * 6400 + 2 * 6400**2 * 1024)
+    assert count_flops(cfg, tokens) == pytest.approx(expected, rel=0.002)
+
+
+def kept_by_a_real_run(model, *inputs):
+    """Bytes that autograd keeps of real tensors, parameters aside."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = model.logits(*inputs)
+    del result
+    return sum(size for pointer, (size, _) in kept.items() if pointer not in own)
+
+
+@pytest.mark.parametrize("task", ["finetune", "detect"])
+def test_activations_are_those_of_a_real_run(task, tiny_cfg):
+    cfg = tiny_cfg(task, "MODEL.BACKBONE.DROP_PATH", 0.2)
+    model = build_model(cfg).train()
+    side = cfg.INPUT.CROP_SIZE
+    inputs = [torch.rand(2, 3, cfg.INPUT.NUM_FRAMES, side, side)]
+    if task == "detect":
+        inputs.append([torch.tensor([[0.0, 0.0, side, side]])] * 2)
+    memory = estimate_memory(cfg, count_tokens(cfg))
+    assert 2 * memory.clip + memory.casts == pytest.approx(kept_by_a_real_run(model, *inputs), rel=0.02)
+
+
+def test_memory_of_weights_gradients_and_optimizer(tiny_cfg):
+    def memory(*opts):
+        cfg = tiny_cfg("finetune", *opts)
+        return estimate_memory(cfg, count_tokens(cfg))
+
+    number = sum(parameter.numel() for parameter in build_model(tiny_cfg("finetune")).parameters())
+    adamw = memory()
+    assert (adamw.weights, adamw.gradients, adamw.optimizer) == (4 * number, 4 * number, 8 * number)
+    assert (adamw.average, adamw.casts) == (0, 0)
+    assert adamw.total(3) == 16 * number + 3 * adamw.clip
+    assert memory("SOLVER.OPTIMIZER", "sgd").optimizer == 4 * number
+    assert memory("SOLVER.EMA_DECAY", 0.999).average == 4 * number
+    mixed = memory("SOLVER.AMP", "bf16")
+    assert mixed.clip < 0.8 * adamw.clip
+    assert 0 < mixed.casts <= 2 * number
+    probe = memory("MODEL.CLASSIFIER.LINEAR_PROBE", True)
+    head = 24 * 11 + 11 + 2 * 24  # linear and norm on a width of 24, for 11 classes
+    assert (probe.weights, probe.gradients, probe.optimizer) == (4 * number, 4 * head, 8 * head)
+
+
+def test_an_inspection_needs_no_memory_for_weights():
+    model = empty_model(model_zoo.get_config("Kinetics/vit_huge_16x4_finetune.yaml"))
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+
+
+def test_the_command_tells_all_and_draws(tmp_path, capsys):
+    opts = ["DATASETS.ROOT", str(tmp_path / "data")]
+    args = [
+        "inspect",
+        "--output",
+        str(tmp_path / "out"),
+        "--config-file",
+        "Kinetics/vit_small_16x4_finetune.yaml",
+    ]
+    assert main([*args, *opts]) == 0
+    text = capsys.readouterr().out
+    for expected in (
+        "16 frames of 224 x 224",
+        "8 x 14 x 14 = 1568",
+        "22.04 M: backbone 21.88 M",
+        "GFLOPs       57.0 a clip",
+        "0.001 x 512 videos / 256 = 0.002",
+        "150 epochs; from 2e-06, 5 epochs of warm-up, then a half cosine to 2e-06",
+        "steps are not known: dataset 'kinetics400_train'",
+        "1024 clips on one process",
+        "0.009689",  # 0.7 ** 13
+    ):
+        assert expected in text, expected
+    picture = cv2.imread(str(tmp_path / "out" / "schedule.png"))
+    assert picture.shape == (400, 800, 3)
+    assert picture.std() > 5
+
+
+def test_steps_where_the_data_are_at_hand(tiny_cfg, tmp_path):
+    for number in range(6):
+        (tmp_path / f"{number}.mp4").touch()
+    opts = ["DATASETS.TRAIN", (str(tmp_path),), "DATALOADER.CLIPS_PER_VIDEO", 3, "SOLVER.BATCH_SIZE", 4]
+    found = inspect_config(tiny_cfg("pretrain", *opts))
+    assert (found.steps, found.no_steps) == (4, "")  # 18 clips an epoch, 4 to a step
+
+
+def test_inspecting_makes_no_dataset(tmp_path):
+    cfg = model_zoo.get_config("MiniAVA/pretrain.yaml")
+    cfg.merge_from_list(["DATASETS.ROOT", str(tmp_path)])
+    found = inspect_config(cfg)
+    assert found.steps is None
+    assert "mini_ava_unlabelled" in found.no_steps
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_slowest_rate_comes_first_and_all_parameters_have_one(tiny_cfg):
+    found = inspect_config(tiny_cfg("detect", "SOLVER.LAYER_DECAY", 0.5, "SOLVER.HEAD_LR_FACTOR", 3.0))
+    scales = {part: group.lr_scale for group in found.rates for part in group.parts}
+    assert scales == {
+        "backbone.patch_embed": 0.125,
+        "backbone.blocks.0": 0.25,
+        "backbone.blocks.1": 0.5,
+        "backbone.norm": 1.0,
+        "roi_head": 3.0,
+    }
+    assert [group.lr_scale for group in found.rates] == sorted(scales.values())
+    assert sum(group.decaying + group.not_decaying for group in found.rates) == found.total_parameters
+
+
+def test_a_wrong_key_is_one_line(capsys):
+    assert (
+        main(["inspect", "--config-file", "Kinetics/vit_small_16x4_finetune.yaml", "SOLVER.EPOCS", "3"]) == 2
+    )
+    assert "did you mean 'SOLVER.EPOCHS'" in capsys.readouterr().err
+
+
+def test_a_plot_rises_to_the_peak_and_falls(tiny_cfg):
+    cfg = tiny_cfg("pretrain", "SOLVER.EPOCHS", 10, "SOLVER.WARMUP_EPOCHS", 2.0, "SOLVER.MIN_LR", 0.0)
+    lines = schedule_as_text(build_schedule(cfg), epochs=10, width=50, height=5)
+    peak = cfg.SOLVER.BASE_LR * cfg.SOLVER.BATCH_SIZE / 256
+    assert lines[0].startswith(f"{peak:9.2e}")
+    assert lines[0].index("*") - lines[0].index("|") - 1 in range(8, 12)  # epoch 2 of 10, on 50 columns
+    curve = lines[4][lines[4].index("|") + 1 :].ljust(50)
+    assert (curve[0], curve[-1]) == ("*", "*")
+    picture = draw_schedule(build_schedule(cfg), 10, "title")
+    blue = (picture == (31, 119, 180)).all(axis=2)
+    columns = blue.any(axis=0).nonzero()[0]
+    first, last = columns[0], columns[-1]
+    highest = {column: blue[:, column].nonzero()[0].min() for column in columns}
+    top = min(highest, key=highest.get)
+    assert (top - first) / (last - first) == pytest.approx(0.2, abs=0.03)
+
+
+def test_a_task_that_is_not_known(tiny_cfg, monkeypatch):
+    class OddModel(nn.Module):
+        task = "odd"
+
+    cfg = tiny_cfg("finetune")
+    monkeypatch.setattr("vmae_det.engine.inspection.model_class", lambda _: OddModel)
+    with pytest.raises(ConfigError, match="of the task 'odd'"):
+        count_flops(cfg, count_tokens(cfg))

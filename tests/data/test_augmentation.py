@@ -1,0 +1,257 @@
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from timm.data import auto_augment
+
+from vmae_det.config import check_config, get_cfg
+from vmae_det.data.augmentation import BatchMixing, ClipRandAugment, erase_rectangle, partners
+from vmae_det.data.loader import build_train_dataset, build_train_loader
+from vmae_det.data.transforms import make_clip
+from vmae_det.solver import build_schedule
+from vmae_det.utils.errors import ConfigError
+
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+OPERATIONS = sorted({*auto_augment._RAND_INCREASING_TRANSFORMS, *auto_augment._RAND_TRANSFORMS})
+
+
+def still_clip(frames=4, side=48):
+    """The same colourful picture in all frames."""
+    picture = np.random.default_rng(0).integers(0, 200, (6, 6, 3), dtype=np.uint8)
+    picture = np.kron(picture, np.ones((side // 6, side // 6, 1), dtype=np.uint8))
+    return make_clip(np.stack([picture] * frames))
+
+
+def is_still(clip):
+    return torch.equal(clip.frames, clip.frames[:1].expand_as(clip.frames))
+
+
+# ---------------------------------------------------------------- RandAugment
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_operation_changes_all_frames_alike(name):
+    augment = ClipRandAugment("rand-m9-n1-mstd0.5-inc1", MEAN)
+    operation = auto_augment.AugmentOp(name, prob=1.0, magnitude=7, hparams=augment.augment.ops[0].hparams)
+    augment.augment.ops = [operation]
+    clip = still_clip()
+    results = [augment(clip, np.random.default_rng(seed)) for seed in range(4)]
+    assert all(is_still(result) for result in results)
+    assert all(result.frames.shape == clip.frames.shape for result in results)
+    assert all(result.frames.dtype == torch.uint8 for result in results)
+    assert any(not torch.equal(result.frames, clip.frames) for result in results)
+
+
+def test_a_frame_is_what_timm_makes_of_the_picture():
+    from PIL import Image
+
+    options = {"img_mean": (124, 116, 104), "interpolation": Image.Resampling.BICUBIC}
+    theirs = auto_augment.rand_augment_transform("rand-m5-n3-p1.0-inc1", options)
+    clip = still_clip()
+    for seed in range(5):
+        drawn = int(np.random.default_rng(seed).integers(2**32))
+        random.seed(drawn)
+        np.random.seed(drawn)
+        expected = np.asarray(theirs(Image.fromarray(clip.frames[0].permute(1, 2, 0).numpy())))
+        frames = ClipRandAugment("rand-m5-n3-p1.0-inc1", MEAN)(clip, np.random.default_rng(seed)).frames
+        np.testing.assert_array_equal(frames[2].permute(1, 2, 0).numpy(), expected)
+
+
+def test_rand_augment_follows_from_its_generator_and_leaves_the_global_ones_alone():
+    augment = ClipRandAugment("rand-m9-mstd0.5-inc1", MEAN)
+    random.seed(5)
+    np.random.seed(5)
+    states = random.getstate(), np.random.get_state()[1].tolist()
+    results = [augment(still_clip(), np.random.default_rng(seed)).frames for seed in (1, 1, 2, 3, 4)]
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == states
+    random.seed(6)
+    assert torch.equal(results[0], augment(still_clip(), np.random.default_rng(1)).frames)
+    assert torch.equal(results[0], results[1])
+    assert any(not torch.equal(results[0], other) for other in results[2:])
+
+
+@pytest.mark.parametrize("name", ["rand-m10-n1-p1-inc1", "rand-m0-n1-p1"])
+def test_the_strongest_posterize_keeps_a_bit(name):
+    augment = ClipRandAugment(name, MEAN)
+    augment.augment.ops = [op for op in augment.augment.ops if op.name.startswith("Posterize")]
+    frames = augment(still_clip(), np.random.default_rng(0)).frames
+    assert set(frames.unique().tolist()) == {0, 128}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rand",
+        "rand-m9-mstd0.5-inc1",
+        "rand-m9-n3-mstd0.5",
+        "rand-mstd1-tweights",
+        "rand-m6-mmax20-p0.3-t3aw-n4",
+        "rand-m9-mstd101-inc0-p1.0-t3a",
+    ],
+)
+def test_names_that_are_read(name):
+    cfg = get_cfg()
+    cfg.INPUT.RAND_AUGMENT = name
+    check_config(cfg)
+    for seed in range(10):
+        assert is_still(ClipRandAugment(name, MEAN)(still_clip(2, 24), np.random.default_rng(seed)))
+
+
+@pytest.mark.parametrize(
+    "name", ["m9", "rand-9", "rand-m9.5", "rand-m9-inc", "rand-m9-n0", "rand-p1.5", "rand-tnone", "augmix-m3"]
+)
+def test_names_that_are_not(name):
+    cfg = get_cfg()
+    cfg.INPUT.RAND_AUGMENT = name
+    with pytest.raises(ConfigError, match=rf"INPUT\.RAND_AUGMENT: got '{name}'.*rand-m9-mstd0\.5-inc1"):
+        check_config(cfg)
+
+
+# ---------------------------------------------------------------- erasing
+
+
+def test_the_erased_rectangle_is_the_same_in_all_frames():
+    clip = make_clip(np.zeros((3, 60, 80, 3), dtype=np.uint8))
+    shares, aspects = [], []
+    for seed in range(200):
+        erased = erase_rectangle(clip, 1.0, (200, 150, 100), (10, 10, 10), np.random.default_rng(seed))
+        assert is_still(erased)
+        rows, columns = torch.nonzero(erased.frames[0, 0], as_tuple=True)
+        height, width = (int(x.max() - x.min()) + 1 for x in (rows, columns))
+        assert len(rows) == height * width
+        shares.append(height * width / 4800)
+        aspects.append(height / width)
+        noise = erased.frames[0][:, rows, columns].float()
+        assert noise.mean(dim=1).tolist() == pytest.approx([200, 150, 100], abs=6)
+    assert not clip.frames.any()
+    assert 0.015 < min(shares) < 0.05
+    assert 0.28 < max(shares) < 0.35
+    assert 0.25 < min(aspects) < 0.5
+    assert 2 < max(aspects) < 3.6
+
+
+def test_the_probability_of_erasing():
+    clip = make_clip(np.zeros((2, 20, 20, 3), dtype=np.uint8))
+    rng = np.random.default_rng(0)
+    changed = sum(bool(erase_rectangle(clip, 0.25, MEAN, STD, rng).frames.any()) for _ in range(400))
+    assert 0.18 < changed / 400 < 0.32
+    for value in (-0.1, 1.5):
+        cfg = get_cfg()
+        cfg.INPUT.RANDOM_ERASING = value
+        with pytest.raises(ConfigError, match=rf"INPUT\.RANDOM_ERASING: must lie in \[0, 1\], got {value}"):
+            check_config(cfg)
+
+
+# ---------------------------------------------------------------- in a loader
+
+ALL = ("INPUT.RAND_AUGMENT", "rand-m9-n3-p1.0-inc1", "INPUT.RANDOM_ERASING", 1.0)
+
+
+def test_only_training_clips_of_classification_are_augmented(tiny_cfg):
+    tasks = {"finetune": "classification", "detect": "detection", "pretrain": "pretraining"}
+    for config, task in tasks.items():
+        plain, changed = (build_train_dataset(tiny_cfg(config, *keys), task)[0, 1][0] for keys in ((), ALL))
+        assert torch.equal(plain["video"], changed["video"]) == (config != "finetune")
+        if config == "detect":
+            assert torch.equal(plain["boxes"], changed["boxes"])
+
+
+def test_workers_change_nothing(tiny_cfg):
+    batches = []
+    for workers in (0, 2):
+        cfg = tiny_cfg("finetune", *ALL, "INPUT.MIXUP", 0.8, "DATALOADER.NUM_WORKERS", workers)
+        loader = iter(build_train_loader(cfg, build_train_dataset(cfg, "classification")))
+        batches.append([next(loader) for _ in range(3)])
+    for alone, shared in zip(*batches):
+        assert torch.equal(alone["video"], shared["video"])
+        assert torch.equal(alone["mixing"]["weight"], shared["mixing"]["weight"])
+
+
+def test_copies_of_a_video_share_a_batch(tiny_cfg):
+    cfg = tiny_cfg("finetune", *ALL, "DATALOADER.REPEATED_AUG", 2, "INPUT.CUTMIX", 1.0)
+    batch = next(iter(build_train_loader(cfg, build_train_dataset(cfg, "classification"))))
+    assert len(batch["index"]) == 2 * cfg.SOLVER.BATCH_SIZE  # BATCH_SIZE counts videos
+    assert Counter(batch["index"].tolist()).most_common()[-1][1] == 2
+    assert len({video.numpy().tobytes() for video in batch["video"]}) == 8
+    assert (batch["index"] != batch["index"][batch["mixing"]["partner"]]).all()
+
+
+def test_copies_do_not_count_for_the_learning_rate(tiny_cfg):
+    once, twice = (
+        build_schedule(tiny_cfg("finetune", "DATALOADER.REPEATED_AUG", copies)) for copies in (1, 2)
+    )
+    assert once(0.5) == twice(0.5) > 0
+
+
+# ---------------------------------------------------------------- mixup and cutmix
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "copies", "expected"),
+    [
+        (1, 1, [0]),
+        (2, 2, [0, 1]),
+        (4, 1, [1, 0, 3, 2]),
+        (5, 1, [1, 0, 3, 2, 3]),
+        (6, 2, [2, 3, 0, 1, 2, 3]),
+    ],
+)
+def test_partners(batch_size, copies, expected):
+    assert partners(batch_size, copies).tolist() == expected
+
+
+def drawn(mixup, cutmix, count=2000, size=32):
+    mixing = BatchMixing(mixup, cutmix, size=size, copies=1, seed=0)
+    return [mixing(number, 2) for number in range(count)]
+
+
+def test_mixup_is_drawn_from_beta():
+    draws = drawn(0.8, 0.0)
+    assert all(draw["box"].tolist() == [0, 32, 0, 32] for draw in draws)
+    weights = np.array([float(draw["weight"]) for draw in draws])
+    assert weights.mean() == pytest.approx(0.5, abs=0.02)
+    assert weights.var() == pytest.approx(1 / (4 * (2 * 0.8 + 1)), rel=0.1)  # of Beta(a, a)
+
+
+def test_cutmix_cuts_squares_of_uniform_area_around_a_pixel():
+    draws = drawn(0.0, 1.0)
+    assert all(draw["weight"] == 0 for draw in draws)
+    boxes = np.array([draw["box"].tolist() for draw in draws])
+    heights, widths = boxes[:, 1] - boxes[:, 0], boxes[:, 3] - boxes[:, 2]
+    assert boxes.min() == 0
+    assert boxes.max() == 32
+    inner = (boxes[:, 0] > 0) & (boxes[:, 1] < 32) & (boxes[:, 2] > 0) & (boxes[:, 3] < 32)
+    assert inner.sum() > 200
+    assert (heights == widths)[inner].all()
+    assert (heights != widths).any()  # cut at a border
+    sides = np.maximum(heights, widths)
+    assert (sides <= 16).mean() > 0.25  # a quarter of the areas is at most a quarter
+
+
+def test_each_batch_draws_mixup_or_cutmix():
+    draws = drawn(0.8, 1.0)
+    share = np.mean([float(draw["weight"]) == 0 for draw in draws])
+    assert share == pytest.approx(0.5, abs=0.04)
+
+
+def test_mixing_follows_from_the_step(tiny_cfg):
+    cfg = tiny_cfg("finetune", "INPUT.MIXUP", 0.8, "INPUT.CUTMIX", 1.0, "SOLVER.ACCUMULATE", 2)
+    dataset = build_train_dataset(cfg, "classification")
+    unbroken = iter(build_train_loader(cfg, dataset))
+    resumed = iter(build_train_loader(cfg, dataset, start_step=1))
+    batches = [next(unbroken) for _ in range(4)]
+    for batch in batches[2:]:
+        again = next(resumed)
+        assert torch.equal(batch["seed"], again["seed"])
+        assert all(torch.equal(value, again["mixing"][key]) for key, value in batch["mixing"].items())
+    draws = {(float(batch["mixing"]["weight"]), *batch["mixing"]["box"].tolist()) for batch in batches}
+    assert len(draws) == 4
+
+
+def test_no_mixing_unless_asked_for_and_none_without_a_label(tiny_cfg):
+    cfg = tiny_cfg("finetune")
+    assert "mixing" not in next(iter(build_train_loader(cfg, build_train_dataset(cfg, "classification"))))
+    cfg = tiny_cfg("detect", "INPUT.MIXUP", 0.8)
+    assert "mixing" not in next(iter(build_train_loader(cfg, build_train_dataset(cfg, "detection"))))

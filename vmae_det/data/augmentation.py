@@ -1,0 +1,192 @@
+"""Augmentation for classification alone: RandAugment and erasing of a clip, mixup and cutmix of a batch.
+
+Random numbers come from a generator that is handed in. What is drawn for a clip is drawn once, for all of
+its frames.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data import auto_augment
+
+from vmae_det.config import CfgNode
+from vmae_det.data.transforms import Clip
+
+ERASED_AREA = (0.02, 1 / 3)  # of the frame; these and the next as in timm
+ERASED_ASPECT = (0.3, 1 / 0.3)
+ERASE_ATTEMPTS = 10
+CUTMIX_SHARE = 0.5  # of the batches, where mixup is on as well
+
+_MIXING_STREAM = 1  # keeps the draws of batches apart from those of orders and clips
+
+
+class ClipRandAugment:
+    """timm's RandAugment (Cubuk et al., 2020), with the same operations and magnitudes for all frames.
+
+    Args:
+        description: as timm reads it, e.g. rand-m9-mstd0.5-inc1.
+        fill: colour of the corners that a shear or a rotation lays bare, R, G, B in 0..255.
+    """
+
+    def __init__(self, description: str, fill: tuple[float, float, float]) -> None:
+        options = {
+            "img_mean": tuple(round(value) for value in fill),
+            "interpolation": Image.Resampling.BICUBIC,
+        }
+        self.augment = auto_augment.rand_augment_transform(description, options)
+        for operation in self.augment.ops:
+            if operation.aug_fn is auto_augment.posterize:
+                operation.aug_fn = _posterize
+
+    def __call__(self, clip: Clip, rng: np.random.Generator) -> Clip:
+        """The clip changed as `rng` says; boxes stay, as they have no place in classification."""
+        seed = int(rng.integers(2**32))
+        pictures = np.ascontiguousarray(clip.frames.permute(0, 2, 3, 1).numpy())
+        changed = []
+        with _own_global_generators():
+            for picture in pictures:
+                random.seed(seed)
+                np.random.seed(seed)
+                changed.append(np.asarray(self.augment(Image.fromarray(picture))))
+        return Clip(torch.from_numpy(np.stack(changed)).permute(0, 3, 1, 2), clip.boxes)
+
+
+def _posterize(picture: Image.Image, bits: int, **_: Any) -> Image.Image:
+    # timm asks for 0 bits at the strongest magnitude, which Pillow refuses.
+    return auto_augment.posterize(picture, max(bits, 1))
+
+
+@contextmanager
+def _own_global_generators() -> Iterator[None]:
+    """timm draws from the generators that the whole process shares: leaves them as they were."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+def erase_rectangle(
+    clip: Clip,
+    probability: float,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    rng: np.random.Generator,
+) -> Clip:
+    """With a probability, put noise in place of a rectangle (Zhong et al., 2020), the same in all frames.
+
+    The noise is that of timm's mode "pixel" in units of bytes: normal, with the mean and deviation (R, G, B,
+    0..255) by which the model normalises.
+    """
+    if rng.random() >= probability:
+        return clip
+    height, width = clip.size
+    for _ in range(ERASE_ATTEMPTS):
+        pixels = height * width * rng.uniform(*ERASED_AREA)
+        ratio = np.exp(rng.uniform(*np.log(ERASED_ASPECT)))  # height over width
+        h, w = round((pixels * ratio) ** 0.5), round((pixels / ratio) ** 0.5)
+        if 0 < h < height and 0 < w < width:
+            break
+    else:
+        return clip
+    top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
+    noise = rng.normal(np.reshape(mean, (3, 1, 1)), np.reshape(std, (3, 1, 1)), (3, h, w))
+    noise = torch.from_numpy(noise.round().clip(0, 255).astype(np.uint8))
+    frames = clip.frames.clone()
+    frames[..., top : top + h, left : left + w] = noise
+    return Clip(frames, clip.boxes)
+
+
+class ClipAugmentation:
+    """RandAugment and erasing of a training clip as INPUT says."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self.mean, self.std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
+        self.erasing = cfg.INPUT.RANDOM_ERASING
+        name = cfg.INPUT.RAND_AUGMENT
+        self.rand_augment = ClipRandAugment(name, self.mean) if name else None
+
+    def __call__(self, clip: Clip, rng: np.random.Generator) -> Clip:
+        """Change a clip that has its final size."""
+        if self.rand_augment:
+            clip = self.rand_augment(clip, rng)
+        if self.erasing:
+            clip = erase_rectangle(clip, self.erasing, self.mean, self.std, rng)
+        return clip
+
+
+class BatchMixing:
+    """What mixup (Zhang et al., 2018) or cutmix (Yun et al., 2019) does to each batch, drawn batch by batch.
+
+    Args:
+        mixup: alpha of the Beta(alpha, alpha) of the share of the first clip; 0: no mixup.
+        cutmix: alpha of that of the area that the first clip keeps; 0: no cutmix.
+        size: side of the clips in pixels.
+        copies: clips in a row that come from one video; they are not mixed with each other.
+        seed: of all draws, which follow from it and the number of the batch.
+    """
+
+    def __init__(self, mixup: float, cutmix: float, *, size: int, copies: int, seed: int) -> None:
+        self.mixup = mixup
+        self.cutmix = cutmix
+        self.size = size
+        self.copies = copies
+        self.seed = seed
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> BatchMixing | None:
+        """What INPUT.MIXUP and INPUT.CUTMIX describe; None where both are 0."""
+        node = cfg.INPUT
+        if not (node.MIXUP or node.CUTMIX):
+            return None
+        return cls(
+            node.MIXUP,
+            node.CUTMIX,
+            size=node.CROP_SIZE,
+            copies=cfg.DATALOADER.REPEATED_AUG,
+            seed=cfg.SEED,
+        )
+
+    def __call__(self, number: int, batch_size: int) -> dict[str, torch.Tensor]:
+        """For batch `number` of the run, of `batch_size` clips: what vmae_det.modeling.mixing takes.
+
+        `partner` (B,), the clip that each is mixed with; `box` (4,), rows and columns top, bottom, left,
+        right of a rectangle; `weight` (), the share of a clip itself inside of it. Outside it is alone.
+        """
+        rng = np.random.default_rng(np.random.SeedSequence((self.seed, number), spawn_key=(_MIXING_STREAM,)))
+        cut = self.cutmix > 0 and (self.mixup == 0 or rng.random() < CUTMIX_SHARE)
+        alpha = self.cutmix if cut else self.mixup
+        share = rng.beta(alpha, alpha)
+        box = self._rectangle(1 - share, rng) if cut else (0, self.size, 0, self.size)
+        return {
+            "partner": partners(batch_size, self.copies),
+            "box": torch.tensor(box),
+            "weight": torch.tensor(0.0 if cut else share, dtype=torch.float32),
+        }
+
+    def _rectangle(self, area: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
+        """A square of this share of the area around a random pixel, cut at the borders of the frame."""
+        side = int(self.size * area**0.5)
+        top, left = rng.integers(self.size, size=2) - side // 2
+        edges = np.clip([top, top + side, left, left + side], 0, self.size)
+        return tuple(edges.tolist())
+
+
+def partners(batch_size: int, copies: int) -> torch.Tensor:
+    """The clip (B,) that each clip of a batch is mixed with.
+
+    Videos that follow each other make a pair, copy by copy. Processes hold successive parts of a batch, so a
+    pair is the same in any number of them as long as each holds an even number of videos. An odd one out is
+    mixed with the video before it, a single one with itself.
+    """
+    videos = np.arange(batch_size // copies)
+    other = np.where(videos ^ 1 < len(videos), videos ^ 1, max(len(videos) - 2, 0))
+    return torch.from_numpy((other[:, None] * copies + np.arange(copies)).reshape(-1))
