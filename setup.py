@@ -23,6 +23,7 @@ setup(
         "torch>=2.4",
         "torchvision>=0.19",
         "timm>=1.0",
+        "safetensors>=0.4.3",
         "fvcore>=0.1.5.post20221221",
         "iopath>=0.1.10",
         "numpy>=1.26",

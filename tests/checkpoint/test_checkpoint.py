@@ -1,9 +1,11 @@
 import os
+import random
 
 import pytest
 import torch
 
 from vmae_det.checkpoint import Checkpointer, load_weights, read_checkpoint, save_weights
+from vmae_det.checkpoint.convert import convert_weights
 from vmae_det.modeling import build_model
 from vmae_det.utils.errors import WeightsError
 
@@ -67,15 +69,17 @@ class Malicious:
 
 
 @pytest.mark.parametrize(
-    ("content", "expected"),
+    ("name", "content", "expected"),
     [
-        (b"", "damaged, or not a checkpoint"),
-        (b"PK\x03\x04 not really", "damaged, or not a checkpoint"),
-        (b"hello, I am a text file\n", "refused|damaged"),
+        ("weights.pt", b"", "damaged, or not a checkpoint"),
+        ("weights.pt", b"PK\x03\x04 not really", "damaged, or not a checkpoint"),
+        ("weights.pt", b"hello, I am a text file\n", "refused|damaged"),
+        ("weights.safetensors", b"", "damaged, or not a checkpoint"),
+        ("weights.safetensors", b"\xff" * 100, "damaged, or not a checkpoint"),
     ],
 )
-def test_a_damaged_file_is_one_clear_error(tmp_path, content, expected):
-    path = tmp_path / "weights.pt"
+def test_a_damaged_file_is_one_clear_error(tmp_path, name, content, expected):
+    path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(WeightsError, match=expected) as error:
         read_checkpoint(path)
@@ -87,6 +91,30 @@ def test_a_truncated_file(model, tmp_path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(WeightsError, match="damaged"):
         load_weights(model, path)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_bytes_lost_or_changed_anywhere_end_in_one_error(model, tmp_path, suffix):
+    """Or pass unseen, inside of a number."""
+    torch.save({"model": model.state_dict()}, tmp_path / "model.pt")
+    whole = convert_weights(
+        tmp_path / "model.pt", tmp_path / f"whole{suffix}", "videomae"
+    ).output.read_bytes()
+    draw = random.Random(0)
+    errors = []
+    for number in range(200):
+        damaged = bytearray(whole[: draw.randrange(len(whole))] if number % 4 == 0 else whole)
+        for _ in range(3):
+            place = draw.randrange(min(len(damaged), 4000) or 1)  # in the header, mostly
+            damaged[place : place + 1] = bytes([draw.randrange(256)])
+        path = tmp_path / f"damaged{suffix}"
+        path.write_bytes(damaged)
+        try:
+            load_weights(model, path)
+        except WeightsError as error:
+            errors.append(str(error))
+    assert len(errors) > 100
+    assert all(str(path) in error for error in errors)
 
 
 def test_code_in_a_file_is_not_executed(tmp_path, monkeypatch, model):

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from vmae_det.checkpoint.weights import read_checkpoint
+from vmae_det.checkpoint.files import read_checkpoint
 from vmae_det.utils.errors import WeightsError
 from vmae_det.utils.files import write_whole
 

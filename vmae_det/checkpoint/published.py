@@ -1,7 +1,4 @@
-"""Parameter names of published files, as tables of patterns that turn them into ours.
-
-Every format is a row of `FORMATS`; a state dict is recognised by names that only its format has.
-"""
+"""From the parameter names of published files to ours and back, by the tables in `formats.py`."""
 
 from __future__ import annotations
 
@@ -10,87 +7,123 @@ from dataclasses import dataclass
 
 import torch
 
+from vmae_det.checkpoint.attention import fuse_attention, split_attention
+from vmae_det.checkpoint.formats import FORMATS, Format
+from vmae_det.utils.errors import WeightsError
+
+PATCH_EMBEDDING = "backbone.patch_embed.proj.weight"
+POSITIONS = "backbone.positions"
+_CLASSIFIER = "roi_head.classifier."
+_BACKGROUND = "roi_head.background."
+_BOTH = "roi_head.background_and_classifier."
+
 
 @dataclass(frozen=True)
-class Format:
-    """How the names of one kind of file become the names of our models.
+class Recognised:
+    """A state dict whose format is known.
 
     Args:
-        name: as shown to the user.
-        recognised_by: regular expressions; each matches at least one name of such a file.
-        patterns: (regular expression, replacement) pairs, applied to a name one after the other.
+        format: of the file.
+        weights: under our names.
+        unused: names in the file that have no counterpart among ours.
     """
 
-    name: str
-    recognised_by: tuple[str, ...]
-    patterns: tuple[tuple[str, str], ...]
+    format: Format
+    weights: dict[str, torch.Tensor]
+    unused: tuple[str, ...]
 
 
-FORMATS = (
-    Format("vmae_det", (r"backbone\.patch_embed\.proj\.weight$", r"backbone\..*attn\.qkv\.bias$"), ()),
-    Format(
-        "VideoMAE pre-training",
-        (r"encoder\.patch_embed\.", r"encoder\.blocks\..*attn\.qkv\."),
-        ((r"^encoder\.", "backbone."),),
-    ),
-    Format(
-        "VideoMAE classification",
-        (r"patch_embed\.", r"blocks\..*attn\.qkv\.", r"fc_norm\."),
-        ((r"^(patch_embed|blocks)\.", r"backbone.\1."),),
-    ),
-    Format(
-        "VideoMAE action detection",
-        (r"patch_embed\.", r"blocks\..*attn\.qkv\.", r"norm\."),
-        ((r"^(patch_embed|blocks|norm)\.", r"backbone.\1."), (r"^head\.", "roi_head.classifier.")),
-    ),
-    Format(
-        "Hugging Face VideoMAE",
-        (r"videomae\.embeddings\.", r"videomae\.encoder\.layer\."),
-        (
-            (r"^videomae\.embeddings\.patch_embeddings\.projection\.", "backbone.patch_embed.proj."),
-            (r"^videomae\.encoder\.layer\.", "backbone.blocks."),
-            (r"^videomae\.layernorm\.", "backbone.norm."),
-            (r"^decoder\.decoder_layers\.", "decoder.blocks."),
-            (r"^classifier\.", "head."),
-            (r"\.layernorm_before\.", ".norm1."),
-            (r"\.layernorm_after\.", ".norm2."),
-            (r"\.attention\.attention\.(q|k|v)\w+\.weight$", r".attn.\1.weight"),
-            (r"\.attention\.attention\.(q|v)(uery|alue)?[._]bias$", r".attn.\1_bias"),
-            (r"\.attention\.output\.dense\.", ".attn.proj."),
-            (r"\.intermediate\.dense\.", ".mlp.fc1."),
-            (r"\.output\.dense\.", ".mlp.fc2."),
-        ),
-    ),
-)
+def to_our_names(state_dict: dict[str, torch.Tensor]) -> Recognised | None:
+    """The state dict under our names, or None if no format is recognised.
+
+    A position table (1, N, C) becomes (N, C). The first row of mmaction2's detection classifier, the
+    background's, is kept apart as `roi_head.background`, which our models do not have, unless it is zero.
+    """
+    state_dict = _without_wrapper(state_dict)
+    known = next((known for known in FORMATS if _has(state_dict, known.recognised_by)), None)
+    if known is None:
+        return None
+    if known.names is None:
+        return Recognised(known, dict(state_dict), ())
+    weights, unused = {}, []
+    for name, value in state_dict.items():
+        ours = known.names.to_ours(name)
+        if ours is None or ours in weights:
+            unused.append(name)
+        else:
+            weights[ours] = value
+    if POSITIONS in weights and weights[POSITIONS].ndim == 3:
+        weights[POSITIONS] = weights[POSITIONS][0]
+    for part in ("weight", "bias"):
+        rows = weights.pop(_BOTH + part, None)
+        if rows is not None and rows.ndim:
+            weights[_CLASSIFIER + part] = rows[1:]
+            if rows[:1].any():
+                weights[_BACKGROUND + part] = rows[:1]
+    return Recognised(known, fuse_attention(weights), tuple(unused))
 
 
-def to_our_names(state_dict: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], Format] | None:
-    """The state dict under our names and the format that it had, or None if no format is recognised."""
-    for known in FORMATS:
-        if all(any(re.match(p, name) for name in state_dict) for p in known.recognised_by):
-            renamed = {_rename(name, known.patterns): value for name, value in state_dict.items()}
-            return _fuse_attention(renamed), known
-    return None
+def from_our_names(
+    weights: dict[str, torch.Tensor], family: str
+) -> tuple[Format, dict[str, torch.Tensor], tuple[str, ...]]:
+    """Weights under our names as a state dict of a `family` of formats: of the one that has most of them.
+
+    Returns:
+        The format, the state dict, and what had no place in it. A key bias that is zero counts as having had
+        its place.
+
+    Raises:
+        WeightsError: no format of the family can be written, or a `qkv` cannot be cut into three.
+    """
+    targets = [known for known in FORMATS if known.family == family and known.writable]
+    if not targets:
+        raise WeightsError(f"files of {family} format are read, not written")
+    return min((_rename(weights, target) for target in targets), key=lambda result: len(result[2]))
 
 
-def _rename(name: str, patterns: tuple[tuple[str, str], ...]) -> str:
-    for pattern, replacement in patterns:
-        name = re.sub(pattern, replacement, name)
-    return name
+def _rename(
+    weights: dict[str, torch.Tensor], target: Format
+) -> tuple[Format, dict[str, torch.Tensor], tuple[str, ...]]:
+    if target.names is None:
+        return target, dict(weights), ()
+    has = target.names.to_theirs
+    weights = dict(weights)
+    for part in ("weight", "bias"):
+        if _CLASSIFIER + part in weights and has(_BOTH + part):
+            rows = weights.pop(_CLASSIFIER + part)
+            background = weights.pop(_BACKGROUND + part, torch.zeros_like(rows[:1]))
+            weights[_BOTH + part] = torch.cat([background, rows])
+    if POSITIONS in weights:
+        weights[POSITIONS] = weights[POSITIONS][None]
+    state_dict, dropped = {}, []
+    for name, value in split_attention(weights, keep=has):
+        theirs = has(name)
+        if theirs is not None:
+            state_dict[theirs] = value
+        elif not name.endswith("attn.key.bias") or value.any():
+            dropped.append(name)
+    return target, state_dict, tuple(dropped)
 
 
-def _fuse_attention(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Separate queries, keys and values become one `qkv`; keys, which have no bias, get zeros."""
-    fused = dict(state_dict)
-    for name in state_dict:
-        prefix, _, part = name.rpartition(".")
-        if part == "q_bias" and f"{prefix}.v_bias" in state_dict:
-            query, value = fused.pop(f"{prefix}.q_bias"), fused.pop(f"{prefix}.v_bias")
-            fused[f"{prefix}.qkv.bias"] = torch.cat([query, torch.zeros_like(query), value])
-        if name.endswith("attn.q.weight"):
-            parts = [f"{prefix.removesuffix('.q')}.{part}.weight" for part in "qkv"]
-            if all(part in state_dict for part in parts):
-                fused[f"{prefix.removesuffix('.q')}.qkv.weight"] = torch.cat(
-                    [fused.pop(part) for part in parts]
-                )
-    return fused
+def inflate(weights: dict[str, torch.Tensor], tubelet_size: int) -> dict[str, torch.Tensor]:
+    """Weights in which an image model's patch embedding (C, 3, H, W) is a video model's, (C, 3, T, H, W).
+
+    Repeated over time and divided by its length, so that a still gives the token that it gave as an image.
+    """
+    image = weights.get(PATCH_EMBEDDING)
+    if image is None or image.ndim != 4:
+        return weights
+    video = image[:, :, None].repeat(1, 1, tubelet_size, 1, 1) / tubelet_size
+    return weights | {PATCH_EMBEDDING: video}
+
+
+def _has(state_dict: dict[str, torch.Tensor], expressions: tuple[str, ...]) -> bool:
+    return all(any(re.match(expression, name) for name in state_dict) for expression in expressions)
+
+
+def _without_wrapper(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Without the `module.` of DistributedDataParallel, or a `model.`, before every name."""
+    for prefix in ("module.", "model."):
+        if state_dict and all(name.startswith(prefix) for name in state_dict):
+            return {name.removeprefix(prefix): value for name, value in state_dict.items()}
+    return state_dict

@@ -17,6 +17,7 @@ COMMANDS = {
     "test": "evaluate trained weights on DATASETS.TEST",
     "detect": "find the actions of people in a video and draw them",
     "inspect": "size, cost, memory and learning rates of a config, before a run",
+    "convert": "weights from one published format to another",
     "evaluate": "frame-mAP of detections in a file",
     "quickstart": "the whole way on a small built-in dataset, in a few minutes on a CPU",
 }

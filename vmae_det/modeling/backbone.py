@@ -9,7 +9,14 @@ from torch import nn
 
 from vmae_det.config import CfgNode
 from vmae_det.modeling.build import BACKBONE_REGISTRY
-from vmae_det.modeling.embedding import POSITIONS, CubeEmbedding, resize_positions, to_cubes
+from vmae_det.modeling.embedding import (
+    POSITIONS,
+    CubeEmbedding,
+    grid_of_table,
+    resize_positions,
+    stretch_positions,
+    to_cubes,
+)
 
 LAYER_NORM_EPS = 1e-6
 
@@ -137,6 +144,25 @@ class VideoViT(nn.Module):
     def position_table(self, dim: int) -> torch.Tensor:
         """The positions of all tokens (N, dim), of the kind that this backbone has."""
         return POSITIONS[self.position_kind](self.table_grid, dim)
+
+    def resize_table(self, table: torch.Tensor) -> torch.Tensor:
+        """A position table (M, C) from elsewhere, for the grid of this backbone's own (N, C).
+
+        Bicubic in space, linear in time. ValueError if it is no table of M positions in a grid of this width.
+        """
+        grid = grid_of_table(len(table), self.table_grid) if table.ndim == 2 else None
+        if grid is None or table.shape[1] != self.embed_dim or not table.is_floating_point():
+            raise ValueError(
+                f"a table {tuple(table.shape)} of {table.dtype} fits no grid like {self.table_grid} "
+                f"of width {self.embed_dim}"
+            )
+        table = resize_positions(table.float(), grid, (grid[0], *self.table_grid[1:]))
+        return stretch_positions(table, grid[0], self.table_grid[0])
+
+    def set_positions(self, table: torch.Tensor) -> None:
+        """Use a position table (N, C) in place of the computed one, and save it if they differ."""
+        if not torch.allclose(table.to(self.positions), self.positions, atol=1e-5):
+            self.register_buffer("positions", table.to(self.positions).clone(), persistent=True)
 
     def grid(self, video: torch.Tensor) -> tuple[int, int, int]:
         """Number of tokens (t, h, w) of a video (B, 3, T, H, W)."""

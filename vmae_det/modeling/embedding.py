@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -95,3 +97,27 @@ def resize_positions(
     table = positions.reshape(*grid, -1).permute(0, 3, 1, 2)  # t, C, h, w
     table = F.interpolate(table, size=new_grid[1:], mode="bicubic", align_corners=False)
     return table.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def grid_of_table(num_tokens: int, like: tuple[int, int, int]) -> tuple[int, int, int] | None:
+    """The (t, h, w) grid of a table of `num_tokens`, for a model whose own is `like`; None if none fits.
+
+    A table does not say it: the same number of time slices, then the same height and width, are tried.
+    """
+    t, h, w = like
+    side = math.isqrt(num_tokens // t)
+    if num_tokens == t * h * w:
+        return like
+    if num_tokens and num_tokens == t * side * side:
+        return t, side, side
+    slices = num_tokens // (h * w)
+    return (slices, h, w) if num_tokens and num_tokens == slices * h * w else None
+
+
+def stretch_positions(positions: torch.Tensor, slices: int, new_slices: int) -> torch.Tensor:
+    """Resize a position table (N, C) of `slices` time slices to `new_slices`, linearly over time."""
+    if slices == new_slices:
+        return positions
+    table = positions.reshape(slices, -1).T[None]  # 1, h * w * C, t
+    table = F.interpolate(table, size=new_slices, mode="linear", align_corners=False)
+    return table[0].T.reshape(-1, positions.shape[1])

@@ -1,0 +1,187 @@
+"""State dicts as other programs publish them, built from their parameter names alone, in a tiny size."""
+
+import torch
+
+DEPTH, WIDTH, PATCH, TUBELET = 2, 24, 16, 2
+DECODER_DEPTH, DECODER_WIDTH = 1, 16
+CLASSES, ACTIONS = 5, 6
+TOKENS = 2 * 4 * 4  # of a clip of 4 x 64 x 64
+CUBE = 3 * TUBELET * PATCH * PATCH
+
+
+def pair(name, *shape):
+    """The weight (*shape) and the bias (shape[0]) of a layer."""
+    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+
+
+def norm(name, width=WIDTH):
+    return pair(name, width)
+
+
+def fused_block(prefix, width, fc1="mlp.fc1", fc2="mlp.fc2"):
+    """A block of VideoMAE's: modeling_finetune.py, class Attention: qkv, q_bias, v_bias."""
+    return {
+        **norm(f"{prefix}.norm1", width),
+        f"{prefix}.attn.q_bias": (width,),
+        f"{prefix}.attn.v_bias": (width,),
+        f"{prefix}.attn.qkv.weight": (3 * width, width),
+        **pair(f"{prefix}.attn.proj", width, width),
+        **norm(f"{prefix}.norm2", width),
+        **pair(f"{prefix}.{fc1}", 4 * width, width),
+        **pair(f"{prefix}.{fc2}", width, 4 * width),
+    }
+
+
+def image_block(prefix, width):
+    """A block of timm's vision transformer, as image MAE has it."""
+    return {
+        **norm(f"{prefix}.norm1", width),
+        **pair(f"{prefix}.attn.qkv", 3 * width, width),
+        **pair(f"{prefix}.attn.proj", width, width),
+        **norm(f"{prefix}.norm2", width),
+        **pair(f"{prefix}.mlp.fc1", 4 * width, width),
+        **pair(f"{prefix}.mlp.fc2", width, 4 * width),
+    }
+
+
+def transformers_block(prefix, width):
+    """A layer of Transformers', VideoMAELayer."""
+    attention = f"{prefix}.attention.attention"
+    return {
+        f"{attention}.q_bias": (width,),
+        f"{attention}.v_bias": (width,),
+        f"{attention}.query.weight": (width, width),
+        f"{attention}.key.weight": (width, width),
+        f"{attention}.value.weight": (width, width),
+        **pair(f"{prefix}.attention.output.dense", width, width),
+        **pair(f"{prefix}.intermediate.dense", 4 * width, width),
+        **pair(f"{prefix}.output.dense", width, 4 * width),
+        **norm(f"{prefix}.layernorm_before", width),
+        **norm(f"{prefix}.layernorm_after", width),
+    }
+
+
+def blocks(prefix, block=fused_block, depth=DEPTH, width=WIDTH, **names):
+    return {key: shape for n in range(depth) for key, shape in block(f"{prefix}.{n}", width, **names).items()}
+
+
+def decoder(block, prefix):
+    return {
+        "mask_token": (1, 1, DECODER_WIDTH),
+        "encoder_to_decoder.weight": (DECODER_WIDTH, WIDTH),
+        **blocks(prefix, block, DECODER_DEPTH, DECODER_WIDTH),
+        **norm("decoder.norm", DECODER_WIDTH),
+        **pair("decoder.head", CUBE, DECODER_WIDTH),
+    }
+
+
+def patch_embedding(name, patch=PATCH):
+    return pair(name, WIDTH, 3, TUBELET, patch, patch)
+
+
+MMACTION2_BACKBONE = {
+    "backbone.pos_embed": (1, TOKENS, WIDTH),
+    **patch_embedding("backbone.patch_embed.projection"),
+    **blocks("backbone.blocks", fc1="mlp.layers.0.0", fc2="mlp.layers.1"),
+}
+
+# (family, task) -> (format's name, key at the top, shapes by name)
+PUBLISHED = {
+    ("videomae", "pretrain"): (
+        "VideoMAE pre-training",
+        "model",
+        {
+            **patch_embedding("encoder.patch_embed.proj"),
+            **blocks("encoder.blocks"),
+            **norm("encoder.norm"),
+            **decoder(fused_block, "decoder.blocks"),
+        },
+    ),
+    ("videomae", "finetune"): (
+        "VideoMAE classification",
+        "module",
+        {
+            **patch_embedding("patch_embed.proj"),
+            **blocks("blocks"),
+            **norm("fc_norm"),
+            **pair("head", CLASSES, WIDTH),
+        },
+    ),
+    ("videomae", "detect"): (
+        "VideoMAE action detection",
+        "module",
+        {
+            **patch_embedding("patch_embed.proj"),
+            **blocks("blocks"),
+            **norm("norm"),
+            **pair("head", ACTIONS, WIDTH),
+        },
+    ),
+    ("huggingface", "pretrain"): (
+        "Hugging Face VideoMAE",
+        None,
+        {
+            **patch_embedding("videomae.embeddings.patch_embeddings.projection"),
+            **blocks("videomae.encoder.layer", transformers_block),
+            **norm("videomae.layernorm"),
+            **decoder(transformers_block, "decoder.decoder_layers"),
+        },
+    ),
+    ("huggingface", "finetune"): (
+        "Hugging Face VideoMAE",
+        None,
+        {
+            **patch_embedding("videomae.embeddings.patch_embeddings.projection"),
+            **blocks("videomae.encoder.layer", transformers_block),
+            **norm("fc_norm"),
+            **pair("classifier", CLASSES, WIDTH),
+        },
+    ),
+    ("mmaction2", "finetune"): (
+        "mmaction2",
+        "state_dict",
+        {**MMACTION2_BACKBONE, **norm("backbone.fc_norm"), **pair("cls_head.fc_cls", CLASSES, WIDTH)},
+    ),
+    ("mmaction2", "detect"): (
+        "mmaction2",
+        "state_dict",
+        {
+            **MMACTION2_BACKBONE,
+            **norm("backbone.norm"),
+            **pair("roi_head.bbox_head.fc_cls", ACTIONS + 1, WIDTH),
+        },
+    ),
+}
+
+IMAGE_MAE = {
+    "cls_token": (1, 1, WIDTH),
+    "pos_embed": (1, 17, WIDTH),
+    **pair("patch_embed.proj", WIDTH, 3, PATCH, PATCH),
+    **blocks("blocks", image_block),
+    **norm("norm"),
+    "mask_token": (1, 1, DECODER_WIDTH),
+    "decoder_pos_embed": (1, 17, DECODER_WIDTH),
+    **pair("decoder_embed", DECODER_WIDTH, WIDTH),
+    **blocks("decoder_blocks", image_block, DECODER_DEPTH, DECODER_WIDTH),
+    **norm("decoder_norm", DECODER_WIDTH),
+    **pair("decoder_pred", 3 * PATCH * PATCH, DECODER_WIDTH),
+}
+
+
+def tensors(shapes, seed=0):
+    """Random numbers for every name."""
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+def state_dict(family, task, seed=0):
+    """A published state dict."""
+    return tensors(PUBLISHED[family, task][2], seed)
+
+
+def save(family, task, path, seed=0):
+    """A published file of PyTorch's, with its key at the top; gives its state dict."""
+    _, top, shapes = PUBLISHED[family, task]
+    content = tensors(shapes, seed)
+    torch.save({top: content} if top else content, path)
+    return content

@@ -1,0 +1,110 @@
+"""Files of tensors: PyTorch's, of which only plain data is unpickled, and safetensors."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from vmae_det.checkpoint.locate import locate
+from vmae_det.utils.errors import WeightsError
+from vmae_det.utils.files import write_whole
+
+TORCH_SUFFIXES = (".pt", ".pth", ".bin")
+SAFETENSORS_SUFFIX = ".safetensors"
+
+
+def read_checkpoint(source: str | Path) -> dict[str, Any]:
+    """The dict in a file, tensors on the CPU.
+
+    A safetensors file gives its tensors under `model`, and its `config` and `label_map` if there are any.
+
+    Args:
+        source: a file, a URL, or a name of the model zoo; see `locate`.
+
+    Raises:
+        WeightsError: there is no such file, it is damaged, or it holds more than plain data.
+    """
+    path = locate(source)
+    return _read_safetensors(path) if path.suffix == SAFETENSORS_SUFFIX else _read_torch(path)
+
+
+def state_dict_of(content: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The tensors by name in a checkpoint, which often lie under a key."""
+    for key in ("model", "module", "state_dict"):
+        content = content[key] if isinstance(content.get(key), dict) else content
+    return {
+        name: value
+        for name, value in content.items()
+        if isinstance(name, str) and isinstance(value, torch.Tensor)
+    }
+
+
+def write_checkpoint(
+    tensors: dict[str, torch.Tensor], path: Path, top_key: str | None, extras: dict[str, Any] | None = None
+) -> None:
+    """Write tensors by name, whole or not at all, in the format that the suffix of `path` names.
+
+    Args:
+        top_key: under which the tensors lie in a file of PyTorch's.
+        extras: plain data beside them; a safetensors file holds it as JSON in its metadata.
+
+    Raises:
+        WeightsError: the suffix is another, or the folder cannot be written to.
+    """
+    check_suffix(path)
+    # Rows that were cut out of a larger tensor would else drag all of it into the file.
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    extras = {key: value for key, value in (extras or {}).items() if value is not None}
+    try:
+        with write_whole(path) as temporary:
+            if path.suffix == SAFETENSORS_SUFFIX:
+                metadata = {key: json.dumps(value) for key, value in extras.items()}
+                save_file(tensors, temporary, metadata={"format": "pt", **metadata})
+            else:
+                torch.save(({top_key: tensors} if top_key else tensors) | extras, temporary)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def check_suffix(path: Path) -> None:
+    """WeightsError unless `write_checkpoint` knows the suffix."""
+    if path.suffix not in (*TORCH_SUFFIXES, SAFETENSORS_SUFFIX):
+        raise WeightsError(
+            f"{path}: ends in '{path.suffix}'; expected {', '.join(TORCH_SUFFIXES)} or {SAFETENSORS_SUFFIX}"
+        )
+
+
+def _read_torch(path: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("Check the documentation")[0].replace("\n", " ").strip()
+        raise WeightsError(f"{path}: not a file of plain tensors, refused: {reason[:300]}") from None
+    except Exception as error:  # what a parser says to bytes that are not its own
+        raise _damaged(path, error) from None
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path}: expected a dict of tensors, got {type(content).__name__}")
+    return content
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            names = file.keys()
+            content: dict[str, Any] = {"model": {name: file.get_tensor(name) for name in names}}
+            metadata = file.metadata() or {}
+        extras = {key: json.loads(metadata[key]) for key in ("config", "label_map") if key in metadata}
+    except Exception as error:  # what a parser says to bytes that are not its own
+        raise _damaged(path, error) from None
+    return content | extras
+
+
+def _damaged(path: Path, error: Exception) -> WeightsError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return WeightsError(f"{path}: damaged, or not a checkpoint: {reason[:300]}")

@@ -1,0 +1,35 @@
+"""Where weights lie: by path, by address, or by their name in the model zoo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vmae_det.model_zoo.weights import WEIGHTS
+from vmae_det.utils.errors import UserError, WeightsError, did_you_mean
+from vmae_det.utils.paths import is_address, local_path
+
+
+def locate(source: str | Path) -> Path:
+    """The file of weights on this machine, fetched if need be.
+
+    Args:
+        source: a path; an http(s) address, whose file is kept in the cache and checked where it ends in
+            `#sha256=DIGITS`; or a name of `model_zoo.WEIGHTS`. A path that exists goes before a name.
+
+    Raises:
+        WeightsError: there is no such file, or it cannot be fetched.
+    """
+    text = str(source)
+    if not is_address(text) and not Path(text).exists():
+        if text not in WEIGHTS:
+            near = "" if "/" in text or Path(text).suffix else did_you_mean(text, WEIGHTS)
+            raise WeightsError(f"{text}: no such checkpoint file, nor weights of the model zoo{near}")
+        known = WEIGHTS[text]
+        text = known.url + (f"#sha256={known.sha256}" if known.sha256 else "")
+    try:
+        path = local_path(text)
+    except UserError as error:
+        raise WeightsError(str(error)) from None
+    if not path.is_file():
+        raise WeightsError(f"{path}: expected a checkpoint file, got a folder")
+    return path
