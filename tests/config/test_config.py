@@ -92,6 +92,15 @@ def test_a_missing_file():
         (("MODEL.MASK.TYPE", "tubes"), "MODEL.MASK.TYPE"),
         (("MODEL.MASK.RATIO", "1.0"), "MODEL.MASK.RATIO"),
         (("MODEL.MASK.RATIO", "0.001"), "MODEL.MASK.RATIO"),
+        (("MODEL.RECONSTRUCTION.NUM_FRAMES", "12"), "MODEL.RECONSTRUCTION.NUM_FRAMES"),
+        (("MODEL.RECONSTRUCTION.NUM_FRAMES", "4"), "MODEL.RECONSTRUCTION.NUM_FRAMES"),
+        (
+            ("MODEL.RECONSTRUCTION.NUM_FRAMES", "1", "MODEL.MASK.TYPE", "random"),
+            "MODEL.RECONSTRUCTION.NUM_FRAMES",
+        ),
+        (("MODEL.RECONSTRUCTION.SAMPLING_RATE", "-1"), "MODEL.RECONSTRUCTION.SAMPLING_RATE"),
+        (("MODEL.DECODER.MASK", "cell"), "MODEL.DECODER.MASK"),
+        (("MODEL.DECODER.MASK_RATIO", "1.0"), "MODEL.DECODER.MASK_RATIO"),
         (("SOLVER.BATCH_SIZE", "0"), "SOLVER.BATCH_SIZE"),
         (("SOLVER.BATCH_SIZE", "9", "SOLVER.ACCUMULATE", "2"), "SOLVER.BATCH_SIZE"),
         (("SOLVER.EPOCHS", "3"), "SOLVER.WARMUP_EPOCHS"),
@@ -111,6 +120,11 @@ def test_impossible_combinations_name_the_key(opts, key):
     with pytest.raises(ConfigError) as error:
         check_config(merged(*opts))
     assert str(error.value).startswith(f"{key}: ")
+
+
+@pytest.mark.parametrize("frames", [0, 1, 8, 16, 32])
+def test_targets_that_the_time_slices_of_16_frames_can_share(frames):
+    check_config(merged("MODEL.RECONSTRUCTION.NUM_FRAMES", str(frames)))
 
 
 @pytest.mark.parametrize("name", model_zoo.config_names())

@@ -12,6 +12,7 @@ import torch
 
 from vmae_det.cli.train import train_or_evaluate
 from vmae_det.data import datasets
+from vmae_det.data.readers import open_video
 from vmae_det.engine.setup import build_model_with_weights, run_training
 from vmae_det.visualization import reconstruction_grid, training
 from vmae_det.visualization.reconstruction import MASK_GREY
@@ -62,12 +63,29 @@ ABLATIONS = {
 }
 
 
+class Decoded:
+    """A reader that has decoded its whole video."""
+
+    def __init__(self, path, name):
+        reader = open_video(path, name)
+        self.decoded = reader.frames(np.arange(len(reader)))
+
+    def __len__(self):
+        return len(self.decoded)
+
+    def frames(self, indices):
+        return self.decoded[indices]
+
+
+decode_once = functools.cache(Decoded)
+
+
 @pytest.fixture(autouse=True)
 def fast(monkeypatch):
-    """One thread, as networks this small gain nothing from more, and each video opened once."""
+    """One thread, as networks this small gain nothing from more, and videos that are decoded once."""
     threads = torch.get_num_threads()
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
-    monkeypatch.setattr(datasets, "open_video", functools.cache(datasets.open_video))
+    monkeypatch.setattr(datasets, "open_video", decode_once)
     yield
     torch.set_num_threads(threads)
 
