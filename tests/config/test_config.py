@@ -1,3 +1,5 @@
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -149,3 +151,19 @@ def test_every_key_has_a_comment():
             above -= 1
         # A comment stands above the key, or above the run of keys that it speaks of.
         assert lines[above].startswith("#") or above == number - 1, lines[number]
+
+
+def documented_ablations():
+    """The config and the keys of each row of docs/ablations.md."""
+    text = (Path(__file__).parents[2] / "docs" / "ablations.md").read_text(encoding="utf-8")
+    for row in re.findall(r"^\|.*\|$", text, re.MULTILINE):
+        config = re.search(r"`(\S+\.yaml)`", row)
+        for keys in re.findall(r"`([A-Z_]+\..*?)`", row):
+            yield pytest.param(config[1] if config else "SSv2/vit_base_16x2_pretrain.yaml", keys, id=keys)
+
+
+@pytest.mark.parametrize(("config", "keys"), list(documented_ablations()))
+def test_documented_ablations_are_valid(config, keys):
+    cfg = model_zoo.get_config(config)
+    cfg.merge_from_list(shlex.split(keys))
+    check_config(cfg)
