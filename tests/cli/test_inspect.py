@@ -35,6 +35,27 @@ def test_pre_training_counts_the_encoder_on_visible_tokens_alone():
     assert count_flops(cfg, tokens) == pytest.approx(encoder + decoder, rel=0.005)
 
 
+@pytest.mark.parametrize(
+    ("opts", "tokens", "head"),
+    [
+        # 160 visible and 1408 masked tokens in 8 slices; 256 pixels of 3 colours in a patch.
+        (("MODEL.DECODER.MASK", "running_cell"), (160, 160 + 704, 704), 2 * 768),
+        (("MODEL.RECONSTRUCTION.NUM_FRAMES", 1), (160, 160 + 176, 176), 768),
+        (("MODEL.RECONSTRUCTION.NUM_FRAMES", 32), (160, 1568, 1408), 4 * 768),
+    ],
+)
+def test_pre_training_counts_the_decoder_on_what_it_predicts(opts, tokens, head):
+    cfg = model_zoo.get_config("Kinetics/vit_base_16x4_pretrain.yaml")
+    cfg.merge_from_list(list(opts))
+    found = count_tokens(cfg)
+    assert (found.encoded, found.decoded, found.predicted) == tokens
+    assert empty_model(cfg).decoder.head.out_features == head
+    encoder = 1536 * 768 * 160 + 12 * (12 * 768**2 * 160 + 2 * 160**2 * 768)
+    blocks = 4 * (12 * 384**2 * tokens[1] + 2 * tokens[1] ** 2 * 384)
+    decoder = 768 * 384 * 160 + blocks + 384 * head * tokens[2]
+    assert count_flops(cfg, found) == pytest.approx(encoder + decoder, rel=0.005)
+
+
 def test_longer_and_larger_clips_cost_more_by_the_square_of_their_tokens():
     cfg = model_zoo.get_config("Kinetics/vit_large_32x4_320px_finetune.yaml")
     tokens = count_tokens(cfg)

@@ -1,3 +1,5 @@
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -92,6 +94,15 @@ def test_a_missing_file():
         (("MODEL.MASK.TYPE", "tubes"), "MODEL.MASK.TYPE"),
         (("MODEL.MASK.RATIO", "1.0"), "MODEL.MASK.RATIO"),
         (("MODEL.MASK.RATIO", "0.001"), "MODEL.MASK.RATIO"),
+        (("MODEL.RECONSTRUCTION.NUM_FRAMES", "12"), "MODEL.RECONSTRUCTION.NUM_FRAMES"),
+        (("MODEL.RECONSTRUCTION.NUM_FRAMES", "4"), "MODEL.RECONSTRUCTION.NUM_FRAMES"),
+        (
+            ("MODEL.RECONSTRUCTION.NUM_FRAMES", "1", "MODEL.MASK.TYPE", "random"),
+            "MODEL.RECONSTRUCTION.NUM_FRAMES",
+        ),
+        (("MODEL.RECONSTRUCTION.SAMPLING_RATE", "-1"), "MODEL.RECONSTRUCTION.SAMPLING_RATE"),
+        (("MODEL.DECODER.MASK", "cell"), "MODEL.DECODER.MASK"),
+        (("MODEL.DECODER.MASK_RATIO", "1.0"), "MODEL.DECODER.MASK_RATIO"),
         (("SOLVER.BATCH_SIZE", "0"), "SOLVER.BATCH_SIZE"),
         (("SOLVER.BATCH_SIZE", "9", "SOLVER.ACCUMULATE", "2"), "SOLVER.BATCH_SIZE"),
         (("SOLVER.EPOCHS", "3"), "SOLVER.WARMUP_EPOCHS"),
@@ -111,6 +122,11 @@ def test_impossible_combinations_name_the_key(opts, key):
     with pytest.raises(ConfigError) as error:
         check_config(merged(*opts))
     assert str(error.value).startswith(f"{key}: ")
+
+
+@pytest.mark.parametrize("frames", [0, 1, 8, 16, 32])
+def test_targets_that_the_time_slices_of_16_frames_can_share(frames):
+    check_config(merged("MODEL.RECONSTRUCTION.NUM_FRAMES", str(frames)))
 
 
 @pytest.mark.parametrize("name", model_zoo.config_names())
@@ -135,3 +151,19 @@ def test_every_key_has_a_comment():
             above -= 1
         # A comment stands above the key, or above the run of keys that it speaks of.
         assert lines[above].startswith("#") or above == number - 1, lines[number]
+
+
+def documented_ablations():
+    """The config and the keys of each row of docs/ablations.md."""
+    text = (Path(__file__).parents[2] / "docs" / "ablations.md").read_text(encoding="utf-8")
+    for row in re.findall(r"^\|.*\|$", text, re.MULTILINE):
+        config = re.search(r"`(\S+\.yaml)`", row)
+        for keys in re.findall(r"`([A-Z_]+\..*?)`", row):
+            yield pytest.param(config[1] if config else "SSv2/vit_base_16x2_pretrain.yaml", keys, id=keys)
+
+
+@pytest.mark.parametrize(("config", "keys"), list(documented_ablations()))
+def test_documented_ablations_are_valid(config, keys):
+    cfg = model_zoo.get_config(config)
+    cfg.merge_from_list(shlex.split(keys))
+    check_config(cfg)

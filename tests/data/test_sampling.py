@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
+import torch
 
 from vmae_det.data import datasets
-from vmae_det.data.loader import build_dataset, build_train_dataset
-from vmae_det.data.sampling import placed_segments, random_segments
+from vmae_det.data.loader import build_dataset, build_train_dataset, build_train_loader
+from vmae_det.data.sampling import placed_segments, random_segments, target_clip
 
 
 def test_a_random_frame_of_each_segment():
@@ -123,3 +124,93 @@ def test_pre_training_stays_dense(tiny_cfg, reader):
     build_train_dataset(tiny_cfg("pretrain", "INPUT.SAMPLING", "segments"), "pretraining")[0, 0]
     (asked,) = reader.asked
     assert len(set(np.diff(asked))) == 1
+
+
+# ---------------------------------------------------------------- targets of pre-training
+
+
+@pytest.mark.parametrize(
+    ("length", "rate", "expected"),
+    [
+        (1, 2, [26]),
+        (16, 2, range(10, 42, 2)),  # the clip itself
+        (16, 1, range(18, 34)),
+        (32, 1, range(10, 42)),
+        (4, 8, [10, 18, 26, 34]),
+    ],
+)
+def test_targets_lie_around_the_middle_of_the_clip(length, rate, expected):
+    """Of 16 frames at stride 2 from frame 10 on, frame 26 is the middle."""
+    assert target_clip(np.arange(10, 42, 2), 2, 100, length, rate).tolist() == list(expected)
+
+
+def test_a_target_beyond_the_ends_of_a_video_repeats_frames():
+    assert target_clip(np.array([0, 1, 2, 3]), 1, 4, 4, 2).tolist() == [0, 0, 2, 3]
+
+
+class Numbered(Recording):
+    """A reader of 50 frames whose pixels are the frame's number."""
+
+    def frames(self, indices):
+        return super().frames(indices) + np.asarray(indices, dtype=np.uint8)[:, None, None, None]
+
+
+OTHER_FRAMES = {
+    "centre": (1, 0, [4]),
+    "clip length at stride 1": (0, 1, [2, 3, 4, 5]),
+    "twice the frames": (8, 1, [0, 1, 2, 3, 4, 5, 6, 7]),
+    "other stride": (4, 4, [-4, 0, 4, 8]),
+}
+
+
+@pytest.mark.parametrize(("frames", "rate", "expected"), OTHER_FRAMES.values(), ids=OTHER_FRAMES)
+@pytest.mark.parametrize("training", [True, False])
+def test_a_sample_with_a_target_of_other_frames(tiny_cfg, monkeypatch, frames, rate, expected, training):
+    """Expected are frames from the start of a clip of 4 frames at stride 2."""
+    reader = Numbered()
+    monkeypatch.setattr(datasets, "open_video", lambda *_: reader)
+    opts = ("MODEL.RECONSTRUCTION.NUM_FRAMES", frames, "MODEL.RECONSTRUCTION.SAMPLING_RATE", rate)
+    cfg = tiny_cfg("pretrain", "DATALOADER.REPEATED_AUG", 1, *opts)
+    dataset = build_dataset(cfg, "pretraining", cfg.DATASETS.TRAIN[0], training=training)
+    for epoch in range(20 if training else 1):
+        (sample,) = dataset[epoch, 0]
+        video = sample["video"][0, :, 0, 0].tolist()
+        assert np.diff(video).tolist() == [2, 2, 2]
+        target = [min(max(video[0] + number, 0), 49) for number in expected]
+        assert (sample["target"] == torch.tensor(target)[None, :, None, None]).all()
+        assert sample["target"].shape == (3, len(expected), 64, 64)
+        assert "places" not in sample
+    # Each frame is decoded once, however often it is used.
+    assert len(reader.asked) == (20 if training else 1)
+    assert reader.asked[-1] == sorted({*video, *target})
+
+
+@pytest.mark.parametrize("keys", [(0, 0), (4, 2), (4, 0), (0, 2)])
+def test_a_target_of_the_clips_own_frames_is_not_decoded(tiny_cfg, reader, keys):
+    opts = ("MODEL.RECONSTRUCTION.NUM_FRAMES", keys[0], "MODEL.RECONSTRUCTION.SAMPLING_RATE", keys[1])
+    (sample,) = build_train_dataset(tiny_cfg("pretrain", "DATALOADER.REPEATED_AUG", 1, *opts), "pretraining")[
+        0, 0
+    ]
+    assert "target" not in sample
+    assert [len(asked) for asked in reader.asked] == [4]
+
+
+@pytest.mark.parametrize("crop", ["multi_scale", "resized", "short_side"])
+def test_a_target_is_cropped_flipped_and_coloured_as_the_video(tiny_cfg, crop):
+    """Frames that both hold are the same in both, and the video is the one that a run without target has."""
+    opts = ("INPUT.TRAIN_CROP", crop, "INPUT.COLOR_JITTER", 0.4, "DATALOADER.REPEATED_AUG", 4)
+    target = ("MODEL.RECONSTRUCTION.NUM_FRAMES", 8, "MODEL.RECONSTRUCTION.SAMPLING_RATE", 1)
+    plain = build_train_dataset(tiny_cfg("pretrain", *opts), "pretraining")
+    double = build_train_dataset(tiny_cfg("pretrain", *opts, *target), "pretraining")
+    for index in range(3):
+        for before, after in zip(plain[0, index], double[0, index]):
+            assert torch.equal(before["video"], after["video"])
+            assert torch.equal(after["target"][:, ::2], after["video"])
+            assert not torch.equal(after["target"][:, 1::2], after["video"])
+
+
+def test_targets_are_stacked_in_a_batch(tiny_cfg):
+    cfg = tiny_cfg("pretrain", "DATALOADER.REPEATED_AUG", 2, "MODEL.RECONSTRUCTION.NUM_FRAMES", 1)
+    batch = next(iter(build_train_loader(cfg, build_train_dataset(cfg, "pretraining"))))
+    assert batch["video"].shape == (8, 3, 4, 64, 64)
+    assert batch["target"].shape == (8, 3, 1, 64, 64)

@@ -1,7 +1,9 @@
+import math
+
 import pytest
 import torch
 
-from vmae_det.modeling.masking import draw_mask, split_tokens
+from vmae_det.modeling.masking import draw_mask, running_cells, split_tokens
 from vmae_det.modeling.randomness import uniform
 
 GRID = (8, 14, 14)
@@ -63,3 +65,66 @@ def test_random_numbers_are_uniform():
     numbers = uniform(torch.arange(1000), 100)
     assert abs(numbers.mean().item() - 0.5) < 0.01
     assert abs(numbers.var().item() - 1 / 12) < 0.002
+
+
+def all_tokens(grid):
+    t, h, w = grid
+    return torch.arange(t * h * w).expand(len(SEEDS), -1)
+
+
+def kept(tokens, grid, ratio, seeds=SEEDS):
+    """Bool (B, t, h, w): what a running-cell mask leaves of `tokens`."""
+    left = running_cells(seeds, tokens, grid, ratio)
+    assert (left.diff(dim=1) > 0).all()
+    return torch.zeros(len(tokens), math.prod(grid)).scatter(1, left, 1).bool().view(-1, *grid)
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_a_running_cell_keeps_each_position_equally_often(quarters):
+    left = kept(all_tokens(GRID), GRID, 1 - quarters / 4)
+    for start in range(5):
+        assert (left[:, start : start + 4].sum(dim=1) == quarters).all()
+    cells = left.unflatten(2, (7, 2)).unflatten(4, (7, 2))  # B, t, 7, 2, 7, 2
+    assert (cells.sum(dim=(3, 5)) == quarters).all()
+    assert (cells == cells[:, :, :1, :, :1]).all()
+
+
+def test_a_running_cell_by_hand():
+    """Two positions of four, side by side in reading order; from slice to slice both move on by one."""
+    pair = [{0, 1}, {1, 2}, {2, 3}, {3, 0}]
+    starts = set()
+    for cell in kept(torch.arange(16).expand(40, -1), (4, 2, 2), 0.5, torch.arange(40)).flatten(2):
+        slices = [set(row.nonzero().flatten().tolist()) for row in cell]
+        start = pair.index(slices[0])
+        assert slices == [pair[(start - t) % 4] for t in range(4)]
+        starts.add(start)
+    assert starts == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(("kind", "masked"), [("tube", 1408), ("random", 1411), ("frame", 7 * 196)])
+@pytest.mark.parametrize("ratio", [0.1, 0.5, 0.8])
+def test_a_running_cell_leaves_the_same_number_of_hidden_tokens_in_every_clip(kind, masked, ratio):
+    mask = draw_mask(SEEDS, GRID, kind, 0.9)
+    _, hidden = split_tokens(mask)
+    left = running_cells(SEEDS, hidden, GRID, ratio)
+    assert left.shape == (3, masked - int(ratio * masked))
+    assert mask.gather(1, left).all()
+
+
+def test_of_a_tube_mask_a_running_cell_leaves_the_pattern():
+    mask = draw_mask(SEEDS, GRID, "tube", 0.9)
+    _, hidden = split_tokens(mask)
+    pattern = kept(all_tokens(GRID), GRID, 0.5)
+    assert torch.equal(kept(hidden, GRID, 0.5), pattern & mask.view(-1, *GRID))
+
+
+def test_a_running_cell_follows_from_the_seed_alone():
+    _, hidden = split_tokens(draw_mask(SEEDS, GRID, "random", 0.5))
+    together = running_cells(SEEDS, hidden, GRID, 0.3)
+    alone = [running_cells(SEEDS[i : i + 1], hidden[i : i + 1], GRID, 0.3) for i in range(3)]
+    assert torch.equal(together, torch.cat(alone))
+
+
+def test_a_running_cell_on_a_grid_of_odd_sides():
+    left = kept(all_tokens((4, 3, 5)), (4, 3, 5), 0.5)
+    assert (left.sum(dim=1) == 2).all()

@@ -11,6 +11,7 @@ from vmae_det.utils.errors import ConfigError, did_you_mean
 _CHOICES = {
     "MODEL.DEVICE": ("auto", "cpu", "cuda"),
     "MODEL.BACKBONE.POSITIONS": ("flat", "axes"),
+    "MODEL.DECODER.MASK": ("none", "running_cell"),
     "MODEL.MASK.TYPE": ("tube", "random", "frame"),
     "MODEL.RECONSTRUCTION.LOSS": ("mse", "l1", "smooth_l1"),
     "MODEL.ROI_HEAD.LOSS": ("sum", "mean"),
@@ -53,6 +54,8 @@ _AT_LEAST = {
     ),
     0: (
         "MODEL.BACKBONE.MLP_RATIO",
+        "MODEL.RECONSTRUCTION.NUM_FRAMES",
+        "MODEL.RECONSTRUCTION.SAMPLING_RATE",
         "MODEL.ROI_HEAD.SAMPLING_RATIO",
         "INPUT.MIXUP",
         "INPUT.CUTMIX",
@@ -112,9 +115,8 @@ def check_config(cfg: CfgNode) -> None:
         f"got '{augment}', expected the form rand-m9-mstd0.5-inc1, with m, mmax (magnitude, whole), n "
         "(operations, 1 to 9), p (probability), mstd (deviation), inc (0 or 1), t (weights, 3a or 3aw)",
     )
-    _require(
-        0 < cfg.MODEL.MASK.RATIO < 1, "MODEL.MASK.RATIO", f"must lie in (0, 1), got {cfg.MODEL.MASK.RATIO}"
-    )
+    for key in ("MODEL.MASK.RATIO", "MODEL.DECODER.MASK_RATIO"):
+        _require(0 < value_of(cfg, key) < 1, key, f"must lie in (0, 1), got {value_of(cfg, key)}")
     decay = cfg.SOLVER.LAYER_DECAY
     _require(0 < decay <= 1, "SOLVER.LAYER_DECAY", f"must lie in (0, 1], got {decay}")
     factor = cfg.SOLVER.HEAD_LR_FACTOR
@@ -181,6 +183,26 @@ def _check_shapes(cfg: CfgNode) -> None:
             "MODEL.MASK.RATIO",
             f"{cfg.MODEL.MASK.RATIO} of {positions} positions masks {masked}: nothing to "
             f"{'predict' if masked == 0 else 'see'}",
+        )
+        _check_target(cfg, frames // tubelet)
+
+
+def _check_target(cfg: CfgNode, slices: int) -> None:
+    key, frames = "MODEL.RECONSTRUCTION.NUM_FRAMES", cfg.MODEL.RECONSTRUCTION.NUM_FRAMES
+    if frames != 1:
+        _require(
+            frames % slices == 0,
+            key,
+            f"{frames} is not divisible by the {slices} time slices of a clip (INPUT.NUM_FRAMES / "
+            "MODEL.BACKBONE.TUBELET_SIZE), each of which predicts as many; nearest that are: "
+            f"{max(frames // slices, 1) * slices} and {(frames // slices + 1) * slices}",
+        )
+    elif slices > 1:
+        _require(
+            cfg.MODEL.MASK.TYPE == "tube",
+            key,
+            f"1 predicts the masked tokens of one time slice, of which MODEL.MASK.TYPE {cfg.MODEL.MASK.TYPE} "
+            "masks more in one clip than in another; set that to tube",
         )
 
 

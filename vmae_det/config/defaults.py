@@ -52,6 +52,10 @@ _C.MODEL.DECODER = CN()
 _C.MODEL.DECODER.EMBED_DIM = 384
 _C.MODEL.DECODER.DEPTH = 4
 _C.MODEL.DECODER.NUM_HEADS = 6
+# Which of the masked tokens the decoder leaves out, as in VideoMAE V2: none, or running_cell, a pattern of
+# 2 x 2 positions that moves on from time slice to time slice. MASK_RATIO: their fraction, in (0, 1).
+_C.MODEL.DECODER.MASK = "none"
+_C.MODEL.DECODER.MASK_RATIO = 0.5
 
 _C.MODEL.MASK = CN()
 # tube: the same positions in all time slices; random: any tokens; frame: whole time slices.
@@ -62,6 +66,11 @@ _C.MODEL.MASK.RATIO = 0.9
 _C.MODEL.RECONSTRUCTION = CN()
 # Normalise the target of each cube by its own mean and deviation, per colour channel.
 _C.MODEL.RECONSTRUCTION.NORMALIZE = True
+# Frames that are predicted, and every how many frames of the video one is taken; they lie around the middle
+# of the clip. 0: as INPUT has it. NUM_FRAMES is divisible by the clip's time slices, or 1: the frame in the
+# middle alone, from the tokens of its time slice (for tube masks).
+_C.MODEL.RECONSTRUCTION.NUM_FRAMES = 0
+_C.MODEL.RECONSTRUCTION.SAMPLING_RATE = 0
 # mse, l1 or smooth_l1, averaged over the values of masked cubes.
 _C.MODEL.RECONSTRUCTION.LOSS = "mse"
 

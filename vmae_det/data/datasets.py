@@ -29,6 +29,7 @@ from vmae_det.data.sampling import (
     placed_segments,
     random_clip,
     random_segments,
+    target_clip,
 )
 from vmae_det.data.transforms import Clip, make_clip
 from vmae_det.data.video_lists import VIDEO_SUFFIXES, find_videos, read_video_list
@@ -108,7 +109,9 @@ class ClipDataset(torch.utils.data.Dataset, ABC):
 class UnlabelledVideos(ClipDataset):
     """Clips from the videos of a dataset of any type; labels are not looked at.
 
-    In training an epoch takes CLIPS_PER_VIDEO clips from each video, in testing the one in its middle.
+    In training an epoch takes CLIPS_PER_VIDEO clips from each video, in testing the one in its middle. Where
+    MODEL.RECONSTRUCTION asks for other frames than the clip's own, a sample holds them as `target`, uint8
+    (3, T', H, W), transformed as the video is.
     """
 
     def __init__(self, cfg: CfgNode, spec: DatasetSpec, training: bool) -> None:
@@ -120,17 +123,36 @@ class UnlabelledVideos(ClipDataset):
         else:
             annotations = read_action_csv(spec.annotations, unknown_actions="ignore")
             self.files = _files_of(annotations.videos, spec)
+        own, wanted = cfg.INPUT, cfg.MODEL.RECONSTRUCTION
+        self.own = own.NUM_FRAMES, own.SAMPLING_RATE
+        self.target = wanted.NUM_FRAMES or own.NUM_FRAMES, wanted.SAMPLING_RATE or own.SAMPLING_RATE
 
     def __len__(self) -> int:
         return len(self.files) * (self.cfg.DATALOADER.CLIPS_PER_VIDEO if self.training else 1)
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[Clip, Sample]:
         """A random clip."""
-        return self._random_clip(self.files[index % len(self.files)], rng), {}
+        reader = self._open(self.files[index % len(self.files)])
+        return self._decode(reader, random_clip(len(reader), *self.own, rng))
 
     def load_test(self, index: int) -> tuple[Clip, Sample]:
         """The centre of the clip in the middle of the video."""
-        return transforms.view_crop(self._placed_clip(self.files[index], 0, 1), self.cfg), {}
+        reader = self._open(self.files[index])
+        clip, extra = self._decode(reader, evenly_placed_clip(len(reader), *self.own, 0, 1))
+        return transforms.view_crop(clip, self.cfg), extra
+
+    def _decode(self, reader: VideoReader, video: np.ndarray) -> tuple[Clip, Sample]:
+        """The frames of a clip, or with a target the frames of both, each once, and their `places` there."""
+        if self.target == self.own:
+            return make_clip(reader.frames(video)), {}
+        target = target_clip(video, self.own[1], len(reader), *self.target)
+        frames, places = np.unique(np.concatenate([video, target]), return_inverse=True)
+        return make_clip(reader.frames(frames)), {"places": np.split(places, [len(video)])}
+
+    def finish(self, clip: Clip, extra: Sample) -> Sample:
+        """`video` and `target`, where there is one, of the frames of both."""
+        parts = zip(("video", "target"), extra.get("places", ()))
+        return {name: transforms.to_video(Clip(clip.frames[places], clip.boxes)) for name, places in parts}
 
 
 @DATASET_REGISTRY.register_as("classification")

@@ -28,7 +28,7 @@ from vmae_det.utils.registry import lookup
 Batch = dict[str, Any]
 
 # These become tensors with the batch in front; all else stays a list with an entry per clip.
-STACKED = ("video", "seed", "index", "label", "video_index")
+STACKED = ("video", "target", "seed", "index", "label", "video_index")
 
 
 class TrainSampler(Sampler):

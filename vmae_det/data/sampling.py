@@ -43,5 +43,17 @@ def keyframe_clip(keyframe: int, num_frames: int, clip_length: int, rate: int) -
     return _clip(keyframe - (clip_length // 2) * rate, num_frames, clip_length, rate)
 
 
+def target_clip(
+    clip: np.ndarray, rate: int, num_frames: int, target_length: int, target_rate: int
+) -> np.ndarray:
+    """The frames to predict from `clip`, whose frames are `rate` apart: a clip around the same middle.
+
+    The middle is frame number clip_length // 2, as in a keyframe's clip; a target of one frame is that frame.
+    Beyond the ends of the video frames repeat.
+    """
+    middle = int(clip[0]) + len(clip) // 2 * rate
+    return keyframe_clip(middle, num_frames, target_length, target_rate)
+
+
 def _clip(start: int, num_frames: int, clip_length: int, rate: int) -> np.ndarray:
     return (start + rate * np.arange(clip_length)).clip(0, num_frames - 1)

@@ -230,9 +230,15 @@ def count_tokens(cfg: CfgNode) -> Tokens:
     model.backbone.patch_embed.register_forward_pre_hook(lambda _, args: seen.update(encoded=args[0]))
     model.decoder.register_forward_pre_hook(lambda _, args: seen.update(decoded=args[0]))
     model.decoder.register_forward_hook(lambda _, args, result: seen.update(predicted=result))
-    shape = (1, 3, cfg.INPUT.NUM_FRAMES, cfg.INPUT.CROP_SIZE, cfg.INPUT.CROP_SIZE)
+    frames = {"video": cfg.INPUT.NUM_FRAMES, "target": cfg.MODEL.RECONSTRUCTION.NUM_FRAMES}
+    side = cfg.INPUT.CROP_SIZE
+    clips = {
+        name: torch.zeros(1, 3, number, side, side, dtype=torch.uint8)
+        for name, number in frames.items()
+        if number
+    }
     with torch.no_grad():
-        model({"video": torch.zeros(shape, dtype=torch.uint8), "seed": torch.zeros(1, dtype=torch.int64)})
+        model(clips | {"seed": torch.zeros(1, dtype=torch.int64)})
     return Tokens(grid, **{name: tensor.shape[1] for name, tensor in seen.items()})
 
 

@@ -1,4 +1,7 @@
-"""Which tokens pre-training hides: tube, random and frame masks, drawn from the seeds of the samples."""
+"""Which tokens pre-training hides from the encoder, and which of them the decoder predicts.
+
+All is drawn from the seeds of the samples.
+"""
 
 from __future__ import annotations
 
@@ -31,3 +34,32 @@ def split_tokens(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     order = mask.to(torch.uint8).argsort(dim=1, stable=True)
     num_visible = mask.shape[1] - int(mask[0].sum())
     return order[:, :num_visible], order[:, num_visible:]
+
+
+def running_cells(
+    seeds: torch.Tensor, tokens: torch.Tensor, grid: tuple[int, int, int], ratio: float
+) -> torch.Tensor:
+    """Those of the hidden `tokens` (B, M) that a running-cell mask leaves to predict: (B, K), ascending.
+
+    The decoder's mask of VideoMAE V2 (Wang et al., 2023; the pattern is MAR's, Qing et al., 2022). Cells of
+    2 x 2 positions tile a time slice; a grid of odd height or width cuts the last ones. The positions that
+    are kept follow one another in the reading order of a cell, as in a ring, and move on by one from slice to
+    slice, so that in four slices each is kept equally often. Where in the ring follows from the seed.
+
+    Every row keeps K = M - int(ratio * M) tokens: those whose turn it is, then those whose turn comes next,
+    at random among equals. With a tube mask, a multiple of four time slices, and a ratio of a quarter, a half
+    or three quarters, these are exactly the hidden tokens of the pattern.
+
+    Args:
+        seeds: int64 (B,).
+        tokens: numbers of tokens, ordered (t, h, w).
+        ratio: fraction that is not predicted, in (0, 1).
+    """
+    _, h, w = grid
+    number = tokens.shape[1] - int(ratio * tokens.shape[1])
+    time, row, column = tokens // (h * w), tokens // w % h, tokens % w
+    place = 2 * (row % 2) + column % 2
+    draws = uniform(~seeds, 1 + tokens.shape[1])  # not the numbers that the encoder's mask comes from
+    turn = (place + time + (draws[:, :1] * 4).long()) % 4
+    order = (turn + draws[:, 1:]).argsort(dim=1)
+    return tokens.gather(1, order[:, :number].sort(dim=1).values)

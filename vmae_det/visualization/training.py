@@ -12,7 +12,7 @@ from vmae_det.data.loader import build_dataset, collate
 from vmae_det.engine.trainer import HookBase, to_device
 from vmae_det.modeling import MaskedAutoencoder, model_class
 from vmae_det.utils import distributed
-from vmae_det.visualization.reconstruction import reconstruction_grid, write_png
+from vmae_det.visualization.reconstruction import mask_cubes, reconstruction_grid, write_png
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,8 @@ class ReconstructionPicture(HookBase):
     """After pre-training: original, masked and reconstructed frames of a few clips, as reconstruction.png.
 
     The clips are the middle ones of the first videos of DATASETS.TEST, or of DATASETS.TRAIN where that
-    is empty.
+    is empty. Their frames are those to predict, masked where the decoder had to; masked cubes that its own
+    mask left out are grey in the reconstruction too.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -41,18 +42,14 @@ class ReconstructionPicture(HookBase):
         model = getattr(self.trainer.model, "module", self.trainer.model)
         model.eval()
         predictions = model(to_device(batch, self.trainer.device))
-        backbone = cfg.MODEL.BACKBONE
+        clips = batch.get("target", batch["video"]).numpy()
+        painted = predictions["reconstruction"].cpu().numpy()
+        masks = predictions["mask"][:, model.target_tokens].cpu().numpy()
+        predicted = predictions["predicted"][:, model.target_tokens].cpu().numpy()
+        sizes = cfg.MODEL.BACKBONE.PATCH_SIZE, model.target_tubelet
         grids = [
-            reconstruction_grid(
-                video.numpy(),
-                painted.cpu().numpy(),
-                mask.cpu().numpy(),
-                backbone.PATCH_SIZE,
-                backbone.TUBELET_SIZE,
-            )
-            for video, painted, mask in zip(
-                batch["video"], predictions["reconstruction"], predictions["mask"]
-            )
+            reconstruction_grid(clip, mask_cubes(result, mask & ~known, *sizes), mask, *sizes)
+            for clip, result, mask, known in zip(clips, painted, masks, predicted)
         ]
         path = Path(cfg.OUTPUT_DIR) / "reconstruction.png"
         write_png(path, grids)
