@@ -54,7 +54,9 @@ def check_detection(case: Case) -> None:
         _check_classes(case, truth, annotations.path, label_map)
         shared = _check_shared(case, annotations)
     if boxes is not None:
-        detected = _check_rows(case, boxes, videos)
+        start_fits = truth is not None and (truth["time_fault"] == "wrong_video_start").sum() == 0
+        shifted = "person_boxes_wrong_time" if start_fits else "wrong_video_start"
+        detected = _check_rows(case, boxes, videos, shifted)
         case.found += _score_findings(detected, boxes.path)
         case.counts["person boxes"] = len(detected)
     if boxes is not None and truth is not None:
@@ -87,10 +89,13 @@ def _check_shared(case: Case, annotations: Table) -> set[str]:
     return {key.rpartition("/")[2] for key in shared}
 
 
-def _check_rows(case: Case, table: Table, videos: pl.DataFrame) -> pl.DataFrame:
-    """The rows of annotations or person boxes with their faults, which are noted."""
+def _check_rows(
+    case: Case, table: Table, videos: pl.DataFrame, shifted: str = "wrong_video_start"
+) -> pl.DataFrame:
+    """The rows of annotations or person boxes with their faults, which are noted; `shifted` as of
+    `mark_times`."""
     start = case.spec.video_start
-    rows = mark_times(mark_bad_boxes(table.rows, table.holds), videos, start)
+    rows = mark_times(mark_bad_boxes(table.rows, table.holds), videos, start, shifted)
     case.found += box_findings(rows, table.path, videos, table.holds)
     case.found += time_findings(rows, table.path, videos, start)
     same = _SAME_ROW[table.holds]

@@ -168,12 +168,13 @@ def _wrong_times(
 
 
 def _common_shift(pairs: pl.DataFrame, keyframes: int) -> float:
-    """The seconds by which person boxes come later in half the keyframes or more, else 0."""
+    """The seconds by which person boxes come later in most keyframes; 0 where two answers are as good."""
     shifts = pairs.select(((pl.col("ms_found") - pl.col("ms")) / 1000).alias("shift"))["shift"].value_counts()
     if shifts.is_empty():
         return 0.0
-    shift, count = shifts.sort(["count", "shift"], descending=[True, False]).row(0)
-    return shift if count >= 0.5 * keyframes else 0.0
+    best = shifts.filter(pl.col("count") == pl.col("count").max())
+    shift, count = best.row(0)
+    return shift if len(best) == 1 and count >= 0.5 * keyframes else 0.0
 
 
 def _misplaced(persons: pl.DataFrame, boxes: pl.DataFrame, path: Path) -> list[Finding]:

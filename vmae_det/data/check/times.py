@@ -11,13 +11,16 @@ from vmae_det.data.check.findings import Finding, finding_of_rows
 AVA_START = 900.0  # second at which AVA's annotated part begins, and where many cut their files
 
 
-def mark_times(rows: pl.DataFrame, videos: pl.DataFrame, start: float) -> pl.DataFrame:
+def mark_times(
+    rows: pl.DataFrame, videos: pl.DataFrame, start: float, shifted: str = "wrong_video_start"
+) -> pl.DataFrame:
     """`rows` with a column `time_fault`: the kind of finding that a row's timestamp is, or null.
 
     Args:
         rows: `video`, `timestamp`.
         videos: `video`, `frames`, `seconds` of readable videos; rows of others have no fault.
         start: the dataset's `video_start`.
+        shifted: the finding that rows are which another video_start would put into their videos.
     """
     rows = rows.join(
         videos.select("video", "frames", "seconds"), on="video", how="left", maintain_order="left"
@@ -29,7 +32,7 @@ def mark_times(rows: pl.DataFrame, videos: pl.DataFrame, start: float) -> pl.Dat
         outside=(~position.is_between(-slack, pl.col("seconds") + slack)).fill_null(False)
     )
     if rows["outside"].mean() >= 0.5 and _possible_starts(rows) is not None:
-        fault = pl.when("outside").then(pl.lit("wrong_video_start"))
+        fault = pl.when("outside").then(pl.lit(shifted))
     else:
         kind = pl.when(_counts_frames(start)).then(pl.lit("frame_number_as_timestamp"))
         fault = pl.when("outside").then(kind.otherwise(pl.lit("keyframe_outside_video")))
@@ -75,26 +78,34 @@ def time_findings(rows: pl.DataFrame, path: Path, videos: pl.DataFrame, start: f
         pl.lit(" s)"),
     )
     bad = bad.with_columns(shown=length)
-    found = []
-    for kind, text, advice in (
-        ("wrong_video_start", f"of {len(rows)} rows lie outside their videos", ""),
-        (
-            "frame_number_as_timestamp",
+    outside = f"of {len(rows)} rows lie outside their videos"
+    seconds = "write seconds: the frame's number / frames per second"
+    said = {
+        "wrong_video_start": (outside, lambda: _start_advice(rows, videos, start)),
+        "person_boxes_wrong_time": (
+            outside,
+            lambda: (
+                f"write the annotations' timestamps: {_start_advice(rows, videos, start)}, other than the "
+                "annotations, which lie in their videos"
+            ),
+        ),
+        "frame_number_as_timestamp": (
             f"of {len(rows)} rows give frame numbers as times",
-            "write seconds: the frame's number / frames per second"
-            + (f" + {start:g} (video_start)" if start else ""),
+            lambda: seconds + (f" + {start:g} (video_start)" if start else ""),
         ),
-        (
-            "keyframe_outside_video",
-            f"of {len(rows)} rows lie outside their videos",
-            f"a timestamp less video_start ({start:g}) is the second of the video file; remove the "
-            "rows, mend the times, or use the whole videos",
+        "keyframe_outside_video": (
+            outside,
+            lambda: (
+                f"a timestamp less video_start ({start:g}) is the second of the video file; remove the rows, "
+                "mend the times, or use the whole videos"
+            ),
         ),
-    ):
+    }
+    found = []
+    for kind, (text, advice) in said.items():
         of_kind = bad.filter(pl.col("time_fault") == kind)
-        if kind == "wrong_video_start" and len(of_kind):
-            advice = _start_advice(rows, videos, start)
-        found += finding_of_rows(kind, of_kind, path, text, advice, "shown")
+        if len(of_kind):
+            found += finding_of_rows(kind, of_kind, path, text, advice(), "shown")
     return found
 
 
