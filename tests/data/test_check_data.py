@@ -102,9 +102,9 @@ def of_video(name):
     return lambda number, fields: fields[0] == name
 
 
-def person_boxes_moved(change):
+def person_boxes_moved(change, video="Bwf51kPTB9k"):
     """All person boxes of one video through `change`."""
-    return lambda d: d.edit(BOXES, change, of_video("Bwf51kPTB9k"))
+    return lambda d: d.edit(BOXES, change, of_video(video))
 
 
 def no_class(d, action="6"):
@@ -242,7 +242,7 @@ DAMAGES = {
     ),
     "video without person boxes": (no_person_boxes, BOXES, "person_boxes_missing", 1),
     "person boxes late": (
-        person_boxes_moved(lambda f: at(int(f[1]) + 1.5)(f)),
+        person_boxes_moved(lambda f: at(int(f[1]) + 1.5)(f), "cm5B3Bt4jSR"),
         BOXES,
         "person_boxes_wrong_time",
         None,
@@ -316,7 +316,7 @@ def test_the_advice_names_the_cause(damaged, in_process):
     assert "header" in advice(header)
     assert "1.5 s later" in advice(DAMAGES["person boxes late"][0])
     assert "'Bwf51kPTB9k.mp4' may be 'Bwf51kPTB9k'" in advice(DAMAGES["person boxes of an unknown video"][0])
-    assert "multiplied by 2.5 and y by 2" in advice(DAMAGES["person boxes of another scale"][0])
+    assert "multiplied by 2.46 and y by 2.04" in advice(DAMAGES["person boxes of another scale"][0])
     rotate = {"Bwf51kPTB9k": "cm5B3Bt4jSR", "cm5B3Bt4jSR": "Bwf51kPTB9k"}
     assert "video ids mixed up" in advice(
         lambda d: d.edit(BOXES, lambda f: [rotate.get(f[0], f[0]), *f[1:]], lambda n, f: f[0] in rotate)
