@@ -312,7 +312,7 @@ def test_the_advice_names_the_cause(damaged, in_process):
         lambda d: d.edit(TRUTH, lambda f: with_box(f, box_of(f) * [640, 360, 640, 360], 0))
     )
     assert "x, y, width, height as well" in advice(lambda d: d.edit(TRUTH, lambda f: in_pixels(as_xywh(f))))
-    assert "+ 900 (video_start)" in advice(DAMAGES["frame numbers everywhere"][0])
+    assert "+ 900 (video_start); Bwf51kPTB9k has 12 frames" in advice(DAMAGES["frame numbers everywhere"][0])
     assert "header" in advice(header)
     assert "1.5 s later" in advice(DAMAGES["person boxes late"][0])
     assert "'Bwf51kPTB9k.mp4' may be 'Bwf51kPTB9k'" in advice(DAMAGES["person boxes of an unknown video"][0])
@@ -359,7 +359,7 @@ def test_suffix_in_the_video_id(damaged, in_process):
         damaged.edit(file, lambda f: [f"{f[0]}.mp4", *f[1:]])
     (found,) = damaged.check().findings
     assert (found.kind, found.count) == ("missing_video", 4)
-    assert "Write Bwf51kPTB9k instead of Bwf51kPTB9k.mp4" in found.advice
+    assert "write Bwf51kPTB9k instead of Bwf51kPTB9k.mp4" in found.advice
 
 
 def test_recall_is_that_of_a_plain_count(damaged, in_process):

@@ -68,4 +68,4 @@ def _draw(spec: DatasetSpec, folder: Path) -> None:
     sheets = draw_contact_sheets(spec)
     for number, sheet in enumerate(sheets, start=1):
         write_png(folder / f"sheet_{number}.png", sheet)
-    print(f"\n{len(sheets)} contact sheets in {folder}")
+    print(f"\ncontact sheets in {folder}: {len(sheets)}")

@@ -25,6 +25,7 @@ _CELL = (480, 360)  # pixels that a keyframe is given, width and height
 _GAP, _FONT_SIZE, _CAPTION = 10, 16, 24
 _PAPER, _INK, _ALARM, _DETECTED = (255, 255, 255), (60, 60, 60), (190, 30, 30), (255, 255, 255)
 _DASH = 8
+_LEGEND = "names and coloured boxes: annotations     dashed boxes: person boxes"
 
 
 def draw_contact_sheets(spec: DatasetSpec, num_keyframes: int = NUM_KEYFRAMES) -> list[np.ndarray]:
@@ -60,7 +61,7 @@ def draw_contact_sheets(spec: DatasetSpec, num_keyframes: int = NUM_KEYFRAMES) -
         try:
             frame = _read_frame(files.get(video), timestamp - spec.video_start)
         except DataError as error:
-            cells.append(_cell(np.full((2, 2, 3), 235, np.uint8), title, error.problem))
+            cells.append(_cell(np.full((_CELL[1], _CELL[0], 3), 235, np.uint8), title, error.problem))
             continue
         cells.append(_draw_keyframe(frame, title, truth.filter(here), detected.filter(here), label_map))
     per_page = COLUMNS * ROWS
@@ -136,7 +137,11 @@ def _cell(picture: np.ndarray, title: str, problem: str) -> np.ndarray:
 def _page(cells: list[np.ndarray]) -> np.ndarray:
     height, width = cells[0].shape[:2]
     rows = -(-len(cells) // COLUMNS)
-    page = np.full((_GAP + rows * (height + _GAP), _GAP + COLUMNS * (width + _GAP), 3), _PAPER, np.uint8)
+    size = (_GAP + COLUMNS * (width + _GAP), _GAP + rows * (height + _GAP) + _CAPTION)
+    paper = Image.new("RGB", size, _PAPER)
+    pen = ImageDraw.Draw(paper)
+    pen.text((_GAP, size[1] - _GAP), _LEGEND, fill=_INK, font=load_font(_FONT_SIZE), anchor="ls")
+    page = np.array(paper)
     for i, cell in enumerate(cells):
         y, x = (_GAP + k * (n + _GAP) for k, n in zip(divmod(i, COLUMNS), (height, width)))
         page[y : y + height, x : x + width] = cell

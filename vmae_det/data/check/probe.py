@@ -51,6 +51,8 @@ def probe_video(path: str, decode: str = "ends") -> VideoFacts:
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         problem = f"cannot be read as a video: {' '.join(reason.split())[:120]}"
+        if not facts.frames and _is_mp4(path):
+            problem = f"an MP4 file without its index, perhaps cut off: {size} bytes"
     return replace(facts, problem=problem)
 
 
@@ -72,6 +74,15 @@ def _read_header(
         width=stream.codec_context.width,
         height=stream.codec_context.height,
     )
+
+
+def _is_mp4(path: str) -> bool:
+    """Whether a file begins as MP4 and QuickTime files do."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(8)[4:] == b"ftyp"
+    except OSError:
+        return False
 
 
 def _cut_off(stream: av.VideoStream, size: int) -> str:

@@ -91,7 +91,7 @@ def time_findings(rows: pl.DataFrame, path: Path, videos: pl.DataFrame, start: f
         ),
         "frame_number_as_timestamp": (
             f"of {len(rows)} rows give frame numbers as times",
-            lambda: seconds + (f" + {start:g} (video_start)" if start else ""),
+            lambda: f"{seconds}{f' + {start:g} (video_start)' if start else ''}{_rates(bad)}",
         ),
         "keyframe_outside_video": (
             outside,
@@ -107,6 +107,12 @@ def time_findings(rows: pl.DataFrame, path: Path, videos: pl.DataFrame, start: f
         if len(of_kind):
             found += finding_of_rows(kind, of_kind, path, text, advice(), "shown")
     return found
+
+
+def _rates(bad: pl.DataFrame) -> str:
+    """Frames per second of the first video."""
+    video, frames, seconds = bad.select("video", "frames", "seconds").row(0)
+    return f"; {video} has {frames / seconds:.5g} frames a second"
 
 
 def _start_advice(rows: pl.DataFrame, videos: pl.DataFrame, start: float) -> str:

@@ -60,7 +60,7 @@ def missing_findings(rows: pl.DataFrame, path: Path, known: dict[str, Path], fol
     guess = next(filter(None, guesses), "")
     total = rows["video"].n_unique()
     what = f"of {total} video ids have no file in {folder}"
-    advice = f"a file is named after its id, such as {first['video'][0]}.mp4.{guess}"
+    advice = guess or f"a video's file is named after its id: {first['video'][0]}.mp4, or another suffix"
     return finding_of_rows("missing_video", first, path, what, advice)
 
 
@@ -68,16 +68,16 @@ def _guess(name: str, known: dict[str, Path], folder: Path) -> str:
     """Why an id has no file, where it can be told."""
     stem = Path(name).stem
     if stem != name and stem in known:
-        return f" Write {stem} instead of {name}: ids have no folder and no suffix."
+        return f"write {stem} instead of {name}: ids have no folder and no suffix"
     lower = {other.lower(): other for other in known}
     if name.lower() in lower:
-        return f" There is {known[lower[name.lower()]].name}: capital letters count."
+        return f"there is {known[lower[name.lower()]].name}: capital letters count"
     if not known:
         below = next((p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES), None)
         if below:
             inside = below.relative_to(folder)
-            return f" The folder holds no video itself, but {inside}: let `videos` name that folder."
-        return " The folder holds no video."
+            return f"the folder holds no video itself, but {inside}: let `videos` name that folder"
+        return "the folder holds no video"
     return ""
 
 

@@ -28,8 +28,11 @@ class _Worker:
         other.close()
         self.item = ""
         self.deadline = 0.0
+        self.started = False
 
     def give(self, item: str, seconds: float) -> None:
+        if not self.started:  # imports take a while, which is not the item's fault
+            self.started = self.pipe.recv()
         self.item, self.deadline = item, monotonic() + seconds
         self.pipe.send(item)
 
@@ -41,6 +44,7 @@ class _Worker:
 
 def _serve(function: Callable[[str], Any], pipe: Connection) -> None:
     try:
+        pipe.send(True)
         while True:
             pipe.send(function(pipe.recv()))
     except (EOFError, OSError, KeyboardInterrupt):
@@ -61,9 +65,9 @@ def run_apart(
     busy: list[_Worker] = []
     bar = tqdm(total=len(waiting), desc=description, unit="video", disable=None, leave=False)
     try:
-        for _ in range(min(workers, len(waiting))):
-            busy.append(_Worker(function))
-            busy[-1].give(waiting.pop(), seconds)
+        busy += [_Worker(function) for _ in range(min(workers, len(waiting)))]
+        for worker in busy:
+            worker.give(waiting.pop(), seconds)
         while busy:
             ready = wait([worker.pipe for worker in busy], timeout=1)
             for worker in [w for w in busy if w.pipe in ready or monotonic() > w.deadline]:
