@@ -190,6 +190,12 @@ DAMAGES = {
         "keyframe_outside_video",
         None,
     ),
+    "all of a video at one moment past the end": (
+        lambda d: d.edit(TRUTH, at("0915"), of_video("cm5B3Bt4jSR")),
+        TRUTH,
+        "keyframe_outside_video",
+        None,
+    ),
     "frame numbers in one video": (
         lambda d: d.edit(TRUTH, in_frames, of_video("Bwf51kPTB9k")),
         TRUTH,
@@ -203,11 +209,23 @@ DAMAGES = {
         None,
     ),
     "pixels in one box": (lambda d: d.edit(TRUTH, in_pixels, line(5)), TRUTH, "box_in_pixels", None),
+    "a small box in pixels": (
+        lambda d: d.edit(TRUTH, lambda f: with_box(f, [1, 1, 9, 12], 0), line(5)),
+        TRUTH,
+        "box_in_pixels",
+        None,
+    ),
     "pixels everywhere": (lambda d: d.edit(TRUTH, in_pixels), TRUTH, "box_in_pixels", None),
     "pixels in person boxes": (lambda d: d.edit(BOXES, in_pixels), BOXES, "box_in_pixels", None),
     "x,y,w,h in one box": (lambda d: d.edit(TRUTH, as_xywh, line(1)), TRUTH, "box_as_xywh", None),
     "corners swapped": (
         lambda d: d.edit(TRUTH, lambda f: [*f[:2], *f[4:6], *f[2:4], *f[6:]], line(2, 12)),
+        TRUTH,
+        "box_reversed",
+        None,
+    ),
+    "corners of a small box swapped": (
+        lambda d: d.edit(TRUTH, lambda f: with_box(f, [0.3, 0.4, 0.1, 0.12]), line(2)),
         TRUTH,
         "box_reversed",
         None,
@@ -360,6 +378,22 @@ def test_suffix_in_the_video_id(damaged, in_process):
     (found,) = damaged.check().findings
     assert (found.kind, found.count) == ("missing_video", 4)
     assert "write Bwf51kPTB9k instead of Bwf51kPTB9k.mp4" in found.advice
+
+
+def test_a_misspelt_video_id(damaged, in_process):
+    damaged.edit(TRUTH, lambda f: ["Bwf51kPTB9x", *f[1:]], line(3))
+    (found,) = damaged.check().findings
+    assert (found.kind, found.count, found.examples[0].line) == ("missing_video", 1, 3)
+    assert found.advice == "is 'Bwf51kPTB9x' a slip for 'Bwf51kPTB9k'?"
+
+
+@pytest.mark.parametrize("content", [b"", b"a,b,c\n", b"\x1f\x8bno gzip", b"Bwf51kPTB9k,0903\n", b"\xff\n\0"])
+@pytest.mark.parametrize("file", [TRUTH, BOXES, LABELS, "annotations/clips_train.csv"])
+def test_other_content_is_an_error_and_no_crash(damaged, in_process, file, content):
+    (damaged.folder / file).write_bytes(content)
+    report = damaged.check("clips_train" if "clips" in file else "train")
+    assert report.errors
+    assert report.as_text()
 
 
 def test_recall_is_that_of_a_plain_count(damaged, in_process):

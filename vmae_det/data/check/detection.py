@@ -59,13 +59,14 @@ def check_detection(case: Case) -> None:
         detected = _check_rows(case, boxes, videos, shifted)
         case.found += _score_findings(detected, boxes.path)
         case.counts["person boxes"] = len(detected)
-    if boxes is not None and truth is not None:
+    if boxes is not None and truth is not None and len(truth) and len(detected):
         kept = _sound(truth).filter(~pl.col("video").is_in(list(shared)))
         if excluded is not None:
             kept = kept.join(excluded.rows, on=["video", "ms"], how="anti", maintain_order="left")
         persons, sound = annotated_persons(kept), _sound(detected)
+        with_file = persons.filter(pl.col("video").is_in(list(files)))
         case.found += compare_persons(
-            persons, sound, detected, boxes.path, set(truth["video"].unique()), set(files)
+            with_file, sound, detected, boxes.path, set(truth["video"].unique()), set(files)
         )
         case.recall = recall_table(persons, sound)
         case.found += low_score_findings(case.recall, boxes.path)

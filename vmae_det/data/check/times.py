@@ -31,7 +31,7 @@ def mark_times(
     rows = rows.with_columns(
         outside=(~position.is_between(-slack, pl.col("seconds") + slack)).fill_null(False)
     )
-    if rows["outside"].mean() >= 0.5 and _possible_starts(rows) is not None:
+    if (rows["outside"].mean() or 0) >= 0.5 and _possible_starts(rows) is not None:
         fault = pl.when("outside").then(pl.lit(shifted))
     else:
         kind = pl.when(_counts_frames(start)).then(pl.lit("frame_number_as_timestamp"))

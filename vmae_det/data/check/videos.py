@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import os
 from collections.abc import Iterable
@@ -78,7 +79,8 @@ def _guess(name: str, known: dict[str, Path], folder: Path) -> str:
             inside = below.relative_to(folder)
             return f"the folder holds no video itself, but {inside}: let `videos` name that folder"
         return "the folder holds no video"
-    return ""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+    return f"is '{name}' a slip for '{near[0]}'?" if near else ""
 
 
 def sizes_of(facts: dict[str, VideoFacts]) -> pl.DataFrame:
