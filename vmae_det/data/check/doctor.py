@@ -71,7 +71,6 @@ def partner_of(spec: DatasetSpec) -> DatasetSpec | None:
     name = path.name[:start] + _OTHER_SET[found[-1][0].lower()] + path.name[end:]
     try:
         partner = get_dataset(str(path.with_name(name)) if path.is_file() else name)
-        partner.annotations and partner.annotations.stat()
     except (ConfigError, DataError):
         return None
     return partner if partner.type == spec.type and partner.type != "videos" else None

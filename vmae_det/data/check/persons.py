@@ -131,7 +131,7 @@ def _wrong_videos(
         text = f"{len(missing)} of {len(wanted)} annotated videos have no person boxes"
         advice = "no action can be detected there: run the person detector on them"
         found.append(Finding("person_boxes_missing", len(missing), text, examples, advice))
-    text = f"videos of person boxes are not annotated, of {len(present)}"
+    text = f"of {len(present)} videos with person boxes have no annotations"
     advice = "detections there have nothing to be compared with; use person boxes of this set alone"
     return found + finding_of_rows("person_boxes_not_annotated", surplus, path, text, advice)
 

@@ -68,11 +68,12 @@ class Report:
             lines += ["", *_finding_lines(finding)]
         if self.recall:
             lines += ["", *_recall_lines(self.recall)]
-        errors, warnings = len(self.errors), len(self.warnings)
-        verdict = f"{errors} kinds of error" if errors != 1 else "1 kind of error"
-        verdict += f", {warnings} warning{'' if warnings == 1 else 's'}" if warnings else ""
-        lines += ["", verdict if errors else f"no errors{verdict.partition('error')[2].lstrip('s')}"]
-        return "\n".join(lines)
+        verdict = f"{_number(self.errors, 'error')}, {_number(self.warnings, 'warning')}"
+        return "\n".join([*lines, "", verdict])
+
+
+def _number(findings: list[Finding], name: str) -> str:
+    return f"{len(findings) or 'no'} {name}{'' if len(findings) == 1 else 's'}"
 
 
 def _finding_lines(finding: Finding) -> list[str]:
