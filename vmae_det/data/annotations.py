@@ -21,7 +21,8 @@ from vmae_det.utils.errors import DataError
 from vmae_det.utils.files import write_whole
 
 # People draw inside the frame, up to rounding; detectors reach beyond it, and shrink boxes to nothing.
-_BOX_RULES = {"ground_truth": BoxRule(1e-3, allow_empty=False), "detections": BoxRule(0.05, allow_empty=True)}
+GROUND_TRUTH_RULE = BoxRule(1e-3, allow_empty=False)
+_BOX_RULES = {"ground_truth": GROUND_TRUTH_RULE, "detections": BoxRule(0.05, allow_empty=True)}
 _LAST_COLUMN = {"ground_truth": "person_id", "detections": "score"}
 
 

@@ -43,7 +43,7 @@ from vmae_det.data.box_rows import (
 )
 from vmae_det.utils.errors import DataError
 
-_BOX_RULE = BoxRule(slack=0.05, allow_empty=False)
+PERSON_BOX_RULE = BoxRule(slack=0.05, allow_empty=False)
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _read_csv(path: Path) -> PersonBoxes:
             ((values >= 0) & (values <= top)).all()
             for values, top in ((timestamp, MAX_TIMESTAMP), (score, 1))
         ]
-        if all(inside) and _BOX_RULE.accepts(columns.boxes):
+        if all(inside) and PERSON_BOX_RULE.accepts(columns.boxes):
             return PersonBoxes(columns.videos, columns.video, timestamp, columns.boxes, score)
     keyframes, boxes, scores = [], array("d"), array("d")
     for row in iterate_rows(path):
@@ -125,7 +125,7 @@ def _read_csv(path: Path) -> PersonBoxes:
             expected = "video_id,timestamp,x1,y1,x2,y2[,label],score"
             raise row.error(f"expected 7 or 8 columns ({expected}), got {len(row.fields)}")
         keyframes.append(row.keyframe())
-        boxes.extend(row.box(_BOX_RULE))
+        boxes.extend(row.box(PERSON_BOX_RULE))
         scores.append(_csv_score(row))
     if not keyframes:
         raise DataError("holds no rows", path)
@@ -241,7 +241,7 @@ def _keyframe(video: str, timestamp: float, path: Path, where: str) -> tuple[str
 
 def _check(box: tuple[float, ...], score: float, path: Path, where: str) -> None:
     """Raise DataError for a bad box, relative to the frame, or a bad score."""
-    if problem := box_problem(box, _BOX_RULE):
+    if problem := box_problem(box, PERSON_BOX_RULE):
         raise DataError(f"{where}: {problem}", path)
     if not 0 <= score <= 1:
         raise DataError(f"{where}: the score of a person must be in [0, 1], got {score:g}", path)
@@ -347,7 +347,7 @@ def _read_pickle(path: Path) -> PersonBoxes:
         tables.append(table)
     rows = np.concatenate(tables)
     boxes, scores = rows[:, :4], rows[:, 4]
-    if not (_BOX_RULE.accepts(boxes) and ((scores >= 0) & (scores <= 1)).all()):
+    if not (PERSON_BOX_RULE.accepts(boxes) and ((scores >= 0) & (scores <= 1)).all()):
         for (video, time), row in zip(keyframes, rows):
             where = f"entry {shown(f'{video},{time:04g}')}"
             _check(

@@ -22,11 +22,16 @@ class ConfigError(UserError):
 
 
 class DataError(UserError):
-    """A file is missing, unreadable or says something impossible; the message begins with file and line."""
+    """A file is missing, unreadable or says something impossible; the message begins with file and line.
+
+    `problem` and `line` keep its parts.
+    """
 
     def __init__(self, problem: str, path: str | Path | None = None, line: int | None = None) -> None:
         where = "" if path is None else f"{path}:{line}: " if line is not None else f"{path}: "
         super().__init__(where + problem)
+        self.problem = problem
+        self.line = line
 
 
 class WeightsError(UserError):

@@ -1,0 +1,68 @@
+"""Contact sheets: what is on a page, and what a damaged dataset looks like."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vmae_det.data.catalog import get_dataset
+from vmae_det.visualization import contact_sheet
+from vmae_det.visualization.contact_sheet import draw_contact_sheets
+from vmae_det.visualization.overlay import KIND_COLOURS
+
+TRUTH = "annotations/mini_ava_train.csv"
+
+
+@pytest.fixture
+def folder(mini_ava, tmp_path):
+    return Path(shutil.copytree(mini_ava, tmp_path / "mini_ava"))
+
+
+def sheets(folder, number=36):
+    return draw_contact_sheets(get_dataset(str(folder / "train.yaml")), number)
+
+
+def coloured(picture):
+    """Number of pixels in the colours of boxes."""
+    return sum(int((picture == colour).all(axis=2).sum()) for colour in KIND_COLOURS.values())
+
+
+def black_frames(monkeypatch):
+    """Keyframes are black, so that what is drawn is what is not black."""
+    monkeypatch.setattr(contact_sheet, "_read_frame", lambda path, seconds: np.zeros((144, 192, 3), np.uint8))
+
+
+def test_pages_hold_twelve_keyframes_each(folder):
+    pages = sheets(folder)  # 25 keyframes
+    assert [page.shape[1:] for page in pages] == [(1970, 3)] * 3
+    assert pages[0].shape[0] > 3 * 360 > pages[2].shape[0] > 360
+    assert len(sheets(folder, number=12)) == 1
+
+
+def test_person_boxes_are_dashed_and_white(folder, monkeypatch):
+    black_frames(monkeypatch)
+    one = sheets(folder, number=1)[0]
+    (folder / "person_boxes/mini_ava_train.csv").write_text("Bwf51kPTB9k,0908,0.1,0.1,0.2,0.2,,0.9\n")
+    other = sheets(folder, number=1)[0]
+    inside = (slice(40, 390), slice(12, 488))
+    assert (one[inside] == 255).all(axis=2).sum() > (other[inside] == 255).all(axis=2).sum() + 100
+
+
+def test_boxes_in_pixels_cannot_be_seen(folder, monkeypatch):
+    black_frames(monkeypatch)
+    assert coloured(sheets(folder, number=4)[0]) > 1000
+    rows = [line.split(",") for line in (folder / TRUTH).read_text().splitlines()]
+    rows = [[*row[:2], *(f"{1 + 100 * float(v):.0f}" for v in row[2:6]), *row[6:]] for row in rows]
+    (folder / TRUTH).write_text("".join(",".join(row) + "\n" for row in rows))
+    page = sheets(folder, number=4)[0]
+    assert coloured(page) == 0
+    assert (page == contact_sheet._ALARM).all(axis=2).any()
+
+
+def test_missing_and_broken_videos_leave_a_grey_field(folder):
+    for path in (folder / "videos").iterdir():
+        path.unlink() if path.stem < "H" else path.write_bytes(b"no video")
+    (page,) = sheets(folder, number=4)
+    assert (page == contact_sheet._ALARM).all(axis=2).any()
+    assert (page[200, 20:480] == 235).all()

@@ -1,0 +1,71 @@
+"""`vmae-det check-data`: what is wrong with a dataset, without a model and without torch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from vmae_det.data.catalog import DatasetSpec, get_dataset
+from vmae_det.data.check import check_dataset
+from vmae_det.data.check.probe import DECODE
+from vmae_det.utils.errors import ConfigError
+from vmae_det.utils.files import write_whole
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The dataset, what to compare it with, and where the answer goes."""
+    parser.epilog = "exit status: 0 without errors (warnings do not count), 1 with errors, 2 after wrong use"
+    parser.add_argument(
+        "dataset", metavar="DATASET", help="dataset file (.yaml), name of the catalog, or folder of videos"
+    )
+    parser.add_argument(
+        "--against",
+        metavar="DATASET",
+        help="a set that must share no video with it (else the one called val instead of train, or train "
+        "instead of val, where there is one)",
+    )
+    parser.add_argument(
+        "--decode",
+        choices=DECODE,
+        default="ends",
+        help="how much of each video is decoded: nothing (its header is read), its first and last frames "
+        "(the default), or all",
+    )
+    parser.add_argument("--workers", type=_positive, metavar="N", help="processes that read videos")
+    parser.add_argument("--json", metavar="FILE", help="write the findings there, too")
+    parser.add_argument(
+        "--sheets", metavar="DIR", help="draw boxes and labels of keyframes there, as sheet_1.png, ..."
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what was found; gives the exit status."""
+    spec = get_dataset(args.dataset)
+    against = get_dataset(args.against) if args.against else None
+    if args.sheets and spec.type != "detection":
+        raise ConfigError(f"--sheets: shows boxes, which {args.dataset}, of type '{spec.type}', has none of")
+    report = check_dataset(spec, against, args.decode, args.workers)
+    print(report.as_text())
+    if args.json:
+        with write_whole(Path(args.json)) as temporary:
+            temporary.write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
+    if args.sheets:
+        _draw(spec, Path(args.sheets))
+    return 1 if report.errors else 0
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got '{text}'")
+    return int(text)
+
+
+def _draw(spec: DatasetSpec, folder: Path) -> None:
+    from vmae_det.visualization.contact_sheet import draw_contact_sheets
+    from vmae_det.visualization.reconstruction import write_png
+
+    sheets = draw_contact_sheets(spec)
+    for number, sheet in enumerate(sheets, start=1):
+        write_png(folder / f"sheet_{number}.png", sheet)
+    print(f"\ncontact sheets in {folder}: {len(sheets)}")

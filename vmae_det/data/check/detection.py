@@ -1,0 +1,160 @@
+"""The check of a detection dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+
+from vmae_det.data.annotations import read_action_csv
+from vmae_det.data.box_rows import COORDINATES
+from vmae_det.data.catalog import DatasetSpec
+from vmae_det.data.check.boxes import box_findings, mark_bad_boxes
+from vmae_det.data.check.case import Case
+from vmae_det.data.check.classes import rows_by_class, unknown_action_findings, unseen_class_findings
+from vmae_det.data.check.findings import Finding, finding_of_rows
+from vmae_det.data.check.persons import (
+    annotated_persons,
+    compare_persons,
+    low_score_findings,
+    recall_table,
+)
+from vmae_det.data.check.tables import Table, read_table
+from vmae_det.data.check.times import mark_times, time_findings
+from vmae_det.data.check.videos import files_by_id, missing_findings, sizes_of
+from vmae_det.data.label_map import LabelMap
+from vmae_det.data.person_boxes import read_person_boxes
+from vmae_det.utils.errors import DataError
+
+_SAME_ROW = {
+    "annotations": ["video", "ms", *COORDINATES, "action", "person"],
+    "person_boxes": ["video", "ms", *COORDINATES, "score"],
+}
+
+
+def check_detection(case: Case) -> None:
+    """Annotations, person boxes, label map and videos of a detection dataset, each and together."""
+    spec = case.spec
+    label_map = case.read_label_map()
+    annotations = case.read(spec.annotations, "annotations")
+    boxes = case.read(spec.person_boxes, "person_boxes")
+    excluded = case.read(spec.excluded, "excluded")
+
+    files = files_by_id(spec.videos)
+    tables = [table for table in (annotations, boxes) if table is not None]
+    named = {name for table in tables for name in table.rows["video"].unique()}
+    facts = case.probe(files[name] for name in named & files.keys())
+    videos = sizes_of({path.stem: fact for path, fact in facts.items()})
+
+    truth = None
+    if annotations is not None:
+        case.found += missing_findings(annotations.rows, annotations.path, files, spec.videos)
+        truth = _check_rows(case, annotations, videos)
+        _check_classes(case, truth, annotations.path, label_map)
+        shared = _check_shared(case, annotations)
+    if boxes is not None:
+        start_fits = truth is not None and (truth["time_fault"] == "wrong_video_start").sum() == 0
+        shifted = "person_boxes_wrong_time" if start_fits else "wrong_video_start"
+        detected = _check_rows(case, boxes, videos, shifted)
+        case.found += _score_findings(detected, boxes.path)
+        case.counts["person boxes"] = len(detected)
+    if boxes is not None and truth is not None and len(truth) and len(detected):
+        kept = _sound(truth).filter(~pl.col("video").is_in(list(shared)))
+        if excluded is not None:
+            kept = kept.join(excluded.rows, on=["video", "ms"], how="anti", maintain_order="left")
+        persons, sound = annotated_persons(kept), _sound(detected)
+        with_file = persons.filter(pl.col("video").is_in(list(files)))
+        case.found += compare_persons(
+            with_file, sound, detected, boxes.path, set(truth["video"].unique()), set(files)
+        )
+        case.recall = recall_table(persons, sound)
+        case.found += low_score_findings(case.recall, boxes.path)
+    _ask_strict_readers(case, annotations, boxes)
+
+
+def _shared_keys(spec: DatasetSpec) -> set[str]:
+    """The annotated videos of a set, as `_video_keys` names them; DataError where it cannot be read."""
+    return set(_video_keys(read_table(spec.annotations, "annotations").rows, spec.videos)["key"])
+
+
+def _video_keys(rows: pl.DataFrame, folder: Path) -> pl.DataFrame:
+    """`rows` with `key`, a video's file without suffix: another folder may have the same id again."""
+    return rows.with_columns(key=pl.lit(f"{folder.resolve()}/") + pl.col("video"))
+
+
+def _check_shared(case: Case, annotations: Table) -> set[str]:
+    """Note the videos that the other set has as well; gives their ids."""
+    rows = _video_keys(annotations.rows, case.spec.videos)
+    shared = case.add_shared(rows, annotations.path, _shared_keys)
+    return {key.rpartition("/")[2] for key in shared}
+
+
+def _check_rows(
+    case: Case, table: Table, videos: pl.DataFrame, shifted: str = "wrong_video_start"
+) -> pl.DataFrame:
+    """The rows of annotations or person boxes with their faults, which are noted; `shifted` as of
+    `mark_times`."""
+    start = case.spec.video_start
+    rows = mark_times(mark_bad_boxes(table.rows, table.holds), videos, start, shifted)
+    case.found += box_findings(rows, table.path, videos, table.holds)
+    case.found += time_findings(rows, table.path, videos, start)
+    same = _SAME_ROW[table.holds]
+    again = rows.filter(pl.col("x1").is_not_null()).with_columns(first=pl.col("line").first().over(same))
+    again = again.filter(~pl.struct(same).is_first_distinct()).with_columns(
+        shown=pl.when(pl.col("first").is_null())
+        .then("text")
+        .otherwise(pl.concat_str("text", pl.lit("  (as in line "), "first", pl.lit(")")))
+    )
+    advice = "remove the copies: each counts as one more person"
+    case.found += finding_of_rows(
+        "duplicate_row", again, table.path, f"of {len(rows)} rows stand there already", advice, "shown"
+    )
+    return rows
+
+
+def _sound(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows without a fault."""
+    return rows.filter(pl.col("fault").is_null() & pl.col("time_fault").is_null())
+
+
+def _check_classes(case: Case, rows: pl.DataFrame, path: Path, label_map: LabelMap | None) -> None:
+    case.counts |= {
+        "videos": rows["video"].n_unique(),
+        "keyframes": rows.select("video", "ms").n_unique(),
+        "persons": len(annotated_persons(rows)),
+        "labels": int(rows["action"].is_not_null().sum()),
+    }
+    if label_map is None:
+        return
+    labels = case.spec.label_map
+    case.found += unknown_action_findings(rows, path, list(label_map.ids), labels)
+    counts = rows_by_class(rows, label_map)
+    case.class_rows = {name: counts[number] for number, name in zip(label_map.ids, label_map.names)}
+    if counts and len(rows):
+        case.found += unseen_class_findings(counts, label_map, path, case.training)
+
+
+def _score_findings(rows: pl.DataFrame, path: Path) -> list[Finding]:
+    bad = rows.filter(~pl.col("score").is_between(0, 1))
+    share = len(bad) / max(len(rows), 1)
+    guess = "scores are logits or per cent, or this is ground truth, whose last column is the person id"
+    advice = "the last column is the score, from 0 to 1" + (f": {guess}?" if share > 0.5 else "")
+    what = f"of {len(rows)} person boxes have a score that is not in [0, 1]"
+    return finding_of_rows("score_outside_range", bad, path, what, advice)
+
+
+def _ask_strict_readers(case: Case, annotations: Table | None, boxes: Table | None) -> None:
+    """Where nothing was found, the readers that training uses have the last word."""
+    if any(not finding.is_warning for finding in case.found):
+        return
+    readers: list[tuple[Table | None, Callable[[Path], object]]] = [
+        (annotations, read_action_csv),
+        (boxes, read_person_boxes),
+    ]
+    for table, read in readers:
+        try:
+            if table is not None:
+                read(table.path)
+        except DataError as error:
+            case.add_broken(table.path, error)

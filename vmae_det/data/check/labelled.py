@@ -1,0 +1,85 @@
+"""The checks of classification datasets and of folders of videos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from vmae_det.data.catalog import DatasetSpec
+from vmae_det.data.check.case import Case
+from vmae_det.data.check.classes import rows_by_class, unknown_action_findings, unseen_class_findings
+from vmae_det.data.check.findings import Finding, finding_of_rows
+from vmae_det.data.check.tables import read_table
+from vmae_det.data.label_map import LabelMap
+from vmae_det.data.video_lists import find_videos
+from vmae_det.utils.errors import DataError
+
+
+def check_classification(case: Case) -> None:
+    """The list of videos, its labels and the videos."""
+    spec = case.spec
+    label_map = case.read_label_map()
+    table = case.read(spec.annotations, "video list")
+    if table is None:
+        return
+    rows = _with_keys(table.rows, spec.videos)
+    paths = {Path(key) for key in rows["key"].unique()}
+    there = {path for path in paths if path.is_file()}
+    absent = rows.filter(pl.col("key").is_in([str(path) for path in paths - there]))
+    advice = f"paths in the list start from {spec.videos}"
+    what = f"of {len(rows)} rows name a file that is not there"
+    case.found += finding_of_rows("missing_video", absent, table.path, what, advice)
+    case.probe(there)
+    again = rows.filter(~pl.col("key").is_first_distinct())
+    case.found += finding_of_rows(
+        "duplicate_row",
+        again,
+        table.path,
+        f"of {len(rows)} rows name a video that the list has already",
+        "remove all rows of a video but one; it has one class",
+    )
+    case.add_shared(rows, table.path, _files_of)
+    case.counts = {"videos": len(paths), "rows": len(rows), "classes": rows["action"].n_unique()}
+    if len(rows):
+        _check_labels(case, rows, table.path, label_map)
+
+
+def check_videos(case: Case) -> None:
+    """A folder of videos."""
+    try:
+        files = find_videos(case.spec.videos)
+    except DataError as error:
+        case.found.append(Finding("no_rows", 1, str(error), (), "give the folder that holds the videos"))
+        return
+    case.counts = {"videos": len(files)}
+    case.probe(files)
+    rows = pl.DataFrame({"text": [str(file) for file in files], "key": [str(f.resolve()) for f in files]})
+    case.add_shared(rows.with_columns(line=pl.lit(None, dtype=pl.UInt32)), case.spec.videos, _files_of)
+
+
+def _files_of(spec: DatasetSpec) -> set[str]:
+    """The files of a classification set or of a folder; DataError where it cannot be read."""
+    if spec.type == "videos":
+        return {str(path.resolve()) for path in find_videos(spec.videos)}
+    return set(_with_keys(read_table(spec.annotations, "video list").rows, spec.videos)["key"])
+
+
+def _with_keys(rows: pl.DataFrame, folder: Path) -> pl.DataFrame:
+    """`rows` with `key`, the video's file."""
+    return rows.with_columns(
+        key=pl.Series([str((folder / f).resolve()) for f in rows["file"]], dtype=pl.String)
+    )
+
+
+def _check_labels(case: Case, rows: pl.DataFrame, path: Path, label_map: LabelMap | None) -> None:
+    """Labels count the label map's entries from 0; without a label map, all up to the highest are classes."""
+    number = len(label_map) if label_map else int(rows["action"].max()) + 1
+    names = label_map.names if label_map else tuple(f"class {i}" for i in range(number))
+    classes = LabelMap(tuple(range(number)), names, ("",) * number)
+    if label_map:
+        found = unknown_action_findings(rows, path, list(classes.ids), case.spec.label_map)
+        case.found += found
+    counts = rows_by_class(rows, classes)
+    case.class_rows = {names[i]: count for i, count in counts.items()}
+    case.found += unseen_class_findings(counts, classes, path, case.training)
