@@ -36,6 +36,7 @@ def split_tokens(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return order[:, :num_visible], order[:, num_visible:]
 
 
+@torch.compiler.disable  # compiled by torch 2.15 it crashes on the CPU
 def running_cells(
     seeds: torch.Tensor, tokens: torch.Tensor, grid: tuple[int, int, int], ratio: float
 ) -> torch.Tensor:
@@ -59,7 +60,8 @@ def running_cells(
     number = tokens.shape[1] - int(ratio * tokens.shape[1])
     time, row, column = tokens // (h * w), tokens // w % h, tokens % w
     place = 2 * (row % 2) + column % 2
-    draws = uniform(~seeds, 1 + tokens.shape[1])  # not the numbers that the encoder's mask comes from
-    turn = (place + time + (draws[:, :1] * 4).long()) % 4
-    order = (turn + draws[:, 1:]).argsort(dim=1)
+    # Numbers apart from those that the encoder's mask comes from, and from each other.
+    start, ties = (uniform(~seeds, 1) * 4).long(), uniform(~seeds ^ 1, tokens.shape[1])
+    turn = (place + time + start) % 4
+    order = (turn + ties).argsort(dim=1)
     return tokens.gather(1, order[:, :number].sort(dim=1).values)
