@@ -19,6 +19,7 @@ COMMANDS = {
     "inspect": "size, cost, memory and learning rates of a config, before a run",
     "convert": "weights from one published format to another",
     "evaluate": "frame-mAP of detections in a file",
+    "benchmark": "time and memory of the program's parts on this machine",
     "quickstart": "the whole way on a small built-in dataset, in a few minutes on a CPU",
 }
 

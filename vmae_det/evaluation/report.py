@@ -49,9 +49,7 @@ def explain(
     }
 
 
-def _classes(
-    matches: Matches, result: FrameMAP, errors: ErrorAnalysis, iou: float
-) -> list[dict[str, Any]]:
+def _classes(matches: Matches, result: FrameMAP, errors: ErrorAnalysis, iou: float) -> list[dict[str, Any]]:
     label_map, curves = matches.label_map, matches.precision_recall(iou)
     prices = np.diff(errors.ap, axis=1)
     return [
