@@ -17,7 +17,7 @@ setup(
     packages=[*find_packages(include=["vmae_det", "vmae_det.*"]), "vmae_det.model_zoo.configs"],
     # The configs live at the top of the repository, where people look for them, and ship inside the package.
     package_dir={"vmae_det.model_zoo.configs": "configs"},
-    package_data={"vmae_det.model_zoo.configs": ["**/*.yaml"]},
+    package_data={"vmae_det.model_zoo.configs": ["**/*.yaml"], "vmae_det.visualization": ["*.html"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.4",
@@ -41,7 +41,14 @@ setup(
         "filelock>=3.12",
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-cov>=5", "ruff==0.17.*", "transformers>=4.44"],
+        "test": [
+            "pytest>=8",
+            "pytest-cov>=5",
+            "ruff==0.17.*",
+            "transformers>=4.44",
+            "hypothesis>=6.100",
+            "selenium>=4.20",
+        ],
         "detectron2": ["detectron2 @ git+https://github.com/facebookresearch/detectron2.git"],
     },
     entry_points={"console_scripts": ["vmae-det=vmae_det.cli.main:main"]},

@@ -8,8 +8,12 @@ from pathlib import Path
 
 from vmae_det.data.annotations import read_action_csv, read_excluded
 from vmae_det.data.label_map import LabelMap
-from vmae_det.evaluation.frame_map import PROTOCOLS, FrameMAP, frame_maps
+from vmae_det.evaluation.frame_map import FrameMAP
+from vmae_det.evaluation.matching import PROTOCOLS, match
+from vmae_det.evaluation.report import explain
+from vmae_det.utils.errors import UserError
 from vmae_det.utils.files import write_whole
+from vmae_det.visualization.evaluation_report import write_report
 
 _DESCRIPTION = {
     "challenge": "the 50 best-scored rows of a keyframe, keyframes that the ground truth names",
@@ -31,20 +35,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--iou", type=float, nargs="+", default=[0.5], help="one threshold or several")
     parser.add_argument("--json", metavar="FILE", help="write the result there, too")
+    parser.add_argument(
+        "--report", metavar="FOLDER", help="write what the rest was lost to, as a page, JSON and CSV"
+    )
+    parser.add_argument("--compare", metavar="FILE", help="detections of another run, for the report")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print a table for each threshold; gives the exit status."""
-    maps = frame_maps(
+    if args.compare and not args.report:
+        raise UserError("--compare is part of the report: give --report FOLDER, too")
+    boxes = (
         read_action_csv(args.ground_truth, kind="ground_truth"),
         read_action_csv(args.detections, kind="detections"),
         LabelMap.from_file(args.label_map),
-        excluded=read_excluded(args.excluded) if args.excluded else None,
-        protocol=args.protocol,
-        ious=args.iou,
     )
-    excluded = f", without the keyframes of {args.excluded}" if args.excluded else ""
-    print(f"{args.detections} against {args.ground_truth}{excluded}")
+    excluded = read_excluded(args.excluded) if args.excluded else None
+    rules = {"excluded": excluded, "protocol": args.protocol}
+    matches = match(*boxes, **rules)
+    maps = [FrameMAP.from_matches(matches, iou) for iou in args.iou]
+    without = f", without the keyframes of {args.excluded}" if args.excluded else ""
+    print(f"{args.detections} against {args.ground_truth}{without}")
     print(f"protocol {args.protocol}: {_DESCRIPTION[args.protocol]}")
     for result in maps:
         print()
@@ -52,6 +63,10 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         with write_whole(Path(args.json)) as temporary:
             temporary.write_text(json.dumps(_as_json(maps, args), indent=1) + "\n", encoding="utf-8")
+    if args.report:
+        base = read_action_csv(args.compare, kind="detections") if args.compare else None
+        explanation = explain(*boxes, iou=args.iou[0], base=base, **rules)
+        print(f"\nreport: {write_report(args.report, explanation, args.detections)}")
     return 0
 
 

@@ -1,0 +1,124 @@
+"""The page, as a reader meets it: in a browser, with names that mean harm."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from vmae_det.data.annotations import ActionBoxes
+from vmae_det.data.label_map import LabelMap
+from vmae_det.evaluation.report import explain
+from vmae_det.visualization.evaluation_report import write_report
+
+NASTY = "</script><script>document.title = 'hacked'</script>"
+LABEL_MAP = LabelMap(
+    (1, 2, 3, 4),
+    ("sit", "talk to (e.g., a person)", NASTY, "never"),
+    ("PERSON_MOVEMENT", "PERSON_INTERACTION", "PERSON_INTERACTION", "PERSON_MOVEMENT"),
+)
+
+
+def boxes(seed, noise, scored):
+    rng = np.random.default_rng(seed)
+    truth = np.random.default_rng(0)
+    count = 120
+    corner = truth.uniform(0, 0.5, (count, 2))
+    box = np.concatenate([corner, corner + 0.4], axis=1)
+    action = truth.integers(1, 4, count)
+    if scored:
+        box = np.clip(box + rng.normal(0, noise, box.shape), 0, 1)
+        action = np.where(rng.random(count) < 0.7, action, rng.integers(1, 4, count))
+    return ActionBoxes(
+        np.array(["a", "b", "c"], dtype=object),
+        (np.arange(count) % 3).astype(np.int32),
+        np.arange(count) // 6 + 900.0,
+        box,
+        action.astype(np.int32),
+        rng.random(count) if scored else np.ones(count),
+        np.full(count, -1, dtype=np.int32),
+    )
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    report = explain(boxes(0, 0, False), boxes(1, 0.05, True), LABEL_MAP, base=boxes(2, 0.1, True))
+    return write_report(tmp_path_factory.mktemp("report"), report, f"run {NASTY}")
+
+
+def test_the_same_as_json_and_csv(page):
+    report = json.loads((page.parent / "report.json").read_text())
+    lost = sum(row["price"] for row in report["causes"])
+    assert report["mAP"] + lost == pytest.approx(1)
+    with (page.parent / "classes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == list(LABEL_MAP.names)
+    assert float(rows[0]["ap"]) == report["per_class"]["sit"]["ap"]
+    assert float(rows[1]["ap"]) + sum(
+        float(rows[1][key]) for key in rows[1] if "lost" in key
+    ) == pytest.approx(1)
+    assert (rows[3]["ap"], rows[3]["lost to confusion"]) == ("", "")
+
+
+def test_the_page_asks_for_nothing(page):
+    text = page.read_text(encoding="utf-8")
+    assert "http://" not in text.replace("http://www.w3.org/2000/svg", "")
+    assert "https://" not in text
+    assert NASTY not in text
+
+
+@pytest.fixture(scope="module")
+def browser():
+    selenium = pytest.importorskip("selenium.webdriver", reason="an extra of the tests: pip install selenium")
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        pytest.skip("needs chromium and chromedriver")
+    options = selenium.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for option in ("headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking"):
+        options.add_argument(f"--{option}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = selenium.Chrome(options, selenium.ChromeService(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_reader_clicks_through_the_page(page, browser, width):
+    def all_of(selector):
+        return browser.find_elements("css selector", selector)
+
+    def text(selector):
+        return browser.find_element("css selector", selector).text
+
+    report = json.loads((page.parent / "report.json").read_text())
+    browser.set_window_size(width, 900)
+    browser.get(page.as_uri())
+    assert browser.title == f"{100 * report['mAP']:.2f} frame-mAP"
+    assert text("#mean") == f"{100 * report['mAP']:.2f}"
+    assert NASTY in text("#title")
+    assert len(all_of("#causes tr")) == 2 + len(report["causes"])
+    assert "bootstrap over videos" in text("#compared")
+    assert len(all_of("#classes button")) == 3  # "never" has no ground truth
+
+    nasty = next(button for button in all_of("#classes button") if button.get_attribute("data-class") == "3")
+    nasty.click()
+    assert text("#chosen") == NASTY
+    assert nasty.get_attribute("aria-pressed") == "true"
+    assert len(all_of("#curve circle")) > 0
+
+    next(button for button in all_of("#controls button") if "name" in button.text).click()
+    select = browser.find_element("css selector", "#kind")
+    select.send_keys("person movement")
+    assert [button.get_attribute("data-class") for button in all_of("#classes button")] == ["1"]
+    select.send_keys("all kinds")
+
+    # By keyboard alone.
+    browser.execute_script("document.querySelector('[data-order=frequency]').focus()")
+    browser.switch_to.active_element.send_keys("\ue007")
+    assert browser.switch_to.active_element.get_attribute("aria-pressed") == "true"
+    assert all_of("#frequency circle")
+    assert all_of("#calibration circle")
+    overflow = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert browser.execute_script(overflow) <= 0
+    assert [entry for entry in browser.get_log("browser") if entry["level"] != "INFO"] == []

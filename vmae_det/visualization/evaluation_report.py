@@ -1,0 +1,47 @@
+"""The report of an evaluation: one HTML page without outside assets, and the same as JSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from vmae_det.utils.files import write_whole
+
+_TEMPLATE = Path(__file__).with_name("evaluation_report.html")
+
+
+def write_report(folder: str | Path, report: dict[str, Any], title: str) -> Path:
+    """Write report.html, report.json and classes.csv; gives the page.
+
+    Args:
+        report: of `vmae_det.evaluation.report.explain`.
+        title: of the page, such as the name of the file of detections.
+    """
+    folder = Path(folder)
+    text = json.dumps({"title": title, **report}, allow_nan=False)
+    # Inside of a script element only "<" could end it.
+    page = _TEMPLATE.read_text(encoding="utf-8").replace("__REPORT__", text.replace("<", "\\u003c"), 1)
+    for name, content in (
+        ("report.html", page),
+        ("report.json", json.dumps(report, indent=1, allow_nan=False) + "\n"),
+        ("classes.csv", _csv(report["classes"])),
+    ):
+        with write_whole(folder / name) as temporary:
+            temporary.write_text(content, encoding="utf-8", newline="")
+    return folder / "report.html"
+
+
+def _csv(classes: list[dict[str, Any]]) -> str:
+    """A line for each class: what it is, its AP, and what each cause costs it."""
+    causes = next((list(row["lost"]) for row in classes if row["lost"]), [])
+    columns = ["id", "name", "kind", "ap", "num_ground_truth", "num_detections"]
+    stream = io.StringIO()
+    writer = csv.writer(stream)
+    writer.writerow([*columns, *(f"lost to {cause}" for cause in causes)])
+    for row in classes:
+        lost = row["lost"] or dict.fromkeys(causes)
+        writer.writerow([*(row[name] for name in columns), *lost.values()])
+    return stream.getvalue()
