@@ -106,7 +106,7 @@ def check_config(cfg: CfgNode) -> None:
             )
     for key in _FRACTIONS:
         _require(0 <= value_of(cfg, key) < 1, key, f"must lie in [0, 1), got {value_of(cfg, key)}")
-    for key in ("INPUT.FLIP", "INPUT.RANDOM_ERASING"):
+    for key in ("INPUT.FLIP", "INPUT.RANDOM_ERASING", "DATALOADER.MAX_BAD_FRACTION"):
         _require(0 <= value_of(cfg, key) <= 1, key, f"must lie in [0, 1], got {value_of(cfg, key)}")
     augment = cfg.INPUT.RAND_AUGMENT
     _require(
@@ -117,6 +117,8 @@ def check_config(cfg: CfgNode) -> None:
     )
     for key in ("MODEL.MASK.RATIO", "MODEL.DECODER.MASK_RATIO"):
         _require(0 < value_of(cfg, key) < 1, key, f"must lie in (0, 1), got {value_of(cfg, key)}")
+    timeout = cfg.DATALOADER.TIMEOUT
+    _require(timeout > 0, "DATALOADER.TIMEOUT", f"must be above 0, got {timeout}")
     decay = cfg.SOLVER.LAYER_DECAY
     _require(0 < decay <= 1, "SOLVER.LAYER_DECAY", f"must lie in (0, 1], got {decay}")
     factor = cfg.SOLVER.HEAD_LR_FACTOR

@@ -154,6 +154,11 @@ _C.DATALOADER.NUM_WORKERS = 4
 _C.DATALOADER.CACHE_MB = 0
 # A name of the reader registry; auto: decord where it is installed, else PyAV.
 _C.DATALOADER.READER = "auto"
+# Part of a dataset's videos that may be unreadable, in [0, 1]. They are logged; in training others take their
+# place, in testing they are left out.
+_C.DATALOADER.MAX_BAD_FRACTION = 0.01
+# Seconds that the reading of one sample may take; a video that takes longer counts as unreadable.
+_C.DATALOADER.TIMEOUT = 120.0
 # Pre-training: clips that an epoch takes from each video; more than 1 for few, long videos.
 _C.DATALOADER.CLIPS_PER_VIDEO = 1
 # Training clips cut from each decoded video, each with crop and flip of its own.

@@ -8,6 +8,7 @@ index alone. It answers with a list of samples: training may cut several from on
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ class ClipDataset(torch.utils.data.Dataset, ABC):
     (of the clip in the dataset), and what the task adds.
     """
 
+    files: Sequence[Path]
+
     def __init__(self, cfg: CfgNode, spec: DatasetSpec, training: bool) -> None:
         self.cfg = cfg
         self.spec = spec
@@ -56,6 +59,15 @@ class ClipDataset(torch.utils.data.Dataset, ABC):
     @abstractmethod
     def __len__(self) -> int:
         """Number of clips that an epoch takes."""
+
+    @property
+    def num_files(self) -> int:
+        """Number of video files."""
+        return len(self.files)
+
+    @abstractmethod
+    def path_of(self, index: int) -> Path:
+        """The video that a sample is cut from."""
 
     @abstractmethod
     def load(self, index: int, rng: np.random.Generator) -> tuple[Clip, Sample]:
@@ -130,9 +142,13 @@ class UnlabelledVideos(ClipDataset):
     def __len__(self) -> int:
         return len(self.files) * (self.cfg.DATALOADER.CLIPS_PER_VIDEO if self.training else 1)
 
+    def path_of(self, index: int) -> Path:
+        """The video of a clip."""
+        return self.files[index % len(self.files)]
+
     def load(self, index: int, rng: np.random.Generator) -> tuple[Clip, Sample]:
         """A random clip."""
-        reader = self._open(self.files[index % len(self.files)])
+        reader = self._open(self.path_of(index))
         return self._decode(reader, random_clip(len(reader), *self.own, rng))
 
     def load_test(self, index: int) -> tuple[Clip, Sample]:
@@ -174,6 +190,10 @@ class LabelledVideos(ClipDataset):
 
     def __len__(self) -> int:
         return len(self.files) * (1 if self.training else self.views)
+
+    def path_of(self, index: int) -> Path:
+        """The video of a clip, or in testing of a view."""
+        return self.files[index if self.training else index // self.views]
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[Clip, Sample]:
         """A random clip, or a random frame of each segment, as INPUT.SAMPLING says."""
@@ -255,6 +275,10 @@ class ActionKeyframes(ClipDataset):
 
     def __len__(self) -> int:
         return len(self.keyframes)
+
+    def path_of(self, index: int) -> Path:
+        """The video of a keyframe."""
+        return self.files[self.keyframes.video[index]]
 
     def _read(self, index: int) -> tuple[Clip, np.ndarray]:
         _, _, boxes, values = self.keyframes[index]

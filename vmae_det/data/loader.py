@@ -8,21 +8,22 @@ permutation, cut into batches, and every process takes its share of each batch.
 from __future__ import annotations
 
 import functools
-import itertools
-import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import BatchSampler, Sampler
 
 from vmae_det.config import CfgNode
 from vmae_det.data.augmentation import BatchMixing
 from vmae_det.data.catalog import get_dataset
 from vmae_det.data.datasets import DATASET_REGISTRY, ClipDataset, Sample
+from vmae_det.data.supervision import Loader
+from vmae_det.data.tolerance import BadFiles, TolerantDataset
 from vmae_det.utils import distributed
-from vmae_det.utils.errors import ConfigError, UserError
+from vmae_det.utils.errors import ConfigError
 from vmae_det.utils.registry import lookup
 
 Batch = dict[str, Any]
@@ -114,11 +115,25 @@ class JoinedDatasets(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return int(self.ends[-1])
 
+    @property
+    def num_files(self) -> int:
+        """Video files of all of them."""
+        return sum(dataset.num_files for dataset in self.datasets)
+
     def __getitem__(self, key: tuple[int, int]) -> list[Sample]:
         epoch, index = key
+        dataset, index = self._place(index)
+        return dataset[epoch, index]
+
+    def path_of(self, index: int) -> Path:
+        """The video that a sample is cut from."""
+        dataset, index = self._place(index)
+        return dataset.path_of(index)
+
+    def _place(self, index: int) -> tuple[ClipDataset, int]:
         number = int(np.searchsorted(self.ends, index, side="right"))
         start = self.ends[number] - len(self.datasets[number])
-        return self.datasets[number][epoch, int(index - start)]
+        return self.datasets[number], int(index - start)
 
 
 def steps_per_epoch(cfg: CfgNode, dataset: Any) -> int:
@@ -138,7 +153,7 @@ def build_train_dataset(cfg: CfgNode, task: str) -> JoinedDatasets:
     return JoinedDatasets([build_dataset(cfg, task, name, training=True) for name in cfg.DATASETS.TRAIN])
 
 
-def build_train_loader(cfg: CfgNode, dataset: JoinedDatasets, start_step: int = 0) -> DataLoader:
+def build_train_loader(cfg: CfgNode, dataset: JoinedDatasets, start_step: int = 0) -> Loader:
     """Endless training batches for this process, from optimizer step `start_step` on."""
     world = distributed.get_world_size()
     accumulate = cfg.SOLVER.ACCUMULATE
@@ -147,100 +162,48 @@ def build_train_loader(cfg: CfgNode, dataset: JoinedDatasets, start_step: int = 
             f"SOLVER.BATCH_SIZE: {cfg.SOLVER.BATCH_SIZE} is not divisible by {world} processes x "
             f"SOLVER.ACCUMULATE {accumulate}"
         )
+    start = start_step * accumulate
     sampler = TrainSampler(
         len(dataset),
         cfg.SOLVER.BATCH_SIZE // accumulate,
         steps_per_epoch(cfg, dataset) * accumulate,
         cfg.SEED,
-        start=start_step * accumulate,
+        start=start,
     )
-    return _loader(
-        cfg,
-        dataset,
-        batch_sampler=sampler,
-        collate_fn=collate,
-        mixing=BatchMixing.from_config(cfg),
-        start=start_step * accumulate,
-    )
+    mixing = BatchMixing.from_config(cfg)
+    finish = {"finish": functools.partial(_mix, mixing, start)} if mixing else {}
+    return _loader(cfg, dataset, sampler, collate, training=True, **finish)
 
 
-def build_test_loader(cfg: CfgNode, dataset: ClipDataset) -> DataLoader:
+def build_test_loader(cfg: CfgNode, dataset: ClipDataset) -> Loader:
     """This process's share of a test set, once through; each item is a list of batches, one per frame
     size."""
-    return _loader(
-        cfg,
-        dataset,
-        sampler=TestSampler(len(dataset)),
-        batch_size=cfg.TEST.BATCH_SIZE,
-        collate_fn=collate_by_size,
-    )
+    batches = BatchSampler(TestSampler(len(dataset)), cfg.TEST.BATCH_SIZE, drop_last=False)
+    return _loader(cfg, dataset, batches, collate_by_size, training=False)
 
 
-def _loader(cfg: CfgNode, dataset: Any, collate_fn: Callable[[list], Any], **options: Any) -> DataLoader:
-    workers = cfg.DATALOADER.NUM_WORKERS
+def _loader(
+    cfg: CfgNode,
+    dataset: ClipDataset | JoinedDatasets,
+    batches: Sampler,
+    collate_fn: Callable[[list], Any],
+    training: bool,
+    finish: Callable[[int, Any], Any] = lambda _, batch: batch,
+) -> Loader:
+    node = cfg.DATALOADER
     return Loader(
-        _Answering(dataset),
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_quiet_worker,
-        prefetch_factor=4 if workers else None,
-        collate_fn=functools.partial(_collate_answers, collate_fn),
-        **options,
+        TolerantDataset(dataset, training, cfg.SEED, node.NUM_WORKERS),
+        batches,
+        collate_fn,
+        BadFiles(dataset.num_files, node.MAX_BAD_FRACTION),
+        workers=node.NUM_WORKERS,
+        seconds=node.TIMEOUT,
+        finish=finish,
     )
 
 
-class Loader(DataLoader):
-    """A loader that raises a worker's UserError as it was, without the worker's traceback around it.
-
-    Args:
-        mixing: gives batches with a `label` what they are mixed by, as `mixing`; None: nothing.
-        start: number of the first batch, from which follows what mixing draws.
-    """
-
-    def __init__(
-        self, dataset: Any, *, mixing: BatchMixing | None = None, start: int = 0, **options: Any
-    ) -> None:
-        super().__init__(dataset, **options)
-        self.mixing = mixing
-        self.start = start
-
-    def __iter__(self) -> Iterator[Any]:
-        # torch draws a random number when the iterator is made: that must not wait for the first batch.
-        return map(self._finish, itertools.count(self.start), super().__iter__())
-
-    def _finish(self, number: int, batch: Any) -> Any:
-        batch = _batch_or_error(batch)
-        if self.mixing and "label" in batch:
-            batch["mixing"] = self.mixing(number, len(batch["label"]))
-        return batch
-
-
-def _batch_or_error(answer: Any) -> Any:
-    if isinstance(answer, UserError):
-        raise answer
-    return answer
-
-
-class _Answering(torch.utils.data.Dataset):
-    """A dataset that answers with its UserError instead of raising it."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, key: Any) -> Any:
-        try:
-            return self.dataset[key]
-        except UserError as error:
-            return error
-
-
-def _collate_answers(collate_fn: Callable[[list], Any], answers: list) -> Any:
-    return next((a for a in answers if isinstance(a, UserError)), None) or collate_fn(answers)
-
-
-def _quiet_worker(_: int) -> None:
-    torch.set_num_threads(1)  # the worker processes are the parallelism
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the training process decides what an interrupt means
+def _mix(mixing: BatchMixing, start: int, number: int, batch: Batch) -> Batch:
+    """Give a batch with labels what it is mixed by; what is drawn follows from its number in the run."""
+    if "label" in batch:
+        batch["mixing"] = mixing(start + number, len(batch["label"]))
+    return batch

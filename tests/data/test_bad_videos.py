@@ -1,0 +1,234 @@
+"""Videos that cannot be read, that crash a loader process, or that hang it."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import BatchSampler
+
+from vmae_det.data.loader import build_dataset, build_test_loader, build_train_dataset, build_train_loader
+from vmae_det.data.supervision import Loader, WorkerError
+from vmae_det.data.tolerance import BadFiles, TolerantDataset
+from vmae_det.engine.setup import run_training
+from vmae_det.utils.errors import ConfigError, DataError
+
+SIZE = 12
+
+
+class Videos:
+    """Samples that are their index; some videos do something else when they are read."""
+
+    num_files = SIZE
+
+    def __init__(self, **actions):
+        self.actions = {int(name.removeprefix("video")): action for name, action in actions.items()}
+
+    def __len__(self):
+        return SIZE
+
+    def path_of(self, index):
+        return Path(f"video{index}.mp4")
+
+    def __getitem__(self, key):
+        action = self.actions.get(key[1])
+        if action:
+            action(self.path_of(key[1]))
+        return [{"index": key[1]}]
+
+
+def unreadable(path):
+    raise DataError("holds no frames", path)
+
+
+def misconfigured(path):
+    raise ConfigError("INPUT.CROP_SIZE: impossible")
+
+
+def buggy(path):
+    raise KeyError("a mistake of the program")
+
+
+def crash(path):
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def hang(path):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(1000)
+
+
+def get_killed(path):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def make_loader(videos, workers=0, training=True, fraction=0.5, seconds=60.0, batch=3):
+    return Loader(
+        TolerantDataset(videos, training, 7, workers),
+        BatchSampler([(0, index) for index in range(SIZE)], batch, drop_last=False),
+        lambda groups: [sample["index"] for group in groups for sample in group],
+        BadFiles(SIZE, fraction),
+        workers=workers,
+        seconds=seconds,
+        finish=lambda number, batch: (number, batch),
+    )
+
+
+def read(loader):
+    return [index for _, batch in loader for index in batch]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_unreadable_video_is_replaced_and_named_once(workers, caplog):
+    loader = make_loader(Videos(video4=unreadable), workers)
+    first = read(loader)
+    assert first[:4] + first[5:] == [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11]
+    assert first[4] != 4
+    assert read(loader) == first  # the replacement follows from the sample
+    assert caplog.text.count("video4.mp4: holds no frames") == 1
+    assert list(loader.bad_files.reasons) == ["video4.mp4"]
+
+
+def test_replacements_do_not_depend_on_the_number_of_processes():
+    videos = Videos(video1=unreadable, video4=unreadable, video8=unreadable)
+    assert read(make_loader(videos)) == read(make_loader(videos, 1)) == read(make_loader(videos, 2))
+
+
+def test_in_testing_the_place_stays_empty(caplog):
+    loader = make_loader(Videos(video0=unreadable, video4=unreadable), training=False, batch=1)
+    assert read(loader) == [1, 2, 3, 5, 6, 7, 8, 9, 10, 11]
+    assert "video0.mp4: holds no frames" in caplog.text
+
+
+def test_too_many_end_the_run_with_the_list():
+    videos = Videos(video2=unreadable, video5=unreadable, video7=unreadable)
+    with pytest.raises(DataError) as error:
+        read(make_loader(videos, fraction=2 / SIZE))
+    text = str(error.value)
+    assert text.startswith("3 of 12 videos cannot be read, more than DATALOADER.MAX_BAD_FRACTION 0.166667")
+    assert all(f"video{n}.mp4: holds no frames" in text for n in (2, 5, 7))
+    with pytest.raises(DataError, match="1 of 12 videos"):
+        read(make_loader(videos, fraction=0.0))
+
+
+def test_a_set_without_any_readable_video_ends():
+    videos = Videos(**{f"video{n}": unreadable for n in range(SIZE)})
+    with pytest.raises(DataError, match="10 videos in a row cannot be read"):
+        read(make_loader(videos, fraction=1.0))
+    assert read(make_loader(videos, fraction=1.0, training=False)) == []
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_other_mistakes_of_the_user_end_the_run_as_they_are(workers):
+    with pytest.raises(ConfigError, match=r"^INPUT\.CROP_SIZE: impossible$"):
+        read(make_loader(Videos(video5=misconfigured), workers))
+
+
+def test_a_mistake_of_the_program_keeps_its_traceback():
+    with pytest.raises(KeyError, match="a mistake of the program"):
+        read(make_loader(Videos(video5=buggy), workers=1))
+
+
+@pytest.mark.parametrize(
+    ("action", "seconds", "reason"),
+    [(crash, 60.0, "crashes the reader (SIGSEGV)"), (hang, 0.5, "hangs: not read in 0.5 s")],
+)
+def test_a_video_that_kills_its_reader_costs_one_sample(action, seconds, reason, caplog):
+    batches = list(make_loader(Videos(video4=action, video10=action), workers=2, seconds=seconds))
+    assert [number for number, _ in batches] == [0, 1, 2, 3]
+    order = [index for _, batch in batches for index in batch]
+    assert [index for place, index in enumerate(order) if place not in (4, 10)] == [
+        0,
+        1,
+        2,
+        3,
+        *range(5, 10),
+        11,
+    ]
+    assert not {4, 10} & {order[4], order[10]}
+    for number in (4, 10):
+        assert caplog.text.count(f"video{number}.mp4: {reason}") == 1
+
+
+def test_a_process_that_is_killed_ends_the_run_and_is_named():
+    with pytest.raises(WorkerError) as error:
+        read(make_loader(Videos(video4=get_killed), workers=2))
+    assert "was killed by SIGKILL while it read video4.mp4; was memory short?" in str(error.value)
+
+
+def test_a_process_that_is_killed_between_samples_is_named_too():
+    loader = make_loader(Videos(), workers=1, batch=1)
+    loader.batches = BatchSampler([(0, index % SIZE) for index in range(200)], 1, drop_last=False)
+    batches = iter(loader)
+    next(batches)
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+    if not children.exists():
+        pytest.skip("finds the process through /proc")
+    for pid in map(int, children.read_text().split()):
+        os.kill(pid, signal.SIGKILL)
+    with pytest.raises(WorkerError, match="was killed by SIGKILL"):
+        list(batches)
+
+
+def test_an_iteration_that_is_left_leaves_no_process_behind():
+    batches = iter(make_loader(Videos(), workers=2))
+    next(batches)
+    batches.close()
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+    assert not children.exists() or not children.read_text().split()
+
+
+@pytest.fixture
+def spoilt(mini_ava, tmp_path):
+    """A folder of videos of which one is cut off."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for path in sorted((mini_ava / "unlabelled").glob("*.mp4"))[:2]:
+        for copy in "abc":
+            (folder / f"{path.stem}_{copy}.mp4").write_bytes(path.read_bytes())
+    cut = sorted(folder.iterdir())[0]
+    cut.write_bytes(cut.read_bytes()[:1000])
+    return folder
+
+
+def test_training_goes_on_without_a_spoilt_video(tiny_cfg, spoilt, caplog):
+    options = ("DATASETS.TRAIN", (str(spoilt),), "DATALOADER.CLIPS_PER_VIDEO", 2, "SOLVER.BATCH_SIZE", 3)
+    cfg = tiny_cfg("pretrain", *options, "DATALOADER.MAX_BAD_FRACTION", 0.2)
+    run_training(cfg)
+    cut = sorted(spoilt.iterdir())[0]
+    log = (Path(cfg.OUTPUT_DIR) / "log.txt").read_text()
+    assert log.count(f"left out: {cut}: cannot be read as a video") == 1
+    with pytest.raises(DataError, match=r"1 of 6 videos cannot be read.*MAX_BAD_FRACTION 0\.01"):
+        run_training(tiny_cfg("pretrain", *options, "OUTPUT_DIR", cfg.OUTPUT_DIR + "_strict"))
+
+
+def test_the_samples_of_a_resumed_run_with_spoilt_videos(tiny_cfg, spoilt):
+    options = ("DATASETS.TRAIN", (str(spoilt),), "DATALOADER.CLIPS_PER_VIDEO", 2, "SOLVER.BATCH_SIZE", 2)
+    cfg = tiny_cfg("pretrain", *options, "DATALOADER.MAX_BAD_FRACTION", 0.2)
+    dataset = build_train_dataset(cfg, "pretraining")
+    unbroken = iter(build_train_loader(cfg, dataset))
+    expected = [next(unbroken) for _ in range(9)]
+    for start, workers in ((3, 0), (5, 2)):
+        cfg.DATALOADER.NUM_WORKERS = workers
+        resumed = iter(build_train_loader(cfg, dataset, start))
+        for batch in expected[start:]:
+            other = next(resumed)
+            assert torch.equal(batch["video"], other["video"])
+            assert torch.equal(batch["seed"], other["seed"])
+        resumed.close()
+
+
+def test_a_test_set_without_one_of_its_videos(tiny_cfg, mini_ava, tmp_path, caplog):
+    lines = (mini_ava / "annotations" / "clips_val.csv").read_text().splitlines()
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "list.csv").write_text("\n".join([*lines, f"{tmp_path / 'empty.mp4'} 0"]))
+    (tmp_path / "set.yaml").write_text(f"type: classification\nvideos: {mini_ava}\nannotations: list.csv\n")
+    cfg = tiny_cfg("finetune", "DATALOADER.MAX_BAD_FRACTION", 0.5, "TEST.NUM_CLIPS", 1, "TEST.NUM_CROPS", 1)
+    dataset = build_dataset(cfg, "classification", str(tmp_path / "set.yaml"), training=False)
+    batches = [batch for group in build_test_loader(cfg, dataset) for batch in group]
+    read_videos = np.concatenate([batch["video_index"].numpy() for batch in batches])
+    assert sorted(read_videos) == list(range(len(lines)))
+    assert "empty.mp4" in caplog.text

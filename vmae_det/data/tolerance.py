@@ -1,0 +1,167 @@
+"""Videos that cannot be read: each is named once, another one takes its place, and too many end the run."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import torch
+
+from vmae_det.utils.errors import DataError, UserError
+
+logger = logging.getLogger(__name__)
+
+# Videos that are tried for one sample, the first included.
+_ATTEMPTS = 10
+# Videos that the error at the end shows; the log has them all.
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of one sample, as it travels from a loader process to the training process.
+
+    Args:
+        samples: those cut from the video; none where it could not be read in testing.
+        bad: (path, reason) of each video that was tried in vain.
+        error: what ends the run.
+    """
+
+    samples: list[dict[str, Any]]
+    bad: tuple[tuple[str, str], ...] = ()
+    error: UserError | None = None
+
+
+class BadFiles:
+    """The videos of a dataset that could not be read so far.
+
+    Args:
+        num_files: of the dataset.
+        max_fraction: of them that may be bad.
+    """
+
+    def __init__(self, num_files: int, max_fraction: float) -> None:
+        self.num_files = num_files
+        self.max_fraction = max_fraction
+        self.reasons: dict[str, str] = {}
+
+    def add(self, path: str, reason: str) -> None:
+        """Log a bad video the first time that it is met.
+
+        Raises:
+            DataError: there are more than `max_fraction` of all.
+        """
+        if path in self.reasons:
+            return
+        self.reasons[path] = reason
+        logger.warning("left out: %s", reason)
+        if len(self.reasons) > self.max_fraction * self.num_files:
+            shown = "; ".join(list(self.reasons.values())[-_SHOWN:])
+            more = len(self.reasons) - _SHOWN
+            raise DataError(
+                f"{len(self.reasons)} of {self.num_files} videos cannot be read, more than "
+                f"DATALOADER.MAX_BAD_FRACTION {self.max_fraction:g} allows: {shown}"
+                + (f"; and {more} more, in the log" if more > 0 else "")
+            )
+
+
+class Board:
+    """What each loader process reads at the moment, in memory that the training process sees, too."""
+
+    def __init__(self, workers: int) -> None:
+        # The sample's epoch and index, and when its reading began; 0 between samples.
+        self._lines = torch.zeros(workers, 3, dtype=torch.float64).share_memory_()
+
+    def begin(self, epoch: int, index: int) -> None:
+        """This process starts to read a sample."""
+        info = torch.utils.data.get_worker_info()
+        if info is not None:
+            self._lines[info.id] = torch.tensor([epoch, index, monotonic()], dtype=torch.float64)
+
+    def end(self) -> None:
+        """This process has read it."""
+        info = torch.utils.data.get_worker_info()
+        if info is not None:
+            self._lines[info.id, 2] = 0
+
+    def reading(self, worker: int) -> int | None:
+        """The index of the sample that a process is at, or was when it died."""
+        _, index, since = self._lines[worker].tolist()
+        return int(index) if since else None
+
+    def stuck(self, seconds: float) -> list[int]:
+        """The processes that have been reading one sample for longer than that."""
+        now = monotonic()
+        since = self._lines[:, 2].tolist()
+        return [worker for worker, start in enumerate(since) if start and now - start > seconds]
+
+    def clear(self) -> None:
+        """Forget the processes, which have ended."""
+        self._lines.zero_()
+
+
+class TolerantDataset(torch.utils.data.Dataset):
+    """A dataset that answers, whatever its videos are like.
+
+    In training the place of an unreadable video is taken by another one, which follows from the sample's
+    epoch and index alone; in testing it stays empty.
+
+    Args:
+        dataset: raises DataError for a sample whose video it cannot read; `path_of(index)` is that video.
+        training: whether to replace.
+        seed: of the replacements.
+        workers: number of loader processes.
+    """
+
+    def __init__(self, dataset: Any, training: bool, seed: int, workers: int) -> None:
+        self.dataset = dataset
+        self.training = training
+        self.seed = seed
+        self.board = Board(workers)
+        self.condemned: dict[str, str] = {}  # videos that killed a process, with the reason
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> Answer:
+        epoch, index = key
+        bad: list[tuple[str, str]] = []
+        for attempt in range(_ATTEMPTS if self.training else 1):
+            if attempt:
+                rng = np.random.default_rng((self.seed, *key, attempt))
+                index = int(rng.integers(len(self.dataset)))
+            path = os.fspath(self.dataset.path_of(index))
+            try:
+                if path in self.condemned:
+                    raise DataError(self.condemned[path], path)
+                return Answer(self._read(epoch, index), tuple(bad))
+            except DataError as error:
+                bad.append((path, str(error)))
+            except UserError as error:
+                return Answer([], tuple(bad), error)
+        error = DataError(f"{_ATTEMPTS} videos in a row cannot be read; the last: {bad[-1][1]}")
+        return Answer([], tuple(bad), error if self.training else None)
+
+    def _read(self, epoch: int, index: int) -> list[dict[str, Any]]:
+        self.board.begin(epoch, index)
+        try:
+            return self.dataset[epoch, index]
+        finally:
+            self.board.end()
+
+    def condemn(self, index: int, reason: str) -> None:
+        """Never read the video of a sample again; loader processes that start later know it."""
+        path = os.fspath(self.dataset.path_of(index))
+        self.condemned[path] = reason
+
+
+def join_answers(collate: Callable[[list], Any], answers: list[Answer]) -> tuple[Any, list[Answer]]:
+    """A batch of what was read, None where that is nothing; and the answers that hold more than samples."""
+    samples = [answer.samples for answer in answers if answer.samples]
+    notable = [Answer([], answer.bad, answer.error) for answer in answers if answer.bad or answer.error]
+    return collate(samples) if samples else None, notable
