@@ -65,6 +65,14 @@ def get_killed(path):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def children():
+    """Processes that this one has started."""
+    path = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+    if not path.exists():
+        pytest.skip("finds processes through /proc")
+    return {int(pid) for pid in path.read_text().split()}
+
+
 def make_loader(videos, workers=0, training=True, fraction=0.5, seconds=60.0, batch=3):
     return Loader(
         TolerantDataset(videos, training, 7, workers),
@@ -162,23 +170,20 @@ def test_a_process_that_is_killed_ends_the_run_and_is_named():
 def test_a_process_that_is_killed_between_samples_is_named_too():
     loader = make_loader(Videos(), workers=1, batch=1)
     loader.batches = BatchSampler([(0, index % SIZE) for index in range(200)], 1, drop_last=False)
-    batches = iter(loader)
+    before, batches = children(), iter(loader)
     next(batches)
-    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
-    if not children.exists():
-        pytest.skip("finds the process through /proc")
-    for pid in map(int, children.read_text().split()):
+    for pid in children() - before:
         os.kill(pid, signal.SIGKILL)
     with pytest.raises(WorkerError, match="was killed by SIGKILL"):
         list(batches)
 
 
 def test_an_iteration_that_is_left_leaves_no_process_behind():
-    batches = iter(make_loader(Videos(), workers=2))
+    before, batches = children(), iter(make_loader(Videos(), workers=2))
     next(batches)
+    assert len(children() - before) == 2
     batches.close()
-    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
-    assert not children.exists() or not children.read_text().split()
+    assert children() == before
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from vmae_det.data.annotations import LabelMap, read_action_csv, read_excluded
 from vmae_det.data.augmentation import ClipAugmentation
 from vmae_det.data.cache import ClipCache
 from vmae_det.data.catalog import DatasetSpec
+from vmae_det.data.file_table import FileTable
 from vmae_det.data.keyframes import Keyframes, group_by_keyframe
 from vmae_det.data.person_boxes import read_person_boxes
 from vmae_det.data.readers import VideoReader, open_video
@@ -328,7 +329,7 @@ def _require_type(spec: DatasetSpec, kind: str) -> None:
         raise ConfigError(f"DATASETS: '{spec.name}' is of type '{spec.type}', this model needs type '{kind}'")
 
 
-def _files_of(video_ids: np.ndarray, spec: DatasetSpec) -> list[Path]:
+def _files_of(video_ids: np.ndarray, spec: DatasetSpec) -> FileTable:
     """The file of each video id; DataError names the ids without one."""
     by_id = {path.stem: path for path in spec.videos.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES}
     missing = [str(video) for video in video_ids if str(video) not in by_id]
@@ -338,4 +339,4 @@ def _files_of(video_ids: np.ndarray, spec: DatasetSpec) -> list[Path]:
             f"(expected {missing[0]}.mp4 or alike)",
             spec.videos,
         )
-    return [by_id[str(video)] for video in video_ids]
+    return FileTable(spec.videos, (by_id[str(video)].name for video in video_ids))

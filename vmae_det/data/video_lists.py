@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vmae_det.data.file_table import FileTable
 from vmae_det.utils.errors import DataError
 
 VIDEO_SUFFIXES = frozenset(
@@ -13,7 +14,7 @@ VIDEO_SUFFIXES = frozenset(
 )
 
 
-def read_video_list(path: Path, videos: Path) -> tuple[list[Path], np.ndarray]:
+def read_video_list(path: Path, videos: Path) -> tuple[FileTable, np.ndarray]:
     """Files and class indices (int64) of a list with a line `FILE LABEL` for each video.
 
     Between the two stands a blank, a tab or a comma; files are relative to the folder `videos`; labels are
@@ -30,18 +31,18 @@ def read_video_list(path: Path, videos: Path) -> tuple[list[Path], np.ndarray]:
         name, _, label = line.strip().replace("\t", " ").replace(",", " ").rpartition(" ")
         if not name or not label.isdecimal():
             raise DataError(f"expected 'FILE LABEL' with a label 0, 1, 2, ..., got '{line}'", path, number)
-        files.append(videos / name.strip())
+        files.append(name.strip())
         labels.append(int(label))
     if not files:
         raise DataError("the list holds no videos", path)
-    return files, np.array(labels, dtype=np.int64)
+    return FileTable(videos, files), np.array(labels, dtype=np.int64)
 
 
-def find_videos(folder: Path) -> list[Path]:
+def find_videos(folder: Path) -> FileTable:
     """All video files below a folder, by their suffix, in the order of their paths."""
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
     if not files:
         raise DataError(
             f"no video files below this folder (looked for {', '.join(sorted(VIDEO_SUFFIXES))})", folder
         )
-    return files
+    return FileTable(folder, (file.relative_to(folder) for file in files))
