@@ -105,15 +105,16 @@ class ClipDataset(torch.utils.data.Dataset, ABC):
         sample = {"video": transforms.to_video(clip), "seed": int(seed), "index": index}
         return sample | self.finish(clip, extra)
 
-    def _open(self, path: Path) -> VideoReader:
+    def open(self, path: Path) -> VideoReader:
+        """A video, ready to be decoded."""
         return open_video(path, self.cfg.DATALOADER.READER)
 
     def _random_clip(self, path: Path, rng: np.random.Generator) -> Clip:
-        reader, node = self._open(path), self.cfg.INPUT
+        reader, node = self.open(path), self.cfg.INPUT
         return make_clip(reader.frames(random_clip(len(reader), node.NUM_FRAMES, node.SAMPLING_RATE, rng)))
 
     def _placed_clip(self, path: Path, number: int, num_clips: int) -> Clip:
-        reader, node = self._open(path), self.cfg.INPUT
+        reader, node = self.open(path), self.cfg.INPUT
         frames = evenly_placed_clip(len(reader), node.NUM_FRAMES, node.SAMPLING_RATE, number, num_clips)
         return make_clip(reader.frames(frames))
 
@@ -149,12 +150,12 @@ class UnlabelledVideos(ClipDataset):
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[Clip, Sample]:
         """A random clip."""
-        reader = self._open(self.path_of(index))
+        reader = self.open(self.path_of(index))
         return self._decode(reader, random_clip(len(reader), *self.own, rng))
 
     def load_test(self, index: int) -> tuple[Clip, Sample]:
         """The centre of the clip in the middle of the video."""
-        reader = self._open(self.files[index])
+        reader = self.open(self.files[index])
         clip, extra = self._decode(reader, evenly_placed_clip(len(reader), *self.own, 0, 1))
         return transforms.view_crop(clip, self.cfg), extra
 
@@ -201,7 +202,7 @@ class LabelledVideos(ClipDataset):
         extra = {"label": int(self.labels[index])}
         if self.cfg.INPUT.SAMPLING == "dense":
             return self._random_clip(self.files[index], rng), extra
-        reader = self._open(self.files[index])
+        reader = self.open(self.files[index])
         frames = random_segments(len(reader), self.cfg.INPUT.NUM_FRAMES, rng)
         return make_clip(reader.frames(frames)), extra
 
@@ -221,7 +222,7 @@ class LabelledVideos(ClipDataset):
     def _view(self, path: Path, number: int) -> Clip:
         if self.cfg.INPUT.SAMPLING == "dense":
             return self._placed_clip(path, number, self.cfg.TEST.NUM_CLIPS)
-        reader = self._open(path)
+        reader = self.open(path)
         frames = placed_segments(len(reader), self.cfg.INPUT.NUM_FRAMES, number, self.cfg.TEST.NUM_CLIPS)
         return make_clip(reader.frames(frames))
 
@@ -287,7 +288,7 @@ class ActionKeyframes(ClipDataset):
 
     def _decode(self, index: int) -> np.ndarray:
         video, timestamp, _, _ = self.keyframes[index]
-        reader, node = self._open(self.files[video]), self.cfg.INPUT
+        reader, node = self.open(self.files[video]), self.cfg.INPUT
         try:
             keyframe = reader.index_at(timestamp - self.spec.video_start)
         except DataError as error:

@@ -122,15 +122,16 @@ class JoinedDatasets(torch.utils.data.Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> list[Sample]:
         epoch, index = key
-        dataset, index = self._place(index)
+        dataset, index = self.place(index)
         return dataset[epoch, index]
 
     def path_of(self, index: int) -> Path:
         """The video that a sample is cut from."""
-        dataset, index = self._place(index)
+        dataset, index = self.place(index)
         return dataset.path_of(index)
 
-    def _place(self, index: int) -> tuple[ClipDataset, int]:
+    def place(self, index: int) -> tuple[ClipDataset, int]:
+        """The dataset that a sample is of, and its index there."""
         number = int(np.searchsorted(self.ends, index, side="right"))
         start = self.ends[number] - len(self.datasets[number])
         return self.datasets[number], int(index - start)

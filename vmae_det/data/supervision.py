@@ -17,7 +17,7 @@ from vmae_det.utils.errors import UserError
 
 # What a reader's own mistakes end a process by; anything else comes from outside.
 _CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
-_PREFETCH = 4  # batches that each process has ready
+PREFETCH = 4  # batches that each process has ready
 
 
 class WorkerError(UserError):
@@ -99,7 +99,7 @@ class _Processes:
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_prepare_worker,
-            prefetch_factor=_PREFETCH if workers else None,
+            prefetch_factor=PREFETCH if workers else None,
             collate_fn=functools.partial(join_answers, loader.collate),
             generator=torch.Generator(),
         )
