@@ -23,8 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--clips", type=int, default=64, help="decoded clips of one turn")
     data.add_argument("--videos", metavar="WxH", help="make videos of that size in place of DATASETS.TRAIN")
 
+    summary = "memory of annotations of AVA's size, with one loader process and with many"
+    memory = parts.add_parser("loader-memory", help=summary, description=summary)
+    memory.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8], help="loader processes")
+
     for part in (frame_map, data):
         part.add_argument("--repeats", type=int, default=3, help="turns of which the median is given")
+    for part in (frame_map, data, memory):
         part.add_argument("--json", metavar="FILE", help="write the figures there, too")
     add_config_arguments(data)
 
@@ -34,9 +39,10 @@ def run(args: argparse.Namespace) -> int:
     from vmae_det.utils.errors import UserError
     from vmae_det.utils.files import write_whole
 
-    if args.repeats < 1:
+    if args.part != "loader-memory" and args.repeats < 1:
         raise UserError(f"--repeats must be at least 1, got {args.repeats}")
-    text, figures = {"frame-map": _frame_map, "data": _data}[args.part](args)
+    parts = {"frame-map": _frame_map, "data": _data, "loader-memory": _loader_memory}
+    text, figures = parts[args.part](args)
     print(text)
     if args.json:
         with write_whole(Path(args.json)) as temporary:
@@ -54,6 +60,16 @@ def _frame_map(args: argparse.Namespace) -> tuple[str, Any]:
         raise UserError(f"--rows must be at least 1000, got {rows}")
     runs = benchmark_frame_map(rows, args.repeats)
     return report(runs), as_json(runs)
+
+
+def _loader_memory(args: argparse.Namespace) -> tuple[str, Any]:
+    from vmae_det.benchmarks.loader_memory import as_json, benchmark_loader_memory, report
+    from vmae_det.utils.errors import UserError
+
+    if min(args.workers) < 1:
+        raise UserError(f"--workers must be at least 1, got {min(args.workers)}")
+    results = benchmark_loader_memory(tuple(args.workers))
+    return report(results), as_json(results)
 
 
 def _data(args: argparse.Namespace) -> tuple[str, Any]:

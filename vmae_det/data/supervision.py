@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import gc
 import itertools
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -103,7 +106,8 @@ class _Processes:
             collate_fn=functools.partial(join_answers, loader.collate),
             generator=torch.Generator(),
         )
-        self.iterator = iter(torch_loader)
+        with _shared_memory() if workers else nullcontext():
+            self.iterator = iter(torch_loader)
         self.closed = threading.Event()
         self.hung: set[int] = set()
         if workers:
@@ -170,6 +174,20 @@ class _From(Sampler):
 
     def __iter__(self) -> Iterator[Any]:
         return itertools.islice(self.batches, self.first, None)
+
+
+@contextmanager
+def _shared_memory() -> Iterator[None]:
+    """Processes that are forked in this block share what is in memory now for as long as it can be.
+
+    The garbage collector would else write to every object, and what was freed be handed out anew, in each.
+    """
+    gc.collect()
+    gc.freeze()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # glibc alone has it
+    yield
+    gc.unfreeze()
 
 
 def _prepare_worker(_: int) -> None:
