@@ -104,7 +104,7 @@ class Matches:
         return [rows[np.argsort(-found.score[rows], kind="stable")] for rows in members]
 
     def best_box(self) -> np.ndarray:
-        """(D,) index in `ground_truth` of the box that each detection overlaps most, -1 where there is none."""
+        """(D,) index in `ground_truth` of the box that each detection overlaps most, or -1."""
         best = np.full(len(self.detections), -1, dtype=np.int64)
         best[self.chooser] = self.chosen
         return best
