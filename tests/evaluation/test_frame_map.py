@@ -217,6 +217,31 @@ def test_the_command_prints_a_table_and_writes_json(ava_files, tmp_path, capsys)
     assert "none.csv: no such file" in capsys.readouterr().err
 
 
+def detection_evaluator(files):
+    spec = SimpleNamespace(label_map=files.labels, annotations=files.truth, excluded=None)
+    return FrameMAPEvaluator(SimpleNamespace(TEST=SimpleNamespace(PROTOCOL="challenge")), spec)
+
+
+def test_the_evaluator_reads_the_ground_truth_once_and_counts_each_evaluation_on_its_own(ava_files):
+    truth = read_action_csv(ava_files.truth)
+    own = truth.video == 0
+    batch = {
+        "video_name": [truth.videos[0]],
+        "timestamp": [truth.timestamp[own][0]],
+        "boxes_relative": [truth.boxes[own][:1]],
+    }
+    evaluator = detection_evaluator(ava_files)
+    values = []
+    for scores in (torch.ones(1, 3), torch.zeros(1, 3)):
+        evaluator.reset()
+        evaluator.process(batch, {"scores": [scores]})
+        values.append(evaluator.evaluate()["frame_mAP"])
+        # What it has read it keeps, so the files may go.
+        ava_files.truth.unlink(missing_ok=True)
+        ava_files.labels.unlink(missing_ok=True)
+    assert values[0] == values[1] > 0
+
+
 def test_the_evaluator_of_the_training_loop_gives_what_its_file_gives(ava_files, tmp_path, monkeypatch):
     truth = read_action_csv(ava_files.truth)
     spec = SimpleNamespace(label_map=ava_files.labels, annotations=ava_files.truth, excluded=None)
