@@ -150,7 +150,10 @@ class _Evaluation(COCOeval):
     """COCO's evaluation of one category, without its prints, and with a progress bar."""
 
     def __init__(self, truth: COCO, found: COCO, num_images: int, progress: bool) -> None:
-        with redirect_stdout(io.StringIO()), tqdm(total=num_images, disable=not progress) as self.bar:
+        with (
+            redirect_stdout(io.StringIO()),
+            tqdm(total=num_images, desc="keyframes", disable=not progress) as self.bar,
+        ):
             super().__init__(truth, found, "bbox")
             self.params.maxDets = [_MAX_BOXES]
             self.params.areaRng, self.params.areaRngLbl = [[0, np.inf]], ["all"]
