@@ -20,7 +20,7 @@ COMMANDS = {
     "convert": "weights from one published format to another",
     "prepare": "a known dataset, from what its site gives to what the configs want",
     "check-data": "what is wrong with a dataset, before a night of training is lost",
-    "evaluate": "frame-mAP of detections in a file",
+    "evaluate": "frame-mAP, video-mAP or person recall of detections in a file",
     "benchmark": "time and memory of the program's parts on this machine",
     "quickstart": "the whole way on a small built-in dataset, in a few minutes on a CPU",
 }

@@ -122,7 +122,7 @@ def read_action_csv(
 
 def _read_regular(path: Path, kind: str, rule: BoxRule, label_map: LabelMap | None) -> ActionBoxes | None:
     """The rows of a file that has no fault, and 8 columns wherever it has a box; None of any other."""
-    columns = read_columns(path, pl.Int32)
+    columns = read_columns(path, pl.Int32, pl.Float64 if kind == "detections" else pl.Int32)
     if columns is None:
         return None
     action = columns.label.fill_null(-1).to_numpy()
@@ -131,9 +131,8 @@ def _read_regular(path: Path, kind: str, rule: BoxRule, label_map: LabelMap | No
     good = (
         bool((timestamp >= 0).all() and (timestamp <= MAX_TIMESTAMP).all() and (action[boxed] >= 1).all())
         and rule.accepts(columns.boxes[boxed])
-        and bool(np.isfinite(value).all())
+        and bool(np.isfinite(value).all() if kind == "detections" else (value > -(2**31)).all())
         and (label_map is None or bool((label_map.columns(action[boxed]) >= 0).all()))
-        and (kind == "detections" or bool((np.abs(value) < 2**31).all() and (value % 1 == 0).all()))
     )
     if not good:
         return None

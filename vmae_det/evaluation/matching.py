@@ -28,6 +28,7 @@ import polars as pl
 from vmae_det.data.annotations import ActionBoxes
 from vmae_det.data.box_rows import keyframe_keys
 from vmae_det.data.label_map import LabelMap
+from vmae_det.data.person_boxes import PersonBoxes
 from vmae_det.evaluation.average_precision import PrecisionRecall, precision_recall
 from vmae_det.utils.errors import DataError, UserError
 
@@ -104,7 +105,7 @@ class Matches:
         return [rows[np.argsort(-found.score[rows], kind="stable")] for rows in members]
 
     def best_box(self) -> np.ndarray:
-        """(D,) index in `ground_truth` of the box that each detection overlaps most, -1 without one."""
+        """(D,) index in `ground_truth` of the box that each detection overlaps most, or -1."""
         best = np.full(len(self.detections), -1, dtype=np.int64)
         best[self.chooser] = self.chosen
         return best
@@ -121,12 +122,8 @@ class Matches:
         Raises:
             UserError: a threshold outside of (0, 1].
         """
-        if not 0 < iou <= 1:
-            raise UserError(f"IoU thresholds must be in (0, 1], got {iou:g}")
-        over = np.flatnonzero(self.overlap >= iou)
-        _, first = np.unique(self.chosen[over], return_index=True)
         hit = np.zeros(len(self.detections), dtype=bool)
-        hit[self.chooser[over[first]]] = True
+        hit[self.chooser[first_to_each(self.chosen, self.overlap, iou)]] = True
         return hit
 
     def precision_recall(self, iou: float) -> list[PrecisionRecall]:
@@ -136,6 +133,23 @@ class Matches:
             precision_recall(hit[rows], self.detections.score[rows], count)
             for rows, count in zip(self.ranked, self.num_ground_truth)
         ]
+
+
+def first_to_each(chosen: np.ndarray, overlap: np.ndarray, iou: float) -> np.ndarray:
+    """Places in `chosen` where a ground-truth box comes for the first time with an overlap of `iou` or more.
+
+    Args:
+        chosen: (P,) the box that each detection overlaps most, in the order in which they choose.
+        overlap: (P,) by how much.
+
+    Raises:
+        UserError: a threshold outside of (0, 1].
+    """
+    if not 0 < iou <= 1:
+        raise UserError(f"IoU thresholds must be in (0, 1], got {iou:g}")
+    over = np.flatnonzero(overlap >= iou)
+    _, first = np.unique(chosen[over], return_index=True)
+    return over[first]
 
 
 def match(
@@ -161,7 +175,7 @@ def match(
         raise UserError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
     if np.isnan(detections.score).any():
         raise DataError("the scores of the detections hold NaN; has the training diverged?")
-    keyframes, keys = _keyframes(ground_truth, detections, excluded, protocol)
+    keyframes, keys = scored_keyframes(ground_truth, detections, excluded, protocol)
     columns = [label_map.columns(source.action) for source in (ground_truth, detections)]
     truth = _scored_rows(ground_truth, keys[0], columns[0], keyframes)
     found = _scored_rows(detections, keys[1], columns[1], keyframes)
@@ -181,8 +195,11 @@ def match(
     return Matches(truth, found, label_map, protocol, usable, *pairs)
 
 
-def _keyframes(
-    ground_truth: ActionBoxes, detections: ActionBoxes, excluded: Keyframes | None, protocol: str
+def scored_keyframes(
+    ground_truth: ActionBoxes,
+    detections: ActionBoxes | PersonBoxes,
+    excluded: Keyframes | None,
+    protocol: str,
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Sorted keys of the keyframes that count, and the key of each row of both sources."""
     videos = np.union1d(ground_truth.videos.astype(object), detections.videos.astype(object))
