@@ -249,6 +249,7 @@ class ActionKeyframes(ClipDataset):
         excluded = read_excluded(spec.excluded) if spec.excluded else None
         self.keyframes = self._annotated(excluded) if training else self._detected(excluded)
         self.files = _files_of(self.keyframes.videos, spec)
+        self.starts = np.array([spec.start_of(str(video)) for video in self.keyframes.videos])
         self.cache = ClipCache(cfg.DATALOADER.CACHE_MB if training else 0)
 
     def _annotated(self, excluded: Any) -> Keyframes:
@@ -290,10 +291,10 @@ class ActionKeyframes(ClipDataset):
         video, timestamp, _, _ = self.keyframes[index]
         reader, node = self.open(self.files[video]), self.cfg.INPUT
         try:
-            keyframe = reader.index_at(timestamp - self.spec.video_start)
+            keyframe = reader.index_at(timestamp - self.starts[video])
         except DataError as error:
             raise DataError(
-                f"keyframe {timestamp:g} (video_start is {self.spec.video_start:g}): {error}", self.spec.name
+                f"keyframe {timestamp:g} (video_start is {self.starts[video]:g}): {error}", self.spec.name
             ) from None
         frames = keyframe_clip(keyframe, len(reader), node.NUM_FRAMES, node.SAMPLING_RATE)
         return reader.frames(frames)

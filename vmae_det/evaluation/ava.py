@@ -46,12 +46,10 @@ class FrameMAPEvaluator(Evaluator):
 
     def evaluate(self) -> dict[str, float]:
         """frame_mAP under TEST.PROTOCOL, and under each protocol by name; in [0, 1]."""
-        label_map, ground_truth, excluded = self._truth
-        self._detections = self._gather(label_map)
+        scored, ground_truth, excluded = self._truth
+        self._detections = self._gather(LabelMap.from_file(self.spec.label_map))
         results = {
-            protocol: frame_map(
-                ground_truth, self._detections, label_map, excluded=excluded, protocol=protocol
-            )
+            protocol: frame_map(ground_truth, self._detections, scored, excluded=excluded, protocol=protocol)
             for protocol in PROTOCOLS
         }
         self._result = results[self.cfg.TEST.PROTOCOL]
@@ -60,8 +58,8 @@ class FrameMAPEvaluator(Evaluator):
 
     @cached_property
     def _truth(self) -> tuple[LabelMap, ActionBoxes, frozenset[tuple[str, float]] | None]:
-        """The dataset's files, read at the first evaluation."""
-        label_map = LabelMap.from_file(self.spec.label_map)
+        """The classes that count, and the dataset's files, read at the first evaluation."""
+        label_map = LabelMap.from_file(self.spec.scored_classes or self.spec.label_map)
         ground_truth = read_action_csv(self.spec.annotations, label_map, unknown_actions="ignore")
         excluded = None if self.spec.excluded is None else read_excluded(self.spec.excluded)
         return label_map, ground_truth, excluded
