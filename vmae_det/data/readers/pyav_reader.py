@@ -69,6 +69,8 @@ class PyAVReader(VideoReader):
             else:
                 while todo and todo[0][1] == start:
                     todo.popleft()
+            if run.is_damaged:
+                self._file.rewind()  # some decoders do not recover from what damaged headers told them
 
     def _convert(self, frame: av.VideoFrame) -> np.ndarray:
         width, height = self._size
@@ -82,7 +84,7 @@ class Run:
     """Frames in the order they are shown in, from a key frame on: (index, frame, whether it is whole).
 
     Damage of a packet reaches the frames decoded after it, up to the next key frame. Some of it shows only
-    when a later frame comes out, so frames are held back for as many as the decoder reorders.
+    when its frame comes out, so frames wait for those that were decoded before them and are shown later.
     """
 
     def __init__(self, file: VideoFile, index: VideoIndex, start: int) -> None:
@@ -90,18 +92,30 @@ class Run:
         self._start = start
         self._order: dict[int, int] = {}  # stamp -> number of its packet since the run began
         self._damaged: list[int] = []  # numbers of packets
-        self._delay = file.stream.codec_context.reorder_depth
-        # Leaping is not worth it for a few frames.
-        self.leap = (self._delay + 4) / float(index.rate * index.time_base)
+        self._pending: set[int] = set()  # numbers of packets whose frames are to come
+        # In units of time_base: a leap over fewer than eight frames costs more than decoding them.
+        self.leap = 8 / float(index.rate * index.time_base)
 
     def __iter__(self) -> Iterator[tuple[int, av.VideoFrame, bool]]:
         held: deque[tuple[int, av.VideoFrame]] = deque()
         for index, frame in self._indexed():
             held.append((index, frame))
-            if len(held) > self._delay:
-                yield *held[0], self._is_whole(held.popleft()[0])
+            while held and not self._is_waiting(held[0][0]):
+                index, frame = held.popleft()
+                yield index, frame, self._is_whole(index)
+        self._damaged += self._pending
         for index, frame in held:
             yield index, frame, self._is_whole(index)
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether damage was met, or frames stayed away."""
+        return bool(self._damaged)
+
+    def _is_waiting(self, index: int) -> bool:
+        """Whether a frame that was decoded before this one is still to come."""
+        own = self._order.get(int(self._index.stamps[index]), 0)
+        return any(number < own for number in self._pending)
 
     def _is_whole(self, index: int) -> bool:
         if self._index.numbered:
@@ -121,26 +135,30 @@ class Run:
                 continue
             if expected is None:
                 expected = index
-            for missing in range(expected, index):
-                self._damaged.append(self._order.get(int(stamps[missing]), number))
+            for missing in stamps[expected:index]:
+                self._damaged.append(self._order.get(int(missing), number))
+                self._pending.discard(self._order.get(int(missing), number))
+            own = number if numbered else self._order.get(frame.pts, number)
             if frame.is_corrupt:
-                self._damaged.append(number if numbered else self._order.get(frame.pts, number))
+                self._damaged.append(own)
+            self._pending.discard(own)
             expected = index + 1
             yield index, frame
 
-    def _index_of(self, frame: av.VideoFrame) -> int | None:
-        """None for a frame that is not to be shown, or that comes before the key frame of the run."""
+    def _index_of(self, data: av.VideoFrame | av.Packet) -> int | None:
+        """None for what is not to be shown, or comes before the key frame of the run."""
         stamps = self._index.stamps
-        if frame.pts is None or frame.pts < self._first:
+        if self._index.numbered or data.pts is None or data.pts < self._first:
             return None
-        index = int(np.searchsorted(stamps, frame.pts))
-        return index if index < len(stamps) and stamps[index] == frame.pts else None
+        index = int(np.searchsorted(stamps, data.pts))
+        return index if index < len(stamps) and stamps[index] == data.pts else None
 
     def _decoded(self) -> Iterator[tuple[int, av.VideoFrame]]:
         """Frames with the number of the packet that brought them out."""
         for number, packet in enumerate(self._packets()):
-            if packet.size and packet.pts is not None:
+            if self._index_of(packet) is not None:
                 self._order[packet.pts] = number
+                self._pending.add(number)
             try:
                 frames = packet.decode()
             except av.EOFError:
