@@ -6,6 +6,7 @@ a turned frame shows; the twelve blocks between are the number's bits, the lowes
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -27,7 +28,7 @@ class Recipe:
         size: width and height.
         stamps: when each frame is shown, in units of `time_base`; None: one after the other.
         skip: the first frames that the file holds, and tells its players (by an edit list) not to show.
-        rotation: degrees counter-clockwise by which players turn the frames.
+        rotation: degrees by which players turn the frames counter-clockwise; they are stored turned back.
     """
 
     suffix: str = ".mp4"
@@ -84,6 +85,7 @@ def write_numbered(path: Path, recipe: Recipe) -> Path:
     """Make the video; `path` takes the recipe's suffix."""
     path = path.with_suffix(recipe.suffix)
     width, height = recipe.size
+    shown = (height, width) if recipe.rotation % 180 else (width, height)
     time_base = recipe.time_base or Fraction(1, recipe.rate)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(recipe.codec, rate=recipe.rate, options=dict(recipe.options))
@@ -93,17 +95,22 @@ def write_numbered(path: Path, recipe: Recipe) -> Path:
             stream.set_display_rotation(recipe.rotation)
         stamps = recipe.stamps if recipe.stamps is not None else range(recipe.count)
         for number, stamp in enumerate(stamps):
-            frame = av.VideoFrame.from_ndarray(numbered_frame(number, width, height), format="rgb24")
-            frame = frame.reformat(format=recipe.pix_fmt)
+            image = np.ascontiguousarray(np.rot90(numbered_frame(number, *shown), -recipe.rotation // 90))
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=recipe.pix_fmt)
             frame.pts, frame.time_base = stamp, time_base
-            _write(container, stream.encode(frame), recipe.skip)
-        _write(container, stream.encode(), recipe.skip)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    if recipe.skip:
+        _skip_by_edit_list(path, recipe)
     return path
 
 
-def _write(container: av.container.OutputContainer, packets: list[av.Packet], skip: int) -> None:
-    for packet in packets:
-        if skip:  # what lies before 0 the muxer keeps in the file and cuts by an edit list
-            shift = skip * packet.duration
-            packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
-        container.mux(packet)
+def _skip_by_edit_list(path: Path, recipe: Recipe) -> None:
+    """Move the begin of the edit list that FFmpeg writes for B-frames (ISO 14496-12, 8.6.6)."""
+    data = bytearray(path.read_bytes())
+    entry = data.index(b"elst") + 12  # behind the version and the number of entries: length, begin, speed
+    with av.open(str(path)) as container:
+        ticks = int(recipe.skip / recipe.rate / container.streams.video[0].time_base)
+    length, begin = struct.unpack_from(">Ii", data, entry)
+    struct.pack_into(">Ii", data, entry, length - length * recipe.skip // recipe.count, begin + ticks)
+    path.write_bytes(data)
