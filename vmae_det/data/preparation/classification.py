@@ -87,9 +87,9 @@ def prepare_classification(
         rows = [(_resized_name(path) if args.resize else path, label) for path, label in usable]
         _write_lines(folder / f"{name}.csv", [f"{path} {label}" for path, label in rows])
         made.append(f"{name}.csv: {len(rows)} videos of {len({label for _, label in rows})} classes")
+    entries = enumerate(map(_quotable, classes), start=1)
     _write_lines(
-        folder / "label_map.pbtxt",
-        [f'item {{ name: "{_quotable(name)}" id: {number} }}' for number, name in enumerate(classes, start=1)],
+        folder / "label_map.pbtxt", [f'item {{ name: "{name}" id: {number} }}' for number, name in entries]
     )
     return Outcome(
         made,
