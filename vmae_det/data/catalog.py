@@ -67,12 +67,14 @@ class CatalogEntry:
         content: fields of DatasetSpec, paths relative to the root.
         file: a dataset file relative to the root, instead of `content`.
         prepare: called with the root before use; makes the data where they are missing.
+        optional: keys of `content` that are left out where their file is missing.
         made_by: the command that makes `file`.
     """
 
     content: dict[str, Any] | None = None
     file: str | None = None
     prepare: Callable[[Path], object] | None = None
+    optional: tuple[str, ...] = ()
     made_by: str = ""
 
 
@@ -112,7 +114,12 @@ def get_dataset(name: str, root: str = "") -> DatasetSpec:
                 problem = f"dataset '{name}' is not there yet; `{entry.made_by}` makes it"
                 raise DataError(f"{problem} (datasets/README.md)", base / entry.file)
             return read_dataset_file(base / entry.file, name)
-        return _make_spec(entry.content, base, name, source=f"dataset '{name}' of the catalog")
+        content = {
+            key: value
+            for key, value in entry.content.items()
+            if key not in entry.optional or (base / value).exists()
+        }
+        return _make_spec(content, base, name, source=f"dataset '{name}' of the catalog")
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         return read_dataset_file(path)
@@ -177,13 +184,23 @@ def _register_builtin() -> None:
         )
         register_dataset(f"mini_ava_{split}", entry)
     for split in ("train", "val"):
-        for name in ("kinetics400", "something_something_v2", "ucf101", "hmdb51"):
-            content = {
-                "type": "classification",
-                "videos": f"{name}/videos",
-                "annotations": f"{name}/{split}.csv",
-            }
-            register_dataset(f"{name}_{split}", CatalogEntry(content))
+        for name in ("kinetics400", "kinetics600", "kinetics700", "something_something_v2"):
+            register_dataset(f"{name}_{split}", _classification(name, split))
+        for name in ("ucf101", "hmdb51"):
+            register_dataset(f"{name}_{split}", _classification(name, f"split1_{split}"))
+            for number in (1, 2, 3):
+                part = f"split{number}_{split}"
+                register_dataset(f"{name}_{part}", _classification(name, part))
+
+
+def _classification(folder: str, list_name: str) -> CatalogEntry:
+    content = {
+        "type": "classification",
+        "videos": f"{folder}/videos",
+        "annotations": f"{folder}/{list_name}.csv",
+        "label_map": f"{folder}/label_map.pbtxt",
+    }
+    return CatalogEntry(content, optional=("label_map",))
 
 
 # Name to the folder under the root with its train.yaml and val.yaml, and what `vmae-det prepare` calls it.
@@ -196,7 +213,7 @@ _PREPARED = {
     "jhmdb": ("jhmdb/split1", "jhmdb"),
     "multisports": ("multisports", "multisports"),
 }
-for _split in (2, 3):
+for _split in (1, 2, 3):
     _PREPARED[f"jhmdb_split{_split}"] = (f"jhmdb/split{_split}", "jhmdb")
 
 

@@ -24,7 +24,14 @@ from vmae_det.utils.errors import DataError, UserError
 from vmae_det.utils.files import write_whole
 
 # Name of a dataset to its module in this package.
-PREPARERS: dict[str, str] = {}
+PREPARERS: dict[str, str] = {
+    "kinetics400": "kinetics",
+    "kinetics600": "kinetics",
+    "kinetics700": "kinetics",
+    "something_something_v2": "something_something",
+    "ucf101": "ucf101",
+    "hmdb51": "hmdb51",
+}
 
 _SHOWN = 3  # files that a summary names
 

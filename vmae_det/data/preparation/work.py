@@ -95,8 +95,9 @@ def work_through(
         for name, answer in answers:
             if isinstance(answer, UserError):
                 raise answer
-            known[name] = str(answer) if isinstance(answer, WorkerDied) else answer
-            note(name, known[name])
+            known[name] = str(answer)
+            if not isinstance(answer, WorkerDied):  # which may not happen again
+                note(name, answer)
     return known
 
 
