@@ -34,7 +34,7 @@ from vmae_det.data.sampling import (
     target_clip,
 )
 from vmae_det.data.transforms import Clip, make_clip
-from vmae_det.data.video_lists import VIDEO_SUFFIXES, find_videos, read_video_list
+from vmae_det.data.video_lists import find_videos, read_video_list, videos_by_id
 from vmae_det.utils.errors import ConfigError, DataError
 from vmae_det.utils.registry import Registry
 
@@ -333,7 +333,7 @@ def _require_type(spec: DatasetSpec, kind: str) -> None:
 
 def _files_of(video_ids: np.ndarray, spec: DatasetSpec) -> FileTable:
     """The file of each video id; DataError names the ids without one."""
-    by_id = {path.stem: path for path in spec.videos.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES}
+    by_id = videos_by_id(spec.videos)
     missing = [str(video) for video in video_ids if str(video) not in by_id]
     if missing:
         raise DataError(

@@ -46,7 +46,7 @@ def check_detection(case: Case) -> None:
     tables = [table for table in (annotations, boxes) if table is not None]
     named = {name for table in tables for name in table.rows["video"].unique()}
     facts = case.probe(files[name] for name in named & files.keys())
-    videos = sizes_of({path.stem: fact for path, fact in facts.items()})
+    videos = sizes_of({name: facts[files[name]] for name in named & files.keys()})
 
     truth = None
     if annotations is not None:

@@ -1,5 +1,5 @@
-"""The steps that detection datasets share: find and check the videos, link them by their ids, write the dataset
-files, and ask the data doctor."""
+"""The steps that detection datasets share: find and check the videos, link them by their ids, write the
+dataset files, and ask the data doctor."""
 
 from __future__ import annotations
 
@@ -48,21 +48,21 @@ def add_detection_arguments(
     parser.add_argument("--person-boxes", type=Path, metavar="FILE", help=person_boxes)
 
 
-def find_videos_by_id(stems: Mapping[str, str], folder: Path, preferred: Collection[str] = ()) -> dict[str, str]:
+def find_videos_by_id(stems: Mapping[str, str], folder: Path) -> dict[str, str]:
     """Path below `folder` of each video that is there.
 
     Args:
         stems: video id to the name of its file without suffix.
-        preferred: as of `VideoIndex.find`.
 
     Raises:
         DataError: none of the videos is there.
     """
     index = VideoIndex(folder)
-    paths = {video: path for video, stem in stems.items() if (path := index.find(stem, *preferred))}
+    paths = {video: path for video, stem in stems.items() if (path := index.find(stem))}
     if not paths:
         example = next(iter(stems.values()), "")
-        raise DataError(f"holds none of the {len(stems)} videos of the annotations, such as {example}.*", folder)
+        problem = f"holds none of the {len(stems)} videos of the annotations, such as {example}.*"
+        raise DataError(problem, folder)
     return paths
 
 
@@ -164,7 +164,8 @@ def ask_doctor(files: Iterable[Path], workers: int | None) -> list[str]:
     for file in files:
         report = check_dataset(read_dataset_file(file), decode="none", workers=workers)
         counts = ", ".join(f"{count} {name}" for name, count in report.counts.items())
-        lines.append(f"check-data {file}: {counts}; {len(report.errors)} errors, {len(report.warnings)} warnings")
+        verdict = f"{len(report.errors)} errors, {len(report.warnings)} warnings"
+        lines.append(f"check-data {file}: {counts}; {verdict}")
         for finding in report.findings:
             severity = "warning" if finding.is_warning else "ERROR"
             lines.append(f"  {severity} {finding.kind}: {finding.what}")
