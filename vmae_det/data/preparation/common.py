@@ -36,11 +36,6 @@ PREPARERS: dict[str, str] = {
     "ucf101_24": "ucf101_24",
     "jhmdb": "jhmdb",
     "multisports": "multisports",
-    "ava": "ava",
-    "ava_kinetics": "ava_kinetics",
-    "ucf101_24": "ucf101_24",
-    "jhmdb": "jhmdb",
-    "multisports": "multisports",
 }
 
 _SHOWN = 3  # files that a summary names

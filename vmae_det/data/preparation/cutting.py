@@ -91,14 +91,28 @@ def cut_movie(source: Path, target: Path, first: float, last: float) -> Fraction
 
 
 def _packets(movie: av.container.InputContainer, video: av.VideoStream, stamp: int) -> Iterator[av.Packet]:
-    """The packets of the video from the key frame at or before a time stamp on."""
+    """The packets of the video from the key frame at or before a time stamp on.
+
+    Matroska keeps no decoding times, and FFmpeg works them out only from the second or third packet on.
+    """
+    waiting: list[av.Packet] = []
     try:
         movie.seek(stamp, stream=video, backward=True)
         for packet in movie.demux(video):
             if packet.size == 0:
                 continue
-            if packet.pts is None or packet.dts is None:
+            if packet.pts is None:
                 raise _BrokenMovie("has frames without time stamps: encode it anew")
-            yield packet
+            waiting.append(packet)
+            if packet.dts is not None:
+                yield from _with_decoding_times(waiting)
+                waiting = []
     except av.FFmpegError as error:
         raise _BrokenMovie(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _with_decoding_times(packets: list[av.Packet]) -> list[av.Packet]:
+    """Packets of which only the last one has a decoding time: the others get times before it."""
+    for before, after in zip(packets[-2::-1], packets[:0:-1]):
+        before.dts = min(before.pts, after.dts - max(after.duration or 0, 1))
+    return packets

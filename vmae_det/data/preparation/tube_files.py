@@ -1,7 +1,7 @@
 """The pickles in which datasets of tubes are published: JHMDB-GT.pkl, UCF101v2-GT.pkl, multisports_GT.pkl.
 
 A dict with `labels` (a list of names), `gttubes` ({video: {label from 0: [array (frames, 5)]}} with rows of
-frame from 1, x1, y1, x2, y2 in pixels), `resolution` ({video: (height, width)}), `nframes`, and `train_videos`
+frame from 1, x1, y1, x2, y2 in pixels), `resolution` ({video: (height, width)}), `nframes`, `train_videos`
 and `test_videos`, lists of videos for each split. A video is CLASS/NAME. They go back to ACT's tools
 (Kalogeiton et al., 2017); see mmaction2's tools/data/jhmdb/README.md.
 """

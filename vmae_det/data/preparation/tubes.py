@@ -90,8 +90,8 @@ def prepare_tubes(
 def action_rows(
     tubes: Mapping[str, list[Tube]], times: Mapping[str, np.ndarray], every_frame: bool
 ) -> tuple[ActionBoxes, Counter]:
-    """The boxes of tubes at the times of their frames, cut at the frame's edge; and how many were not kept, by
-    the reason.
+    """The boxes of tubes at the times of their frames, cut at the frame's edge; and how many were not kept,
+    by the reason.
 
     Args:
         tubes: by video id.

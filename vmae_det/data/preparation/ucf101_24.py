@@ -1,9 +1,9 @@
 """UCF101-24: from the corrected annotations (pyannot.pkl), or UCF101v2-GT.pkl, and UCF101's videos.
 
 pyannot.pkl holds {CLASS/VIDEO: {annotations: [{label, sf, ef, boxes}], label, numf}}: frames from sf up to,
-and without, ef, counted from 0; boxes (ef - sf, 4) as x, y, width, height in pixels of 320 x 240; labels from
-0 in the order of the classes' names. The split is the first of UCF101's, by trainlist01.txt and testlist01.txt
-beside it, with lines CLASS/VIDEO. See github.com/gurkirt/corrected-UCF101-Annots.
+and without, ef, counted from 0; boxes (ef - sf, 4) as x, y, width, height in pixels of 320 x 240; labels
+from 0 in the order of the classes' names. The split is the first of UCF101's, by trainlist01.txt and
+testlist01.txt beside it, with lines CLASS/VIDEO. See github.com/gurkirt/corrected-UCF101-Annots.
 """
 
 from __future__ import annotations

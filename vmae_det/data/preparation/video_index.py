@@ -29,10 +29,6 @@ class VideoIndex:
         """All videos, relative to the folder."""
         return [path for several in self._paths.values() for path in several]
 
-    def paths(self) -> list[str]:
-        """All videos, relative to the folder."""
-        return [path for several in self._paths.values() for path in several]
-
     def find(self, stem: str, *preferred: str) -> str | None:
         """Path of a video relative to the folder, None without one; of several, the one that lies below a
         folder called `preferred`, the first of these first."""
