@@ -4,12 +4,17 @@ import csv
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from av.video.reformatter import ColorRange, Colorspace
 
 from vmae_det.cli.main import main
 from vmae_det.cli.train import train_or_evaluate
@@ -37,7 +42,7 @@ def write_video(path, frames=8, size=(128, 96), rate=25, times=None):
         if times is not None:
             stream.codec_context.time_base = unit = Fraction(1, 1000)
         for number in range(frames):
-            picture = np.full((size[1], size[0], 3), 40 + 20 * number, dtype=np.uint8)
+            picture = np.full((size[1], size[0], 3), (40 + 20 * number) % 216, dtype=np.uint8)
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             if times is not None:
                 frame.pts, frame.time_base = times[number], unit
@@ -293,6 +298,42 @@ def test_the_doctor_finds_nothing_wrong(site, monkeypatch, in_process):
     assert report.class_rows == {"air drumming": 1, "massaging person's head": 1, "yoga": 1}
 
 
+def test_an_interrupted_run_of_processes_leaves_nothing_unfinished(tmp_path, in_process):
+    site = Site(tmp_path, "kinetics400")
+    names = [f"{number:011d}" for number in range(40)]
+    for part in ("train", "val"):
+        site.write(
+            f"{part}.csv", "label,youtube_id,time_start,time_end", *(f"yoga,{name},0,1" for name in names)
+        )
+    first = write_video(site.videos / f"{names[0]}.mp4", frames=25)
+    for name in names[1:]:
+        shutil.copy(first, site.videos / f"{name}.mp4")
+    command = [sys.executable, "-m", "vmae_det.cli.main", "prepare", "kinetics400", "--root", str(site.root)]
+    command += ["--annotations", str(site.annotations), "--videos", str(site.videos), "--resize", "48"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen(
+        [*command, "--workers", "1"], env=environment, stderr=subprocess.PIPE, start_new_session=True
+    )
+    journal = site.made / "journal_resize_48.jsonl"
+    while process.poll() is None and not (journal.exists() and journal.read_text().count("\n") >= 2):
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
+    error = process.communicate()[1].decode()
+    assert process.returncode == 130, error
+    assert error.splitlines()[-1] == "vmae-det: interrupted"
+    assert "Traceback" not in error
+    done = {path.name for path in (site.made / "videos_48").iterdir()}
+    assert 2 <= len(done) < 40
+
+    (site.made / "videos_48" / ".torn.123.tmp.mp4").touch()  # as after a loss of power
+    assert site.prepare("--resize", "48") == 0
+    assert {Path(name).name for name in in_process} >= {f"{name}.mp4" for name in names} - done
+    assert len(in_process) <= 40 - len(done) + 1
+    assert sorted(os.listdir(site.made / "videos_48")) == [f"{name}.mp4" for name in names]
+    for name in names:
+        assert probe_video(str(site.made / "videos_48" / f"{name}.mp4"), "all").problem == ""
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".webm"])
 def test_resizing_keeps_the_times_and_the_picture(tmp_path, suffix):
     times = [0, 40, 80, 200, 240, 280, 400, 440]
@@ -307,6 +348,36 @@ def test_resizing_keeps_the_times_and_the_picture(tmp_path, suffix):
     assert old.mean(axis=(1, 2, 3)) == pytest.approx(new.mean(axis=(1, 2, 3)), abs=2)
     with av.open(str(target)) as file:
         assert [(stream.type, stream.codec_context.name) for stream in file.streams] == [("video", "h264")]
+
+
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuvj420p"])
+@pytest.mark.parametrize("colorspace", [Colorspace.ITU601, Colorspace.ITU709])
+def test_resizing_keeps_the_colours(tmp_path, pixels, colorspace):
+    """Of videos in limited and in full range, tagged with either colour space."""
+    colours = np.array([[220, 30, 40], [20, 200, 60], [30, 50, 230], [250, 250, 250]], dtype=np.uint8)
+    picture = colours.reshape(2, 2, 3).repeat(48, axis=0).repeat(64, axis=1)
+    full = pixels == "yuvj420p"
+    source, target = tmp_path / "source.mp4", tmp_path / "target.mp4"
+    with av.open(str(source), "w") as file:
+        stream = file.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, pixels
+        stream.codec_context.colorspace = colorspace
+        stream.codec_context.color_range = ColorRange.JPEG if full else ColorRange.MPEG
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        frame = frame.reformat(
+            format=pixels, dst_colorspace=colorspace, dst_color_range=stream.codec_context.color_range
+        )
+        file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    assert resize_video(source, target, 48) == ""
+    seen = [open_video(path, "pyav").frames(np.array([0]))[0] for path in (source, target)]
+    shown = [
+        frame[height // 4 :: height // 2, width // 4 :: width // 2].reshape(4, 3).astype(int)
+        for frame in seen
+        for height, width in [frame.shape[:2]]
+    ]
+    assert np.abs(shown[0] - colours).max() <= 4
+    assert np.abs(shown[1] - shown[0]).max() <= 4
 
 
 def test_resizing_never_enlarges_and_gives_even_sizes():
