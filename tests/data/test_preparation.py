@@ -269,6 +269,18 @@ def test_broken_and_missing_videos_are_listed_and_left_out(site, arguments, in_p
     assert not (site.made / "bad_videos.csv").exists()
 
 
+def test_splits_by_name_and_the_first_as_the_default(tmp_path, in_process):
+    site = Site(tmp_path, "hmdb51")
+    hmdb51(site)
+    assert site.prepare() == 0
+    for part in ("train", "val"):
+        lists = [
+            get_dataset(f"hmdb51{split}_{part}", str(site.root)).annotations.name
+            for split in ("", "_split1", "_split2", "_split3")
+        ]
+        assert lists == [f"split{number}_{part}.csv" for number in (1, 1, 2, 3)]
+
+
 def test_missing_videos_count_as_bad_where_the_site_loses_none(tmp_path, in_process, capsys):
     site = Site(tmp_path, "ucf101")
     ucf101(site)
