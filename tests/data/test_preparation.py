@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -279,6 +280,18 @@ def test_splits_by_name_and_the_first_as_the_default(tmp_path, in_process):
             for split in ("", "_split1", "_split2", "_split3")
         ]
         assert lists == [f"split{number}_{part}.csv" for number in (1, 1, 2, 3)]
+    assert site.rows("split1_train") == ["brush_hair/a_brush_hair_0.avi 0", "wave/(HQ)_a_[1]_wave_0.avi 1"]
+    assert site.rows("split1_val") == ["wave/#20_wave_1.avi 1"], "the third video has no use in split 1"
+
+
+def test_a_lost_result_is_made_anew(site, in_process):
+    assert site.prepare("--resize", "48") == 0
+    lost = site.made / "videos" / "train" / "0000000000a_000113_000123.mp4"
+    lost.unlink()
+    assert site.prepare("--resize", "48") == 0
+    assert lost.is_file()
+    assert in_process.count("train/0000000000a_000113_000123.mp4") == 2
+    assert len(in_process) == 5
 
 
 def test_missing_videos_count_as_bad_where_the_site_loses_none(tmp_path, in_process, capsys):
@@ -348,13 +361,14 @@ def test_an_interrupted_run_of_processes_leaves_nothing_unfinished(tmp_path, in_
 
 @pytest.mark.parametrize("suffix", [".mp4", ".webm"])
 def test_resizing_keeps_the_times_and_the_picture(tmp_path, suffix):
-    times = [0, 40, 80, 200, 240, 280, 400, 440]
+    times = [120, 160, 200, 320, 360, 400, 520, 560]
     source = write_video(tmp_path / f"source{suffix}", size=(128, 96), times=times)
     target = tmp_path / "deep" / "target.mp4"
     assert resize_video(source, target, 64) == ""
     before, after = open_video(source, "pyav"), open_video(target, "pyav")
-    assert after.times == pytest.approx(np.array(times) / 1000, abs=1e-3)
-    assert after.times == pytest.approx(before.times - before.times[0], abs=1e-3)
+    assert after.times == pytest.approx((np.array(times) - times[0]) / 1000, abs=1e-3)
+    with av.open(str(target)) as file:
+        assert next(file.decode(video=0)).pts == 0
     old, new = before.frames(np.arange(8)), after.frames(np.arange(8))
     assert new.shape == (8, 64, 86, 3)
     assert old.mean(axis=(1, 2, 3)) == pytest.approx(new.mean(axis=(1, 2, 3)), abs=2)
@@ -411,6 +425,14 @@ def test_resizing_a_video_whose_middle_is_damaged(tmp_path):
     assert os.listdir(tmp_path) == ["source.mp4"]
 
 
+def test_resizing_a_video_that_ends_early(tmp_path, monkeypatch):
+    source = write_video(tmp_path / "source.mp4")
+    facts = replace(probe_video(str(source)), frames=100)
+    monkeypatch.setattr("vmae_det.data.preparation.resize.probe_video", lambda path, decode: facts)
+    assert resize_video(source, tmp_path / "target.mp4", 48) == "only 8 of its 100 frames can be decoded"
+    assert os.listdir(tmp_path) == ["source.mp4"]
+
+
 def test_a_disk_that_cannot_be_written_ends_the_run(site, in_process, capsys, monkeypatch):
     def fail(*args):
         raise OSError(28, "No space left on device")
@@ -464,7 +486,7 @@ def test_two_preparations_keep_apart(site, in_process):
     assert site.prepare() == 0
 
 
-def replace(folder, name, old, new):
+def change(folder, name, old, new):
     path = folder / name
     text = path.read_text()
     assert old in text
@@ -504,7 +526,7 @@ BAD_FILES = [
 def test_a_wrong_official_file_is_one_line(name, file, old, new, expected, tmp_path, capsys):
     site = Site(tmp_path, name)
     SITES[name](site)
-    replace(site.annotations, file, old, new)
+    change(site.annotations, file, old, new)
     assert site.prepare() == 2
     error = capsys.readouterr().err.strip()
     assert expected in error
