@@ -32,13 +32,14 @@ from vmae_det.data.video_lists import read_video_list
 from vmae_det.utils.errors import UserError
 
 _CODECS = {".mp4": "libx264", ".avi": "mpeg4", ".webm": "libvpx"}
+_OPTIONS = {".avi": {"bf": "2"}}  # as in UCF101
 
 
 def write_video(path, frames=8, size=(128, 96), rate=25, times=None):
     """A video whose frames grow brighter; `times` in thousandths of a second, else by the rate."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as file:
-        stream = file.add_stream(_CODECS[path.suffix], rate=rate)
+        stream = file.add_stream(_CODECS[path.suffix], rate=rate, options=_OPTIONS.get(path.suffix))
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         if times is not None:
             stream.codec_context.time_base = unit = Fraction(1, 1000)
@@ -460,6 +461,15 @@ def test_other_videos_take_the_place_of_the_old_ones(site, in_process, capsys):
     site.videos = site.made / "videos"
     assert site.prepare() == 0, "videos that lie in their place need no link"
     assert not site.videos.is_symlink()
+    count = len(in_process)
+    assert site.prepare("--resize", "48") == 2
+    assert len(in_process) == count, "the error comes before the work"
+
+
+def test_the_dataset_is_not_made_among_the_videos(site, in_process, capsys):
+    site.root = site.videos
+    assert site.prepare() == 2
+    assert "holds the dataset's own folder" in capsys.readouterr().err
 
 
 def test_the_journal_survives_a_torn_line_and_forgets_changed_files(tmp_path):
