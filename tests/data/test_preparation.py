@@ -4,12 +4,18 @@ import csv
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from av.video.reformatter import ColorRange, Colorspace
 
 from vmae_det.cli.main import main
 from vmae_det.cli.train import train_or_evaluate
@@ -26,18 +32,19 @@ from vmae_det.data.video_lists import read_video_list
 from vmae_det.utils.errors import UserError
 
 _CODECS = {".mp4": "libx264", ".avi": "mpeg4", ".webm": "libvpx"}
+_OPTIONS = {".avi": {"bf": "2"}}  # as in UCF101
 
 
 def write_video(path, frames=8, size=(128, 96), rate=25, times=None):
     """A video whose frames grow brighter; `times` in thousandths of a second, else by the rate."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as file:
-        stream = file.add_stream(_CODECS[path.suffix], rate=rate)
+        stream = file.add_stream(_CODECS[path.suffix], rate=rate, options=_OPTIONS.get(path.suffix))
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         if times is not None:
             stream.codec_context.time_base = unit = Fraction(1, 1000)
         for number in range(frames):
-            picture = np.full((size[1], size[0], 3), 40 + 20 * number, dtype=np.uint8)
+            picture = np.full((size[1], size[0], 3), (40 + 20 * number) % 216, dtype=np.uint8)
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             if times is not None:
                 frame.pts, frame.time_base = times[number], unit
@@ -264,6 +271,30 @@ def test_broken_and_missing_videos_are_listed_and_left_out(site, arguments, in_p
     assert not (site.made / "bad_videos.csv").exists()
 
 
+def test_splits_by_name_and_the_first_as_the_default(tmp_path, in_process):
+    site = Site(tmp_path, "hmdb51")
+    hmdb51(site)
+    assert site.prepare() == 0
+    for part in ("train", "val"):
+        lists = [
+            get_dataset(f"hmdb51{split}_{part}", str(site.root)).annotations.name
+            for split in ("", "_split1", "_split2", "_split3")
+        ]
+        assert lists == [f"split{number}_{part}.csv" for number in (1, 1, 2, 3)]
+    assert site.rows("split1_train") == ["brush_hair/a_brush_hair_0.avi 0", "wave/(HQ)_a_[1]_wave_0.avi 1"]
+    assert site.rows("split1_val") == ["wave/#20_wave_1.avi 1"], "the third video has no use in split 1"
+
+
+def test_a_lost_result_is_made_anew(site, in_process):
+    assert site.prepare("--resize", "48") == 0
+    lost = site.made / "videos" / "train" / "0000000000a_000113_000123.mp4"
+    lost.unlink()
+    assert site.prepare("--resize", "48") == 0
+    assert lost.is_file()
+    assert in_process.count("train/0000000000a_000113_000123.mp4") == 2
+    assert len(in_process) == 5
+
+
 def test_missing_videos_count_as_bad_where_the_site_loses_none(tmp_path, in_process, capsys):
     site = Site(tmp_path, "ucf101")
     ucf101(site)
@@ -293,20 +324,87 @@ def test_the_doctor_finds_nothing_wrong(site, monkeypatch, in_process):
     assert report.class_rows == {"air drumming": 1, "massaging person's head": 1, "yoga": 1}
 
 
+def test_an_interrupted_run_of_processes_leaves_nothing_unfinished(tmp_path, in_process):
+    site = Site(tmp_path, "kinetics400")
+    names = [f"{number:011d}" for number in range(40)]
+    for part in ("train", "val"):
+        site.write(
+            f"{part}.csv", "label,youtube_id,time_start,time_end", *(f"yoga,{name},0,1" for name in names)
+        )
+    first = write_video(site.videos / f"{names[0]}.mp4", frames=25)
+    for name in names[1:]:
+        shutil.copy(first, site.videos / f"{name}.mp4")
+    command = [sys.executable, "-m", "vmae_det.cli.main", "prepare", "kinetics400", "--root", str(site.root)]
+    command += ["--annotations", str(site.annotations), "--videos", str(site.videos), "--resize", "48"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen(
+        [*command, "--workers", "1"], env=environment, stderr=subprocess.PIPE, start_new_session=True
+    )
+    journal = site.made / "journal_resize_48.jsonl"
+    while process.poll() is None and not (journal.exists() and journal.read_text().count("\n") >= 2):
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
+    error = process.communicate()[1].decode()
+    assert process.returncode == 130, error
+    assert error.splitlines()[-1] == "vmae-det: interrupted"
+    assert "Traceback" not in error
+    done = {path.name for path in (site.made / "videos_48").iterdir()}
+    assert 2 <= len(done) < 40
+
+    (site.made / "videos_48" / ".torn.123.tmp.mp4").touch()  # as after a loss of power
+    assert site.prepare("--resize", "48") == 0
+    assert {Path(name).name for name in in_process} >= {f"{name}.mp4" for name in names} - done
+    assert len(in_process) <= 40 - len(done) + 1
+    assert sorted(os.listdir(site.made / "videos_48")) == [f"{name}.mp4" for name in names]
+    for name in names:
+        assert probe_video(str(site.made / "videos_48" / f"{name}.mp4"), "all").problem == ""
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".webm"])
 def test_resizing_keeps_the_times_and_the_picture(tmp_path, suffix):
-    times = [0, 40, 80, 200, 240, 280, 400, 440]
+    times = [120, 160, 200, 320, 360, 400, 520, 560]
     source = write_video(tmp_path / f"source{suffix}", size=(128, 96), times=times)
     target = tmp_path / "deep" / "target.mp4"
     assert resize_video(source, target, 64) == ""
     before, after = open_video(source, "pyav"), open_video(target, "pyav")
-    assert after.times == pytest.approx(np.array(times) / 1000, abs=1e-3)
-    assert after.times == pytest.approx(before.times - before.times[0], abs=1e-3)
+    assert after.times == pytest.approx((np.array(times) - times[0]) / 1000, abs=1e-3)
+    with av.open(str(target)) as file:
+        assert next(file.decode(video=0)).pts == 0
     old, new = before.frames(np.arange(8)), after.frames(np.arange(8))
     assert new.shape == (8, 64, 86, 3)
     assert old.mean(axis=(1, 2, 3)) == pytest.approx(new.mean(axis=(1, 2, 3)), abs=2)
     with av.open(str(target)) as file:
         assert [(stream.type, stream.codec_context.name) for stream in file.streams] == [("video", "h264")]
+
+
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuvj420p"])
+@pytest.mark.parametrize("colorspace", [Colorspace.ITU601, Colorspace.ITU709])
+def test_resizing_keeps_the_colours(tmp_path, pixels, colorspace):
+    """Of videos in limited and in full range, tagged with either colour space."""
+    colours = np.array([[220, 30, 40], [20, 200, 60], [30, 50, 230], [250, 250, 250]], dtype=np.uint8)
+    picture = colours.reshape(2, 2, 3).repeat(48, axis=0).repeat(64, axis=1)
+    full = pixels == "yuvj420p"
+    source, target = tmp_path / "source.mp4", tmp_path / "target.mp4"
+    with av.open(str(source), "w") as file:
+        stream = file.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, pixels
+        stream.codec_context.colorspace = colorspace
+        stream.codec_context.color_range = ColorRange.JPEG if full else ColorRange.MPEG
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        frame = frame.reformat(
+            format=pixels, dst_colorspace=colorspace, dst_color_range=stream.codec_context.color_range
+        )
+        file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    assert resize_video(source, target, 48) == ""
+    seen = [open_video(path, "pyav").frames(np.array([0]))[0] for path in (source, target)]
+    shown = [
+        frame[height // 4 :: height // 2, width // 4 :: width // 2].reshape(4, 3).astype(int)
+        for frame in seen
+        for height, width in [frame.shape[:2]]
+    ]
+    assert np.abs(shown[0] - colours).max() <= 4
+    assert np.abs(shown[1] - shown[0]).max() <= 4
 
 
 def test_resizing_never_enlarges_and_gives_even_sizes():
@@ -325,6 +423,14 @@ def test_resizing_a_video_whose_middle_is_damaged(tmp_path):
     source.write_bytes(content)
     problem = resize_video(source, tmp_path / "target.mp4", 48)
     assert "decoded" in problem
+    assert os.listdir(tmp_path) == ["source.mp4"]
+
+
+def test_resizing_a_video_that_ends_early(tmp_path, monkeypatch):
+    source = write_video(tmp_path / "source.mp4")
+    facts = replace(probe_video(str(source)), frames=100)
+    monkeypatch.setattr("vmae_det.data.preparation.resize.probe_video", lambda path, decode: facts)
+    assert resize_video(source, tmp_path / "target.mp4", 48) == "only 8 of its 100 frames can be decoded"
     assert os.listdir(tmp_path) == ["source.mp4"]
 
 
@@ -355,6 +461,15 @@ def test_other_videos_take_the_place_of_the_old_ones(site, in_process, capsys):
     site.videos = site.made / "videos"
     assert site.prepare() == 0, "videos that lie in their place need no link"
     assert not site.videos.is_symlink()
+    count = len(in_process)
+    assert site.prepare("--resize", "48") == 2
+    assert len(in_process) == count, "the error comes before the work"
+
+
+def test_the_dataset_is_not_made_among_the_videos(site, in_process, capsys):
+    site.root = site.videos
+    assert site.prepare() == 2
+    assert "holds the dataset's own folder" in capsys.readouterr().err
 
 
 def test_the_journal_survives_a_torn_line_and_forgets_changed_files(tmp_path):
@@ -381,7 +496,7 @@ def test_two_preparations_keep_apart(site, in_process):
     assert site.prepare() == 0
 
 
-def replace(folder, name, old, new):
+def change(folder, name, old, new):
     path = folder / name
     text = path.read_text()
     assert old in text
@@ -421,7 +536,7 @@ BAD_FILES = [
 def test_a_wrong_official_file_is_one_line(name, file, old, new, expected, tmp_path, capsys):
     site = Site(tmp_path, name)
     SITES[name](site)
-    replace(site.annotations, file, old, new)
+    change(site.annotations, file, old, new)
     assert site.prepare() == 2
     error = capsys.readouterr().err.strip()
     assert expected in error

@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+from av.video.reformatter import ColorRange
 
 from vmae_det.data.check.probe import probe_video
 from vmae_det.utils.errors import UserError
@@ -64,12 +65,19 @@ def _encode(source: Path, target: Path, short_side: int) -> int:
                 stream.pix_fmt = "yuv420p"
                 stream.codec_context.time_base = time_base
                 stream.codec_context.colorspace = frame.colorspace
+                stream.codec_context.color_range = ColorRange.MPEG
                 first = frame.pts or 0
             pts = (last or 0) + round(1 / rate / time_base) if frame.pts is None else frame.pts - first
             if last is not None and pts <= last:
                 pts = last + 1
             last = pts
-            picture = frame.reformat(stream.width, stream.height, "yuv420p", interpolation="BICUBIC")
+            picture = frame.reformat(
+                stream.width,
+                stream.height,
+                "yuv420p",
+                interpolation="BICUBIC",
+                dst_color_range=ColorRange.MPEG,
+            )
             picture.pts, picture.time_base = pts, time_base
             picture.pict_type = 0
             output.mux(stream.encode(picture))
