@@ -22,7 +22,7 @@ _FORMATS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,asf,flv,ogg"
 _TIMED = ("mov", "matroska", "mpegts", "asf", "flv", "ogg")
 _DECORD_FORMATS = ("mov", "matroska")
 _DECORD_CODECS = ("h264", "hevc", "mpeg4", "vp8", "vp9")
-_READ_ERRORS = (av.FFmpegError, OSError, ValueError, AssertionError)
+_READ_ERRORS = (av.FFmpegError, OSError, ValueError)
 
 
 class Turn(NamedTuple):
@@ -67,6 +67,13 @@ class VideoIndex:
         return (self.stamps - self.stamps[0]) * float(self.time_base)
 
 
+class _Packet(NamedTuple):
+    pts: int | None
+    key: bool
+    shown: bool
+    whole: bool
+
+
 class VideoFile:
     """An open file: `container`, and `stream`, its first video stream, which decodes on one thread.
 
@@ -76,33 +83,36 @@ class VideoFile:
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        if _size(source) == 0:
-            raise unreadable(source.path, "it is empty")
-        options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file,subfile"}
-        try:
-            self.container = av.open(source.address, options=options, metadata_errors="replace")
-        except _READ_ERRORS as error:
-            raise unreadable(source.path, _cause(source, error)) from None
-        pictures = av.stream.Disposition.attached_pic
-        streams = [s for s in self.container.streams.video if not s.disposition & pictures]
-        if not streams or streams[0].codec_context is None:
-            self.container.close()
-            what = "its video is of an unknown codec" if streams else "holds no video stream"
-            raise unreadable(source.path, what)
-        self.stream = streams[0]
-        self.stream.codec_context.thread_count = 1
+        self.container, self.stream = _open(source)
 
     def rewind(self) -> None:
         """Back to the first byte: anew, as not every container can seek to its beginning."""
-        self.container.close()
-        self.__init__(self._source)
+        before = self.container
+        self.container, self.stream = _open(self._source)
+        before.close()
+
+    def __del__(self) -> None:
+        # Containers and their streams hold each other: without this, memory grows until Python collects.
+        if hasattr(self, "container"):
+            self.container.close()
 
 
-class _Packet(NamedTuple):
-    pts: int | None
-    key: bool
-    shown: bool
-    whole: bool
+def _open(source: Source) -> tuple[av.container.InputContainer, av.VideoStream]:
+    if _size(source) == 0:
+        raise unreadable(source.path, "it is empty")
+    options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file,subfile"}
+    try:
+        container = av.open(source.address, options=options, metadata_errors="replace")
+    except _READ_ERRORS as error:
+        raise unreadable(source.path, _cause(source, error)) from None
+    pictures = av.stream.Disposition.attached_pic
+    streams = [s for s in container.streams.video if not s.disposition & pictures]
+    if not streams or streams[0].codec_context is None:
+        container.close()
+        what = "its video is of an unknown codec" if streams else "holds no video stream"
+        raise unreadable(source.path, what)
+    streams[0].codec_context.thread_count = 1
+    return container, streams[0]
 
 
 def index_video(source: Source) -> VideoIndex:
