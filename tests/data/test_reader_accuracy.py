@@ -132,7 +132,7 @@ def test_moments(video, name, reader):
 def test_decord_reads_where_it_can_be_trusted(video, name, trusted):
     path = video(name)
     assert (index_video(Source(path, path)).doubt == "") == trusted
-    assert (DecordReader(Source(path, path))._reader is not None) == trusted
+    assert DecordReader(Source(path, path)).is_decord == trusted
 
 
 MATRICES = {

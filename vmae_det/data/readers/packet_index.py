@@ -128,6 +128,11 @@ def index_video(source: Source) -> VideoIndex:
     return _index_video(source, stat.st_mtime_ns, stat.st_size)
 
 
+def forget_indices() -> None:
+    """Read every file anew, as a process that begins."""
+    _index_video.cache_clear()
+
+
 @functools.lru_cache(maxsize=512)
 def _index_video(source: Source, mtime_ns: int, size: int) -> VideoIndex:
     scan = _scan(source, decode_all=False)
