@@ -5,9 +5,11 @@ import json
 import os
 import pickle
 import re
+import zlib
 from unittest import mock
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -150,6 +152,38 @@ def test_the_quick_and_the_careful_reader_agree_on_any_csv(tmp_path, kind):
             assert repr(columns_of(quick)) == repr(columns_of(slow))
 
     check()
+
+
+@pytest.mark.parametrize("kind", ["ground_truth", "detections", "persons"])
+def test_the_readers_agree_on_every_odd_value_in_every_column(tmp_path, kind):
+    path, read, good = tmp_path / "f.csv", READERS[kind], VALUES[kind]
+    accepted = 0
+    for column in range(8):
+        for value in NUMBERS + TEXTS:
+            fields = [*good[:column], value, *good[column + 1 :]]
+            path.write_text(f"{','.join(good)}\n{','.join(fields)}\n", newline="")
+            quick, slow = outcome(read, path), outcome(careful(read), path)
+            if isinstance(slow, str):
+                assert quick == slow
+            else:
+                assert repr(columns_of(quick)) == repr(columns_of(slow))
+                accepted += 1
+    assert accepted > 50
+
+
+@pytest.mark.parametrize("magic", [b"x\x01", b"x\x9c", b"x\xda", b"\x28\xb5\x2f\xfd"])
+def test_files_that_are_packed_in_other_ways_than_gzip_are_refused(tmp_path, magic):
+    path, data = tmp_path / "f.csv", ",".join(VALUES["detections"]).encode()
+    if magic[:1] == b"x":
+        level = {1: 1, 0x9C: 6, 0xDA: 9}[magic[1]]
+        path.write_bytes(zlib.compress(data, level))
+    else:
+        pl.DataFrame([VALUES["detections"]], orient="row").write_csv(
+            path, include_header=False, compression="zstd", check_extension=False
+        )
+    assert path.read_bytes().startswith(magic)
+    with pytest.raises(DataError, match=r"f\.csv"):
+        read_action_csv(path, kind="detections")
 
 
 @pytest.mark.parametrize("kind", [*READERS, "excluded"])

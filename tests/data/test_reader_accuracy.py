@@ -65,6 +65,8 @@ def video(tmp_path_factory):
     folder, made = tmp_path_factory.mktemp("numbered"), {}
 
     def get(name):
+        if RECIPES[name].rotation and not hasattr(av.VideoStream, "set_display_rotation"):
+            pytest.skip("PyAV writes display matrices from 18.1 on")
         if name not in made:
             made[name] = write_numbered(folder / name.replace(" ", "_").replace(",", ""), RECIPES[name])
         return made[name]
@@ -132,7 +134,7 @@ def test_moments(video, name, reader):
 def test_decord_reads_where_it_can_be_trusted(video, name, trusted):
     path = video(name)
     assert (index_video(Source(path, path)).doubt == "") == trusted
-    assert (DecordReader(Source(path, path))._reader is not None) == trusted
+    assert DecordReader(Source(path, path)).is_decord == trusted
 
 
 MATRICES = {

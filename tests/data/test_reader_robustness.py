@@ -1,6 +1,9 @@
 """Broken and odd files: one DataError that names file and cause, or the right frames; silence; no leak."""
 
+import gc
+import os
 import resource
+from pathlib import Path
 
 import av
 import numpy as np
@@ -205,11 +208,21 @@ def test_odd_names(tmp_path, sound, name, reader):
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_memory_does_not_grow(sound, reader):
+@pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(), reason="the system does not tell of memory in /proc"
+)
+def test_many_files_one_after_the_other(tmp_path, reader):
+    """Neither memory nor open files grow."""
+    path = write_numbered(tmp_path / "v", Recipe(size=(640, 360), options=x264(keyint=12, bframes=2)))
+
     def read(times):
         for _ in range(times):
-            assert len(open_video(sound, reader).frames([3, 40])) == 2
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            assert len(open_video(path, reader).frames([3, 40])) == 2
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * resource.getpagesize() / 2**20, len(os.listdir("/proc/self/fd"))
 
-    before = read(60)
-    assert read(240) - before < 40_000  # kB
+    gc.collect()
+    memory, files = read(30)
+    memory_after, files_after = read(170)
+    assert memory_after - memory < 40  # MB
+    assert files_after == files

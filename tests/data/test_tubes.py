@@ -75,7 +75,7 @@ def test_a_detected_box_may_be_empty_and_of_any_unit(tmp_path):
     ],
 )
 def test_a_malformed_line_is_named(tmp_path, line, message):
-    path = write(tmp_path / "t.csv", HEADER, GOOD, line, GOOD)
+    path = write(tmp_path / "t.csv", HEADER, GOOD, line, "v,z,jump,0.5,7,1,2,30,40")
     with pytest.raises(DataError, match=rf"t\.csv:3: {message}"):
         read_tubes(path, "detections")
 

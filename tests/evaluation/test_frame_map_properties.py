@@ -14,7 +14,7 @@ from vmae_det.data.annotations import ActionBoxes
 from vmae_det.evaluation.frame_map import FrameMAP, frame_map
 from vmae_det.evaluation.matching import match
 
-PROPERTY = settings(derandomize=True, database=None, max_examples=200, deadline=None)
+PROPERTY = settings(derandomize=True, database=None, max_examples=150, deadline=None)
 BOTH = pytest.mark.parametrize("protocol", ["challenge", "slowfast"])
 IOUS = (0.25, 0.5, 0.75)
 
@@ -28,13 +28,18 @@ def as_rows(entries, scores):
     return rows([(*keyframe, box, action, score) for (keyframe, box, action), score in zip(entries, scores)])
 
 
+# In which scores that tie decide something.
+CROWDED_ROWS = st.tuples(st.just(("a", 902.0)) | KEYFRAMES, BOXES, st.sampled_from([2, 2, 5]))
+
+
 @st.composite
 def cases(draw, ties=False):
     """Ground truth with a class of the label map, by coordinates, and detections."""
-    truth = sorted([*draw(st.lists(ROWS, max_size=12)), (draw(KEYFRAMES), draw(BOXES), 2)])
-    found = draw(st.lists(ROWS | st.sampled_from(truth), max_size=24))
+    entries = CROWDED_ROWS if ties else ROWS
+    truth = sorted([*draw(st.lists(entries, max_size=12)), (draw(KEYFRAMES), draw(BOXES), 2)])
+    found = draw(st.lists(entries | st.sampled_from(truth), max_size=24))
     if ties:
-        scores = draw(st.lists(st.integers(0, 3), min_size=len(found), max_size=len(found)))
+        scores = draw(st.lists(st.integers(0, 1), min_size=len(found), max_size=len(found)))
     else:
         scores = draw(st.permutations(range(len(found))))
     return as_rows(truth, [1.0] * len(truth)), as_rows(found, np.array(scores) / 32)

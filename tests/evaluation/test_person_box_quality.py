@@ -35,6 +35,14 @@ def test_a_person_counts_once_whatever_the_number_of_its_actions():
     }
 
 
+def test_precision_and_recall_fall_with_the_iou_that_is_asked_for():
+    truth = rows([("a", 902, LEFT, 2, 1)])
+    # An IoU of 0.64, which reaches three of the ten thresholds.
+    result = evaluate(truth, persons([("a", 902, (0.0, 0.0, 0.4, 0.64), 0.9)]))
+    assert (result.ap50, result.ap75, result.recall50) == (pytest.approx(1), 0, 1)
+    assert (result.ap, result.ar) == (pytest.approx(0.3), pytest.approx(0.3))
+
+
 def test_a_perfect_detector_and_an_empty_one():
     truth, _ = random_case(3)
     named = ~np.isnan(truth.boxes[:, 0])

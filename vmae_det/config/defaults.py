@@ -152,7 +152,7 @@ _C.DATALOADER = CN()
 _C.DATALOADER.NUM_WORKERS = 4
 # Detection training: decoded clips kept in memory by each loader process, in MB; 0: none.
 _C.DATALOADER.CACHE_MB = 0
-# A name of the reader registry; auto: decord where it is installed, else PyAV.
+# A name of the reader registry; auto: PyAV (docs/readers.md).
 _C.DATALOADER.READER = "auto"
 # Part of a dataset's videos that may be unreadable, in [0, 1]. They are logged; in training others take their
 # place, in testing they are left out.

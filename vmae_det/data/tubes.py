@@ -98,8 +98,6 @@ def _read_regular(path: Path, header: Row, kind: str) -> pl.DataFrame | None:
     if kind == "ground_truth":
         types["score"] = pl.String
     schema = {name: types[name] for name in header.fields}
-    if header.line != 1:
-        return None
     try:
         frame = pl.read_csv(path, schema=schema, quote_char=None, glob=False)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError):

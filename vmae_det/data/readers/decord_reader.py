@@ -46,6 +46,11 @@ class DecordReader(VideoReader):
         if self._reader is None:
             self._pyav = PyAVReader(source, short_side)
 
+    @property
+    def is_decord(self) -> bool:
+        """Whether decord reads this file, and not PyAV in its place."""
+        return self._reader is not None
+
     def _read(self, wanted: np.ndarray) -> np.ndarray:
         if self._reader is not None:
             try:
