@@ -379,6 +379,10 @@ def test_files_of_ones_own_are_not_touched(tmp_path, in_process, capsys):
     assert site.prepare(*more) == 2
     assert "own.mp4: expected links to videos alone" in capsys.readouterr().err
     assert own.read_bytes() == b"mine"
+    own.unlink()
+    assert site.prepare(*more, "--root", site.videos) == 2
+    assert "keep the videos elsewhere" in capsys.readouterr().err
+    assert not in_process, "before any work"
 
 
 # ---------------------------------------------------------------- AVA-Kinetics

@@ -25,6 +25,7 @@ from vmae_det.data.preparation.detection import (
     add_detection_arguments,
     ask_doctor,
     check_headers,
+    check_place,
     copy_file,
     find_videos_by_id,
     link_videos,
@@ -80,9 +81,10 @@ def prepare(name: str, folder: Path, args: argparse.Namespace) -> Outcome:
         raise UserError(f"--cut: cuts whole movies, and --layout is {args.layout}")
     if args.frame_lists and args.layout != "frames":
         raise UserError(f"--frame-lists: for --layout frames, which is {args.layout} here")
+    place = folder / ("cuts" if args.cut else args.layout)
+    check_place(place / "videos", args.videos)
     rows, persons = _read_official(args)
     expected = sorted({video for part in rows.values() for video in part.videos})
-    place = folder / ("cuts" if args.cut else args.layout)
     if args.cut:
         found, source = _cut(expected, place, args), place / "files"
     elif args.layout == "frames":

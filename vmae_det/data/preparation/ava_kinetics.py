@@ -23,6 +23,7 @@ from vmae_det.data.preparation.detection import (
     add_detection_arguments,
     ask_doctor,
     check_headers,
+    check_place,
     copy_file,
     link_videos,
     rows_of,
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def prepare(name: str, folder: Path, args: argparse.Namespace) -> Outcome:
     """Make `folder`."""
+    check_place(folder / "videos", args.videos)
     label_map = LabelMap.from_file(require_file(args.annotations, ACTIONS))
     LabelMap.from_file(require_file(args.annotations, SCORED_ACTIONS))
     official = {

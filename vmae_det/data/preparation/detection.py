@@ -87,17 +87,21 @@ def sort_videos(
     )
 
 
-def link_videos(paths: Mapping[str, str], source: Path, folder: Path) -> None:
-    """Make `folder` hold a link ID.SUFFIX to each video, or ID to a folder of frames, and no other link.
+def check_place(folder: Path, videos: Path) -> None:
+    """UserError where `link_videos` could not make `folder` of what lies in `videos`, before long work."""
+    if folder.resolve().is_relative_to(videos.resolve()):
+        raise UserError(f"--videos: {videos} holds {folder}, where links are made; keep the videos elsewhere")
+    for entry in os.scandir(folder) if folder.is_dir() else ():
+        if not entry.is_symlink():
+            raise UserError(f"{entry.path}: expected links to videos alone in this folder; move it away")
 
-    Raises:
-        UserError: a file that is no link is in the way.
-    """
+
+def link_videos(paths: Mapping[str, str], source: Path, folder: Path) -> None:
+    """Make `folder` hold a link ID.SUFFIX to each video, or ID to a folder of frames, and no other link."""
+    check_place(folder, source)
     folder.mkdir(parents=True, exist_ok=True)
     wanted = {f"{video}{_suffix(source / path)}": source.resolve() / path for video, path in paths.items()}
     for entry in os.scandir(folder):
-        if not entry.is_symlink():
-            raise UserError(f"{entry.path}: expected links to videos alone in this folder; move it away")
         target = wanted.get(entry.name)
         if target is not None and os.readlink(entry.path) == str(target):
             del wanted[entry.name]

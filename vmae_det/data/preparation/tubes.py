@@ -19,6 +19,7 @@ from vmae_det.data.preparation.common import Outcome
 from vmae_det.data.preparation.detection import (
     FoundVideos,
     ask_doctor,
+    check_place,
     find_videos_by_id,
     link_videos,
     rows_of,
@@ -53,6 +54,7 @@ def prepare_tubes(
     Raises:
         DataError: bad official files, or none of the videos is there.
     """
+    check_place(folder / "videos", args.videos)
     persons = read_person_boxes(args.person_boxes) if args.person_boxes else None
     ids = _ids(official, args)
     found, times = _times(ids, folder, args)
