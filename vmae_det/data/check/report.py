@@ -68,8 +68,12 @@ class Report:
             lines += ["", *_finding_lines(finding)]
         if self.recall:
             lines += ["", *_recall_lines(self.recall)]
-        verdict = f"{_number(self.errors, 'error')}, {_number(self.warnings, 'warning')}"
-        return "\n".join([*lines, "", verdict])
+        return "\n".join([*lines, "", self.verdict])
+
+    @property
+    def verdict(self) -> str:
+        """How many errors and warnings there are."""
+        return f"{_number(self.errors, 'error')}, {_number(self.warnings, 'warning')}"
 
 
 def _number(findings: list[Finding], name: str) -> str:

@@ -168,8 +168,7 @@ def ask_doctor(files: Iterable[Path], workers: int | None) -> list[str]:
     for file in files:
         report = check_dataset(read_dataset_file(file), decode="none", workers=workers)
         counts = ", ".join(f"{count} {name}" for name, count in report.counts.items())
-        verdict = f"{len(report.errors)} errors, {len(report.warnings)} warnings"
-        lines.append(f"check-data {file}: {counts}; {verdict}")
+        lines.append(f"check-data {file}: {counts}; {report.verdict}")
         for finding in report.findings:
             severity = "warning" if finding.is_warning else "ERROR"
             lines.append(f"  {severity} {finding.kind}: {finding.what}")
