@@ -352,7 +352,7 @@ def test_broken_and_missing_movies_are_left_out_and_come_back(tmp_path, in_proce
     assert "missing: 1, see missing_videos.csv" in printed
     assert "-5KQ66BBWC4.mkv: cannot be read as a video" in printed
     with pytest.raises(
-        DataError, match=r"ava_v2.2_cuts_train' is not there yet; `vmae-det prepare ava` makes it"
+        DataError, match=r"ava_v2.2_cuts_train': this file does not exist; `vmae-det prepare ava` makes it"
     ):
         get_dataset(f"{name}_train", str(site.root))
     broken.write_bytes(content)

@@ -218,7 +218,9 @@ def test_the_command_prints_a_table_and_writes_json(ava_files, tmp_path, capsys)
 
 
 def detection_evaluator(files):
-    spec = SimpleNamespace(label_map=files.labels, annotations=files.truth, excluded=None)
+    spec = SimpleNamespace(
+        scored_classes=None, label_map=files.labels, annotations=files.truth, excluded=None
+    )
     return FrameMAPEvaluator(SimpleNamespace(TEST=SimpleNamespace(PROTOCOL="challenge")), spec)
 
 
@@ -244,7 +246,9 @@ def test_the_evaluator_reads_the_ground_truth_once_and_counts_each_evaluation_on
 
 def test_the_evaluator_of_the_training_loop_gives_what_its_file_gives(ava_files, tmp_path, monkeypatch):
     truth = read_action_csv(ava_files.truth)
-    spec = SimpleNamespace(label_map=ava_files.labels, annotations=ava_files.truth, excluded=None)
+    spec = SimpleNamespace(
+        scored_classes=None, label_map=ava_files.labels, annotations=ava_files.truth, excluded=None
+    )
     cfg = SimpleNamespace(TEST=SimpleNamespace(PROTOCOL="slowfast"))
     rng = np.random.default_rng(0)
     keyframes = sorted(set(zip(truth.videos[truth.video], truth.timestamp)))

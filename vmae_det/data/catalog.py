@@ -111,7 +111,7 @@ def get_dataset(name: str, root: str = "") -> DatasetSpec:
             entry.prepare(base)
         if entry.file is not None:
             if entry.made_by and not (base / entry.file).exists():
-                problem = f"dataset '{name}' is not there yet; `{entry.made_by}` makes it"
+                problem = f"dataset '{name}': this file does not exist; `{entry.made_by}` makes it"
                 raise DataError(f"{problem} (datasets/README.md)", base / entry.file)
             return read_dataset_file(base / entry.file, name)
         content = {
