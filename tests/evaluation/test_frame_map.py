@@ -11,7 +11,9 @@ from vmae_det.cli import main as cli_main
 from vmae_det.data.annotations import ActionBoxes, LabelMap, read_action_csv, write_action_csv
 from vmae_det.data.person_boxes import PersonBoxes
 from vmae_det.evaluation import FrameMAPEvaluator, evaluate_frame_map
-from vmae_det.evaluation.frame_map import average_precision, chance_level, frame_map, frame_maps
+from vmae_det.evaluation.average_precision import average_precision
+from vmae_det.evaluation.frame_map import FrameMAP, chance_level, frame_map
+from vmae_det.evaluation.matching import match
 from vmae_det.utils.errors import DataError, UserError
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden" / "ava_eval"
@@ -125,15 +127,15 @@ def test_the_published_evaluators_agree_on_every_class(expected, protocol, exclu
 def test_agrees_with_the_plain_definition(seed, protocol):
     truth, found = random_case(seed)
     excluded = {("a", 903.0)}
-    for iou, result in zip(
-        (0.3, 0.5), frame_maps(truth, found, LABEL_MAP, excluded=excluded, protocol=protocol, ious=(0.3, 0.5))
-    ):
-        np.testing.assert_allclose(result.ap, reference(truth, found, protocol, excluded, iou), atol=1e-12)
+    matches = match(truth, found, LABEL_MAP, excluded=excluded, protocol=protocol)
+    for iou in (0.3, 0.5):
+        expected = reference(truth, found, protocol, excluded, iou)
+        np.testing.assert_allclose(FrameMAP.from_matches(matches, iou).ap, expected, atol=1e-12)
 
 
 def test_many_keyframes_and_the_cap_of_fifty_rows(monkeypatch):
     truth, found = random_case(0, keyframes=400)
-    monkeypatch.setattr("vmae_det.evaluation.frame_map._CHALLENGE_ROWS", 7)
+    monkeypatch.setattr("vmae_det.evaluation.matching._CHALLENGE_ROWS", 7)
     result = frame_map(truth, found, LABEL_MAP)
     np.testing.assert_allclose(result.ap, reference(truth, found, "challenge", cap=7), atol=1e-12)
     assert result.num_scored < result.num_detections
@@ -176,7 +178,7 @@ def test_detections_without_ground_truth_in_their_keyframe_count_in_slowfast_onl
 @pytest.mark.parametrize("ties", [False, True], ids=["scores differ", "scores tie"])
 @pytest.mark.parametrize("seed", range(4))
 def test_the_order_of_rows_changes_nothing(monkeypatch, seed, ties):
-    monkeypatch.setattr("vmae_det.evaluation.frame_map._CHALLENGE_ROWS", 9)
+    monkeypatch.setattr("vmae_det.evaluation.matching._CHALLENGE_ROWS", 9)
     truth, found = random_case(seed, ties=ties)
     rng = np.random.default_rng(seed)
     expected = frame_map(truth, found, LABEL_MAP)

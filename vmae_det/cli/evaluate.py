@@ -8,7 +8,8 @@ from pathlib import Path
 
 from vmae_det.data.annotations import read_action_csv, read_excluded
 from vmae_det.data.label_map import LabelMap
-from vmae_det.evaluation.frame_map import PROTOCOLS, FrameMAP, frame_maps
+from vmae_det.evaluation.frame_map import FrameMAP
+from vmae_det.evaluation.matching import PROTOCOLS, match
 from vmae_det.utils.files import write_whole
 
 _DESCRIPTION = {
@@ -35,14 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print a table for each threshold; gives the exit status."""
-    maps = frame_maps(
+    matches = match(
         read_action_csv(args.ground_truth, kind="ground_truth"),
         read_action_csv(args.detections, kind="detections"),
         LabelMap.from_file(args.label_map),
         excluded=read_excluded(args.excluded) if args.excluded else None,
         protocol=args.protocol,
-        ious=args.iou,
     )
+    maps = [FrameMAP.from_matches(matches, iou) for iou in args.iou]
     excluded = f", without the keyframes of {args.excluded}" if args.excluded else ""
     print(f"{args.detections} against {args.ground_truth}{excluded}")
     print(f"protocol {args.protocol}: {_DESCRIPTION[args.protocol]}")

@@ -18,6 +18,7 @@ COMMANDS = {
     "detect": "find the actions of people in a video and draw them",
     "inspect": "size, cost, memory and learning rates of a config, before a run",
     "evaluate": "frame-mAP of detections in a file",
+    "benchmark": "time and memory of the metric on this machine",
     "quickstart": "the whole way on a small built-in dataset, in a few minutes on a CPU",
 }
 

@@ -5,6 +5,7 @@ from vmae_det.evaluation.ava import FrameMAPEvaluator
 from vmae_det.evaluation.classification import TopKEvaluator, top_k_accuracy
 from vmae_det.evaluation.evaluator import EVALUATOR_REGISTRY, Evaluator
 from vmae_det.evaluation.frame_map import FrameMAP, chance_level, evaluate_frame_map
+from vmae_det.evaluation.matching import Matches, match
 from vmae_det.evaluation.pretraining import ReconstructionEvaluator
 
 __all__ = [
@@ -12,9 +13,11 @@ __all__ = [
     "Evaluator",
     "FrameMAP",
     "FrameMAPEvaluator",
+    "Matches",
     "ReconstructionEvaluator",
     "TopKEvaluator",
     "chance_level",
     "evaluate_frame_map",
+    "match",
     "top_k_accuracy",
 ]

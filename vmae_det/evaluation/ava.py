@@ -12,7 +12,8 @@ from vmae_det.data.annotations import ActionBoxes, read_action_csv, read_exclude
 from vmae_det.data.box_rows import keyframe_keys
 from vmae_det.data.label_map import LabelMap
 from vmae_det.evaluation.evaluator import EVALUATOR_REGISTRY, Evaluator, gather
-from vmae_det.evaluation.frame_map import PROTOCOLS, FrameMAP, frame_map
+from vmae_det.evaluation.frame_map import FrameMAP, frame_map
+from vmae_det.evaluation.matching import PROTOCOLS
 from vmae_det.utils.files import write_whole
 
 

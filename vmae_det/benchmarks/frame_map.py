@@ -1,0 +1,88 @@
+"""Time and memory of frame-mAP at the size of AVA's validation set, each measurement in a fresh process.
+
+`python -m vmae_det.benchmarks.frame_map GROUND_TRUTH DETECTIONS LABEL_MAP PROTOCOL` is such a process.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from vmae_det.benchmarks.ava_files import AvaFiles, make_ava_files
+from vmae_det.benchmarks.process import cpu_seconds, peak_memory
+from vmae_det.evaluation.matching import PROTOCOLS
+
+# Of the rows asked for: time must grow in proportion.
+_SHARES = (0.25, 0.5, 1.0)
+_MEASURED = ("read_s", "score_s", "total_s", "cpu_s", "peak_mb")
+
+
+def measure_frame_map(rows: int, repeats: int = 3, progress: bool = True) -> list[dict[str, Any]]:
+    """Make files with a quarter, half and all of `rows` detections, and score them under each protocol.
+
+    Returns:
+        An entry for each size and protocol: rows, csv_mb, protocol, and the medians of read_s, score_s,
+        total_s (the whole process, with its imports), cpu_s (user and system) and peak_mb; 1 MB is 1e6 bytes.
+    """
+    results = []
+    with (
+        tempfile.TemporaryDirectory(prefix="vmae_det_benchmark_") as folder,
+        tqdm(total=len(_SHARES) * (1 + repeats * len(PROTOCOLS)), desc="runs", disable=not progress) as bar,
+    ):
+        for share in _SHARES:
+            files = make_ava_files(Path(folder), round(rows * share))
+            bar.update()
+            for protocol in PROTOCOLS:
+                runs = []
+                for _ in range(repeats):
+                    runs.append(_in_fresh_process(files, protocol))
+                    bar.update()
+                medians = {name: statistics.median(run[name] for run in runs) for name in _MEASURED}
+                size = files.detections.stat().st_size / 1e6
+                entry = {"rows": files.num_detections, "csv_mb": size, "protocol": protocol}
+                results.append(entry | medians | {"runs": runs})
+    return results
+
+
+def _in_fresh_process(files: AvaFiles, protocol: str) -> dict[str, float]:
+    paths = (files.ground_truth, files.detections, files.label_map)
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", __name__, *map(str, paths), protocol],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout) | {"total_s": time.perf_counter() - start}
+
+
+def _score(ground_truth: str, detections: str, label_map: str, protocol: str) -> dict[str, float]:
+    from vmae_det.data.annotations import read_action_csv
+    from vmae_det.data.label_map import LabelMap
+    from vmae_det.evaluation.frame_map import frame_map
+
+    start = time.perf_counter()
+    truth = read_action_csv(ground_truth, kind="ground_truth")
+    found = read_action_csv(detections, kind="detections")
+    labels = LabelMap.from_file(label_map)
+    read = time.perf_counter()
+    result = frame_map(truth, found, labels, protocol=protocol)
+    return {
+        "read_s": read - start,
+        "score_s": time.perf_counter() - read,
+        "cpu_s": cpu_seconds(),
+        "peak_mb": peak_memory() / 1e6,
+        "mAP": result.mean_ap,
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(_score(*sys.argv[1:])))
