@@ -104,8 +104,8 @@ class Matches:
         return [rows[np.argsort(-found.score[rows], kind="stable")] for rows in members]
 
     def best_box(self) -> np.ndarray:
-        """(D,) index in `ground_truth` of the box that each detection overlaps most; -1 where its keyframe has
-        none of its class."""
+        """(D,) index in `ground_truth` of the box that each detection overlaps most, -1 where its keyframe
+        has none of its class."""
         best = np.full(len(self.detections), -1, dtype=np.int64)
         best[self.chooser] = self.chosen
         return best
