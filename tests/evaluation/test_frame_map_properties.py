@@ -11,7 +11,7 @@ from vmae_det.evaluation.frame_map import FrameMAP, frame_map
 from vmae_det.evaluation.matching import PROTOCOLS, match
 
 LABEL_MAP = LabelMap((5, 2), ("stand", "sit"), ("", ""))
-CAP = 4
+CAP = 2
 quick = settings(max_examples=150, deadline=None, derandomize=True)
 
 grid = st.integers(0, 4)
