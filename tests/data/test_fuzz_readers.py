@@ -15,6 +15,7 @@ from vmae_det.data import annotations, person_boxes
 from vmae_det.data.annotations import read_action_csv, read_excluded
 from vmae_det.data.label_map import LabelMap
 from vmae_det.data.person_boxes import read_person_boxes
+from vmae_det.data.tubes import read_tubes
 from vmae_det.utils.errors import DataError
 
 quick = settings(
@@ -77,6 +78,7 @@ LINES = {
     ],
     "persons": ["a,0902,0.1,0.2,0.5,0.9,,0.25", "b,903,-0.01,0,1.01,1,12,1", "a,0904,0,0,0.5,0.5,x,0"],
     "excluded": ["a,0902", "b,0903.5", "a,904"],
+    "tubes": ["a,1,run,0.5,3,0,0,10.5,10", "a,1,run,0.5,4,0,0,10,10", "b,-2,sit down,1e-3,0,5,5,5,9"],
 }
 
 
@@ -224,6 +226,21 @@ def test_excluded_keyframes(tmp_path, content):
         assert found == {(row[0], float(row[1])) for row in plain_rows(content)}
 
 
+@quick
+@given(content=mutated(LINES["tubes"]))
+def test_tubes(tmp_path, content):
+    path = tmp_path / "tubes.csv"
+    path.write_bytes(content)
+    tubes = outcome(lambda file: read_tubes(file, "detections"), path, has_lines=True)
+    if tubes is not None:
+        expected = plain_rows(content)
+        assert tubes.video[tubes.tube].tolist() == [row[0] for row in expected]
+        assert tubes.label[tubes.tube].tolist() == [row[2] for row in expected]
+        assert tubes.score[tubes.tube].tolist() == [float(row[3]) for row in expected]
+        assert tubes.frame.tolist() == [int(row[4]) for row in expected]
+        assert tubes.boxes.tolist() == [[float(value) for value in row[5:]] for row in expected]
+
+
 TOKENS = (
     *("item {", "label{", "item: {", "}", "{", "\n", " ", 'name: "sit"', 'name: "stand; lie"', "name: sit"),
     *(
@@ -259,11 +276,8 @@ def test_label_map(tmp_path, pieces, data):
     content = data.draw(packed_or_torn((sound + " ".join(pieces)).encode("utf-8", "replace")))
     path = tmp_path / "map.pbtxt"
     path.write_bytes(content)
-    try:
-        labels = LabelMap.from_file(path)
-    except DataError as error:
-        assert str(error).startswith(str(path))
-    else:
+    labels = outcome(LabelMap.from_file, path, has_lines=False)
+    if labels is not None:
         assert len(set(labels.ids)) == len(set(labels.names)) == len(labels.kinds) == len(labels) > 0
         assert labels.columns(np.array(labels.ids)).tolist() == list(range(len(labels)))
 

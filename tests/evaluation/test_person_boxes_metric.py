@@ -34,7 +34,7 @@ def test_perfect_boxes_score_one_and_each_person_counts_once(tmp_path):
 
 
 def test_by_hand(tmp_path):
-    # IoU 0.75 of the best-scored box, so that it counts at 6 of 10 thresholds; a false one; two persons missed.
+    # The best-scored box has IoU 0.75, which 6 of 10 thresholds allow; one is false; two persons are missed.
     found = "a,0902,0.0,0.0,0.3,1.0,,0.9\na,0904,0.1,0.1,0.9,0.9,,0.8\na,0905,0.1,0.1,0.9,0.9,,0.99\n"
     result = scores_of(tmp_path, found)
     # Of COCO's 101 recall levels 0, 0.01 .. 1 the first 34 are reached, at precision 1.

@@ -22,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=DETECTION_ROWS,
         help="detections; keyframes and ground truth in proportion (%(default)s)",
     )
+    frame_map.add_argument(
+        "--repeats", type=_repeats, default=3, help="runs of each measurement (%(default)s)"
+    )
     frame_map.add_argument("--json", metavar="FILE", help="write the measurements there, too")
 
 
@@ -29,13 +32,14 @@ def run(args: argparse.Namespace) -> int:
     """Print a line for each size and protocol; gives the exit status."""
     from vmae_det.benchmarks.frame_map import measure_frame_map
 
-    results = measure_frame_map(args.rows)
-    print("median of 3 runs, each a fresh process; total has its start and imports; CPU is user + system")
+    results = measure_frame_map(args.rows, args.repeats)
     print(
-        f"{'rows':>9}  {'CSV':>6}  {'protocol':9}  {'read':>6}  {'score':>6}  {'total':>6}  {'CPU':>6}  peak"
+        f"median of {args.repeats}, each a fresh process; total has its start and imports, CPU is user + system"
     )
+    titles = ("read", "score", "total", "CPU", "peak")
+    print(f"{'rows':>9}  {'CSV':>6}  {'protocol':9}  " + "  ".join(f"{title:>7}" for title in titles))
     for entry in results:
-        seconds = "  ".join(f"{entry[name]:4.2f} s" for name in ("read_s", "score_s", "total_s", "cpu_s"))
+        seconds = "  ".join(f"{entry[name]:5.2f} s" for name in ("read_s", "score_s", "total_s", "cpu_s"))
         size, peak = f"{entry['csv_mb']:3.0f} MB", f"{entry['peak_mb'] / 1000:.2f} GB"
         print(f"{entry['rows']:9d}  {size:>6}  {entry['protocol']:9}  {seconds}  {peak}")
     print(f"{os.cpu_count()} CPU cores, load average {os.getloadavg()[0]:.1f} at the end")
@@ -46,9 +50,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _rows(text: str) -> int:
-    rows = int(text)
-    if rows < 320:
-        raise argparse.ArgumentTypeError(
-            "a quarter of the rows must be a person box with 80 scores: 320 or more"
-        )
+    if (rows := int(text)) < 320:
+        raise argparse.ArgumentTypeError("must be 320 or more: a quarter is then a person box with 80 scores")
     return rows
+
+
+def _repeats(text: str) -> int:
+    if (repeats := int(text)) < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return repeats
