@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
 
     results = measure_frame_map(args.rows, args.repeats)
     print(
-        f"median of {args.repeats}, each a fresh process; total has its start and imports, CPU is user + system"
+        f"median of {args.repeats}, each a fresh process; total has start and imports, CPU is user + system"
     )
     titles = ("read", "score", "total", "CPU", "peak")
     print(f"{'rows':>9}  {'CSV':>6}  {'protocol':9}  " + "  ".join(f"{title:>7}" for title in titles))
