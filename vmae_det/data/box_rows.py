@@ -218,5 +218,10 @@ def read_columns(
 
 def keyframe_keys(video: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
     """One int64 for each keyframe (R,), ordered by video index, then time; times differ from 1 ms on."""
-    # 2^40 ms are more than MAX_TIMESTAMP.
-    return (video.astype(np.int64) << 40) + np.rint(timestamp * 1000).astype(np.int64)
+    # 2^40 ms are more than MAX_TIMESTAMP. In place: there are millions of rows.
+    milliseconds = timestamp * 1000
+    np.rint(milliseconds, out=milliseconds)
+    keys = video.astype(np.int64)
+    keys <<= 40
+    keys += milliseconds.astype(np.int64)
+    return keys
