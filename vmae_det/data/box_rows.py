@@ -219,7 +219,7 @@ def read_columns(
 def keyframe_keys(video: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
     """One int64 for each keyframe (R,), ordered by video index, then time; times differ from 1 ms on."""
     # 2^40 ms are more than MAX_TIMESTAMP. In place: there are millions of rows.
-    milliseconds = timestamp * 1000
+    milliseconds = timestamp * 1000.0
     np.rint(milliseconds, out=milliseconds)
     keys = video.astype(np.int64)
     keys <<= 40
