@@ -312,15 +312,14 @@ def test_the_evaluator_of_the_training_loop_gives_what_its_file_gives(ava_files,
             (video, time, boxes, torch.from_numpy(rng.random((len(boxes), 3), dtype=np.float32)))
         )
 
-    def evaluator_of(parts):
-        evaluator = FrameMAPEvaluator(cfg, spec)
+    def evaluated(evaluator, parts):
         for part in parts:
             video, time, boxes, scores = zip(*part)
             batch = {"video_name": list(video), "timestamp": list(time), "boxes_relative": list(boxes)}
             evaluator.process(batch, {"scores": list(scores)})
         return evaluator
 
-    alone = evaluator_of([predictions[:5], predictions[5:]])
+    alone = evaluated(FrameMAPEvaluator(cfg, spec), [predictions[:5], predictions[5:]])
     metrics = alone.evaluate()
     assert metrics["frame_mAP"] == metrics["frame_mAP/slowfast"]
     alone.write(tmp_path / "out")
@@ -330,8 +329,17 @@ def test_the_evaluator_of_the_training_loop_gives_what_its_file_gives(ava_files,
         assert again.mean_ap == metrics[f"frame_mAP/{protocol}"]
     assert json.loads((tmp_path / "out" / "frame_map.json").read_text())["protocol"] == "slowfast"
 
+    # The next evaluation of a training run does not read the annotations again.
+    moved = ava_files.truth.rename(tmp_path / "moved.csv")
+    alone.reset()
+    assert evaluated(alone, [predictions]).evaluate() == metrics
+    moved.rename(ava_files.truth)
+
     # Two processes, the second of which pads its share with a keyframe of the first.
-    shares = [evaluator_of([predictions[1::2]]), evaluator_of([predictions[0::2], predictions[1:2]])]
+    shares = [
+        evaluated(FrameMAPEvaluator(cfg, spec), [predictions[1::2]]),
+        evaluated(FrameMAPEvaluator(cfg, spec), [predictions[0::2], predictions[1:2]]),
+    ]
     gathered = []
     monkeypatch.setattr(
         "vmae_det.utils.distributed.all_gather_object", lambda part: gathered.append(part) or [part]

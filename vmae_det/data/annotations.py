@@ -122,7 +122,7 @@ def read_action_csv(
 
 def _read_regular(path: Path, kind: str, rule: BoxRule, label_map: LabelMap | None) -> ActionBoxes | None:
     """The rows of a file that has no fault, and 8 columns wherever it has a box; None of any other."""
-    columns = read_columns(path, pl.Int32)
+    columns = read_columns(path, pl.Int32, pl.Float64 if kind == "detections" else pl.Int32)
     if columns is None:
         return None
     action = columns.label.fill_null(-1).to_numpy()
@@ -133,7 +133,6 @@ def _read_regular(path: Path, kind: str, rule: BoxRule, label_map: LabelMap | No
         and rule.accepts(columns.boxes[boxed])
         and bool(np.isfinite(value).all())
         and (label_map is None or bool((label_map.columns(action[boxed]) >= 0).all()))
-        and (kind == "detections" or bool((np.abs(value) < 2**31).all() and (value % 1 == 0).all()))
     )
     if not good:
         return None
@@ -152,19 +151,20 @@ def _read_line_by_line(path: Path, kind: str, rule: BoxRule, label_map: LabelMap
     video, action, person = array("i"), array("i"), array("i")
     timestamp, boxes, score = array("d"), array("d"), array("d")
     for row in iterate_rows(path):
-        if len(row.fields) not in (2, 7, 8):
+        names_keyframe = 2 <= len(row.fields) <= 8 and not any(row.fields[2:])
+        if len(row.fields) not in (2, 7, 8) and not names_keyframe:
             expected = f"video_id,timestamp[,x1,y1,x2,y2,action_id[,{_LAST_COLUMN[kind]}]]"
             raise row.error(f"expected 2, 7 or 8 columns ({expected}), got {len(row.fields)}")
         name, seconds = row.keyframe()
         video.append(names.setdefault(name, len(names)))
         timestamp.append(seconds)
-        if len(row.fields) == 2:
+        if names_keyframe:
             boxes.extend((np.nan,) * 4)
             action.append(-1)
         else:
             boxes.extend(row.box(rule))
             action.append(_action(row, known))
-        has_value = len(row.fields) == 8
+        has_value = len(row.fields) == 8 and not names_keyframe
         score.append(row.number(7, "the score") if has_value and kind == "detections" else 1.0)
         person.append(row.whole_number(7, "the person id") if has_value and kind == "ground_truth" else -1)
     if not names:

@@ -59,8 +59,8 @@ class Row:
         """The finite number in a column."""
         text = self.fields[column]
         try:
-            # Python alone would read 1_000.
-            value = float(text) if "_" not in text else math.nan
+            # Python alone would read 1_000 and the digits of any script.
+            value = float(text) if "_" not in text and text.isascii() else math.nan
         except ValueError:
             hint = ""
             if self.line == 1 and any(character.isalpha() for character in self.fields[-1]):
@@ -121,7 +121,7 @@ def is_video_name(text: str) -> bool:
 
 
 def iterate_rows(path: str | Path) -> Iterator[Row]:
-    """The lines of a CSV file that are not blank, spaces around the fields removed.
+    """The lines of a CSV file that hold more than commas and spaces, spaces around the fields removed.
 
     Raises:
         DataError: no such file, not UTF-8 text, broken gzip file.
@@ -132,7 +132,7 @@ def iterate_rows(path: str | Path) -> Iterator[Row]:
         with open_plain(path) as stream:
             for line, raw in enumerate(stream, start=1):
                 text = raw.decode("utf-8-sig" if line == 1 else "utf-8").strip()
-                if text:
+                if text.strip(", \t"):
                     yield Row(path, line, [field.strip() for field in text.split(",")])
     except UnicodeDecodeError as error:
         raise DataError(f"expected a CSV file in UTF-8, got {error.reason}", path, line) from None
@@ -164,18 +164,23 @@ class BoxColumns:
     timestamp: np.ndarray  # (R,) float64, seconds
     boxes: np.ndarray  # (R, 4) float64
     label: pl.Series
-    value: np.ndarray  # (R,) float64
+    value: np.ndarray  # (R,) as read; float64 where lines only name a keyframe
     bare: np.ndarray  # (R,) bool, True where the line names a keyframe only
 
 
-def read_columns(path: str | Path, label: type[pl.DataType]) -> BoxColumns | None:
+def read_columns(
+    path: str | Path, label: type[pl.DataType], value: type[pl.DataType] = pl.Float64
+) -> BoxColumns | None:
     """Read a regular file: lines of 8 columns, some perhaps of 2, and sound video ids. None of any other.
 
     The numbers themselves are not checked here. Labels of type String may be empty.
+
+    Args:
+        label, value: types of the last two columns.
     """
     path = Path(path)
     numbers = {"timestamp": pl.Float64, **dict.fromkeys(COORDINATES, pl.Float64)}
-    schema = {"video": pl.Categorical, **numbers, "label": label, "value": pl.Float64}
+    schema = {"video": pl.Categorical, **numbers, "label": label, "value": value}
     try:
         if not path.is_file():
             return None
@@ -213,5 +218,10 @@ def read_columns(path: str | Path, label: type[pl.DataType]) -> BoxColumns | Non
 
 def keyframe_keys(video: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
     """One int64 for each keyframe (R,), ordered by video index, then time; times differ from 1 ms on."""
-    # 2^40 ms are more than MAX_TIMESTAMP.
-    return (video.astype(np.int64) << 40) + np.rint(timestamp * 1000).astype(np.int64)
+    # 2^40 ms are more than MAX_TIMESTAMP. In place: there are millions of rows.
+    milliseconds = timestamp * 1000.0
+    np.rint(milliseconds, out=milliseconds)
+    keys = video.astype(np.int64)
+    keys <<= 40
+    keys += milliseconds.astype(np.int64)
+    return keys

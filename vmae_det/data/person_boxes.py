@@ -18,6 +18,7 @@ import io
 import json
 import pickle
 import re
+import zlib
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -119,6 +120,11 @@ def _read_csv(path: Path) -> PersonBoxes:
         ]
         if all(inside) and PERSON_BOX_RULE.accepts(columns.boxes):
             return PersonBoxes(columns.videos, columns.video, timestamp, columns.boxes, score)
+    return _read_line_by_line(path)
+
+
+def _read_line_by_line(path: Path) -> PersonBoxes:
+    """The rows of any file, or the DataError of its first bad line."""
     keyframes, boxes, scores = [], array("d"), array("d")
     for row in iterate_rows(path):
         if len(row.fields) not in (7, 8):
@@ -209,7 +215,7 @@ def _load_json(path: Path) -> Any:
         raise DataError(f"is not JSON: {error.msg}", path, error.lineno) from None
     except (UnicodeDecodeError, RecursionError, ValueError):
         raise DataError("is not JSON", path) from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise unreadable(path, error) from None
 
 

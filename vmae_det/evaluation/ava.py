@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from vmae_det.data.box_rows import keyframe_keys
 from vmae_det.data.label_map import LabelMap
 from vmae_det.evaluation.evaluator import EVALUATOR_REGISTRY, Evaluator, gather
 from vmae_det.evaluation.frame_map import FrameMAP, frame_map
-from vmae_det.evaluation.matching import PROTOCOLS
+from vmae_det.evaluation.matching import PROTOCOLS, Keyframes
 from vmae_det.utils.files import write_whole
 
 
@@ -45,9 +46,7 @@ class FrameMAPEvaluator(Evaluator):
 
     def evaluate(self) -> dict[str, float]:
         """frame_mAP under TEST.PROTOCOL, and under each protocol by name; in [0, 1]."""
-        label_map = LabelMap.from_file(self.spec.label_map)
-        ground_truth = read_action_csv(self.spec.annotations, label_map, unknown_actions="ignore")
-        excluded = None if self.spec.excluded is None else read_excluded(self.spec.excluded)
+        label_map, ground_truth, excluded = self._annotations
         self._detections = self._gather(label_map)
         results = {
             protocol: frame_map(
@@ -58,6 +57,14 @@ class FrameMAPEvaluator(Evaluator):
         self._result = results[self.cfg.TEST.PROTOCOL]
         by_protocol = {f"frame_mAP/{protocol}": result.mean_ap for protocol, result in results.items()}
         return {"frame_mAP": self._result.mean_ap, **by_protocol}
+
+    @cached_property
+    def _annotations(self) -> tuple[LabelMap, ActionBoxes, Keyframes | None]:
+        """Label map, ground truth and excluded keyframes: read once, at the first evaluation."""
+        label_map = LabelMap.from_file(self.spec.label_map)
+        ground_truth = read_action_csv(self.spec.annotations, label_map, unknown_actions="ignore")
+        excluded = None if self.spec.excluded is None else read_excluded(self.spec.excluded)
+        return label_map, ground_truth, excluded
 
     def _gather(self, label_map: LabelMap) -> ActionBoxes:
         """The detections of all processes, by keyframe, each keyframe once."""

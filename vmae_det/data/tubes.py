@@ -1,0 +1,116 @@
+"""Tubes: one person's boxes over the frames of one action, as UCF101-24, JHMDB and MultiSports annotate them.
+
+A line of the CSV is `video_id,tube_id,label,score,frame,x1,y1,x2,y2`, a line for each frame of each tube.
+Tube ids are whole numbers, unique in their video; the label is text, and equal on all lines of a tube, as is
+the score, which may be empty in ground truth. Frames are whole numbers. Boxes are in any unit that ground
+truth and detections share, with continuous coordinates. Files whose boxes are inclusive pixels, as those of
+the ACT detector, need 1 added to x2 and y2.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vmae_det.data.box_rows import COORDINATES, MAX_TIMESTAMP, Row, is_video_name, iterate_rows, shown
+from vmae_det.utils.errors import DataError
+
+_COLUMNS = "video_id,tube_id,label,score,frame,x1,y1,x2,y2"
+
+
+@dataclass(frozen=True)
+class Tubes:
+    """T tubes with R boxes in all, each tube once.
+
+    Args:
+        video: (T,) object, video ids.
+        label: (T,) object, names of actions.
+        score: (T,) float64; 1 in ground truth.
+        tube: (R,) int64, index of the tube.
+        frame: (R,) int64; those of a tube differ.
+        boxes: (R, 4) float64, xyxy.
+    """
+
+    video: np.ndarray
+    label: np.ndarray
+    score: np.ndarray
+    tube: np.ndarray
+    frame: np.ndarray
+    boxes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.video)
+
+
+def read_tubes(path: str | Path, kind: str = "ground_truth") -> Tubes:
+    """Read tubes, plain or gzipped; they come in the order of their video ids and tube ids.
+
+    Args:
+        kind: "ground_truth" (scores are not looked at) or "detections".
+
+    Raises:
+        DataError: names the file and the line, what was got and what was expected.
+    """
+    path = Path(path)
+    tubes: dict[tuple[str, int], tuple[str, float]] = {}
+    number: dict[tuple[str, int], int] = {}
+    seen: set[tuple[int, int]] = set()
+    tube, frame, boxes = array("q"), array("q"), array("d")
+    for row in iterate_rows(path):
+        if len(row.fields) != 9:
+            raise row.error(f"expected 9 columns ({_COLUMNS}), got {len(row.fields)}")
+        key, described = _tube(row, kind)
+        if tubes.setdefault(key, described) != described:
+            raise row.error(
+                f"label and score of tube {key[1]} of {key[0]} differ from those of its first line"
+            )
+        index = number.setdefault(key, len(number))
+        at = _frame(row)
+        if (index, at) in seen:
+            raise row.error(f"tube {key[1]} of {key[0]} has frame {at} twice")
+        seen.add((index, at))
+        tube.append(index)
+        frame.append(at)
+        boxes.extend(_box(row, allow_empty=kind == "detections"))
+    if not tubes:
+        raise DataError("holds no rows", path)
+    order = sorted(tubes)
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[[number[key] for key in order]] = np.arange(len(order))
+    return Tubes(
+        np.array([video for video, _ in order], dtype=object),
+        np.array([tubes[key][0] for key in order], dtype=object),
+        np.array([tubes[key][1] for key in order]),
+        rank[np.array(tube)],
+        np.array(frame),
+        np.array(boxes).reshape(-1, 4),
+    )
+
+
+def _tube(row: Row, kind: str) -> tuple[tuple[str, int], tuple[str, float]]:
+    """(video id, tube id), (label, score)."""
+    video, _, label, *_ = row.fields
+    for name, text in (("the video id", video), ("the label", label)):
+        if not is_video_name(text):
+            raise row.error(f"{name} must be plain text without quotes, got {shown(text)}")
+    score = 1.0 if kind == "ground_truth" else row.number(3, "the score")
+    return (video, row.whole_number(1, "the tube id")), (label, score)
+
+
+def _frame(row: Row) -> int:
+    frame = row.whole_number(4, "the frame")
+    if not 0 <= frame <= MAX_TIMESTAMP:
+        raise row.error(f"the frame must be a number from 0 to {MAX_TIMESTAMP:g}, got {frame}")
+    return frame
+
+
+def _box(row: Row, allow_empty: bool) -> tuple[float, float, float, float]:
+    box = tuple(row.number(5 + i, name) for i, name in enumerate(COORDINATES))
+    for low, high in ((0, 2), (1, 3)):
+        if box[low] > box[high] or (box[low] == box[high] and not allow_empty):
+            got = f"{COORDINATES[low]}={box[low]:g}, {COORDINATES[high]}={box[high]:g}"
+            raise row.error(f"{COORDINATES[low]} must be smaller than {COORDINATES[high]}, got {got}")
+    return box
