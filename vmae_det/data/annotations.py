@@ -131,7 +131,7 @@ def _read_regular(path: Path, kind: str, rule: BoxRule, label_map: LabelMap | No
     good = (
         bool((timestamp >= 0).all() and (timestamp <= MAX_TIMESTAMP).all() and (action[boxed] >= 1).all())
         and rule.accepts(columns.boxes[boxed])
-        and bool(np.isfinite(value).all())
+        and bool(np.isfinite(value).all() if kind == "detections" else (value > -(2**31)).all())
         and (label_map is None or bool((label_map.columns(action[boxed]) >= 0).all()))
     )
     if not good:

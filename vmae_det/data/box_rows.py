@@ -73,9 +73,11 @@ class Row:
     def whole_number(self, column: int, name: str) -> int:
         """The whole number of at most 31 bits in a column."""
         text = self.fields[column]
-        if not _WHOLE_NUMBER.fullmatch(text) or len(text) > 12 or abs(int(text)) >= 2**31:
+        # Python refuses to read thousands of digits, and leading zeros may be as many.
+        digits = text.lstrip("+-0") or "0"
+        if not _WHOLE_NUMBER.fullmatch(text) or len(digits) > 10 or int(digits) >= 2**31:
             raise self.error(f"{name} must be a whole number, got {shown(text)}")
-        return int(text)
+        return -int(digits) if text[0] == "-" else int(digits)
 
     def keyframe(self) -> tuple[str, float]:
         """Video id and seconds, the first two columns."""
@@ -122,6 +124,9 @@ def is_video_name(text: str) -> bool:
 
 def iterate_rows(path: str | Path) -> Iterator[Row]:
     """The lines of a CSV file that hold more than commas and spaces, spaces around the fields removed.
+
+    Spreadsheets pad lines with empty columns: without any text such a line is blank, and with two columns of
+    text it names a keyframe.
 
     Raises:
         DataError: no such file, not UTF-8 text, broken gzip file.
@@ -182,7 +187,7 @@ def read_columns(
     numbers = {"timestamp": pl.Float64, **dict.fromkeys(COORDINATES, pl.Float64)}
     schema = {"video": pl.Categorical, **numbers, "label": label, "value": value}
     try:
-        if not path.is_file():
+        if not path.is_file() or _is_packed_otherwise(path):
             return None
         frame = pl.read_csv(path, has_header=False, schema=schema, quote_char=None, glob=False)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError):
@@ -212,8 +217,15 @@ def read_columns(
     boxes = np.empty((4, len(frame))).T
     for i, name in enumerate(COORDINATES):
         boxes[:, i] = frame.drop_in_place(name).to_numpy()
-    timestamp, value = (frame.drop_in_place(name).to_numpy() for name in ("timestamp", "value"))
-    return BoxColumns(videos, video, timestamp, boxes, frame["label"], value, bare)
+    timestamp, values = (frame.drop_in_place(name).to_numpy() for name in ("timestamp", "value"))
+    return BoxColumns(videos, video, timestamp, boxes, frame["label"], values, bare)
+
+
+def _is_packed_otherwise(path: Path) -> bool:
+    """Whether polars would unpack a file that is not gzipped: zlib and zstd."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    return start[:2] in (b"x\x01", b"x\x9c", b"x\xda") or start == b"\x28\xb5\x2f\xfd"
 
 
 def keyframe_keys(video: np.ndarray, timestamp: np.ndarray) -> np.ndarray:

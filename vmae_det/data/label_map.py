@@ -12,6 +12,7 @@ from vmae_det.data.box_rows import shown, unreadable
 from vmae_det.utils.errors import DataError
 
 _MAX_ID = 10**6
+_ID = re.compile("[0-9]{1,9}")
 _PBTXT = re.compile(
     r"""(?P<open>(?P<block>\w+)\s*:?\s*\{) | (?P<close>\})
     | (?P<key>\w+)\s*:\s*(?P<value>"(?:[^"\\\n]|\\.)*"|[\w.+-]+)
@@ -68,7 +69,7 @@ class LabelMap:
                 raise DataError(
                     f"an entry without {missing}; expected item {{ name: ... id: ... }}", path, line
                 )
-            if not number.isascii() or not number.isdigit() or not 1 <= int(number) < _MAX_ID:
+            if not _ID.fullmatch(number) or not 1 <= int(number) < _MAX_ID:
                 raise DataError(f"id must be a whole number from 1 on, got {shown(number)}", path, line)
             for value, seen, what in ((int(number), ids, "id"), (name, names, "name")):
                 if value in seen:

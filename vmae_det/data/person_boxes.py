@@ -18,6 +18,7 @@ import io
 import json
 import pickle
 import re
+import struct
 import zlib
 from array import array
 from collections.abc import Callable
@@ -230,7 +231,7 @@ def _entry(entry: Any, key: str, types: tuple[type, ...], path: Path, where: str
 
 def _number(value: Any, what: str, path: Path, where: str) -> float:
     try:
-        number = float(value)
+        number = np.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = np.nan
     if not np.isfinite(number):
@@ -329,6 +330,21 @@ class _ArrayUnpickler(pickle._Unpickler):
             refused = f"wants to run {module}.{name}; expected a dict of plain numpy arrays"
             raise pickle.UnpicklingError(refused) from None
 
+    def _load_build(self) -> None:
+        if not isinstance(self.stack[-2], (_PickledArray, _PickledType)):
+            raise pickle.UnpicklingError("wants to change something else than an array")
+        super().load_build()
+
+    def _load_bytearray8(self) -> None:
+        # Python makes room for the length that the file claims, before it looks at what is there.
+        (length,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(length)))
+
+    dispatch = pickle._Unpickler.dispatch | {
+        pickle.BUILD[0]: _load_build,
+        pickle.BYTEARRAY8[0]: _load_bytearray8,
+    }
+
 
 def _read_pickle(path: Path) -> PersonBoxes:
     try:
@@ -345,8 +361,10 @@ def _read_pickle(path: Path) -> PersonBoxes:
         raise DataError("expected a dict of 'video_id,timestamp' and arrays (N, 5)", path)
     keyframes, tables = [], []
     for key, value in content.items():
-        where = f"entry {shown(str(key))}"
-        video, _, seconds = str(key).rpartition(",")
+        if not isinstance(key, str):
+            raise DataError(f"expected keys 'video_id,timestamp', got a {type(key).__name__}", path)
+        where = f"entry {shown(key)}"
+        video, _, seconds = key.rpartition(",")
         keyframe = _keyframe(video, _number(seconds, "the timestamp", path, where), path, where)
         table = _table(value, path, where)
         keyframes.extend([keyframe] * len(table))
