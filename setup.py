@@ -41,7 +41,7 @@ setup(
         "filelock>=3.12",
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-cov>=5", "ruff==0.17.*", "transformers>=4.44"],
+        "test": ["pytest>=8", "hypothesis>=6", "pytest-cov>=5", "ruff==0.17.*", "transformers>=4.44"],
         "detectron2": ["detectron2 @ git+https://github.com/facebookresearch/detectron2.git"],
     },
     entry_points={"console_scripts": ["vmae-det=vmae_det.cli.main:main"]},

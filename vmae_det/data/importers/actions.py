@@ -1,8 +1,8 @@
 """Which of the names on a box are actions.
 
 Tools differ in where an action stands: the class of the box ("wave"), or an attribute of a box of class
-"person". One rule for all: what attributes say are actions; a class is an action unless boxes of that class say
-actions by attributes somewhere; a class that a given label map holds always is.
+"person". One rule for all: what attributes say are actions; a class is an action unless boxes of that class
+say actions by attributes somewhere; a class that a given label map holds always is.
 """
 
 from __future__ import annotations

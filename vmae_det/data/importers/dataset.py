@@ -113,14 +113,15 @@ def import_annotations(
 
 def _read(sources: Sequence[Path], options: ImportOptions, report: ImportReport) -> list[AnnotatedVideo]:
     videos = []
+    source_of: dict[str, int] = {}
     for number, path in enumerate(sources):
         source = Source(path)
         found = find_importer(source, options.format).read(source)
         for video in found:
             report.left_out.update(video.left_out)
-            if len(sources) > 1:  # the same id may mean someone else in another file
-                for track in video.tracks:
-                    if track.person is not None and not _number(track.person):
+            if source_of.setdefault(video.name, number) != number:
+                for track in video.tracks:  # the same id is someone else in another file
+                    if track.person is not None:
                         track.person = f"{number}/{track.person}"
         videos += found
     return videos

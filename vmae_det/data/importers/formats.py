@@ -66,6 +66,6 @@ def find_importer(source: Source, name: str) -> Importer:
         if importer.recognises(source):
             return importer
     raise DataError(
-        f"not one of the formats {', '.join(format_names())} (not read are VIA 2 and Label Studio's JSON-MIN)",
+        f"not one of the formats {', '.join(format_names())} (VIA 2 and Label Studio's JSON-MIN are none)",
         source.path,
     )

@@ -66,7 +66,7 @@ class Keyframe:
 
 
 def annotated_intervals(video: AnnotatedVideo, clock: Clock) -> list[tuple[int, int]]:
-    """First and last frame of each stretch of the video in which some box is to be seen, disjoint and ordered."""
+    """First and last frame of each stretch in which some box is to be seen, disjoint and ordered."""
     last = math.floor(min(clock.last, 2**40))
     found: list[tuple[int, int]] = []
     for start, end in sorted(span for track in video.tracks for span in spans(track, video.last_frame)):
@@ -84,7 +84,8 @@ def choose_keyframes(video: AnnotatedVideo, clock: Clock, every: float, offset: 
     """The keyframes of a video.
 
     Where frames are annotated more often than `every` seconds: the moments k * every of the dataset's clock,
-    each with the nearest annotated frame if it is within half a step. Where they are rarer: each annotated frame.
+    each with the nearest annotated frame if it is within half a step. Where they are rarer: each
+    annotated frame.
 
     Args:
         offset: second of the dataset's clock at which the file starts.

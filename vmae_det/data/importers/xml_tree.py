@@ -1,8 +1,8 @@
 """XML elements with their lines, read without risk.
 
 The standard library's expat does the parsing. Entities are where XML is dangerous (a few lines that unfold
-into gigabytes, other files drawn into the document), and they can only be declared in a DOCTYPE, which no tool's
-export has: a DOCTYPE is refused, so that no further package is needed.
+into gigabytes, other files drawn into the document), and they can only be declared in a DOCTYPE, which no
+tool's export has: a DOCTYPE is refused, so that no further package is needed.
 """
 
 from __future__ import annotations
