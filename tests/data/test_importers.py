@@ -267,6 +267,7 @@ def test_via3_checkboxes_and_segments(tmp_path, clip):
             {"z": [1.0], "xy": [2, 16, 12, 16, 24], "av": {"1": "0,1", "2": "5"}},
             {"z": [1.0], "xy": [2, 0, 0, 16, 24], "av": {"2": "6"}},
             {"z": [3.0], "xy": [2, 0, 0, 16, 24], "av": {"1": "1", "2": "6"}},
+            {"z": [1.0], "xy": [2, 32, 0, 16, 24], "av": {"1": "1", "2": "7"}},
             {"z": [0.5, 1.5], "xy": [], "av": {"1": "0", "2": "6"}},
             {"z": [2.5, 3.5], "xy": [], "av": {"1": "0"}},
             {"z": [1.0], "xy": [1, 5, 5], "av": {}},
@@ -277,6 +278,7 @@ def test_via3_checkboxes_and_segments(tmp_path, clip):
         ("clip", 1.0, [0.25, 0.25, 0.5, 0.75], "run", "5"),
         ("clip", 1.0, [0.25, 0.25, 0.5, 0.75], "wave, left", "5"),
         ("clip", 1.0, [0, 0, 0.25, 0.5], "run", "6"),
+        ("clip", 1.0, [0.5, 0, 0.75, 0.5], "wave, left", "7"),
         ("clip", 3.0, [0, 0, 0.25, 0.5], "run", "6"),
         ("clip", 3.0, [0, 0, 0.25, 0.5], "wave, left", "6"),
     ]
@@ -489,7 +491,7 @@ def mutate(data, document):
         for key in path[:-1]:
             holder = holder[key]
         if data.draw(st.booleans()):
-            holder[path[-1]] = data.draw(ODD)
+            holder[path[-1]] = copy.deepcopy(data.draw(ODD))
         else:
             del holder[path[-1]]
     return document
