@@ -38,9 +38,10 @@ def test_the_tools_are_the_commands():
     tools = model_zoo.config_folder().parent / "tools"
     if not tools.is_dir():
         pytest.skip("the tools are part of a clone, not of the installed package")
-    for name in ("train_net", "test_net", "demo", "evaluate_ava"):
+    launchers = [tools / f"{name}.py" for name in ("train_net", "test_net", "demo", "evaluate_ava")]
+    for launcher in (*launchers, tools.parent / "datasets" / "prepare.py"):
         done = subprocess.run(
-            [sys.executable, tools / f"{name}.py", "--help"], capture_output=True, text=True, timeout=60
+            [sys.executable, launcher, "--help"], capture_output=True, text=True, timeout=60
         )
         assert done.returncode == 0, done.stderr
 

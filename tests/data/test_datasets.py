@@ -45,10 +45,11 @@ def test_the_keyframe_is_in_the_middle_and_frames_repeat_beyond_the_ends():
 
 def test_lists_of_videos(tmp_path):
     path = tmp_path / "list.csv"
-    path.write_text("a.mp4 0\nsub/b c.mp4 12\n\nd.mp4,3\ne.mp4\t4\n")
+    path.write_text("a.mp4 0\nsub/b c.mp4 12\n\nd.mp4,3\ne.mp4\t4\nf, g/h.mp4 5\n")
     files, labels = read_video_list(path, tmp_path)
-    assert [str(file.relative_to(tmp_path)) for file in files] == ["a.mp4", "sub/b c.mp4", "d.mp4", "e.mp4"]
-    assert labels.tolist() == [0, 12, 3, 4]
+    names = [str(file.relative_to(tmp_path)) for file in files]
+    assert names == ["a.mp4", "sub/b c.mp4", "d.mp4", "e.mp4", "f, g/h.mp4"]
+    assert labels.tolist() == [0, 12, 3, 4, 5]
     path.write_text("a.mp4 0\nb.mp4\n")
     with pytest.raises(DataError, match=r"list\.csv:2: expected 'FILE LABEL'.*got 'b\.mp4'"):
         read_video_list(path, tmp_path)

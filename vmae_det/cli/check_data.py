@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from vmae_det.cli.arguments import positive
 from vmae_det.data.catalog import DatasetSpec, get_dataset
 from vmae_det.data.check import check_dataset
 from vmae_det.data.check.probe import DECODE
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how much of each video is decoded: nothing (its header is read), its first and last frames "
         "(the default), or all",
     )
-    parser.add_argument("--workers", type=_positive, metavar="N", help="processes that read videos")
+    parser.add_argument("--workers", type=positive, metavar="N", help="processes that read videos")
     parser.add_argument("--json", metavar="FILE", help="write the findings there, too")
     parser.add_argument(
         "--sheets", metavar="DIR", help="draw boxes and labels of keyframes there, as sheet_1.png, ..."
@@ -53,12 +54,6 @@ def run(args: argparse.Namespace) -> int:
     if args.sheets:
         _draw(spec, Path(args.sheets))
     return 1 if report.errors else 0
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got '{text}'")
-    return int(text)
 
 
 def _draw(spec: DatasetSpec, folder: Path) -> None:

@@ -18,6 +18,7 @@ COMMANDS = {
     "detect": "find the actions of people in a video and draw them",
     "inspect": "size, cost, memory and learning rates of a config, before a run",
     "convert": "weights from one published format to another",
+    "prepare": "a known dataset, from what its site gives to what the configs want",
     "import": "annotations of CVAT, VIA 3, COCO JSON or Label Studio to a dataset",
     "check-data": "what is wrong with a dataset, before a night of training is lost",
     "evaluate": "frame-mAP of detections in a file",

@@ -55,11 +55,13 @@ class CatalogEntry:
         content: fields of DatasetSpec, paths relative to the root.
         file: a dataset file relative to the root, instead of `content`.
         prepare: called with the root before use; makes the data where they are missing.
+        optional: keys of `content` that are left out where their file is missing.
     """
 
     content: dict[str, Any] | None = None
     file: str | None = None
     prepare: Callable[[Path], object] | None = None
+    optional: tuple[str, ...] = ()
 
 
 _CATALOG: dict[str, CatalogEntry] = {}
@@ -95,7 +97,12 @@ def get_dataset(name: str, root: str = "") -> DatasetSpec:
             entry.prepare(base)
         if entry.file is not None:
             return read_dataset_file(base / entry.file, name)
-        return _make_spec(entry.content, base, name, source=f"dataset '{name}' of the catalog")
+        content = {
+            key: value
+            for key, value in entry.content.items()
+            if key not in entry.optional or (base / value).exists()
+        }
+        return _make_spec(content, base, name, source=f"dataset '{name}' of the catalog")
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         return read_dataset_file(path)
@@ -164,13 +171,23 @@ def _register_builtin() -> None:
         if split == "val":
             content["person_boxes"] = "ava/annotations/ava_val_predicted_boxes.csv"
         register_dataset(f"ava_v2.2_{split}", CatalogEntry(content))
-        for name in ("kinetics400", "something_something_v2", "ucf101", "hmdb51"):
-            content = {
-                "type": "classification",
-                "videos": f"{name}/videos",
-                "annotations": f"{name}/{split}.csv",
-            }
-            register_dataset(f"{name}_{split}", CatalogEntry(content))
+        for name in ("kinetics400", "kinetics600", "kinetics700", "something_something_v2"):
+            register_dataset(f"{name}_{split}", _classification(name, split))
+        for name in ("ucf101", "hmdb51"):
+            register_dataset(f"{name}_{split}", _classification(name, f"split1_{split}"))
+            for number in (1, 2, 3):
+                part = f"split{number}_{split}"
+                register_dataset(f"{name}_{part}", _classification(name, part))
+
+
+def _classification(folder: str, list_name: str) -> CatalogEntry:
+    content = {
+        "type": "classification",
+        "videos": f"{folder}/videos",
+        "annotations": f"{folder}/{list_name}.csv",
+        "label_map": f"{folder}/label_map.pbtxt",
+    }
+    return CatalogEntry(content, optional=("label_map",))
 
 
 _register_builtin()

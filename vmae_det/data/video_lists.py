@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,14 @@ VIDEO_SUFFIXES = frozenset(
     (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts")
 )
 
+_LINE = re.compile(r"(.*[^\s,])[\s,]+([0-9]+)")
+
 
 def read_video_list(path: Path, videos: Path) -> tuple[FileTable, np.ndarray]:
     """Files and class indices (int64) of a list with a line `FILE LABEL` for each video.
 
-    Between the two stands a blank, a tab or a comma; files are relative to the folder `videos`; labels are
-    0-based. DataError names the line that says something else.
+    Between the two stands a blank, a tab or a comma, which a file's name may hold, too; files are relative to
+    the folder `videos`; labels are 0-based. DataError names the line that says something else.
     """
     files, labels = [], []
     try:
@@ -28,11 +31,11 @@ def read_video_list(path: Path, videos: Path) -> tuple[FileTable, np.ndarray]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        name, _, label = line.strip().replace("\t", " ").replace(",", " ").rpartition(" ")
-        if not name or not label.isdecimal():
+        match = _LINE.fullmatch(line.strip())
+        if not match:
             raise DataError(f"expected 'FILE LABEL' with a label 0, 1, 2, ..., got '{line}'", path, number)
-        files.append(name.strip())
-        labels.append(int(label))
+        files.append(match[1])
+        labels.append(int(match[2]))
     if not files:
         raise DataError("the list holds no videos", path)
     return FileTable(videos, files), np.array(labels, dtype=np.int64)

@@ -136,9 +136,9 @@ def read_table(path: Path, holds: str) -> Table:
 
 def _list_table(path: Path) -> Table:
     """A list with a line `FILE LABEL` for each video."""
-    line = pl.col("text").str.replace_all(r"[\t,]", " ")
+    line = pl.col("text").str
     frame = _lines(path).with_columns(
-        file=line.str.extract(r"^(.*\S)\s+\S+$"), label=line.str.extract(r"^.*\S\s+(\S+)$")
+        file=line.extract(r"^(.*[^\s,])[\s,]+[^\s,]+$"), label=line.extract(r"[^\s,][\s,]+([^\s,]+)$")
     )
     frame = frame.with_columns(
         action=pl.when(pl.col("label").str.contains(r"^[0-9]{1,9}$"))

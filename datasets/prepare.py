@@ -1,0 +1,8 @@
+"""`vmae-det prepare`, for those who work in a clone: python datasets/prepare.py NAME ..."""
+
+import sys
+
+from vmae_det.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main(["prepare", *sys.argv[1:]]))

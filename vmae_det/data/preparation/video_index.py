@@ -1,0 +1,50 @@
+"""Videos by their names, wherever below a folder they lie."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from vmae_det.data.video_lists import VIDEO_SUFFIXES
+from vmae_det.utils.errors import DataError
+
+
+class VideoIndex:
+    """The videos below a folder, by their names without suffix; links to folders are followed.
+
+    Raises:
+        DataError: no such folder, or one without videos.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._paths: dict[str, list[str]] = defaultdict(list)
+        for path in sorted(_videos_below(folder)):
+            self._paths[Path(path).stem].append(path)
+        if not self._paths:
+            raise DataError("expected a folder of videos, found none in or below it", folder)
+
+    def find(self, stem: str, *preferred: str) -> str | None:
+        """Path of a video relative to the folder, None without one; of several, the one that lies below a
+        folder called `preferred`, the first of these first."""
+        paths = self._paths.get(stem, [])
+        for parent in preferred:
+            for path in paths:
+                if parent in path.split("/")[:-1]:
+                    return path
+        return paths[0] if paths else None
+
+
+def _videos_below(folder: Path) -> Iterator[str]:
+    seen = set()
+    for here, folders, files in os.walk(folder, followlinks=True):
+        status = os.stat(here)
+        if (status.st_dev, status.st_ino) in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        base = Path(os.path.relpath(here, folder))
+        for name in files:
+            if Path(name).suffix.lower() in VIDEO_SUFFIXES and not name.startswith("."):
+                yield (base / name).as_posix()
