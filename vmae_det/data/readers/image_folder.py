@@ -1,0 +1,84 @@
+"""A folder of frames as a video, such as those that SlowFast extracts from AVA."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from vmae_det.data.readers.interface import READER_REGISTRY, Source, VideoReader, reduced_size
+from vmae_det.utils.errors import ConfigError, DataError
+
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp"))
+DEFAULT_RATE = Fraction(30)  # of SlowFast's frames of AVA: ffmpeg -r 30
+
+
+@READER_REGISTRY.register_as("images")
+class ImageFolderReader(VideoReader):
+    """Reads the images of a folder in the natural order of their names (2 before 10) as frames.
+
+    The rate is that of its rate.txt, a number or a fraction such as 30000/1001, else the source's, else 30.
+    """
+
+    def __init__(self, source: Source, short_side: int | None = None) -> None:
+        if not source.file.is_dir():
+            raise ConfigError(f"DATALOADER.READER: images reads folders, and {source.path} is a file")
+        self.path = source.path
+        files = [p for p in source.file.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != "."]
+        if not files:
+            raise DataError("a folder without images", self.path)
+        self.files = sorted(files, key=lambda path: natural_key(path.name))
+        self.rate = _read_rate(source.file / "rate.txt") or source.rate or DEFAULT_RATE
+        self.times = np.arange(len(self.files)) / float(self.rate)
+        self._short_side = short_side
+
+    def _read(self, wanted: np.ndarray) -> np.ndarray:
+        frames = None
+        for place, index in enumerate(wanted):
+            size, image = _read_image(self.files[index], self._short_side)
+            if frames is None:
+                first, frames = size, np.empty((len(wanted), *image.shape), dtype=np.uint8)
+            if size != first:
+                raise DataError(
+                    f"got {size[0]} x {size[1]} pixels, expected {first[0]} x {first[1]} as in others",
+                    self.files[index],
+                )
+            frames[place] = image
+        return frames
+
+
+def natural_key(name: str) -> list[tuple[int, int | str]]:
+    """A sort key by which numbers in names count as numbers."""
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def _read_image(path: Path, short_side: int | None) -> tuple[tuple[int, int], np.ndarray]:
+    """Width and height in the file, and uint8 RGB (H, W, 3), reduced."""
+    try:
+        with Image.open(path) as image:
+            size = image.size
+            reduced = reduced_size(*size, short_side)
+            if reduced != size:
+                image.draft("RGB", reduced)  # JPEG: decodes at 1/2, 1/4 or 1/8 where that is still enough
+            rgb = image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"cannot be read as an image: {str(error).replace(str(path), 'it')}", path) from None
+    if rgb.size != reduced:
+        rgb = rgb.resize(reduced, Image.Resampling.BOX)
+    return size, np.asarray(rgb)
+
+
+def _read_rate(path: Path) -> Fraction | None:
+    if not path.is_file():
+        return None
+    text = path.read_text(encoding="utf-8", errors="replace").strip()
+    try:
+        rate = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if rate <= 0:
+        raise DataError(f"expected frames per second, such as 30 or 30000/1001, got '{text[:40]}'", path)
+    return rate

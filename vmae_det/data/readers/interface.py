@@ -1,0 +1,99 @@
+"""What every reader is: frames by index, and when each of them is shown."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from vmae_det.utils.errors import DataError
+from vmae_det.utils.registry import Registry
+
+READER_REGISTRY = Registry("READER")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the bytes of a video lie.
+
+    Attributes:
+        path: what the user calls it, for messages; a video in a tar shard is `shard.tar/KEY.mp4`.
+        file: the file or folder that holds the bytes.
+        start, size: its place in `file`, in bytes; None: the whole file.
+        rate: frames per second of an image folder that does not say its own.
+    """
+
+    path: Path
+    file: Path
+    start: int | None = None
+    size: int | None = None
+    rate: Fraction | None = None
+
+    @property
+    def address(self) -> str:
+        """As FFmpeg's protocols spell it; their prefixes keep a colon in a name from being one of them."""
+        if self.start is None:
+            return f"file:{self.file}"
+        return f"subfile,,start,{self.start},end,{self.start + self.size},,:{self.file}"
+
+
+class VideoReader(ABC):
+    """An open video.
+
+    Attributes:
+        path: the video.
+        times: when each frame is shown, seconds from the first frame on, float64 (num_frames,), ascending.
+        rate: frames per second, on average.
+    """
+
+    path: Path
+    times: np.ndarray
+    rate: Fraction
+
+    def __len__(self) -> int:
+        """Number of frames."""
+        return len(self.times)
+
+    def index_at(self, seconds: float) -> int:
+        """The frame nearest to a moment, in seconds from the first frame on; DataError if it lies outside."""
+        end = self.times[-1] + 1 / float(self.rate)
+        if not -1 / float(self.rate) <= seconds <= end:
+            raise DataError(
+                f"second {seconds:.2f} lies outside the video, which is {end:.2f} seconds long", self.path
+            )
+        return int(np.abs(self.times - seconds).argmin())
+
+    def frames(self, indices: np.ndarray) -> np.ndarray:
+        """The frames at `indices` (n,), in any order and with repeats, as uint8 RGB (n, H, W, 3).
+
+        Raises:
+            DataError: an index lies outside the video, or a frame cannot be decoded.
+        """
+        wanted, places = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
+        if not len(wanted):
+            raise ValueError("no frames are asked for")
+        if wanted[0] < 0 or wanted[-1] >= len(self):
+            outside = wanted[0] if wanted[0] < 0 else wanted[-1]
+            raise DataError(f"frame {outside} is asked of a video of {len(self)} frames", self.path)
+        frames = self._read(wanted)
+        return frames if np.array_equal(places, np.arange(len(wanted))) else frames[places]
+
+    @abstractmethod
+    def _read(self, wanted: np.ndarray) -> np.ndarray:
+        """The frames at `wanted` (n,), which ascend, as uint8 RGB (n, H, W, 3)."""
+
+
+def reduced_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
+    """Width and height with the short side at `short_side`, the aspect kept; never larger than they are."""
+    if short_side is None or min(width, height) <= short_side:
+        return width, height
+    scale = short_side / min(width, height)
+    return round(width * scale), round(height * scale)
+
+
+def unreadable(path: Path, cause: object) -> DataError:
+    """The error of a file that is no video, or a broken one."""
+    return DataError(f"cannot be read as a video: {' '.join(str(cause).split())[:160]}", path)

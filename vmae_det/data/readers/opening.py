@@ -1,0 +1,50 @@
+"""A path, of whatever kind, to an open video."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+from vmae_det.data.readers.interface import READER_REGISTRY, Source, VideoReader
+from vmae_det.data.readers.tar_shard import find_in_shard
+from vmae_det.utils.errors import DataError
+from vmae_det.utils.paths import local_path
+from vmae_det.utils.registry import lookup
+
+
+def open_video(
+    path: str | Path,
+    reader: str = "auto",
+    *,
+    short_side: int | None = None,
+    rate: Fraction | float | None = None,
+) -> VideoReader:
+    """Open a video with the reader of that name.
+
+    Args:
+        path: a video file, an address that iopath knows, `shard.tar/KEY.mp4` for a video in a tar shard, or a
+            folder of frames, which the reader "images" reads whatever `reader` says.
+        reader: "auto" is PyAV.
+        short_side: pixels; larger frames come reduced to it, their aspect kept, and smaller ones as they are.
+        rate: frames per second of a folder of frames that has no rate.txt.
+
+    Raises:
+        DataError: there is no such video, or it cannot be read.
+        ConfigError: there is no such reader.
+    """
+    opened = lookup(READER_REGISTRY, "pyav" if reader == "auto" else reader, "DATALOADER.READER")
+    source = _find(path, None if rate is None else Fraction(rate).limit_denominator(1001))
+    if source.file.is_dir():
+        opened = READER_REGISTRY.get("images")
+    return opened(source, short_side)
+
+
+def _find(path: str | Path, rate: Fraction | None) -> Source:
+    path = local_path(path)
+    if path.exists():
+        return Source(path, path, rate=rate)
+    shard = next((parent for parent in path.parents if parent.suffix == ".tar" and parent.is_file()), None)
+    if shard is None:
+        raise DataError("no such video file", path)
+    start, size = find_in_shard(shard, path.relative_to(shard).as_posix())
+    return Source(path, shard, start, size)

@@ -1,0 +1,191 @@
+"""Reads through PyAV, which brings its own FFmpeg and has wheels everywhere."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterator
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from vmae_det.data.readers.interface import READER_REGISTRY, Source, VideoReader, reduced_size, unreadable
+from vmae_det.data.readers.packet_index import VideoFile, VideoIndex, index_video, packets_of
+from vmae_det.utils.errors import DataError
+
+# Key frames to step back by where frames stay away: after some, they need those before (intra refresh).
+_STEPS_BACK = (0, 1, 4)
+
+
+@READER_REGISTRY.register_as("pyav")
+class PyAVReader(VideoReader):
+    """Finds frames by their times, and gives none that damaged data are known to reach."""
+
+    def __init__(self, source: Source, short_side: int | None = None) -> None:
+        self.path = source.path
+        self._index = index = index_video(source)
+        self._file = VideoFile(source)
+        self.times, self.rate = index.times, index.rate
+        self._size = reduced_size(index.width, index.height, short_side)
+        self._interpolation = "AREA" if self._size != (index.width, index.height) else "BILINEAR"
+        # Kept, as making one costs more than converting a small frame.
+        self._reformatter = VideoReformatter()
+
+    def _read(self, wanted: np.ndarray) -> np.ndarray:
+        width, height = self._size[::-1] if self._index.turn.swap else self._size
+        out = np.empty((len(wanted), height, width, 3), dtype=np.uint8)
+        places = {int(index): place for place, index in enumerate(wanted)}
+        try:
+            for steps in _STEPS_BACK:
+                for index, frame in self._find(sorted(places), steps):
+                    out[places.pop(index)] = self._convert(frame)
+                if not places:
+                    return out
+        except (av.FFmpegError, OSError) as error:
+            raise unreadable(self.path, error.strerror) from None
+        raise DataError(
+            f"frame {min(places)} of {len(self)} cannot be decoded: its data are damaged", self.path
+        )
+
+    def _find(self, wanted: list[int], steps: int) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Those frames of `wanted`, ascending, that come out whole from `steps` key frames before them."""
+        keys, stamps = self._index.keys, self._index.stamps
+        starts = np.maximum(np.searchsorted(keys, stamps[wanted], side="right") - 1 - steps, 0)
+        todo = deque(zip(wanted, starts))
+        while todo:
+            start = todo[0][1]
+            run = Run(self._file, self._index, start)
+            for index, frame, whole in run:
+                while todo and todo[0][0] < index:
+                    todo.popleft()
+                if todo and todo[0][0] == index:
+                    todo.popleft()
+                    if whole:
+                        yield index, frame
+                # On to the next one by decoding, or by a leap where a key frame lies between.
+                if not todo or (todo[0][1] > start and keys[todo[0][1]] > stamps[index] + run.leap):
+                    break
+            else:
+                while todo and todo[0][1] == start:
+                    todo.popleft()
+            if run.is_damaged:
+                self._file.rewind()  # some decoders do not recover from what damaged headers told them
+
+    def _convert(self, frame: av.VideoFrame) -> np.ndarray:
+        width, height = self._size
+        rgb = self._reformatter.reformat(
+            frame, width, height, format="rgb24", interpolation=self._interpolation, threads=1
+        )
+        return self._index.turn.apply(rgb.to_ndarray())
+
+
+class Run:
+    """Frames in the order they are shown in, from a key frame on: (index, frame, whether it is whole).
+
+    Damage of a packet reaches the frames decoded after it, up to the next key frame. Some of it shows only
+    when its frame comes out, so frames wait for those that were decoded before them and are shown later.
+    """
+
+    def __init__(self, file: VideoFile, index: VideoIndex, start: int) -> None:
+        self._file, self._index = file, index
+        self._start = start
+        self._order: dict[int, int] = {}  # stamp -> number of its packet since the run began
+        self._damaged: list[int] = []  # numbers of packets
+        self._pending: set[int] = set()  # numbers of packets whose frames are to come
+        # In units of time_base: a leap over fewer than eight frames costs more than decoding them.
+        self.leap = 8 / float(index.rate * index.time_base)
+
+    def __iter__(self) -> Iterator[tuple[int, av.VideoFrame, bool]]:
+        held: deque[tuple[int, av.VideoFrame]] = deque()
+        for index, frame in self._indexed():
+            held.append((index, frame))
+            while held and not self._is_waiting(held[0][0]):
+                index, frame = held.popleft()
+                yield index, frame, self._is_whole(index)
+        self._damaged += self._pending
+        for index, frame in held:
+            yield index, frame, self._is_whole(index)
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether damage was met, or frames stayed away."""
+        return bool(self._damaged)
+
+    def _is_waiting(self, index: int) -> bool:
+        """Whether a frame that was decoded before this one is still to come."""
+        own = self._order.get(int(self._index.stamps[index]), 0)
+        return any(number < own for number in self._pending)
+
+    def _is_whole(self, index: int) -> bool:
+        if self._index.numbered:
+            return not self._damaged
+        stamp, keys = self._index.stamps[index], self._index.keys
+        key = keys[np.searchsorted(keys, stamp, side="right") - 1]
+        first, own = self._order.get(int(key), 0), self._order.get(int(stamp), 0)
+        return not any(first <= number <= own for number in self._damaged)
+
+    def _indexed(self) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Frames with their indices; what stays away between two is damage."""
+        stamps, numbered = self._index.stamps, self._index.numbered
+        expected = 0 if numbered else None
+        for number, frame in self._decoded():
+            index = expected if numbered else self._index_of(frame)
+            if index is None:
+                continue
+            if expected is None:
+                expected = index
+            for missing in stamps[expected:index]:
+                self._damaged.append(self._order.get(int(missing), number))
+                self._pending.discard(self._order.get(int(missing), number))
+            own = number if numbered else self._order.get(frame.pts, number)
+            if frame.is_corrupt:
+                self._damaged.append(own)
+            self._pending.discard(own)
+            expected = index + 1
+            yield index, frame
+
+    def _index_of(self, data: av.VideoFrame | av.Packet) -> int | None:
+        """None for what is not to be shown, or comes before the key frame of the run."""
+        stamps = self._index.stamps
+        if self._index.numbered or data.pts is None or data.pts < self._first:
+            return None
+        index = int(np.searchsorted(stamps, data.pts))
+        return index if index < len(stamps) and stamps[index] == data.pts else None
+
+    def _decoded(self) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Frames with the number of the packet that brought them out."""
+        for number, packet in enumerate(self._packets()):
+            if self._index_of(packet) is not None:
+                self._order[packet.pts] = number
+                self._pending.add(number)
+            try:
+                frames = packet.decode()
+            except av.EOFError:
+                return
+            except av.InvalidDataError:
+                self._damaged.append(number)
+                continue
+            if packet.is_corrupt:
+                self._damaged.append(number)
+            for frame in frames:
+                yield number, frame
+
+    def _packets(self) -> Iterator[av.Packet]:
+        """From the key frame on, or from one before it where the container cannot find it."""
+        keys = self._index.keys[: self._start + 1]
+        for steps in () if self._index.numbered else (0, 1, 3):
+            try:
+                target = int(keys[max(self._start - steps, 0)])
+                self._file.container.seek(target, stream=self._file.stream, backward=True)
+            except av.FFmpegError:
+                continue
+            packets = packets_of(self._file)
+            key = next((packet for packet in packets if packet.is_keyframe), None)
+            if key is not None and key.pts in keys:
+                self._first = key.pts
+                yield from itertools.chain([key], packets)
+                return
+        self._file.rewind()
+        self._first = self._index.stamps[0]
+        yield from packets_of(self._file)
