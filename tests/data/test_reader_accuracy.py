@@ -65,6 +65,8 @@ def video(tmp_path_factory):
     folder, made = tmp_path_factory.mktemp("numbered"), {}
 
     def get(name):
+        if RECIPES[name].rotation and not hasattr(av.VideoStream, "set_display_rotation"):
+            pytest.skip("PyAV writes display matrices from 18.1 on")
         if name not in made:
             made[name] = write_numbered(folder / name.replace(" ", "_").replace(",", ""), RECIPES[name])
         return made[name]

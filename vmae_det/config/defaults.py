@@ -152,7 +152,7 @@ _C.DATALOADER = CN()
 _C.DATALOADER.NUM_WORKERS = 4
 # Detection training: decoded clips kept in memory by each loader process, in MB; 0: none.
 _C.DATALOADER.CACHE_MB = 0
-# A name of the reader registry; auto: decord where it is installed, else PyAV.
+# A name of the reader registry; auto: PyAV (docs/readers.md).
 _C.DATALOADER.READER = "auto"
 # Decode frames that are larger than any crop needs at a smaller size: faster, above all from 1080p, and
 # slightly other pixels than of whole frames made smaller.

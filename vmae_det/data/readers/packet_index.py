@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import struct
 from collections.abc import Iterable, Iterator
@@ -22,6 +21,7 @@ _FORMATS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,asf,flv,ogg"
 _TIMED = ("mov", "matroska", "mpegts", "asf", "flv", "ogg")
 _DECORD_FORMATS = ("mov", "matroska")
 _DECORD_CODECS = ("h264", "hevc", "mpeg4", "vp8", "vp9")
+_MAX_INDICES = 512  # a film of two hours takes a megabyte and a half, a clip of ten seconds some kilobytes
 _READ_ERRORS = (av.FFmpegError, OSError, ValueError)
 
 
@@ -74,6 +74,9 @@ class _Packet(NamedTuple):
     whole: bool
 
 
+_indices: dict[tuple[Source, int, int], VideoIndex] = {}
+
+
 class VideoFile:
     """An open file: `container`, and `stream`, its first video stream, which decodes on one thread.
 
@@ -115,8 +118,11 @@ def _open(source: Source) -> tuple[av.container.InputContainer, av.VideoStream]:
     return container, streams[0]
 
 
-def index_video(source: Source) -> VideoIndex:
-    """The index of a file; read once by each process while the file stays as it is.
+def index_video(source: Source, file: VideoFile | None = None) -> VideoIndex:
+    """The index of a file, which each process reads once while the file stays as it is.
+
+    Args:
+        file: the source, opened, to read it by.
 
     Raises:
         DataError: it cannot be read, or holds no frames.
@@ -125,24 +131,28 @@ def index_video(source: Source) -> VideoIndex:
         stat = os.stat(source.file)
     except OSError as error:
         raise unreadable(source.path, error.strerror) from None
-    return _index_video(source, stat.st_mtime_ns, stat.st_size)
+    key = source, stat.st_mtime_ns, stat.st_size
+    index = _indices.pop(key, None) or _read_index(source, file or VideoFile(source))
+    _indices[key] = index  # the last one used stands last
+    if len(_indices) > _MAX_INDICES:
+        del _indices[next(iter(_indices))]
+    return index
 
 
 def forget_indices() -> None:
     """Read every file anew, as a process that begins."""
-    _index_video.cache_clear()
+    _indices.clear()
 
 
-@functools.lru_cache(maxsize=512)
-def _index_video(source: Source, mtime_ns: int, size: int) -> VideoIndex:
-    scan = _scan(source, decode_all=False)
+def _read_index(source: Source, file: VideoFile) -> VideoIndex:
+    scan = _scan(file, decode_all=False)
     if scan.first is None:
         what = "none of its frames can be decoded" if scan.packets else "holds no frames"
         raise unreadable(source.path, what)
     turn = _turn(scan.first)
     size_and_turn = scan.first.width, scan.first.height, turn
     if not scan.timed:
-        stamps = np.arange(_scan(source, decode_all=True).count)
+        stamps = np.arange(_scan(VideoFile(source), decode_all=True).count)
         doubt = "the file does not say when its frames are shown"
         return VideoIndex(stamps, stamps[:1], 1 / scan.rate, scan.rate, *size_and_turn, True, doubt)
     first = scan.first.pts
@@ -169,27 +179,25 @@ class _Scan:
     count: int = 0
 
 
-def _scan(source: Source, decode_all: bool) -> _Scan:
+def _scan(file: VideoFile, decode_all: bool) -> _Scan:
     """All packets in the order of decoding, the first frame, and with `decode_all` the number of frames."""
-    file = VideoFile(source)
     stream, name = file.stream, file.container.format.name
     context = stream.codec_context
     rate = stream.average_rate or stream.guessed_rate or Fraction(25)
     scan = _Scan(name, context.codec.canonical_name, stream.time_base, rate, name.startswith(_TIMED))
     scan.timed = scan.timed or context.reorder_depth == 0
     prefix = _length_bytes(context)
-    with file.container:
-        for packet in packets_of(file):
-            if packet.size:
-                whole = not packet.is_corrupt
-                scan.packets.append(_Packet(packet.pts, packet.is_keyframe, not packet.is_discard, whole))
-                scan.timed &= packet.pts is not None
-            if prefix and packet.size and packet.is_keyframe and scan.idr:
-                scan.idr = 5 in _nal_types(bytes(packet), prefix)
-            if scan.first is None or decode_all:
-                for frame in _decode(packet):
-                    scan.first = scan.first or frame
-                    scan.count += 1
+    for packet in packets_of(file):
+        if packet.size:
+            whole = not packet.is_corrupt
+            scan.packets.append(_Packet(packet.pts, packet.is_keyframe, not packet.is_discard, whole))
+            scan.timed &= packet.pts is not None
+        if prefix and packet.size and packet.is_keyframe and scan.idr:
+            scan.idr = 5 in _nal_types(bytes(packet), prefix)
+        if scan.first is None or decode_all:
+            for frame in _decode(packet):
+                scan.first = scan.first or frame
+                scan.count += 1
     scan.timed &= scan.first is None or scan.first.pts is not None
     return scan
 

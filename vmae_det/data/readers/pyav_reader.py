@@ -24,8 +24,8 @@ class PyAVReader(VideoReader):
 
     def __init__(self, source: Source, short_side: int | None = None) -> None:
         self.path = source.path
-        self._index = index = index_video(source)
         self._file = VideoFile(source)
+        self._index = index = index_video(source, self._file)
         self.times, self.rate = index.times, index.rate
         self._size = reduced_size(index.width, index.height, short_side)
         self._interpolation = "AREA" if self._size != (index.width, index.height) else "BILINEAR"
