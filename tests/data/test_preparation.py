@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -31,13 +32,14 @@ from vmae_det.data.video_lists import read_video_list
 from vmae_det.utils.errors import UserError
 
 _CODECS = {".mp4": "libx264", ".avi": "mpeg4", ".webm": "libvpx"}
+_OPTIONS = {".avi": {"bf": "2"}}  # as in UCF101
 
 
 def write_video(path, frames=8, size=(128, 96), rate=25, times=None):
     """A video whose frames grow brighter; `times` in thousandths of a second, else by the rate."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as file:
-        stream = file.add_stream(_CODECS[path.suffix], rate=rate)
+        stream = file.add_stream(_CODECS[path.suffix], rate=rate, options=_OPTIONS.get(path.suffix))
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         if times is not None:
             stream.codec_context.time_base = unit = Fraction(1, 1000)
@@ -279,6 +281,18 @@ def test_splits_by_name_and_the_first_as_the_default(tmp_path, in_process):
             for split in ("", "_split1", "_split2", "_split3")
         ]
         assert lists == [f"split{number}_{part}.csv" for number in (1, 1, 2, 3)]
+    assert site.rows("split1_train") == ["brush_hair/a_brush_hair_0.avi 0", "wave/(HQ)_a_[1]_wave_0.avi 1"]
+    assert site.rows("split1_val") == ["wave/#20_wave_1.avi 1"], "the third video has no use in split 1"
+
+
+def test_a_lost_result_is_made_anew(site, in_process):
+    assert site.prepare("--resize", "48") == 0
+    lost = site.made / "videos" / "train" / "0000000000a_000113_000123.mp4"
+    lost.unlink()
+    assert site.prepare("--resize", "48") == 0
+    assert lost.is_file()
+    assert in_process.count("train/0000000000a_000113_000123.mp4") == 2
+    assert len(in_process) == 5
 
 
 def test_missing_videos_count_as_bad_where_the_site_loses_none(tmp_path, in_process, capsys):
@@ -348,13 +362,14 @@ def test_an_interrupted_run_of_processes_leaves_nothing_unfinished(tmp_path, in_
 
 @pytest.mark.parametrize("suffix", [".mp4", ".webm"])
 def test_resizing_keeps_the_times_and_the_picture(tmp_path, suffix):
-    times = [0, 40, 80, 200, 240, 280, 400, 440]
+    times = [120, 160, 200, 320, 360, 400, 520, 560]
     source = write_video(tmp_path / f"source{suffix}", size=(128, 96), times=times)
     target = tmp_path / "deep" / "target.mp4"
     assert resize_video(source, target, 64) == ""
     before, after = open_video(source, "pyav"), open_video(target, "pyav")
-    assert after.times == pytest.approx(np.array(times) / 1000, abs=1e-3)
-    assert after.times == pytest.approx(before.times - before.times[0], abs=1e-3)
+    assert after.times == pytest.approx((np.array(times) - times[0]) / 1000, abs=1e-3)
+    with av.open(str(target)) as file:
+        assert next(file.decode(video=0)).pts == 0
     old, new = before.frames(np.arange(8)), after.frames(np.arange(8))
     assert new.shape == (8, 64, 86, 3)
     assert old.mean(axis=(1, 2, 3)) == pytest.approx(new.mean(axis=(1, 2, 3)), abs=2)
@@ -411,6 +426,14 @@ def test_resizing_a_video_whose_middle_is_damaged(tmp_path):
     assert os.listdir(tmp_path) == ["source.mp4"]
 
 
+def test_resizing_a_video_that_ends_early(tmp_path, monkeypatch):
+    source = write_video(tmp_path / "source.mp4")
+    facts = replace(probe_video(str(source)), frames=100)
+    monkeypatch.setattr("vmae_det.data.preparation.resize.probe_video", lambda path, decode: facts)
+    assert resize_video(source, tmp_path / "target.mp4", 48) == "only 8 of its 100 frames can be decoded"
+    assert os.listdir(tmp_path) == ["source.mp4"]
+
+
 def test_a_disk_that_cannot_be_written_ends_the_run(site, in_process, capsys, monkeypatch):
     def fail(*args):
         raise OSError(28, "No space left on device")
@@ -438,6 +461,15 @@ def test_other_videos_take_the_place_of_the_old_ones(site, in_process, capsys):
     site.videos = site.made / "videos"
     assert site.prepare() == 0, "videos that lie in their place need no link"
     assert not site.videos.is_symlink()
+    count = len(in_process)
+    assert site.prepare("--resize", "48") == 2
+    assert len(in_process) == count, "the error comes before the work"
+
+
+def test_the_dataset_is_not_made_among_the_videos(site, in_process, capsys):
+    site.root = site.videos
+    assert site.prepare() == 2
+    assert "holds the dataset's own folder" in capsys.readouterr().err
 
 
 def test_the_journal_survives_a_torn_line_and_forgets_changed_files(tmp_path):
@@ -464,7 +496,7 @@ def test_two_preparations_keep_apart(site, in_process):
     assert site.prepare() == 0
 
 
-def replace(folder, name, old, new):
+def change(folder, name, old, new):
     path = folder / name
     text = path.read_text()
     assert old in text
@@ -504,7 +536,7 @@ BAD_FILES = [
 def test_a_wrong_official_file_is_one_line(name, file, old, new, expected, tmp_path, capsys):
     site = Site(tmp_path, name)
     SITES[name](site)
-    replace(site.annotations, file, old, new)
+    change(site.annotations, file, old, new)
     assert site.prepare() == 2
     error = capsys.readouterr().err.strip()
     assert expected in error

@@ -7,11 +7,11 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from vmae_det.data.preparation.common import Outcome, link_folder
+from vmae_det.data.preparation.common import Outcome, check_link, link_folder
 from vmae_det.data.preparation.resize import resize_video
 from vmae_det.data.preparation.video_index import VideoIndex
 from vmae_det.data.preparation.work import Journal, header_problem, work_through
-from vmae_det.utils.errors import DataError
+from vmae_det.utils.errors import DataError, UserError
 from vmae_det.utils.files import write_whole
 
 RESIZE_SECONDS = 1800  # that re-encoding one video may take
@@ -66,7 +66,15 @@ def prepare_classification(
 
     Raises:
         DataError: none of the videos is there.
+        UserError: what is to be made would lie in the folder of videos, or there is something in its place.
     """
+    if folder.resolve().is_relative_to(args.videos.resolve()):
+        raise UserError(
+            f"--videos: {args.videos} holds the dataset's own folder {folder}; "
+            "name the folder of the videos alone, or another --root"
+        )
+    place = folder / f"videos_{args.resize}" if args.resize else args.videos
+    check_link(place, folder / "videos")
     index = VideoIndex(args.videos)
     listed = list(dict.fromkeys(video for videos in lists.values() for video in videos))
     paths = {video: path for video in listed if (path := video.find(index))}
@@ -76,10 +84,7 @@ def prepare_classification(
             args.videos,
         )
     names = list(paths.values())
-    if args.resize:
-        problems, place = _resize(names, folder, args)
-    else:
-        problems, place = _check(names, folder, args), args.videos
+    problems = (_resize if args.resize else _check)(names, folder, args)
     link_folder(place, folder / "videos")
     made = [f"videos: {place}"]
     for name, videos in lists.items():
@@ -117,13 +122,13 @@ def _check(names: list[str], folder: Path, args: argparse.Namespace) -> dict[str
     return work_through(journal, names, ask, "checking headers", workers=args.workers)
 
 
-def _resize(names: list[str], folder: Path, args: argparse.Namespace) -> tuple[dict[str, str], Path]:
+def _resize(names: list[str], folder: Path, args: argparse.Namespace) -> dict[str, str]:
     place = folder / f"videos_{args.resize}"
     place.mkdir(parents=True, exist_ok=True)
     for unfinished in place.rglob(".*.tmp.mp4"):
         unfinished.unlink()
     encode = functools.partial(_resize_one, source=args.videos, target=place, short_side=args.resize)
-    problems = work_through(
+    return work_through(
         Journal(folder / f"journal_resize_{args.resize}.jsonl", args.videos),
         names,
         encode,
@@ -132,7 +137,6 @@ def _resize(names: list[str], folder: Path, args: argparse.Namespace) -> tuple[d
         seconds=RESIZE_SECONDS,
         is_done=lambda name: (place / _resized_name(name)).is_file(),
     )
-    return problems, place
 
 
 def _resize_one(name: str, source: Path, target: Path, short_side: int) -> str:

@@ -112,13 +112,18 @@ def only_run(folder: Path) -> Iterator[None]:
         yield
 
 
+def check_link(target: Path, link: Path) -> None:
+    """UserError where `link_folder` could not make this link, to be known before long work."""
+    if link.exists() and not link.is_symlink() and link.resolve() != target.resolve():
+        raise UserError(f"{link}: a folder of this name is there already; move it away, or name it --videos")
+
+
 def link_folder(target: Path, link: Path) -> None:
     """Make `link` lead to the folder `target`, unless it is that folder; a link that led elsewhere is
     replaced, a folder never."""
+    check_link(target, link)
     if link.exists() and link.resolve() == target.resolve():
         return
-    if link.exists() and not link.is_symlink():
-        raise UserError(f"{link}: a folder of this name is there already; move it away, or name it --videos")
     same_parent = target.parent.resolve() == link.parent.resolve()
     temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
     link.parent.mkdir(parents=True, exist_ok=True)
