@@ -300,7 +300,9 @@ def test_the_command_prints_a_table_and_writes_json(ava_files, tmp_path, capsys)
 
 def test_the_evaluator_of_the_training_loop_gives_what_its_file_gives(ava_files, tmp_path, monkeypatch):
     truth = read_action_csv(ava_files.truth)
-    spec = SimpleNamespace(label_map=ava_files.labels, annotations=ava_files.truth, excluded=None)
+    spec = SimpleNamespace(
+        label_map=ava_files.labels, annotations=ava_files.truth, excluded=None, scored_classes=None
+    )
     cfg = SimpleNamespace(TEST=SimpleNamespace(PROTOCOL="slowfast"))
     rng = np.random.default_rng(0)
     keyframes = sorted(set(zip(truth.videos[truth.video], truth.timestamp)))

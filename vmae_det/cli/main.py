@@ -21,7 +21,7 @@ COMMANDS = {
     "prepare": "a known dataset, from what its site gives to what the configs want",
     "import": "annotations of CVAT, VIA 3, COCO JSON or Label Studio to a dataset",
     "check-data": "what is wrong with a dataset, before a night of training is lost",
-    "evaluate": "frame-mAP of detections in a file",
+    "evaluate": "frame-mAP, video-mAP or person recall of detections in a file",
     "benchmark": "time and memory of the program's parts on this machine",
     "quickstart": "the whole way on a small built-in dataset, in a few minutes on a CPU",
 }

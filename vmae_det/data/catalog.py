@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from vmae_det.data.mini_ava import make_mini_ava
+from vmae_det.data.video_starts import VideoStarts
 from vmae_det.utils.errors import ConfigError, DataError, did_you_mean
 
 # What a dataset of each type must name.
@@ -34,7 +35,8 @@ class DatasetSpec:
         label_map: pbtxt with ids and names of the classes.
         person_boxes: detected persons, for testing a detector.
         excluded: keyframes left out of training and evaluation.
-        video_start: second of the dataset's clock at which every video file starts.
+        video_start: second of the dataset's clock at which every video file starts; or each, as a table.
+        scored_classes: label map of the classes that the metric looks at; without, all of `label_map`.
     """
 
     name: str
@@ -44,7 +46,17 @@ class DatasetSpec:
     label_map: Path | None = None
     person_boxes: Path | None = None
     excluded: Path | None = None
-    video_start: float = 0.0
+    video_start: float | VideoStarts = 0.0
+    scored_classes: Path | None = None
+
+    def start_of(self, video: str) -> float:
+        """Second of the dataset's clock at which a video's file starts; DataError if the table lacks it."""
+        if not isinstance(self.video_start, VideoStarts):
+            return self.video_start
+        start = self.video_start.get(video)
+        if start is None:
+            raise DataError(f"no line for the video '{video}'", self.video_start.path)
+        return start
 
 
 @dataclass(frozen=True)
@@ -56,12 +68,14 @@ class CatalogEntry:
         file: a dataset file relative to the root, instead of `content`.
         prepare: called with the root before use; makes the data where they are missing.
         optional: keys of `content` that are left out where their file is missing.
+        made_by: the command that makes `file`.
     """
 
     content: dict[str, Any] | None = None
     file: str | None = None
     prepare: Callable[[Path], object] | None = None
     optional: tuple[str, ...] = ()
+    made_by: str = ""
 
 
 _CATALOG: dict[str, CatalogEntry] = {}
@@ -96,6 +110,9 @@ def get_dataset(name: str, root: str = "") -> DatasetSpec:
         if entry.prepare is not None:
             entry.prepare(base)
         if entry.file is not None:
+            if entry.made_by and not (base / entry.file).exists():
+                problem = f"dataset '{name}' is not there yet; `{entry.made_by}` makes it"
+                raise DataError(f"{problem} (datasets/README.md)", base / entry.file)
             return read_dataset_file(base / entry.file, name)
         content = {
             key: value
@@ -143,15 +160,21 @@ def _make_spec(content: dict[str, Any], base: Path, name: str, source: str) -> D
     values: dict[str, Any] = {}
     for key, value in content.items():
         if key == "video_start":
-            if type(value) not in (int, float):
-                raise DataError(f"video_start: expected seconds, got {value!r}", source)
-            values[key] = float(value)
+            values[key] = _video_start(value, base, source)
         elif key != "type" and value:
             values[key] = base / str(value)
             if not values[key].exists():
                 hint = "" if base.exists() else f" (the folder {base} itself does not exist)"
                 raise DataError(f"{key}: {values[key]} does not exist{hint}", source)
     return DatasetSpec(name=name, type=kind, **values)
+
+
+def _video_start(value: Any, base: Path, source: str) -> float | VideoStarts:
+    if type(value) in (int, float):
+        return float(value)
+    if isinstance(value, str) and value.endswith(".csv"):
+        return VideoStarts(base / value)
+    raise DataError(f"video_start: expected seconds, got {value!r}; or a table of them (.csv)", source)
 
 
 def _register_builtin() -> None:
@@ -161,16 +184,6 @@ def _register_builtin() -> None:
         )
         register_dataset(f"mini_ava_{split}", entry)
     for split in ("train", "val"):
-        content = {
-            "type": "detection",
-            "videos": "ava/videos",
-            "annotations": f"ava/annotations/ava_{split}_v2.2.csv",
-            "label_map": "ava/annotations/ava_action_list_v2.2_for_activitynet_2019.pbtxt",
-            "excluded": f"ava/annotations/ava_{split}_excluded_timestamps_v2.2.csv",
-        }
-        if split == "val":
-            content["person_boxes"] = "ava/annotations/ava_val_predicted_boxes.csv"
-        register_dataset(f"ava_v2.2_{split}", CatalogEntry(content))
         for name in ("kinetics400", "kinetics600", "kinetics700", "something_something_v2"):
             register_dataset(f"{name}_{split}", _classification(name, split))
         for name in ("ucf101", "hmdb51"):
@@ -190,4 +203,26 @@ def _classification(folder: str, list_name: str) -> CatalogEntry:
     return CatalogEntry(content, optional=("label_map",))
 
 
+# Name to the folder under the root with its train.yaml and val.yaml, and what `vmae-det prepare` calls it.
+_PREPARED = {
+    "ava_v2.2": ("ava/movies", "ava"),
+    "ava_v2.2_cuts": ("ava/cuts", "ava"),
+    "ava_v2.2_frames": ("ava/frames", "ava"),
+    "ava_kinetics": ("ava_kinetics", "ava_kinetics"),
+    "ucf101_24": ("ucf101_24", "ucf101_24"),
+    "jhmdb": ("jhmdb/split1", "jhmdb"),
+    "multisports": ("multisports", "multisports"),
+}
+for _split in (1, 2, 3):
+    _PREPARED[f"jhmdb_split{_split}"] = (f"jhmdb/split{_split}", "jhmdb")
+
+
+def _register_prepared() -> None:
+    for name, (folder, command) in _PREPARED.items():
+        for part in ("train", "val"):
+            entry = CatalogEntry(file=f"{folder}/{part}.yaml", made_by=f"vmae-det prepare {command}")
+            register_dataset(f"{name}_{part}", entry)
+
+
 _register_builtin()
+_register_prepared()

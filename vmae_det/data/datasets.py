@@ -34,7 +34,7 @@ from vmae_det.data.sampling import (
     target_clip,
 )
 from vmae_det.data.transforms import Clip, make_clip
-from vmae_det.data.video_lists import VIDEO_SUFFIXES, find_videos, read_video_list
+from vmae_det.data.video_lists import find_videos, read_video_list, videos_by_id
 from vmae_det.utils.errors import ConfigError, DataError
 from vmae_det.utils.registry import Registry
 
@@ -251,6 +251,7 @@ class ActionKeyframes(ClipDataset):
         excluded = read_excluded(spec.excluded) if spec.excluded else None
         self.keyframes = self._annotated(excluded) if training else self._detected(excluded)
         self.files = _files_of(self.keyframes.videos, spec)
+        self.starts = np.array([spec.start_of(str(video)) for video in self.keyframes.videos])
         self.cache = ClipCache(cfg.DATALOADER.CACHE_MB if training else 0)
 
     def _annotated(self, excluded: Any) -> Keyframes:
@@ -292,10 +293,10 @@ class ActionKeyframes(ClipDataset):
         video, timestamp, _, _ = self.keyframes[index]
         reader, node = self.open(self.files[video]), self.cfg.INPUT
         try:
-            keyframe = reader.index_at(timestamp - self.spec.video_start)
+            keyframe = reader.index_at(timestamp - self.starts[video])
         except DataError as error:
             raise DataError(
-                f"keyframe {timestamp:g} (video_start is {self.spec.video_start:g}): {error}", self.spec.name
+                f"keyframe {timestamp:g} (video_start is {self.starts[video]:g}): {error}", self.spec.name
             ) from None
         frames = keyframe_clip(keyframe, len(reader), node.NUM_FRAMES, node.SAMPLING_RATE)
         return reader.frames(frames)
@@ -334,7 +335,7 @@ def _require_type(spec: DatasetSpec, kind: str) -> None:
 
 def _files_of(video_ids: np.ndarray, spec: DatasetSpec) -> FileTable:
     """The file of each video id; DataError names the ids without one."""
-    by_id = {path.stem: path for path in spec.videos.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES}
+    by_id = videos_by_id(spec.videos)
     missing = [str(video) for video in video_ids if str(video) not in by_id]
     if missing:
         raise DataError(

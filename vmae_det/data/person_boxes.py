@@ -14,14 +14,10 @@ ava_dataset.py.
 
 from __future__ import annotations
 
-import io
 import json
 import pickle
-import re
-import struct
 import zlib
 from array import array
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +39,7 @@ from vmae_det.data.box_rows import (
     shown,
     unreadable,
 )
+from vmae_det.data.pickles import PickledArray, load_plain_pickle
 from vmae_det.utils.errors import DataError
 
 PERSON_BOX_RULE = BoxRule(slack=0.05, allow_empty=False)
@@ -257,106 +254,8 @@ def _check(box: tuple[float, ...], score: float, path: Path, where: str) -> None
 # ---------------------------------------------------------------- pickle
 
 
-class _PickledType:
-    """Stands for numpy.dtype."""
-
-    def __init__(self, code: str, *_: Any) -> None:
-        self.code, self.order = code, "|"
-
-    def __setstate__(self, state: tuple) -> None:
-        self.order = state[1]
-
-
-class _PickledArray:
-    """Stands for numpy.ndarray: numpy itself crashes on pickles that are broken in the right places."""
-
-    def __init__(self, *_: Any) -> None:
-        self.state: tuple[Any, ...] = ()
-
-    def __setstate__(self, state: tuple) -> None:
-        self.state = tuple(state[1:])
-
-    @classmethod
-    def from_buffer(
-        cls, data: bytes, dtype: _PickledType, shape: tuple[int, ...], order: str
-    ) -> _PickledArray:
-        """What numpy's pickles of protocol 5 call."""
-        array = cls()
-        array.state = (shape, dtype, order == "F", data)
-        return array
-
-    def to_numpy(self) -> np.ndarray:
-        """The array; UnpicklingError if it is not of plain numbers."""
-        try:
-            shape, dtype, is_fortran, data = self.state
-            if not re.fullmatch("[fiu][1248]", dtype.code) or dtype.order not in tuple("<>=|"):
-                raise pickle.UnpicklingError("an array of something else than numbers")
-            data = data.encode("latin1") if isinstance(data, str) else bytes(data)  # Python 2 had no bytes
-            values = np.frombuffer(data, dtype=np.dtype(dtype.order + dtype.code))
-            return values.reshape(shape, order="F" if is_fortran else "C")
-        except (AttributeError, TypeError, ValueError, OverflowError):
-            raise pickle.UnpicklingError("a broken array") from None
-
-
-def _encode_latin1(text: str, encoding: str) -> bytes:
-    """Bytes as old pickles hold them: text in latin1."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"text in {encoding}")
-    return text.encode("latin1")
-
-
-# What a pickle of arrays calls, under the names that the versions of numpy gave it.
-_STAND_INS: dict[str, Callable[..., Any]] = {
-    "numpy.ndarray": _PickledArray,
-    "numpy.dtype": _PickledType,
-    "_codecs.encode": _encode_latin1,
-    "numpy.core.multiarray._reconstruct": _PickledArray,
-    "numpy._core.multiarray._reconstruct": _PickledArray,
-    "numpy.core.numeric._frombuffer": _PickledArray.from_buffer,
-    "numpy._core.numeric._frombuffer": _PickledArray.from_buffer,
-}
-
-
-class _ArrayUnpickler(pickle._Unpickler):
-    """Loads containers, text, numbers and numpy arrays; refuses a pickle that wants to call anything else.
-
-    In Python, not C: a few broken bytes make the C one ask for all of the memory.
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _STAND_INS[f"{module}.{name}"]
-        except KeyError:
-            refused = f"wants to run {module}.{name}; expected a dict of plain numpy arrays"
-            raise pickle.UnpicklingError(refused) from None
-
-    def _load_build(self) -> None:
-        if not isinstance(self.stack[-2], (_PickledArray, _PickledType)):
-            raise pickle.UnpicklingError("wants to change something else than an array")
-        super().load_build()
-
-    def _load_bytearray8(self) -> None:
-        # Python makes room for the length that the file claims, before it looks at what is there.
-        (length,) = struct.unpack("<Q", self.read(8))
-        self.append(bytearray(self.read(length)))
-
-    dispatch = pickle._Unpickler.dispatch | {
-        pickle.BUILD[0]: _load_build,
-        pickle.BYTEARRAY8[0]: _load_bytearray8,
-    }
-
-
 def _read_pickle(path: Path) -> PersonBoxes:
-    try:
-        with open_plain(path) as file:
-            # latin1 also reads what Python 2 wrote.
-            content = _ArrayUnpickler(io.BytesIO(file.read()), encoding="latin1").load()
-    except pickle.UnpicklingError as error:
-        raise DataError(f"is not a pickle of person boxes: {error}", path) from None
-    except OSError as error:
-        raise unreadable(path, error) from None
-    except Exception as error:  # a broken pickle raises whatever its broken content leads to
-        raise DataError(f"is not a pickle of person boxes: {type(error).__name__}: {error}", path) from None
+    content = load_plain_pickle(path, "person boxes")
     if not isinstance(content, dict) or not content:
         raise DataError("expected a dict of 'video_id,timestamp' and arrays (N, 5)", path)
     keyframes, tables = [], []
@@ -383,7 +282,7 @@ def _read_pickle(path: Path) -> PersonBoxes:
 def _table(value: Any, path: Path, where: str) -> np.ndarray:
     """Boxes and scores (N, 5) of one keyframe."""
     expected = "expected an array (N, 5) of x1, y1, x2, y2, score"
-    if not isinstance(value, _PickledArray):
+    if not isinstance(value, PickledArray):
         raise DataError(f"{where}: {expected}, got a {type(value).__name__}", path)
     try:
         table = value.to_numpy()

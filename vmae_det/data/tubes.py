@@ -1,6 +1,7 @@
 """Tubes: one person's boxes over the frames of one action, as UCF101-24, JHMDB and MultiSports annotate them.
 
-A line of the CSV is `video_id,tube_id,label,score,frame,x1,y1,x2,y2`, a line for each frame of each tube.
+A line of the CSV is `video_id,tube_id,label,score,frame,x1,y1,x2,y2`, a line for each frame of each tube;
+the first line may be that header.
 Tube ids are whole numbers, unique in their video; the label is text, and equal on all lines of a tube, as is
 the score, which may be empty in ground truth. Frames are whole numbers. Boxes are in any unit that ground
 truth and detections share, with continuous coordinates. Files whose boxes are inclusive pixels, as those of
@@ -60,6 +61,8 @@ def read_tubes(path: str | Path, kind: str = "ground_truth") -> Tubes:
     seen: set[tuple[int, int]] = set()
     tube, frame, boxes = array("q"), array("q"), array("d")
     for row in iterate_rows(path):
+        if row.line == 1 and ",".join(row.fields) == _COLUMNS:
+            continue
         if len(row.fields) != 9:
             raise row.error(f"expected 9 columns ({_COLUMNS}), got {len(row.fields)}")
         key, described = _tube(row, kind)

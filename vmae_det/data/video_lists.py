@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
 from pathlib import Path
 
@@ -13,6 +15,9 @@ from vmae_det.utils.errors import DataError
 VIDEO_SUFFIXES = frozenset(
     (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts")
 )
+
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp"))
+_ENTRIES = 5  # of a folder that are looked at to tell whether it holds images
 
 _LINE = re.compile(r"(.*[^\s,])[\s,]+([0-9]+)")
 
@@ -49,3 +54,23 @@ def find_videos(folder: Path) -> FileTable:
             f"no video files below this folder (looked for {', '.join(sorted(VIDEO_SUFFIXES))})", folder
         )
     return FileTable(folder, (file.relative_to(folder) for file in files))
+
+
+def videos_by_id(folder: Path) -> dict[str, Path]:
+    """Video id to file, or to folder of images, of those that lie in `folder` itself: a file's name without
+    suffix, a folder's name."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in VIDEO_SUFFIXES:
+            found[path.stem] = path
+        elif _holds_images(path):
+            found[path.name] = path
+    return found
+
+
+def _holds_images(path: Path) -> bool:
+    if not path.is_dir():
+        return False
+    with os.scandir(path) as entries:
+        some = itertools.islice(entries, _ENTRIES)
+        return any(os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES for entry in some)

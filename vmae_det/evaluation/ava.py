@@ -14,7 +14,7 @@ from vmae_det.data.box_rows import keyframe_keys
 from vmae_det.data.label_map import LabelMap
 from vmae_det.evaluation.evaluator import EVALUATOR_REGISTRY, Evaluator, gather
 from vmae_det.evaluation.frame_map import FrameMAP, frame_map
-from vmae_det.evaluation.matching import PROTOCOLS, Keyframes
+from vmae_det.evaluation.matching import PROTOCOLS
 from vmae_det.utils.files import write_whole
 
 
@@ -46,12 +46,10 @@ class FrameMAPEvaluator(Evaluator):
 
     def evaluate(self) -> dict[str, float]:
         """frame_mAP under TEST.PROTOCOL, and under each protocol by name; in [0, 1]."""
-        label_map, ground_truth, excluded = self._annotations
-        self._detections = self._gather(label_map)
+        scored, ground_truth, excluded = self._truth
+        self._detections = self._gather(LabelMap.from_file(self.spec.label_map))
         results = {
-            protocol: frame_map(
-                ground_truth, self._detections, label_map, excluded=excluded, protocol=protocol
-            )
+            protocol: frame_map(ground_truth, self._detections, scored, excluded=excluded, protocol=protocol)
             for protocol in PROTOCOLS
         }
         self._result = results[self.cfg.TEST.PROTOCOL]
@@ -59,9 +57,9 @@ class FrameMAPEvaluator(Evaluator):
         return {"frame_mAP": self._result.mean_ap, **by_protocol}
 
     @cached_property
-    def _annotations(self) -> tuple[LabelMap, ActionBoxes, Keyframes | None]:
-        """Label map, ground truth and excluded keyframes: read once, at the first evaluation."""
-        label_map = LabelMap.from_file(self.spec.label_map)
+    def _truth(self) -> tuple[LabelMap, ActionBoxes, frozenset[tuple[str, float]] | None]:
+        """The classes that count, and the dataset's files, read at the first evaluation."""
+        label_map = LabelMap.from_file(self.spec.scored_classes or self.spec.label_map)
         ground_truth = read_action_csv(self.spec.annotations, label_map, unknown_actions="ignore")
         excluded = None if self.spec.excluded is None else read_excluded(self.spec.excluded)
         return label_map, ground_truth, excluded

@@ -59,7 +59,7 @@ def draw_contact_sheets(spec: DatasetSpec, num_keyframes: int = NUM_KEYFRAMES) -
     for video, timestamp, ms in bar:
         title, here = f"{video}  {timestamp:g} s", (pl.col("video") == video) & (pl.col("ms") == ms)
         try:
-            frame = _read_frame(files.get(video), timestamp - spec.video_start)
+            frame = _read_frame(files.get(video), timestamp - spec.start_of(video))
         except DataError as error:
             cells.append(_cell(np.full((_CELL[1], _CELL[0], 3), 235, np.uint8), title, error.problem))
             continue

@@ -21,10 +21,11 @@ from vmae_det.data.check.persons import (
     recall_table,
 )
 from vmae_det.data.check.tables import Table, read_table
-from vmae_det.data.check.times import mark_times, time_findings
+from vmae_det.data.check.times import add_starts, mark_times, time_findings
 from vmae_det.data.check.videos import files_by_id, missing_findings, sizes_of
 from vmae_det.data.label_map import LabelMap
 from vmae_det.data.person_boxes import read_person_boxes
+from vmae_det.data.video_starts import VideoStarts
 from vmae_det.utils.errors import DataError
 
 _SAME_ROW = {
@@ -45,7 +46,7 @@ def check_detection(case: Case) -> None:
     tables = [table for table in (annotations, boxes) if table is not None]
     named = {name for table in tables for name in table.rows["video"].unique()}
     facts = case.probe(files[name] for name in named & files.keys())
-    videos = sizes_of({path.stem: fact for path, fact in facts.items()})
+    videos = sizes_of({name: facts[files[name]] for name in named & files.keys()})
 
     truth = None
     if annotations is not None:
@@ -96,7 +97,12 @@ def _check_rows(
     """The rows of annotations or person boxes with their faults, which are noted; `shifted` as of
     `mark_times`."""
     start = case.spec.video_start
-    rows = mark_times(mark_bad_boxes(table.rows, table.holds), videos, start, shifted)
+    has_table = isinstance(start, VideoStarts)
+    rows = add_starts(mark_bad_boxes(table.rows, table.holds), start)
+    unknown = rows.filter(pl.col("start").is_null())["video"].unique(maintain_order=True)
+    if len(unknown):
+        case.add_broken(start.path, DataError(f"no line for {len(unknown)} videos, such as '{unknown[0]}'"))
+    rows = mark_times(rows, videos, None if has_table else shifted)
     case.found += box_findings(rows, table.path, videos, table.holds)
     case.found += time_findings(rows, table.path, videos, start)
     same = _SAME_ROW[table.holds]

@@ -6,6 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
+import numpy as np
+
+from vmae_det.data.readers import open_video
+from vmae_det.utils.errors import DataError
 
 DECODE = ("none", "ends", "all")
 _END_MARGIN = 0.5  # seconds that the last frame may come before the end that the header gives
@@ -34,6 +38,8 @@ def probe_video(path: str, decode: str = "ends") -> VideoFacts:
     Where the header gives no length, as in Matroska, all packets are read, which costs no decoding.
     """
     facts = VideoFacts(path)
+    if Path(path).is_dir():
+        return _probe_images(facts)
     try:
         size = Path(path).stat().st_size
         if size == 0:
@@ -54,6 +60,17 @@ def probe_video(path: str, decode: str = "ends") -> VideoFacts:
         if not facts.frames and _is_mp4(path):
             problem = f"an MP4 file without its index, perhaps cut off: {size} bytes"
     return replace(facts, problem=problem)
+
+
+def _probe_images(facts: VideoFacts) -> VideoFacts:
+    """Of a folder of images, of which the first and the last are read."""
+    try:
+        reader = open_video(facts.path)
+        height, width = reader.frames(np.array([0, len(reader) - 1])).shape[1:3]
+    except DataError as error:
+        return replace(facts, problem=error.problem)
+    seconds = len(reader) / float(reader.rate)
+    return replace(facts, frames=len(reader), seconds=seconds, width=width, height=height)
 
 
 def _read_header(

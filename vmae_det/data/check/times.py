@@ -7,34 +7,48 @@ from pathlib import Path
 import polars as pl
 
 from vmae_det.data.check.findings import Finding, finding_of_rows
+from vmae_det.data.video_starts import VideoStarts
 
 AVA_START = 900.0  # second at which AVA's annotated part begins, and where many cut their files
 
 
+def add_starts(rows: pl.DataFrame, start: float | VideoStarts) -> pl.DataFrame:
+    """`rows` with a column `start`: second of the clock at which a row's video (column `video`) starts; null
+    where the table lacks the video."""
+    if not isinstance(start, VideoStarts):
+        return rows.with_columns(start=pl.lit(start, dtype=pl.Float64))
+    names = rows["video"].unique()
+    table = pl.DataFrame(
+        {"video": names, "start": [start.get(name) for name in names]},
+        schema={"video": pl.String, "start": pl.Float64},
+    )
+    return rows.join(table, on="video", how="left", maintain_order="left")
+
+
 def mark_times(
-    rows: pl.DataFrame, videos: pl.DataFrame, start: float, shifted: str = "wrong_video_start"
+    rows: pl.DataFrame, videos: pl.DataFrame, shifted: str | None = "wrong_video_start"
 ) -> pl.DataFrame:
     """`rows` with a column `time_fault`: the kind of finding that a row's timestamp is, or null.
 
     Args:
-        rows: `video`, `timestamp`.
+        rows: `video`, `timestamp`, and `start` as of `add_starts`; rows without a start have no fault.
         videos: `video`, `frames`, `seconds` of readable videos; rows of others have no fault.
-        start: the dataset's `video_start`.
-        shifted: the finding that rows are which another video_start would put into their videos.
+        shifted: the finding that rows are which another video_start would put into their videos; None where
+            each video has its own start.
     """
     rows = rows.join(
         videos.select("video", "frames", "seconds"), on="video", how="left", maintain_order="left"
     )
     # As the readers: a frame's length beyond the ends is let pass.
     slack = pl.col("seconds") / pl.col("frames")
-    position = pl.col("timestamp") - start
+    position = pl.col("timestamp") - pl.col("start")
     rows = rows.with_columns(
         outside=(~position.is_between(-slack, pl.col("seconds") + slack)).fill_null(False)
     )
-    if (rows["outside"].mean() or 0) >= 0.5 and _possible_starts(rows) is not None:
+    if shifted and (rows["outside"].mean() or 0) >= 0.5 and _possible_starts(rows) is not None:
         fault = pl.when("outside").then(pl.lit(shifted))
     else:
-        kind = pl.when(_counts_frames(start)).then(pl.lit("frame_number_as_timestamp"))
+        kind = pl.when(_counts_frames()).then(pl.lit("frame_number_as_timestamp"))
         fault = pl.when("outside").then(kind.otherwise(pl.lit("keyframe_outside_video")))
     return rows.with_columns(time_fault=fault).drop("frames", "seconds", "outside")
 
@@ -52,19 +66,21 @@ def _possible_starts(rows: pl.DataFrame) -> tuple[float, float] | None:
     return None if low is None or low > high else (max(low, 0.0), high)
 
 
-def _counts_frames(start: float) -> pl.Expr:
+def _counts_frames() -> pl.Expr:
     """Whether a video's timestamps are frame numbers: half lie outside, no shift of the whole mends it, and
     all are whole numbers below the number of frames."""
     time, frames = pl.col("timestamp"), pl.col("frames")
     whole = (time == time.floor()).all()
-    below = (time <= frames).all() | (time - start).is_between(0, frames).all()
+    below = (time <= frames).all() | (time - pl.col("start")).is_between(0, frames).all()
     many = pl.col("outside").mean() >= 0.5
     spread = time.max() - time.min() > pl.col("seconds").first()
     return (whole & below & many & spread).over("video")
 
 
-def time_findings(rows: pl.DataFrame, path: Path, videos: pl.DataFrame, start: float) -> list[Finding]:
-    """Findings about rows that `mark_times` marked; they count rows."""
+def time_findings(
+    rows: pl.DataFrame, path: Path, videos: pl.DataFrame, start: float | VideoStarts
+) -> list[Finding]:
+    """Findings about rows that `mark_times` marked; they count rows. `start`: the dataset's `video_start`."""
     bad = rows.filter(pl.col("time_fault").is_not_null())
     if bad.is_empty():
         return []
@@ -72,12 +88,13 @@ def time_findings(rows: pl.DataFrame, path: Path, videos: pl.DataFrame, start: f
     length = pl.concat_str(
         "text",
         pl.lit("  (second "),
-        (pl.col("timestamp") - start).round(2),
+        (pl.col("timestamp") - pl.col("start")).round(2),
         pl.lit(" of a video of "),
         pl.col("seconds").round(2),
         pl.lit(" s)"),
     )
     bad = bad.with_columns(shown=length)
+    shown_start = start.path.name if isinstance(start, VideoStarts) else f"{start:g}"
     outside = f"of {len(rows)} rows lie outside their videos"
     seconds = "write seconds: the frame's number / frames per second"
     said = {
@@ -91,13 +108,13 @@ def time_findings(rows: pl.DataFrame, path: Path, videos: pl.DataFrame, start: f
         ),
         "frame_number_as_timestamp": (
             f"of {len(rows)} rows give frame numbers as times",
-            lambda: f"{seconds}{f' + {start:g} (video_start)' if start else ''}{_rates(bad)}",
+            lambda: f"{seconds}{f' + {shown_start} (video_start)' if start else ''}{_rates(bad)}",
         ),
         "keyframe_outside_video": (
             outside,
             lambda: (
-                f"a timestamp less video_start ({start:g}) is the second of the video file; remove the rows, "
-                "mend the times, or use the whole videos"
+                f"a timestamp less video_start ({shown_start}) is the second of the video file; remove the "
+                "rows, mend the times, or use the whole videos"
             ),
         ),
     }

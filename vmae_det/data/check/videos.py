@@ -13,18 +13,15 @@ import polars as pl
 from vmae_det.data.check.findings import MAX_EXAMPLES, Example, Finding, finding_of_rows
 from vmae_det.data.check.probe import VideoFacts, probe_video
 from vmae_det.data.check.workers import WorkerDied, run_apart
-from vmae_det.data.video_lists import VIDEO_SUFFIXES
+from vmae_det.data.video_lists import VIDEO_SUFFIXES, videos_by_id
 
 # Seconds that a video may take; decoding a long movie whole takes its time.
 _PATIENCE = {"none": 60, "ends": 120, "all": 7200}
 
 
 def files_by_id(folder: Path) -> dict[str, Path]:
-    """Video id (the name without suffix) to file, as training looks for them: in the folder itself."""
-    if not folder.is_dir():
-        return {}
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
-    return {path.stem: path for path in files}
+    """Video id to file, as training looks for them: in the folder itself; none without such a folder."""
+    return videos_by_id(folder) if folder.is_dir() else {}
 
 
 def probe_videos(paths: Iterable[Path], decode: str, workers: int | None = None) -> dict[Path, VideoFacts]:

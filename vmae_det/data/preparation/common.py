@@ -31,6 +31,11 @@ PREPARERS: dict[str, str] = {
     "something_something_v2": "something_something",
     "ucf101": "ucf101",
     "hmdb51": "hmdb51",
+    "ava": "ava",
+    "ava_kinetics": "ava_kinetics",
+    "ucf101_24": "ucf101_24",
+    "jhmdb": "jhmdb",
+    "multisports": "multisports",
 }
 
 _SHOWN = 3  # files that a summary names

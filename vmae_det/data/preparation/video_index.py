@@ -25,6 +25,10 @@ class VideoIndex:
         if not self._paths:
             raise DataError("expected a folder of videos, found none in or below it", folder)
 
+    def paths(self) -> list[str]:
+        """All videos, relative to the folder."""
+        return [path for several in self._paths.values() for path in several]
+
     def find(self, stem: str, *preferred: str) -> str | None:
         """Path of a video relative to the folder, None without one; of several, the one that lies below a
         folder called `preferred`, the first of these first."""
