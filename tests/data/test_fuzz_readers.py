@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from vmae_det.data.annotations import LabelMap, read_action_csv, read_excluded
 from vmae_det.data.person_boxes import read_person_boxes
-from vmae_det.data.tubes import read_tubes
 from vmae_det.utils.errors import DataError
 
 FUZZ = settings(
@@ -43,10 +42,7 @@ VALUES = {
     "persons": ("vid", "0902", "0.1", "0.2", "0.3", "0.4", "", "0.75"),
     "persons, 7 columns": ("vid", "0902", "0.1", "0.2", "0.3", "0.4", "0.75"),
     "excluded": ("vid", "0902"),
-    "tubes": ("vid", "t1", "jump", "0.75", "902", "0.1", "0.2", "0.3", "0.4"),
-    "true tubes": ("vid", "t1", "jump", "", "902", "0.1", "0.2", "0.3", "0.4"),
 }
-TUBE_HEADER = "video_id,tube_id,label,score,frame,x1,y1,x2,y2"
 # Errors of a file as a whole.
 WITHOUT_LINE = r"(holds no rows|cannot be read: )"
 
@@ -219,57 +215,6 @@ def test_a_broken_line_is_named_or_read_as_python_would(tmp_path, kind):
                 assert result.score[before] == float(fields[7])
             if kind.startswith("persons"):
                 assert result.score[before] == float(fields[-1])
-
-    check()
-
-
-@pytest.mark.parametrize("kind", ["tubes", "true tubes"])
-def test_the_quick_and_the_careful_reader_of_tubes_agree(tmp_path, kind):
-    path = tmp_path / "t.csv"
-    read = {"tubes": lambda path: read_tubes(path, "detections"), "true tubes": read_tubes}[kind]
-
-    @FUZZ
-    @given(broken_files(kind), st.sampled_from(["", "\ufeff"]))
-    def check(data, mark):
-        if not data.startswith(b"\x1f\x8b"):
-            data = f"{mark}{TUBE_HEADER}\n".encode() + data
-        path.write_bytes(data)
-        quick = outcome(read, path)
-        with mock.patch("vmae_det.data.tubes._read_regular", return_value=None):
-            slow = outcome(read, path)
-        if isinstance(slow, str):
-            assert quick == slow
-            assert re.match(r":\d+: ", slow.removeprefix(str(path))) or re.search(WITHOUT_LINE, slow)
-        else:
-            assert not isinstance(quick, str), quick
-            assert repr(columns_of(quick)) == repr(columns_of(slow))
-
-    check()
-
-
-def test_a_broken_line_of_tubes_is_named_or_read_as_python_would(tmp_path):
-    path, good = tmp_path / "t.csv", ",".join(VALUES["tubes"]).replace("902", "1")
-
-    @FUZZ
-    @given(broken_lines("tubes"))
-    def check(line):
-        if "\n" in line:
-            return
-        path.write_bytes("\n".join([TUBE_HEADER, good, line]).encode("utf-8", "surrogatepass"))
-        result = outcome(lambda path: read_tubes(path, "detections"), path)
-        if isinstance(result, str):
-            assert result.startswith(f"{path}:3: ")
-            return
-        fields = [field.strip() for field in line.strip().split(",")]
-        assert len(result) == 1 + any(fields)
-        if any(fields):
-            row = np.flatnonzero(result.frame == int(fields[4]))[0]
-            assert (result.videos[result.video[row]], result.labels[result.label[row]]) == (
-                fields[0],
-                fields[2],
-            )
-            assert result.score[row] == float(fields[3])
-            assert result.boxes[row].tolist() == [float(value) for value in fields[5:]]
 
     check()
 

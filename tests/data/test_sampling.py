@@ -61,7 +61,7 @@ class Recording:
 def reader(monkeypatch):
     """What every video is read by."""
     reader = Recording()
-    monkeypatch.setattr(datasets, "open_video", lambda *_: reader)
+    monkeypatch.setattr(datasets, "open_video", lambda *_, **__: reader)
     return reader
 
 
@@ -168,7 +168,7 @@ OTHER_FRAMES = {
 def test_a_sample_with_a_target_of_other_frames(tiny_cfg, monkeypatch, frames, rate, expected, training):
     """Expected are frames from the start of a clip of 4 frames at stride 2."""
     reader = Numbered()
-    monkeypatch.setattr(datasets, "open_video", lambda *_: reader)
+    monkeypatch.setattr(datasets, "open_video", lambda *_, **__: reader)
     opts = ("MODEL.RECONSTRUCTION.NUM_FRAMES", frames, "MODEL.RECONSTRUCTION.SAMPLING_RATE", rate)
     cfg = tiny_cfg("pretrain", "DATALOADER.REPEATED_AUG", 1, *opts)
     dataset = build_dataset(cfg, "pretraining", cfg.DATASETS.TRAIN[0], training=training)

@@ -1,9 +1,13 @@
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
 
 from vmae_det.config import get_cfg
-from vmae_det.data import transforms
+from vmae_det.data import datasets, transforms
+from vmae_det.data.loader import build_train_dataset
+from vmae_det.data.readers import open_video
 from vmae_det.data.transforms import Clip, make_clip
 
 
@@ -133,3 +137,39 @@ def test_the_model_takes_colour_first():
     video = transforms.to_video(Clip(torch.zeros(4, 3, 5, 6, dtype=torch.uint8), torch.zeros(0, 4)))
     assert video.shape == (3, 4, 5, 6)
     assert video.is_contiguous()
+
+
+@pytest.mark.parametrize(
+    ("training", "crop", "side"),
+    [
+        (True, "multi_scale", 340),
+        (True, "short_side", 256),
+        (True, "resized", 915),
+        (False, "multi_scale", 250),
+    ],
+)
+def test_no_crop_needs_more_than_the_side_that_is_decoded(training, crop, side):
+    cfg = get_cfg()
+    cfg.INPUT.TRAIN_CROP, cfg.INPUT.TRAIN_SHORT_SIDE, cfg.INPUT.TEST_SHORT_SIDE = crop, 256, 250
+    assert transforms.needed_short_side(cfg, training) == side
+    if training and crop != "short_side":
+        clip = Clip(torch.zeros(1, 3, side, 2 * side, dtype=torch.uint8), torch.zeros(0, 4))
+        cuts = []
+        with mock.patch.object(transforms, "crop", lambda clip, *cut: cuts.append(cut[2:]) or clip):
+            for seed in range(300):
+                transforms.train_transform(clip, cfg, np.random.default_rng(seed))
+        assert min(map(min, cuts)) >= 224
+
+
+def test_large_frames_are_decoded_smaller(tiny_cfg, monkeypatch):
+    asked = []
+
+    def opened(path, reader, short_side):
+        asked.append(short_side)
+        return open_video(path, reader, short_side=short_side)
+
+    monkeypatch.setattr(datasets, "open_video", opened)
+    for smaller, expected in ((True, 64), (False, None)):
+        cfg = tiny_cfg("detect", "DATALOADER.DECODE_SMALLER", smaller)
+        build_train_dataset(cfg, "detection")[0, 0]
+        assert asked.pop() == expected

@@ -58,8 +58,8 @@ ABLATIONS = {
 class Decoded:
     """A reader that has decoded its whole video."""
 
-    def __init__(self, path, name):
-        reader = open_video(path, name)
+    def __init__(self, path, name, short_side):
+        reader = open_video(path, name, short_side=short_side)
         self.decoded = reader.frames(np.arange(len(reader)))
 
     def __len__(self):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch.utils.data import BatchSampler, Dataset
+from tqdm import tqdm
 
 from vmae_det.config import get_cfg
 from vmae_det.data.annotations import ActionBoxes, write_action_csv
@@ -47,16 +49,16 @@ class Memory:
         return self.with_annotations - self.without
 
 
-def benchmark_loader_memory(workers: tuple[int, ...] = (1, 2, 4, 8)) -> list[Memory]:
-    """Measure each number of loader processes; UserError where the system does not tell."""
+def benchmark_loader_memory(workers: Sequence[int] = (1, 2, 4, 8), repeats: int = 3) -> list[Memory]:
+    """Medians of `repeats` runs for each number of processes; UserError where the system does not tell."""
     if not Path("/proc/self/smaps_rollup").exists():
         raise UserError("the memory of processes is measured through /proc/PID/smaps_rollup, which Linux has")
     with tempfile.TemporaryDirectory() as folder:
         for name, rows in (("large", ROWS), ("small", 10)):
             _make(Path(folder) / name, rows)
         return [
-            Memory(n, _in_own_process(folder, "large", n), _in_own_process(folder, "small", n))
-            for n in workers
+            Memory(number, *(_median(Path(folder) / name, number, repeats) for name in ("large", "small")))
+            for number in tqdm(workers, unit="number of processes", leave=False)
         ]
 
 
@@ -115,9 +117,10 @@ class _Looks(Dataset):
         return [key[1]]
 
 
-def _in_own_process(folder: str, name: str, workers: int) -> int:
-    command = [sys.executable, "-m", __name__, str(Path(folder) / name), str(workers)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def _median(folder: Path, workers: int, repeats: int) -> int:
+    command = [sys.executable, "-m", __name__, str(folder), str(workers)]
+    runs = [subprocess.run(command, check=True, capture_output=True, text=True) for _ in range(repeats)]
+    return int(statistics.median(int(run.stdout) for run in runs))
 
 
 def _measure(folder: Path, workers: int) -> int:
@@ -154,4 +157,4 @@ def _proportional_set_size(pid: int | str) -> int:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_measure(Path(sys.argv[1]), int(sys.argv[2]))))
+    print(_measure(Path(sys.argv[1]), int(sys.argv[2])))

@@ -19,11 +19,13 @@ COMMANDS = {
     "inspect": "size, cost, memory and learning rates of a config, before a run",
     "convert": "weights from one published format to another",
     "prepare": "a known dataset, from what its site gives to what the configs want",
+    "import": "annotations of CVAT, VIA 3, COCO JSON or Label Studio to a dataset",
     "check-data": "what is wrong with a dataset, before a night of training is lost",
     "evaluate": "frame-mAP, video-mAP or person recall of detections in a file",
     "benchmark": "time and memory of the program's parts on this machine",
     "quickstart": "the whole way on a small built-in dataset, in a few minutes on a CPU",
 }
+_MODULES = {"import": "import_annotations"}  # where the command's name cannot be the module's
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             name, help=summary, description=summary, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         if argv[:1] == [name]:
-            module = importlib.import_module(f"vmae_det.cli.{name.replace('-', '_')}")
+            module = importlib.import_module(f"vmae_det.cli.{_MODULES.get(name, name.replace('-', '_'))}")
             module.add_arguments(command)
     args = parser.parse_args(argv)
     try:

@@ -154,6 +154,9 @@ _C.DATALOADER.NUM_WORKERS = 4
 _C.DATALOADER.CACHE_MB = 0
 # A name of the reader registry; auto: PyAV (docs/readers.md).
 _C.DATALOADER.READER = "auto"
+# Decode frames that are larger than any crop needs at a smaller size: faster, above all from 1080p, and
+# slightly other pixels than of whole frames made smaller.
+_C.DATALOADER.DECODE_SMALLER = True
 # Part of a dataset's videos that may be unreadable, in [0, 1]. They are logged; in training others take their
 # place, in testing they are left out.
 _C.DATALOADER.MAX_BAD_FRACTION = 0.01

@@ -151,19 +151,20 @@ def _read_line_by_line(path: Path, kind: str, rule: BoxRule, label_map: LabelMap
     video, action, person = array("i"), array("i"), array("i")
     timestamp, boxes, score = array("d"), array("d"), array("d")
     for row in iterate_rows(path):
-        if len(row.fields) not in (2, 7, 8):
+        names_keyframe = 2 <= len(row.fields) <= 8 and not any(row.fields[2:])
+        if len(row.fields) not in (2, 7, 8) and not names_keyframe:
             expected = f"video_id,timestamp[,x1,y1,x2,y2,action_id[,{_LAST_COLUMN[kind]}]]"
             raise row.error(f"expected 2, 7 or 8 columns ({expected}), got {len(row.fields)}")
         name, seconds = row.keyframe()
         video.append(names.setdefault(name, len(names)))
         timestamp.append(seconds)
-        if len(row.fields) == 2:
+        if names_keyframe:
             boxes.extend((np.nan,) * 4)
             action.append(-1)
         else:
             boxes.extend(row.box(rule))
             action.append(_action(row, known))
-        has_value = len(row.fields) == 8
+        has_value = len(row.fields) == 8 and not names_keyframe
         score.append(row.number(7, "the score") if has_value and kind == "detections" else 1.0)
         person.append(row.whole_number(7, "the person id") if has_value and kind == "ground_truth" else -1)
     if not names:

@@ -59,8 +59,8 @@ class Row:
         """The finite number in a column."""
         text = self.fields[column]
         try:
-            # Python alone would read 1_000.
-            value = float(text) if "_" not in text else math.nan
+            # Python alone would read 1_000 and the digits of any script.
+            value = float(text) if "_" not in text and text.isascii() else math.nan
         except ValueError:
             hint = ""
             if self.line == 1 and any(character.isalpha() for character in self.fields[-1]):
@@ -123,7 +123,7 @@ def is_video_name(text: str) -> bool:
 
 
 def iterate_rows(path: str | Path) -> Iterator[Row]:
-    """The lines of a CSV file that are not blank, spaces around the fields removed.
+    """The lines of a CSV file that hold more than commas and spaces, spaces around the fields removed.
 
     Spreadsheets pad lines with empty columns: without any text such a line is blank, and with two columns of
     text it names a keyframe.
@@ -137,9 +137,8 @@ def iterate_rows(path: str | Path) -> Iterator[Row]:
         with open_plain(path) as stream:
             for line, raw in enumerate(stream, start=1):
                 text = raw.decode("utf-8-sig" if line == 1 else "utf-8").strip()
-                fields = [field.strip() for field in text.split(",")]
-                if any(fields):
-                    yield Row(path, line, fields if any(fields[2:]) else fields[:2])
+                if text.strip(", \t"):
+                    yield Row(path, line, [field.strip() for field in text.split(",")])
     except UnicodeDecodeError as error:
         raise DataError(f"expected a CSV file in UTF-8, got {error.reason}", path, line) from None
     except (OSError, EOFError, zlib.error) as error:
@@ -170,7 +169,7 @@ class BoxColumns:
     timestamp: np.ndarray  # (R,) float64, seconds
     boxes: np.ndarray  # (R, 4) float64
     label: pl.Series
-    value: np.ndarray  # (R,) of the type asked for; float64 where there are bare lines
+    value: np.ndarray  # (R,) as read; float64 where lines only name a keyframe
     bare: np.ndarray  # (R,) bool, True where the line names a keyframe only
 
 
@@ -180,6 +179,9 @@ def read_columns(
     """Read a regular file: lines of 8 columns, some perhaps of 2, and sound video ids. None of any other.
 
     The numbers themselves are not checked here. Labels of type String may be empty.
+
+    Args:
+        label, value: types of the last two columns.
     """
     path = Path(path)
     numbers = {"timestamp": pl.Float64, **dict.fromkeys(COORDINATES, pl.Float64)}
@@ -228,5 +230,10 @@ def _is_packed_otherwise(path: Path) -> bool:
 
 def keyframe_keys(video: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
     """One int64 for each keyframe (R,), ordered by video index, then time; times differ from 1 ms on."""
-    # 2^40 ms are more than MAX_TIMESTAMP.
-    return (video.astype(np.int64) << 40) + np.rint(timestamp * 1000).astype(np.int64)
+    # 2^40 ms are more than MAX_TIMESTAMP. In place: there are millions of rows.
+    milliseconds = timestamp * 1000.0
+    np.rint(milliseconds, out=milliseconds)
+    keys = video.astype(np.int64)
+    keys <<= 40
+    keys += milliseconds.astype(np.int64)
+    return keys

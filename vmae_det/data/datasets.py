@@ -106,8 +106,10 @@ class ClipDataset(torch.utils.data.Dataset, ABC):
         return sample | self.finish(clip, extra)
 
     def open(self, path: Path) -> VideoReader:
-        """A video, ready to be decoded."""
-        return open_video(path, self.cfg.DATALOADER.READER)
+        """A video, ready to be decoded at the size that is needed of it."""
+        node = self.cfg.DATALOADER
+        side = transforms.needed_short_side(self.cfg, self.training) if node.DECODE_SMALLER else None
+        return open_video(path, node.READER, short_side=side)
 
     def _random_clip(self, path: Path, rng: np.random.Generator) -> Clip:
         reader, node = self.open(path), self.cfg.INPUT

@@ -10,6 +10,7 @@ import numpy as np
 
 from vmae_det.data.box_rows import shown, unreadable
 from vmae_det.utils.errors import DataError
+from vmae_det.utils.files import write_whole
 
 _MAX_ID = 10**6
 _ID = re.compile("[0-9]{1,9}")
@@ -79,6 +80,16 @@ class LabelMap:
         if not ids:
             raise DataError('holds no entries; expected item { name: "..." id: 1 }', path)
         return cls(tuple(ids), tuple(names), tuple(kinds))
+
+
+def write_label_map(path: str | Path, label_map: LabelMap) -> None:
+    """Write AVA's form of pbtxt; names must hold no double quotes and no line breaks."""
+    entries = []
+    for number, name, kind in zip(label_map.ids, label_map.names, label_map.kinds):
+        last = f"  label_type: {kind}\n" if kind else ""
+        entries.append(f'label {{\n  name: "{name}"\n  label_id: {number}\n{last}}}\n')
+    with write_whole(Path(path)) as temporary:
+        temporary.write_text("".join(entries), encoding="utf-8")
 
 
 def _pbtxt_entries(text: str, path: Path) -> list[tuple[int, dict[str, str]]]:

@@ -118,6 +118,11 @@ def _read_csv(path: Path) -> PersonBoxes:
         ]
         if all(inside) and PERSON_BOX_RULE.accepts(columns.boxes):
             return PersonBoxes(columns.videos, columns.video, timestamp, columns.boxes, score)
+    return _read_line_by_line(path)
+
+
+def _read_line_by_line(path: Path) -> PersonBoxes:
+    """The rows of any file, or the DataError of its first bad line."""
     keyframes, boxes, scores = [], array("d"), array("d")
     for row in iterate_rows(path):
         if len(row.fields) not in (7, 8):

@@ -6,6 +6,7 @@ resize of PyTorch is fastest on. Boxes are float32 (N, 4) xyxy pixels of the cli
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -138,6 +139,21 @@ def train_transform(clip: Clip, cfg: CfgNode, rng: np.random.Generator) -> Clip:
     if node.COLOR_JITTER:
         clip = jitter_colour(clip, node.COLOR_JITTER, rng)
     return clip
+
+
+def needed_short_side(cfg: CfgNode, training: bool) -> int:
+    """Pixels of the frames' short side beyond which a larger frame would only be made smaller again."""
+    node = cfg.INPUT
+    if not training:
+        return node.TEST_SHORT_SIDE
+    if node.TRAIN_CROP == "short_side":
+        return node.TRAIN_SHORT_SIDE
+    if node.TRAIN_CROP == "multi_scale":
+        smallest = min(node.CROP_SCALES)
+    else:
+        # The least side of a crop, that of the smallest and flattest one, where the frame is a square.
+        smallest = (node.CROP_AREA[0] * min(node.CROP_ASPECT[0], 1 / node.CROP_ASPECT[1])) ** 0.5
+    return math.ceil(node.CROP_SIZE / smallest)
 
 
 def view_crop(clip: Clip, cfg: CfgNode, number: int = 0, num_crops: int = 1) -> Clip:

@@ -7,7 +7,6 @@ from vmae_det.evaluation.evaluator import EVALUATOR_REGISTRY, Evaluator
 from vmae_det.evaluation.frame_map import FrameMAP, chance_level, evaluate_frame_map
 from vmae_det.evaluation.matching import Matches, match
 from vmae_det.evaluation.pretraining import ReconstructionEvaluator
-from vmae_det.evaluation.video_map import TubeMAP, tube_map
 
 __all__ = [
     "EVALUATOR_REGISTRY",
@@ -17,10 +16,8 @@ __all__ = [
     "Matches",
     "ReconstructionEvaluator",
     "TopKEvaluator",
-    "TubeMAP",
     "chance_level",
     "evaluate_frame_map",
     "match",
     "top_k_accuracy",
-    "tube_map",
 ]

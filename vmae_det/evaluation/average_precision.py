@@ -43,3 +43,14 @@ def precision_recall(hit: np.ndarray, score: np.ndarray, num_ground_truth: int) 
     true_positives = np.cumsum(hit)
     precision = true_positives / np.arange(1, len(hit) + 1)
     return PrecisionRecall(score, precision, true_positives / max(num_ground_truth, 1))
+
+
+def area_under_points(hit: np.ndarray, num_ground_truth: int) -> float:
+    """Area under precision over recall, straight from point to point, from precision 1 at recall 0.
+
+    The measure of the ACT detector's and MultiSports' evaluation; `hit` (N,) bool by falling score.
+    """
+    true_positives = np.concatenate([[0], np.cumsum(hit)])
+    precision = np.concatenate([[1.0], true_positives[1:] / np.arange(1, len(hit) + 1)])
+    heights = (precision[1:] + precision[:-1]) / 2
+    return float((np.diff(true_positives) * heights).sum() / num_ground_truth)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from vmae_det.config import CfgNode
-from vmae_det.data.catalog import DatasetSpec
 from vmae_det.utils.registry import Registry
+
+if TYPE_CHECKING:  # half of the start of `vmae-det evaluate`, which needs neither
+    from vmae_det.config import CfgNode
+    from vmae_det.data.catalog import DatasetSpec
 
 T = TypeVar("T")
 

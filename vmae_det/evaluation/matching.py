@@ -19,7 +19,7 @@ box's x1, y1, x2, y2.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -28,7 +28,6 @@ import polars as pl
 from vmae_det.data.annotations import ActionBoxes
 from vmae_det.data.box_rows import keyframe_keys
 from vmae_det.data.label_map import LabelMap
-from vmae_det.data.person_boxes import PersonBoxes
 from vmae_det.evaluation.average_precision import PrecisionRecall, precision_recall
 from vmae_det.utils.errors import DataError, UserError
 
@@ -105,7 +104,8 @@ class Matches:
         return [rows[np.argsort(-found.score[rows], kind="stable")] for rows in members]
 
     def best_box(self) -> np.ndarray:
-        """(D,) index in `ground_truth` of the box that each detection overlaps most, or -1."""
+        """(D,) index in `ground_truth` of the box that each detection overlaps most, -1 where its keyframe
+        has none of its class."""
         best = np.full(len(self.detections), -1, dtype=np.int64)
         best[self.chooser] = self.chosen
         return best
@@ -122,8 +122,12 @@ class Matches:
         Raises:
             UserError: a threshold outside of (0, 1].
         """
+        if not 0 < iou <= 1:
+            raise UserError(f"IoU thresholds must be in (0, 1], got {iou:g}")
+        over = np.flatnonzero(self.overlap >= iou)
+        _, first = np.unique(self.chosen[over], return_index=True)
         hit = np.zeros(len(self.detections), dtype=bool)
-        hit[self.chooser[first_to_each(self.chosen, self.overlap, iou)]] = True
+        hit[self.chooser[over[first]]] = True
         return hit
 
     def precision_recall(self, iou: float) -> list[PrecisionRecall]:
@@ -133,23 +137,6 @@ class Matches:
             precision_recall(hit[rows], self.detections.score[rows], count)
             for rows, count in zip(self.ranked, self.num_ground_truth)
         ]
-
-
-def first_to_each(chosen: np.ndarray, overlap: np.ndarray, iou: float) -> np.ndarray:
-    """Places in `chosen` where a ground-truth box comes for the first time with an overlap of `iou` or more.
-
-    Args:
-        chosen: (P,) the box that each detection overlaps most, in the order in which they choose.
-        overlap: (P,) by how much.
-
-    Raises:
-        UserError: a threshold outside of (0, 1].
-    """
-    if not 0 < iou <= 1:
-        raise UserError(f"IoU thresholds must be in (0, 1], got {iou:g}")
-    over = np.flatnonzero(overlap >= iou)
-    _, first = np.unique(chosen[over], return_index=True)
-    return over[first]
 
 
 def match(
@@ -175,7 +162,7 @@ def match(
         raise UserError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
     if np.isnan(detections.score).any():
         raise DataError("the scores of the detections hold NaN; has the training diverged?")
-    keyframes, keys = scored_keyframes(ground_truth, detections, excluded, protocol)
+    keyframes, keys = _keyframes(ground_truth, detections, excluded, protocol)
     columns = [label_map.columns(source.action) for source in (ground_truth, detections)]
     truth = _scored_rows(ground_truth, keys[0], columns[0], keyframes)
     found = _scored_rows(detections, keys[1], columns[1], keyframes)
@@ -185,21 +172,18 @@ def match(
         )
     if protocol == "challenge" and cap:
         found = _best_rows(found, len(keyframes), _CHALLENGE_ROWS)
-    left, top, right, bottom = (side[found.row] for side in detections.boxes.T)
-    # The evaluators drop them silently, after the cap.
-    empty = (left >= right) | (top >= bottom)
-    if empty.any():
-        found = found.select(~empty)
+    left, top, right, bottom = detections.boxes.T
+    # The evaluators drop empty boxes silently, after the cap.
+    sound = (left < right) & (top < bottom)
+    if not sound.all():
+        found = found.select(sound[found.row])
     usable = int((columns[1] >= 0).sum())
     found, pairs = _pair(truth, found, len(label_map), protocol)
     return Matches(truth, found, label_map, protocol, usable, *pairs)
 
 
-def scored_keyframes(
-    ground_truth: ActionBoxes,
-    detections: ActionBoxes | PersonBoxes,
-    excluded: Keyframes | None,
-    protocol: str,
+def _keyframes(
+    ground_truth: ActionBoxes, detections: ActionBoxes, excluded: Keyframes | None, protocol: str
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Sorted keys of the keyframes that count, and the key of each row of both sources."""
     videos = np.union1d(ground_truth.videos.astype(object), detections.videos.astype(object))
@@ -265,9 +249,10 @@ def _pair(
 
     candidates = np.flatnonzero(group >= 0)
     places = candidates[np.argsort(group[candidates], kind="stable")]
-    order = np.arange(len(found))
-    order[places] = found.order(candidates, group[candidates])
-    found = found.select(order)
+    in_order = found.order(candidates, group[candidates])
+    row, score = found.row.copy(), found.score.copy()
+    row[places], score[places] = row[in_order], score[in_order]
+    found = replace(found, row=row, score=score)
 
     group = group[places]
     priority = -found.score[places] if protocol == "challenge" else found.row[places]
@@ -293,14 +278,24 @@ def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _unique(values: np.ndarray) -> np.ndarray:
-    return pl.Series("value", values).unique().sort().to_numpy()
+    return pl.Series("value", values[_run_starts(values)]).unique().sort().to_numpy()
 
 
 def _index(values: np.ndarray, table: np.ndarray) -> np.ndarray:
     """int32 index of each value in a table of unique values, -1 where it is absent."""
+    starts = _run_starts(values)
     indices = pl.DataFrame({"value": table, "index": np.arange(len(table), dtype=np.int32)})
-    joined = pl.DataFrame({"value": values}).join(indices, on="value", how="left", maintain_order="left")
-    return joined["index"].fill_null(-1).to_numpy()
+    once = pl.DataFrame({"value": values[starts]})
+    joined = once.join(indices, on="value", how="left", maintain_order="left")
+    index = joined["index"].fill_null(-1).to_numpy()
+    return np.repeat(index, np.diff(starts, append=len(values)))
+
+
+def _run_starts(values: np.ndarray) -> np.ndarray:
+    """Where runs of equal values start: files list a keyframe's rows together, so they are few."""
+    is_start = np.ones(len(values), dtype=bool)
+    np.not_equal(values[1:], values[:-1], out=is_start[1:])
+    return np.flatnonzero(is_start)
 
 
 def _stable_order(ids: np.ndarray, limit: int) -> np.ndarray:

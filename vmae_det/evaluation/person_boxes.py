@@ -1,204 +1,132 @@
-"""How well detected persons cover the annotated ones: COCO's AP and recall, and what score thresholds keep.
-
-A person that is annotated with several actions counts once per keyframe. Keyframes are those that the ground
-truth names. The measures are COCO's (https://cocodataset.org/#detection-eval), from pycocotools; those by
-area are left out, for AVA's boxes are relative to the frame.
-"""
+"""How good person boxes are, whatever the persons do: COCO's average precision and recall, by pycocotools."""
 
 from __future__ import annotations
 
+import contextlib
 import io
-from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from tqdm import tqdm
 
 from vmae_det.data.annotations import ActionBoxes
+from vmae_det.data.box_rows import keyframe_keys
 from vmae_det.data.person_boxes import PersonBoxes
-from vmae_det.evaluation.matching import Keyframes, scored_keyframes
+from vmae_det.evaluation.matching import Keyframes
 from vmae_det.utils.errors import DataError
 
-SCORE_THRESHOLDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-# COCO's limit on the boxes of an image, best scores first.
-_MAX_BOXES = 100
+# Of a keyframe's boxes, the best-scored ones that count: COCO's number.
+_MAX_DETECTIONS = 100
 
 
 @dataclass(frozen=True)
-class AtScore:
-    """What a score threshold keeps, in `precision` and `recall` at IoU 0.5."""
-
-    score: float
-    num_boxes: int
-    precision: float
-    recall: float
-
-
-@dataclass(frozen=True)
-class PersonBoxQuality:
-    """Measures of person boxes, in [0, 1].
+class PersonBoxScores:
+    """COCO's metrics of the one category, in [0, 1].
 
     Args:
-        ap: mean over IoUs 0.5 to 0.95.
-        ap50, ap75: at one IoU.
-        ar: recall with 100 boxes a keyframe, mean over IoUs 0.5 to 0.95.
-        recall50: recall at IoU 0.5.
-        num_keyframes, num_persons: of the ground truth.
-        num_boxes, num_scored: boxes given, and those in its keyframes, at most 100 in each.
-        at_scores: by rising threshold.
+        ap: mean of the average precision at IoU 0.5, 0.55 .. 0.95.
+        ap_50: average precision at IoU 0.5.
+        ar: mean over the same thresholds of the share of persons that are found.
+        recall_50: the share of persons found at IoU 0.5.
+        num_persons: in the ground truth, each once per keyframe.
+        num_detections: in the keyframes that the ground truth names.
     """
 
     ap: float
-    ap50: float
-    ap75: float
+    ap_50: float
     ar: float
-    recall50: float
-    num_keyframes: int
+    recall_50: float
     num_persons: int
-    num_boxes: int
-    num_scored: int
-    at_scores: tuple[AtScore, ...]
+    num_detections: int
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, float]:
         """What json.dump takes."""
         return asdict(self)
 
     def table(self) -> str:
-        """The measures, then a line for each score threshold."""
-        measures = {
-            "AP 0.5:0.95": self.ap,
-            "AP 0.5": self.ap50,
-            "AP 0.75": self.ap75,
-            "AR 0.5:0.95": self.ar,
-            "recall 0.5": self.recall50,
+        """A line for each metric."""
+        names = {
+            "ap": "AP, IoU 0.5:0.95",
+            "ap_50": "AP, IoU 0.5",
+            "ar": "AR, IoU 0.5:0.95",
+            "recall_50": "recall, IoU 0.5",
         }
-        lines = [f"{name:12}  {100 * value:6.2f}" for name, value in measures.items()]
-        lines += ["", f"{'score':>6}  {'boxes':>8}  {'a keyframe':>10}  {'precision':>9}  {'recall':>6}"]
-        for row in self.at_scores:
-            density = row.num_boxes / self.num_keyframes
-            precision, recall = 100 * row.precision, 100 * row.recall
-            lines.append(
-                f"{row.score:6.2f}  {row.num_boxes:8d}  {density:10.2f}  {precision:9.2f}  {recall:6.2f}"
-            )
-        lines += [
-            "(precision and recall at IoU 0.5)",
-            f"{self.num_persons} persons in {self.num_keyframes} keyframes; "
-            f"{self.num_scored} of {self.num_boxes} boxes scored, at most {_MAX_BOXES} a keyframe",
-        ]
-        if self.num_boxes and not self.num_scored:
-            lines.append("No box lies in a keyframe that is scored: compare video ids and timestamps.")
-        return "\n".join(lines)
+        lines = [f"{title:16}  {100 * getattr(self, name):6.2f}" for name, title in names.items()]
+        return "\n".join([*lines, f"{self.num_detections} boxes for {self.num_persons} persons"])
 
 
 def evaluate_person_boxes(
-    ground_truth: ActionBoxes,
-    person_boxes: PersonBoxes,
-    excluded: Keyframes | None = None,
-    progress: bool = True,
-) -> PersonBoxQuality:
-    """Compare person boxes with the persons of the ground truth.
+    ground_truth: ActionBoxes, persons: PersonBoxes, excluded: Keyframes | None = None
+) -> PersonBoxScores:
+    """Hold person boxes against the annotated persons, at most the 100 best-scored ones of a keyframe.
 
-    Args:
-        excluded: (video id, seconds) of keyframes that do not count.
+    A person has a row for each action; rows of one keyframe with one box are one person. Only keyframes that
+    the ground truth names count, and of those none that is excluded.
 
     Raises:
-        DataError: the ground truth has no person in a keyframe that counts.
+        DataError: the ground truth has no box that counts.
     """
-    keyframes, keys = scored_keyframes(ground_truth, person_boxes, excluded, "challenge")
-    annotated = np.isin(keys[0], keyframes) & ~np.isnan(ground_truth.boxes[:, 0])
-    # Image numbers and boxes as one table, of which each row counts once.
-    image = np.searchsorted(keyframes, keys[0][annotated])
-    persons = np.unique(np.column_stack([image, ground_truth.boxes[annotated]]), axis=0)
-    if not len(persons):
-        raise DataError("no row of the ground truth counts: all are excluded or name a keyframe only")
-    scored = np.isin(keys[1], keyframes)
-    truth = _coco(len(keyframes), persons[:, 0], persons[:, 1:])
-    found = _coco(
-        len(keyframes),
-        np.searchsorted(keyframes, keys[1][scored]),
-        person_boxes.boxes[scored],
-        person_boxes.score[scored],
-    )
-    evaluation = _Evaluation(truth, found, len(keyframes), progress)
-    precision, recall = (evaluation.eval[name][..., 0, 0, 0] for name in ("precision", "recall"))
-    score, hit = evaluation.matches_at_50()
-    return PersonBoxQuality(
-        ap=float(precision.mean()),
-        ap50=float(precision[0].mean()),
-        ap75=float(precision[5].mean()),
-        ar=float(recall.mean()),
-        recall50=float(recall[0]),
-        num_keyframes=len(keyframes),
-        num_persons=len(persons),
-        num_boxes=len(person_boxes),
-        num_scored=len(score),
-        at_scores=tuple(
-            _at_score(threshold, hit[score >= threshold], len(persons)) for threshold in SCORE_THRESHOLDS
-        ),
-    )
+    videos = np.union1d(ground_truth.videos.astype(object), persons.videos.astype(object))
+    index = {name: i for i, name in enumerate(videos)}
+    left_out = [(index[video], time) for video, time in excluded or () if video in index]
+    unwanted = keyframe_keys(*np.array(left_out).T) if left_out else np.zeros(0, dtype=np.int64)
+    keys = []
+    for source in (ground_truth, persons):
+        own = np.searchsorted(videos, source.videos.astype(object))
+        keys.append(keyframe_keys(own[source.video], source.timestamp))
+    keyframes = np.setdiff1d(keys[0], unwanted)
+
+    boxed = np.isin(keys[0], keyframes) & ~np.isnan(ground_truth.boxes[:, 0])
+    rows = np.column_stack([np.searchsorted(keyframes, keys[0][boxed]), ground_truth.boxes[boxed]])
+    truth = np.unique(rows, axis=0)
+    if not len(truth):
+        raise DataError("the ground truth has no box in a keyframe that counts")
+    counted = np.isin(keys[1], keyframes)
+    keyframe = np.searchsorted(keyframes, keys[1][counted])
+    found = np.column_stack([keyframe, persons.boxes[counted], persons.score[counted]])
+    return PersonBoxScores(*_coco_metrics(truth, found, len(keyframes)), len(truth), len(found))
 
 
-def _at_score(threshold: float, hit: np.ndarray, num_persons: int) -> AtScore:
-    found = int(hit.sum())
-    return AtScore(threshold, len(hit), found / max(len(hit), 1), found / num_persons)
-
-
-class _Evaluation(COCOeval):
-    """COCO's evaluation of one category, without its prints, and with a progress bar."""
-
-    def __init__(self, truth: COCO, found: COCO, num_images: int, progress: bool) -> None:
-        with (
-            redirect_stdout(io.StringIO()),
-            tqdm(total=num_images, desc="keyframes", disable=not progress) as self.bar,
-        ):
-            super().__init__(truth, found, "bbox")
-            self.params.maxDets = [_MAX_BOXES]
-            self.params.areaRng, self.params.areaRngLbl = [[0, np.inf]], ["all"]
-            self.evaluate()
-            self.accumulate()
-
-    def evaluateImg(self, *args: Any) -> dict[str, Any] | None:
-        self.bar.update()
-        return super().evaluateImg(*args)
-
-    def matches_at_50(self) -> tuple[np.ndarray, np.ndarray]:
-        """Score (D,) and hit (D,) of each box at IoU 0.5."""
-        images = [image for image in self.evalImgs if image is not None]
-        score = np.concatenate([image["dtScores"] for image in images])
-        hit = np.concatenate([image["dtMatches"][0] > 0 for image in images])
-        return score, hit
-
-
-def _coco(num_images: int, image: np.ndarray, boxes: np.ndarray, score: np.ndarray | None = None) -> COCO:
-    """COCO's form of boxes (N, 4) xyxy, in memory."""
-    sizes = boxes[:, 2:] - boxes[:, :2]
-    columns = zip(
-        image.astype(int).tolist(),
-        np.column_stack([boxes[:, :2], sizes]).tolist(),
-        sizes.prod(axis=1).tolist(),
-        [None] * len(boxes) if score is None else score.tolist(),
-    )
+def _coco_metrics(truth: np.ndarray, found: np.ndarray, num_keyframes: int) -> tuple[float, ...]:
+    """ap, ap_50, ar, recall_50 of (G, 5) keyframe and box, and (D, 6), the score last."""
+    if not len(found):
+        return (0.0, 0.0, 0.0, 0.0)
     coco = COCO()
-    # Its ids start at 1: it takes a match with number 0 for none.
     coco.dataset = {
-        "images": [{"id": i} for i in range(num_images)],
+        "info": {},
+        "images": [{"id": i} for i in range(num_keyframes)],
         "categories": [{"id": 1, "name": "person"}],
+        # COCOeval takes id 0 for no match.
         "annotations": [
             {
                 "id": i,
-                "image_id": number,
+                "image_id": int(k),
                 "category_id": 1,
-                "bbox": box,
-                "area": area,
                 "iscrowd": 0,
-                "score": score,
+                "bbox": box,
+                "area": box[2] * box[3],
             }
-            for i, (number, box, area, score) in enumerate(columns, start=1)
+            for i, (k, box) in enumerate(zip(truth[:, 0], _corner_and_size(truth[:, 1:5])), start=1)
         ],
     }
-    with redirect_stdout(io.StringIO()):
+    boxes = zip(found[:, 0], _corner_and_size(found[:, 1:5]), found[:, 5])
+    entries = [
+        {"image_id": int(k), "category_id": 1, "bbox": box, "score": float(score)} for k, box, score in boxes
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints what it does
         coco.createIndex()
-    return coco
+        evaluation = COCOeval(coco, coco.loadRes(entries), "bbox")
+        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
+        evaluation.params.maxDets = [_MAX_DETECTIONS]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision, recall = (
+        evaluation.eval["precision"],
+        evaluation.eval["recall"],
+    )  # (T, R, 1, 1, 1), (T, 1, 1, 1)
+    return float(precision.mean()), float(precision[0].mean()), float(recall.mean()), float(recall[0].item())
+
+
+def _corner_and_size(boxes: np.ndarray) -> list[list[float]]:
+    return np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]]).tolist()

@@ -146,9 +146,9 @@ def write_tubes(path: Path, tubes: Mapping[str, list[Tube]], labels: list[str]) 
         if len(tube.frames)
     ]
     frame = pl.concat(parts).filter((pl.col("x1") < pl.col("x2")) & (pl.col("y1") < pl.col("y2")))
-    columns = ["video_id", "tube_id", "label", "frame", *COORDINATES]
+    frame = frame.with_columns(pl.col(COORDINATES).round(6), score=pl.lit(None))
     with write_whole(path) as temporary:
-        frame.select(columns).with_columns(pl.col(COORDINATES).round(6)).write_csv(temporary)
+        frame.select("video_id", "tube_id", "label", "score", "frame", *COORDINATES).write_csv(temporary)
 
 
 def measure_times(path: str, source: Path, target: Path) -> str:

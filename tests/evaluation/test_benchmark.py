@@ -1,0 +1,45 @@
+import json
+
+import numpy as np
+import pytest
+
+from vmae_det.benchmarks import frame_map as benchmark
+from vmae_det.benchmarks.ava_files import make_ava_files
+from vmae_det.benchmarks.process import peak_memory
+from vmae_det.cli import main as cli_main
+from vmae_det.evaluation import evaluate_frame_map
+
+
+def test_the_files_are_in_proportion_and_can_be_scored(tmp_path):
+    """At a hundredth of the size of AVA's validation set."""
+    files = make_ava_files(tmp_path, 69_520)
+    assert (files.num_detections, files.num_keyframes, files.num_ground_truth) == (69_520, 500, 934)
+    assert len(files.detections.read_text().splitlines()) == 69_520
+    result = evaluate_frame_map(files.ground_truth, files.detections, files.label_map)
+    assert 0.01 < result.mean_ap < 0.9
+    assert np.isnan(result.ap).sum() < 30
+
+
+def test_the_command_measures_both_protocols_in_processes_of_their_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark, "_SHARES", (1.0,))
+    out = tmp_path / "out.json"
+    assert (
+        cli_main.main(["benchmark", "frame-map", "--rows", "3200", "--repeats", "1", "--json", str(out)]) == 0
+    )
+    assert "slowfast" in capsys.readouterr().out
+    entries = json.loads(out.read_text())
+    assert [(entry["protocol"], entry["rows"]) for entry in entries] == [
+        ("challenge", 3200),
+        ("slowfast", 3200),
+    ]
+    for entry in entries:
+        assert 0 < entry["read_s"] + entry["score_s"] < entry["total_s"]
+        # This process holds torch, that one does not: memory is not inherited.
+        assert 0 < entry["peak_mb"] < peak_memory() / 1e6
+        assert entry["cpu_s"] > 0
+
+
+def test_too_few_rows_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        cli_main.main(["benchmark", "frame-map", "--rows", "100"])
+    assert "320 or more" in capsys.readouterr().err

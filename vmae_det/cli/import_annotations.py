@@ -1,0 +1,97 @@
+"""`vmae-det import`: annotations of CVAT, VIA 3, COCO JSON and Label Studio become a dataset."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+from vmae_det.data.importers import ImportOptions, import_annotations
+from vmae_det.data.importers.formats import AUTO, format_names
+from vmae_det.utils.errors import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The files, what they are, and where the dataset goes."""
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", type=Path, help="a file that a tool exported")
+    parser.add_argument("--format", choices=[AUTO, *format_names()], default=AUTO, help="default: by content")
+    parser.add_argument("--output", required=True, metavar="FOLDER", type=Path, help="where the dataset goes")
+    parser.add_argument(
+        "--videos",
+        metavar="FOLDER",
+        type=Path,
+        help="the video files, for their times and frame sizes (else FOLDER/videos is named, to be filled)",
+    )
+    parser.add_argument(
+        "--every",
+        type=_positive,
+        default=1.0,
+        metavar="SECONDS",
+        help="from keyframe to keyframe (default: 1)",
+    )
+    parser.add_argument("--label-map", metavar="FILE", type=Path, help="actions.pbtxt to keep ids of")
+    parser.add_argument(
+        "--video-start",
+        type=_not_negative,
+        default=0.0,
+        metavar="SECOND",
+        help="second of the dataset's clock at which every video file starts (default: 0)",
+    )
+    parser.add_argument(
+        "--rate", type=_positive, metavar="FPS", help="frames per second by which frames are numbered"
+    )
+    parser.add_argument(
+        "--first-frame",
+        type=int,
+        choices=(0, 1),
+        default=0,
+        help="number of a video's first frame in names of images (ffmpeg: 1; default: 0)",
+    )
+    parser.add_argument(
+        "--ignore",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a class, attribute or action that is not imported; may come several times",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the dataset's files")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the dataset and say what is in it."""
+    if args.videos is not None and not args.videos.is_dir():
+        raise ConfigError(f"--videos: {args.videos} is not a folder")
+    options = ImportOptions(
+        format=args.format,
+        videos=args.videos,
+        every=args.every,
+        label_map=args.label_map,
+        video_start=args.video_start,
+        rate=args.rate,
+        first_frame=args.first_frame,
+        ignored=frozenset(args.ignore),
+    )
+    report = import_annotations(args.sources, args.output, options, args.overwrite)
+    print(report.as_text())
+    if args.videos is None:
+        print(f"put the videos into {args.output / 'videos'}, then:")
+    print(f"vmae-det check-data {args.output / 'dataset.yaml'}")
+    return 0
+
+
+def _positive(text: str) -> float:
+    return _number(text, lambda value: value > 0, "a number above 0")
+
+
+def _not_negative(text: str) -> float:
+    return _number(text, lambda value: value >= 0, "a number from 0 on")
+
+
+def _number(text: str, accepts: object, expected: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or not accepts(value):
+        raise argparse.ArgumentTypeError(f"expected {expected}, got '{text}'")
+    return value

@@ -1,0 +1,140 @@
+"""Label Studio's JSON export of video tasks: `videorectangle` results.
+
+Boxes are in percent of the frame, frames count from 1, and a box moves linearly between the entries of its
+`sequence`. An entry shows its box at its own frame; `enabled` says whether it is there after that frame, too.
+See https://labelstud.io/tags/videorectangle.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from vmae_det.data.importers.actions import PERSON_NAMES, attribute_actions, clean_name
+from vmae_det.data.importers.formats import IMPORTER_REGISTRY, Importer, Source
+from vmae_det.data.importers.json_tree import Json
+from vmae_det.data.importers.names import video_id
+from vmae_det.data.importers.tracks import AnnotatedVideo, Point, Track, ordered_points
+from vmae_det.utils.errors import DataError
+
+_CLASSES = ("labels", "videorectanglelabels", "rectanglelabels")
+_SIDES = ("x", "y", "width", "height")
+
+
+@IMPORTER_REGISTRY.register_as("labelstudio")
+class LabelStudioImporter(Importer):
+    """Reads Label Studio's JSON."""
+
+    def recognises(self, source: Source) -> bool:
+        """Whether it is a list of tasks, or one."""
+        root = source.json.value if not source.is_xml else None
+        task = root[0] if isinstance(root, list) and root else root
+        return isinstance(task, dict) and "data" in task and ("annotations" in task or "completions" in task)
+
+    def read(self, source: Source) -> list[AnnotatedVideo]:
+        """One video for each task with annotations; of several annotations the first not cancelled."""
+        root = source.json
+        videos = []
+        for task in root.items() if isinstance(root.value, list) else [root]:
+            done = task.get("annotations", "completions")
+            kept = [entry for entry in done.items() if not _cancelled(entry)] if done else []
+            if not kept:
+                continue
+            video = _video(kept[0].need("result").items(), _name(task.need("data")))
+            video.left_out["further annotations of a task"] += len(kept) - 1
+            videos.append(video)
+        return videos
+
+
+def _cancelled(entry: Json) -> bool:
+    flag = entry.get("was_cancelled")
+    return flag is not None and flag.flag()
+
+
+def _name(data: Json) -> str:
+    """The video's id: under `video`, else the first text that names a video file."""
+    node = data.get("video", "video_url")
+    if node is None:
+        node = next((value for _, value in data.entries() if isinstance(value.value, str)), None)
+    if node is None:
+        data.fail("an object with the video's address under 'video'")
+    text = node.text()
+    try:
+        return video_id(text)
+    except DataError as error:
+        raise node.named(error) from None
+
+
+def _video(results: list[Json], name: str) -> AnnotatedVideo:
+    video = AnnotatedVideo(name, extent=(100.0, 100.0), first_frame=1)
+    said, persons = _per_region(results)
+    for result in results:
+        kind = result.need("type").text()
+        value = result.get("value")
+        if value is None or not isinstance(value.value, dict) or "sequence" not in value.value:
+            video.left_out["shapes other than boxes"] += kind in ("videopolygonlabels", "brushlabels")
+            continue
+        _read_length(value, video)
+        region = result.get("id")
+        key = region.key() if region else None
+        labels = tuple(
+            clean_name(item.text())
+            for field in _CLASSES
+            for item in (value.get(field).items() if value.get(field) else ())
+        )
+        points = _points(value.need("sequence"), labels, said.get(key, ()), video)
+        if points:
+            video.tracks.append(Track(persons.get(key, key), points))
+    return video
+
+
+def _per_region(
+    results: list[Json],
+) -> tuple[dict[str | None, tuple[tuple[str, str], ...]], dict[str | None, str]]:
+    """What choices, texts and numbers say of a region: actions, and the person's id, by the region's id."""
+    said: dict[str | None, tuple[tuple[str, str], ...]] = defaultdict(tuple)
+    persons: dict[str | None, str] = {}
+    for result in results:
+        value, region, title = result.get("value"), result.get("id"), result.get("from_name")
+        if value is None or region is None or not isinstance(value.value, dict):
+            continue
+        key, name = region.key(), title.text() if title else ""
+        if name.lower() in PERSON_NAMES:
+            number, text = value.get("number"), value.get("text")
+            if number is not None:
+                persons[key] = str(number.whole())
+            elif text is not None and isinstance(text.value, list) and text.items():
+                persons[key] = text.items()[0].key()
+        for item in value.get("choices").items() if value.get("choices") else ():
+            said[key] += attribute_actions(name, item.text())
+    return said, persons
+
+
+def _read_length(value: Json, video: AnnotatedVideo) -> None:
+    count, duration = value.get("framesCount"), value.get("duration")
+    if count is not None and count.whole() > 0:
+        video.expected_frames = video.last_frame = count.whole()
+        if duration is not None and duration.number() > 0:
+            video.rate = count.whole() / duration.positive()
+
+
+def _points(
+    sequence: Json,
+    labels: tuple[str, ...],
+    attributes: tuple[tuple[str, str], ...],
+    video: AnnotatedVideo,
+) -> list[Point]:
+    entries = sequence.items()
+    # An export with interpolated frames holds each frame, and where one is missing nobody is to be seen.
+    every_frame = any(entry.get("auto") is not None for entry in entries)
+    points = []
+    for entry in entries:
+        frame = entry.need("frame").whole()
+        left, top, width, height = (entry.need(side).number() for side in _SIDES)
+        box: tuple[float, float, float, float] | None = (left, top, left + width, top + height)
+        rotation, enabled = entry.get("rotation"), entry.get("enabled")
+        goes_on = enabled is None or enabled.flag()
+        if rotation is not None and rotation.number() % 360:
+            video.left_out["rotated boxes"] += 1
+            box = None
+        points.append(Point(frame, box, labels, attributes, goes_on and box is not None and not every_frame))
+    return ordered_points(points)

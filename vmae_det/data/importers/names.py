@@ -1,0 +1,58 @@
+"""Names of videos and of frames, as tools write them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from vmae_det.data.box_rows import is_video_name, shown
+from vmae_det.data.video_lists import VIDEO_SUFFIXES
+from vmae_det.utils.errors import DataError
+
+_FRAME = re.compile(r"(?P<prefix>.*?)[_\-. ]?(?P<frame>[0-9]{1,9})")
+_GENERIC = frozenset(("", "frame", "frames", "img", "image", "images"))
+_UPLOADED = re.compile(r"[0-9a-f]{8}-(?P<name>.+)")
+
+
+def video_id(text: str) -> str:
+    """The id of a video from a path or an address: its file name without suffix.
+
+    Label Studio's forms are known: `/data/local-files/?d=a/b.mp4` and `/data/upload/1/0123abcd-b.mp4`.
+
+    Raises:
+        DataError: there is no name in it that AVA's CSV can hold.
+    """
+    path = text.replace("\\", "/")
+    if "?d=" in path or "://" in path:
+        try:
+            parts = urlsplit(path)
+            path = parse_qs(parts.query).get("d", [unquote(parts.path)])[0]
+        except ValueError:  # such as http://[
+            pass
+    name = PurePosixPath(path).name
+    uploaded = _UPLOADED.fullmatch(name) if "/upload/" in path else None
+    name = uploaded["name"] if uploaded else name
+    suffix = PurePosixPath(name).suffix
+    stem = name.removesuffix(suffix) if suffix.lower() in VIDEO_SUFFIXES else name
+    if not is_video_name(stem) or "," in stem:
+        raise DataError(f"expected the name of a video file (without commas and quotes), got {shown(text)}")
+    return stem
+
+
+def frame_of_image(text: str) -> tuple[str | None, int]:
+    """Video id and frame number of an image: VIDEO_000123.jpg, VIDEO/000123.jpg or VIDEO/frame_000123.jpg;
+    the id is None where the name holds only the number.
+
+    Raises:
+        DataError: the name does not end in a number.
+    """
+    path = PurePosixPath(text.replace("\\", "/"))
+    match = _FRAME.fullmatch(path.stem)
+    if not match:
+        raise DataError(f"expected an image named VIDEO_000123.jpg or VIDEO/000123.jpg, got {shown(text)}")
+    frame = int(match["frame"])
+    if match["prefix"].lower() not in _GENERIC:
+        return video_id(match["prefix"]), frame
+    folder = path.parent.name
+    return (None if folder.lower() in _GENERIC else video_id(folder)), frame

@@ -1,0 +1,147 @@
+"""VIA 3 projects (VGG Image Annotator): boxes in video frames or in images of frames, and temporal segments.
+
+See https://gitlab.com/vgg/via (via-3.x.y): `xy` is [2, x, y, width, height] in pixels, `z` holds seconds,
+`av` attribute values, which for choices are ids of options, several of them separated by commas.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vmae_det.data.importers.actions import PERSON_NAMES, attribute_actions
+from vmae_det.data.importers.formats import IMPORTER_REGISTRY, Importer, Source
+from vmae_det.data.importers.json_tree import Json
+from vmae_det.data.importers.names import frame_of_image, video_id
+from vmae_det.data.importers.tracks import AnnotatedVideo, Point, Track, ordered_points
+from vmae_det.utils.errors import DataError
+
+_RECTANGLES = (2, 8)  # rectangle, and rectangle by extreme points
+_IMAGE = 2
+_TICKS = 1000  # a second: times are kept as whole milliseconds
+
+
+@dataclass
+class _Region:
+    """One piece of metadata: ticks or frame, perhaps an end, perhaps a box."""
+
+    start: int
+    end: int
+    box: tuple[float, float, float, float] | None
+    attributes: tuple[tuple[str, str], ...]
+    person: str | None
+
+
+@IMPORTER_REGISTRY.register_as("via3")
+class Via3Importer(Importer):
+    """Reads a VIA 3 project."""
+
+    def recognises(self, source: Source) -> bool:
+        """Whether it has VIA 3's tables."""
+        root = source.json.value if not source.is_xml else None
+        return isinstance(root, dict) and {"metadata", "file", "attribute"} <= root.keys()
+
+    def read(self, source: Source) -> list[AnnotatedVideo]:
+        """One video for each video file, and one for each video whose frames are images."""
+        root = source.json
+        videos: dict[tuple[str, bool], AnnotatedVideo] = {}
+        regions: dict[tuple[str, bool], list[_Region]] = {}
+        for _, entry in root.need("metadata").entries():
+            name, frame = _file_of(entry, root)
+            key = (name, frame is None)
+            if key not in videos:
+                videos[key] = (
+                    AnnotatedVideo(name, rate=_TICKS, own_ticks=True)
+                    if frame is None
+                    else AnnotatedVideo(name, first_frame=None)
+                )
+                regions[key] = []
+            region = _region(entry, root, frame, videos[key])
+            if region:
+                regions[key].append(region)
+        for key, video in videos.items():
+            video.tracks = _tracks(regions[key])
+        return list(videos.values())
+
+
+def _file_of(entry: Json, root: Json) -> tuple[str, int | None]:
+    """Video id, and the frame's number where the file is an image."""
+    view = root.need("view").need(entry.need("vid").key())
+    files = view.need("fid_list").items()
+    if len(files) != 1:
+        view.fail("a view of one file")
+    file = root.need("file").need(files[0].key())
+    name = file.need("fname", "src")
+    text, kind = name.text(), file.get("type")
+    try:
+        if kind is None or kind.value != _IMAGE:
+            return video_id(text), None
+        video, frame = frame_of_image(text)
+    except DataError as error:
+        raise name.named(error) from None
+    if video is None:
+        name.fail("a name that says of which video the image is (VIDEO_000123.jpg)")
+    return video, frame
+
+
+def _region(entry: Json, root: Json, frame: int | None, video: AnnotatedVideo) -> _Region | None:
+    xy, z = entry.get("xy"), entry.get("z")
+    times = [item.number() for item in z.items()] if z else []
+    box = None
+    if xy and xy.items():
+        if xy.items()[0].value not in _RECTANGLES:
+            video.left_out["shapes other than boxes"] += 1
+            return None
+        _, x, y, width, height = xy.numbers(5, "2, x, y, width, height")
+        box = (x, y, x + width, y + height)
+    if frame is not None:
+        start = end = frame
+    elif not times or min(times) < 0:
+        if box is None:
+            return None  # a remark on the whole file
+        (z or entry).fail("the times of a box in a video, [seconds], from 0 on")
+    else:
+        start, end = round(min(times) * _TICKS), round(max(times) * _TICKS)
+    attributes, person = _attributes(entry, root)
+    return _Region(start, end, box, attributes, person)
+
+
+def _attributes(entry: Json, root: Json) -> tuple[tuple[tuple[str, str], ...], str | None]:
+    found: tuple[tuple[str, str], ...] = ()
+    person = None
+    values = entry.get("av")
+    for key, value in values.entries() if values else ():
+        attribute = root.need("attribute").need(key)
+        name = attribute.need("aname").text()
+        options = dict(attribute.get("options").entries()) if attribute.get("options") else {}
+        text = str(value.value) if isinstance(value.value, bool) else value.key()
+        if name.lower() in PERSON_NAMES:
+            person = options[text].text() if text in options else text or None
+            continue
+        chosen = [text] if text in options or not options else [part.strip() for part in text.split(",")]
+        for part in chosen:
+            found += attribute_actions(name, options[part].text() if part in options else part)
+    return found, person
+
+
+def _tracks(regions: list[_Region]) -> list[Track]:
+    """A track for each person that is named, else for each box; segments give their actions to the boxes in
+    their time, those that name a person to that person's only."""
+    segments = [region for region in regions if region.box is None]
+    by_person: dict[str, list[Point]] = {}
+    tracks = []
+    for region in regions:
+        if region.box is None:
+            continue
+        attributes = region.attributes
+        for segment in segments:
+            if segment.start <= region.start <= segment.end and segment.person in (None, region.person):
+                attributes += segment.attributes
+        point = Point(region.start, region.box, (), tuple(dict.fromkeys(attributes)))
+        points = [point]
+        if region.end > region.start:
+            points = [point._replace(goes_on=True), point._replace(frame=region.end)]
+        if region.person is None or len(points) > 1:
+            tracks.append(Track(region.person, points))
+        else:
+            by_person.setdefault(region.person, []).append(point)
+    return tracks + [Track(person, ordered_points(points)) for person, points in by_person.items()]
