@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib.util
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from vmae_det.config import CfgNode
 from vmae_det.data.loader import build_train_dataset, build_train_loader, collate
-from vmae_det.data.readers import VideoReader, open_video
+from vmae_det.data.readers import VideoReader
 from vmae_det.data.supervision import PREFETCH
 from vmae_det.engine.trainer import to_device
 from vmae_det.modeling import model_class
@@ -84,7 +85,8 @@ def benchmark_data(cfg: CfgNode, clips: int = 64, repeats: int = 3) -> DataBench
     keys = _keys(len(dataset), clips, cfg.SEED)
     workers = max(cfg.DATALOADER.NUM_WORKERS, 1)
     ways = {"ceiling": _Decoded(dataset), "loader": None}
-    if model_class(cfg).task == "pretraining" and cfg.INPUT.TRAIN_CROP == "multi_scale":
+    comparable = model_class(cfg).task == "pretraining" and cfg.INPUT.TRAIN_CROP == "multi_scale"
+    if comparable and importlib.util.find_spec("decord"):
         ways["baseline"] = _FrameByFrame(dataset, cfg)
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
@@ -156,14 +158,14 @@ class _Decoded(torch.utils.data.Dataset):
 
 
 class _FrameByFrame(torch.utils.data.Dataset):
-    """Clips for pre-training made the usual way: decoded at full size, one PIL image after the other cut,
+    """Clips for pre-training made the usual way: decoded by decord, one PIL image after the other cut,
     resized and flipped, then floats that are normalised before they travel."""
 
     def __init__(self, dataset: Any, cfg: CfgNode) -> None:
         self.dataset = copy.deepcopy(dataset)
         self.cfg = cfg
         for part in self.dataset.datasets:
-            part.open = functools.partial(open_video, reader=cfg.DATALOADER.READER)
+            part.open = _BareDecord
 
     def __getitem__(self, key: tuple[int, int]) -> list[torch.Tensor]:
         frames = _load(self.dataset, key)
@@ -185,6 +187,21 @@ class _FrameByFrame(torch.utils.data.Dataset):
             image.sub_(torch.tensor(self.cfg.MODEL.PIXEL_MEAN) / 255)
             image.div_(torch.tensor(self.cfg.MODEL.PIXEL_STD) / 255)
         return video.permute(3, 0, 1, 2).contiguous()
+
+
+class _BareDecord:
+    """decord as it is, at full size."""
+
+    def __init__(self, path: Path) -> None:
+        import decord
+
+        self._reader = decord.VideoReader(str(path), num_threads=1)
+
+    def __len__(self) -> int:
+        return len(self._reader)
+
+    def frames(self, indices: np.ndarray) -> np.ndarray:
+        return self._reader.get_batch(indices).asnumpy()
 
 
 class _Stopwatch:
