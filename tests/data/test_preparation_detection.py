@@ -60,10 +60,13 @@ BOX = "0.077,0.151,0.283,0.811"
 
 
 def write_movie(path, times, gop=6):
-    """A movie with a frame at each of `times`, in seconds, and a key frame every `gop` frames."""
+    """A movie with a frame at each of `times`, in seconds, and a key frame every `gop` frames; in Matroska
+    some frames need the key frame after them, and what lies before them (open groups of pictures)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     codec = "libvpx" if path.suffix == ".webm" else "libx264"
     options = {"g": str(gop), "keyint_min": str(gop), "bf": "2"}
+    if path.suffix == ".mkv":
+        options["x264-params"] = "open-gop=1:b-adapt=0:scenecut=0"
     with av.open(str(path), "w") as file:
         stream = file.add_stream(codec, rate=10, options=options if codec == "libx264" else {"g": str(gop)})
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
@@ -92,7 +95,7 @@ def ava_annotations(site):
 
 def movies(site):
     more = ava_annotations(site)
-    times = [*np.arange(0, 890, 20), *np.arange(894, 910, 0.4)]
+    times = [*np.arange(0, 890, 20), *np.arange(893, 910, 0.4)]
     for video, suffix in MOVIES.items():
         write_movie(site.videos / "trainval" / f"{video}{suffix}", times)
     return "ava_v2.2", more
@@ -178,9 +181,9 @@ def tube_pickle(labels, videos, splits=1):
 
 
 def persons_of(site, video):
-    """The third frame of the video, in the numbers of frames that such files hold."""
+    """In the third and the last frame of the video, and one past it, by the numbers of frames."""
     box = "0.13,0.13,0.5,0.62"
-    site.write("persons.csv", f"{video},3,{box},,0.95", f"{video},99,{box},,0.95")
+    site.write("persons.csv", *(f"{video},{frame},{box},,0.95" for frame in (3, 8, 9)))
     return ["--person-boxes", site.annotations / "persons.csv"]
 
 
@@ -274,7 +277,7 @@ def test_a_cut_shows_at_each_second_what_the_movie_shows(tmp_path, in_process):
     whole, cut = (get_dataset(name, str(site.root)) for name in ("ava_v2.2_train", "ava_v2.2_cuts_train"))
     for video in list(MOVIES)[:2]:
         assert whole.start_of(video) == 0
-        assert 870 < cut.start_of(video) < 900
+        assert 870 < cut.start_of(video) <= 900
         assert len(open_video(next(cut.videos.glob(f"{video}*")))) < 50
         for second in (901.3, 902, 905, 909):
             assert np.array_equal(frame_at(cut, video, second), frame_at(whole, video, second))
@@ -359,6 +362,10 @@ def test_broken_and_missing_movies_are_left_out_and_come_back(tmp_path, in_proce
     missing.write_bytes(held)
     assert site.prepare(*more) == 0
     assert len(read_action_csv(get_dataset(f"{name}_train", str(site.root)).annotations)) == 4
+    missing.unlink()
+    assert site.prepare(*more, "--max-bad", "0.7") == 0
+    links = {path.name for path in (site.made / "cuts" / "videos").iterdir()}
+    assert links == {"-5KQ66BBWC4.mkv", "_val.video0.webm"}
 
 
 def test_a_cut_that_is_gone_is_made_again(tmp_path, in_process):
@@ -467,7 +474,9 @@ def test_tubes_become_rows_at_the_times_of_their_frames(tmp_path, in_process, bu
     empty = rows.timestamp[rows.action < 0]
     assert empty.tolist() == pytest.approx([0, 0.5, 0.6, 0.7]), "frames of the test set without a person"
     persons = spec.person_boxes.read_text().splitlines()
-    assert [line.split(",")[1] for line in persons] == ["0.2"], "the third frame"
+    assert [line.split(",")[1] for line in persons] == ["0.2", "0.7"], (
+        "the third and the eighth, which is the last"
+    )
 
     tubes = read_tubes(spec.annotations.with_name("val_tubes.csv"))
     assert (set(tubes.video), len(tubes.frame)) == ({Path(video).name}, 6)
