@@ -1,0 +1,27 @@
+"""The loader's benchmark, on a few small videos."""
+
+import json
+
+from vmae_det.cli.main import main
+
+
+def test_the_loader_beside_the_bare_decoder(tmp_path, capsys):
+    size = ("INPUT.CROP_SIZE", "64", "MODEL.BACKBONE.PATCH_SIZE", "16", "INPUT.NUM_FRAMES", "4")
+    command = ["benchmark", "data", "--videos", "96x64", "--clips", "32", "--repeats", "1"]
+    command += [
+        "--json",
+        str(tmp_path / "data.json"),
+        "--config-file",
+        "Kinetics/vit_base_16x4_pretrain.yaml",
+    ]
+    assert main([*command, *size, "DATALOADER.NUM_WORKERS", "1", "DATALOADER.REPEATED_AUG", "2"]) == 0
+    figures = json.loads((tmp_path / "data.json").read_text())
+    assert set(figures["stages"]) == {"read", "decode", "transform", "collate", "copy"}
+    assert figures["samples"] == 2 * figures["loader"]
+    assert figures["share_of_ceiling"] == figures["loader"] / figures["ceiling"]
+    assert "clips a second" in capsys.readouterr().out
+
+
+def test_a_size_that_is_none(capsys):
+    assert main(["benchmark", "data", "--videos", "large"]) == 2
+    assert "--videos takes a size such as 340x256" in capsys.readouterr().err
