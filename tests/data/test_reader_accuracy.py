@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from numbered_videos import Recipe, numbers, write_numbered, x264
 
-from vmae_det.data.readers import open_video
+from vmae_det.data.readers import open_video, pyav_reader
 from vmae_det.data.readers.decord_reader import DecordReader
+from vmae_det.data.readers.h264 import no_frame_needs
 from vmae_det.data.readers.interface import Source
 from vmae_det.data.readers.packet_index import index_video
 
@@ -190,3 +191,23 @@ def test_frames_at_the_needed_size(video, name, short_side, size, reader):
     frames = opened.frames(np.array([40, 3, 3, 59]))
     assert frames.shape == (4, *size, 3)
     assert numbers(frames) == [40, 3, 3, 59]
+
+
+@pytest.mark.parametrize("name", ["B-frames", "open GOP mkv", "edit list"])
+def test_frames_that_nothing_needs_are_passed_over_and_change_nothing(tmp_path, monkeypatch, name):
+    recipe = RECIPES[name]
+    path = write_numbered(tmp_path / f"video{recipe.suffix}", recipe)
+    asked = np.arange(1, len(open_video(path, "pyav")), 5)
+    answers = []
+
+    def noted(packet, length_size):
+        answers.append(no_frame_needs(packet, length_size))
+        return answers[-1]
+
+    monkeypatch.setattr(pyav_reader, "no_frame_needs", noted)
+    frames = open_video(path, "pyav").frames(asked)
+    assert any(answers)
+    assert not all(answers)
+    monkeypatch.setattr(pyav_reader, "length_size", lambda _: 0)
+    assert np.array_equal(open_video(path, "pyav").frames(asked), frames)
+    assert numbers(frames) == numbers(open_video(path, "decord").frames(asked))

@@ -10,6 +10,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from vmae_det.data.readers.h264 import length_size, no_frame_needs
 from vmae_det.data.readers.interface import READER_REGISTRY, Source, VideoReader, reduced_size, unreadable
 from vmae_det.data.readers.packet_index import VideoFile, VideoIndex, index_video, packets_of
 from vmae_det.utils.errors import DataError
@@ -55,7 +56,7 @@ class PyAVReader(VideoReader):
         todo = deque(zip(wanted, starts))
         while todo:
             start = todo[0][1]
-            run = Run(self._file, self._index, start)
+            run = Run(self._file, self._index, start, frozenset(index for index, _ in todo))
             for index, frame, whole in run:
                 while todo and todo[0][0] < index:
                     todo.popleft()
@@ -83,13 +84,18 @@ class PyAVReader(VideoReader):
 class Run:
     """Frames in the order they are shown in, from a key frame on: (index, frame, whether it is whole).
 
+    Frames that are not `wanted`, and that no other frame needs, are passed over undecoded.
+
     Damage of a packet reaches the frames decoded after it, up to the next key frame. Some of it shows only
     when its frame comes out, so frames wait for those that were decoded before them and are shown later.
     """
 
-    def __init__(self, file: VideoFile, index: VideoIndex, start: int) -> None:
+    def __init__(self, file: VideoFile, index: VideoIndex, start: int, wanted: frozenset[int]) -> None:
         self._file, self._index = file, index
         self._start = start
+        self._wanted = wanted
+        self._length_size = length_size(file.stream)
+        self._passed_over: set[int] = set()  # indices of frames that nothing needs
         self._order: dict[int, int] = {}  # stamp -> number of its packet since the run began
         self._damaged: list[int] = []  # numbers of packets
         self._pending: set[int] = set()  # numbers of packets whose frames are to come
@@ -135,9 +141,11 @@ class Run:
                 continue
             if expected is None:
                 expected = index
-            for missing in stamps[expected:index]:
-                self._damaged.append(self._order.get(int(missing), number))
-                self._pending.discard(self._order.get(int(missing), number))
+            for missing in range(expected, index):
+                if missing not in self._passed_over:
+                    own = self._order.get(int(stamps[missing]), number)
+                    self._damaged.append(own)
+                    self._pending.discard(own)
             own = number if numbered else self._order.get(frame.pts, number)
             if frame.is_corrupt:
                 self._damaged.append(own)
@@ -156,7 +164,15 @@ class Run:
     def _decoded(self) -> Iterator[tuple[int, av.VideoFrame]]:
         """Frames with the number of the packet that brought them out."""
         for number, packet in enumerate(self._packets()):
-            if self._index_of(packet) is not None:
+            index = self._index_of(packet)
+            if index is not None:
+                if (
+                    index not in self._wanted
+                    and self._length_size
+                    and no_frame_needs(packet, self._length_size)
+                ):
+                    self._passed_over.add(index)
+                    continue
                 self._order[packet.pts] = number
                 self._pending.add(number)
             try:
