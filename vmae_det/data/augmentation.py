@@ -6,17 +6,11 @@ its frames.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import numpy as np
 import torch
-from PIL import Image
-from timm.data import auto_augment
 
 from vmae_det.config import CfgNode
+from vmae_det.data.rand_augment import ClipRandAugment
 from vmae_det.data.transforms import Clip
 
 ERASED_AREA = (0.02, 1 / 3)  # of the frame; these and the next as in timm
@@ -25,53 +19,6 @@ ERASE_ATTEMPTS = 10
 CUTMIX_SHARE = 0.5  # of the batches, where mixup is on as well
 
 _MIXING_STREAM = 1  # keeps the draws of batches apart from those of orders and clips
-
-
-class ClipRandAugment:
-    """timm's RandAugment (Cubuk et al., 2020), with the same operations and magnitudes for all frames.
-
-    Args:
-        description: as timm reads it, e.g. rand-m9-mstd0.5-inc1.
-        fill: colour of the corners that a shear or a rotation lays bare, R, G, B in 0..255.
-    """
-
-    def __init__(self, description: str, fill: tuple[float, float, float]) -> None:
-        options = {
-            "img_mean": tuple(round(value) for value in fill),
-            "interpolation": Image.Resampling.BICUBIC,
-        }
-        self.augment = auto_augment.rand_augment_transform(description, options)
-        for operation in self.augment.ops:
-            if operation.aug_fn is auto_augment.posterize:
-                operation.aug_fn = _posterize
-
-    def __call__(self, clip: Clip, rng: np.random.Generator) -> Clip:
-        """The clip changed as `rng` says; boxes stay, as they have no place in classification."""
-        seed = int(rng.integers(2**32))
-        pictures = np.ascontiguousarray(clip.frames.permute(0, 2, 3, 1).numpy())
-        changed = []
-        with _own_global_generators():
-            for picture in pictures:
-                random.seed(seed)
-                np.random.seed(seed)
-                changed.append(np.asarray(self.augment(Image.fromarray(picture))))
-        return Clip(torch.from_numpy(np.stack(changed)).permute(0, 3, 1, 2), clip.boxes)
-
-
-def _posterize(picture: Image.Image, bits: int, **_: Any) -> Image.Image:
-    # timm asks for 0 bits at the strongest magnitude, which Pillow refuses.
-    return auto_augment.posterize(picture, max(bits, 1))
-
-
-@contextmanager
-def _own_global_generators() -> Iterator[None]:
-    """timm draws from the generators that the whole process shares: leaves them as they were."""
-    states = random.getstate(), np.random.get_state()
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
 
 
 def erase_rectangle(

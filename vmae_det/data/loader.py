@@ -17,10 +17,11 @@ import torch
 from torch.utils.data import BatchSampler, Sampler
 
 from vmae_det.config import CfgNode
+from vmae_det.data.arena import Arena
 from vmae_det.data.augmentation import BatchMixing
 from vmae_det.data.catalog import get_dataset
 from vmae_det.data.datasets import DATASET_REGISTRY, ClipDataset, Sample
-from vmae_det.data.supervision import Loader
+from vmae_det.data.supervision import PREFETCH, Loader
 from vmae_det.data.tolerance import BadFiles, TolerantDataset
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import ConfigError
@@ -29,7 +30,8 @@ from vmae_det.utils.registry import lookup
 Batch = dict[str, Any]
 
 # These become tensors with the batch in front; all else stays a list with an entry per clip.
-STACKED = ("video", "target", "seed", "index", "label", "video_index")
+CLIPS = ("video", "target")
+STACKED = (*CLIPS, "seed", "index", "label", "video_index")
 
 
 class TrainSampler(Sampler):
@@ -80,12 +82,19 @@ class TestSampler(Sampler):
         return len(self.indices)
 
 
-def collate(samples: list[list[Sample]]) -> Batch:
-    """A batch of clips of one size: tensors stacked, lists for what differs in length."""
+def collate(samples: list[list[Sample]], arena: Arena | None = None) -> Batch:
+    """A batch of clips of one size: tensors stacked, lists for what differs in length.
+
+    Args:
+        arena: where a loader process puts the clips.
+    """
     flat = [sample for group in samples for sample in group]
     batch: Batch = {key: [sample[key] for sample in flat] for key in flat[0]}
+    if arena is not None:
+        clips = {key: batch.pop(key) for key in CLIPS if key in batch}
+        batch |= arena.put(clips, torch.utils.data.get_worker_info().id)
     for key in STACKED:
-        if key in batch:
+        if isinstance(batch.get(key), list):
             column = batch[key]
             batch[key] = torch.stack(column) if torch.is_tensor(column[0]) else torch.tensor(column)
     return batch
@@ -192,6 +201,10 @@ def _loader(
     finish: Callable[[int, Any], Any] = lambda _, batch: batch,
 ) -> Loader:
     node = cfg.DATALOADER
+    arena = None
+    if training and node.NUM_WORKERS:
+        arena = Arena(_bytes_of_batch(cfg), PREFETCH + 1, node.NUM_WORKERS)
+        collate_fn = functools.partial(collate_fn, arena=arena)
     return Loader(
         TolerantDataset(dataset, training, cfg.SEED, node.NUM_WORKERS),
         batches,
@@ -200,7 +213,15 @@ def _loader(
         workers=node.NUM_WORKERS,
         seconds=node.TIMEOUT,
         finish=finish,
+        arena=arena,
     )
+
+
+def _bytes_of_batch(cfg: CfgNode) -> int:
+    """What the clips of a training batch of this process take."""
+    clips = cfg.SOLVER.BATCH_SIZE // cfg.SOLVER.ACCUMULATE // distributed.get_world_size()
+    frames = cfg.INPUT.NUM_FRAMES + (cfg.MODEL.RECONSTRUCTION.NUM_FRAMES or cfg.INPUT.NUM_FRAMES)
+    return clips * cfg.DATALOADER.REPEATED_AUG * frames * 3 * cfg.INPUT.CROP_SIZE**2
 
 
 def _mix(mixing: BatchMixing, start: int, number: int, batch: Batch) -> Batch:

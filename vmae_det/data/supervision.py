@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from vmae_det.data.arena import Arena
 from vmae_det.data.tolerance import BadFiles, TolerantDataset, join_answers
 from vmae_det.utils.errors import UserError
 
 # What a reader's own mistakes end a process by; anything else comes from outside.
 _CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
-PREFETCH = 4  # batches that each process has ready
+PREFETCH = 2  # batches that each process has ready
 
 
 class WorkerError(UserError):
@@ -40,6 +41,7 @@ class Loader:
         workers: number of processes; 0 reads in this one, where a crash ends the run.
         seconds: that the reading of one sample may take before its process is ended.
         finish: called with the number and the content of each batch, gives what is yielded.
+        arena: that `collate` puts clips into.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Loader:
         workers: int,
         seconds: float,
         finish: Callable[[int, Any], Any],
+        arena: Arena | None = None,
     ) -> None:
         self.dataset = dataset
         self.batches = batches
@@ -60,6 +63,7 @@ class Loader:
         self.workers = workers
         self.seconds = seconds
         self.finish = finish
+        self.arena = arena
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -77,12 +81,18 @@ class Loader:
                             raise answer.error
                     number, done = done, done + 1
                     if content is not None:
-                        yield self.finish(number, content)
+                        yield self.finish(number, self._own(content))
                 return
             except _Died:
                 self.dataset.board.clear()
             finally:
                 processes.close()
+
+    def _own(self, content: Any) -> Any:
+        """A batch out of the reach of the processes, which pinning has made already."""
+        if self.arena is None or torch.cuda.is_available():
+            return content
+        return {key: self.arena.release(value) for key, value in content.items()}
 
 
 class _Died(Exception):

@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from torchvision.transforms.v2 import functional as tv
 
 from vmae_det.config import CfgNode
+from vmae_det.data import colours
 
 
 @dataclass
@@ -27,6 +29,10 @@ class Clip:
     def size(self) -> tuple[int, int]:
         """Height and width."""
         return tuple(self.frames.shape[-2:])
+
+    def pixels(self) -> np.ndarray:
+        """The frames as OpenCV takes them, uint8 (T, H, W, 3), contiguous."""
+        return np.ascontiguousarray(self.frames.permute(0, 2, 3, 1).numpy())
 
 
 def make_clip(frames: np.ndarray, relative_boxes: np.ndarray | None = None) -> Clip:
@@ -81,10 +87,10 @@ def pad_to_multiple(clip: Clip, multiple: int, colour: tuple[float, float, float
 
 def jitter_colour(clip: Clip, strength: float, rng: np.random.Generator) -> Clip:
     """Brightness, contrast and saturation times factors in 1 ± strength, the same for all frames."""
-    frames = clip.frames
-    for adjust in (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation):
+    frames = clip.pixels()
+    for adjust in (colours.adjust_brightness, colours.adjust_contrast, colours.adjust_saturation):
         frames = adjust(frames, float(1 + strength * rng.uniform(-1, 1)))
-    return Clip(frames, clip.boxes)
+    return Clip(torch.from_numpy(frames).permute(0, 3, 1, 2), clip.boxes)
 
 
 def multi_scale_crop(clip: Clip, size: int, scales: tuple[float, ...], rng: np.random.Generator) -> Clip:
@@ -176,4 +182,7 @@ def whole_frame(clip: Clip, cfg: CfgNode) -> Clip:
 
 def to_video(clip: Clip) -> torch.Tensor:
     """The frames as the model takes them, uint8 (3, T, H, W)."""
-    return clip.frames.permute(1, 0, 2, 3).contiguous()
+    frames = clip.pixels()
+    video = np.empty((3, *frames.shape[:3]), dtype=np.uint8)
+    cv2.split(frames.reshape(-1, frames.shape[2], 3), list(video.reshape(3, -1, frames.shape[2])))
+    return torch.from_numpy(video)

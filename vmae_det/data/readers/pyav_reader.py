@@ -29,9 +29,9 @@ class PyAVReader(VideoReader):
         self._index = index = index_video(source, self._file)
         self.times, self.rate = index.times, index.rate
         self._size = reduced_size(index.width, index.height, short_side)
-        self._interpolation = "AREA" if self._size != (index.width, index.height) else "BILINEAR"
+        self._reduces = self._size != (index.width, index.height)
         # Kept, as making one costs more than converting a small frame.
-        self._reformatter = VideoReformatter()
+        self._reducer, self._to_rgb = VideoReformatter(), VideoReformatter()
 
     def _read(self, wanted: np.ndarray) -> np.ndarray:
         width, height = self._size[::-1] if self._index.turn.swap else self._size
@@ -74,11 +74,18 @@ class PyAVReader(VideoReader):
                 self._file.rewind()  # some decoders do not recover from what damaged headers told them
 
     def _convert(self, frame: av.VideoFrame) -> np.ndarray:
+        name = frame.format.name
+        if self._reduces and name.startswith("yuv"):
+            # On the way to RGB, FFmpeg would halve the chroma that is left.
+            small = self._change(self._reducer, frame, "yuvj444p" if name.startswith("yuvj") else "yuv444p")
+            small.colorspace, small.color_range = frame.colorspace, frame.color_range
+            frame = small
+        return self._index.turn.apply(self._change(self._to_rgb, frame, "rgb24").to_ndarray())
+
+    def _change(self, reformatter: VideoReformatter, frame: av.VideoFrame, name: str) -> av.VideoFrame:
         width, height = self._size
-        rgb = self._reformatter.reformat(
-            frame, width, height, format="rgb24", interpolation=self._interpolation, threads=1
-        )
-        return self._index.turn.apply(rgb.to_ndarray())
+        interpolation = "AREA" if (frame.width, frame.height) != self._size else "BILINEAR"
+        return reformatter.reformat(frame, width, height, format=name, interpolation=interpolation, threads=1)
 
 
 class Run:
