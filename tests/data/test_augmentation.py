@@ -59,7 +59,7 @@ def test_every_operation_does_to_all_frames_what_timm_does_to_a_picture(name):
         difference = np.abs(ours[0] - theirs)
         changed += (ours[0] != picture).any()
         if name.startswith(FILTERED):
-            assert difference.mean() < 0.3 * np.abs(theirs - picture).mean() + 0.5
+            assert difference.mean() < max(0.3 * np.abs(theirs - picture).mean(), 3)
         else:
             assert difference.max() <= 1
     assert changed >= 2
