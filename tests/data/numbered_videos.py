@@ -29,6 +29,7 @@ class Recipe:
         stamps: when each frame is shown, in units of `time_base`; None: one after the other.
         skip: the first frames that the file holds, and tells its players (by an edit list) not to show.
         rotation: degrees by which players turn the frames counter-clockwise; they are stored turned back.
+        mirrored: players exchange left and right after that.
     """
 
     suffix: str = ".mp4"
@@ -42,6 +43,7 @@ class Recipe:
     time_base: Fraction | None = None
     skip: int = 0
     rotation: int = 0
+    mirrored: bool = False
 
 
 def x264(**params: object) -> dict[str, str]:
@@ -91,11 +93,12 @@ def write_numbered(path: Path, recipe: Recipe) -> Path:
         stream = container.add_stream(recipe.codec, rate=recipe.rate, options=dict(recipe.options))
         stream.width, stream.height, stream.pix_fmt = width, height, recipe.pix_fmt
         stream.codec_context.time_base = time_base
-        if recipe.rotation:
-            stream.set_display_rotation(recipe.rotation)
+        if recipe.rotation or recipe.mirrored:
+            stream.set_display_rotation(recipe.rotation, hflip=recipe.mirrored)
         stamps = recipe.stamps if recipe.stamps is not None else range(recipe.count)
         for number, stamp in enumerate(stamps):
-            image = np.ascontiguousarray(np.rot90(numbered_frame(number, *shown), -recipe.rotation // 90))
+            image = numbered_frame(number, *shown)[:, :: -1 if recipe.mirrored else 1]
+            image = np.ascontiguousarray(np.rot90(image, -recipe.rotation // 90))
             frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=recipe.pix_fmt)
             frame.pts, frame.time_base = stamp, time_base
             container.mux(stream.encode(frame))
