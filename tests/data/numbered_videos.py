@@ -7,7 +7,7 @@ a turned frame shows; the twelve blocks between are the number's bits, the lowes
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -83,8 +83,10 @@ def _number(frame: np.ndarray) -> int:
     return int((white[_BITS] << np.arange(len(_BITS))).sum())
 
 
-def write_numbered(path: Path, recipe: Recipe) -> Path:
-    """Make the video; `path` takes the recipe's suffix."""
+def write_numbered(
+    path: Path, recipe: Recipe, picture: Callable[[int, int, int], np.ndarray] = numbered_frame
+) -> Path:
+    """Make the video, of frames picture(number, width, height); `path` takes the recipe's suffix."""
     path = path.with_suffix(recipe.suffix)
     width, height = recipe.size
     shown = (height, width) if recipe.rotation % 180 else (width, height)
@@ -97,7 +99,7 @@ def write_numbered(path: Path, recipe: Recipe) -> Path:
             stream.set_display_rotation(recipe.rotation, hflip=recipe.mirrored)
         stamps = recipe.stamps if recipe.stamps is not None else range(recipe.count)
         for number, stamp in enumerate(stamps):
-            image = numbered_frame(number, *shown)[:, :: -1 if recipe.mirrored else 1]
+            image = picture(number, *shown)[:, :: -1 if recipe.mirrored else 1]
             image = np.ascontiguousarray(np.rot90(image, -recipe.rotation // 90))
             frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=recipe.pix_fmt)
             frame.pts, frame.time_base = stamp, time_base
