@@ -1,4 +1,4 @@
-"""The commands of docs/tutorial.md, taken from the page and run in its order on stand-ins for phone videos."""
+"""The commands of docs/tutorial.md, taken from the page and run in order on stand-ins for phone videos."""
 
 import csv
 import glob
@@ -40,8 +40,8 @@ MADE = {
     "import annotations/val": [
         f"my_data/val/{f}" for f in ("annotations.csv", "actions.pbtxt", "dataset.yaml")
     ],
-    "check-data my_data/train": ["sheets/train/sheet_1.png"],
-    "check-data my_data/val": ["sheets/val/sheet_1.png"],
+    "check-data my_data/train/dataset.yaml --sheets": ["sheets/train/sheet_1.png"],
+    "check-data my_data/val/dataset.yaml --sheets": ["sheets/val/sheet_1.png"],
     "train --config-file Kinetics": ["output/pretrain/model_final.pt", "output/pretrain/reconstruction.png"],
     "train --config-file AVA": ["output/detect/model_final.pt", "output/detect/detections.csv"],
     "evaluate --ground-truth": ["report/report.html"],
@@ -85,7 +85,7 @@ def uneven(count):
 
 @pytest.fixture
 def folder(mini_ava, tmp_path, monkeypatch):
-    """Videos and CVAT's exports as the page expects them; the second of each set is turned, the third uneven."""
+    """Videos and CVAT's exports as the page expects them; the second of a set is turned, the third uneven."""
     label_map = LabelMap.from_file(mini_ava / "annotations/mini_ava_actions.pbtxt")
     names = {i: name for i, name in zip(label_map.ids, label_map.names) if name in ACTIONS}
     forms = [{}, {"rotation": 90}, {"stamps": uneven(120), "time_base": Fraction(1, 1000)}, {"rotation": 270}]
