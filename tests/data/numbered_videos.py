@@ -7,7 +7,7 @@ a turned frame shows; the twelve blocks between are the number's bits, the lowes
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -29,6 +29,7 @@ class Recipe:
         stamps: when each frame is shown, in units of `time_base`; None: one after the other.
         skip: the first frames that the file holds, and tells its players (by an edit list) not to show.
         rotation: degrees by which players turn the frames counter-clockwise; they are stored turned back.
+        mirrored: players exchange left and right after that.
     """
 
     suffix: str = ".mp4"
@@ -42,6 +43,7 @@ class Recipe:
     time_base: Fraction | None = None
     skip: int = 0
     rotation: int = 0
+    mirrored: bool = False
 
 
 def x264(**params: object) -> dict[str, str]:
@@ -81,8 +83,10 @@ def _number(frame: np.ndarray) -> int:
     return int((white[_BITS] << np.arange(len(_BITS))).sum())
 
 
-def write_numbered(path: Path, recipe: Recipe) -> Path:
-    """Make the video; `path` takes the recipe's suffix."""
+def write_numbered(
+    path: Path, recipe: Recipe, picture: Callable[[int, int, int], np.ndarray] = numbered_frame
+) -> Path:
+    """Make the video, of frames picture(number, width, height); `path` takes the recipe's suffix."""
     path = path.with_suffix(recipe.suffix)
     width, height = recipe.size
     shown = (height, width) if recipe.rotation % 180 else (width, height)
@@ -91,11 +95,12 @@ def write_numbered(path: Path, recipe: Recipe) -> Path:
         stream = container.add_stream(recipe.codec, rate=recipe.rate, options=dict(recipe.options))
         stream.width, stream.height, stream.pix_fmt = width, height, recipe.pix_fmt
         stream.codec_context.time_base = time_base
-        if recipe.rotation:
-            stream.set_display_rotation(recipe.rotation)
+        if recipe.rotation or recipe.mirrored:
+            stream.set_display_rotation(recipe.rotation, hflip=recipe.mirrored)
         stamps = recipe.stamps if recipe.stamps is not None else range(recipe.count)
         for number, stamp in enumerate(stamps):
-            image = np.ascontiguousarray(np.rot90(numbered_frame(number, *shown), -recipe.rotation // 90))
+            image = picture(number, *shown)[:, :: -1 if recipe.mirrored else 1]
+            image = np.ascontiguousarray(np.rot90(image, -recipe.rotation // 90))
             frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=recipe.pix_fmt)
             frame.pts, frame.time_base = stamp, time_base
             container.mux(stream.encode(frame))

@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import yaml
 
 from vmae_det.data.catalog import get_dataset
 from vmae_det.data.check import KINDS, check_dataset, doctor
@@ -463,6 +464,17 @@ def test_a_train_that_is_no_word_of_its_own_does_not_count():
     names = ["mini_ava_train", "my_data.yaml", "restraint_val.yaml", "a/validation/x.yaml", "ava_val_v2"]
     taken = [doctor.is_training(doctor.DatasetSpec(name, "videos", Path())) for name in names]
     assert taken == [True, True, False, True, False]
+
+
+def test_an_imported_dataset_goes_by_its_folder(damaged, in_process):
+    for name in ("train", "val"):
+        (damaged.folder / f"own/{name}").mkdir(parents=True)
+        content = yaml.safe_load((damaged.folder / f"{name}.yaml").read_text())
+        paths = {key: f"../../{v}" for key, v in content.items() if (damaged.folder / str(v)).exists()}
+        path = damaged.folder / f"own/{name}/dataset.yaml"
+        path.write_text(yaml.safe_dump(content | paths))
+    report = doctor.check_dataset(get_dataset(str(path)), workers=1)
+    assert (report.training, Path(report.against)) == (False, damaged.folder / "own/train/dataset.yaml")
 
 
 @pytest.mark.parametrize("keep", [0.5, 0.97])

@@ -32,6 +32,9 @@ RECIPES = {
     "turned by 90": Recipe(rotation=90, options=x264(keyint=12)),
     "turned by 180": Recipe(rotation=180),
     "turned by 270": Recipe(rotation=270),
+    "mirrored": Recipe(mirrored=True),
+    "turned by 90 and mirrored": Recipe(rotation=90, mirrored=True),
+    "turned by 270 and mirrored": Recipe(rotation=270, mirrored=True),
     "late start": Recipe(stamps=range(50, 110), options=x264(keyint=12, bframes=2)),
     "late start mkv": Recipe(suffix=".mkv", stamps=range(50, 110), options=x264(keyint=12, bframes=2)),
     "transport stream": Recipe(suffix=".ts", stamps=range(50, 110), options=x264(keyint=12, bframes=2)),
@@ -66,7 +69,8 @@ def video(tmp_path_factory):
     folder, made = tmp_path_factory.mktemp("numbered"), {}
 
     def get(name):
-        if RECIPES[name].rotation and not hasattr(av.VideoStream, "set_display_rotation"):
+        recipe = RECIPES[name]
+        if (recipe.rotation or recipe.mirrored) and not hasattr(av.VideoStream, "set_display_rotation"):
             pytest.skip("PyAV writes display matrices from 18.1 on")
         if name not in made:
             made[name] = write_numbered(folder / name.replace(" ", "_").replace(",", ""), RECIPES[name])
@@ -96,6 +100,15 @@ def test_exactly_the_asked_frames(video, name, reader):
         # And as the first that a reader is asked for.
         fresh = open_video(video(name), reader)
         assert numbers(fresh.frames(np.array(indices))) == [truth[index] for index in indices]
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("name", RECIPES)
+def test_all_frames_in_a_row(video, name, reader):
+    opened = open_video(video(name), reader)
+    indices, frames = zip(*opened.stream())
+    assert indices == tuple(range(len(opened)))
+    np.testing.assert_array_equal(np.stack(frames), open_video(video(name), reader).frames(indices))
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -75,6 +75,15 @@ def test_detect_writes_what_it_found(weights, video, boxes, tmp_path, capsys):
         assert sum(1 for _ in drawn.decode(after)) == sum(1 for _ in source.decode(before))
 
 
+def test_the_whole_frame_is_a_person_once_a_second(weights, video, tmp_path):
+    command = ["detect", str(video), "--whole-frame", "--weights", str(weights), "--output", str(tmp_path)]
+    assert main([*command, "--video-start", "900"]) == 0
+    people = json.loads((tmp_path / f"{video.stem}.json").read_text())["people"]
+    assert [(person["timestamp"], person["box"]) for person in people] == [
+        (900.0 + second, [0, 0, 1, 1]) for second in range(10)
+    ]
+
+
 def test_boxes_of_another_video_or_time(weights, video, boxes, tmp_path):
     predictor = ActionPredictor(read_config(weights))
     persons = read_person_boxes(boxes)

@@ -9,12 +9,17 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The video, its people, the model, and what to show."""
     parser.add_argument("video", type=Path, metavar="VIDEO")
-    parser.add_argument(
+    persons = parser.add_mutually_exclusive_group(required=True)
+    persons.add_argument(
         "--boxes",
         type=Path,
-        required=True,
         metavar="FILE",
         help="persons at keyframes: lines VIDEO_NAME,SECOND,x1,y1,x2,y2,score, or another person-box format",
+    )
+    persons.add_argument(
+        "--whole-frame",
+        action="store_true",
+        help="the whole frame is one person, once a second",
     )
     parser.add_argument(
         "--weights", required=True, metavar="FILE", help="of an ActionDetector, such as model_final.pt"
@@ -48,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from vmae_det.config import check_config
     from vmae_det.data.label_map import LabelMap
     from vmae_det.data.person_boxes import read_person_boxes
-    from vmae_det.inference.predictor import ActionPredictor, read_config
+    from vmae_det.inference.predictor import ActionPredictor, read_config, whole_frame
 
     if args.config_file:
         cfg = load_config(args.config_file, [*args.opts, "MODEL.WEIGHTS", args.weights])
@@ -56,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         cfg = read_config(args.weights)
         cfg.merge_from_list(args.opts)
         check_config(cfg)
-    persons = read_person_boxes(args.boxes)
+    persons = whole_frame(args.video, args.video_start) if args.whole_frame else read_person_boxes(args.boxes)
     label_map = LabelMap.from_file(args.label_map) if args.label_map else None
     detections = ActionPredictor(cfg, label_map)(args.video, persons, args.video_start, progress=True)
     for path in write_detections(detections, args.output, args.top_k, args.threshold):

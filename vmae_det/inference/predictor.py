@@ -173,6 +173,23 @@ class ActionPredictor:
         return [scores.cpu().numpy() for scores in predictions["scores"]]
 
 
+def whole_frame(video: str | Path, video_start: float = 0.0) -> PersonBoxes:
+    """A box around the whole frame, of score 1, at each second of a video; DataError if it is unreadable.
+
+    Args:
+        video_start: second of the boxes' clock at which the file starts.
+    """
+    path = Path(video)
+    timestamp = video_start + np.arange(int(open_video(path).times[-1]) + 1, dtype=np.float64)
+    return PersonBoxes(
+        videos=np.array([path.stem], dtype=object),
+        video=np.zeros(len(timestamp), dtype=np.int32),
+        timestamp=timestamp,
+        boxes=np.tile([0.0, 0.0, 1.0, 1.0], (len(timestamp), 1)),
+        score=np.ones(len(timestamp)),
+    )
+
+
 def read_config(weights: str | Path) -> CfgNode:
     """The config that travels with the weights that this program wrote; MODEL.WEIGHTS names the file.
 

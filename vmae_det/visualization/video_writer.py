@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,8 +20,9 @@ from vmae_det.utils.errors import DataError, UserError
 
 logger = logging.getLogger(__name__)
 
-# Of the file's clock: a constant rate is met exactly, a varying one to a small fraction of a frame.
-TICKS_PER_FRAME = 32
+# Of the file's clock, at least: a frame's period is a whole number of ticks, so that a constant rate is met
+# exactly, and a varying one to half a tick.
+TICKS_PER_SECOND = 10_000
 _BT709 = 1  # the code of this colour space in H.264 (Rec. ITU-T H.264, table E-3)
 _LIMITED_RANGE = 1  # AVCOL_RANGE_MPEG
 
@@ -50,7 +52,8 @@ class VideoWriter:
         self.width, self.height = width, height
         # Holds every standard rate; averages over uneven files have terms too long for the clock of an mp4.
         self.fps = Fraction(fps).limit_denominator(1001)
-        self._tick = 1 / (self.fps * TICKS_PER_FRAME)  # seconds
+        self._period = math.ceil(TICKS_PER_SECOND / self.fps)  # of a frame, in ticks
+        self._tick = 1 / (self.fps * self._period)  # seconds
         self._start: Fraction | None = None  # of the first frame, on the source's clock
         self._last: int | None = None  # of the last frame, in ticks
         self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
@@ -102,7 +105,7 @@ class VideoWriter:
         if self._start is None:
             self._start = Fraction(0 if time is None else time)
         if time is None:
-            ticks = 0 if self._last is None else self._last + TICKS_PER_FRAME
+            ticks = 0 if self._last is None else self._last + self._period
         else:
             ticks = round((Fraction(time) - self._start) / self._tick)
             ticks = ticks if self._last is None else max(ticks, self._last + 1)
@@ -117,11 +120,11 @@ class VideoWriter:
         with self._naming_path():
             self._encode(picture)
             if self._sound is not None:
-                self._sound.copy(self._start, self._start + (ticks + TICKS_PER_FRAME) * self._tick)
+                self._sound.copy(self._start, self._start + (ticks + self._period) * self._tick)
 
     def _encode(self, picture: av.VideoFrame | None) -> None:
         for packet in self._stream.encode(picture):
-            packet.duration = TICKS_PER_FRAME  # else the last frame has none, and the rate seems higher
+            packet.duration = self._period  # else the last frame has none, and the rate seems higher
             self._file.mux(packet)
 
     def __enter__(self) -> VideoWriter:

@@ -20,6 +20,7 @@ _OTHER_SET = {
     "validation": "training",
     "test": "train",
 }
+_IMPORTED = "dataset.yaml"
 _SET_NAME = re.compile(rf"(?<![a-z])({'|'.join(_OTHER_SET)})(?![a-z])", re.IGNORECASE)
 
 
@@ -56,21 +57,29 @@ def check_dataset(
 
 def is_training(spec: DatasetSpec) -> bool:
     """Whether a dataset is for training: unless its name says val, validation or test."""
-    names = _SET_NAME.findall(Path(spec.name).name)
+    names = _SET_NAME.findall(_naming_path(spec).name)
     return not names or names[-1].lower().startswith("train")
 
 
-def partner_of(spec: DatasetSpec) -> DatasetSpec | None:
-    """The other set of a pair, by "train" and "val" in the catalog's name or in the name of the dataset file;
-    None where there is no such set at hand."""
+def _naming_path(spec: DatasetSpec) -> Path:
+    """What a dataset is called by: its file, or the folder of an imported dataset.yaml."""
     path = Path(spec.name)
+    return path.parent if path.name == _IMPORTED else path
+
+
+def partner_of(spec: DatasetSpec) -> DatasetSpec | None:
+    """The other set of a pair, by "train" and "val" in the catalog's name or in the name of the dataset file
+    (of the folder, for a dataset.yaml); None where there is no such set at hand."""
+    path = _naming_path(spec)
     found = list(_SET_NAME.finditer(path.name))
     if not found:
         return None
     start, end = found[-1].span()
     name = path.name[:start] + _OTHER_SET[found[-1][0].lower()] + path.name[end:]
     try:
-        partner = get_dataset(str(path.with_name(name)) if path.is_file() else name)
+        beside = path.with_name(name)
+        beside = beside if path.name == Path(spec.name).name else beside / _IMPORTED
+        partner = get_dataset(str(beside) if Path(spec.name).is_file() else name)
     except (ConfigError, DataError):
         return None
     return partner if partner.type == spec.type and partner.type != "videos" else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import av
 import numpy as np
 
 from vmae_det.data.readers import open_video
+from vmae_det.data.readers.interface import Source, unreadable
+from vmae_det.data.readers.packet_index import VideoFile, packets_of, turn_of
 from vmae_det.utils.errors import DataError
 
 DECODE = ("none", "ends", "all")
@@ -17,7 +20,10 @@ _END_MARGIN = 0.5  # seconds that the last frame may come before the end that th
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """Of one video file: number of frames, length in seconds, size in pixels; or its problem, '' without."""
+    """Of one video file: number of frames, length in seconds, size in pixels; or its problem, '' without.
+
+    The size is the upright picture's, as the readers give it; the stored one's where nothing is decoded.
+    """
 
     path: str
     frames: int = 0
@@ -40,25 +46,23 @@ def probe_video(path: str, decode: str = "ends") -> VideoFacts:
     facts = VideoFacts(path)
     if Path(path).is_dir():
         return _probe_images(facts)
+    source = Source(Path(path), Path(path))
     try:
-        size = Path(path).stat().st_size
-        if size == 0:
-            return replace(facts, problem="an empty file")
-        with av.open(path) as container:
-            if not container.streams.video:
-                return replace(facts, problem="holds no video stream")
-            stream = container.streams.video[0]
-            facts = _read_header(facts, container, stream)
-            problem = _cut_off(stream, size) or ("" if facts.frames else "holds no video frames")
-            if not problem and decode == "ends":
-                problem = _decode_ends(container, stream, facts)
-            elif not problem and decode == "all":
-                problem = _decode_all(container, stream, facts)
+        file = VideoFile(source)
+        facts = _read_header(facts, file)
+        problem = _cut_off(file.stream, os.path.getsize(path)) or (
+            "" if facts.frames else "holds no video frames"
+        )
+        if not problem and decode == "ends":
+            facts, problem = _decode_ends(file, facts)
+        elif not problem and decode == "all":
+            facts, problem = _decode_all(file, facts)
+    except DataError as error:
+        problem = error.problem
     except (av.FFmpegError, OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        problem = f"cannot be read as a video: {' '.join(reason.split())[:120]}"
-        if not facts.frames and _is_mp4(path):
-            problem = f"an MP4 file without its index, perhaps cut off: {size} bytes"
+        problem = unreadable(source.path, getattr(error, "strerror", None) or error).problem
+    if problem and not facts.frames and _is_mp4(path):
+        problem = f"an MP4 file without its index, perhaps cut off: {os.path.getsize(path)} bytes"
     return replace(facts, problem=problem)
 
 
@@ -73,24 +77,17 @@ def _probe_images(facts: VideoFacts) -> VideoFacts:
     return replace(facts, frames=len(reader), seconds=seconds, width=width, height=height)
 
 
-def _read_header(
-    facts: VideoFacts, container: av.container.InputContainer, stream: av.VideoStream
-) -> VideoFacts:
+def _read_header(facts: VideoFacts, file: VideoFile) -> VideoFacts:
+    stream = file.stream
     frames, rate = stream.frames, float(stream.average_rate or stream.guessed_rate or 25)
     seconds = float(stream.duration * stream.time_base) if stream.duration else 0.0
     if not frames or not seconds:
-        stamps = sorted(packet.pts for packet in container.demux(stream) if packet.pts is not None)
+        stamps = sorted(packet.pts for packet in packets_of(file) if packet.pts is not None)
         frames = len(stamps)
         seconds = float((stamps[-1] - stamps[0]) * stream.time_base) + 1 / rate if stamps else 0.0
-        if frames:
-            container.seek(stamps[0], stream=stream)
-    return replace(
-        facts,
-        frames=frames,
-        seconds=seconds,
-        width=stream.codec_context.width,
-        height=stream.codec_context.height,
-    )
+        file.rewind()
+    size = {"width": stream.codec_context.width, "height": stream.codec_context.height}
+    return replace(facts, frames=frames, seconds=seconds, **size)
 
 
 def _is_mp4(path: str) -> bool:
@@ -108,21 +105,32 @@ def _cut_off(stream: av.VideoStream, size: int) -> str:
     return f"cut off: {size} bytes of at least {end}" if end > size else ""
 
 
-def _decode_ends(container: av.container.InputContainer, stream: av.VideoStream, facts: VideoFacts) -> str:
+def _decode_ends(file: VideoFile, facts: VideoFacts) -> tuple[VideoFacts, str]:
+    container, stream = file.container, file.stream
     first = next(container.decode(stream), None)
     if first is None:
-        return "its first frame cannot be decoded"
+        return facts, "its first frame cannot be decoded"
+    facts = _turned(facts, first)
     start = stream.start_time or 0
     container.seek(start + int(facts.seconds / stream.time_base), stream=stream, backward=True)
     last = max((frame.pts for frame in container.decode(stream) if frame.pts is not None), default=None)
     if last is None:
-        return "its last frames cannot be decoded"
+        return facts, "its last frames cannot be decoded"
     reached = float((last - start) * stream.time_base) + 1 / facts.rate
     if reached < facts.seconds - _END_MARGIN:
-        return f"cut off: frames up to {reached:.1f} of {facts.seconds:.1f} seconds"
-    return ""
+        return facts, f"cut off: frames up to {reached:.1f} of {facts.seconds:.1f} seconds"
+    return facts, ""
 
 
-def _decode_all(container: av.container.InputContainer, stream: av.VideoStream, facts: VideoFacts) -> str:
-    decoded = sum(1 for _ in container.decode(stream))
-    return "" if decoded >= facts.frames else f"only {decoded} of its {facts.frames} frames can be decoded"
+def _decode_all(file: VideoFile, facts: VideoFacts) -> tuple[VideoFacts, str]:
+    decoded = 0
+    for frame in file.container.decode(file.stream):
+        facts = facts if decoded else _turned(facts, frame)
+        decoded += 1
+    whole = decoded >= facts.frames
+    return facts, "" if whole else f"only {decoded} of its {facts.frames} frames can be decoded"
+
+
+def _turned(facts: VideoFacts, frame: av.VideoFrame) -> VideoFacts:
+    width, height = turn_of(frame).size(facts.width, facts.height)
+    return replace(facts, width=width, height=height)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -30,7 +31,7 @@ class DecordReader(VideoReader):
         # decord asks this before it prints a warning about frames that it replaced.
         os.environ.setdefault("DECORD_DUPLICATE_WARNING_THRESHOLD", "1.0")
         index = index_video(source)
-        self.path, self.times, self.rate = source.path, index.times, index.rate
+        self.path, self.times, self.rate, self.start = source.path, index.times, index.rate, index.start
         self._source, self._short_side = source, short_side
         self._errors = (decord.DECORDError, RuntimeError, IndexError, AssertionError)
         self._reader = self._pyav = None
@@ -50,6 +51,10 @@ class DecordReader(VideoReader):
     def is_decord(self) -> bool:
         """Whether decord reads this file, and not PyAV in its place."""
         return self._reader is not None
+
+    def stream(self) -> Iterator[tuple[int, np.ndarray]]:
+        """All frames in order, as of VideoReader."""
+        return super().stream() if self._pyav is None else self._pyav.stream()
 
     def _read(self, wanted: np.ndarray) -> np.ndarray:
         if self._reader is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -47,11 +48,13 @@ class VideoReader(ABC):
         path: the video.
         times: when each frame is shown, seconds from the first frame on, float64 (num_frames,), ascending.
         rate: frames per second, on average.
+        start: when the first frame is shown, seconds on the clock that it shares with the file's sound.
     """
 
     path: Path
     times: np.ndarray
     rate: Fraction
+    start: float = 0.0
 
     def __len__(self) -> int:
         """Number of frames."""
@@ -80,6 +83,21 @@ class VideoReader(ABC):
             raise DataError(f"frame {outside} is asked of a video of {len(self)} frames", self.path)
         frames = self._read(wanted)
         return frames if np.array_equal(places, np.arange(len(wanted))) else frames[places]
+
+    def stream(self) -> Iterator[tuple[int, np.ndarray]]:
+        """All frames in order, one at a time: (index, uint8 RGB (H, W, 3)).
+
+        Frames that damage may have reached are left out. No other frames may be asked for before it ends.
+
+        Raises:
+            DataError: the video cannot be read any further.
+        """
+        for index in range(len(self)):
+            try:
+                frame = self.frames(np.array([index]))[0]
+            except DataError:
+                continue
+            yield index, frame
 
     @abstractmethod
     def _read(self, wanted: np.ndarray) -> np.ndarray:

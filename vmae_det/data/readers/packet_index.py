@@ -37,6 +37,10 @@ class Turn(NamedTuple):
         frame = frame.swapaxes(0, 1) if self.swap else frame
         return frame[:: -1 if self.reverse_rows else 1, :: -1 if self.reverse_columns else 1]
 
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height as they are shown, of those that are stored."""
+        return (height, width) if self.swap else (width, height)
+
 
 @dataclass(frozen=True)
 class VideoIndex:
@@ -65,6 +69,11 @@ class VideoIndex:
     def times(self) -> np.ndarray:
         """Seconds from the first frame on, float64 (num_frames,)."""
         return (self.stamps - self.stamps[0]) * float(self.time_base)
+
+    @property
+    def start(self) -> float:
+        """Second of the file's clock at which the first frame is shown; 0 where it does not say."""
+        return float(self.stamps[0] * self.time_base)
 
 
 class _Packet(NamedTuple):
@@ -149,7 +158,7 @@ def _read_index(source: Source, file: VideoFile) -> VideoIndex:
     if scan.first is None:
         what = "none of its frames can be decoded" if scan.packets else "holds no frames"
         raise unreadable(source.path, what)
-    turn = _turn(scan.first)
+    turn = turn_of(scan.first)
     size_and_turn = scan.first.width, scan.first.height, turn
     if not scan.timed:
         stamps = np.arange(_scan(VideoFile(source), decode_all=True).count)
@@ -248,8 +257,8 @@ def _average_rate(stamps: np.ndarray, time_base: Fraction, said: Fraction) -> Fr
     return said if abs(measured / said - 1) <= slack else measured.limit_denominator(1001)
 
 
-def _turn(frame: av.VideoFrame) -> Turn:
-    """By the display matrix: a stored point (x, y) is shown at (a x + c y, b x + d y)."""
+def turn_of(frame: av.VideoFrame) -> Turn:
+    """By the display matrix of a decoded frame: a stored point (x, y) is shown at (a x + c y, b x + d y)."""
     data = frame.side_data.get(SideData.DISPLAYMATRIX)
     if data is None:
         return Turn()

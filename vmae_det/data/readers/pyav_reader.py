@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 import av
 import numpy as np
@@ -27,14 +27,14 @@ class PyAVReader(VideoReader):
         self.path = source.path
         self._file = VideoFile(source)
         self._index = index = index_video(source, self._file)
-        self.times, self.rate = index.times, index.rate
+        self.times, self.rate, self.start = index.times, index.rate, index.start
         self._size = reduced_size(index.width, index.height, short_side)
         self._reduces = self._size != (index.width, index.height)
         # Kept, as making one costs more than converting a small frame.
         self._reducer, self._to_rgb = VideoReformatter(), VideoReformatter()
 
     def _read(self, wanted: np.ndarray) -> np.ndarray:
-        width, height = self._size[::-1] if self._index.turn.swap else self._size
+        width, height = self._index.turn.size(*self._size)
         out = np.empty((len(wanted), height, width, 3), dtype=np.uint8)
         places = {int(index): place for place, index in enumerate(wanted)}
         try:
@@ -48,6 +48,24 @@ class PyAVReader(VideoReader):
         raise DataError(
             f"frame {min(places)} of {len(self)} cannot be decoded: its data are damaged", self.path
         )
+
+    def stream(self) -> Iterator[tuple[int, np.ndarray]]:
+        """All frames in order, as of VideoReader, each packet decoded once."""
+        keys, stamps = self._index.keys, self._index.stamps
+        start, last = 0, stamps[0] - 1  # the key frame to begin at, and the stamp of the last frame given
+        try:
+            while start < len(keys):
+                run = Run(self._file, self._index, start, range(len(self)))
+                for index, frame, whole in run:
+                    if whole and stamps[index] > last:
+                        last = stamps[index]
+                        yield index, np.ascontiguousarray(self._convert(frame))
+                if not run.is_damaged:
+                    return
+                self._file.rewind()  # as in _find
+                start = max(start + 1, int(np.searchsorted(keys, last, side="right")))
+        except (av.FFmpegError, OSError) as error:
+            raise unreadable(self.path, error.strerror) from None
 
     def _find(self, wanted: list[int], steps: int) -> Iterator[tuple[int, av.VideoFrame]]:
         """Those frames of `wanted`, ascending, that come out whole from `steps` key frames before them."""
@@ -97,7 +115,7 @@ class Run:
     when its frame comes out, so frames wait for those that were decoded before them and are shown later.
     """
 
-    def __init__(self, file: VideoFile, index: VideoIndex, start: int, wanted: frozenset[int]) -> None:
+    def __init__(self, file: VideoFile, index: VideoIndex, start: int, wanted: Container[int]) -> None:
         self._file, self._index = file, index
         self._start = start
         self._wanted = wanted

@@ -1,0 +1,149 @@
+"""The commands of docs/tutorial.md, taken from the page and run in order on stand-ins for phone videos."""
+
+import csv
+import glob
+import re
+import shlex
+import subprocess
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from export_annotations import to_cvat
+from numbered_videos import Recipe, write_numbered, x264
+
+from vmae_det.cli.main import main
+from vmae_det.data.label_map import LabelMap
+from vmae_det.data.readers import open_video
+
+PAGE = Path(__file__).parents[2] / "docs" / "tutorial.md"
+RATE, START = 12, 900  # MiniAVA's
+ACTIONS = ("stand", "walk", "wave")  # as the page says
+
+# What the page's commands say -> what is run instead, so that it takes seconds and needs no network.
+SUBSTITUTES = {"videomae-small-finetuned-kinetics": "output/pretrain/model_final.pt"}
+# Added to each `train`: a tiny model, one epoch.
+QUICK = (
+    "MODEL.DEVICE cpu MODEL.BACKBONE.EMBED_DIM 24 MODEL.BACKBONE.DEPTH 2 MODEL.BACKBONE.NUM_HEADS 2 "
+    "MODEL.DECODER.EMBED_DIM 16 MODEL.DECODER.DEPTH 1 MODEL.DECODER.NUM_HEADS 2 "
+    "INPUT.NUM_FRAMES 4 INPUT.CROP_SIZE 64 INPUT.TRAIN_SHORT_SIDE 64 INPUT.TEST_SHORT_SIDE 64 "
+    "DATALOADER.NUM_WORKERS 0 SOLVER.AMP none SOLVER.EPOCHS 1 SOLVER.WARMUP_EPOCHS 0.0"
+)
+
+# After which command (its first words) which files are there.
+MADE = {
+    "import annotations/train": [
+        f"my_data/train/{f}" for f in ("annotations.csv", "actions.pbtxt", "dataset.yaml")
+    ],
+    "import annotations/val": [
+        f"my_data/val/{f}" for f in ("annotations.csv", "actions.pbtxt", "dataset.yaml")
+    ],
+    "check-data my_data/train/dataset.yaml --sheets": ["sheets/train/sheet_1.png"],
+    "check-data my_data/val/dataset.yaml --sheets": ["sheets/val/sheet_1.png"],
+    "train --config-file Kinetics": ["output/pretrain/model_final.pt", "output/pretrain/reconstruction.png"],
+    "train --config-file AVA": ["output/detect/model_final.pt", "output/detect/detections.csv"],
+    "evaluate --ground-truth": ["report/report.html"],
+    "detect my_videos/new.mp4 --boxes": ["detected/new.csv", "detected/new.json", "detected/new_actions.mp4"],
+    "detect my_videos/new.mp4 --whole-frame": ["detected/whole/new_actions.mp4"],
+}
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(av.VideoStream, "set_display_rotation"), reason="PyAV writes display matrices from 18.1 on"
+)
+
+
+def blocks():
+    """("command", line), (language, content) of the page's blocks, in order."""
+    kind, content = None, []
+    for line in PAGE.read_text(encoding="utf-8").splitlines():
+        if line.startswith("```"):
+            if kind is not None:
+                yield kind, "\n".join(content) + "\n"
+            kind, content = (line[3:], []) if kind is None else (None, [])
+        elif kind is not None:
+            content.append(line)
+        elif re.match(r"    (vmae-det|awk|echo) ", line):
+            yield "command", line.strip()
+
+
+def phone_video(source, path, **recipe):
+    """The video `source` as a phone would store it."""
+    frames = open_video(source).frames(np.arange(len(open_video(source))))
+    size = (144, 192) if recipe.get("rotation", 0) % 180 else (192, 144)
+    recipe = Recipe(count=len(frames), size=size, rate=RATE, options=x264(keyint=12), **recipe)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write_numbered(path, recipe, lambda number, width, height: frames[number])
+
+
+def uneven(count):
+    """Stamps in milliseconds: each frame up to 30 ms late, but for those at whole seconds."""
+    late = np.random.default_rng(0).integers(0, 30, count) * (np.arange(count) % RATE > 0)
+    return (np.arange(count) * 1000 // RATE + late).tolist()
+
+
+@pytest.fixture
+def folder(mini_ava, tmp_path, monkeypatch):
+    """Videos and CVAT's exports as the page expects them; the second of a set is turned, the third uneven."""
+    label_map = LabelMap.from_file(mini_ava / "annotations/mini_ava_actions.pbtxt")
+    names = {i: name for i, name in zip(label_map.ids, label_map.names) if name in ACTIONS}
+    forms = [{}, {"rotation": 90}, {"stamps": uneven(120), "time_base": Fraction(1, 1000)}, {"rotation": 270}]
+    for split, place in (("train", "kitchen"), ("val", "hall")):
+        rows = list(csv.reader((mini_ava / f"annotations/mini_ava_{split}.csv").open()))
+        rows = [row for row in rows if int(row[6]) in names]
+        ids = {video: f"{place}_{n}" for n, video in enumerate(sorted({row[0] for row in rows}), start=1)}
+        for (video, own), form in zip(ids.items(), forms):
+            phone_video(mini_ava / f"videos/{video}.mp4", tmp_path / f"my_videos/{split}/{own}.mp4", **form)
+        annotations = tmp_path / "annotations" / split
+        annotations.mkdir(parents=True)
+        to_cvat([[ids[row[0]], *row[1:]] for row in rows], names, RATE, START, annotations)
+    for number, video in enumerate(sorted((mini_ava / "unlabelled").glob("*.mp4"))):
+        phone_video(video, tmp_path / f"my_videos/unlabelled/more_{number}.mp4", **forms[number])
+    phone_video(
+        video, tmp_path / "my_videos/new.mp4", rotation=90, stamps=uneven(120), time_base=Fraction(1, 1000)
+    )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(command, capsys):
+    """What a command of the page prints."""
+    if not command.startswith("vmae-det "):
+        subprocess.run(["bash", "-ec", command], check=True)
+        return ""
+    words = [SUBSTITUTES.get(word, word) for word in shlex.split(command)[1:]]
+    words = [found for word in words for found in (sorted(glob.glob(word)) if "*" in word else [word])]
+    words += QUICK.split() if words[0] == "train" else []
+    status = main(words)
+    printed = capsys.readouterr()
+    assert status == 0, f"{command}\n{printed.out}{printed.err}"
+    return printed.out
+
+
+def pattern(line):
+    """A line with its numbers, and the room around them, left open."""
+    return re.sub(r"\s*[\d.]+%?\s*|\s+", "#", line.strip())
+
+
+def test_every_command_of_the_page(folder, capsys):
+    expected, printed = dict(MADE), ""
+    for kind, content in blocks():
+        if kind == "command":
+            printed = run(content, capsys)
+            for start in [start for start in expected if content.startswith(f"vmae-det {start}")]:
+                for path in expected.pop(start):
+                    assert (folder / path).stat().st_size, f"{path}, after: {content}"
+        elif kind == "text":
+            lines = {pattern(line) for line in printed.splitlines()}
+            missing = [s for s in content.splitlines() if s.strip(" .") and pattern(s) not in lines]
+            assert not missing, f"{missing} is not in:\n{printed}"
+        elif kind == "csv":
+            (folder / "new_persons.csv").write_text(content)
+        elif kind == "yaml":
+            assert (folder / "my_data/val/dataset.yaml").read_text() == content
+    assert not expected, f"not on the page: {list(expected)}"
+
+    source, drawn = open_video("my_videos/new.mp4"), open_video("detected/new_actions.mp4")
+    np.testing.assert_allclose(drawn.times, source.times, atol=2e-4)
+    assert drawn.frames([0]).shape == source.frames([0]).shape == (1, 144, 192, 3)
