@@ -22,9 +22,12 @@ from vmae_det.data.check.persons import (
 )
 from vmae_det.data.check.tables import Table, read_table
 from vmae_det.data.check.times import add_starts, mark_times, time_findings
-from vmae_det.data.check.videos import files_by_id, missing_findings, sizes_of
+from vmae_det.data.check.videos import files_by_id, missing_findings, real_paths, sizes_of
 from vmae_det.data.label_map import LabelMap
 from vmae_det.data.person_boxes import read_person_boxes
+from vmae_det.data.readers.tar_shard import key_of
+from vmae_det.data.shards import Shards
+from vmae_det.data.video_lists import videos_by_id
 from vmae_det.data.video_starts import VideoStarts
 from vmae_det.utils.errors import DataError
 
@@ -79,9 +82,12 @@ def _shared_keys(spec: DatasetSpec) -> set[str]:
     return set(_video_keys(read_table(spec.annotations, "annotations").rows, spec.videos)["key"])
 
 
-def _video_keys(rows: pl.DataFrame, folder: Path) -> pl.DataFrame:
+def _video_keys(rows: pl.DataFrame, videos: Path | Shards) -> pl.DataFrame:
     """`rows` with `key`, a video's file without suffix: another folder may have the same id again."""
-    return rows.with_columns(key=pl.lit(f"{folder.resolve()}/") + pl.col("video"))
+    if isinstance(videos, Shards):
+        keys = dict(zip(videos_by_id(videos), (key_of(path) for path in real_paths(videos))))
+        return rows.with_columns(key=pl.col("video").replace_strict(keys, default=pl.col("video")))
+    return rows.with_columns(key=pl.lit(f"{videos.resolve()}/") + pl.col("video"))
 
 
 def _check_shared(case: Case, annotations: Table) -> set[str]:

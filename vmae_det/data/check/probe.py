@@ -9,6 +9,8 @@ import av
 import numpy as np
 
 from vmae_det.data.readers import open_video
+from vmae_det.data.readers.interface import Source
+from vmae_det.data.readers.opening import find_source
 from vmae_det.utils.errors import DataError
 
 DECODE = ("none", "ends", "all")
@@ -41,10 +43,11 @@ def probe_video(path: str, decode: str = "ends") -> VideoFacts:
     if Path(path).is_dir():
         return _probe_images(facts)
     try:
-        size = Path(path).stat().st_size
+        source = find_source(path)
+        size = source.file.stat().st_size if source.size is None else source.size
         if size == 0:
             return replace(facts, problem="an empty file")
-        with av.open(path) as container:
+        with av.open(source.address) as container:
             if not container.streams.video:
                 return replace(facts, problem="holds no video stream")
             stream = container.streams.video[0]
@@ -54,10 +57,12 @@ def probe_video(path: str, decode: str = "ends") -> VideoFacts:
                 problem = _decode_ends(container, stream, facts)
             elif not problem and decode == "all":
                 problem = _decode_all(container, stream, facts)
+    except DataError as error:
+        problem = error.problem
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         problem = f"cannot be read as a video: {' '.join(reason.split())[:120]}"
-        if not facts.frames and _is_mp4(path):
+        if not facts.frames and _is_mp4(source):
             problem = f"an MP4 file without its index, perhaps cut off: {size} bytes"
     return replace(facts, problem=problem)
 
@@ -93,10 +98,11 @@ def _read_header(
     )
 
 
-def _is_mp4(path: str) -> bool:
+def _is_mp4(source: Source) -> bool:
     """Whether a file begins as MP4 and QuickTime files do."""
     try:
-        with open(path, "rb") as file:
+        with source.file.open("rb") as file:
+            file.seek(source.start or 0)
             return file.read(8)[4:] == b"ftyp"
     except OSError:
         return False
