@@ -7,6 +7,7 @@ index alone. It answers with a list of samples: training may cut several from on
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from vmae_det.data.annotations import LabelMap, read_action_csv, read_excluded
 from vmae_det.data.augmentation import ClipAugmentation
 from vmae_det.data.cache import ClipCache
 from vmae_det.data.catalog import DatasetSpec
+from vmae_det.data.keyframe_offset import describe_keyframes
 from vmae_det.data.keyframes import Keyframes, group_by_keyframe
 from vmae_det.data.person_boxes import read_person_boxes
 from vmae_det.data.readers import VideoReader, open_video
@@ -36,6 +38,8 @@ from vmae_det.data.transforms import Clip, make_clip
 from vmae_det.data.video_lists import VideoTable, files_of_ids, find_videos, labelled_videos
 from vmae_det.utils.errors import ConfigError, DataError
 from vmae_det.utils.registry import Registry
+
+logger = logging.getLogger(__name__)
 
 DATASET_REGISTRY = Registry("DATASET")  # by the task of the model
 
@@ -253,6 +257,9 @@ class ActionKeyframes(ClipDataset):
         self.files = files_of_ids(self.keyframes.videos, spec.videos)
         self.starts = np.array([spec.start_of(str(video)) for video in self.keyframes.videos])
         self.cache = ClipCache(cfg.DATALOADER.CACHE_MB if training else 0)
+        video, timestamp, _, _ = self.keyframes[0]
+        name = str(self.keyframes.videos[video])
+        logger.info("%s: %s", spec.name, describe_keyframes(name, timestamp, self.starts[video]))
 
     def _annotated(self, excluded: Any) -> Keyframes:
         rows = read_action_csv(self.spec.annotations, self.label_map)

@@ -39,6 +39,7 @@ class Case:
     counts: dict[str, int] = field(default_factory=dict)
     class_rows: dict[str, int] = field(default_factory=dict)
     recall: list[RecallRow] = field(default_factory=list)
+    keyframes: str = ""
 
     def read(self, path: Path | None, holds: str) -> Table | None:
         """A file's lines, with findings about them; None where there is no file, or none that can be read."""

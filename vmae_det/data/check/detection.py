@@ -23,6 +23,7 @@ from vmae_det.data.check.persons import (
 from vmae_det.data.check.tables import Table, read_table
 from vmae_det.data.check.times import add_starts, mark_times, time_findings
 from vmae_det.data.check.videos import files_by_id, missing_findings, real_paths, sizes_of
+from vmae_det.data.keyframe_offset import describe_keyframes
 from vmae_det.data.label_map import LabelMap
 from vmae_det.data.person_boxes import read_person_boxes
 from vmae_det.data.readers.tar_shard import key_of
@@ -56,6 +57,7 @@ def check_detection(case: Case) -> None:
         case.found += missing_findings(annotations.rows, annotations.path, files, spec.videos)
         truth = _check_rows(case, annotations, videos)
         _check_classes(case, truth, annotations.path, label_map)
+        case.keyframes = _describe_keyframes(truth, videos)
         shared = _check_shared(case, annotations)
     if boxes is not None:
         start_fits = truth is not None and (truth["time_fault"] == "wrong_video_start").sum() == 0
@@ -75,6 +77,16 @@ def check_detection(case: Case) -> None:
         case.recall = recall_table(persons, sound)
         case.found += low_score_findings(case.recall, boxes.path)
     _ask_strict_readers(case, annotations, boxes)
+
+
+def _describe_keyframes(rows: pl.DataFrame, videos: pl.DataFrame) -> str:
+    """By the example of the first row that lies in its video."""
+    good = rows.filter(pl.col("time_fault").is_null()).join(videos, on="video", maintain_order="left")
+    if good.is_empty():
+        return ""
+    columns = ("video", "timestamp", "start", "frames", "seconds")
+    video, timestamp, start, frames, seconds = good.select(columns).row(0)
+    return describe_keyframes(video, timestamp, start, frames / seconds)
 
 
 def _shared_keys(spec: DatasetSpec) -> set[str]:

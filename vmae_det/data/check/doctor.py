@@ -56,6 +56,7 @@ def check_dataset(
         findings=sorted(case.found, key=lambda finding: finding.is_warning),
         class_rows=case.class_rows,
         recall=case.recall,
+        keyframes=case.keyframes,
     )
 
 
