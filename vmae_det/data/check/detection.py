@@ -81,7 +81,8 @@ def check_detection(case: Case) -> None:
 
 def _describe_keyframes(rows: pl.DataFrame, videos: pl.DataFrame) -> str:
     """By the example of the first row that lies in its video."""
-    good = rows.filter(pl.col("time_fault").is_null()).join(videos, on="video", maintain_order="left")
+    sound = pl.col("time_fault").is_null() & pl.col("start").is_not_null()
+    good = rows.filter(sound).join(videos, on="video", maintain_order="left")
     if good.is_empty():
         return ""
     columns = ("video", "timestamp", "start", "frames", "seconds")
