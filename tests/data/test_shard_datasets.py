@@ -81,6 +81,8 @@ def test_one_a_folder_and_a_pattern(tmp_path):
         spec = get_dataset(str(tmp_path / text))
         assert (spec.type, len(spec.videos.videos)) == ("videos", count)
     assert list(spec.videos.videos)[-1] == tmp_path / "many/train-001.tar/3.mp4"
+    with pytest.raises(DataError, match="0 of 0 shards do not exist"):
+        get_dataset(str(tmp_path / "many/train-{2..1}.tar"))
     with pytest.raises(DataError, match=r"2 of 4 shards do not exist, such as .*train-003\.tar"):
         get_dataset(str(tmp_path / "many/train-{001..004}.tar"))
     with pytest.raises(ConfigError, match="nor tar shards"):
@@ -106,6 +108,24 @@ def test_the_headers_are_read_once(tmp_path, monkeypatch, cache):
     kept.write_bytes(b"spoilt")
     assert list(find_shards(str(tmp_path / "many")).videos) == list(first)
     assert len(read) == 9
+
+
+def test_many_ask_at_once_and_one_reads(tmp_path, monkeypatch):
+    pack(tmp_path / "many", {str(n): b"x" for n in range(6)})
+    read, found = [], []
+    monkeypatch.setattr(
+        shards_module, "scan_shard", lambda path: read.append(path) or tar_shard.scan_shard(path)
+    )
+    threads = [
+        threading.Thread(target=lambda: found.append(list(find_shards(str(tmp_path / "many")).videos)))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(read) == 3
+    assert all(videos == found[0] for videos in found) and len(found) == 4
 
 
 def test_without_a_cache_the_headers_are_read_all_the_same(tmp_path, cache, caplog):

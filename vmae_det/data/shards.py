@@ -34,11 +34,6 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _CHOICE = re.compile(r"\{([^{},]+(?:,[^{},]+)+)\}")
 
 
-def is_pattern(text: str) -> bool:
-    """Whether a path stands for several, in webdataset's notation."""
-    return bool(_RANGE.search(text) or _CHOICE.search(text))
-
-
 def expand(pattern: str) -> Iterator[str]:
     """The paths that `{000..099}` (from, to, with as many digits) and `{a,b}` stand for."""
     match = _RANGE.search(pattern)
@@ -71,7 +66,9 @@ def find_shards(text: str, base: Path = Path()) -> Shards | None:
     """
     if is_address(text):
         names = list(expand(text))
-        if any(not name.partition("#")[0].partition("?")[0].endswith(SHARD_SUFFIX) for name in names):
+        if not names or any(
+            not name.partition("#")[0].partition("?")[0].endswith(SHARD_SUFFIX) for name in names
+        ):
             raise DataError(f"expected tar shards ({SHARD_SUFFIX}) at an address of videos", text)
         bar = tqdm(names, desc="shards", unit="shard", disable=None if len(names) > 1 else True, leave=False)
         return Shards(text, [local_path(name) for name in bar])
@@ -93,8 +90,8 @@ def _shards_in(folder: Path) -> list[Path]:
     found = []
     with os.scandir(folder) as entries:
         for entry in entries:
-            suffix = os.path.splitext(entry.name)[1].lower()
-            if suffix in VIDEO_SUFFIXES or entry.is_dir():
+            suffix = os.path.splitext(entry.name)[1]
+            if suffix.lower() in VIDEO_SUFFIXES or entry.is_dir():
                 return []
             if suffix == SHARD_SUFFIX:
                 found.append(folder / entry.name)
