@@ -125,7 +125,8 @@ def test_many_ask_at_once_and_one_reads(tmp_path, monkeypatch):
     for thread in threads:
         thread.join()
     assert len(read) == 3
-    assert all(videos == found[0] for videos in found) and len(found) == 4
+    assert len(found) == 4
+    assert all(videos == found[0] for videos in found)
 
 
 def test_without_a_cache_the_headers_are_read_all_the_same(tmp_path, cache, caplog):

@@ -45,7 +45,8 @@ def write_shards(spec: DatasetSpec, folder: Path, size: int) -> list[Path]:
     not at all, and one that is there already with the same videos is kept.
 
     Args:
-        size: bytes that a shard shall have at most, but for some at its end; a larger video has a shard of its own.
+        size: bytes that a shard shall have at most, but for ten kilobytes of padding; a larger video has a
+            shard of its own.
 
     Raises:
         DataError: a video cannot be read, is a folder of frames, or two would have the same key.

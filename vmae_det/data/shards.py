@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import numpy as np
 from filelock import FileLock
@@ -66,9 +67,7 @@ def find_shards(text: str, base: Path = Path()) -> Shards | None:
     """
     if is_address(text):
         names = list(expand(text))
-        if not names or any(
-            not name.partition("#")[0].partition("?")[0].endswith(SHARD_SUFFIX) for name in names
-        ):
+        if not names or not all(urlsplit(name).path.endswith(SHARD_SUFFIX) for name in names):
             raise DataError(f"expected tar shards ({SHARD_SUFFIX}) at an address of videos", text)
         bar = tqdm(names, desc="shards", unit="shard", disable=None if len(names) > 1 else True, leave=False)
         return Shards(text, [local_path(name) for name in bar])
