@@ -303,10 +303,11 @@ def test_the_frames_of_a_keyframe_are_slowfasts(tmp_path, in_process, capsys):
     """Second S is the image (S - 900) * 30 of the list, counted from 0."""
     site, name, more = make_site(tmp_path, frames)
     assert site.prepare(*more) == 0
-    assert (
-        "second 902 of -5KQ66BBWC4, whose file starts at second 900.000, is frame 60"
-        in capsys.readouterr().out
-    )
+    printed = capsys.readouterr().out
+    where = "second 902 of -5KQ66BBWC4 is the frame nearest to 2.000 s of its file (video_start 900)"
+    assert where in printed
+    assert "SlowFast counts (902 - 900) x 30 = frame 60" in printed
+    assert "here it is frame 60 (from 0)" in printed
     spec = get_dataset(f"{name}_train", str(site.root))
     assert frame_at(spec, "-5KQ66BBWC4", 902).mean() == pytest.approx(60, abs=1)
 

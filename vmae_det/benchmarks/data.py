@@ -21,6 +21,8 @@ from torch.utils.data import BatchSampler, DataLoader
 from vmae_det.config import CfgNode
 from vmae_det.data.loader import build_train_dataset, build_train_loader, collate
 from vmae_det.data.readers import VideoReader
+from vmae_det.data.readers.interface import Source
+from vmae_det.data.readers.opening import find_source
 from vmae_det.data.supervision import PREFETCH
 from vmae_det.engine.trainer import to_device
 from vmae_det.modeling import model_class
@@ -192,10 +194,11 @@ class _FrameByFrame(torch.utils.data.Dataset):
 class _BareDecord:
     """decord as it is, at full size."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, video: Path | Source) -> None:
         import decord
 
-        self._reader = decord.VideoReader(str(path), num_threads=1)
+        source = video if isinstance(video, Source) else find_source(video)
+        self._reader = decord.VideoReader(source.address, num_threads=1)
 
     def __len__(self) -> int:
         return len(self._reader)
@@ -257,6 +260,8 @@ def _stages(dataset: Any, keys: list[tuple[int, int]]) -> dict[str, float]:
     return {name: 1000 * seconds / len(keys) for name, seconds in watch.seconds.items()}
 
 
-def _timed_open(open_it: Callable[[Path], VideoReader], watch: _Stopwatch, path: Path) -> _TimedReader:
+def _timed_open(
+    open_it: Callable[[Path | Source], VideoReader], watch: _Stopwatch, video: Path | Source
+) -> _TimedReader:
     with watch.stage("read"):
-        return _TimedReader(open_it(path), watch)
+        return _TimedReader(open_it(video), watch)

@@ -20,6 +20,7 @@ COMMANDS = {
     "convert": "weights from one published format to another",
     "prepare": "a known dataset, from what its site gives to what the configs want",
     "import": "annotations of CVAT, VIA 3, COCO JSON or Label Studio to a dataset",
+    "shard": "the videos of a dataset into tar shards",
     "check-data": "what is wrong with a dataset, before a night of training is lost",
     "evaluate": "frame-mAP, video-mAP or person recall of detections in a file",
     "benchmark": "time and memory of the program's parts on this machine",

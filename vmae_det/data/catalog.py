@@ -12,8 +12,10 @@ from typing import Any
 import yaml
 
 from vmae_det.data.mini_ava import make_mini_ava
+from vmae_det.data.shards import Shards, find_shards
 from vmae_det.data.video_starts import VideoStarts
 from vmae_det.utils.errors import ConfigError, DataError, did_you_mean
+from vmae_det.utils.paths import is_address, local_path
 
 # What a dataset of each type must name.
 TYPES = {
@@ -30,8 +32,9 @@ class DatasetSpec:
     Args:
         type: "videos" (no labels), "classification" (a list of videos with labels) or "detection" (AVA's
         form).
-        videos: folder of the video files; in detection, a file's name without suffix is the video's id.
-        annotations: list of videos and labels, or AVA CSV.
+        videos: folder of the video files, or tar shards; in detection, a file's name without suffix, in
+            shards its KEY, is the video's id.
+        annotations: list of videos and labels, or AVA CSV; None with shards, whose KEY.cls hold the labels.
         label_map: pbtxt with ids and names of the classes.
         person_boxes: detected persons, for testing a detector.
         excluded: keyframes left out of training and evaluation.
@@ -41,7 +44,7 @@ class DatasetSpec:
 
     name: str
     type: str
-    videos: Path
+    videos: Path | Shards
     annotations: Path | None = None
     label_map: Path | None = None
     person_boxes: Path | None = None
@@ -99,7 +102,8 @@ def datasets_root(root: str = "") -> Path:
 
 
 def get_dataset(name: str, root: str = "") -> DatasetSpec:
-    """The dataset called `name`: a name of the catalog, a dataset file (.yaml), or a folder of videos.
+    """The dataset called `name`: a name of the catalog, a dataset file (.yaml), a folder of videos, or tar
+    shards (see `find_shards`).
 
     Raises:
         ConfigError: nothing is known under this name.
@@ -123,11 +127,12 @@ def get_dataset(name: str, root: str = "") -> DatasetSpec:
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         return read_dataset_file(path)
-    if path.is_dir():
-        return DatasetSpec(name=name, type="videos", videos=path)
+    shards = find_shards(name)
+    if shards is not None or path.is_dir():
+        return DatasetSpec(name=name, type="videos", videos=shards or path)
     raise ConfigError(
         f"DATASETS: '{name}' is neither a dataset of the catalog, nor a dataset file (.yaml), "
-        f"nor a folder of videos{did_you_mean(name, dataset_names())}"
+        f"nor a folder of videos, nor tar shards{did_you_mean(name, dataset_names())}"
     )
 
 
@@ -154,26 +159,37 @@ def _make_spec(content: dict[str, Any], base: Path, name: str, source: str) -> D
     kind = content.get("type")
     if kind not in TYPES:
         raise DataError(f"type: expected one of {', '.join(TYPES)}, got {kind!r}", source)
-    for key in TYPES[kind]:
-        if not content.get(key):
-            raise DataError(f"{key}: missing; a dataset of type '{kind}' needs it", source)
     values: dict[str, Any] = {}
     for key, value in content.items():
         if key == "video_start":
             values[key] = _video_start(value, base, source)
+        elif key == "videos" and value:
+            values[key] = find_shards(str(value), base) or _file(key, value, base, source)
         elif key != "type" and value:
-            values[key] = base / str(value)
-            if not values[key].exists():
-                hint = "" if base.exists() else f" (the folder {base} itself does not exist)"
-                raise DataError(f"{key}: {values[key]} does not exist{hint}", source)
+            values[key] = _file(key, value, base, source)
+    labelled = kind == "classification" and isinstance(values.get("videos"), Shards)  # by their KEY.cls
+    for key in TYPES[kind]:
+        if key not in values and not (key == "annotations" and labelled):
+            raise DataError(f"{key}: missing; a dataset of type '{kind}' needs it", source)
     return DatasetSpec(name=name, type=kind, **values)
+
+
+def _file(key: str, value: Any, base: Path, source: str) -> Path:
+    """A file or folder on this machine; what is elsewhere is fetched."""
+    if is_address(str(value)):
+        return local_path(str(value))
+    path = base / str(value)
+    if not path.exists():
+        hint = "" if base.exists() else f" (the folder {base} itself does not exist)"
+        raise DataError(f"{key}: {path} does not exist{hint}", source)
+    return path
 
 
 def _video_start(value: Any, base: Path, source: str) -> float | VideoStarts:
     if type(value) in (int, float):
         return float(value)
     if isinstance(value, str) and value.endswith(".csv"):
-        return VideoStarts(base / value)
+        return VideoStarts(local_path(value) if is_address(value) else base / value)
     raise DataError(f"video_start: expected seconds, got {value!r}; or a table of them (.csv)", source)
 
 

@@ -7,8 +7,8 @@ index alone. It answers with a list of samples: training may cut several from on
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ from vmae_det.data.annotations import LabelMap, read_action_csv, read_excluded
 from vmae_det.data.augmentation import ClipAugmentation
 from vmae_det.data.cache import ClipCache
 from vmae_det.data.catalog import DatasetSpec
-from vmae_det.data.file_table import FileTable
+from vmae_det.data.keyframe_offset import describe_keyframes
 from vmae_det.data.keyframes import Keyframes, group_by_keyframe
 from vmae_det.data.person_boxes import read_person_boxes
 from vmae_det.data.readers import VideoReader, open_video
+from vmae_det.data.readers.interface import Source
 from vmae_det.data.sampling import (
     evenly_placed_clip,
     keyframe_clip,
@@ -34,9 +35,11 @@ from vmae_det.data.sampling import (
     target_clip,
 )
 from vmae_det.data.transforms import Clip, make_clip
-from vmae_det.data.video_lists import find_videos, read_video_list, videos_by_id
+from vmae_det.data.video_lists import VideoTable, files_of_ids, find_videos, labelled_videos
 from vmae_det.utils.errors import ConfigError, DataError
 from vmae_det.utils.registry import Registry
+
+logger = logging.getLogger(__name__)
 
 DATASET_REGISTRY = Registry("DATASET")  # by the task of the model
 
@@ -50,7 +53,7 @@ class ClipDataset(torch.utils.data.Dataset, ABC):
     (of the clip in the dataset), and what the task adds.
     """
 
-    files: Sequence[Path]
+    files: VideoTable
 
     def __init__(self, cfg: CfgNode, spec: DatasetSpec, training: bool) -> None:
         self.cfg = cfg
@@ -105,18 +108,18 @@ class ClipDataset(torch.utils.data.Dataset, ABC):
         sample = {"video": transforms.to_video(clip), "seed": int(seed), "index": index}
         return sample | self.finish(clip, extra)
 
-    def open(self, path: Path) -> VideoReader:
+    def open(self, video: Path | Source) -> VideoReader:
         """A video, ready to be decoded at the size that is needed of it."""
         node = self.cfg.DATALOADER
         side = transforms.needed_short_side(self.cfg, self.training) if node.DECODE_SMALLER else None
-        return open_video(path, node.READER, short_side=side)
+        return open_video(video, node.READER, short_side=side)
 
-    def _random_clip(self, path: Path, rng: np.random.Generator) -> Clip:
-        reader, node = self.open(path), self.cfg.INPUT
+    def _random_clip(self, video: int, rng: np.random.Generator) -> Clip:
+        reader, node = self.open(self.files.source(video)), self.cfg.INPUT
         return make_clip(reader.frames(random_clip(len(reader), node.NUM_FRAMES, node.SAMPLING_RATE, rng)))
 
-    def _placed_clip(self, path: Path, number: int, num_clips: int) -> Clip:
-        reader, node = self.open(path), self.cfg.INPUT
+    def _placed_clip(self, video: int, number: int, num_clips: int) -> Clip:
+        reader, node = self.open(self.files.source(video)), self.cfg.INPUT
         frames = evenly_placed_clip(len(reader), node.NUM_FRAMES, node.SAMPLING_RATE, number, num_clips)
         return make_clip(reader.frames(frames))
 
@@ -135,10 +138,10 @@ class UnlabelledVideos(ClipDataset):
         if spec.type == "videos":
             self.files = find_videos(spec.videos)
         elif spec.type == "classification":
-            self.files, _ = read_video_list(spec.annotations, spec.videos)
+            self.files, _ = labelled_videos(spec.annotations, spec.videos)
         else:
             annotations = read_action_csv(spec.annotations, unknown_actions="ignore")
-            self.files = _files_of(annotations.videos, spec)
+            self.files = files_of_ids(annotations.videos, spec.videos)
         own, wanted = cfg.INPUT, cfg.MODEL.RECONSTRUCTION
         self.own = own.NUM_FRAMES, own.SAMPLING_RATE
         self.target = wanted.NUM_FRAMES or own.NUM_FRAMES, wanted.SAMPLING_RATE or own.SAMPLING_RATE
@@ -152,12 +155,12 @@ class UnlabelledVideos(ClipDataset):
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[Clip, Sample]:
         """A random clip."""
-        reader = self.open(self.path_of(index))
+        reader = self.open(self.files.source(index % len(self.files)))
         return self._decode(reader, random_clip(len(reader), *self.own, rng))
 
     def load_test(self, index: int) -> tuple[Clip, Sample]:
         """The centre of the clip in the middle of the video."""
-        reader = self.open(self.files[index])
+        reader = self.open(self.files.source(index))
         clip, extra = self._decode(reader, evenly_placed_clip(len(reader), *self.own, 0, 1))
         return transforms.view_crop(clip, self.cfg), extra
 
@@ -182,11 +185,12 @@ class LabelledVideos(ClipDataset):
     def __init__(self, cfg: CfgNode, spec: DatasetSpec, training: bool) -> None:
         super().__init__(cfg, spec, training)
         _require_type(spec, "classification")
-        self.files, self.labels = read_video_list(spec.annotations, spec.videos)
+        self.files, self.labels = labelled_videos(spec.annotations, spec.videos)
         num_classes = cfg.MODEL.CLASSIFIER.NUM_CLASSES
         if self.labels.max() >= num_classes:
+            where = spec.annotations or spec.videos
             raise ConfigError(
-                f"MODEL.CLASSIFIER.NUM_CLASSES: {num_classes}, but {spec.annotations} has a label "
+                f"MODEL.CLASSIFIER.NUM_CLASSES: {num_classes}, but {where} has a label "
                 f"{self.labels.max()}: set it to {self.labels.max() + 1} or more"
             )
         self.views = cfg.TEST.NUM_CLIPS * cfg.TEST.NUM_CROPS
@@ -203,8 +207,8 @@ class LabelledVideos(ClipDataset):
         """A random clip, or a random frame of each segment, as INPUT.SAMPLING says."""
         extra = {"label": int(self.labels[index])}
         if self.cfg.INPUT.SAMPLING == "dense":
-            return self._random_clip(self.files[index], rng), extra
-        reader = self.open(self.files[index])
+            return self._random_clip(index, rng), extra
+        reader = self.open(self.files.source(index))
         frames = random_segments(len(reader), self.cfg.INPUT.NUM_FRAMES, rng)
         return make_clip(reader.frames(frames)), extra
 
@@ -217,14 +221,14 @@ class LabelledVideos(ClipDataset):
         test = self.cfg.TEST
         video, view = divmod(index, self.views)
         clip_number, crop_number = divmod(view, test.NUM_CROPS)
-        clip = self._view(self.files[video], clip_number)
+        clip = self._view(video, clip_number)
         clip = transforms.view_crop(clip, self.cfg, crop_number, test.NUM_CROPS)
         return clip, {"label": int(self.labels[video]), "video_index": video}
 
-    def _view(self, path: Path, number: int) -> Clip:
+    def _view(self, video: int, number: int) -> Clip:
         if self.cfg.INPUT.SAMPLING == "dense":
-            return self._placed_clip(path, number, self.cfg.TEST.NUM_CLIPS)
-        reader = self.open(path)
+            return self._placed_clip(video, number, self.cfg.TEST.NUM_CLIPS)
+        reader = self.open(self.files.source(video))
         frames = placed_segments(len(reader), self.cfg.INPUT.NUM_FRAMES, number, self.cfg.TEST.NUM_CLIPS)
         return make_clip(reader.frames(frames))
 
@@ -250,9 +254,12 @@ class ActionKeyframes(ClipDataset):
             )
         excluded = read_excluded(spec.excluded) if spec.excluded else None
         self.keyframes = self._annotated(excluded) if training else self._detected(excluded)
-        self.files = _files_of(self.keyframes.videos, spec)
+        self.files = files_of_ids(self.keyframes.videos, spec.videos)
         self.starts = np.array([spec.start_of(str(video)) for video in self.keyframes.videos])
         self.cache = ClipCache(cfg.DATALOADER.CACHE_MB if training else 0)
+        video, timestamp, _, _ = self.keyframes[0]
+        name = str(self.keyframes.videos[video])
+        logger.info("%s: %s", spec.name, describe_keyframes(name, timestamp, self.starts[video]))
 
     def _annotated(self, excluded: Any) -> Keyframes:
         rows = read_action_csv(self.spec.annotations, self.label_map)
@@ -291,7 +298,7 @@ class ActionKeyframes(ClipDataset):
 
     def _decode(self, index: int) -> np.ndarray:
         video, timestamp, _, _ = self.keyframes[index]
-        reader, node = self.open(self.files[video]), self.cfg.INPUT
+        reader, node = self.open(self.files.source(video)), self.cfg.INPUT
         try:
             keyframe = reader.index_at(timestamp - self.starts[video])
         except DataError as error:
@@ -331,16 +338,3 @@ class ActionKeyframes(ClipDataset):
 def _require_type(spec: DatasetSpec, kind: str) -> None:
     if spec.type != kind:
         raise ConfigError(f"DATASETS: '{spec.name}' is of type '{spec.type}', this model needs type '{kind}'")
-
-
-def _files_of(video_ids: np.ndarray, spec: DatasetSpec) -> FileTable:
-    """The file of each video id; DataError names the ids without one."""
-    by_id = videos_by_id(spec.videos)
-    missing = [str(video) for video in video_ids if str(video) not in by_id]
-    if missing:
-        raise DataError(
-            f"no video file for {len(missing)} of {len(video_ids)} video ids, such as '{missing[0]}' "
-            f"(expected {missing[0]}.mp4 or alike)",
-            spec.videos,
-        )
-    return FileTable(spec.videos, (by_id[str(video)].name for video in video_ids))

@@ -9,6 +9,27 @@ from pathlib import Path
 import numpy as np
 
 
+class TextTable(Sequence):
+    """Texts in two arrays: `ends` (n + 1,) of each in `text`, the bytes of all."""
+
+    def __init__(self, ends: np.ndarray, text: np.ndarray) -> None:
+        self.ends = ends
+        self.text = text
+
+    @classmethod
+    def of(cls, texts: Iterable[str | os.PathLike]) -> TextTable:
+        """The table of some texts."""
+        encoded = [os.fsencode(text) for text in texts]
+        return cls(np.cumsum([0, *map(len, encoded)]), np.frombuffer(b"".join(encoded), dtype=np.uint8))
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def __getitem__(self, index: int) -> str:
+        index = range(len(self))[index]  # as a list counts from the end, and says that it has no more
+        return os.fsdecode(self.text[self.ends[index] : self.ends[index + 1]].tobytes())
+
+
 class FileTable(Sequence):
     """Files by their names below a folder.
 
@@ -18,15 +39,15 @@ class FileTable(Sequence):
     """
 
     def __init__(self, folder: Path, names: Iterable[str | os.PathLike]) -> None:
-        encoded = [os.fsencode(name) for name in names]
         self.folder = folder
-        self._ends = np.cumsum([0, *map(len, encoded)])
-        self._text = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        self.names = TextTable.of(names)
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return len(self.names)
 
     def __getitem__(self, index: int) -> Path:
-        index = range(len(self))[index]  # as a list counts from the end, and says that it has no more
-        name = self._text[self._ends[index] : self._ends[index + 1]].tobytes()
-        return self.folder / os.fsdecode(name)
+        return self.folder / self.names[index]
+
+    def source(self, index: int) -> Path:
+        """What `open_video` takes."""
+        return self[index]

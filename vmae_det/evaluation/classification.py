@@ -53,7 +53,7 @@ class TopKEvaluator(Evaluator):
         """top1 and top5, in percent."""
         parts = [part for parts in gather(self._parts) for part in parts]
         if not parts:
-            raise DataError("no video was classified; is the dataset empty?", self.spec.annotations)
+            raise DataError("no video was classified; is the dataset empty?", self.spec.name)
         index, video, label, scores = (np.concatenate(column) for column in zip(*parts))
         # By index, so that the order of summation does not depend on the processes.
         _, once = np.unique(index, return_index=True)

@@ -31,7 +31,7 @@ class ReconstructionEvaluator(Evaluator):
         """reconstruction_loss, in units of MODEL.RECONSTRUCTION."""
         parts = [part for parts in gather(self._parts) for part in parts]
         if not parts:
-            raise DataError("no video was reconstructed; is the dataset empty?", self.spec.videos)
+            raise DataError("no video was reconstructed; is the dataset empty?", str(self.spec.videos))
         index, loss = (np.concatenate(column) for column in zip(*parts))
         _, once = np.unique(index, return_index=True)
         self._metrics = {"reconstruction_loss": float(loss[once].mean())}

@@ -39,6 +39,7 @@ class Case:
     counts: dict[str, int] = field(default_factory=dict)
     class_rows: dict[str, int] = field(default_factory=dict)
     recall: list[RecallRow] = field(default_factory=list)
+    keyframes: str = ""
 
     def read(self, path: Path | None, holds: str) -> Table | None:
         """A file's lines, with findings about them; None where there is no file, or none that can be read."""
@@ -61,7 +62,7 @@ class Case:
             self.add_broken(path, error)
             return None
 
-    def add_broken(self, path: Path, error: DataError) -> None:
+    def add_broken(self, path: Path | str, error: DataError) -> None:
         """Note a file that a reader refuses as a whole."""
         example = Example(str(path), error.line, error.problem)
         advice = "mend the file: nothing else of it is looked at"
@@ -74,7 +75,7 @@ class Case:
         return facts
 
     def add_shared(
-        self, rows: pl.DataFrame, path: Path, keys_of: Callable[[DatasetSpec], set[str]]
+        self, rows: pl.DataFrame, path: Path | str, keys_of: Callable[[DatasetSpec], set[str]]
     ) -> set[str]:
         """Note the videos that `rows` (column `key`) share with the other set; gives their keys.
 
@@ -86,7 +87,7 @@ class Case:
         try:
             others = keys_of(self.against)
         except DataError as error:
-            self.add_broken(self.against.annotations or self.against.videos, error)
+            self.add_broken(self.against.annotations or str(self.against.videos), error)
             return set()
         shared = rows.filter(pl.col("key").is_in(list(others))).unique(
             "key", keep="first", maintain_order=True

@@ -35,7 +35,7 @@ def rows_by_class(rows: pl.DataFrame, label_map: LabelMap) -> dict[int, int]:
 
 
 def unseen_class_findings(
-    counts: dict[int, int], label_map: LabelMap, labels: Path, training: bool
+    counts: dict[int, int], label_map: LabelMap, labels: Path | str, training: bool
 ) -> list[Finding]:
     """The classes without rows: an error in a training set, a warning in another."""
     names = dict(zip(label_map.ids, label_map.names))

@@ -22,9 +22,13 @@ from vmae_det.data.check.persons import (
 )
 from vmae_det.data.check.tables import Table, read_table
 from vmae_det.data.check.times import add_starts, mark_times, time_findings
-from vmae_det.data.check.videos import files_by_id, missing_findings, sizes_of
+from vmae_det.data.check.videos import files_by_id, missing_findings, real_paths, sizes_of
+from vmae_det.data.keyframe_offset import describe_keyframes
 from vmae_det.data.label_map import LabelMap
 from vmae_det.data.person_boxes import read_person_boxes
+from vmae_det.data.readers.tar_shard import key_of
+from vmae_det.data.shards import Shards
+from vmae_det.data.video_lists import videos_by_id
 from vmae_det.data.video_starts import VideoStarts
 from vmae_det.utils.errors import DataError
 
@@ -53,6 +57,7 @@ def check_detection(case: Case) -> None:
         case.found += missing_findings(annotations.rows, annotations.path, files, spec.videos)
         truth = _check_rows(case, annotations, videos)
         _check_classes(case, truth, annotations.path, label_map)
+        case.keyframes = _describe_keyframes(truth, videos)
         shared = _check_shared(case, annotations)
     if boxes is not None:
         start_fits = truth is not None and (truth["time_fault"] == "wrong_video_start").sum() == 0
@@ -74,14 +79,28 @@ def check_detection(case: Case) -> None:
     _ask_strict_readers(case, annotations, boxes)
 
 
+def _describe_keyframes(rows: pl.DataFrame, videos: pl.DataFrame) -> str:
+    """By the example of the first row that lies in its video."""
+    sound = pl.col("time_fault").is_null() & pl.col("start").is_not_null()
+    good = rows.filter(sound).join(videos, on="video", maintain_order="left")
+    if good.is_empty():
+        return ""
+    columns = ("video", "timestamp", "start", "frames", "seconds")
+    video, timestamp, start, frames, seconds = good.select(columns).row(0)
+    return describe_keyframes(video, timestamp, start, frames / seconds)
+
+
 def _shared_keys(spec: DatasetSpec) -> set[str]:
     """The annotated videos of a set, as `_video_keys` names them; DataError where it cannot be read."""
     return set(_video_keys(read_table(spec.annotations, "annotations").rows, spec.videos)["key"])
 
 
-def _video_keys(rows: pl.DataFrame, folder: Path) -> pl.DataFrame:
+def _video_keys(rows: pl.DataFrame, videos: Path | Shards) -> pl.DataFrame:
     """`rows` with `key`, a video's file without suffix: another folder may have the same id again."""
-    return rows.with_columns(key=pl.lit(f"{folder.resolve()}/") + pl.col("video"))
+    if isinstance(videos, Shards):
+        keys = dict(zip(videos_by_id(videos), (key_of(path) for path in real_paths(videos))))
+        return rows.with_columns(key=pl.col("video").replace_strict(keys, default=pl.col("video")))
+    return rows.with_columns(key=pl.lit(f"{videos.resolve()}/") + pl.col("video"))
 
 
 def _check_shared(case: Case, annotations: Table) -> set[str]:

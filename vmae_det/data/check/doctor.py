@@ -10,6 +10,7 @@ from vmae_det.data.check.case import Case
 from vmae_det.data.check.detection import check_detection
 from vmae_det.data.check.labelled import check_classification, check_videos
 from vmae_det.data.check.report import Report
+from vmae_det.data.shards import Shards
 from vmae_det.utils.errors import ConfigError, DataError
 
 _CHECKS = {"detection": check_detection, "classification": check_classification, "videos": check_videos}
@@ -42,7 +43,11 @@ def check_dataset(
             f"--against: {against.name} is of type '{against.type}', {spec.name} of type '{spec.type}'"
         )
     case = Case(spec, against or partner_of(spec), is_training(spec), decode, workers)
-    _CHECKS[spec.type](case)
+    problem = _shard_problem(spec)
+    if problem is None:
+        _CHECKS[spec.type](case)
+    else:
+        case.add_broken(str(spec.videos), DataError(str(problem)))  # which names the shard
     return Report(
         dataset=spec.name,
         type=spec.type,
@@ -52,7 +57,25 @@ def check_dataset(
         findings=sorted(case.found, key=lambda finding: finding.is_warning),
         class_rows=case.class_rows,
         recall=case.recall,
+        keyframes=case.keyframes,
     )
+
+
+def _shard_problem(spec: DatasetSpec) -> DataError | None:
+    """Why the videos cannot be found in their shards."""
+    if not isinstance(spec.videos, Shards):
+        return None
+    try:
+        videos = spec.videos.videos
+        if spec.type == "detection":
+            videos.numbers_by_key()
+        elif spec.type == "classification":
+            videos.numbers_by_name()
+            if spec.annotations is None:
+                videos.labels()
+    except DataError as error:
+        return error
+    return None
 
 
 def is_training(spec: DatasetSpec) -> bool:

@@ -92,7 +92,7 @@ class Finding:
 
 
 def finding_of_rows(
-    kind: str, rows: pl.DataFrame, path: Path, what: str, advice: str, text: str = "text"
+    kind: str, rows: pl.DataFrame, path: Path | str, what: str, advice: str, text: str = "text"
 ) -> list[Finding]:
     """The finding that all `rows` (with `line` and the column named by `text`) are; none without rows."""
     if rows.is_empty():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from vmae_det.data.readers import open_video
 from vmae_det.data.readers.interface import Source, unreadable
+from vmae_det.data.readers.opening import find_source
 from vmae_det.data.readers.packet_index import VideoFile, packets_of, turn_of
 from vmae_det.utils.errors import DataError
 
@@ -46,13 +46,13 @@ def probe_video(path: str, decode: str = "ends") -> VideoFacts:
     facts = VideoFacts(path)
     if Path(path).is_dir():
         return _probe_images(facts)
-    source = Source(Path(path), Path(path))
+    source = None
     try:
+        source = find_source(path)
+        size = source.file.stat().st_size if source.size is None else source.size
         file = VideoFile(source)
         facts = _read_header(facts, file)
-        problem = _cut_off(file.stream, os.path.getsize(path)) or (
-            "" if facts.frames else "holds no video frames"
-        )
+        problem = _cut_off(file.stream, size) or ("" if facts.frames else "holds no video frames")
         if not problem and decode == "ends":
             facts, problem = _decode_ends(file, facts)
         elif not problem and decode == "all":
@@ -60,9 +60,9 @@ def probe_video(path: str, decode: str = "ends") -> VideoFacts:
     except DataError as error:
         problem = error.problem
     except (av.FFmpegError, OSError, ValueError) as error:
-        problem = unreadable(source.path, getattr(error, "strerror", None) or error).problem
-    if problem and not facts.frames and _is_mp4(path):
-        problem = f"an MP4 file without its index, perhaps cut off: {os.path.getsize(path)} bytes"
+        problem = unreadable(Path(path), getattr(error, "strerror", None) or error).problem
+    if problem and not facts.frames and source and _is_mp4(source):
+        problem = f"an MP4 file without its index, perhaps cut off: {size} bytes"
     return replace(facts, problem=problem)
 
 
@@ -90,10 +90,11 @@ def _read_header(facts: VideoFacts, file: VideoFile) -> VideoFacts:
     return replace(facts, frames=frames, seconds=seconds, **size)
 
 
-def _is_mp4(path: str) -> bool:
+def _is_mp4(source: Source) -> bool:
     """Whether a file begins as MP4 and QuickTime files do."""
     try:
-        with open(path, "rb") as file:
+        with source.file.open("rb") as file:
+            file.seek(source.start or 0)
             return file.read(8)[4:] == b"ftyp"
     except OSError:
         return False

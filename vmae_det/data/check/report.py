@@ -22,6 +22,7 @@ class Report:
         findings: errors first.
         class_rows: rows of each class, by its name.
         recall: of person boxes.
+        keyframes: where the frames of keyframes are found.
     """
 
     dataset: str
@@ -32,6 +33,7 @@ class Report:
     findings: list[Finding]
     class_rows: dict[str, int] = field(default_factory=dict)
     recall: list[RecallRow] = field(default_factory=list)
+    keyframes: str = ""
 
     @property
     def errors(self) -> list[Finding]:
@@ -55,6 +57,7 @@ class Report:
             "findings": [finding.to_json() for finding in self.findings],
             "class_rows": self.class_rows,
             "person_box_recall": [row.to_json() for row in self.recall],
+            "keyframes": self.keyframes,
         }
 
     def as_text(self) -> str:
@@ -64,6 +67,8 @@ class Report:
         lines.append("  " + ", ".join(f"{count} {name}" for name, count in self.counts.items()))
         if self.against:
             lines.append(f"  compared with {self.against}")
+        if self.keyframes:
+            lines.append(f"  {self.keyframes}")
         for finding in self.findings:
             lines += ["", *_finding_lines(finding)]
         if self.recall:

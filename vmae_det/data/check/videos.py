@@ -13,15 +13,24 @@ import polars as pl
 from vmae_det.data.check.findings import MAX_EXAMPLES, Example, Finding, finding_of_rows
 from vmae_det.data.check.probe import VideoFacts, probe_video
 from vmae_det.data.check.workers import WorkerDied, run_apart
-from vmae_det.data.video_lists import VIDEO_SUFFIXES, videos_by_id
+from vmae_det.data.file_types import VIDEO_SUFFIXES
+from vmae_det.data.shards import Shards
+from vmae_det.data.video_lists import videos_by_id
 
 # Seconds that a video may take; decoding a long movie whole takes its time.
 _PATIENCE = {"none": 60, "ends": 120, "all": 7200}
 
 
-def files_by_id(folder: Path) -> dict[str, Path]:
-    """Video id to file, as training looks for them: in the folder itself; none without such a folder."""
-    return videos_by_id(folder) if folder.is_dir() else {}
+def files_by_id(videos: Path | Shards) -> dict[str, Path]:
+    """Video id to file, as training looks for them: in shards, or in the folder itself; none without such a
+    folder."""
+    return videos_by_id(videos) if isinstance(videos, Shards) or videos.is_dir() else {}
+
+
+def real_paths(shards: Shards) -> list[str]:
+    """The paths of the videos in shards, by which they are the same in whatever dataset."""
+    real = [str(file.resolve()) for file in shards.files]
+    return [f"{real[shard]}/{name}" for shard, name in shards.videos.places()]
 
 
 def probe_videos(paths: Iterable[Path], decode: str, workers: int | None = None) -> dict[Path, VideoFacts]:
@@ -47,22 +56,24 @@ def unreadable_findings(facts: dict[Path, VideoFacts]) -> list[Finding]:
     return [Finding("unreadable_video", len(bad), what, examples, "fetch or encode these files anew")]
 
 
-def missing_findings(rows: pl.DataFrame, path: Path, known: dict[str, Path], folder: Path) -> list[Finding]:
+def missing_findings(
+    rows: pl.DataFrame, path: Path, known: dict[str, Path], videos: Path | Shards
+) -> list[Finding]:
     """One finding for all ids of `rows` (`video`, `line`, `text`) without a file; it counts videos."""
     first = rows.filter(~pl.col("video").is_in(list(known))).unique(
         "video", keep="first", maintain_order=True
     )
     if first.is_empty():
         return []
-    guesses = [_guess(name, known, folder) for name in first["video"].head(200)]
+    guesses = [_guess(name, known, videos) for name in first["video"].head(200)]
     guess = next(filter(None, guesses), "")
     total = rows["video"].n_unique()
-    what = f"of {total} video ids have no file in {folder}"
+    what = f"of {total} video ids have no file in {videos}"
     advice = guess or f"a video's file is named after its id: {first['video'][0]}.mp4, or another suffix"
     return finding_of_rows("missing_video", first, path, what, advice)
 
 
-def _guess(name: str, known: dict[str, Path], folder: Path) -> str:
+def _guess(name: str, known: dict[str, Path], videos: Path | Shards) -> str:
     """Why an id has no file, where it can be told."""
     stem = Path(name).stem
     if stem != name and stem in known:
@@ -71,9 +82,9 @@ def _guess(name: str, known: dict[str, Path], folder: Path) -> str:
     if name.lower() in lower:
         return f"there is {known[lower[name.lower()]].name}: capital letters count"
     if not known:
-        below = next((p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES), None)
+        below = next((p for p in videos.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES), None)
         if below:
-            inside = below.relative_to(folder)
+            inside = below.relative_to(videos)
             return f"the folder holds no video itself, but {inside}: let `videos` name that folder"
         return "the folder holds no video"
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from vmae_det.data.box_rows import is_video_name, shown
-from vmae_det.data.video_lists import VIDEO_SUFFIXES
+from vmae_det.data.file_types import VIDEO_SUFFIXES
 from vmae_det.utils.errors import DataError
 
 _FRAME = re.compile(r"(?P<prefix>.*?)[_\-. ]?(?P<frame>[0-9]{1,9})")

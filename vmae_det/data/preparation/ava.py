@@ -15,6 +15,7 @@ import numpy as np
 
 from vmae_det.data.annotations import ActionBoxes, read_action_csv, read_excluded, write_action_csv
 from vmae_det.data.catalog import read_dataset_file
+from vmae_det.data.keyframe_offset import describe_keyframes
 from vmae_det.data.label_map import LabelMap
 from vmae_det.data.person_boxes import PersonBoxes, read_person_boxes
 from vmae_det.data.preparation.ava_frames import frames_problem, read_frame_lists
@@ -199,7 +200,5 @@ def _keyframe_remarks(found: FoundVideos, source: Path, place: Path) -> list[str
     except DataError as error:
         return [f"keyframes: {error}"]
     off = (reader.times[index] + start - FIRST_KEYFRAME) * 1000
-    return [
-        f"keyframes are the frames nearest to their time stamps: second {FIRST_KEYFRAME:g} of {video}, whose "
-        f"file starts at second {start:.3f}, is frame {index} (from 0) of {len(reader)}, {off:+.1f} ms off"
-    ]
+    rule = describe_keyframes(video, FIRST_KEYFRAME, start)
+    return [f"keyframes: {rule}; here it is frame {index} (from 0) of {len(reader)}, {off:+.1f} ms off"]

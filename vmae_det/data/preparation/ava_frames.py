@@ -15,8 +15,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from vmae_det.data.file_types import IMAGE_SUFFIXES
 from vmae_det.data.preparation.common import require_file
-from vmae_det.data.video_lists import IMAGE_SUFFIXES
 from vmae_det.utils.errors import DataError
 
 LISTS = ("train.csv", "val.csv")

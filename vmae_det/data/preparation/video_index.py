@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from vmae_det.data.video_lists import VIDEO_SUFFIXES
+from vmae_det.data.file_types import VIDEO_SUFFIXES
 from vmae_det.utils.errors import DataError
 
 

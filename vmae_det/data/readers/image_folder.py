@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from vmae_det.data.file_types import IMAGE_SUFFIXES
 from vmae_det.data.readers.interface import READER_REGISTRY, Source, VideoReader, reduced_size
-from vmae_det.data.video_lists import IMAGE_SUFFIXES
 from vmae_det.utils.errors import ConfigError, DataError
 
 DEFAULT_RATE = Fraction(30)  # of SlowFast's frames of AVA: ffmpeg -r 30

@@ -13,7 +13,7 @@ from vmae_det.utils.registry import lookup
 
 
 def open_video(
-    path: str | Path,
+    path: str | Path | Source,
     reader: str = "auto",
     *,
     short_side: int | None = None,
@@ -23,7 +23,8 @@ def open_video(
 
     Args:
         path: a video file, an address that iopath knows, `shard.tar/KEY.mp4` for a video in a tar shard, or a
-            folder of frames, which the reader "images" reads whatever `reader` says.
+            folder of frames, which the reader "images" reads whatever `reader` says; or what `find_source`
+            gave.
         reader: "auto" is PyAV.
         short_side: pixels; larger frames come reduced to it, their aspect kept, and smaller ones as they are.
         rate: frames per second of a folder of frames that has no rate.txt.
@@ -33,13 +34,15 @@ def open_video(
         ConfigError: there is no such reader.
     """
     opened = lookup(READER_REGISTRY, "pyav" if reader == "auto" else reader, "DATALOADER.READER")
-    source = _find(path, None if rate is None else Fraction(rate).limit_denominator(1001))
+    known_rate = None if rate is None else Fraction(rate).limit_denominator(1001)
+    source = path if isinstance(path, Source) else find_source(path, known_rate)
     if source.file.is_dir():
         opened = READER_REGISTRY.get("images")
     return opened(source, short_side)
 
 
-def _find(path: str | Path, rate: Fraction | None) -> Source:
+def find_source(path: str | Path, rate: Fraction | None = None) -> Source:
+    """Where the bytes of a video lie; DataError if there is no such video."""
     path = local_path(path)
     if path.exists():
         return Source(path, path, rate=rate)

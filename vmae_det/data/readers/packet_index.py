@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import NamedTuple
@@ -13,6 +13,7 @@ import av
 import numpy as np
 from av.sidedata.sidedata import Type as SideData
 
+from vmae_det.data.readers.h264 import is_idr, length_size
 from vmae_det.data.readers.interface import Source, unreadable
 
 # Demuxers of video files. FFmpeg knows more, some of which open other files, or take a picture for a video.
@@ -195,14 +196,14 @@ def _scan(file: VideoFile, decode_all: bool) -> _Scan:
     rate = stream.average_rate or stream.guessed_rate or Fraction(25)
     scan = _Scan(name, context.codec.canonical_name, stream.time_base, rate, name.startswith(_TIMED))
     scan.timed = scan.timed or context.reorder_depth == 0
-    prefix = _length_bytes(context)
+    prefix = length_size(stream)
     for packet in packets_of(file):
         if packet.size:
             whole = not packet.is_corrupt
             scan.packets.append(_Packet(packet.pts, packet.is_keyframe, not packet.is_discard, whole))
             scan.timed &= packet.pts is not None
         if prefix and packet.size and packet.is_keyframe and scan.idr:
-            scan.idr = 5 in _nal_types(bytes(packet), prefix)
+            scan.idr = is_idr(packet, prefix)
         if scan.first is None or decode_all:
             for frame in _decode(packet):
                 scan.first = scan.first or frame
@@ -229,21 +230,6 @@ def _decode(packet: av.Packet) -> list[av.VideoFrame]:
         return packet.decode()
     except (av.InvalidDataError, av.EOFError):
         return []
-
-
-def _length_bytes(context: av.VideoCodecContext) -> int:
-    """Of how many bytes the length before each H.264 NAL unit is, in mov and Matroska; 0: not that format."""
-    header = context.extradata or b""
-    is_avc = context.name == "h264" and len(header) > 4 and header[0] == 1
-    return (header[4] & 3) + 1 if is_avc else 0
-
-
-def _nal_types(data: bytes, prefix: int) -> Iterable[int]:
-    """Types of the NAL units of an H.264 packet (ITU-T H.264, 7.3.1)."""
-    place = 0
-    while place + prefix < len(data):
-        yield data[place + prefix] & 31
-        place += prefix + int.from_bytes(data[place : place + prefix], "big")
 
 
 def _average_rate(stamps: np.ndarray, time_base: Fraction, said: Fraction) -> Fraction:

@@ -6,13 +6,18 @@ The layout is webdataset's: the members KEY.mp4, KEY.json, KEY.cls belong togeth
 from __future__ import annotations
 
 import functools
+import re
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO, NamedTuple
 
-from vmae_det.data.video_lists import VIDEO_SUFFIXES
+from vmae_det.data.file_types import VIDEO_SUFFIXES
 from vmae_det.utils.errors import DataError
 from vmae_det.utils.paths import local_path
+
+NO_CLASS, BAD_CLASS = -1, -2  # labels of videos without a KEY.cls, and with one that holds no class number
+_CLASS = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -30,40 +35,75 @@ class ShardVideo:
     label: int | None = None
 
 
+class VideoMember(NamedTuple):
+    """Where a video lies in a shard: its name there, start and size in bytes, and its label."""
+
+    name: str
+    start: int
+    size: int
+    label: int
+
+
 def list_shard(path: str | Path) -> list[ShardVideo]:
     """The videos of a shard, in the order in which they lie in it.
 
     Raises:
-        DataError: it is no tar file, is cut off, is compressed, or holds no videos.
+        DataError: it is no tar file, is cut off, is compressed, or holds no videos, or a KEY.cls holds no
+            class number.
     """
     path = local_path(path)
-    members = _members_of(path)
-    videos = [name for name in members if PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES]
-    if not videos:
+    videos = []
+    for name, _, _, label in scan_shard(path):
+        key = key_of(name)
+        if label == BAD_CLASS:
+            text = _read_text(path, find_in_shard(path, f"{key}.cls"))
+            raise DataError(f"{key}.cls: expected a class number 0, 1, 2, ..., got '{text}'", path)
+        videos.append(ShardVideo(key, path / name, None if label == NO_CLASS else label))
+    return videos
+
+
+def scan_shard(path: Path) -> list[VideoMember]:
+    """The videos of a shard, in the order in which they lie in it, by the headers and KEY.cls alone.
+
+    Raises:
+        DataError: it is no tar file, is cut off, is compressed, or holds no videos.
+    """
+    members = _scan(path, _size_and_time(path)[0])
+    names = [name for name in members if PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES]
+    if not names:
         raise DataError(f"holds no videos ({len(members)} files)", path)
-    keys = [str(PurePosixPath(name).with_suffix("")) for name in videos]
-    labels = _read_labels(path, {key: members[f"{key}.cls"] for key in keys if f"{key}.cls" in members})
-    return [ShardVideo(key, path / name, labels.get(key)) for key, name in zip(keys, videos)]
+    with path.open("rb") as file:
+        labels = [_read_label(file, members.get(f"{key_of(name)}.cls")) for name in names]
+    return [VideoMember(name, *members[name], label) for name, label in zip(names, labels)]
+
+
+def key_of(name: str) -> str:
+    """What the members of a video share: its name without suffix."""
+    return str(PurePosixPath(name).with_suffix(""))
 
 
 def find_in_shard(path: Path, name: str) -> tuple[int, int]:
     """Start and size, in bytes, of a member; DataError if there is none of that name."""
-    members = _members_of(path)
+    members = _scan_once(path, *_size_and_time(path))
     if name not in members:
         raise DataError(f"holds no file '{name}' ({len(members)} others)", path)
     return members[name]
 
 
-def _members_of(path: Path) -> dict[str, tuple[int, int]]:
+def _size_and_time(path: Path) -> tuple[int, int]:
     try:
         stat = path.stat()
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", path) from None
-    return _read_members(path, stat.st_mtime_ns, stat.st_size)
+    return stat.st_size, stat.st_mtime_ns
 
 
 @functools.lru_cache(maxsize=256)
-def _read_members(path: Path, mtime_ns: int, size: int) -> dict[str, tuple[int, int]]:
+def _scan_once(path: Path, size: int, mtime_ns: int) -> dict[str, tuple[int, int]]:
+    return _scan(path, size)
+
+
+def _scan(path: Path, size: int) -> dict[str, tuple[int, int]]:
     """Name to start and size of the regular files; reads the headers alone."""
     members = {}
     try:
@@ -79,13 +119,19 @@ def _read_members(path: Path, mtime_ns: int, size: int) -> dict[str, tuple[int, 
     return members
 
 
-def _read_labels(path: Path, places: dict[str, tuple[int, int]]) -> dict[str, int]:
-    labels = {}
+def _read_label(file: BinaryIO, place: tuple[int, int] | None) -> int:
+    if place is None:
+        return NO_CLASS
+    text = _text(file, place)
+    return int(text) if _CLASS.fullmatch(text) else BAD_CLASS
+
+
+def _read_text(path: Path, place: tuple[int, int]) -> str:
     with path.open("rb") as file:
-        for key, (start, size) in places.items():
-            file.seek(start)
-            text = file.read(min(size, 64)).decode("utf-8", "replace").strip()
-            if not text.isdecimal():
-                raise DataError(f"{key}.cls: expected a class number 0, 1, 2, ..., got '{text}'", path)
-            labels[key] = int(text)
-    return labels
+        return _text(file, place)
+
+
+def _text(file: BinaryIO, place: tuple[int, int]) -> str:
+    start, size = place
+    file.seek(start)
+    return file.read(min(size, 64)).decode("utf-8", "replace").strip()

@@ -1,0 +1,45 @@
+"""`vmae-det shard`: pack the videos of a dataset into tar shards."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from vmae_det.data.catalog import get_dataset
+from vmae_det.data.shard_writer import write_shards
+
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The dataset, and where and how large its shards are."""
+    parser.epilog = "A run that was stopped goes on where it was when it is started again."
+    parser.add_argument(
+        "dataset", metavar="DATASET", help="dataset file (.yaml), name of the catalog, or folder of videos"
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the shards go")
+    parser.add_argument(
+        "--size",
+        type=_bytes,
+        default=_bytes("1GB"),
+        metavar="SIZE",
+        help="of a shard at most, such as 500MB (default: 1GB)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the shards and print how to name them; gives the exit status."""
+    paths = write_shards(get_dataset(args.dataset), args.output, args.size)
+    last = paths[-1].stem.rpartition("-")[2]
+    print(f"{len(paths)} shards; as `videos` of a dataset: {args.output}, or")
+    print(f"{args.output}/videos-{{{'0' * len(last)}..{last}}}.tar")
+    return 0
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([KMG]B)?", text.strip(), re.IGNORECASE)
+    size = int(float(match[1]) * _UNITS[(match[2] or "").upper()]) if match else 0
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"expected a size such as 500MB or 1GB, got '{text}'")
+    return size
