@@ -28,7 +28,14 @@ from vmae_det.data.loader import (
     steps_per_epoch,
 )
 from vmae_det.engine.ema import WeightAverage
-from vmae_det.engine.hooks import Checkpointing, Evaluation, LearningRate, StopOnSignal, Writing
+from vmae_det.engine.hooks import (
+    BadVideos,
+    Checkpointing,
+    Evaluation,
+    LearningRate,
+    StopOnSignal,
+    Writing,
+)
 from vmae_det.engine.inference import run_inference
 from vmae_det.engine.trainer import HookBase, Trainer
 from vmae_det.evaluation.evaluator import EVALUATOR_REGISTRY
@@ -145,10 +152,11 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
     newest = checkpointer.load_newest() if resume else None
     start = newest[1]["step"] if newest else 0
     trained = _wrap(cfg, model, device)
+    loader = build_train_loader(cfg, dataset, start)
     trainer = Trainer(
         trained,
         optimizer,
-        iter(build_train_loader(cfg, dataset, start)),
+        iter(loader),
         device,
         accumulate=cfg.SOLVER.ACCUMULATE,
         clip_grad=cfg.SOLVER.CLIP_GRAD,
@@ -191,6 +199,7 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
             Evaluation(
                 lambda: tests.evaluate(evaluated), cfg.TEST.PERIOD * epoch_steps if cfg.DATASETS.TEST else 0
             ),
+            BadVideos(loader.bad_files),
             Writing(_writers(folder, start, total, cfg), cfg.SOLVER.LOG_PERIOD),
             checkpointing,
             StopOnSignal(checkpointing),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from pathlib import Path
 
-from vmae_det.data.readers.interface import READER_REGISTRY, Source, VideoReader
+from vmae_det.data.readers.interface import READER_REGISTRY, Source, VideoReader, unreadable
 from vmae_det.data.readers.tar_shard import find_in_shard
 from vmae_det.utils.errors import DataError
 from vmae_det.utils.paths import local_path
@@ -33,10 +33,13 @@ def open_video(
         ConfigError: there is no such reader.
     """
     opened = lookup(READER_REGISTRY, "pyav" if reader == "auto" else reader, "DATALOADER.READER")
-    source = _find(path, None if rate is None else Fraction(rate).limit_denominator(1001))
-    if source.file.is_dir():
-        opened = READER_REGISTRY.get("images")
-    return opened(source, short_side)
+    try:
+        source = _find(path, None if rate is None else Fraction(rate).limit_denominator(1001))
+        if source.file.is_dir():
+            opened = READER_REGISTRY.get("images")
+        return opened(source, short_side)
+    except OSError as error:
+        raise unreadable(path, error.strerror or error) from None
 
 
 def _find(path: str | Path, rate: Fraction | None) -> Source:
