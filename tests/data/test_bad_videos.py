@@ -124,7 +124,7 @@ def test_too_many_end_the_run_with_the_list():
 
 def test_a_set_without_any_readable_video_ends():
     videos = Videos(**{f"video{n}": unreadable for n in range(SIZE)})
-    with pytest.raises(DataError, match="10 videos in a row cannot be read"):
+    with pytest.raises(DataError, match="100 videos in a row cannot be read"):
         read(make_loader(videos, fraction=1.0))
     assert read(make_loader(videos, fraction=1.0, training=False)) == []
 

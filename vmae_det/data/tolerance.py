@@ -18,8 +18,8 @@ from vmae_det.utils.errors import DataError, UserError
 
 logger = logging.getLogger(__name__)
 
-# Videos that are tried for one sample, the first included.
-_ATTEMPTS = 10
+# Videos that are tried for one sample, the first included: enough where half of a set cannot be read.
+_ATTEMPTS = 100
 # Videos that the error at the end shows; the log has them all.
 _SHOWN = 5
 
