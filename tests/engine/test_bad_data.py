@@ -191,10 +191,11 @@ def test_classification_over_bad_and_odd_files(tiny_cfg, mini_ava, videos, used,
 def write_ten_bit(source, path):
     """The frames of a video as HEVC of 10 bits."""
     with av.open(str(source)) as video, av.open(str(path), "w") as copy:
-        rate = video.streams.video[0].average_rate
-        stream = copy.add_stream("libx265", rate=rate, options={"x265-params": "log-level=none"})
-        for frame in video.decode(video=0):
-            stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, "yuv420p10le"
+        like = video.streams.video[0]
+        options = {"preset": "ultrafast", "x265-params": "log-level=none"}
+        stream = copy.add_stream("libx265", rate=like.average_rate, options=options)
+        stream.width, stream.height, stream.pix_fmt = like.width, like.height, "yuv420p10le"
+        for frame in video.decode(like):
             copy.mux(stream.encode(frame.reformat(format="yuv420p10le")))
         copy.mux(stream.encode())
 
@@ -206,15 +207,14 @@ def test_detection_over_bad_and_odd_files(tiny_cfg, mini_ava, used, tmp_path, wo
     for key in ("annotations", "label_map", "person_boxes", "excluded"):
         text = text.replace(f"{key}: ", f"{key}: {mini_ava}/")
     (tmp_path / "set.yaml").write_text(text)
-    folder = tmp_path / re.search(r"^videos: (.*)", text, re.MULTILINE)[1]
+    folder = tmp_path / "videos"
     folder.mkdir()
-    names = sorted({line.split(",")[0] for line in (mini_ava / "annotations/train.csv").read_text().split()})
-    source = {name: mini_ava / folder.name / f"{name}.mp4" for name in names}
-    bad, odd, gone, good = (folder / f"{name}.mp4" for name in names)
+    rows = (mini_ava / "annotations" / "mini_ava_train.csv").read_text().splitlines()
+    bad, odd, gone, good = (folder / f"{name}.mp4" for name in sorted({row.split(",")[0] for row in rows}))
     UNREADABLE["picture"](bad)
-    write_ten_bit(source[odd.stem], odd)
+    write_ten_bit(mini_ava / "videos" / odd.name, odd)
     for path in (gone, good):
-        path.write_bytes(source[path.stem].read_bytes())
+        path.write_bytes((mini_ava / "videos" / path.name).read_bytes())
     sets = "DATASETS.TRAIN", (str(tmp_path / "set.yaml"),), "DATALOADER.MAX_BAD_FRACTION", 0.5
     options = "DATALOADER.CACHE_MB", 0, "DATALOADER.NUM_WORKERS", workers, "SOLVER.EPOCHS", 4
     cfg = tiny_cfg("detect", *sets, *options, "DATASETS.TEST", ())
