@@ -135,3 +135,18 @@ ODD: dict[str, Maker] = {
     "one_frame": one_frame,
     "very_long": very_long,
 }
+
+
+def copy_detection_set(mini_ava: Path, folder: Path) -> tuple[Path, list[Path]]:
+    """MiniAVA's training set with copies of its four videos, to be spoilt: dataset file and copies."""
+    text = (mini_ava / "train.yaml").read_text()
+    for key in ("annotations", "label_map", "person_boxes", "excluded"):
+        text = text.replace(f"{key}: ", f"{key}: {mini_ava}/")
+    videos = folder / "videos"
+    videos.mkdir(parents=True)
+    (folder / "set.yaml").write_text(text)
+    rows = (mini_ava / "annotations" / "mini_ava_train.csv").read_text().splitlines()
+    copies = [videos / f"{name}.mp4" for name in sorted({row.split(",")[0] for row in rows})]
+    for copy in copies:
+        copy.write_bytes((mini_ava / "videos" / copy.name).read_bytes())
+    return folder / "set.yaml", copies

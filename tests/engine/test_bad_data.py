@@ -13,7 +13,7 @@ from pathlib import Path
 import av
 import pytest
 from numbered_videos import Recipe, write_numbered
-from odd_videos import ODD, REASONS, UNREADABLE
+from odd_videos import ODD, REASONS, UNREADABLE, copy_detection_set
 
 from vmae_det.cli.main import main
 from vmae_det.cli.train import train_or_evaluate
@@ -203,19 +203,10 @@ def write_ten_bit(source, path):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_detection_over_bad_and_odd_files(tiny_cfg, mini_ava, used, tmp_path, workers):
     """Of four videos one is a picture, one of 10 bits, one vanishes, and one is as it should be."""
-    text = (mini_ava / "train.yaml").read_text()
-    for key in ("annotations", "label_map", "person_boxes", "excluded"):
-        text = text.replace(f"{key}: ", f"{key}: {mini_ava}/")
-    (tmp_path / "set.yaml").write_text(text)
-    folder = tmp_path / "videos"
-    folder.mkdir()
-    rows = (mini_ava / "annotations" / "mini_ava_train.csv").read_text().splitlines()
-    bad, odd, gone, good = (folder / f"{name}.mp4" for name in sorted({row.split(",")[0] for row in rows}))
+    dataset, (bad, odd, gone, good) = copy_detection_set(mini_ava, tmp_path / "set")
     UNREADABLE["picture"](bad)
     write_ten_bit(mini_ava / "videos" / odd.name, odd)
-    for path in (gone, good):
-        path.write_bytes((mini_ava / "videos" / path.name).read_bytes())
-    sets = "DATASETS.TRAIN", (str(tmp_path / "set.yaml"),), "DATALOADER.MAX_BAD_FRACTION", 0.5
+    sets = "DATASETS.TRAIN", (str(dataset),), "DATALOADER.MAX_BAD_FRACTION", 0.5
     options = "DATALOADER.CACHE_MB", 0, "DATALOADER.NUM_WORKERS", workers, "SOLVER.EPOCHS", 4
     cfg = tiny_cfg("detect", *sets, *options, "DATASETS.TEST", ())
     run_training(cfg, hooks=[Vanish(1, gone)])
