@@ -10,7 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from multiprocessing import connection
+from multiprocessing import connection, get_all_start_methods
 from typing import Any
 
 import torch
@@ -102,6 +102,8 @@ class _Processes:
             loader.dataset,
             batch_sampler=_From(loader.batches, first),
             num_workers=workers,
+            # In a process that the launcher has spawned the default is to spawn, which shares no memory.
+            multiprocessing_context="fork" if workers and "fork" in get_all_start_methods() else None,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_prepare_worker,
             prefetch_factor=PREFETCH if workers else None,

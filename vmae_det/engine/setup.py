@@ -6,6 +6,7 @@ import inspect
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -153,10 +154,11 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
     start = newest[1]["step"] if newest else 0
     trained = _wrap(cfg, model, device)
     loader = build_train_loader(cfg, dataset, start)
+    batches = iter(loader)
     trainer = Trainer(
         trained,
         optimizer,
-        iter(loader),
+        batches,
         device,
         accumulate=cfg.SOLVER.ACCUMULATE,
         clip_grad=cfg.SOLVER.CLIP_GRAD,
@@ -214,7 +216,8 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
         total,
         cfg.SOLVER.BATCH_SIZE,
     )
-    trainer.train(start, total)
+    with closing(batches):  # ends the loader processes, however training ends
+        trainer.train(start, total)
     if distributed.is_main_process():
         weights = save_weights(evaluated.state_dict(), cfg.dump(), folder / FINAL_WEIGHTS, _label_map(cfg))
         logger.info("weights in %s", weights)
