@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 from numbered_videos import Recipe, numbers, write_numbered, x264
-from PIL import Image
+from odd_videos import ODD, REASONS, UNREADABLE
 
 from vmae_det.data.readers import open_video
 from vmae_det.utils.errors import DataError
@@ -31,54 +31,20 @@ def sound(tmp_path_factory):
     return write_numbered(tmp_path_factory.mktemp("sound") / "sound", CLOSED)
 
 
-def audio_only(path):
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=8000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
-        frame.sample_rate = 8000
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-
-
-def no_frames(path):
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
-        container.start_encoding()
-
-
-def picture(path):
-    with path.open("wb") as file:
-        Image.new("RGB", (64, 64)).save(file, "PNG")
-
-
-BROKEN = {
-    "empty": lambda path: path.write_bytes(b""),
-    "text": lambda path: path.write_text("not a video at all\n" * 100),
-    "zeros": lambda path: path.write_bytes(bytes(5000)),
-    "playlist": lambda path: path.write_text("#EXTM3U\n#EXTINF:10,\nsound.mp4\n#EXT-X-ENDLIST\n"),
-    "picture": picture,
-    "audio": audio_only,
-    "no frames": no_frames,
-}
-CAUSES = {
-    "empty": "it is empty",
-    "text": r"Invalid data .*\(1900 bytes\)",
-    "zeros": r"\(5000 bytes\)",
-    "playlist": "Invalid data|not a format of video files",
-    "picture": "not a format of video files",
-    "audio": "holds no video stream",
-    "no frames": "holds no|Invalid data",
-}
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_is_not_a_video(tmp_path, name, reader):
+    path = UNREADABLE[name](tmp_path / "fake")
+    with pytest.raises(DataError, match=rf"fake\.mp4: cannot be read as a video: .*({REASONS[name]})"):
+        open_video(path, reader)
 
 
 @pytest.mark.parametrize("reader", READERS)
-@pytest.mark.parametrize("name", BROKEN)
-def test_what_is_not_a_video(tmp_path, name, reader):
-    path = tmp_path / "fake.mp4"
-    BROKEN[name](path)
-    with pytest.raises(DataError, match=rf"fake\.mp4: cannot be read as a video: .*({CAUSES[name]})"):
-        open_video(path, reader)
+@pytest.mark.parametrize("name", ODD)
+def test_good_videos_of_an_unusual_kind(tmp_path, name, reader):
+    video = open_video(ODD[name](tmp_path / "odd"), reader)
+    wanted = [0, len(video) // 2, len(video) - 1]
+    assert numbers(video.frames(wanted)) == wanted
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -32,7 +32,9 @@ def test_numbers_are_averaged_between_two_writings():
     for value in (1.0, 2.0, torch.tensor(6.0)):
         storage.put("loss", value)
     storage.put("lr", 0.5)
-    assert storage.take() == {"loss": 3.0, "lr": 0.5}
+    for count in (1.0, 4.0):
+        storage.put_last("bad_videos", count)
+    assert storage.take() == {"bad_videos": 4.0, "loss": 3.0, "lr": 0.5}
     assert storage.take() == {}
 
 

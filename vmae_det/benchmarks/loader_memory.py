@@ -21,7 +21,7 @@ from vmae_det.data.annotations import ActionBoxes, write_action_csv
 from vmae_det.data.catalog import DatasetSpec
 from vmae_det.data.datasets import ActionKeyframes
 from vmae_det.data.supervision import Loader
-from vmae_det.data.tolerance import BadFiles, TolerantDataset
+from vmae_det.data.tolerance import TolerantDataset
 from vmae_det.utils.errors import UserError
 
 # AVA v2.2's training set, rounded.
@@ -137,7 +137,7 @@ def _measure(folder: Path, workers: int) -> int:
             TolerantDataset(dataset, True, 0, workers),
             BatchSampler([(0, number) for number in range(100 * workers)], 1, drop_last=False),
             list,
-            BadFiles(1, 1.0),
+            None,
             workers=workers,
             seconds=60.0,
             finish=lambda _, batch: batch,

@@ -158,7 +158,7 @@ _C.DATALOADER.READER = "auto"
 # slightly other pixels than of whole frames made smaller.
 _C.DATALOADER.DECODE_SMALLER = True
 # Part of a dataset's videos that may be unreadable, in [0, 1]. They are logged; in training others take their
-# place, in testing they are left out.
+# place, in testing they are left out. Above it the run stops, after a checkpoint.
 _C.DATALOADER.MAX_BAD_FRACTION = 0.01
 # Seconds that the reading of one sample may take; a video that takes longer counts as unreadable.
 _C.DATALOADER.TIMEOUT = 120.0

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import itertools
 import mmap
-import multiprocessing
+import sys
 from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
+
+# By default, a process that the launcher has spawned would spawn its own, which share no memory with it.
+START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 
 _arenas: WeakValueDictionary[int, Arena] = WeakValueDictionary()
 _numbers = itertools.count()
@@ -83,6 +86,6 @@ def _find(number: int, start: int, shape: tuple[int, ...]) -> torch.Tensor:
 
 def _shared_bytes(size: int) -> torch.Tensor:
     """Memory that the processes started from this one share, uint8 (size,)."""
-    if multiprocessing.get_start_method() == "fork":
+    if START_METHOD == "fork":
         return torch.frombuffer(mmap.mmap(-1, max(size, 1)), dtype=torch.uint8)  # no share of /dev/shm
     return torch.empty(size, dtype=torch.uint8).share_memory_()

@@ -8,7 +8,9 @@ permutation, cut into batches, and every process takes its share of each batch.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +194,27 @@ def build_test_loader(cfg: CfgNode, dataset: ClipDataset) -> Loader:
     return _loader(cfg, dataset, batches, collate_by_size, training=False)
 
 
+def first_clips(cfg: CfgNode, dataset: ClipDataset, count: int) -> Batch | None:
+    """A batch of the first test clips of one size that can be read; None where there are none.
+
+    For one process alone, which takes no note of bad videos; it tries ten times as many clips.
+    """
+    node = cfg.DATALOADER
+    keys = [(0, index) for index in range(min(10 * count, len(dataset)))]
+    loader = Loader(
+        TolerantDataset(dataset, training=False, seed=cfg.SEED, workers=node.NUM_WORKERS),
+        BatchSampler(keys, 1, drop_last=False),
+        list,
+        bad_files=None,
+        workers=node.NUM_WORKERS,
+        seconds=node.TIMEOUT,
+        finish=lambda _, samples: samples,
+    )
+    with closing(iter(loader)) as clips:
+        found = list(itertools.islice((clip for group in clips for clip in group), count))
+    return collate(found) if found else None
+
+
 def _loader(
     cfg: CfgNode,
     dataset: ClipDataset | JoinedDatasets,
@@ -209,7 +232,7 @@ def _loader(
         TolerantDataset(dataset, training, cfg.SEED, node.NUM_WORKERS),
         batches,
         collate_fn,
-        BadFiles(dataset.num_files, node.MAX_BAD_FRACTION),
+        BadFiles(dataset.num_files, node.MAX_BAD_FRACTION, in_step=training),
         workers=node.NUM_WORKERS,
         seconds=node.TIMEOUT,
         finish=finish,

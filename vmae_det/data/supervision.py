@@ -8,20 +8,22 @@ import gc
 import itertools
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from multiprocessing import connection
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from vmae_det.data.arena import Arena
+from vmae_det.data.arena import START_METHOD, Arena
 from vmae_det.data.tolerance import BadFiles, TolerantDataset, join_answers
 from vmae_det.utils.errors import UserError
 
 # What a reader's own mistakes end a process by; anything else comes from outside.
 _CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 PREFETCH = 2  # batches that each process has ready
+_DYING = 10.0  # seconds that the system may take to end a process
 
 
 class WorkerError(UserError):
@@ -37,7 +39,7 @@ class Loader:
         dataset: answers in place of raising.
         batches: lists of the dataset's keys, in the same order whenever it is iterated.
         collate: a batch from lists of samples.
-        bad_files: takes note of the videos that could not be read.
+        bad_files: takes note of the videos that could not be read; None: nobody does.
         workers: number of processes; 0 reads in this one, where a crash ends the run.
         seconds: that the reading of one sample may take before its process is ended.
         finish: called with the number and the content of each batch, gives what is yielded.
@@ -49,7 +51,7 @@ class Loader:
         dataset: TolerantDataset,
         batches: Sampler,
         collate: Callable[[list], Any],
-        bad_files: BadFiles,
+        bad_files: BadFiles | None,
         *,
         workers: int,
         seconds: float,
@@ -69,19 +71,19 @@ class Loader:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Any]:
+        if self.bad_files is None:
+            return (content for content, _ in self._batches() if content is not None)
+        return self.bad_files.watch(self._batches())
+
+    def _batches(self) -> Generator[tuple[Any, list], None, None]:
+        """Each batch, None where nothing of it could be read, and the answers that hold more than samples."""
         done = 0
         while True:
             processes = _Processes(self, done)
             try:
                 for content, notable in processes:
-                    for answer in notable:
-                        for path, reason in answer.bad:
-                            self.bad_files.add(path, reason)
-                        if answer.error:
-                            raise answer.error
                     number, done = done, done + 1
-                    if content is not None:
-                        yield self.finish(number, self._own(content))
+                    yield None if content is None else self.finish(number, self._own(content)), notable
                 return
             except _Died:
                 self.dataset.board.clear()
@@ -110,6 +112,7 @@ class _Processes:
             loader.dataset,
             batch_sampler=_From(loader.batches, first),
             num_workers=workers,
+            multiprocessing_context=START_METHOD if workers else None,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_prepare_worker,
             prefetch_factor=PREFETCH if workers else None,
@@ -130,7 +133,10 @@ class _Processes:
                 yield next(self.iterator)
             except StopIteration:
                 return
-            except RuntimeError:
+            except (RuntimeError, OSError, EOFError) as error:
+                if not isinstance(error, RuntimeError):
+                    # A dying process closes its sockets some time before it counts as dead.
+                    connection.wait([process.sentinel for process in self.iterator._workers], timeout=_DYING)
                 self._find_the_dead()
                 raise
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -12,12 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from vmae_det.utils import distributed
 from vmae_det.utils.errors import DataError, UserError
 
 logger = logging.getLogger(__name__)
 
-# Videos that are tried for one sample, the first included.
-_ATTEMPTS = 10
+# Videos that are tried for one sample, the first included: enough where half of a set cannot be read.
+_ATTEMPTS = 100
 # Videos that the error at the end shows; the log has them all.
 _SHOWN = 5
 
@@ -38,29 +40,73 @@ class Answer:
 
 
 class BadFiles:
-    """The videos of a dataset that could not be read so far.
+    """The videos of a dataset that could not be read so far, in any process.
 
     Args:
         num_files: of the dataset.
         max_fraction: of them that may be bad.
+        in_step: all processes read the same number of batches, and tell each other of bad videos with each;
+            else they do so at the end of the set.
     """
 
-    def __init__(self, num_files: int, max_fraction: float) -> None:
+    def __init__(self, num_files: int, max_fraction: float, in_step: bool) -> None:
         self.num_files = num_files
         self.max_fraction = max_fraction
+        self.in_step = in_step
         self.reasons: dict[str, str] = {}
 
-    def add(self, path: str, reason: str) -> None:
-        """Log a bad video the first time that it is met.
+    def watch(self, batches: Generator[tuple[Any, list[Answer]], None, None]) -> Iterator[Any]:
+        """What batches hold, without those that hold nothing; all processes end in the error of one.
+
+        Args:
+            batches: a batch or None, and the answers of its samples that hold more than samples.
+        """
+        found: dict[str, str] = {}
+        error: UserError | None = None
+        with closing(batches):
+            while not error:
+                try:
+                    content, notable = next(batches)
+                except StopIteration:
+                    break
+                except UserError as raised:
+                    content, notable, error = None, [], raised
+                for path, reason in (pair for answer in notable for pair in answer.bad):
+                    found.setdefault(path, reason)
+                error = next((answer.error for answer in notable if answer.error), error)
+                if self.in_step or distributed.get_world_size() == 1:
+                    self.share(found, error)
+                    found = {}
+                elif self._are_too_many(self.reasons | found):
+                    break
+                if content is not None:
+                    yield content
+        self.share(found, error)
+
+    def share(self, found: dict[str, str], error: UserError | None = None) -> None:
+        """Take note of what this process has met and what the others have, which call this too.
+
+        Each bad video is logged the first time that it is met.
+
+        Args:
+            found: reasons by path.
+            error: what ends the run in this process.
 
         Raises:
             DataError: there are more than `max_fraction` of all.
+            UserError: of the first process that has one.
         """
-        if path in self.reasons:
+        found = {path: reason for path, reason in found.items() if path not in self.reasons}
+        if not distributed.any_process(bool(found or error)):
             return
-        self.reasons[path] = reason
-        logger.warning("left out: %s", reason)
-        if len(self.reasons) > self.max_fraction * self.num_files:
+        shared = distributed.all_gather_object((found, error))
+        for others, _ in shared:
+            for path, reason in others.items():
+                if path not in self.reasons:
+                    self.reasons[path] = reason
+                    if distributed.is_main_process():
+                        logger.warning("left out: %s", reason)
+        if self._are_too_many(self.reasons):
             shown = "; ".join(list(self.reasons.values())[-_SHOWN:])
             more = len(self.reasons) - _SHOWN
             raise DataError(
@@ -68,6 +114,12 @@ class BadFiles:
                 f"DATALOADER.MAX_BAD_FRACTION {self.max_fraction:g} allows: {shown}"
                 + (f"; and {more} more, in the log" if more > 0 else "")
             )
+        for _, others_error in shared:
+            if others_error:
+                raise others_error
+
+    def _are_too_many(self, reasons: dict[str, str]) -> bool:
+        return len(reasons) > self.max_fraction * self.num_files
 
 
 class Board:

@@ -14,6 +14,7 @@ from typing import Any
 from fvcore.common.param_scheduler import ParamScheduler
 
 from vmae_det.checkpoint import Checkpointer
+from vmae_det.data.tolerance import BadFiles
 from vmae_det.engine.trainer import HookBase
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import UserError
@@ -65,6 +66,17 @@ class Checkpointing(HookBase):
         self.checkpointer = checkpointer
         self.state = state
         self.period = period
+        self._saved = 0
+
+    def before_train(self) -> None:
+        """What the run starts from needs no saving."""
+        self._saved = self.trainer.step
+
+    def data_failed(self) -> None:
+        """Save the steps that are done."""
+        if self.trainer.step > self._saved:
+            self.save()
+            logger.info("the state after step %d is saved: go on with --resume", self.trainer.step)
 
     def after_step(self) -> None:
         """Save where a period ends."""
@@ -76,6 +88,7 @@ class Checkpointing(HookBase):
         if distributed.is_main_process():
             self.checkpointer.save(self.state(), self.trainer.step)
         distributed.barrier()
+        self._saved = self.trainer.step
 
 
 class StopOnSignal(HookBase):
@@ -112,6 +125,27 @@ class StopOnSignal(HookBase):
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers.clear()
+
+
+class BadVideos(HookBase):
+    """Puts the number of videos that were left out so far beside the losses, and says it at the end."""
+
+    def __init__(self, bad_files: BadFiles) -> None:
+        self.bad_files = bad_files
+
+    def after_step(self) -> None:
+        """Put the number where there are any."""
+        if self.bad_files.reasons:
+            self.trainer.storage.put_last("bad_videos", float(len(self.bad_files.reasons)))
+
+    def after_train(self) -> None:
+        """Say the number where there are any."""
+        if self.bad_files.reasons:
+            logger.info(
+                "%d of %d videos were left out, each named above with its reason",
+                len(self.bad_files.reasons),
+                self.bad_files.num_files,
+            )
 
 
 class Evaluation(HookBase):

@@ -6,6 +6,7 @@ import inspect
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,14 @@ from vmae_det.data.loader import (
     steps_per_epoch,
 )
 from vmae_det.engine.ema import WeightAverage
-from vmae_det.engine.hooks import Checkpointing, Evaluation, LearningRate, StopOnSignal, Writing
+from vmae_det.engine.hooks import (
+    BadVideos,
+    Checkpointing,
+    Evaluation,
+    LearningRate,
+    StopOnSignal,
+    Writing,
+)
 from vmae_det.engine.inference import run_inference
 from vmae_det.engine.trainer import HookBase, Trainer
 from vmae_det.evaluation.evaluator import EVALUATOR_REGISTRY
@@ -145,10 +153,12 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
     newest = checkpointer.load_newest() if resume else None
     start = newest[1]["step"] if newest else 0
     trained = _wrap(cfg, model, device)
+    loader = build_train_loader(cfg, dataset, start)
+    batches = iter(loader)
     trainer = Trainer(
         trained,
         optimizer,
-        iter(build_train_loader(cfg, dataset, start)),
+        batches,
         device,
         accumulate=cfg.SOLVER.ACCUMULATE,
         clip_grad=cfg.SOLVER.CLIP_GRAD,
@@ -191,6 +201,7 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
             Evaluation(
                 lambda: tests.evaluate(evaluated), cfg.TEST.PERIOD * epoch_steps if cfg.DATASETS.TEST else 0
             ),
+            BadVideos(loader.bad_files),
             Writing(_writers(folder, start, total, cfg), cfg.SOLVER.LOG_PERIOD),
             checkpointing,
             StopOnSignal(checkpointing),
@@ -205,7 +216,8 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
         total,
         cfg.SOLVER.BATCH_SIZE,
     )
-    trainer.train(start, total)
+    with closing(batches):  # ends the loader processes, however training ends
+        trainer.train(start, total)
     if distributed.is_main_process():
         weights = save_weights(evaluated.state_dict(), cfg.dump(), folder / FINAL_WEIGHTS, _label_map(cfg))
         logger.info("weights in %s", weights)

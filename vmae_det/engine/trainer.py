@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vmae_det.utils import distributed
+from vmae_det.utils.errors import UserError
 from vmae_det.utils.events import EventStorage
 
 AMP_TYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -32,6 +33,9 @@ class HookBase:
     def after_step(self) -> None:
         """After each step; `trainer.step` counts it."""
 
+    def data_failed(self) -> None:
+        """No batch could be had for the next step; the error follows."""
+
     def after_train(self) -> None:
         """After the last step; not after an error or an interrupt."""
 
@@ -44,7 +48,7 @@ class Trainer:
 
     Args:
         model: called with a batch, gives a dict of losses, which are added up.
-        batches: endless, of one forward pass each.
+        batches: endless, of one forward pass each; a UserError comes in all processes alike.
         accumulate: forward and backward passes per optimizer step; the losses are averaged over them.
         clip_grad: largest norm of the gradient; 0: no clipping.
         amp: "none", "bf16" or "fp16".
@@ -119,7 +123,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         for micro_step in range(self.accumulate):
             before = time.perf_counter()
-            batch = to_device(next(self.batches), self.device)
+            batch = to_device(self._next_batch(), self.device)
             waited += time.perf_counter() - before
             with self._without_exchange(micro_step < self.accumulate - 1):
                 with torch.autocast(self.device.type, self.amp_type, enabled=self.amp_type is not None):
@@ -136,6 +140,14 @@ class Trainer:
         self.scaler.update()
         self.storage.put("data_seconds", waited)
         self.storage.put("step_seconds", time.perf_counter() - start)
+
+    def _next_batch(self) -> dict[str, Any]:
+        try:
+            return next(self.batches)
+        except UserError:
+            for hook in self.hooks:
+                hook.data_failed()
+            raise
 
     def _without_exchange(self, wanted: bool) -> Any:
         """Accumulated gradients travel between processes once, with the last of them."""

@@ -27,6 +27,10 @@ class EventStorage:
         """Add a value under a name."""
         self._values.setdefault(name, []).append(value.detach() if torch.is_tensor(value) else value)
 
+    def put_last(self, name: str, value: float) -> None:
+        """Have this value, the same in all processes, in place of those so far."""
+        self._values[name] = [value]
+
     def take(self) -> dict[str, float]:
         """The mean of each name's values since the last call, over all processes, which must all call."""
         names = sorted(self._values)

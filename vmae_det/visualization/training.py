@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from vmae_det.config import CfgNode
-from vmae_det.data.loader import build_dataset, collate
+from vmae_det.data.loader import build_dataset, first_clips
 from vmae_det.engine.trainer import HookBase, to_device
 from vmae_det.modeling import MaskedAutoencoder, model_class
 from vmae_det.utils import distributed
@@ -22,9 +22,9 @@ NUM_CLIPS = 3
 class ReconstructionPicture(HookBase):
     """After pre-training: original, masked and reconstructed frames of a few clips, as reconstruction.png.
 
-    The clips are the middle ones of the first videos of DATASETS.TEST, or of DATASETS.TRAIN where that
-    is empty. Their frames are those to predict, masked where the decoder had to; masked cubes that its own
-    mask left out are grey in the reconstruction too.
+    The clips are the middle ones of the first videos of DATASETS.TEST that can be read, or of DATASETS.TRAIN
+    where that is empty. Their frames are those to predict, masked where the decoder had to; masked cubes
+    that its own mask left out are grey in the reconstruction too.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -38,7 +38,10 @@ class ReconstructionPicture(HookBase):
         cfg = self.cfg
         name = (cfg.DATASETS.TEST or cfg.DATASETS.TRAIN)[0]
         dataset = build_dataset(cfg, MaskedAutoencoder.task, name, training=False)
-        batch = collate([dataset[0, index] for index in range(min(NUM_CLIPS, len(dataset)))])
+        batch = first_clips(cfg, dataset, NUM_CLIPS)
+        if batch is None:
+            logger.warning("no picture of reconstructions: none of the first videos of %s can be read", name)
+            return
         model = getattr(self.trainer.model, "module", self.trainer.model)
         model.eval()
         predictions = model(to_device(batch, self.trainer.device))

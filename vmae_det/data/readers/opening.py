@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from pathlib import Path
 
-from vmae_det.data.readers.interface import READER_REGISTRY, Source, VideoReader
+from vmae_det.data.readers.interface import READER_REGISTRY, Source, VideoReader, unreadable
 from vmae_det.data.readers.tar_shard import find_in_shard
 from vmae_det.utils.errors import DataError
 from vmae_det.utils.paths import local_path
@@ -35,10 +35,13 @@ def open_video(
     """
     opened = lookup(READER_REGISTRY, "pyav" if reader == "auto" else reader, "DATALOADER.READER")
     known_rate = None if rate is None else Fraction(rate).limit_denominator(1001)
-    source = path if isinstance(path, Source) else find_source(path, known_rate)
-    if source.file.is_dir():
-        opened = READER_REGISTRY.get("images")
-    return opened(source, short_side)
+    try:
+        source = path if isinstance(path, Source) else find_source(path, known_rate)
+        if source.file.is_dir():
+            opened = READER_REGISTRY.get("images")
+        return opened(source, short_side)
+    except OSError as error:
+        raise unreadable(getattr(path, "path", path), error.strerror or error) from None
 
 
 def find_source(path: str | Path, rate: Fraction | None = None) -> Source:
