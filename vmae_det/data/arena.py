@@ -9,79 +9,75 @@ from __future__ import annotations
 import itertools
 import mmap
 import sys
+import weakref
 from typing import Any
-from weakref import WeakValueDictionary
 
+import numpy as np
 import torch
 
 # By default, a process that the launcher has spawned would spawn its own, which share no memory with it.
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 
-_arenas: WeakValueDictionary[int, Arena] = WeakValueDictionary()
+_arenas: weakref.WeakValueDictionary[int, Arena] = weakref.WeakValueDictionary()
 _numbers = itertools.count()
 
 
 class Arena:
-    """A ring of slots for each loader process, which puts each of its batches into the next one.
+    """Some slots for each loader process. A slot is free again when nothing refers to its tensors any more.
 
     Args:
-        slot_bytes: what a batch takes at most; what does not fit into a slot travels as torch sends it.
-        slots: of each process: one more than it can have on the way.
+        slot_bytes: what a batch takes. What finds no slot, or does not fit, travels as torch sends it.
+        slots: of each process.
         workers: number of processes.
     """
 
     def __init__(self, slot_bytes: int, slots: int, workers: int) -> None:
         self.slot_bytes = slot_bytes
-        self.slots = slots
         self.number = next(_numbers)
         self._memory = _shared_bytes(workers * slots * slot_bytes)
-        self._turn = 0  # each process counts its own
+        # Tensors in each slot: set by its process, counted down by the one that receives them.
+        self._held = torch.zeros(workers, slots, dtype=torch.int32).share_memory_()
         _arenas[self.number] = self
 
-    def put(self, content: dict[str, Any], worker: int) -> dict[str, Any]:
-        """The batch of a loader process with its lists of clips, uint8 tensors of one shape each, stacked.
-
-        To be called once for every batch of the process, whatever is in it.
-        """
-        start = (worker * self.slots + self._turn) * self.slot_bytes
-        end = start + self.slot_bytes
-        self._turn = (self._turn + 1) % self.slots
-        stacked = {}
+    def put(self, content: dict[str, list[torch.Tensor]], worker: int) -> dict[str, Any]:
+        """Lists of clips, uint8 tensors of one shape each, stacked into a free slot of a loader process."""
+        sizes = {key: len(clips) * clips[0].numel() for key, clips in content.items()}
+        free = (self._held[worker] == 0).nonzero().flatten().tolist()
+        if not free or sum(sizes.values()) > self.slot_bytes:
+            return {key: torch.stack(clips) for key, clips in content.items()}
+        slot = worker, free[0]
+        start = (worker * self._held.shape[1] + free[0]) * self.slot_bytes
+        self._held[slot] = len(content)
+        placed = {}
         for key, clips in content.items():
             shape = len(clips), *clips[0].shape
-            size = len(clips) * clips[0].numel()
-            if start + size > end:
-                stacked[key] = torch.stack(clips)
-                continue
-            torch.stack(clips, out=self.view(start, shape))
-            stacked[key] = _Placed(self.number, start, shape)
-            start += size
-        return stacked
+            torch.stack(clips, out=self._memory[start : start + sizes[key]].view(shape))
+            placed[key] = _Placed(self.number, slot, start, shape)
+            start += sizes[key]
+        return placed
 
-    def release(self, value: Any) -> Any:
-        """A copy of what lies in the arena, so that its slot can be used again; anything else as it is."""
-        if not torch.is_tensor(value):
-            return value
-        own = self._memory.untyped_storage().data_ptr()
-        return value.clone() if value.untyped_storage().data_ptr() == own else value
+    def take(self, slot: tuple[int, int], start: int, shape: tuple[int, ...]) -> torch.Tensor:
+        """A tensor that was put there; it holds its slot until it and all its views are gone."""
+        pixels = self._memory.numpy()[start : start + int(np.prod(shape))]
+        weakref.finalize(pixels, self._release, slot).atexit = False
+        return torch.from_numpy(pixels).view(shape)
 
-    def view(self, start: int, shape: tuple[int, ...]) -> torch.Tensor:
-        """The bytes from `start` on, as uint8 of a shape."""
-        return self._memory[start : start + torch.Size(shape).numel()].view(shape)
+    def _release(self, slot: tuple[int, int]) -> None:
+        self._held[slot] -= 1
 
 
 class _Placed:
     """A tensor that lies in an arena: travels as its place, and arrives as the tensor."""
 
-    def __init__(self, *place: Any) -> None:
-        self._place = place
+    def __init__(self, number: int, *place: Any) -> None:
+        self._place = number, place
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _find, self._place
 
 
-def _find(number: int, start: int, shape: tuple[int, ...]) -> torch.Tensor:
-    return _arenas[number].view(start, shape)
+def _find(number: int, place: tuple[Any, ...]) -> torch.Tensor:
+    return _arenas[number].take(*place)
 
 
 def _shared_bytes(size: int) -> torch.Tensor:

@@ -23,7 +23,7 @@ from vmae_det.data.arena import Arena
 from vmae_det.data.augmentation import BatchMixing
 from vmae_det.data.catalog import get_dataset
 from vmae_det.data.datasets import DATASET_REGISTRY, ClipDataset, Sample
-from vmae_det.data.supervision import PREFETCH, Loader
+from vmae_det.data.supervision import Loader
 from vmae_det.data.tolerance import BadFiles, TolerantDataset
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import ConfigError
@@ -224,10 +224,6 @@ def _loader(
     finish: Callable[[int, Any], Any] = lambda _, batch: batch,
 ) -> Loader:
     node = cfg.DATALOADER
-    arena = None
-    if training and node.NUM_WORKERS:
-        arena = Arena(_bytes_of_batch(cfg), PREFETCH + 1, node.NUM_WORKERS)
-        collate_fn = functools.partial(collate_fn, arena=arena)
     return Loader(
         TolerantDataset(dataset, training, cfg.SEED, node.NUM_WORKERS),
         batches,
@@ -236,7 +232,7 @@ def _loader(
         workers=node.NUM_WORKERS,
         seconds=node.TIMEOUT,
         finish=finish,
-        arena=arena,
+        slot_bytes=_bytes_of_batch(cfg) if training else 0,
     )
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from multiprocessing import connection
 from typing import Any
 
+import cv2
 import torch
 from torch.utils.data import DataLoader, Sampler
 
@@ -23,6 +24,7 @@ from vmae_det.utils.errors import UserError
 # What a reader's own mistakes end a process by; anything else comes from outside.
 _CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 PREFETCH = 2  # batches that each process has ready
+_SLOTS = PREFETCH + 2  # one for the batch in use, one for that which takes its place
 _DYING = 10.0  # seconds that the system may take to end a process
 
 
@@ -43,7 +45,7 @@ class Loader:
         workers: number of processes; 0 reads in this one, where a crash ends the run.
         seconds: that the reading of one sample may take before its process is ended.
         finish: called with the number and the content of each batch, gives what is yielded.
-        arena: that `collate` puts clips into.
+        slot_bytes: what the clips of a batch take, for which `collate` is given an Arena, too; 0: unknown.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class Loader:
         workers: int,
         seconds: float,
         finish: Callable[[int, Any], Any],
-        arena: Arena | None = None,
+        slot_bytes: int = 0,
     ) -> None:
         self.dataset = dataset
         self.batches = batches
@@ -65,7 +67,7 @@ class Loader:
         self.workers = workers
         self.seconds = seconds
         self.finish = finish
-        self.arena = arena
+        self.slot_bytes = slot_bytes
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -83,18 +85,12 @@ class Loader:
             try:
                 for content, notable in processes:
                     number, done = done, done + 1
-                    yield None if content is None else self.finish(number, self._own(content)), notable
+                    yield None if content is None else self.finish(number, content), notable
                 return
             except _Died:
                 self.dataset.board.clear()
             finally:
                 processes.close()
-
-    def _own(self, content: Any) -> Any:
-        """A batch out of the reach of the processes, which pinning has made already."""
-        if self.arena is None or torch.cuda.is_available():
-            return content
-        return {key: self.arena.release(value) for key, value in content.items()}
 
 
 class _Died(Exception):
@@ -106,7 +102,11 @@ class _Processes:
 
     def __init__(self, loader: Loader, first: int) -> None:
         self.loader = loader
-        workers = loader.workers
+        workers, collate = loader.workers, loader.collate
+        self.arena = None
+        if loader.slot_bytes and workers:
+            self.arena = Arena(loader.slot_bytes, _SLOTS, workers)
+            collate = functools.partial(collate, arena=self.arena)
         # A generator of its own, so that torch draws nothing from the one that the run's numbers come from.
         torch_loader = DataLoader(
             loader.dataset,
@@ -116,7 +116,7 @@ class _Processes:
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_prepare_worker,
             prefetch_factor=PREFETCH if workers else None,
-            collate_fn=functools.partial(join_answers, loader.collate),
+            collate_fn=functools.partial(join_answers, collate),
             generator=torch.Generator(),
         )
         with _shared_memory() if workers else nullcontext():
@@ -208,6 +208,7 @@ def _shared_memory() -> Iterator[None]:
 
 def _prepare_worker(_: int) -> None:
     torch.set_num_threads(1)  # the worker processes are the parallelism
+    cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the training process decides what an interrupt means
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

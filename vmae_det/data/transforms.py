@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
-from torchvision.transforms.v2 import functional as tv
+from torch.nn.functional import interpolate
 
 from vmae_det.config import CfgNode
 from vmae_det.data import colours
@@ -47,8 +47,9 @@ def resize(clip: Clip, height: int, width: int) -> Clip:
     """Resize to a size, bilinear with antialiasing."""
     if clip.size == (height, width):
         return clip
-    scale = torch.tensor([width / clip.size[1], height / clip.size[0]]).repeat(2)
-    return Clip(tv.resize(clip.frames, [height, width], antialias=True), clip.boxes * scale)
+    x, y = width / clip.size[1], height / clip.size[0]
+    frames = interpolate(clip.frames, (height, width), mode="bilinear", antialias=True)
+    return Clip(frames, clip.boxes * torch.tensor([x, y, x, y]) if len(clip.boxes) else clip.boxes)
 
 
 def resize_short_side(clip: Clip, short_side: int) -> Clip:
@@ -60,10 +61,12 @@ def resize_short_side(clip: Clip, short_side: int) -> Clip:
 
 def crop(clip: Clip, top: int, left: int, height: int, width: int) -> Clip:
     """Cut a rectangle; boxes move along and are cut at its borders (outside it they become empty)."""
-    boxes = clip.boxes - torch.tensor([left, top], dtype=torch.float32).repeat(2)
-    limit = torch.tensor([width, height], dtype=torch.float32).repeat(2)
-    frames = clip.frames[..., top : top + height, left : left + width]
-    return Clip(frames, boxes.clamp(min=0).minimum(limit))
+    boxes = clip.boxes
+    if len(boxes):
+        start = torch.tensor([left, top, left, top], dtype=torch.float32)
+        limit = torch.tensor([width, height, width, height], dtype=torch.float32)
+        boxes = (boxes - start).clamp(min=0).minimum(limit)
+    return Clip(clip.frames[..., top : top + height, left : left + width], boxes)
 
 
 def flip(clip: Clip) -> Clip:
