@@ -2,7 +2,17 @@
 
 import json
 
+import pytest
+
 from vmae_det.cli.main import main
+
+
+@pytest.mark.parametrize("config", ["Kinetics/vit_base_16x4_finetune.yaml", "AVA/vit_base_16x4.yaml"])
+def test_made_videos_have_what_the_task_needs(config, capsys):
+    command = ["benchmark", "data", "--videos", "96x64", "--clips", "32", "--repeats", "1", "--config-file"]
+    size = ("INPUT.CROP_SIZE", "64", "INPUT.TRAIN_SHORT_SIDE", "64", "INPUT.NUM_FRAMES", "4")
+    assert main([*command, config, *size, "DATALOADER.NUM_WORKERS", "1"]) == 0
+    assert "of the decoder alone" in capsys.readouterr().out
 
 
 def test_the_loader_beside_the_bare_decoder(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""H.264 files of any size, with a moving camera and moving things: the input of the loader's benchmark."""
+"""Datasets of H.264 files of any size, with a moving camera and moving things, for the loader's benchmark."""
 
 from __future__ import annotations
 
@@ -8,9 +8,41 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from vmae_det.config import CfgNode
+from vmae_det.modeling import model_class
 from vmae_det.visualization.video_writer import VideoWriter
 
 RATE = 30
+
+
+_DATASET = """type: {type}
+videos: videos
+annotations: annotations.csv
+label_map: label_map.pbtxt
+"""
+
+
+def make_dataset(folder: Path, width: int, height: int, cfg: CfgNode) -> Path:
+    """Videos of that size as the training data of a config, with labels where it needs them; gives the path
+    for DATASETS.TRAIN."""
+    task = model_class(cfg).task
+    videos = folder / "videos"
+    make_videos(videos, width, height)
+    if task == "pretraining":
+        return videos
+    if task == "classification":
+        lines = [f"{path.name} 0" for path in sorted(videos.iterdir())]
+        classes = cfg.MODEL.CLASSIFIER.NUM_CLASSES
+    else:
+        persons = ("0.1,0.1,0.4,0.9,1,0", "0.5,0.2,0.9,1.0,2,1")
+        times = [(path.stem, second) for path in sorted(videos.iterdir()) for second in range(1, 10)]
+        lines = [f"{video},{second},{person}" for video, second in times for person in persons]
+        classes = cfg.MODEL.ROI_HEAD.NUM_CLASSES
+    items = [f'item {{\n  name: "action {number}"\n  id: {number}\n}}' for number in range(1, classes + 1)]
+    (folder / "label_map.pbtxt").write_text("\n".join(items) + "\n", encoding="utf-8")
+    (folder / "annotations.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "dataset.yaml").write_text(_DATASET.format(type=task), encoding="utf-8")
+    return folder / "dataset.yaml"
 
 
 def make_videos(folder: Path, width: int, height: int, count: int = 8, seconds: float = 10.0) -> None:

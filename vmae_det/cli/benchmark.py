@@ -62,17 +62,17 @@ def _frame_map(args: argparse.Namespace) -> tuple[str, Any]:
 
 def _data(args: argparse.Namespace) -> tuple[str, Any]:
     from vmae_det.benchmarks.data import benchmark_data
-    from vmae_det.benchmarks.videos import make_videos
+    from vmae_det.benchmarks.videos import make_dataset
 
+    cfg = load_config(args.config_file, args.opts)
     with tempfile.TemporaryDirectory(prefix="vmae_det_benchmark_") as folder:
-        opts = list(args.opts)
         if args.videos:
             width, _, height = args.videos.partition("x")
             if not (width.isdecimal() and height.isdecimal() and min(int(width), int(height)) >= 64):
                 raise UserError(f"--videos takes a size such as 340x256, from 64 on, got {args.videos}")
-            make_videos(Path(folder), int(width), int(height))
-            opts += ["DATASETS.TRAIN", (folder,)]
-        result = benchmark_data(load_config(args.config_file, opts), args.clips, args.repeats)
+            cfg.defrost()
+            cfg.DATASETS.TRAIN = (str(make_dataset(Path(folder), int(width), int(height), cfg)),)
+        result = benchmark_data(cfg, args.clips, args.repeats)
     return result.report(), result.to_json()
 
 
