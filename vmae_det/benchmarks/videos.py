@@ -22,12 +22,15 @@ label_map: label_map.pbtxt
 """
 
 
-def make_dataset(folder: Path, width: int, height: int, cfg: CfgNode) -> Path:
-    """Videos of that size as the training data of a config, with labels where it needs them; gives the path
-    for DATASETS.TRAIN."""
+def make_dataset(folder: Path, width: int, height: int, key_every: int, cfg: CfgNode) -> Path:
+    """Videos as of `make_videos` as the training data of a config, with labels where it needs them.
+
+    Returns:
+        what DATASETS.TRAIN names.
+    """
     task = model_class(cfg).task
     videos = folder / "videos"
-    make_videos(videos, width, height)
+    make_videos(videos, width, height, key_every)
     if task == "pretraining":
         return videos
     if task == "classification":
@@ -45,8 +48,14 @@ def make_dataset(folder: Path, width: int, height: int, cfg: CfgNode) -> Path:
     return folder / "dataset.yaml"
 
 
-def make_videos(folder: Path, width: int, height: int, count: int = 8, seconds: float = 10.0) -> None:
-    """Write `count` videos at 30 frames a second: a textured wall that a camera passes, and four things."""
+def make_videos(
+    folder: Path, width: int, height: int, key_every: int, count: int = 8, seconds: float = 10.0
+) -> None:
+    """Write `count` videos at 30 frames a second: a textured wall that a camera passes, and four things.
+
+    Args:
+        key_every: frames from one key frame to the next.
+    """
     for number in range(count):
         rng = np.random.default_rng(number)
         frames = int(seconds * RATE)
@@ -54,7 +63,8 @@ def make_videos(folder: Path, width: int, height: int, count: int = 8, seconds: 
         things = [_texture(rng, height // 4, height // 4) for _ in range(4)]
         starts = rng.uniform(0, 0.7, (4, 2)) * [height, width]
         speeds = rng.uniform(-2, 2, (4, 2)) * height / 256
-        with VideoWriter(folder / f"{number:03d}.mp4", width, height, Fraction(RATE)) as writer:
+        file = folder / f"{number:03d}.mp4"
+        with VideoWriter(file, width, height, Fraction(RATE), key_every=key_every) as writer:
             for t in range(frames):
                 top = int(32 + 16 * np.sin(t / 20))
                 frame = wall[top : top + height, t : t + width].copy()

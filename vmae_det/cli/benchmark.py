@@ -30,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data = topics.add_parser("data", help=summary, description=summary)
     data.add_argument("--clips", type=_at_least(32), default=64, help="decoded clips of a turn (%(default)s)")
     data.add_argument("--videos", metavar="WxH", help="make videos of that size in place of DATASETS.TRAIN")
+    summary = "frames between the key frames of these videos (%(default)s, x264's own; cameras: 30 to 60)"
+    data.add_argument("--key-every", type=_at_least(1), default=250, help=summary)
     summary = "memory of annotations of AVA's size, with one loader process and with many"
     memory = topics.add_parser("loader-memory", help=summary, description=summary)
     memory.add_argument("--workers", type=_at_least(1), nargs="+", default=[1, 2, 4, 8], help="processes")
@@ -71,7 +73,8 @@ def _data(args: argparse.Namespace) -> tuple[str, Any]:
             if not (width.isdecimal() and height.isdecimal() and min(int(width), int(height)) >= 64):
                 raise UserError(f"--videos takes a size such as 340x256, from 64 on, got {args.videos}")
             cfg.defrost()
-            cfg.DATASETS.TRAIN = (str(make_dataset(Path(folder), int(width), int(height), cfg)),)
+            made = make_dataset(Path(folder), int(width), int(height), args.key_every, cfg)
+            cfg.DATASETS.TRAIN = (str(made),)
         result = benchmark_data(cfg, args.clips, args.repeats)
     return result.report(), result.to_json()
 

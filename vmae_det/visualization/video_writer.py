@@ -39,6 +39,7 @@ class VideoWriter:
         fps: frames a second.
         audio_from: a media file whose sound is copied as it is, over the span of the frames written. A file
             without sound gives a silent video; so does, with a warning, a coding that mp4 cannot hold.
+        key_every: frames from one key frame to the next, at most.
 
     Raises:
         UserError: the file cannot be written.
@@ -46,9 +47,16 @@ class VideoWriter:
     """
 
     def __init__(
-        self, path: str | Path, width: int, height: int, fps: Fraction, audio_from: str | Path | None = None
+        self,
+        path: str | Path,
+        width: int,
+        height: int,
+        fps: Fraction,
+        audio_from: str | Path | None = None,
+        key_every: int = 250,
     ) -> None:
         self.path = Path(path)
+        self.key_every = key_every
         self.width, self.height = width, height
         # Holds every standard rate; averages over uneven files have terms too long for the clock of an mp4.
         self.fps = Fraction(fps).limit_denominator(1001)
@@ -73,7 +81,8 @@ class VideoWriter:
 
     def _add_video_stream(self) -> av.VideoStream:
         # Quality nearly that of the source; "veryfast" keeps pace with 1080p on two cores.
-        stream = self._file.add_stream("libx264", rate=self.fps, options={"crf": "20", "preset": "veryfast"})
+        options = {"crf": "20", "preset": "veryfast", "g": str(self.key_every)}
+        stream = self._file.add_stream("libx264", rate=self.fps, options=options)
         stream.width, stream.height = self.width + self.width % 2, self.height + self.height % 2
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = self._tick
