@@ -28,7 +28,7 @@ def test_the_loader_beside_the_bare_decoder(tmp_path, capsys):
     figures = json.loads((tmp_path / "data.json").read_text())
     assert set(figures["stages"]) == {"read", "decode", "transform", "collate", "copy"}
     assert figures["samples"] == 2 * figures["loader"]
-    assert figures["share_of_ceiling"] == figures["loader"] / figures["ceiling"]
+    assert figures["share_of_ceiling"] == figures["loader"] / figures["ceiling"]  # of a single turn
     assert "clips a second" in capsys.readouterr().out
 
 

@@ -43,6 +43,7 @@ class DataBenchmark:
         loader: clips a second that the loader gives.
         samples: samples a second that the loader gives.
         baseline: clips a second of PIL images and per-frame transforms; None where not measured.
+        share_of_ceiling, times_baseline: the loader beside them in the same turn, median over the turns.
     """
 
     workers: int
@@ -51,15 +52,12 @@ class DataBenchmark:
     loader: float
     samples: float
     baseline: float | None
-
-    @property
-    def share(self) -> float:
-        """The loader's part of the ceiling."""
-        return self.loader / self.ceiling
+    share_of_ceiling: float
+    times_baseline: float | None
 
     def to_json(self) -> dict[str, Any]:
         """What json.dump takes."""
-        return asdict(self) | {"share_of_ceiling": self.share}
+        return asdict(self)
 
     def report(self) -> str:
         """A line for each stage and each rate."""
@@ -68,14 +66,12 @@ class DataBenchmark:
         lines += [
             f"{self.workers} processes, clips a second:",
             f"  decoder alone  {self.ceiling:9.2f}",
-            f"  loader         {self.loader:9.2f}   {100 * self.share:.0f} % of the decoder alone",
+            f"  loader         {self.loader:9.2f}   {100 * self.share_of_ceiling:.0f} % of the decoder alone",
             f"  samples        {self.samples:9.2f}",
         ]
         if self.baseline is not None:
-            ratio = self.loader / self.baseline
-            lines.append(
-                f"  frame by frame {self.baseline:9.2f}   with PIL; the loader gives {ratio:.2f} times it"
-            )
+            times = f"the loader gives {self.times_baseline:.2f} times it"
+            lines.append(f"  frame by frame {self.baseline:9.2f}   with PIL; {times}")
         held = max((stage for stage in STAGES if stage != "decode"), key=self.stages.get)
         lines.append(f"beside decoding, {held} takes most of the time")
         return "\n".join(lines)
@@ -97,10 +93,21 @@ def benchmark_data(cfg: CfgNode, clips: int = 64, repeats: int = 3) -> DataBench
                 _loader_rate(cfg, dataset, clips) if way is None else _rate(way, keys, workers)
             )
     medians = {name: statistics.median(values) for name, values in rates.items()}
+    ratios = {
+        name: statistics.median(loader / other for loader, other in zip(rates["loader"], values))
+        for name, values in rates.items()
+    }
     stages = _stages(dataset, keys[: max(len(keys) // 4, 1)])
     samples = medians["loader"] * cfg.DATALOADER.REPEATED_AUG
     return DataBenchmark(
-        workers, stages, medians["ceiling"], medians["loader"], samples, medians.get("baseline")
+        workers,
+        stages,
+        medians["ceiling"],
+        medians["loader"],
+        samples,
+        medians.get("baseline"),
+        ratios["ceiling"],
+        ratios.get("baseline"),
     )
 
 
