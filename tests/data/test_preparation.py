@@ -16,6 +16,7 @@ import av
 import numpy as np
 import pytest
 from av.video.reformatter import ColorRange, Colorspace
+from numbered_videos import Recipe, numbers, write_numbered
 
 from vmae_det.cli.main import main
 from vmae_det.cli.train import train_or_evaluate
@@ -28,6 +29,7 @@ from vmae_det.data.preparation.common import only_run
 from vmae_det.data.preparation.resize import resize_video, resized
 from vmae_det.data.preparation.work import Journal
 from vmae_det.data.readers import open_video
+from vmae_det.data.readers.packet_index import Turn, turn_of
 from vmae_det.data.video_lists import read_video_list
 from vmae_det.utils.errors import UserError
 
@@ -405,6 +407,21 @@ def test_resizing_keeps_the_colours(tmp_path, pixels, colorspace):
     ]
     assert np.abs(shown[0] - colours).max() <= 4
     assert np.abs(shown[1] - shown[0]).max() <= 4
+
+
+@pytest.mark.skipif(not hasattr(av.VideoStream, "set_display_rotation"), reason="PyAV before 18.1")
+@pytest.mark.parametrize(("rotation", "mirrored"), [(90, False), (180, False), (270, True)])
+def test_a_turned_video_becomes_an_upright_file(tmp_path, rotation, mirrored):
+    recipe = Recipe(rotation=rotation, mirrored=mirrored, count=6, size=(160, 96))
+    source = write_numbered(tmp_path / "source", recipe)
+    target = tmp_path / "target.mp4"
+    assert resize_video(source, target, 64) == ""
+    with av.open(str(target)) as file:
+        stored = next(file.decode(video=0))
+        assert turn_of(stored) == Turn()
+    frames = open_video(target).frames(np.arange(6))
+    assert frames.shape[1:3] == (stored.height, stored.width) == ((106, 64) if rotation % 180 else (64, 106))
+    assert numbers(frames) == list(range(6))
 
 
 def test_resizing_never_enlarges_and_gives_even_sizes():

@@ -7,9 +7,11 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 from av.video.reformatter import ColorRange
 
 from vmae_det.data.check.probe import probe_video
+from vmae_det.data.readers.packet_index import Turn, turn_of
 from vmae_det.utils.errors import UserError
 from vmae_det.utils.files import write_whole
 
@@ -23,8 +25,8 @@ class _BrokenVideo(Exception):
 
 
 def resize_video(source: Path, target: Path, short_side: int) -> str | UserError:
-    """Write `source` to the MP4 file `target` as H.264 without sound, its frames at their own times, and its
-    short side at most `short_side` pixels; the file is whole or not there.
+    """Write `source` to the MP4 file `target` as H.264 without sound, its frames upright, at their own times,
+    and its short side at most `short_side` pixels; the file is whole or not there.
 
     Returns:
         '', what is wrong with the source, or the error for which nothing can be written.
@@ -61,7 +63,8 @@ def _encode(source: Path, target: Path, short_side: int) -> int:
             if stream is None:
                 output = av.open(str(target), "w", format="mp4", options={"movflags": "+faststart"})
                 stream = output.add_stream("libx264", rate=rate, options=_ENCODER)
-                stream.width, stream.height = resized(frame.width, frame.height, short_side)
+                size, turn = resized(frame.width, frame.height, short_side), turn_of(frame)
+                stream.width, stream.height = turn.size(*size)
                 stream.pix_fmt = "yuv420p"
                 stream.codec_context.time_base = time_base
                 stream.codec_context.colorspace = frame.colorspace
@@ -72,12 +75,9 @@ def _encode(source: Path, target: Path, short_side: int) -> int:
                 pts = last + 1
             last = pts
             picture = frame.reformat(
-                stream.width,
-                stream.height,
-                "yuv420p",
-                interpolation="BICUBIC",
-                dst_color_range=ColorRange.MPEG,
+                *size, "yuv420p", interpolation="BICUBIC", dst_color_range=ColorRange.MPEG
             )
+            picture = _upright(picture, turn)
             picture.pts, picture.time_base = pts, time_base
             picture.pict_type = 0
             output.mux(stream.encode(picture))
@@ -89,6 +89,19 @@ def _encode(source: Path, target: Path, short_side: int) -> int:
         if output is not None:
             output.close()
     return written
+
+
+def _upright(picture: av.VideoFrame, turn: Turn) -> av.VideoFrame:
+    """A 4:2:0 picture of even size as it is shown."""
+    if turn == Turn():
+        return picture
+    shown = av.VideoFrame(*turn.size(picture.width, picture.height), picture.format.name)
+    for plane, target in zip(picture.planes, shown.planes):
+        rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+        padded = np.zeros((target.height, target.line_size), np.uint8)
+        padded[:, : target.width] = turn.apply(rows[:, : plane.width])
+        target.update(padded.tobytes())
+    return shown
 
 
 def _decode(source: Path) -> Iterator[tuple[av.VideoFrame, Fraction, Fraction]]:
