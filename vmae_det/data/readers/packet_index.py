@@ -20,9 +20,11 @@ from vmae_det.data.readers.interface import Source, unreadable
 _FORMATS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,asf,flv,ogg"
 # Containers that keep when each frame is shown; of others it is a guess by the order of decoding.
 _TIMED = ("mov", "matroska", "mpegts", "asf", "flv", "ogg")
-_DECORD_FORMATS = ("mov", "matroska")
+_HEADED = ("mov", "matroska")  # containers that describe their streams before the first packet
 _DECORD_CODECS = ("h264", "hevc", "mpeg4", "vp8", "vp9")
 _MAX_INDICES = 512  # a film of two hours takes a megabyte and a half, a clip of ten seconds some kilobytes
+# To open a file that is known: FFmpeg shall look at no packet, and decode none, to find out about streams.
+_HASTE, _NO_DECODING, _MAX_STREAMS = {"probesize": "32"}, {"skip_frame": "all"}, 8
 _READ_ERRORS = (av.FFmpegError, OSError, ValueError)
 
 
@@ -54,6 +56,8 @@ class VideoIndex:
         width, height: as stored, before `turn`.
         numbered: the file does not say when frames are shown, so they are counted from the first one on.
         doubt: why decord may give other frames than these; '' where it does not.
+        reorder_depth: frames that the decoder holds back to bring them into order; None where a file has to
+            be looked at anew each time.
     """
 
     stamps: np.ndarray
@@ -65,6 +69,7 @@ class VideoIndex:
     turn: Turn
     numbered: bool
     doubt: str
+    reorder_depth: int | None
 
     @property
     def times(self) -> np.ndarray:
@@ -90,12 +95,20 @@ _indices: dict[tuple[Source, int, int], VideoIndex] = {}
 class VideoFile:
     """An open file: `container`, and `stream`, its first video stream, which decodes on one thread.
 
+    Args:
+        known: its index, which spares the decoding by which FFmpeg finds out about a file.
+
     Raises:
         DataError: it cannot be read, or holds no video.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, known: VideoIndex | None = None) -> None:
         self._source = source
+        if known is not None and known.reorder_depth is not None:
+            self.container, self.stream = _open(source, _HASTE, [_NO_DECODING] * _MAX_STREAMS)
+            if self.stream.codec_context.reorder_depth == known.reorder_depth:
+                return
+            self.container.close()
         self.container, self.stream = _open(source)
 
     def rewind(self) -> None:
@@ -110,12 +123,16 @@ class VideoFile:
             self.container.close()
 
 
-def _open(source: Source) -> tuple[av.container.InputContainer, av.VideoStream]:
+def _open(
+    source: Source, options: dict[str, str] | None = None, stream_options: list[dict[str, str]] | None = None
+) -> tuple[av.container.InputContainer, av.VideoStream]:
     if _size(source) == 0:
         raise unreadable(source.path, "it is empty")
-    options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file,subfile"}
+    options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file,subfile"} | (options or {})
     try:
-        container = av.open(source.address, options=options, metadata_errors="replace")
+        container = av.open(
+            source.address, options=options, stream_options=stream_options, metadata_errors="replace"
+        )
     except _READ_ERRORS as error:
         raise unreadable(source.path, _cause(source, error)) from None
     pictures = av.stream.Disposition.attached_pic
@@ -137,16 +154,25 @@ def index_video(source: Source, file: VideoFile | None = None) -> VideoIndex:
     Raises:
         DataError: it cannot be read, or holds no frames.
     """
-    try:
-        stat = os.stat(source.file)
-    except OSError as error:
-        raise unreadable(source.path, error.strerror) from None
-    key = source, stat.st_mtime_ns, stat.st_size
+    key = _key(source)
     index = _indices.pop(key, None) or _read_index(source, file or VideoFile(source))
     _indices[key] = index  # the last one used stands last
     if len(_indices) > _MAX_INDICES:
         del _indices[next(iter(_indices))]
     return index
+
+
+def known_index(source: Source) -> VideoIndex | None:
+    """The index of a file if this process has read it already."""
+    return _indices.get(_key(source))
+
+
+def _key(source: Source) -> tuple[Source, int, int]:
+    try:
+        stat = os.stat(source.file)
+    except OSError as error:
+        raise unreadable(source.path, error.strerror) from None
+    return source, stat.st_mtime_ns, stat.st_size
 
 
 def forget_indices() -> None:
@@ -161,17 +187,18 @@ def _read_index(source: Source, file: VideoFile) -> VideoIndex:
         raise unreadable(source.path, what)
     turn = turn_of(scan.first)
     size_and_turn = scan.first.width, scan.first.height, turn
+    depth = file.stream.codec_context.reorder_depth if scan.format.startswith(_HEADED) else None
     if not scan.timed:
         stamps = np.arange(_scan(VideoFile(source), decode_all=True).count)
         doubt = "the file does not say when its frames are shown"
-        return VideoIndex(stamps, stamps[:1], 1 / scan.rate, scan.rate, *size_and_turn, True, doubt)
+        return VideoIndex(stamps, stamps[:1], 1 / scan.rate, scan.rate, *size_and_turn, True, doubt, depth)
     first = scan.first.pts
     sound = [packet for packet in scan.packets if packet.whole and packet.pts > first]
     stamps = np.unique(np.array([first, *(p.pts for p in sound if p.shown)], dtype=np.int64))
     keys = np.unique(np.array([first, *(p.pts for p in sound if p.key)], dtype=np.int64))
     rate = _average_rate(stamps, scan.time_base, scan.rate)
     doubt = "its frames are turned" if turn != Turn() else _doubt(scan, len(stamps))
-    return VideoIndex(stamps, keys, scan.time_base, rate, *size_and_turn, False, doubt)
+    return VideoIndex(stamps, keys, scan.time_base, rate, *size_and_turn, False, doubt, depth)
 
 
 @dataclass
@@ -257,7 +284,7 @@ def turn_of(frame: av.VideoFrame) -> Turn:
 def _doubt(scan: _Scan, num_frames: int) -> str:
     """Why decord may count or find other frames, or ''."""
     packets = scan.packets
-    if not scan.format.startswith(_DECORD_FORMATS):
+    if not scan.format.startswith(_HEADED):
         return f"its container is {scan.format}"
     if scan.codec not in _DECORD_CODECS:
         return f"its codec is {scan.codec}"

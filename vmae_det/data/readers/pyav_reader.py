@@ -12,7 +12,7 @@ from av.video.reformatter import VideoReformatter
 
 from vmae_det.data.readers.h264 import length_size, no_frame_needs
 from vmae_det.data.readers.interface import READER_REGISTRY, Source, VideoReader, reduced_size, unreadable
-from vmae_det.data.readers.packet_index import VideoFile, VideoIndex, index_video, packets_of
+from vmae_det.data.readers.packet_index import VideoFile, VideoIndex, index_video, known_index, packets_of
 from vmae_det.utils.errors import DataError
 
 # Key frames to step back by where frames stay away: after some, they need those before (intra refresh).
@@ -25,7 +25,7 @@ class PyAVReader(VideoReader):
 
     def __init__(self, source: Source, short_side: int | None = None) -> None:
         self.path = source.path
-        self._file = VideoFile(source)
+        self._file = VideoFile(source, known_index(source))
         self._index = index = index_video(source, self._file)
         self.times, self.rate, self.start = index.times, index.rate, index.start
         self._size = reduced_size(index.width, index.height, short_side)
@@ -92,13 +92,13 @@ class PyAVReader(VideoReader):
                 self._file.rewind()  # some decoders do not recover from what damaged headers told them
 
     def _convert(self, frame: av.VideoFrame) -> np.ndarray:
-        name = frame.format.name
+        name, target = frame.format.name, "rgb24"
         if self._reduces and name.startswith("yuv"):
             # On the way to RGB, FFmpeg would halve the chroma that is left.
             small = self._change(self._reducer, frame, "yuvj444p" if name.startswith("yuvj") else "yuv444p")
             small.colorspace, small.color_range = frame.colorspace, frame.color_range
-            frame = small
-        return self._index.turn.apply(self._change(self._to_rgb, frame, "rgb24").to_ndarray())
+            frame, target = small, "gbrp"  # from 4:4:4 the quicker way
+        return self._index.turn.apply(self._change(self._to_rgb, frame, target).to_ndarray())
 
     def _change(self, reformatter: VideoReformatter, frame: av.VideoFrame, name: str) -> av.VideoFrame:
         width, height = self._size
