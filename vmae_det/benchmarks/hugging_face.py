@@ -33,12 +33,7 @@ def build_hugging_face(
 
     Their attention is the fused one that `transformers` chooses, the optimizer our own, fused too. They get
     their clips normalised and their masks drawn, which is no part of the time of their step.
-
-    Raises:
-        ConfigError: their model has no such choice.
-        UserError: `transformers` is not installed.
     """
-    _check(cfg)
     config_class, model_class = import_classes()
     model = model_class(_their_config(cfg, config_class)).to(device).train()
     normalization = PixelNormalization(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD).to(device)
@@ -66,7 +61,9 @@ def import_classes() -> tuple[Any, Any]:
     return VideoMAEConfig, VideoMAEForPreTraining
 
 
-def _check(cfg: CfgNode) -> None:
+def check_comparable(cfg: CfgNode) -> None:
+    """ConfigError where their model has no such choice, UserError where `transformers` is not installed."""
+    import_classes()
     for key, wanted in _FIXED.items():
         found: Any = cfg
         for name in key.split("."):

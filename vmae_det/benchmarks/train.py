@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from vmae_det.benchmarks.hugging_face import build_hugging_face, import_classes
+from vmae_det.benchmarks.hugging_face import build_hugging_face, check_comparable, import_classes
 from vmae_det.benchmarks.process import peak_memory
 from vmae_det.config import CfgNode, get_cfg
 from vmae_det.engine.inspection import count_flops, count_tokens
@@ -160,6 +160,8 @@ def benchmark_train(cfg: CfgNode, settings: Settings, progress: bool = True) -> 
             f"MODEL.META_ARCHITECTURE: {cfg.MODEL.META_ARCHITECTURE}; benchmark train times pre-training, "
             "MaskedAutoencoder"
         )
+    if settings.against:
+        check_comparable(cfg)
     torch.set_num_threads(settings.threads)
     device = _device(cfg)
     names = [OURS, *([settings.against] if settings.against else [])]

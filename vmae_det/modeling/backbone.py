@@ -43,7 +43,7 @@ class Attention(nn.Module):
         return self.proj(x.transpose(1, 2).flatten(2))
 
     def _heads(self, x: torch.Tensor, first: int, end: int) -> tuple[torch.Tensor, ...]:
-        """Thirds `first` to `end` of queries, keys and values of x (B, N, C), each (B, heads, N, C / heads)."""
+        """From `first` to `end` of queries, keys, values of x (B, N, C), each (B, heads, N, C / heads)."""
         if end - first == 3:
             x = self.qkv(x)
         else:
@@ -77,7 +77,7 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: torch.Tensor, last: int | None = None) -> torch.Tensor:
-        """(B, N, C) to (B, N, C), or to (B, last, C), the last tokens alone, for less than all of the work."""
+        """(B, N, C) to (B, N, C), or with `last` to (B, last, C): the last tokens alone, for less work."""
         kept = x if last is None else x[:, -last:]
         x = kept + self.drop_path(self.attn(self.norm1(x), last))
         return x + self.drop_path(self.mlp(self.norm2(x)))
