@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from vmae_det.modeling.masking import draw_mask, running_cells, split_tokens
+from vmae_det.modeling.masking import count_masked, draw_mask, running_cells, split_tokens
 from vmae_det.modeling.randomness import uniform
 
 GRID = (8, 14, 14)
@@ -34,6 +34,15 @@ def test_a_mask_follows_from_its_seed_alone():
     alone = torch.cat([draw_mask(seed[None], GRID, "tube", 0.9) for seed in SEEDS])
     assert torch.equal(together, alone)
     assert not torch.equal(together[0], together[1])
+
+
+@pytest.mark.parametrize("kind", ["tube", "random", "frame"])
+@pytest.mark.parametrize("ratio", [0.5, 0.75, 0.9])
+def test_the_number_of_masked_tokens_is_known_before_the_mask(kind, ratio):
+    mask = draw_mask(SEEDS, GRID, kind, ratio)
+    number = count_masked(GRID, kind, ratio)
+    assert mask.sum(dim=1).tolist() == [number] * len(SEEDS)
+    assert all(map(torch.equal, split_tokens(mask), split_tokens(mask, number)))
 
 
 def test_tokens_are_split_without_loss():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vmae_det.config import get_cfg
 from vmae_det.modeling import build_model
@@ -189,3 +190,32 @@ def test_raw_targets_are_pixels_from_0_to_1():
     mask = torch.tensor([[True, False, False, True] * SLICES] * 2)
     _, target = model.reconstruct(model.normalization(video), mask)
     torch.testing.assert_close(target, (to_cubes(video, 2, PATCH) / 255)[mask].view(target.shape))
+
+
+def test_the_last_block_of_the_decoder_works_for_predicted_tokens_alone():
+    decoder = small("MODEL.DECODER.DEPTH", 2).decoder
+    widths = []
+    decoder.blocks[-1].mlp.register_forward_hook(lambda _, given, made: widths.append(made.shape[1]))
+    tokens = torch.randn(2, 16, 12)
+    plain = tokens
+    for block in decoder.blocks:
+        plain = block(plain)
+    plain = decoder.head(decoder.norm(plain))[:, -8:]
+    fast = decoder(tokens, 8)
+    assert widths == [16, 8]
+    torch.testing.assert_close(fast, plain)
+    gradients = [
+        torch.autograd.grad(made.square().sum(), list(decoder.parameters())) for made in (fast, plain)
+    ]
+    for one, other in zip(*gradients):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("opts", [(), CELL, ("MODEL.MASK.TYPE", "frame"), ("MODEL.MASK.TYPE", "random")])
+def test_a_training_step_waits_for_no_number(opts):
+    """Tensors without values raise where a shape or a branch would depend on one."""
+    model = small(*opts).train()
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        loss = model({name: mode.from_tensor(value) for name, value in batch_of().items()})["loss"]
+        loss.backward()
+    assert loss.shape == ()

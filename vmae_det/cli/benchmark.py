@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import tempfile
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from vmae_det.benchmarks.ava_files import DETECTION_ROWS
 from vmae_det.cli.common import add_config_arguments, load_config
 from vmae_det.utils.errors import UserError
 from vmae_det.utils.files import write_whole
+
+_TRAIN = "seconds and memory of a step of pre-training, by part, on made-up clips"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,17 +38,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     summary = "memory of annotations of AVA's size, with one loader process and with many"
     memory = topics.add_parser("loader-memory", help=summary, description=summary)
     memory.add_argument("--workers", type=_at_least(1), nargs="+", default=[1, 2, 4, 8], help="processes")
-    for topic in (frame_map, data, memory):
+    train = topics.add_parser("train", help=_TRAIN, description=_TRAIN)
+    _add_train_arguments(train)
+    for topic in (frame_map, data, memory, train):
         topic.add_argument(
             "--repeats", type=_at_least(1), default=3, help="runs of each measurement (%(default)s)"
         )
         topic.add_argument("--json", metavar="FILE", help="write the measurements there, too")
     add_config_arguments(data)
+    add_config_arguments(train)
+
+
+def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--against", choices=["huggingface"], default="", help="time that model, too, in turn"
+    )
+    parser.add_argument("--batch", type=_at_least(1), default=4, help="clips of a step (%(default)s)")
+    parser.add_argument("--threads", type=_at_least(1), default=2, help="of the CPU (%(default)s)")
+    parser.add_argument("--steps", type=_at_least(1), default=2, help="steps of a run (%(default)s)")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the models")
+    parser.add_argument("--amp", choices=["none", "bf16", "fp16"], default="none", help="mixed precision")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print a table; gives the exit status."""
-    topics = {"frame-map": _frame_map, "data": _data, "loader-memory": _loader_memory}
+    topics = {"frame-map": _frame_map, "data": _data, "loader-memory": _loader_memory, "train": _train}
     text, figures = topics[args.topic](args)
     print(text)
     print(f"{os.cpu_count()} CPU cores, load average {os.getloadavg()[0]:.1f} at the end")
@@ -84,6 +101,15 @@ def _loader_memory(args: argparse.Namespace) -> tuple[str, Any]:
 
     results = benchmark_loader_memory(args.workers, args.repeats)
     return report(results), as_json(results)
+
+
+def _train(args: argparse.Namespace) -> tuple[str, Any]:
+    from vmae_det.benchmarks.train import Settings, benchmark_train
+
+    cfg = load_config(args.config_file, args.opts)
+    names = [field.name for field in fields(Settings)]
+    result = benchmark_train(cfg, Settings(**{name: getattr(args, name) for name in names}))
+    return result.report(), result.to_json()
 
 
 def _at_least(least: int) -> Any:

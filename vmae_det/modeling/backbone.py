@@ -33,12 +33,23 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, N, C) to (B, N, C)."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # B, N, 3, heads, C / heads
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each B, heads, N, C / heads
+    def forward(self, x: torch.Tensor, last: int | None = None) -> torch.Tensor:
+        """(B, N, C) to (B, N, C), or with `last` to (B, last, C): what the last tokens find among all."""
+        if last is None:
+            query, key, value = self._heads(x, 0, 3)  # each B, heads, N, C / heads
+        else:
+            query, key, value = *self._heads(x[:, -last:], 0, 1), *self._heads(x, 1, 3)
         x = F.scaled_dot_product_attention(query, key, value)
         return self.proj(x.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: torch.Tensor, first: int, end: int) -> tuple[torch.Tensor, ...]:
+        """From `first` to `end` of queries, keys, values of x (B, N, C), each (B, heads, N, C / heads)."""
+        if end - first == 3:
+            x = self.qkv(x)
+        else:
+            rows = slice(first * x.shape[-1], end * x.shape[-1])
+            x = F.linear(x, self.qkv.weight[rows], self.qkv.bias[rows])
+        return x.unflatten(-1, (end - first, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind()
 
 
 class Mlp(nn.Module):
@@ -65,9 +76,10 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, N, C) to (B, N, C)."""
-        x = x + self.drop_path(self.attn(self.norm1(x)))
+    def forward(self, x: torch.Tensor, last: int | None = None) -> torch.Tensor:
+        """(B, N, C) to (B, N, C), or with `last` to (B, last, C): the last tokens alone, for less work."""
+        kept = x if last is None else x[:, -last:]
+        x = kept + self.drop_path(self.attn(self.norm1(x), last))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 

@@ -8,13 +8,18 @@ import torch.nn.functional as F
 from vmae_det.utils import distributed
 
 
-def reconstruction_loss(prediction: torch.Tensor, target: torch.Tensor, kind: str) -> torch.Tensor:
+def reconstruction_loss(
+    prediction: torch.Tensor, target: torch.Tensor, kind: str, per_clip: bool = True
+) -> torch.Tensor:
     """Mean loss of each clip (B,) over the values of its masked cubes; both arguments (B, M, values).
 
     Args:
         kind: "mse", "l1" or "smooth_l1".
+        per_clip: False for the mean of all clips, a scalar.
     """
     function = {"mse": F.mse_loss, "l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss}[kind]
+    if not per_clip:
+        return function(prediction.float(), target)
     return function(prediction.float(), target, reduction="none").mean(dim=(1, 2))
 
 

@@ -5,6 +5,8 @@ All is drawn from the seeds of the samples.
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from vmae_det.modeling.randomness import uniform
@@ -19,7 +21,7 @@ def draw_mask(seeds: torch.Tensor, grid: tuple[int, int, int], kind: str, ratio:
         ratio: fraction of positions (tokens, slices) masked, rounded down: every row masks the same number.
     """
     t, h, w = grid
-    choices = {"tube": h * w, "random": t * h * w, "frame": t}[kind]
+    choices = _choices(grid, kind)
     order = uniform(seeds, choices).argsort(dim=1)
     mask = torch.zeros_like(order, dtype=torch.bool).scatter_(1, order[:, : int(ratio * choices)], True)
     if kind == "tube":
@@ -29,10 +31,27 @@ def draw_mask(seeds: torch.Tensor, grid: tuple[int, int, int], kind: str, ratio:
     return mask
 
 
-def split_tokens(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Indices of visible (B, V) and masked (B, M) tokens, each ascending; every row masks the same number."""
+def count_masked(grid: tuple[int, int, int], kind: str, ratio: float) -> int:
+    """How many tokens `draw_mask` masks in every row."""
+    choices = _choices(grid, kind)
+    return int(ratio * choices) * (math.prod(grid) // choices)
+
+
+def _choices(grid: tuple[int, int, int], kind: str) -> int:
+    """What a mask of this kind chooses among: positions, tokens, or slices."""
+    t, h, w = grid
+    return {"tube": h * w, "random": t * h * w, "frame": t}[kind]
+
+
+def split_tokens(mask: torch.Tensor, num_masked: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices of visible (B, V) and masked (B, M) tokens, each ascending; every row masks the same number.
+
+    Where that is given as `num_masked`, a GPU need not be waited for to learn the shapes.
+    """
+    if num_masked is None:
+        num_masked = int(mask[0].sum())
     order = mask.to(torch.uint8).argsort(dim=1, stable=True)
-    num_visible = mask.shape[1] - int(mask[0].sum())
+    num_visible = mask.shape[1] - num_masked
     return order[:, :num_visible], order[:, num_visible:]
 
 

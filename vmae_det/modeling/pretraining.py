@@ -10,7 +10,7 @@ from vmae_det.modeling.backbone import LAYER_NORM_EPS, Block, init_transformer
 from vmae_det.modeling.build import META_ARCHITECTURE_REGISTRY, build_backbone
 from vmae_det.modeling.embedding import from_cubes, take_rows, to_cubes
 from vmae_det.modeling.losses import reconstruction_loss
-from vmae_det.modeling.masking import draw_mask, running_cells, split_tokens
+from vmae_det.modeling.masking import count_masked, draw_mask, running_cells, split_tokens
 from vmae_det.modeling.normalization import PixelNormalization
 
 
@@ -25,9 +25,10 @@ class Decoder(nn.Module):
 
     def forward(self, x: torch.Tensor, num_predicted: int) -> torch.Tensor:
         """Tokens (B, N, C) to the values (B, num_predicted, num_values) of the last `num_predicted` ones."""
-        for block in self.blocks:
+        *blocks, last = self.blocks
+        for block in blocks:
             x = block(x)
-        return self.head(self.norm(x[:, -num_predicted:]))
+        return self.head(self.norm(last(x, num_predicted)))
 
 
 @META_ARCHITECTURE_REGISTRY.register()
@@ -116,7 +117,7 @@ class MaskedAutoencoder(nn.Module):
         video = batch["video"]
         grid = self.backbone.grid(video)
         mask = draw_mask(batch["seed"], grid, self.mask_type, self.mask_ratio)
-        visible, masked = split_tokens(mask)
+        visible, masked = split_tokens(mask, count_masked(grid, self.mask_type, self.mask_ratio))
         predicted = self._in_target(masked)
         if self.decoder_mask == "running_cell":
             predicted = running_cells(batch["seed"], predicted, grid, self.decoder_mask_ratio)
@@ -127,9 +128,9 @@ class MaskedAutoencoder(nn.Module):
         targets = self._cut_target(batch["target"]) if "target" in batch else cubes
         places = predicted - self.target_tokens.start
         pixels = _by_colour(take_rows(targets, places)) / 255
-        loss = reconstruction_loss(prediction, self._target(pixels), self.loss)
+        loss = reconstruction_loss(prediction, self._target(pixels), self.loss, per_clip=not self.training)
         if self.training:
-            return {"loss": loss.mean()}
+            return {"loss": loss}
         painted = targets.scatter(
             1, places[:, :, None].expand(-1, -1, targets.shape[2]), self._paint(prediction, pixels)
         )
@@ -189,7 +190,7 @@ class MaskedAutoencoder(nn.Module):
         """What to predict of cubes (B, M, pixels, colour) in [0, 1], as (B, M, values)."""
         if self.normalize_target:
             mean, deviation = _cube_statistics(pixels)
-            pixels = (pixels - mean) / deviation
+            pixels = (pixels - mean).div_(deviation)
         return pixels.flatten(2)
 
     @torch.no_grad()

@@ -1,0 +1,103 @@
+"""The benchmark of a training step, on tiny models."""
+
+import builtins
+import json
+
+import pytest
+import torch
+
+from vmae_det import model_zoo
+from vmae_det.benchmarks.hugging_face import build_hugging_face
+from vmae_det.benchmarks.train import matrix_rate
+from vmae_det.cli.main import main
+
+CONFIG = "Kinetics/vit_small_16x4_pretrain.yaml"
+TINY = (
+    *("INPUT.CROP_SIZE", "32", "INPUT.NUM_FRAMES", "4", "MODEL.BACKBONE.EMBED_DIM", "24"),
+    *("MODEL.BACKBONE.DEPTH", "1", "MODEL.BACKBONE.NUM_HEADS", "2", "MODEL.DECODER.EMBED_DIM", "12"),
+    *("MODEL.DECODER.DEPTH", "2", "MODEL.DECODER.NUM_HEADS", "2", "MODEL.MASK.RATIO", "0.5"),
+    *("MODEL.DEVICE", "cpu"),
+)
+
+
+@pytest.fixture
+def command(monkeypatch):
+    threads = torch.get_num_threads()
+    monkeypatch.setattr("vmae_det.benchmarks.train._MATRIX", {"cpu": 64})
+    yield ["benchmark", "train", "--config-file", CONFIG, "--batch", "2", "--repeats", "2", "--steps", "1"]
+    torch.set_num_threads(threads)
+
+
+def test_a_step_by_part_beside_hugging_face(command, tmp_path, capsys):
+    pytest.importorskip("transformers", reason="an extra of the tests: pip install transformers")
+    file = tmp_path / "train.json"
+    assert main([*command, "--against", "huggingface", "--json", str(file), *TINY]) == 0
+    figures = json.loads(file.read_text())
+    ours, theirs = (figures["contestants"][name] for name in ("vmae_det", "huggingface"))
+    for found in (ours, theirs):
+        assert found["clips_per_second"] == 2 / found["step"]
+        assert found["peak_bytes"] > 0
+        for turn in found["turns"]:  # of one step each
+            assert turn["step"] == pytest.approx(turn["forward"] + turn["backward"] + turn["optimizer"])
+            assert min(turn.values()) > 0
+    ratios = [a["step"] / b["step"] for a, b in zip(ours["turns"], theirs["turns"])]
+    assert figures["ratio"] == pytest.approx(sum(ratios) / 2)
+    assert figures["share_of_matrix_rate"] == pytest.approx(
+        figures["flops_per_step"] / ours["step"] / figures["matrix_flops_per_second"]
+    )
+    assert "of Hugging Face's time" in capsys.readouterr().out
+
+
+def test_alone_in_mixed_precision_with_frames_of_its_own_to_predict(command, capsys):
+    more = ("MODEL.RECONSTRUCTION.NUM_FRAMES", "8", "MODEL.RECONSTRUCTION.SAMPLING_RATE", "2")
+    assert main([*command, "--amp", "bf16", *TINY, *more]) == 0
+    printed = capsys.readouterr().out
+    assert "precision: bf16" in printed
+    assert "Hugging Face" not in printed
+
+
+@pytest.mark.parametrize(
+    ("opts", "says"),
+    [
+        (("MODEL.DECODER.MASK", "running_cell"), "MODEL.DECODER.MASK: running_cell; Hugging Face's VideoMAE"),
+        (("MODEL.META_ARCHITECTURE", "VideoClassifier"), "benchmark train times pre-training"),
+    ],
+)
+def test_a_config_that_cannot_be_timed_is_one_line(command, opts, says, capsys):
+    assert main([*command, "--against", "huggingface", *TINY, *opts]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_without_transformers(command, monkeypatch, capsys):
+    real = builtins.__import__
+
+    def missing(name, *args, **more):
+        if name == "transformers":
+            raise ImportError(name)
+        return real(name, *args, **more)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    assert main([*command, "--against", "huggingface", *TINY]) == 2
+    assert "pip install transformers" in capsys.readouterr().err
+
+
+def test_their_model_has_the_size_of_ours():
+    pytest.importorskip("transformers", reason="an extra of the tests: pip install transformers")
+    cfg = model_zoo.get_config(CONFIG)
+    cfg.merge_from_list([*TINY[:-2], "MODEL.RECONSTRUCTION.NORMALIZE", "False"])
+    theirs, optimizer, to_inputs = build_hugging_face(cfg, torch.device("cpu"))
+    batch = {
+        "video": torch.zeros(2, 3, 4, 32, 32, dtype=torch.uint8),
+        "seed": torch.tensor([1, 2]),
+    }
+    made = theirs(**to_inputs(batch))
+    assert made.logits.shape == (2, 2 * 2, 2 * 256 * 3)  # 2 of 4 positions are masked, in 2 slices
+    assert made.loss.isfinite()
+    assert theirs.config._attn_implementation == "sdpa"
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(theirs.parameters()))
+
+
+def test_the_rate_of_matrix_products_counts_two_operations_each(monkeypatch):
+    monkeypatch.setattr("vmae_det.benchmarks.train._MATRIX", {"cpu": 10})
+    monkeypatch.setattr("vmae_det.benchmarks.train._seconds", lambda work, device: 0.5)
+    assert matrix_rate(torch.device("cpu"), torch.float32) == 4000
