@@ -80,8 +80,8 @@ class LossGuard(HookBase):
         what = f"the loss or its gradient is {values[0]:g}"
         if self.in_row > self.max_skipped:
             raise TrainingError(
-                f"{what} at step {step}, the step number {self.in_row} in a row, more than SOLVER.MAX_SKIPPED "
-                f"{self.max_skipped} allows; {self._advice()}"
+                f"{what} at step {step}, number {self.in_row} of bad steps in a row, more than "
+                f"SOLVER.MAX_SKIPPED {self.max_skipped} allows; {self._advice()}"
             )
         if distributed.is_main_process():
             logger.warning("step %d is skipped: %s; its samples are in %s", step, what, self.file)

@@ -149,7 +149,7 @@ class Trainer:
             self.loss = self.loss + loss.detach()
             terms.append(losses)
         self._measure_gradients()
-        if all([hook.may_update() for hook in self.hooks]):
+        if all(hook.may_update() for hook in self.hooks):
             self.scaler.step(self.optimizer)
             for name, value in (item for losses in terms for item in losses.items()):
                 self.storage.put(name, value)
