@@ -12,9 +12,8 @@ import pytest
 import torch
 
 from vmae_det.cli.train import train_or_evaluate
-from vmae_det.engine.hooks import HookBase, Interrupted
+from vmae_det.engine.hooks import HookBase, Interrupted, TrainingError
 from vmae_det.engine.launch import launch
-from vmae_det.engine.loss_guard import TrainingError
 from vmae_det.engine.setup import run_evaluation, run_training
 from vmae_det.utils.errors import ConfigError, WeightsError
 

@@ -16,12 +16,16 @@ from vmae_det.checkpoint import Checkpointer
 from vmae_det.data.tolerance import BadFiles
 from vmae_det.engine.trainer import HookBase
 from vmae_det.utils import distributed
-from vmae_det.utils.errors import WeightsError
+from vmae_det.utils.errors import UserError, WeightsError
 from vmae_det.utils.events import Writer
 
 logger = logging.getLogger(__name__)
 
 PATIENCE = 5.0  # seconds after a signal in which another one changes nothing
+
+
+class TrainingError(UserError):
+    """Training cannot go on in a way that makes sense."""
 
 
 class Interrupted(Exception):
@@ -214,10 +218,22 @@ class Writing(HookBase):
             writer.progress(step)
         if step % self.period == 0 or step == self.trainer.total_steps:
             values = self.trainer.storage.take()
+            distributed.raise_together(self._write(step, values))
+
+    def _write(self, step: int, values: dict[str, float]) -> TrainingError | None:
+        try:
             for writer in self.writers:
                 writer.write(step, values)
+        except OSError as error:
+            return TrainingError(
+                f"OUTPUT_DIR: the numbers of step {step} cannot be written: {error.strerror or error}"
+            )
+        return None
 
     def close(self) -> None:
-        """Close the writers."""
+        """Close the writers; what ended the run goes before what they still have to say."""
         for writer in self.writers:
-            writer.close()
+            try:
+                writer.close()
+            except OSError as error:
+                logger.error("the last numbers cannot be written: %s", error.strerror or error)

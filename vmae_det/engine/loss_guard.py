@@ -11,17 +11,13 @@ from typing import Any, NamedTuple
 
 import torch
 
+from vmae_det.engine.hooks import TrainingError
 from vmae_det.engine.trainer import HookBase
 from vmae_det.utils import distributed
-from vmae_det.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 BAD_BATCHES = "bad_batches.jsonl"
-
-
-class TrainingError(UserError):
-    """Training cannot go on in a way that makes sense."""
 
 
 class _Loss(NamedTuple):
