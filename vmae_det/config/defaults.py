@@ -203,9 +203,6 @@ _C.SOLVER.ACCUMULATE = 1
 # Epochs between checkpoints, and how many of them are kept.
 _C.SOLVER.CHECKPOINT_PERIOD = 1
 _C.SOLVER.KEEP_CHECKPOINTS = 3
-# The name of a metric: weights are kept as model_best.pt whenever an evaluation on DATASETS.TEST finds it
-# better than ever; of those with "loss" or "error" in their name the lowest is best. Empty: none.
-_C.SOLVER.KEEP_BEST = ""
 # What a bad loss does: stop the run, with the checkpoints from before it; or skip the step, which leaves the
 # weights as they are (a GPU then waits for each step's loss). Bad is a loss that is not finite or above
 # MAX_LOSS; for skip, a gradient that is not finite, too, but not in fp16, whose scaling sees to that.
