@@ -116,7 +116,7 @@ def kill_once(cfg: CfgNode, processes: int, training: float, rng: random.Random,
     metrics = output / "metrics.jsonl"
     while run.poll() is None and not (metrics.exists() and metrics.stat().st_size):
         time.sleep(0.01)
-    deadline = time.monotonic() + rng.uniform(0, 0.8 * training)
+    deadline = time.monotonic() + rng.uniform(0, 0.5 * training)
     while run.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)
     when = "at any moment"

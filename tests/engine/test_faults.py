@@ -203,7 +203,7 @@ def test_a_folder_that_becomes_read_only_ends_the_run(run_cfg, small_disk):
 def test_killed_runs_end_in_the_weights_of_the_unbroken_one():
     """The short form of tools/kill_test.py: one process of its own, killed anywhere and while it writes."""
     tool = Path(__file__).parents[2] / "tools" / "kill_test.py"
-    run = [sys.executable, str(tool), "--runs", "2", "--processes", "1", "--epochs", "8"]
+    run = [sys.executable, str(tool), "--runs", "2", "--processes", "1", "--epochs", "30"]
     done = subprocess.run(run, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 of 2 killed runs end in the weights of the unbroken run; 1 of them" in done.stdout
