@@ -140,6 +140,7 @@ def test_the_last_few_checkpoints_are_kept_and_the_newest_whole_one_is_found(tmp
     assert checkpointer.load_newest() is None
     for step in (1, 2, 3):
         checkpointer.save({"step": step}, step)
+    checkpointer.wait()
     assert [path.name for path in checkpointer.all()] == ["checkpoint_0000002.pt", "checkpoint_0000003.pt"]
     assert checkpointer.load_newest()[1]["step"] == 3
     (tmp_path / "run" / "checkpoint_0000003.pt").write_bytes(b"PK half")
@@ -150,12 +151,17 @@ def test_the_last_few_checkpoints_are_kept_and_the_newest_whole_one_is_found(tmp
 def test_a_failed_save_leaves_the_old_files_alone(tmp_path, monkeypatch):
     checkpointer = Checkpointer(tmp_path, keep=2)
     checkpointer.save({"step": 1}, 1)
+    checkpointer.wait()
+    before = set(tmp_path.iterdir())
 
-    def broken(_, path):
-        path.write_bytes(b"half a file")
+    def broken(_, file):
+        file.write(b"half a file")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", broken)
-    with pytest.raises(OSError, match="No space"):
-        checkpointer.save({"step": 2}, 2)
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint_0000001.pt"]
+    checkpointer.save({"step": 2}, 2)
+    with pytest.raises(
+        WeightsError, match=r"0000002\.pt: the .* No space left .* on disk is checkpoint_0000001\.pt"
+    ):
+        checkpointer.wait()
+    assert set(tmp_path.iterdir()) == before

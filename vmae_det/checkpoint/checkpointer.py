@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from vmae_det.checkpoint.digest import DIGEST_SUFFIX, check_digest, write_with_digest
 from vmae_det.checkpoint.files import read_checkpoint
+from vmae_det.utils import distributed
 from vmae_det.utils.errors import WeightsError
 from vmae_det.utils.files import write_whole
 
@@ -21,6 +24,9 @@ _NAME = re.compile(r"checkpoint_(\d+)\.pt$")
 class Checkpointer:
     """Saves the state of a run as `checkpoint_STEP.pt` in a folder, and reads the newest that is whole.
 
+    A thread writes, so that training goes on. Beside each checkpoint lies its SHA-256, as `sha256sum`
+    writes it.
+
     Args:
         folder: made when the first checkpoint is written.
         keep: how many of the latest stay.
@@ -29,28 +35,105 @@ class Checkpointer:
     def __init__(self, folder: str | Path, keep: int = 3) -> None:
         self.folder = Path(folder)
         self.keep = keep
+        self._thread: threading.Thread | None = None
+        self._error: WeightsError | None = None
 
     def save(self, state: dict[str, Any], step: int) -> Path:
-        """Write `state` whole or not at all, then delete what is older than the last `keep`."""
+        """Copy `state` to the CPU's memory and start to write it; waits for the writing before it.
+
+        What is older than the last `keep` goes when it is written.
+
+        Raises:
+            WeightsError: the checkpoint before could not be written.
+        """
+        self.wait()
         path = self.folder / f"checkpoint_{step:07d}.pt"
-        with write_whole(path) as temporary:
-            torch.save(state, temporary)
-        for old in self.all()[: -self.keep]:
-            old.unlink(missing_ok=True)
+        self._thread = threading.Thread(target=self._write, args=(_copy(state), path), name="checkpoint")
+        self._thread.start()
         return path
+
+    def wait(self) -> None:
+        """Return when all that was saved is on disk; WeightsError if it could not be written."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self.check()
+
+    def check(self) -> None:
+        """WeightsError if a checkpoint could not be written, as far as is known by now; waits for nothing."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _write(self, state: dict[str, Any], path: Path) -> None:
+        try:
+            write_with_digest(state, path)
+            for old in self.all()[: -self.keep]:
+                old.unlink(missing_ok=True)
+                old.with_name(old.name + DIGEST_SUFFIX).unlink(missing_ok=True)
+        except OSError as error:
+            kept = [other.name for other in self.all() if other != path]
+            rest = f"the newest on disk is {kept[-1]}" if kept else "there is none on disk"
+            self._error = WeightsError(
+                f"{path}: the checkpoint cannot be written: {error.strerror or error}; {rest}"
+            )
 
     def all(self) -> list[Path]:
         """The checkpoints in the folder, by step."""
         return sorted(path for path in self.folder.glob("checkpoint_*.pt") if _NAME.search(path.name))
 
     def load_newest(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest checkpoint that can be read and its state; None if there is none."""
-        for path in reversed(self.all()):
+        """The newest checkpoint that is whole and its state; None if there is none.
+
+        The log says which it is, and why newer ones are passed over. All processes call this, and take the
+        checkpoint that the first of them has chosen; what an ended process has left half-written goes.
+
+        Raises:
+            WeightsError: this process cannot read what the first has chosen.
+        """
+        found = None
+        if distributed.is_main_process():
+            self._remove_half_written()
+            found = self._newest()
+        chosen = distributed.all_gather_object(found and str(found[0]))[0]
+        if chosen is None or found is not None:
+            return found
+        return Path(chosen), read_checkpoint(chosen)
+
+    def _newest(self) -> tuple[Path, dict[str, Any]] | None:
+        paths = self.all()
+        for passed_over, path in enumerate(reversed(paths)):
             try:
-                return path, read_checkpoint(path)
+                checked = check_digest(path)
+                state = read_checkpoint(path)
             except WeightsError as error:
                 logger.warning("passed over: %s", error)
+                continue
+            logger.info(
+                "%s is the newest %scheckpoint of %d in the folder%s",
+                path.name,
+                "whole " if passed_over else "",
+                len(paths),
+                ", its checksum is right" if checked else "; it has no checksum, but can be read",
+            )
+            return path, state
         return None
+
+    def _remove_half_written(self) -> None:
+        for path in self.folder.glob(".checkpoint_*.tmp*"):
+            logger.info("removed %s, which was never finished", path.name)
+            path.unlink(missing_ok=True)
+
+
+def _copy(value: Any) -> Any:
+    """A copy in the CPU's memory that later steps do not change."""
+    if torch.is_tensor(value):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_copy(item) for item in value)
+    return value
 
 
 def save_weights(

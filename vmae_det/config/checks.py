@@ -19,6 +19,7 @@ _CHOICES = {
     "INPUT.TRAIN_CROP": ("multi_scale", "short_side", "resized"),
     "SOLVER.OPTIMIZER": ("adamw", "sgd"),
     "SOLVER.AMP": ("none", "bf16", "fp16"),
+    "SOLVER.ON_BAD_LOSS": ("stop", "skip"),
     "TEST.PROTOCOL": ("challenge", "slowfast"),
 }
 
@@ -47,6 +48,7 @@ _AT_LEAST = {
         "SOLVER.ACCUMULATE",
         "SOLVER.CHECKPOINT_PERIOD",
         "SOLVER.KEEP_CHECKPOINTS",
+        "SOLVER.MAX_SKIPPED",
         "SOLVER.LOG_PERIOD",
         "TEST.BATCH_SIZE",
         "TEST.NUM_CLIPS",
@@ -133,6 +135,8 @@ def check_config(cfg: CfgNode) -> None:
     ):
         value = value_of(cfg, key)
         _require(len(value) == length, key, f"takes {length} values, got {len(value)}: {value}")
+    limit = cfg.SOLVER.MAX_LOSS
+    _require(limit > 0, "SOLVER.MAX_LOSS", f"must be above 0, got {limit}")
     _check_shapes(cfg)
     _check_solver(cfg)
 

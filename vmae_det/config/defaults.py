@@ -203,6 +203,13 @@ _C.SOLVER.ACCUMULATE = 1
 # Epochs between checkpoints, and how many of them are kept.
 _C.SOLVER.CHECKPOINT_PERIOD = 1
 _C.SOLVER.KEEP_CHECKPOINTS = 3
+# What a bad loss does: stop the run, with the checkpoints from before it; or skip the step, which leaves the
+# weights as they are (a GPU then waits for each step's loss). Bad is a loss that is not finite or above
+# MAX_LOSS; for skip, a gradient that is not finite, too, but not in fp16, whose scaling sees to that.
+_C.SOLVER.ON_BAD_LOSS = "stop"
+_C.SOLVER.MAX_LOSS = 1e4
+# For skip: steps in a row that may be skipped; one more ends the run.
+_C.SOLVER.MAX_SKIPPED = 10
 # Steps between lines of the log.
 _C.SOLVER.LOG_PERIOD = 10
 

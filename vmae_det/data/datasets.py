@@ -106,6 +106,8 @@ class ClipDataset(torch.utils.data.Dataset, ABC):
     def _sample(self, clip: Clip, extra: Sample, index: int, entropy: tuple[int, ...]) -> Sample:
         seed = np.random.SeedSequence(entropy).generate_state(1, np.uint64).astype(np.int64)[0]
         sample = {"video": transforms.to_video(clip), "seed": int(seed), "index": index}
+        if self.training:
+            sample["path"] = str(self.path_of(index))
         return sample | self.finish(clip, extra)
 
     def open(self, video: Path | Source) -> VideoReader:

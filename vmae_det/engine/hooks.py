@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import signal
 import time
@@ -17,7 +16,7 @@ from vmae_det.checkpoint import Checkpointer
 from vmae_det.data.tolerance import BadFiles
 from vmae_det.engine.trainer import HookBase
 from vmae_det.utils import distributed
-from vmae_det.utils.errors import UserError
+from vmae_det.utils.errors import UserError, WeightsError
 from vmae_det.utils.events import Writer
 
 logger = logging.getLogger(__name__)
@@ -58,14 +57,25 @@ class LearningRate(HookBase):
 class Checkpointing(HookBase):
     """Saves the state of the run every `period` steps and after the last.
 
+    Training goes on while a checkpoint is written; its end, however it comes, waits for that. An error of
+    the writer ends the run in all processes.
+
     Args:
         state: gives what is saved.
+        check: raises, in all processes, where the state is not worth saving.
     """
 
-    def __init__(self, checkpointer: Checkpointer, state: Callable[[], dict[str, Any]], period: int) -> None:
+    def __init__(
+        self,
+        checkpointer: Checkpointer,
+        state: Callable[[], dict[str, Any]],
+        period: int,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         self.checkpointer = checkpointer
         self.state = state
         self.period = period
+        self.check = check
         self._saved = 0
 
     def before_train(self) -> None:
@@ -75,20 +85,45 @@ class Checkpointing(HookBase):
     def data_failed(self) -> None:
         """Save the steps that are done."""
         if self.trainer.step > self._saved:
-            self.save()
+            self.save(wait=True)
             logger.info("the state after step %d is saved: go on with --resume", self.trainer.step)
 
     def after_step(self) -> None:
         """Save where a period ends."""
-        if self.trainer.step % self.period == 0 or self.trainer.step == self.trainer.total_steps:
-            self.save()
+        last = self.trainer.step == self.trainer.total_steps
+        if last or self.trainer.step % self.period == 0:
+            self.save(wait=last)
+        else:
+            self._together(self.checkpointer.check)
 
-    def save(self) -> None:
-        """Save now."""
-        if distributed.is_main_process():
-            self.checkpointer.save(self.state(), self.trainer.step)
-        distributed.barrier()
+    def save(self, wait: bool = False) -> None:
+        """Save now.
+
+        Args:
+            wait: for the checkpoint to be on disk.
+        """
+        self.check()
+        self._together(lambda: self.checkpointer.save(self.state(), self.trainer.step))
+        if wait:
+            self._together(self.checkpointer.wait)
         self._saved = self.trainer.step
+
+    def _together(self, action: Callable[[], Any]) -> None:
+        """Do something in the main process; its error is raised in all."""
+        failed = None
+        if distributed.is_main_process():
+            try:
+                action()
+            except WeightsError as error:
+                failed = error
+        distributed.raise_together(failed)
+
+    def close(self) -> None:
+        """Wait for the writer; what ended the run is known by now."""
+        try:
+            self.checkpointer.wait()
+        except WeightsError as error:
+            logger.error("%s", error)
 
 
 class StopOnSignal(HookBase):
@@ -117,7 +152,7 @@ class StopOnSignal(HookBase):
     def after_step(self) -> None:
         """Save and leave if any process was asked to."""
         if distributed.any_process(bool(self.received)):
-            self.checkpointing.save()
+            self.checkpointing.save(wait=True)
             raise Interrupted(self.received or signal.SIGTERM, self.trainer.step)
 
     def close(self) -> None:
@@ -170,7 +205,7 @@ class Evaluation(HookBase):
 
 
 class Writing(HookBase):
-    """Gives the numbers of the last `period` steps to writers; stops the run when the loss is not finite."""
+    """Gives the numbers of the last `period` steps to writers."""
 
     def __init__(self, writers: Sequence[Writer], period: int) -> None:
         self.writers = writers
@@ -183,16 +218,22 @@ class Writing(HookBase):
             writer.progress(step)
         if step % self.period == 0 or step == self.trainer.total_steps:
             values = self.trainer.storage.take()
+            distributed.raise_together(self._write(step, values))
+
+    def _write(self, step: int, values: dict[str, float]) -> TrainingError | None:
+        try:
             for writer in self.writers:
                 writer.write(step, values)
-            bad = [name for name, value in values.items() if "loss" in name and not math.isfinite(value)]
-            if bad:
-                raise TrainingError(
-                    f"{bad[0]} is {values[bad[0]]} at step {step}; earlier checkpoints are kept. Lower "
-                    "SOLVER.BASE_LR, set SOLVER.CLIP_GRAD, or use SOLVER.AMP bf16 in place of fp16"
-                )
+        except OSError as error:
+            return TrainingError(
+                f"OUTPUT_DIR: the numbers of step {step} cannot be written: {error.strerror or error}"
+            )
+        return None
 
     def close(self) -> None:
-        """Close the writers."""
+        """Close the writers; what ended the run goes before what they still have to say."""
         for writer in self.writers:
-            writer.close()
+            try:
+                writer.close()
+            except OSError as error:
+                logger.error("the last numbers cannot be written: %s", error.strerror or error)

@@ -38,6 +38,7 @@ from vmae_det.engine.hooks import (
     Writing,
 )
 from vmae_det.engine.inference import run_inference
+from vmae_det.engine.loss_guard import LossGuard
 from vmae_det.engine.trainer import HookBase, Trainer
 from vmae_det.evaluation.evaluator import EVALUATOR_REGISTRY
 from vmae_det.modeling import build_model, model_class
@@ -47,6 +48,7 @@ from vmae_det.utils.errors import ConfigError, WeightsError
 from vmae_det.utils.events import JSONWriter, TensorBoardWriter, TerminalWriter
 from vmae_det.utils.files import write_whole
 from vmae_det.utils.logging import setup_logging
+from vmae_det.utils.provenance import code_versions
 from vmae_det.utils.registry import lookup
 
 logger = logging.getLogger(__name__)
@@ -164,15 +166,18 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
         clip_grad=cfg.SOLVER.CLIP_GRAD,
         amp=cfg.SOLVER.AMP,
         seed=cfg.SEED,
+        measure_gradients=cfg.SOLVER.ON_BAD_LOSS == "skip",
     )
+    guard = LossGuard(cfg.SOLVER.ON_BAD_LOSS == "skip", cfg.SOLVER.MAX_LOSS, cfg.SOLVER.MAX_SKIPPED, folder)
     if newest:
         path, state = newest
         load_weights(model, state)
         optimizer.load_state_dict(state["optimizer"])
         trainer.scaler.load_state_dict(state["scaler"])
+        guard.load_state_dict(state.get("loss_guard", guard.state_dict()))
         logger.info("resumed from %s, after step %d of %d", path, start, total)
     elif resume:
-        logger.info("no checkpoint in %s: a fresh start", folder)
+        logger.info("no whole checkpoint in %s: a fresh start", folder)
 
     average = None
     if cfg.SOLVER.EMA_DECAY:
@@ -189,14 +194,22 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
             "scaler": trainer.scaler.state_dict(),
+            "loss_guard": guard.state_dict(),
             "step": trainer.step,
+            "epoch": trainer.step / epoch_steps,
+            "seed": cfg.SEED,
+            "num_processes": distributed.get_world_size(),
             "config": cfg.dump(),
+            "versions": versions,
         }
 
-    checkpointing = Checkpointing(checkpointer, state, cfg.SOLVER.CHECKPOINT_PERIOD * epoch_steps)
+    versions = code_versions()
+    period = cfg.SOLVER.CHECKPOINT_PERIOD * epoch_steps
+    checkpointing = Checkpointing(checkpointer, state, period, guard.check)
     trainer.register_hooks(
         [
             LearningRate(build_schedule(cfg)),
+            guard,
             *([average] if average else []),
             Evaluation(
                 lambda: tests.evaluate(evaluated), cfg.TEST.PERIOD * epoch_steps if cfg.DATASETS.TEST else 0

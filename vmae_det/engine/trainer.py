@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -33,6 +34,10 @@ class HookBase:
     def after_step(self) -> None:
         """After each step; `trainer.step` counts it."""
 
+    def may_update(self) -> bool:
+        """Before the weights are changed, with `trainer.loss` at hand; False leaves them as they are."""
+        return True
+
     def data_failed(self) -> None:
         """No batch could be had for the next step; the error follows."""
 
@@ -53,11 +58,15 @@ class Trainer:
         clip_grad: largest norm of the gradient; 0: no clipping.
         amp: "none", "bf16" or "fp16".
         seed: of what layers draw at random, with the rank and the step.
+        measure_gradients: know the norm of the gradient without clipping, too.
 
     Attributes:
         step: number of optimizer steps done.
         total_steps: of the whole run.
         storage: where numbers of a step are put.
+        loss: of the latest step, a mean over its passes, on the device.
+        gradient_norm: of the latest step, on the device; None where nothing has asked for it.
+        paths: the videos of the latest step's samples in this process.
     """
 
     def __init__(
@@ -71,6 +80,7 @@ class Trainer:
         clip_grad: float = 0.0,
         amp: str = "none",
         seed: int = 0,
+        measure_gradients: bool = False,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -81,6 +91,10 @@ class Trainer:
         self.amp_type = AMP_TYPES[amp]
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
         self.seed = seed
+        self.measure_gradients = measure_gradients
+        self.loss = torch.zeros((), device=device)
+        self.gradient_norm: torch.Tensor | None = None
+        self.paths: list[str] = []
         self.step = 0
         self.total_steps = 0
         self.storage = EventStorage()
@@ -121,25 +135,37 @@ class Trainer:
         entropy = np.random.SeedSequence((self.seed, distributed.get_rank(), self.step))
         torch.manual_seed(int(entropy.generate_state(1)[0]))
         self.optimizer.zero_grad(set_to_none=True)
+        self.loss, self.paths, terms = torch.zeros((), device=self.device), [], []
         for micro_step in range(self.accumulate):
             before = time.perf_counter()
             batch = to_device(self._next_batch(), self.device)
+            self.paths += batch.pop("path", [])
             waited += time.perf_counter() - before
             with self._without_exchange(micro_step < self.accumulate - 1):
                 with torch.autocast(self.device.type, self.amp_type, enabled=self.amp_type is not None):
                     losses = self.model(batch)
                 loss = sum(losses.values()) / self.accumulate
                 self.scaler.scale(loss).backward()
-            for name, value in losses.items():
+            self.loss = self.loss + loss.detach()
+            terms.append(losses)
+        self._measure_gradients()
+        if all(hook.may_update() for hook in self.hooks):
+            self.scaler.step(self.optimizer)
+            for name, value in (item for losses in terms for item in losses.items()):
                 self.storage.put(name, value)
-        if self.clip_grad:
-            self.scaler.unscale_(self.optimizer)
-            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            self.storage.put("gradient_norm", nn.utils.clip_grad_norm_(parameters, self.clip_grad))
-        self.scaler.step(self.optimizer)
+            if self.gradient_norm is not None:
+                self.storage.put("gradient_norm", self.gradient_norm)
         self.scaler.update()
         self.storage.put("data_seconds", waited)
         self.storage.put("step_seconds", time.perf_counter() - start)
+
+    def _measure_gradients(self) -> None:
+        """Undo the loss scaling, and clip where that is wanted."""
+        if self.clip_grad or self.measure_gradients:
+            self.scaler.unscale_(self.optimizer)
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            limit = self.clip_grad or math.inf
+            self.gradient_norm = nn.utils.clip_grad_norm_(parameters, limit)
 
     def _next_batch(self) -> dict[str, Any]:
         try:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
+from vmae_det.utils.errors import UserError
+
 
 def is_initialized() -> bool:
     """Whether this process belongs to a group."""
@@ -58,3 +60,9 @@ def any_process(flag: bool) -> bool:
     tensor = torch.tensor(int(flag))
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return bool(tensor)
+
+
+def raise_together(error: UserError | None) -> None:
+    """Raise in all processes, which must all call, the error of the first process that has one."""
+    if any_process(error is not None):
+        raise next(other for other in all_gather_object(error) if other is not None)

@@ -35,7 +35,7 @@ class DataError(UserError):
 
 
 class WeightsError(UserError):
-    """A checkpoint cannot be read or does not fit the model; the message names the parameters."""
+    """A checkpoint cannot be read or written, or does not fit the model; the message names the parameters."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,0 +1,86 @@
+"""A file and its SHA-256 beside it, in the form of `sha256sum`."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from vmae_det.utils.errors import WeightsError
+from vmae_det.utils.files import write_whole
+
+DIGEST_SUFFIX = ".sha256"
+
+
+class _Hashing:
+    """Passes bytes on to a file, and keeps their digest and the first error of the file."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all of `data`."""
+        self.digest.update(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        """Hand what is buffered to the system."""
+        self.file.flush()
+
+
+def write_with_digest(content: dict[str, Any], path: Path) -> None:
+    """Write a file of PyTorch's whole or not at all, and `path`.sha256 just before it gets its name.
+
+    The digest is that of the bytes that were meant to be written, so it finds a fault of the disk too.
+
+    Raises:
+        OSError: the disk is full, the folder read-only, and the like.
+    """
+    with write_whole(path) as temporary:
+        with temporary.open("wb") as file:
+            hashing = _Hashing(file)
+            try:
+                torch.save(content, hashing)
+            except RuntimeError:  # torch's own, in place of the file's
+                raise hashing.error or OSError("torch cannot write it") from None
+        with write_whole(path.with_name(path.name + DIGEST_SUFFIX)) as note:
+            note.write_text(f"{hashing.digest.hexdigest()}  {path.name}\n", encoding="utf-8")
+
+
+def check_digest(path: Path) -> bool:
+    """Whether there is a digest beside a file.
+
+    Raises:
+        WeightsError: the file has another one, or is gone.
+    """
+    beside = path.with_name(path.name + DIGEST_SUFFIX)
+    try:
+        text = beside.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise WeightsError(f"{beside}: cannot be read: {error.strerror or error}") from None
+    if not re.match(r"[0-9a-f]{64}\b", text):
+        raise WeightsError(f"{beside}: expected a SHA-256, got '{text[:20].strip()}'")
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.sha256()
+            for part in iter(lambda: file.read(1 << 20), b""):
+                digest.update(part)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from None
+    found = digest.hexdigest()
+    if found != text[:64]:
+        raise WeightsError(
+            f"{path}: damaged: its SHA-256 begins with {found[:8]}, {beside.name} says {text[:8]}"
+        )
+    return True

@@ -1,0 +1,36 @@
+"""Which code made a file."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+import vmae_det
+
+
+def code_versions() -> dict[str, str]:
+    """Versions by name: vmae_det, torch, python; and commit, where the package lies in its own git checkout.
+
+    A commit ends in "-dirty" where files differ from it.
+    """
+    versions = {
+        "vmae_det": vmae_det.__version__,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+    }
+    commit = _commit(Path(vmae_det.__file__).resolve().parents[1])
+    return versions | ({"commit": commit} if commit else {})
+
+
+def _commit(folder: Path) -> str | None:
+    if not (folder / ".git").exists():
+        return None
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
