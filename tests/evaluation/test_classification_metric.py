@@ -8,7 +8,7 @@ import torch
 from vmae_det.evaluation import EVALUATOR_REGISTRY, TopKEvaluator, top_k_accuracy
 from vmae_det.utils.errors import DataError
 
-SPEC = SimpleNamespace(annotations="val.csv", videos="videos")
+SPEC = SimpleNamespace(name="val", annotations="val.csv", videos="videos")
 
 
 def test_top_k_by_hand():
