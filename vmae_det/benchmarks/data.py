@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import importlib.util
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -16,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import DataLoader
 
 from vmae_det.config import CfgNode
-from vmae_det.data.loader import build_train_dataset, build_train_loader, collate
+from vmae_det.data.loader import TrainSampler, build_train_dataset, build_train_loader, collate
 from vmae_det.data.readers import VideoReader
 from vmae_det.data.readers.interface import Source
 from vmae_det.data.readers.opening import find_source
@@ -80,7 +81,6 @@ class DataBenchmark:
 def benchmark_data(cfg: CfgNode, clips: int = 64, repeats: int = 3) -> DataBenchmark:
     """Measure the training data of a config; the rates are medians of `repeats` turns, taken in rotation."""
     dataset = build_train_dataset(cfg, model_class(cfg).task)
-    keys = _keys(len(dataset), clips, cfg.SEED)
     workers = max(cfg.DATALOADER.NUM_WORKERS, 1)
     ways = {"ceiling": _Decoded(dataset), "loader": None}
     comparable = model_class(cfg).task == "pretraining" and cfg.INPUT.TRAIN_CROP == "multi_scale"
@@ -90,14 +90,17 @@ def benchmark_data(cfg: CfgNode, clips: int = 64, repeats: int = 3) -> DataBench
     for _ in range(repeats):
         for name, way in ways.items():
             rates[name].append(
-                _loader_rate(cfg, dataset, clips) if way is None else _rate(way, keys, workers)
+                _loader_rate(cfg, dataset, clips)
+                if way is None
+                else _rate(way, _order(cfg, dataset), clips, workers)
             )
     medians = {name: statistics.median(values) for name, values in rates.items()}
     ratios = {
         name: statistics.median(loader / other for loader, other in zip(rates["loader"], values))
         for name, values in rates.items()
     }
-    stages = _stages(dataset, keys[: max(len(keys) // 4, 1)])
+    batches = itertools.islice(_order(cfg, dataset), max(clips // _BATCH // 4, 1))
+    stages = _stages(dataset, list(itertools.chain.from_iterable(batches)))
     samples = medians["loader"] * cfg.DATALOADER.REPEATED_AUG
     return DataBenchmark(
         workers,
@@ -111,21 +114,17 @@ def benchmark_data(cfg: CfgNode, clips: int = 64, repeats: int = 3) -> DataBench
     )
 
 
-def _keys(size: int, count: int, seed: int) -> list[tuple[int, int]]:
-    order = np.random.default_rng(seed).permutation(size)
-    return [(number // size, int(order[number % size])) for number in range(count)]
+def _order(cfg: CfgNode, dataset: Any) -> TrainSampler:
+    """The batches of keys that the loader reads, endless."""
+    return TrainSampler(len(dataset), _BATCH, len(dataset) // _BATCH, cfg.SEED)
 
 
-def _rate(dataset: Any, keys: list[tuple[int, int]], workers: int) -> float:
-    """Clips a second, batches and processes being as the loader's."""
+def _rate(way: Any, order: TrainSampler, clips: int, workers: int) -> float:
+    """Clips a second of a way to make them; clips, batches and processes are the loader's."""
     loader = DataLoader(
-        dataset,
-        batch_sampler=BatchSampler(keys, _BATCH, drop_last=False),
-        num_workers=workers,
-        collate_fn=list,
-        prefetch_factor=PREFETCH,
+        way, batch_sampler=order, num_workers=workers, collate_fn=list, prefetch_factor=PREFETCH
     )
-    return _count(iter(loader), len(keys) // _BATCH)
+    return _count(iter(loader), clips // _BATCH)
 
 
 def _loader_rate(cfg: CfgNode, dataset: Any, clips: int) -> float:
@@ -152,7 +151,7 @@ def _count(batches: Iterator[Any], number: int) -> float:
 def _load(dataset: Any, key: tuple[int, int]) -> np.ndarray:
     """The decoded clip of a sample, uint8 (T, H, W, 3)."""
     part, index = dataset.place(key[1])
-    clip, _ = part.load(index, np.random.default_rng(key))
+    clip, _ = part.load(index, np.random.default_rng((part.cfg.SEED, *key)))
     return clip.frames.permute(0, 2, 3, 1).numpy()
 
 

@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import BatchSampler, Sampler
 
 from vmae_det.config import CfgNode
-from vmae_det.data.arena import Arena
+from vmae_det.data.arena import Arena, as_bytes
 from vmae_det.data.augmentation import BatchMixing
 from vmae_det.data.catalog import get_dataset
 from vmae_det.data.datasets import DATASET_REGISTRY, ClipDataset, Sample
@@ -92,14 +92,14 @@ def collate(samples: list[list[Sample]], arena: Arena | None = None) -> Batch:
     """
     flat = [sample for group in samples for sample in group]
     batch: Batch = {key: [sample[key] for sample in flat] for key in flat[0]}
-    if arena is not None:
-        clips = {key: batch.pop(key) for key in CLIPS if key in batch}
-        batch |= arena.put(clips, torch.utils.data.get_worker_info().id)
+    clips = {key: batch.pop(key) for key in CLIPS if key in batch} if arena is not None else {}
     for key in STACKED:
-        if isinstance(batch.get(key), list):
+        if key in batch:
             column = batch[key]
             batch[key] = torch.stack(column) if torch.is_tensor(column[0]) else torch.tensor(column)
-    return batch
+    if arena is None:
+        return batch
+    return as_bytes(batch) | arena.put(clips, torch.utils.data.get_worker_info().id)
 
 
 def collate_by_size(samples: list[list[Sample]]) -> list[Batch]:
