@@ -14,7 +14,8 @@ from vmae_det.data.readers import VideoReader, open_video
 from vmae_det.inference.predictor import ActionDetections
 from vmae_det.inference.tracking import link
 from vmae_det.utils.errors import DataError
-from vmae_det.visualization.overlay import ActionLabel, PersonOverlay, draw_people
+from vmae_det.visualization.overlay import Habit, PersonOverlay, draw_people
+from vmae_det.visualization.plates import ActionLabel
 from vmae_det.visualization.video_writer import VideoWriter
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def write_overlay(
     tracks = link(detections.timestamp, detections.boxes)
     labels = [_labels(detections, row) for row in range(len(detections))]
     reader = open_video(detections.video)
-    memory: dict[int, tuple[float, float]] = {}
+    memory: dict[int, Habit] = {}
 
     def draw(index: int, frame: np.ndarray) -> np.ndarray:
         size = np.tile(frame.shape[1::-1], 2)
