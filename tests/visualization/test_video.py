@@ -61,8 +61,8 @@ def is_drawn(frame, box=BOX):
         drawn[y1:y2, x1 - 1 : x1 + 2].any(axis=1),
         drawn[y1:y2, x2 - 1 : x2 + 2].any(axis=1),
     )
-    plate = 30  # pixels above the box
-    elsewhere = drawn.sum() - drawn[y1 - plate : y2 + 2, x1 - 2 : x2 + 2].sum()
+    plate = (30, 110)  # pixels above the box, and from its left side
+    elsewhere = drawn.sum() - drawn[y1 - plate[0] : y2 + 2, x1 - 2 : max(x2 + 2, x1 + plate[1])].sum()
     return np.concatenate(sides).mean() > 0.95 and not elsewhere
 
 
