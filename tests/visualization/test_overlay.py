@@ -85,13 +85,6 @@ def test_only_pixels_near_the_box_and_its_plate_change(calls):
     assert picture.dtype == np.uint8
 
 
-def test_in_place_the_frame_itself_is_drawn_on():
-    people = [PersonOverlay((300, 150, 380, 400), ACTIONS)]
-    frame = grey(480, 640)
-    assert draw_people(frame, people, in_place=True) is frame
-    assert (frame == draw_people(grey(480, 640), people)).all()
-
-
 def test_a_frame_without_people_is_not_even_copied():
     frame = grey(240, 320)
     assert draw_people(frame, []) is frame

@@ -62,7 +62,6 @@ def draw_people(
     threshold: float = 0.3,
     memory: dict[int, Habit] | None = None,
     typeface: str | None = None,
-    in_place: bool = False,
 ) -> np.ndarray:
     """The frame with a box and a plate of actions for each person.
 
@@ -77,10 +76,9 @@ def draw_people(
         memory: how each `person_id`'s plate was drawn. Begin a video with an empty dict and pass it with
             every frame: plates then stay where they are, and as large, while they can.
         typeface: as of `fonts.load_font`.
-        in_place: draw on `frame` itself, which must be contiguous and may be written to.
 
     Returns:
-        uint8 RGB (H, W, 3); `frame` itself with `in_place`, and where there is nothing to draw.
+        uint8 RGB (H, W, 3); `frame` itself where there is nothing to draw.
 
     Raises:
         UserError: there is no such typeface.
@@ -89,7 +87,7 @@ def draw_people(
     shown = [(person, box) for person in people if (box := _clip_box(person.box, height, width)) is not None]
     if not shown:
         return frame
-    picture = frame if in_place else np.array(frame, order="C")
+    picture = np.array(frame, order="C")
     style = Style.of_frame(height, width, typeface)
     actions = [_top_actions(person, top_k, threshold) for person, _ in shown]
     boxes = np.array([box for _, box in shown], dtype=np.float64)
