@@ -131,18 +131,17 @@ class Timeline:
         pen = ImageDraw.Draw(image)
         self._draw_clock(pen, number)
         for row, spans in enumerate(self._rows):
-            previous = None
+            named = None  # whose number stands in the row
             for span in spans:
                 x1, x2 = (min(max(self._x(t, number), 0), self.width) for t in (span.start, span.end))
-                if x1 < x2:
-                    self._draw_span(pen, row, x1, x2, span, is_first=span.person_id != previous)
-                    previous = span.person_id
+                if x1 < x2 and self._draw_span(pen, row, x1, x2, span, span.person_id != named):
+                    named = span.person_id
         return np.array(image)
 
     def _draw_span(
-        self, pen: ImageDraw.ImageDraw, row: int, x1: int, x2: int, span: ActionSpan, is_first: bool
-    ) -> None:
-        """A bar in the action's colour, above it the name, before a person's first one the number."""
+        self, pen: ImageDraw.ImageDraw, row: int, x1: int, x2: int, span: ActionSpan, with_number: bool
+    ) -> bool:
+        """A bar in the action's colour, above it the name; gives whether there was room for one."""
         style, score = self.style, span.action.score
         bottom = (row + 1) * style.row_height
         # A pixel is left free on the right, so that equal neighbours are told apart.
@@ -150,13 +149,13 @@ class Timeline:
         pen.rectangle(bar, fill=bar_colours(span.action.kind, score)[0])
         room = x2 - x1 - 2 * style.padding
         if room < 2 * style.font_size:
-            return
-        name = f"{span.person_id}  {span.action.name}" if is_first else span.action.name
+            return False
+        name = f"{span.person_id}: {span.action.name}" if with_number else span.action.name
         text = fit_text(name, room, style.font_size, style.typeface)
         baseline = bottom - style.bar - round(0.3 * style.font_size)
-        pen.text(
-            (x1 + style.padding, baseline), text.letters, fill=text_colour(score), font=text.font, anchor="ls"
-        )
+        place = (x1 + style.padding, baseline)
+        pen.text(place, text.letters, fill=text_colour(score), font=text.font, anchor="ls")
+        return True
 
     def _draw_clock(self, pen: ImageDraw.ImageDraw, number: int) -> None:
         """Marks every so many seconds from the video's start, as close as their labels allow."""

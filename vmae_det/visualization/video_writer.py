@@ -17,6 +17,7 @@ import numpy as np
 from av.video.reformatter import Colorspace
 
 from vmae_det.utils.errors import DataError, UserError
+from vmae_det.utils.paths import is_address
 
 logger = logging.getLogger(__name__)
 
@@ -175,9 +176,9 @@ class VideoWriter:
             ) from error
 
 
-def _local(path: Path) -> str:
+def _local(path: str | Path) -> str:
     """A path as FFmpeg takes it for one: what comes before a colon is else a protocol."""
-    return str(path.absolute())
+    return str(path) if is_address(path) else str(Path(path).absolute())
 
 
 class _SoundCopy:
