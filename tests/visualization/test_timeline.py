@@ -100,4 +100,22 @@ def test_it_may_be_told_what_happens_as_it_happens():
     again = Timeline(SIZE, rows=2)
     again.add([span(person, 180, 200, name=f"does {person}") for person in (1, 3)])
     assert (again.draw(199.5) == strips[199]).all()  # joined to one bar each, and the rows kept
-    assert sum(map(len, line._rows)) == 2
+
+
+def test_newcomers_take_no_row_of_those_who_stay():
+    line = Timeline(SIZE, rows=2)
+    line.add([span(1, 0, 30)])
+    line.add([span(9, 30, 60, "OBJECT_MANIPULATION"), span(1, 30, 60)])
+    strip = line.draw(0)
+    bars = [set(np.flatnonzero((strip == colour).all(axis=2).sum(axis=1) > 5)) for colour in (BLUE, YELLOW)]
+    assert bars[0]
+    assert bars[1]
+    assert max(bars[0]) < min(bars[1])
+
+
+def test_what_is_over_is_forgotten():
+    line = Timeline(SIZE, rows=2)
+    for second in range(10 * round(PAGE)):
+        line.add([span(1, second, second + 1, name=f"step {second}")])
+        line.draw(second + 0.5)
+    assert sum(map(len, line._rows)) <= PAGE
