@@ -9,7 +9,7 @@ import pytest
 from vmae_det.data.catalog import get_dataset
 from vmae_det.visualization import contact_sheet
 from vmae_det.visualization.contact_sheet import draw_contact_sheets
-from vmae_det.visualization.overlay import KIND_COLOURS
+from vmae_det.visualization.plates import KIND_COLOURS
 
 TRUTH = "annotations/mini_ava_train.csv"
 

@@ -181,3 +181,12 @@ def test_unreadable_sound_source_is_named_and_leaves_no_file(tmp_path, content):
     with pytest.raises(DataError, match=r"source\.mp4: cannot be opened"):
         write_frames(tmp_path / "v.mp4", audio_from=source)
     assert [p.name for p in tmp_path.iterdir() if p != source] == []
+
+
+@pytest.mark.parametrize("name", ["a:b", "concat:x|y", "-y", "a%03d", 'it\'s "q"', "a\nb"])
+def test_names_that_mean_something_elsewhere_are_files_here(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    write_source(tmp_path / "sound.mp4", seconds=1).rename(f"{name}_source.mp4")
+    write_frames(f"{name}.mp4", count=2, audio_from=f"{name}_source.mp4")
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.mp4", f"{name}_source.mp4"}
+    assert len(frames_of(tmp_path / f"{name}.mp4")) == 2

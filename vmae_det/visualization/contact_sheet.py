@@ -17,7 +17,9 @@ from vmae_det.data.check.videos import files_by_id
 from vmae_det.data.label_map import LabelMap
 from vmae_det.data.readers import open_video
 from vmae_det.utils.errors import DataError
-from vmae_det.visualization.overlay import ActionLabel, PersonOverlay, draw_people, load_font, shorten_name
+from vmae_det.visualization.fonts import fit_text, load_font
+from vmae_det.visualization.overlay import PersonOverlay, draw_people
+from vmae_det.visualization.plates import ActionLabel
 
 NUM_KEYFRAMES = 36
 COLUMNS, ROWS = 4, 3  # keyframes on a page
@@ -125,12 +127,12 @@ def _cell(picture: np.ndarray, title: str, problem: str) -> np.ndarray:
     cell = Image.new("RGB", (_CELL[0], _CELL[1] + _CAPTION), _PAPER)
     top = _CAPTION + (_CELL[1] - picture.shape[0]) // 2
     cell.paste(Image.fromarray(picture), ((_CELL[0] - picture.shape[1]) // 2, top))
-    pen, font = ImageDraw.Draw(cell), load_font(_FONT_SIZE)
-    title = shorten_name(title, _CELL[0] / 2, _FONT_SIZE)
-    pen.text((0, _CAPTION - 6), title, fill=_INK, font=font, anchor="ls")
-    room = _CELL[0] - font.getlength(title) - _GAP
-    problem = shorten_name(problem, room, _FONT_SIZE)
-    pen.text((_CELL[0], _CAPTION - 6), problem, fill=_ALARM, font=font, anchor="rs")
+    pen, baseline = ImageDraw.Draw(cell), _CAPTION - 6
+    left = fit_text(title, _CELL[0] / 2, _FONT_SIZE)
+    pen.text((0, baseline), left.letters, fill=_INK, font=left.font, anchor="ls")
+    if problem:
+        right = fit_text(problem, _CELL[0] - left.width - _GAP, _FONT_SIZE)
+        pen.text((_CELL[0], baseline), right.letters, fill=_ALARM, font=right.font, anchor="rs")
     return np.array(cell)
 
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from vmae_det.utils.errors import UserError
 from vmae_det.utils.files import write_whole
-from vmae_det.visualization.overlay import load_font
+from vmae_det.visualization.fonts import load_font
 
 MASK_GREY = 128
 _CELL = 144  # pixels that the longer side of a frame has at least; smaller frames are magnified

@@ -17,6 +17,7 @@ import numpy as np
 from av.video.reformatter import Colorspace
 
 from vmae_det.utils.errors import DataError, UserError
+from vmae_det.utils.paths import is_address
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class VideoWriter:
         with self._naming_path():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = av.open(
-                str(self._part), "w", format="mp4", container_options={"movflags": "+faststart"}
+                _local(self._part), "w", format="mp4", container_options={"movflags": "+faststart"}
             )
         self._sound: _SoundCopy | None = None
         try:
@@ -175,6 +176,11 @@ class VideoWriter:
             ) from error
 
 
+def _local(path: str | Path) -> str:
+    """A path as FFmpeg takes it for one: what comes before a colon is else a protocol."""
+    return str(path) if is_address(path) else str(Path(path).absolute())
+
+
 class _SoundCopy:
     """The packets of a file's first audio stream, passed on to another file without decoding them."""
 
@@ -189,7 +195,7 @@ class _SoundCopy:
     def open(cls, path: Path, target: av.container.OutputContainer) -> _SoundCopy | None:
         """Ready to copy the sound of `path`; None where it has none, or none that fits into `target`."""
         try:
-            source = av.open(str(path))
+            source = av.open(_local(path))
         except av.FFmpegError as error:
             raise DataError(f"cannot be opened for its sound ({error.strerror or error})", path) from error
         if source.streams.audio:
