@@ -21,6 +21,10 @@ from vmae_det.visualization.page_video import PageVideo, add_video
 
 FLOOR = 0.05  # of the scores that a page holds: those below would be most of an hour's page
 
+# Seconds: a person is followed from one keyframe to the next over MAX_GAP at most; where none is near, a
+# keyframe's box is shown for half the time between keyframes, and for LONGEST_REACH at most.
+MAX_GAP, LONGEST_REACH = 2.0, 1.0
+
 _TEMPLATE = Path(__file__).with_name("page_template")
 _SCRIPTS = ("detections.js", "player.js", "timeline.js", "panel.js", "main.js")
 
@@ -30,15 +34,17 @@ def write_page(
     path: str | Path,
     *,
     threshold: float = 0.3,
+    tracks: np.ndarray | None = None,
     progress: bool = False,
 ) -> Path:
     """Write the page, and beside it the video where that is large or browsers do not play it as it is.
 
-    People are linked and shown as in the overlay: boxes interpolated between keyframes, and the actions of
-    the nearest keyframe. Scores below FLOOR are left out.
+    People are shown as in the overlay: boxes interpolated between keyframes, and the actions of the nearest
+    keyframe. Scores below FLOOR are left out.
 
     Args:
         threshold: lowest score that is shown at first; a reader of the page moves it.
+        tracks: who is who, int (R,), from 1; None links the boxes of consecutive keyframes.
 
     Raises:
         DataError: the video cannot be read, or a keyframe lies outside of it.
@@ -46,7 +52,9 @@ def write_page(
     """
     path = Path(path)
     reader = open_video(detections.video)
-    data = _times(detections, reader) | _people(detections)
+    if tracks is None:
+        tracks = link(detections.timestamp, detections.boxes).track
+    data = _times(detections, reader) | _people(detections, tracks)
     video = add_video(reader, path, progress)
     data |= {
         "title": detections.video.name,
@@ -69,7 +77,10 @@ def _times(detections: ActionDetections, reader: VideoReader) -> dict[str, Any]:
     timestamp, keyframe = np.unique(detections.timestamp, return_inverse=True)
     frame = np.array([reader.index_at(moment - detections.video_start) for moment in timestamp], dtype=int)
     until = np.append(reader.times[1:], reader.times[-1] + period)
+    spacing = float(np.median(np.diff(timestamp))) if len(timestamp) > 1 else 1.0
     return {
+        "reach": min(spacing / 2, LONGEST_REACH),
+        "gap": MAX_GAP,
         "timestamp": _pack(timestamp, "f8"),
         "shownAt": _pack(reader.times[frame], "f8"),
         # A player asked for the very moment at which two frames meet may show the one before.
@@ -80,9 +91,8 @@ def _times(detections: ActionDetections, reader: VideoReader) -> dict[str, Any]:
     }
 
 
-def _people(detections: ActionDetections) -> dict[str, Any]:
+def _people(detections: ActionDetections, tracks: np.ndarray) -> dict[str, Any]:
     """The rows (R,) in flat arrays; `counts` says how many of `columns` and `scores` each of them has."""
-    tracks = link(detections.timestamp, detections.boxes)
     row, column = np.nonzero(detections.scores >= FLOOR)
     label_map = detections.label_map
     return {
@@ -90,8 +100,7 @@ def _people(detections: ActionDetections) -> dict[str, Any]:
             {"id": number, "name": name, "kind": kind}
             for number, name, kind in zip(label_map.ids, label_map.names, label_map.kinds)
         ],
-        "reach": tracks.reach,
-        "track": _pack(tracks.track, "u4"),
+        "track": _pack(tracks, "u4"),
         # Millionths, the decimals that AVA's CSV has here.
         "boxes": _pack(np.rint(detections.boxes * 1e6), "i4"),
         "personScores": _pack(detections.person_scores, "f4"),

@@ -38,6 +38,14 @@ function actionsOf(row) {
   return found.sort((a, b) => b.score - a.score);
 }
 
+/* The best of them, or null. */
+function bestOf(row) {
+  let best = -1;
+  for (let i = rows.begin[row]; i < rows.begin[row + 1]; i++)
+    if (passes(i) && (best < 0 || rows.score[i] > rows.score[best])) best = i;
+  return best < 0 ? null : { column: rows.column[best], score: rows.score[best] };
+}
+
 /* People, by the moment at which they come: rows in order of time, and for each action its best score and sum. */
 const people = (() => {
   const byTrack = new Map();
@@ -53,8 +61,8 @@ const people = (() => {
     }
   }
   for (const person of byTrack.values()) {
-    person.from = Math.max(0, timeOf(person.rows[0]) - data.reach);
-    person.to = Math.min(data.duration, timeOf(person.rows.at(-1)) + data.reach);
+    person.from = spanOf(person, 0)[0];
+    person.to = spanOf(person, person.rows.length - 1)[1];
   }
   return [...byTrack.values()].sort((a, b) => a.from - b.from || a.id - b.id);
 })();
@@ -75,27 +83,32 @@ function firstAfter(person, time) {
   return low;
 }
 
+/* From when to when a person's row with this index is shown: half the way to the rows before and after it. */
+function spanOf(person, index) {
+  const at = timeOf(person.rows[index]);
+  const before = index ? at - timeOf(person.rows[index - 1]) : Infinity;
+  const after = index + 1 < person.rows.length ? timeOf(person.rows[index + 1]) - at : Infinity;
+  return [before > data.gap ? Math.max(at - data.reach, 0) : at - before / 2,
+    after > data.gap ? Math.min(at + data.reach, data.duration) : at + after / 2];
+}
+
 /* Index of the person's row that is nearest to a moment; -1 while the person is not there. */
 function nearest(person, time) {
-  if (time < person.from || time > person.to) return -1;
-  const after = firstAfter(person, time), last = person.rows.length - 1;
-  if (after === 0 || after > last) return Math.min(after, last);
-  const before = time - timeOf(person.rows[after - 1]);
-  return before <= timeOf(person.rows[after]) - time ? after - 1 : after;
+  const after = firstAfter(person, time);
+  for (const index of [after - 1, after]) {
+    if (index < 0 || index >= person.rows.length) continue;
+    const [from, to] = spanOf(person, index);
+    if (from <= time && time <= to) return index;
+  }
+  return -1;
 }
 
-/* From when to when a person's row with this index is shown. */
-function spanOf(person, index) {
-  const at = (i) => timeOf(person.rows[i]);
-  return [index ? (at(index - 1) + at(index)) / 2 : person.from,
-    index + 1 < person.rows.length ? (at(index) + at(index + 1)) / 2 : person.to];
-}
-
-/* The box between keyframes, interpolated; before the first and after the last one theirs. */
-function boxAt(person, time) {
+/* The box between keyframes, interpolated; where no keyframe follows, that of the nearest one. */
+function boxAt(person, time, index) {
   const after = Math.min(firstAfter(person, time), person.rows.length - 1), before = Math.max(after - 1, 0);
   const [t0, t1] = [timeOf(person.rows[before]), timeOf(person.rows[after])];
-  const share = t1 > t0 ? Math.min(Math.max((time - t0) / (t1 - t0), 0), 1) : 1;
+  if (t1 === t0 || t1 - t0 > data.gap) return boxOf(person.rows[index]);
+  const share = Math.min(Math.max((time - t0) / (t1 - t0), 0), 1);
   const [a, b] = [boxOf(person.rows[before]), boxOf(person.rows[after])];
   return a.map((value, k) => value + share * (b[k] - value));
 }
@@ -111,7 +124,7 @@ function presentAt(time) {
   const found = [];
   for (const person of stretches[Math.floor(time / STRETCH)] ?? []) {
     const index = nearest(person, time);
-    if (index >= 0) found.push({ person, row: person.rows[index], box: boxAt(person, time) });
+    if (index >= 0) found.push({ person, row: person.rows[index], box: boxAt(person, time, index) });
   }
   return found;
 }

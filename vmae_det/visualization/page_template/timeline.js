@@ -82,30 +82,38 @@ function drawGrid(pen, left, width, height) {
     pen.fillText(text, Math.min(Math.max(x - half, left), width - 2 * half - 2), 10);
   }
 }
-/* The person's rows in view: index, begin and end in pixels. */
-function* spansIn(person, width) {
-  for (let i = Math.max(nearestAny(person, timeAt(gutter())), 0); i < person.rows.length; i++) {
-    const [from, to] = spanOf(person, i), x = xOf(from);
-    if (x > width) return;
-    yield [i, x, xOf(to)];
+/* The person's rows in view: begin and end in pixels, and what `pick` gives for the row, an action or null. Of
+   rows that share a pixel the one with the highest score is given. */
+function* barsIn(person, width, pick) {
+  const left = gutter() - scroller.scrollLeft, factor = scale();
+  let held = null;
+  for (let i = Math.max(firstAfter(person, timeAt(gutter())) - 1, 0); i < person.rows.length; i++) {
+    const span = spanOf(person, i), from = left + span[0] * factor, to = left + span[1] * factor;
+    if (from > width) break;
+    const action = pick(person.rows[i]);
+    if (held && to - held.from < 1) {
+      held.to = to;
+      if (action && (!held.action || action.score > held.action.score)) held.action = action;
+    } else {
+      if (held) yield held;
+      held = { from, to, action };
+    }
   }
+  if (held) yield held;
 }
-const nearestAny = (person, time) => Math.max(0, Math.min(firstAfter(person, time), person.rows.length) - 1);
 
 function drawPerson(pen, { person }, y, width) {
-  const [x0, x1] = [xOf(person.from), xOf(person.to)];
-  pen.fillStyle = colours.lane;
-  pen.fillRect(x0, y + 3, Math.max(x1 - x0, 1), PERSON_HEIGHT - 6);
-  if (person.open) return;
-  let run = null; // the best action, while it stays the same
-  const close = () => { if (run) writeInRun(pen, run, y, width); };
-  for (const [i, from, to] of spansIn(person, width)) {
-    const best = actionsOf(person.rows[i])[0];
-    if (best) fillBar(pen, colourName(best.column), from, to, y + 3, PERSON_HEIGHT - 6, best.score);
-    if (run && best && run.column === best.column) run.to = to;
-    else { close(); run = best ? { column: best.column, from, to } : null; }
+  const runs = []; // the best action, while it stays the same
+  for (const { from, to, action } of barsIn(person, width, bestOf)) {
+    pen.fillStyle = colours.lane;
+    pen.fillRect(from, y + 3, Math.max(to - from, 1) + 0.5, PERSON_HEIGHT - 6); // no seams
+    if (!action || person.open) continue;
+    fillBar(pen, colourName(action.column), from, to, y + 3, PERSON_HEIGHT - 6, action.score);
+    const run = runs.at(-1);
+    if (run && run.column === action.column && from - run.to < 1) run.to = to;
+    else runs.push({ column: action.column, from, to });
   }
-  close();
+  for (const run of runs) writeInRun(pen, run, y, width);
 }
 function writeInRun(pen, { column, from, to }, y, width) {
   const start = Math.max(from, gutter()) + 5, room = Math.min(to, width) - start - 4;
@@ -122,10 +130,9 @@ function writeInRun(pen, { column, from, to }, y, width) {
 function drawAction(pen, { person, column }, y, width) {
   pen.fillStyle = colours.line;
   pen.fillRect(gutter(), y + ACTION_HEIGHT - 1, width, 1);
-  for (const [i, from, to] of spansIn(person, width)) {
-    const score = scoreOf(person.rows[i], column);
-    if (score) fillBar(pen, colourName(column), from, to, y + 2, ACTION_HEIGHT - 3, score);
-  }
+  const pick = (row) => ({ column, score: scoreOf(row, column) });
+  for (const { from, to, action } of barsIn(person, width, pick))
+    if (action.score) fillBar(pen, colourName(column), from, to, y + 2, ACTION_HEIGHT - 3, action.score);
 }
 /* A bar as high and as strong as its score, from the lower edge. */
 function fillBar(pen, colour, from, to, y, height, score) {
@@ -189,7 +196,7 @@ function hitTimeline(event) {
   const time = timeAt(x), lane = y < RULER ? null : lanes.find((l) => y + scroller.scrollTop >= l.y && y + scroller.scrollTop < l.y + l.height);
   if (!lane || x < gutter()) return { lane, time, inLane: x >= gutter(), row: null };
   const index = nearest(lane.person, time), row = index < 0 ? null : lane.person.rows[index];
-  const best = row === null ? null : lane.column === null ? actionsOf(row)[0] ?? null : { column: lane.column, score: scoreOf(row, lane.column) };
+  const best = row === null ? null : lane.column === null ? bestOf(row) : { column: lane.column, score: scoreOf(row, lane.column) };
   return { lane, time, inLane: true, row, best: best?.score ? best : null };
 }
 function tipOver(event) {
