@@ -2,13 +2,17 @@
 
 import json
 from dataclasses import replace
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
-from numbered_videos import Recipe, numbers, write_numbered, x264
+from numbered_videos import Recipe, numbered_frame, numbers, write_numbered, x264
+from PIL import Image
 
 from vmae_det.data.annotations import read_action_csv, write_action_csv
 from vmae_det.data.label_map import LabelMap, write_label_map
+from vmae_det.data.readers import open_video
 from vmae_det.inference.predictor import ActionDetections
 from vmae_det.visualization import page_video
 from vmae_det.visualization.page import write_page
@@ -356,6 +360,13 @@ ODD = {
     "late start, webm": Recipe(".webm", "libvpx-vp9", size=(320, 240), stamps=range(50, 150)),
     "hidden frames": Recipe(size=(320, 240), count=120, skip=20, options=x264(keyint=40, bframes=2)),
     "mpeg4, late": Recipe(".avi", "mpeg4", size=(320, 240), count=100, options={"qscale": "2"}),
+    "variable rate": Recipe(
+        size=(320, 240),
+        stamps=np.cumsum(np.random.default_rng(0).integers(15, 70, 100)),
+        time_base=Fraction(1, 1000),
+    ),
+    "turned": Recipe(size=(240, 320), count=100, rotation=90),
+    "turned and mirrored": Recipe(size=(240, 320), count=100, rotation=270, mirrored=True),
     "mkv, late": Recipe(".mkv", size=(320, 240), stamps=range(70, 170)),
 }
 
@@ -363,18 +374,55 @@ ODD = {
 @pytest.mark.parametrize("kind", ODD)
 def test_frames_of_odd_videos(tmp_path, browser, kind):
     """The frame of a keyframe is the one that the readers find."""
-    from vmae_det.data.readers import open_video
-
+    if "turned" in kind and not hasattr(av.VideoStream, "set_display_rotation"):
+        pytest.skip("PyAV writes display matrices from 18.1 on")
     video = write_numbered(tmp_path / "odd", ODD[kind])
-    expected = numbers(open_video(video).frames(np.arange(4) * 25))
+    reader = open_video(video)
+    expected = numbers(reader.frames(np.array([reader.index_at(k) for k in range(4)])))
     assert -1 not in expected
     open_page(browser, write_page(detect(video), tmp_path / "page.html"))
     found = []
     for k in range(4):
         browser.js(f"seekKeyframe({k})")
         found.append(frame_seen(browser))
-        assert browser.js("return now") == pytest.approx(k, abs=0.002)
+        assert browser.js("return now") == pytest.approx(reader.times[reader.index_at(k)], abs=0.002)
     assert found == expected
+
+
+def test_a_folder_of_frames(tmp_path, browser):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    (folder / "rate.txt").write_text("5")
+    for number in range(20):
+        Image.fromarray(numbered_frame(number, 96, 65)).save(folder / f"{number:03}.png")
+    open_page(browser, write_page(detect(folder), tmp_path / "page.html"))
+    browser.press(RIGHT, RIGHT)
+    assert frame_seen(browser) == 10
+
+
+def test_a_browser_that_does_not_tell_of_frames(page, detections, browser):
+    driver = browser.driver
+    script = {"source": "delete HTMLVideoElement.prototype.requestVideoFrameCallback"}
+    added = driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", script)
+    try:
+        open_page(browser, page)
+    finally:
+        driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+    browser.press(RIGHT)
+    assert frame_seen(browser) == 25
+    assert drawn(browser, detections.boxes[1]) > 0.6
+    browser.press(" ")
+    browser.until("now > 1.5", "it does not play")
+
+
+def test_a_video_that_does_not_play(detections, tmp_path, browser, monkeypatch):
+    monkeypatch.setattr(page_video, "EMBED_BYTES", 0)
+    path = write_page(detections, tmp_path / "page.html")
+    (tmp_path / "page.mp4").unlink()
+    browser.open(path)
+    browser.until("!byId('trouble').hidden")
+    assert lane_names(browser) == ["1:", "1:1", "1:4", "1:9", "2:", "2:4"]
+    browser.complaints()  # of the missing file
 
 
 def test_a_video_without_people(tmp_path, browser):

@@ -83,8 +83,9 @@ def _times(detections: ActionDetections, reader: VideoReader) -> dict[str, Any]:
         "gap": MAX_GAP,
         "timestamp": _pack(timestamp, "f8"),
         "shownAt": _pack(reader.times[frame], "f8"),
-        # A player asked for the very moment at which two frames meet may show the one before.
-        "seekTo": _pack((reader.times[frame] + until[frame]) / 2, "f8"),
+        # Late in the frame: players take one frame for another where two meet, and the frame before for the
+        # one that is meant where it lasts shorter than the file says, as with a variable rate.
+        "seekTo": _pack(0.1 * reader.times[frame] + 0.9 * until[frame], "f8"),
         "keyframe": _pack(keyframe, "u4"),
         "period": period,
         "duration": float(until[-1]),

@@ -23,7 +23,9 @@ function followFrames(show) {
     const follow = (_, frame) => { present(frame.mediaTime); video.requestVideoFrameCallback(follow); };
     video.requestVideoFrameCallback(follow);
   } else {
-    const follow = () => { present(video.currentTime); if (!video.paused) requestAnimationFrame(follow); };
+    // Without the frame's own time: that of a frame of constant rate.
+    const begin = () => Math.floor((video.currentTime - data.mediaStart) / data.period + 0.01) * data.period + data.mediaStart;
+    const follow = () => { present(begin()); if (!video.paused) requestAnimationFrame(follow); };
     for (const event of ["play", "seeked", "loadeddata"]) video.addEventListener(event, follow);
   }
 }
@@ -70,7 +72,7 @@ function drawOverlay(chosen) {
   const pen = freshContext(overlay, stage.clientWidth, stage.clientHeight);
   const [left, top, width, height] = pictureRect(), small = width < 560;
   const shown = presentAt(now).map(({ person, row, box }) => ({ person, actions: actionsOf(row).slice(0, small ? 2 : 3),
-    box: box.map((value, k) => (k % 2 ? top + value * height : left + value * width)) }));
+    box: box.map((value) => Math.min(Math.max(value, 0), 1)).map((value, k) => (k % 2 ? top + value * height : left + value * width)) }));
   for (const { person, actions, box: [x1, y1, x2, y2] } of shown) {
     pen.lineWidth = person === chosen ? 4 : 2;
     pen.strokeStyle = actions.length ? onVideo(actions[0].column) : "#c8c8c8";
