@@ -17,7 +17,10 @@ setup(
     packages=[*find_packages(include=["vmae_det", "vmae_det.*"]), "vmae_det.model_zoo.configs"],
     # The configs live at the top of the repository, where people look for them, and ship inside the package.
     package_dir={"vmae_det.model_zoo.configs": "configs"},
-    package_data={"vmae_det.model_zoo.configs": ["**/*.yaml"], "vmae_det.visualization": ["*.html"]},
+    package_data={
+        "vmae_det.model_zoo.configs": ["**/*.yaml"],
+        "vmae_det.visualization": ["*.html", "page_template/*"],
+    },
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.4",

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -68,33 +67,12 @@ def test_the_page_asks_for_nothing(page):
     assert NASTY not in text
 
 
-@pytest.fixture(scope="module")
-def browser():
-    selenium = pytest.importorskip("selenium.webdriver", reason="an extra of the tests: pip install selenium")
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        pytest.skip("needs chromium and chromedriver")
-    options = selenium.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for option in ("headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking"):
-        options.add_argument(f"--{option}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = selenium.Chrome(options, selenium.ChromeService(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
-
-
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_reader_clicks_through_the_page(page, browser, width):
-    def all_of(selector):
-        return browser.find_elements("css selector", selector)
-
-    def text(selector):
-        return browser.find_element("css selector", selector).text
-
+    all_of, text = browser.find_all, browser.text
     report = json.loads((page.parent / "report.json").read_text())
-    browser.set_window_size(width, 900)
-    browser.get(page.as_uri())
-    assert browser.title == f"{100 * report['mAP']:.2f} frame-mAP"
+    browser.open(page, width)
+    assert browser.driver.title == f"{100 * report['mAP']:.2f} frame-mAP"
     assert text("#mean") == f"{100 * report['mAP']:.2f}"
     assert NASTY in text("#title")
     assert len(all_of("#causes tr")) == 2 + len(report["causes"])
@@ -108,17 +86,17 @@ def test_a_reader_clicks_through_the_page(page, browser, width):
     assert len(all_of("#curve circle")) > 0
 
     next(button for button in all_of("#controls button") if "name" in button.text).click()
-    select = browser.find_element("css selector", "#kind")
+    select = browser.find("#kind")
     select.send_keys("person movement")
     assert [button.get_attribute("data-class") for button in all_of("#classes button")] == ["1"]
     select.send_keys("all kinds")
 
     # By keyboard alone.
-    browser.execute_script("document.querySelector('[data-order=frequency]').focus()")
-    browser.switch_to.active_element.send_keys("\ue007")
-    assert browser.switch_to.active_element.get_attribute("aria-pressed") == "true"
+    browser.js("document.querySelector('[data-order=frequency]').focus()")
+    browser.press("\ue007")
+    assert browser.driver.switch_to.active_element.get_attribute("aria-pressed") == "true"
     assert all_of("#frequency circle")
     assert all_of("#calibration circle")
     overflow = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
-    assert browser.execute_script(overflow) <= 0
-    assert [entry for entry in browser.get_log("browser") if entry["level"] != "INFO"] == []
+    assert browser.js(overflow) <= 0
+    assert browser.complaints() == []
