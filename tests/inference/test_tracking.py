@@ -22,8 +22,8 @@ def follow(keyframes, step=1.0, scores=None):
 
 
 def test_people_who_cross():
-    """Two walk past each other; from the third keyframe on they are told apart by where they were going."""
-    ids = follow([[box(20 * k), box(160 - 20 * k, y=6)] for k in range(9)])
+    """Two walk past each other between two keyframes: where they were going tells them apart."""
+    ids = follow([[box(20 * k), box(170 - 20 * k)] for k in range(9)])
     assert ids == [[1, 2]] * 9
 
 
@@ -53,6 +53,8 @@ def test_one_box_for_each_track():
     """A false box beside a person does not take the track; it is someone else."""
     ids = follow([[box(0)], [box(1), box(14)], [box(2)]], scores=[[0.9], [0.9, 0.4], [0.9]])
     assert ids == [[1], [1, 2], [1]]
+    ids = follow([[box(0)], [box(-5), box(5)]], scores=[[0.9], [0.5, 0.9]])
+    assert ids == [[1], [2, 1]], "of two that fit as well, the surer one"
 
 
 def test_no_box_stays_without_a_number():
@@ -110,6 +112,8 @@ def test_smoothing_looks_no_further_than_it_is_told():
     assert smooth_scores(tracks, times, scores, window=2.5, look_ahead=0.0)[:2].tolist() == [[0], [0]]
     assert smooth_scores(tracks, times, scores, window=2.5, look_ahead=1.0)[0] == 0
     assert smooth_scores(tracks, times, scores, window=2.5, look_ahead=2.0)[0] > 0
+    apart = smooth_scores(tracks[:2], np.array([0.0, 3.0]), scores[1:], window=5.0, look_ahead=1.0)
+    assert apart[0] == 0
     assert smooth_scores(tracks, times, scores, window=0.0).tolist() == scores.tolist()
     assert smooth_scores(tracks, times, scores, window=1.0).tolist() == scores.tolist()
 

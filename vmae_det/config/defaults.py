@@ -245,7 +245,7 @@ _C.PERSON_DETECTOR.ONNX_LAYOUT = "auto"
 _C.PERSON_DETECTOR.SCORE = 0.8
 # People in one frame, at most: those of the highest scores.
 _C.PERSON_DETECTOR.MAX_PEOPLE = 30
-# Of two boxes that overlap by more than this IoU, in (0, 1], the worse one is left out.
+# Of two boxes that overlap by more than this IoU, in [0, 1], the worse one is left out.
 _C.PERSON_DETECTOR.NMS_IOU = 0.5
 # Short side, in pixels, to which frames are resized for the detector; 0: the network's own. onnx: the side of
 # the square, where the file takes any size.

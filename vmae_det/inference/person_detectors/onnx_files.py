@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from vmae_det.checkpoint.locate import locate
 from vmae_det.config import CfgNode
 from vmae_det.inference.person_detectors.interface import PERSON_DETECTOR_REGISTRY, PersonDetector
 from vmae_det.utils.errors import ConfigError, WeightsError
+
+logger = logging.getLogger(__name__)
 
 _PERSON = 0  # of COCO's 80 classes
 _SIDE = 640  # of a file that takes pictures of any size
@@ -112,9 +115,11 @@ def _open(source: str, device: torch.device) -> Any:
             "PERSON_DETECTOR.NAME: onnx needs onnxruntime, which `pip install 'vmae_det[onnx]'` installs"
         ) from None
     path = locate(source)
-    wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
-    known = onnxruntime.get_available_providers()
-    providers = [name for name in [*wanted, "CPUExecutionProvider"] if name in known]
+    providers = ["CPUExecutionProvider"]
+    if device.type == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        providers.insert(0, "CUDAExecutionProvider")
+    elif device.type == "cuda":
+        logger.warning("%s: runs on the CPU; pip install onnxruntime-gpu has it run on the GPU", path)
     try:
         return onnxruntime.InferenceSession(str(path), providers=providers)
     except Exception as error:  # onnxruntime's own kinds, which have no common base
