@@ -31,6 +31,7 @@ setup(
         "iopath>=0.1.10",
         "numpy>=1.26",
         "polars>=1.21",
+        "scipy>=1.10",
         # decord publishes wheels for these two platforms only; PyAV reads the videos unless it is asked for.
         "decord>=0.6; platform_machine == 'x86_64' and sys_platform == 'linux'",
         "decord>=0.6; platform_machine == 'AMD64' and sys_platform == 'win32'",
@@ -52,7 +53,10 @@ setup(
             "transformers>=4.44",
             "hypothesis>=6.100",
             "selenium>=4.20",
+            "onnx>=1.15",
+            "onnxruntime>=1.17",
         ],
+        "onnx": ["onnxruntime>=1.17"],
         "detectron2": ["detectron2 @ git+https://github.com/facebookresearch/detectron2.git"],
     },
     entry_points={"console_scripts": ["vmae-det=vmae_det.cli.main:main"]},

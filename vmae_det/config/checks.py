@@ -21,6 +21,7 @@ _CHOICES = {
     "SOLVER.AMP": ("none", "bf16", "fp16"),
     "SOLVER.ON_BAD_LOSS": ("stop", "skip"),
     "TEST.PROTOCOL": ("challenge", "slowfast"),
+    "PERSON_DETECTOR.ONNX_LAYOUT": ("auto", "yolov5", "yolov8", "end_to_end"),
 }
 
 _AT_LEAST = {
@@ -53,6 +54,8 @@ _AT_LEAST = {
         "TEST.BATCH_SIZE",
         "TEST.NUM_CLIPS",
         "TEST.NUM_CROPS",
+        "PERSON_DETECTOR.MAX_PEOPLE",
+        "PERSON_DETECTOR.BATCH_SIZE",
     ),
     0: (
         "MODEL.BACKBONE.MLP_RATIO",
@@ -70,6 +73,7 @@ _AT_LEAST = {
         "SOLVER.WEIGHT_DECAY",
         "SOLVER.CLIP_GRAD",
         "TEST.PERIOD",
+        "PERSON_DETECTOR.SHORT_SIDE",
         "SEED",
     ),
 }
@@ -108,7 +112,13 @@ def check_config(cfg: CfgNode) -> None:
             )
     for key in _FRACTIONS:
         _require(0 <= value_of(cfg, key) < 1, key, f"must lie in [0, 1), got {value_of(cfg, key)}")
-    for key in ("INPUT.FLIP", "INPUT.RANDOM_ERASING", "DATALOADER.MAX_BAD_FRACTION"):
+    for key in (
+        "INPUT.FLIP",
+        "INPUT.RANDOM_ERASING",
+        "DATALOADER.MAX_BAD_FRACTION",
+        "PERSON_DETECTOR.SCORE",
+        "PERSON_DETECTOR.NMS_IOU",
+    ):
         _require(0 <= value_of(cfg, key) <= 1, key, f"must lie in [0, 1], got {value_of(cfg, key)}")
     augment = cfg.INPUT.RAND_AUGMENT
     _require(
@@ -139,6 +149,7 @@ def check_config(cfg: CfgNode) -> None:
     _require(limit > 0, "SOLVER.MAX_LOSS", f"must be above 0, got {limit}")
     _check_shapes(cfg)
     _check_solver(cfg)
+    _check_person_detector(cfg)
 
 
 def _check_shapes(cfg: CfgNode) -> None:
@@ -223,6 +234,15 @@ def _check_solver(cfg: CfgNode) -> None:
         solver.BATCH_SIZE % solver.ACCUMULATE == 0,
         "SOLVER.BATCH_SIZE",
         f"{solver.BATCH_SIZE} is not divisible by SOLVER.ACCUMULATE {solver.ACCUMULATE}",
+    )
+
+
+def _check_person_detector(cfg: CfgNode) -> None:
+    node = cfg.PERSON_DETECTOR
+    _require(
+        node.NAME == "onnx" or not node.WEIGHTS.lower().endswith(".onnx"),
+        "PERSON_DETECTOR.NAME",
+        f"must be onnx for {node.WEIGHTS}, got '{node.NAME}'",
     )
 
 

@@ -227,6 +227,32 @@ _C.TEST.PERSON_BOX_SCORE = 0.8
 # Detection: protocol of frame-mAP, challenge or slowfast.
 _C.TEST.PROTOCOL = "challenge"
 
+# ---------------------------------------------------------------- people in a video
+_C.PERSON_DETECTOR = CN()
+# What finds people where their boxes are not given: a network of torchvision (fasterrcnn_resnet50_fpn_v2,
+# fasterrcnn_mobilenet_v3_large_320_fpn, retinanet_resnet50_fpn_v2, ...), detectron2, or onnx
+# (docs/person_detectors.md).
+_C.PERSON_DETECTOR.NAME = "fasterrcnn_resnet50_fpn_v2"
+# A file or address of weights; empty: those that torchvision or detectron2 publish, fetched once; random: of
+# a network that has learned nothing. onnx: the ONNX file.
+_C.PERSON_DETECTOR.WEIGHTS = ""
+# detectron2: which network of its model zoo, trained on COCO.
+_C.PERSON_DETECTOR.CONFIG = "COCO-Detection/faster_rcnn_X_101_32x8d_FPN_3x.yaml"
+# onnx: how the output is laid out, yolov5 (v7 too), yolov8 (and later) or end_to_end (overlaps removed);
+# auto: by its shape.
+_C.PERSON_DETECTOR.ONNX_LAYOUT = "auto"
+# Boxes below this score are left out, in [0, 1]. RetinaNet's and YOLO's scores are lower than Faster R-CNN's.
+_C.PERSON_DETECTOR.SCORE = 0.8
+# People in one frame, at most: those of the highest scores.
+_C.PERSON_DETECTOR.MAX_PEOPLE = 30
+# Of two boxes that overlap by more than this IoU, in [0, 1], the worse one is left out.
+_C.PERSON_DETECTOR.NMS_IOU = 0.5
+# Short side, in pixels, to which frames are resized for the detector; 0: the network's own. onnx: the side of
+# the square, where the file takes any size.
+_C.PERSON_DETECTOR.SHORT_SIDE = 0
+# Frames that the detector is given at once.
+_C.PERSON_DETECTOR.BATCH_SIZE = 4
+
 # ---------------------------------------------------------------- run
 # Logs, checkpoints and results go here.
 _C.OUTPUT_DIR = "output"

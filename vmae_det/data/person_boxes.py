@@ -105,6 +105,24 @@ def read_person_boxes(path: str | Path, images: str | Path | None = None) -> Per
     return readers.get(path.suffix.lower(), _read_csv)(path)
 
 
+def person_box_lines(video: str, timestamp: float, boxes: np.ndarray, scores: np.ndarray) -> list[str]:
+    """Lines of SlowFast's CSV for one keyframe; a box that has no area once it is written down is left out.
+
+    Args:
+        timestamp: seconds; kept to the millisecond, whole ones with AVA's four digits.
+        boxes: xyxy in [0, 1] of the frame, (N, 4).
+        scores: (N,) in [0, 1].
+    """
+    seconds = f"{timestamp:.3f}".rstrip("0").rstrip(".")
+    keyframe = f"{video},{seconds.zfill(4) if '.' not in seconds else seconds}"
+    rounded = np.round(np.asarray(boxes, dtype=np.float64), 6)
+    return [
+        f"{keyframe},{x1:.6f},{y1:.6f},{x2:.6f},{y2:.6f},,{score:.6f}\n"
+        for (x1, y1, x2, y2), score in zip(rounded, scores)
+        if x1 < x2 and y1 < y2
+    ]
+
+
 # ---------------------------------------------------------------- CSV
 
 

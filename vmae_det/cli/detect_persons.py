@@ -1,0 +1,82 @@
+"""`vmae-det detect-persons`: boxes of the people in the keyframes of videos."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+from vmae_det.cli.arguments import positive
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The videos and their keyframes, the detector, and where the boxes go."""
+    parser.epilog = (
+        "The output is a CSV as SlowFast's, for `person_boxes` of a dataset file and for `detect --boxes`. A "
+        "run that was stopped goes on where it was when it is started again. docs/person_detectors.md says "
+        "which detectors there are."
+    )
+    videos = parser.add_mutually_exclusive_group(required=True)
+    # With a default, argparse lets a positional argument be one of several.
+    videos.add_argument(
+        "videos", nargs="*", default=[], metavar="VIDEO", help="video files, and folders of them"
+    )
+    videos.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="instead: the keyframes that a detection dataset annotates; its file, or name in the catalog",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="a CSV of person boxes")
+    parser.add_argument(
+        "--every", type=_seconds, default=1.0, metavar="S", help="seconds between keyframes (%(default)s)"
+    )
+    parser.add_argument(
+        "--video-start",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="second of the boxes' clock at which the files start (%(default)s)",
+    )
+    parser.add_argument("--config-file", default="", metavar="FILE", help="with a PERSON_DETECTOR group")
+    parser.add_argument(
+        "--num-gpus", type=positive, default=1, help="processes that share the videos (on the CPU too)"
+    )
+    parser.add_argument(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="config keys to override, last of all, e.g. PERSON_DETECTOR.SCORE 0.5",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Find the people and write their boxes; gives the exit status."""
+    from vmae_det.cli.common import load_config
+    from vmae_det.data.catalog import get_dataset
+    from vmae_det.engine.launch import launch
+    from vmae_det.inference.find_people import annotated_videos, find_people, parts_folder, videos_at
+    from vmae_det.utils.errors import ConfigError
+
+    if args.output.exists() and not parts_folder(args.output).exists():
+        raise ConfigError(f"--output: {args.output} exists already; remove it, or name another file")
+    # Frames are read by a thread: all cores are the detector's.
+    cfg = load_config(args.config_file, [*args.opts, "DATALOADER.NUM_WORKERS", "0"])
+    if args.dataset:
+        videos = annotated_videos(get_dataset(args.dataset, cfg.DATASETS.ROOT))
+    else:
+        videos = videos_at(args.videos, args.video_start, args.every)
+    status = launch(find_people, (cfg, videos, args.output), num_processes=min(args.num_gpus, len(videos)))
+    if status == 0:
+        print(args.output)
+    return status
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (value > 0 and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"expected seconds above 0, got '{text}'")
+    return value
