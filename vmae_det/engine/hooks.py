@@ -248,6 +248,7 @@ class Writing(HookBase):
     def __init__(self, writers: Sequence[Writer], period: int) -> None:
         self.writers = writers
         self.period = period
+        self._failed = False
 
     def after_step(self) -> None:
         """Write where a period ends."""
@@ -274,6 +275,7 @@ class Writing(HookBase):
             for writer in self.writers:
                 writer.write(step, values)
         except OSError as error:
+            self._failed = True
             return TrainingError(
                 f"OUTPUT_DIR: the numbers of step {step} cannot be written: {error.strerror or error}; "
                 "the checkpoints from before it are kept"
@@ -286,4 +288,5 @@ class Writing(HookBase):
             try:
                 writer.close()
             except OSError as error:
-                logger.error("the last numbers cannot be written: %s", error.strerror or error)
+                level = logging.DEBUG if self._failed else logging.ERROR  # it is said once
+                logger.log(level, "the last numbers cannot be written: %s", error.strerror or error)

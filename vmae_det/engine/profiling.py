@@ -41,7 +41,7 @@ class Profiling(HookBase):
         left = self.trainer.total_steps - self.trainer.step
         if not left:
             return
-        self._steps = min(_STEPS, left)
+        self._steps = max(min(_STEPS, left - 1), 1)
         warm_up = min(_WARM_UP, left - self._steps)
         skipped = min(_SKIPPED, left - self._steps - warm_up)
         activities = [ProfilerActivity.CPU]

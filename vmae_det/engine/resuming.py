@@ -37,7 +37,7 @@ def report_differences(state: dict[str, Any], cfg: CfgNode, versions: dict[str, 
         logger.info("differs from the checkpoint, without effect on the weights: %s", "; ".join(harmless))
     if others:
         logger.warning(
-            "the resumed run will not be, bit for bit, the one that was interrupted; since the checkpoint was "
-            "written these changed: %s",
+            "the run will not end, bit for bit, as it would have without the interrupt; since the checkpoint "
+            "these changed: %s",
             "; ".join(others),
         )
