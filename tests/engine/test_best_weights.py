@@ -68,7 +68,7 @@ def test_the_metric_is_the_tasks_own_or_named(tiny_cfg):
     assert choose_metric("top5", metrics).name == "top5"
     assert choose_metric("", []) is None
     with pytest.raises(ConfigError, match=r"TEST\.BEST_METRIC: .* no 'top3'; did you mean 'top"):
-        run_training(tiny_cfg("finetune", "TEST.BEST_METRIC", "top3"))
+        run_training(tiny_cfg("finetune", "TEST.PERIOD", 1, "TEST.BEST_METRIC", "top3"))
 
 
 class Worsen(HookBase):
@@ -105,7 +105,7 @@ def test_a_run_keeps_its_best_weights(tiny_cfg, tmp_path):
 
 
 def test_the_last_evaluation_can_be_the_best_in_two_processes(tiny_cfg):
-    cfg = tiny_cfg("finetune", "SOLVER.EPOCHS", 1, "SOLVER.EMA_DECAY", 0.5, "TEST.BEST_METRIC", "top5")
+    cfg = tiny_cfg("finetune", "TEST.PERIOD", 1, "SOLVER.EMA_DECAY", 0.5, "TEST.BEST_METRIC", "top5")
     assert launch(run_training, (cfg,), num_processes=2) == 0
     folder = Path(cfg.OUTPUT_DIR)
     best = torch.load(folder / "model_best.pt", weights_only=True)
@@ -130,3 +130,4 @@ def test_evaluators_give_the_metrics_that_they_name(tiny_cfg, tmp_path, task):
     cfg.DATASETS.TEST = cfg.DATASETS.TEST or cfg.DATASETS.TRAIN
     name = {"finetune": "classification", "detect": "detection", "pretrain": "pretraining"}[task]
     assert set(run_training(cfg)) == set(EVALUATOR_REGISTRY.get(name).metrics)
+    assert not (Path(cfg.OUTPUT_DIR) / "model_best.pt").exists()  # there is nothing to choose from

@@ -137,8 +137,8 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
     """Train as the config says, then evaluate on DATASETS.TEST; gives the metrics.
 
     Leaves in OUTPUT_DIR: config.yaml, log.txt, metrics.jsonl, TensorBoard files, checkpoints,
-    model_final.pt (with SOLVER.EMA_DECAY the averaged weights, which are also those evaluated), and where
-    there is DATASETS.TEST results.json and model_best.pt.
+    model_final.pt (with SOLVER.EMA_DECAY the averaged weights, which are also those evaluated), where there
+    is DATASETS.TEST results.json, and with TEST.PERIOD model_best.pt.
 
     Args:
         resume: go on from the newest checkpoint in OUTPUT_DIR, or start where there is none.
@@ -214,7 +214,8 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
     def save(path: Path, **extras: Any) -> None:
         save_weights(evaluated.state_dict(), cfg.dump(), path, _label_map(cfg), **extras)
 
-    best = BestWeights(folder, choose_metric(cfg.TEST.BEST_METRIC, tests.metrics), save, newest is not None)
+    metric = choose_metric(cfg.TEST.BEST_METRIC, tests.metrics) if cfg.TEST.PERIOD else None
+    best = BestWeights(folder, metric, save, newest is not None)
 
     def evaluate(step: int) -> dict[str, float]:
         metrics = tests.evaluate(evaluated)
