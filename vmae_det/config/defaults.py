@@ -26,7 +26,7 @@ _C.MODEL.PIXEL_STD = (58.395, 57.12, 57.375)
 # torch.compile the model.
 _C.MODEL.COMPILE = False
 # Keep only the input of each block of the backbone for the backward pass, and work out the rest again there:
-# the same losses from much less memory, for about a third more time (docs/speed.md).
+# the same losses from much less memory, for one forward pass of the blocks more (docs/speed.md).
 _C.MODEL.ACTIVATION_CHECKPOINTING = False
 
 _C.MODEL.BACKBONE = CN()
