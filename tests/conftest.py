@@ -2,6 +2,8 @@
 present."""
 
 import json
+import logging
+import subprocess
 import sys
 from pathlib import Path
 
@@ -52,6 +54,26 @@ def tiny_cfg(mini_ava, tmp_path):
         return cfg
 
     return make
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 4 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(folder)]
+    try:
+        mounted = subprocess.run(command, capture_output=True).returncode == 0
+    except FileNotFoundError:
+        mounted = False
+    if not mounted:
+        pytest.skip("may not mount a file system here")
+    yield folder
+    logger = logging.getLogger("vmae_det")
+    for handler in list(logger.handlers):  # the log lies there
+        logger.removeHandler(handler)
+        handler.close()
+    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 class Golden:

@@ -1,7 +1,6 @@
 """What goes wrong around a run, caused for real, and what the user sees of it."""
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -125,26 +124,6 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_log_says_why(run_cfg):
     assert f"{first.name} is the newest whole checkpoint of 2 in the folder, its checksum is right" in log
     assert f"resumed from {first}, after step 1 of 2" in log
     assert not list(folder.glob(".checkpoint*"))
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 4 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(folder)]
-    try:
-        mounted = subprocess.run(command, capture_output=True).returncode == 0
-    except FileNotFoundError:
-        mounted = False
-    if not mounted:
-        pytest.skip("may not mount a file system here")
-    yield folder
-    logger = logging.getLogger("vmae_det")
-    for handler in list(logger.handlers):  # the log lies there
-        logger.removeHandler(handler)
-        handler.close()
-    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def command(cfg, tmp_path, processes=1, *options):

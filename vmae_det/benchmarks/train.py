@@ -20,13 +20,13 @@ from torch import nn
 from tqdm import tqdm
 
 from vmae_det.benchmarks.hugging_face import build_hugging_face, check_comparable, import_classes
-from vmae_det.benchmarks.process import peak_memory
 from vmae_det.config import CfgNode, get_cfg
 from vmae_det.engine.inspection import count_flops, count_tokens
 from vmae_det.engine.trainer import AMP_TYPES, to_device
 from vmae_det.modeling import build_model, model_class
 from vmae_det.solver import build_optimizer
 from vmae_det.utils.errors import ConfigError
+from vmae_det.utils.process import peak_memory
 
 OURS = "vmae_det"
 PARTS = ("data", "forward", "backward", "optimizer")

@@ -14,7 +14,6 @@ from vmae_det.checkpoint.digest import DIGEST_SUFFIX, check_digest, write_with_d
 from vmae_det.checkpoint.files import read_checkpoint
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import WeightsError
-from vmae_det.utils.files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +57,11 @@ class Checkpointer:
             self._thread.join()
             self._thread = None
         self.check()
+
+    @property
+    def failed(self) -> bool:
+        """Whether a checkpoint could not be written, as far as is known by now."""
+        return self._error is not None
 
     def check(self) -> None:
         """WeightsError if a checkpoint could not be written, as far as is known by now; waits for nothing."""
@@ -141,11 +145,22 @@ def save_weights(
     config: str,
     path: str | Path,
     label_map: dict[str, Any] | None = None,
+    **extras: Any,
 ) -> Path:
-    """Write the weights of a model with its config as text and its classes, whole or not at all.
+    """Write the weights of a model with its config as text and its classes, whole or not at all, and the
+    file's SHA-256 beside it.
 
     Such a file is all that detection on a video needs.
+
+    Args:
+        extras: plain data to go with them.
+
+    Raises:
+        WeightsError: the file cannot be written.
     """
-    with write_whole(Path(path)) as temporary:
-        torch.save({"model": state_dict, "config": config, "label_map": label_map}, temporary)
-    return Path(path)
+    path = Path(path)
+    try:
+        write_with_digest({"model": state_dict, "config": config, "label_map": label_map, **extras}, path)
+    except OSError as error:
+        raise WeightsError(f"{path}: the weights cannot be written: {error.strerror or error}") from None
+    return path

@@ -38,22 +38,39 @@ class _Hashing:
 
 
 def write_with_digest(content: dict[str, Any], path: Path) -> None:
-    """Write a file of PyTorch's whole or not at all, and `path`.sha256 just before it gets its name.
+    """Write a file of PyTorch's whole or not at all, and `path`.sha256 beside it.
 
-    The digest is that of the bytes that were meant to be written, so it finds a fault of the disk too.
+    The digest is that of the bytes that were meant to be written, so it finds a fault of the disk too. A file
+    that replaces another is for a moment without one, and never with that of the other.
 
     Raises:
         OSError: the disk is full, the folder read-only, and the like.
     """
+    beside = path.with_name(path.name + DIGEST_SUFFIX)
     with write_whole(path) as temporary:
-        with temporary.open("wb") as file:
-            hashing = _Hashing(file)
-            try:
-                torch.save(content, hashing)
-            except RuntimeError:  # torch's own, in place of the file's
-                raise hashing.error or OSError("torch cannot write it") from None
-        with write_whole(path.with_name(path.name + DIGEST_SUFFIX)) as note:
-            note.write_text(f"{hashing.digest.hexdigest()}  {path.name}\n", encoding="utf-8")
+        digest = _save(content, temporary)
+        replaces = path.exists()
+        if replaces:
+            beside.unlink(missing_ok=True)
+        else:
+            _note(digest, path, beside)
+    if replaces:
+        _note(digest, path, beside)
+
+
+def _save(content: dict[str, Any], path: Path) -> str:
+    with path.open("wb") as file:
+        hashing = _Hashing(file)
+        try:
+            torch.save(content, hashing)
+        except RuntimeError:  # torch's own, in place of the file's
+            raise hashing.error or OSError("torch cannot write it") from None
+    return hashing.digest.hexdigest()
+
+
+def _note(digest: str, path: Path, beside: Path) -> None:
+    with write_whole(beside) as note:
+        note.write_text(f"{digest}  {path.name}\n", encoding="utf-8")
 
 
 def check_digest(path: Path) -> bool:

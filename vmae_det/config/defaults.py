@@ -25,6 +25,9 @@ _C.MODEL.PIXEL_MEAN = (123.675, 116.28, 103.53)
 _C.MODEL.PIXEL_STD = (58.395, 57.12, 57.375)
 # torch.compile the model.
 _C.MODEL.COMPILE = False
+# Keep only the input of each block of the backbone for the backward pass, and work out the rest again there:
+# the same losses from much less memory, for one forward pass of the blocks more (docs/speed.md).
+_C.MODEL.ACTIVATION_CHECKPOINTING = False
 
 _C.MODEL.BACKBONE = CN()
 # A name of the backbone registry.
@@ -217,6 +220,9 @@ _C.SOLVER.LOG_PERIOD = 10
 _C.TEST = CN()
 # Epochs between evaluations on DATASETS.TEST; 0: only after training.
 _C.TEST.PERIOD = 0
+# Of the metrics of these evaluations, the one that model_best.pt is chosen by; empty: the task's own,
+# frame_mAP, top1 or reconstruction_loss. With several datasets a set's name leads it, as in results.json.
+_C.TEST.BEST_METRIC = ""
 # Clips of one batch and process.
 _C.TEST.BATCH_SIZE = 8
 # Classification: views of a video, clips in time x crops in space; scores are averaged.
@@ -258,3 +264,7 @@ _C.PERSON_DETECTOR.BATCH_SIZE = 4
 _C.OUTPUT_DIR = "output"
 # Weights, order, augmentation and masks follow from it.
 _C.SEED = 0
+
+_C.WANDB = CN()
+# The project of Weights & Biases that the numbers go to, too; empty: none.
+_C.WANDB.PROJECT = ""

@@ -25,7 +25,7 @@ class CfgNode(FvcoreCfgNode):
         """Merge a YAML file and the files that it names under `_BASE_` (paths relative to the file)."""
         try:
             loaded = self.load_yaml_with_base(str(cfg_filename))
-            values = list(_flatten(loaded))
+            values = list(flatten(loaded))
         except FileNotFoundError as error:
             missing = error.filename or cfg_filename
             asked = "" if str(missing) == str(cfg_filename) else f" (the _BASE_ of {cfg_filename})"
@@ -44,7 +44,7 @@ class CfgNode(FvcoreCfgNode):
     def merge_from_text(self, text: str, source: str) -> None:
         """Merge what `dump` gave; `source` names where it comes from in errors."""
         try:
-            values = list(_flatten(yaml.safe_load(text)))
+            values = list(flatten(yaml.safe_load(text)))
         except (yaml.YAMLError, AttributeError):
             raise ConfigError(f"{source}: its config is not valid YAML") from None
         for key, value in values:
@@ -75,14 +75,15 @@ class CfgNode(FvcoreCfgNode):
         node[name] = _coerce(key, value, node[name], source)
 
     def _unknown(self, key: str, source: str) -> ConfigError:
-        known = [name for name, _ in _flatten(self)]
+        known = [name for name, _ in flatten(self)]
         return ConfigError(f"{key}: no such config key{source}{did_you_mean(key, known)}")
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested dicts under their dotted keys."""
     for name, value in tree.items():
         if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{name}.")
+            yield from flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
+import torch
 from fvcore.common.param_scheduler import ParamScheduler
 
 from vmae_det.checkpoint import Checkpointer
@@ -18,6 +19,7 @@ from vmae_det.engine.trainer import HookBase
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import UserError, WeightsError
 from vmae_det.utils.events import Writer
+from vmae_det.utils.process import peak_memory
 
 logger = logging.getLogger(__name__)
 
@@ -88,13 +90,19 @@ class Checkpointing(HookBase):
             self.save(wait=True)
             logger.info("the state after step %d is saved: go on with --resume", self.trainer.step)
 
+    def alarm(self) -> bool:
+        """Whether the writer has failed."""
+        return self.checkpointer.failed
+
+    def alarmed(self) -> None:
+        """Raise its error."""
+        self._together(self.checkpointer.check)
+
     def after_step(self) -> None:
         """Save where a period ends."""
         last = self.trainer.step == self.trainer.total_steps
         if last or self.trainer.step % self.period == 0:
             self.save(wait=last)
-        else:
-            self._together(self.checkpointer.check)
 
     def save(self, wait: bool = False) -> None:
         """Save now.
@@ -133,6 +141,7 @@ class StopOnSignal(HookBase):
         self.checkpointing = checkpointing
         self.received = 0
         self._since = 0.0
+        self._leave = False
         self._handlers: dict[int, Any] = {}
 
     def before_train(self) -> None:
@@ -149,9 +158,17 @@ class StopOnSignal(HookBase):
             self.close()
             os.kill(os.getpid(), number)
 
+    def alarm(self) -> bool:
+        """Whether this process was asked to leave."""
+        return bool(self.received)
+
+    def alarmed(self) -> None:
+        """Some process was; what other hooks do with the step comes first."""
+        self._leave = True
+
     def after_step(self) -> None:
         """Save and leave if any process was asked to."""
-        if distributed.any_process(bool(self.received)):
+        if self._leave:
             self.checkpointing.save(wait=True)
             raise Interrupted(self.received or signal.SIGTERM, self.trainer.step)
 
@@ -183,15 +200,32 @@ class BadVideos(HookBase):
             )
 
 
+class Timing(HookBase):
+    """Puts the seconds and the clips of a step.
+
+    It belongs behind the hooks that are part of a step, one of which waits for the GPU, and in front of
+    evaluation and saving, which do not count.
+    """
+
+    def before_step(self) -> None:
+        """Start the clock."""
+        self._start = time.perf_counter()
+
+    def after_step(self) -> None:
+        """Stop the clock."""
+        self.trainer.storage.put("step_seconds", time.perf_counter() - self._start)
+        self.trainer.storage.put("clips", float(len(self.trainer.paths)))
+
+
 class Evaluation(HookBase):
     """Calls `evaluate` every `period` steps, but not after the last; its metrics go to the log.
 
     Args:
-        evaluate: gives metrics by name; all processes call it.
+        evaluate: gives the metrics after a step by name; all processes call it.
         period: steps; 0: never.
     """
 
-    def __init__(self, evaluate: Callable[[], dict[str, float]], period: int) -> None:
+    def __init__(self, evaluate: Callable[[int], dict[str, float]], period: int) -> None:
         self.evaluate = evaluate
         self.period = period
 
@@ -199,17 +233,22 @@ class Evaluation(HookBase):
         """Evaluate where a period ends."""
         step = self.trainer.step
         if self.period and step % self.period == 0 and step < self.trainer.total_steps:
-            for name, value in self.evaluate().items():
+            for name, value in self.evaluate(step).items():
                 self.trainer.storage.put(name, value)
             self.trainer.model.train()
 
 
 class Writing(HookBase):
-    """Gives the numbers of the last `period` steps to writers."""
+    """Gives the numbers of the last `period` steps to writers, with those that follow from them.
+
+    clips_per_second of all processes, data_share of the time that was spent on waiting for data, eta_seconds
+    to the end of the run, and peak_memory_gb of the main process: on a GPU of tensors, else all of it.
+    """
 
     def __init__(self, writers: Sequence[Writer], period: int) -> None:
         self.writers = writers
         self.period = period
+        self._failed = False
 
     def after_step(self) -> None:
         """Write where a period ends."""
@@ -217,16 +256,29 @@ class Writing(HookBase):
         for writer in self.writers:
             writer.progress(step)
         if step % self.period == 0 or step == self.trainer.total_steps:
-            values = self.trainer.storage.take()
+            values = self._add_derived(self.trainer.storage.take())
             distributed.raise_together(self._write(step, values))
+
+    def _add_derived(self, values: dict[str, float]) -> dict[str, float]:
+        device = self.trainer.device
+        peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()
+        seconds, clips = values["step_seconds"], values.pop("clips") * distributed.get_world_size()
+        return values | {
+            "clips_per_second": clips / seconds,
+            "data_share": values["data_seconds"] / seconds,
+            "eta_seconds": seconds * (self.trainer.total_steps - self.trainer.step),
+            "peak_memory_gb": peak / 1e9,
+        }
 
     def _write(self, step: int, values: dict[str, float]) -> TrainingError | None:
         try:
             for writer in self.writers:
                 writer.write(step, values)
         except OSError as error:
+            self._failed = True
             return TrainingError(
-                f"OUTPUT_DIR: the numbers of step {step} cannot be written: {error.strerror or error}"
+                f"OUTPUT_DIR: the numbers of step {step} cannot be written: {error.strerror or error}; "
+                "the checkpoints from before it are kept"
             )
         return None
 
@@ -236,4 +288,5 @@ class Writing(HookBase):
             try:
                 writer.close()
             except OSError as error:
-                logger.error("the last numbers cannot be written: %s", error.strerror or error)
+                level = logging.DEBUG if self._failed else logging.ERROR  # it is said once
+                logger.log(level, "the last numbers cannot be written: %s", error.strerror or error)

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,13 @@ class _Loss(NamedTuple):
     paths: list[str]
 
 
+def _arrive(loss: _Loss) -> _Loss:
+    """The loss, when it can be read."""
+    if loss.arrived is not None:
+        loss.arrived.synchronize()
+    return loss
+
+
 class LossGuard(HookBase):
     """Looks at the loss of every step, in all processes; each bad batch is named in bad_batches.jsonl.
 
@@ -55,6 +63,7 @@ class LossGuard(HookBase):
         self.skipped = 0
         self.in_row = 0
         self._pending: deque[_Loss] = deque()
+        self._due: list[_Loss] = []
 
     def may_update(self) -> bool:
         """To skip: whether the step is good in all processes."""
@@ -83,10 +92,10 @@ class LossGuard(HookBase):
             logger.warning("step %d is skipped: %s; its samples are in %s", step, what, self.file)
         return False
 
-    def after_step(self) -> None:
-        """To stop: look at the loss of this step, on a GPU at that of the one before."""
+    def alarm(self) -> bool:
+        """To stop: whether the loss of this step is bad, on a GPU that of the one before."""
         if self.skip:
-            return
+            return False
         loss, arrived = self.trainer.loss, None
         on_gpu = loss.device.type == "cuda"
         if on_gpu:
@@ -94,7 +103,12 @@ class LossGuard(HookBase):
             arrived = torch.cuda.Event()
             arrived.record()
         self._pending.append(_Loss(self.trainer.step, loss, arrived, self.trainer.paths))
-        self._look(leave=int(on_gpu))
+        self._due = [self._pending.popleft() for _ in range(len(self._pending) - int(on_gpu))]
+        return any(self._is_bad(float(loss.value)) for loss in map(_arrive, self._due))
+
+    def alarmed(self) -> None:
+        """Some process has a bad loss."""
+        self._stop_at_bad(self._due)
 
     def check(self) -> None:
         """Raise, in all processes, if a loss so far or a weight is bad; waits for the device.
@@ -102,36 +116,44 @@ class LossGuard(HookBase):
         Raises:
             TrainingError: with what to do.
         """
-        self._look(leave=0)
+        self._stop_at_bad([_arrive(loss) for loss in self._pending])
+        self._pending.clear()
         norm = float(torch.nn.utils.get_total_norm(list(self.trainer.model.parameters())))
         if not math.isfinite(norm):  # in all processes: their weights are the same
             raise TrainingError(
                 f"the norm of the weights is {norm:g} after step {self.trainer.step}; {self._advice()}"
             )
 
-    def _look(self, leave: int) -> None:
-        while len(self._pending) > leave:
-            step, value, arrived, paths = self._pending.popleft()
-            if arrived is not None:
-                arrived.synchronize()
+    def _stop_at_bad(self, losses: Sequence[_Loss]) -> None:
+        for step, value, _, paths in losses:
             values = self._bad_values(step, float(value), paths)
             if values:
                 raise TrainingError(
                     f"loss is {values[0]:g} at step {step}; its samples are in {self.file}; {self._advice()}"
                 )
 
+    def _is_bad(self, loss: float) -> bool:
+        return not loss <= self.max_loss
+
     def _bad_values(self, step: int, loss: float, paths: list[str]) -> list[float]:
         """The bad losses of all processes, which are also written down with their samples."""
-        bad = not loss <= self.max_loss
+        bad = self._is_bad(loss)
         if not distributed.any_process(bad):
             return []
         found = [pair for pair in distributed.all_gather_object((loss, paths) if bad else None) if pair]
         if distributed.is_main_process():
             samples = sorted({path for _, own in found for path in own})
-            with self.file.open("a", encoding="utf-8") as file:
-                losses = [repr(value) for value, _ in found]  # JSON knows no NaN
-                file.write(json.dumps({"step": step, "losses": losses, "samples": samples}) + "\n")
+            losses = [repr(value) for value, _ in found]  # JSON knows no NaN
+            self._note({"step": step, "losses": losses, "samples": samples})
         return [value for value, _ in found]
+
+    def _note(self, entry: dict[str, Any]) -> None:
+        line = json.dumps(entry)
+        try:
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            logger.warning("%s cannot be written: %s; it was to hold: %s", self.file, error.strerror, line)
 
     def _advice(self) -> str:
         skip = "" if self.skip else ", set SOLVER.ON_BAD_LOSS skip"

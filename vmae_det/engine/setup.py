@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 import simplejson
 import torch
+import yaml
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -28,6 +29,7 @@ from vmae_det.data.loader import (
     build_train_loader,
     steps_per_epoch,
 )
+from vmae_det.engine.best import BestWeights, Metric, choose_metric
 from vmae_det.engine.ema import WeightAverage
 from vmae_det.engine.hooks import (
     BadVideos,
@@ -35,21 +37,25 @@ from vmae_det.engine.hooks import (
     Evaluation,
     LearningRate,
     StopOnSignal,
+    Timing,
     Writing,
 )
 from vmae_det.engine.inference import run_inference
 from vmae_det.engine.loss_guard import LossGuard
+from vmae_det.engine.resuming import report_differences
 from vmae_det.engine.trainer import HookBase, Trainer
 from vmae_det.evaluation.evaluator import EVALUATOR_REGISTRY
 from vmae_det.modeling import build_model, model_class
 from vmae_det.solver import build_optimizer, build_schedule
 from vmae_det.utils import distributed
-from vmae_det.utils.errors import ConfigError, WeightsError
-from vmae_det.utils.events import JSONWriter, TensorBoardWriter, TerminalWriter
+from vmae_det.utils.errors import ConfigError, UserError, WeightsError
+from vmae_det.utils.events import JSONWriter, TerminalWriter, Writer
 from vmae_det.utils.files import write_whole
 from vmae_det.utils.logging import setup_logging
 from vmae_det.utils.provenance import code_versions
 from vmae_det.utils.registry import lookup
+from vmae_det.utils.tensorboard import TensorBoardWriter
+from vmae_det.utils.weights_and_biases import WandbWriter
 
 logger = logging.getLogger(__name__)
 
@@ -131,8 +137,8 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
     """Train as the config says, then evaluate on DATASETS.TEST; gives the metrics.
 
     Leaves in OUTPUT_DIR: config.yaml, log.txt, metrics.jsonl, TensorBoard files, checkpoints,
-    model_final.pt (with SOLVER.EMA_DECAY the averaged weights, which are also those evaluated) and
-    results.json.
+    model_final.pt (with SOLVER.EMA_DECAY the averaged weights, which are also those evaluated), where there
+    is DATASETS.TEST results.json, and with TEST.PERIOD model_best.pt.
 
     Args:
         resume: go on from the newest checkpoint in OUTPUT_DIR, or start where there is none.
@@ -146,6 +152,7 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
             f"OUTPUT_DIR: {folder} holds checkpoints of a run; go on with it by --resume, "
             "or name another folder"
         )
+    versions = code_versions()
     dataset = build_train_dataset(cfg, model_class(cfg).task)
     epoch_steps = steps_per_epoch(cfg, dataset)
     total = epoch_steps * cfg.SOLVER.EPOCHS
@@ -166,7 +173,7 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
         clip_grad=cfg.SOLVER.CLIP_GRAD,
         amp=cfg.SOLVER.AMP,
         seed=cfg.SEED,
-        measure_gradients=cfg.SOLVER.ON_BAD_LOSS == "skip",
+        measure_gradients=1 if cfg.SOLVER.ON_BAD_LOSS == "skip" else cfg.SOLVER.LOG_PERIOD,
     )
     guard = LossGuard(cfg.SOLVER.ON_BAD_LOSS == "skip", cfg.SOLVER.MAX_LOSS, cfg.SOLVER.MAX_SKIPPED, folder)
     if newest:
@@ -176,6 +183,7 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
         trainer.scaler.load_state_dict(state["scaler"])
         guard.load_state_dict(state.get("loss_guard", guard.state_dict()))
         logger.info("resumed from %s, after step %d of %d", path, start, total)
+        report_differences(state, cfg, versions)
     elif resume:
         logger.info("no whole checkpoint in %s: a fresh start", folder)
 
@@ -203,7 +211,17 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
             "versions": versions,
         }
 
-    versions = code_versions()
+    def save(path: Path, **extras: Any) -> None:
+        save_weights(evaluated.state_dict(), cfg.dump(), path, _label_map(cfg), **extras)
+
+    metric = choose_metric(cfg.TEST.BEST_METRIC, tests.metrics) if cfg.TEST.PERIOD else None
+    best = BestWeights(folder, metric, save, newest is not None)
+
+    def evaluate(step: int) -> dict[str, float]:
+        metrics = tests.evaluate(evaluated)
+        best.offer(metrics, step)
+        return metrics
+
     period = cfg.SOLVER.CHECKPOINT_PERIOD * epoch_steps
     checkpointing = Checkpointing(checkpointer, state, period, guard.check)
     trainer.register_hooks(
@@ -211,9 +229,8 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
             LearningRate(build_schedule(cfg)),
             guard,
             *([average] if average else []),
-            Evaluation(
-                lambda: tests.evaluate(evaluated), cfg.TEST.PERIOD * epoch_steps if cfg.DATASETS.TEST else 0
-            ),
+            Timing(),
+            Evaluation(evaluate, cfg.TEST.PERIOD * epoch_steps if cfg.DATASETS.TEST else 0),
             BadVideos(loader.bad_files),
             Writing(_writers(folder, start, total, cfg), cfg.SOLVER.LOG_PERIOD),
             checkpointing,
@@ -231,10 +248,9 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
     )
     with closing(batches):  # ends the loader processes, however training ends
         trainer.train(start, total)
-    if distributed.is_main_process():
-        weights = save_weights(evaluated.state_dict(), cfg.dump(), folder / FINAL_WEIGHTS, _label_map(cfg))
-        logger.info("weights in %s", weights)
-    return tests.evaluate(evaluated)
+    in_main_process(lambda: save(folder / FINAL_WEIGHTS))
+    logger.info("weights in %s", folder / FINAL_WEIGHTS)
+    return evaluate(total)
 
 
 def _wrap(cfg: CfgNode, model: nn.Module, device: torch.device) -> nn.Module:
@@ -249,15 +265,19 @@ def _wrap(cfg: CfgNode, model: nn.Module, device: torch.device) -> nn.Module:
     return model
 
 
-def _writers(folder: Path, start: int, total: int, cfg: CfgNode) -> list:
-    if not distributed.is_main_process():
-        return []
-    description = model_class(cfg).task
-    return [
-        TerminalWriter(start, total, description),
-        JSONWriter(folder / "metrics.jsonl", start),
-        TensorBoardWriter(folder / "tensorboard"),
-    ]
+def _writers(folder: Path, start: int, total: int, cfg: CfgNode) -> list[Writer]:
+    writers: list[Writer] = []
+
+    def build() -> None:
+        writers.append(JSONWriter(folder / "metrics.jsonl", start))
+        writers.append(TensorBoardWriter(folder / "tensorboard", start))
+        if cfg.WANDB.PROJECT:
+            config = yaml.safe_load(cfg.dump())
+            writers.append(WandbWriter(folder, cfg.WANDB.PROJECT, config, resumed=start > 0))
+        writers.append(TerminalWriter(start, total, model_class(cfg).task))
+
+    in_main_process(build)
+    return writers
 
 
 def _label_map(cfg: CfgNode) -> dict[str, Any] | None:
@@ -282,9 +302,13 @@ class _TestSets:
             else None
         )
         self.sets = {}
+        self.metrics: list[Metric] = []  # what `evaluate` gives, but not in its order
         for name in cfg.DATASETS.TEST:
             dataset = build_dataset(cfg, task, name, training=False)
-            self.sets[name] = (build_test_loader(cfg, dataset), evaluator(cfg, dataset.spec))
+            found = evaluator(cfg, dataset.spec)
+            self.sets[name] = (build_test_loader(cfg, dataset), found)
+            lead = f"{Path(name).stem}/" if len(cfg.DATASETS.TEST) > 1 else ""
+            self.metrics += [Metric(lead + metric, found.lower_is_better) for metric in found.metrics]
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Metrics of all sets; with several, a name is led by the set's."""
@@ -297,11 +321,27 @@ class _TestSets:
                 metrics = {f"{Path(name).stem}/{key}": value for key, value in metrics.items()}
                 folder = folder / Path(name).stem
             results |= metrics
-            if distributed.is_main_process():
-                evaluator.write(folder)
-        if results and distributed.is_main_process():
-            with write_whole(Path(self.cfg.OUTPUT_DIR) / "results.json") as temporary:
-                temporary.write_text(
-                    simplejson.dumps(results, indent=1, ignore_nan=True) + "\n", encoding="utf-8"
-                )
+            in_main_process(lambda evaluator=evaluator, folder=folder: evaluator.write(folder))
+        if results:
+            in_main_process(lambda: self._write(results))
         return results
+
+    def _write(self, results: dict[str, float]) -> None:
+        with write_whole(Path(self.cfg.OUTPUT_DIR) / "results.json") as temporary:
+            temporary.write_text(
+                simplejson.dumps(results, indent=1, ignore_nan=True) + "\n", encoding="utf-8"
+            )
+
+
+def in_main_process(write: Callable[[], Any]) -> None:
+    """Write something in the main process; an error of it, or of the disk, is raised in all."""
+    failed: UserError | None = None
+    if distributed.is_main_process():
+        try:
+            write()
+        except UserError as error:
+            failed = error
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            failed = ConfigError(f"OUTPUT_DIR: {where}cannot be written: {error.strerror or error}")
+    distributed.raise_together(failed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.profiler import record_function
 
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import UserError
@@ -30,6 +30,17 @@ class HookBase:
 
     def before_step(self) -> None:
         """Before each step; `trainer.step` steps are done."""
+
+    def alarm(self) -> bool:
+        """After each step, before `after_step`: whether something is up in this process that all must know.
+
+        The processes tell one another of all hooks at once: a hook that asks them itself costs each step an
+        exchange more.
+        """
+        return False
+
+    def alarmed(self) -> None:
+        """Called in all processes where `alarm` held in one of them."""
 
     def after_step(self) -> None:
         """After each step; `trainer.step` counts it."""
@@ -58,14 +69,15 @@ class Trainer:
         clip_grad: largest norm of the gradient; 0: no clipping.
         amp: "none", "bf16" or "fp16".
         seed: of what layers draw at random, with the rank and the step.
-        measure_gradients: know the norm of the gradient without clipping, too.
+        measure_gradients: without clipping, too, know the norm of the gradient every so many steps and at
+            the last; 0: never.
 
     Attributes:
         step: number of optimizer steps done.
         total_steps: of the whole run.
         storage: where numbers of a step are put.
         loss: of the latest step, a mean over its passes, on the device.
-        gradient_norm: of the latest step, on the device; None where nothing has asked for it.
+        gradient_norm: of the latest step, before clipping, on the device; None where it was not measured.
         paths: the videos of the latest step's samples in this process.
     """
 
@@ -80,7 +92,7 @@ class Trainer:
         clip_grad: float = 0.0,
         amp: str = "none",
         seed: int = 0,
-        measure_gradients: bool = False,
+        measure_gradients: int = 0,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -118,6 +130,7 @@ class Trainer:
                     hook.before_step()
                 self.run_step()
                 self.step += 1
+                self._exchange_alarms()
                 for hook in self.hooks:
                     hook.after_step()
             for hook in self.hooks:
@@ -128,7 +141,6 @@ class Trainer:
 
     def run_step(self) -> None:
         """One optimizer step."""
-        start = time.perf_counter()
         waited = 0.0
         # What layers draw at random follows from the step, so that a resumed run draws what it would
         # have drawn.
@@ -138,16 +150,27 @@ class Trainer:
         self.loss, self.paths, terms = torch.zeros((), device=self.device), [], []
         for micro_step in range(self.accumulate):
             before = time.perf_counter()
-            batch = to_device(self._next_batch(), self.device)
+            with record_function("data"):
+                batch = to_device(self._next_batch(), self.device)
             self.paths += batch.pop("path", [])
             waited += time.perf_counter() - before
             with self._without_exchange(micro_step < self.accumulate - 1):
-                with torch.autocast(self.device.type, self.amp_type, enabled=self.amp_type is not None):
+                with (
+                    record_function("forward"),
+                    torch.autocast(self.device.type, self.amp_type, enabled=self.amp_type is not None),
+                ):
                     losses = self.model(batch)
                 loss = sum(losses.values()) / self.accumulate
-                self.scaler.scale(loss).backward()
+                with record_function("backward"):
+                    self.scaler.scale(loss).backward()
             self.loss = self.loss + loss.detach()
             terms.append(losses)
+        with record_function("optimizer"):
+            self._update(terms)
+        self.storage.put("data_seconds", waited)
+
+    def _update(self, terms: list[dict[str, torch.Tensor]]) -> None:
+        """Change the weights, unless a hook is against it."""
         self._measure_gradients()
         if all(hook.may_update() for hook in self.hooks):
             self.scaler.step(self.optimizer)
@@ -156,16 +179,25 @@ class Trainer:
             if self.gradient_norm is not None:
                 self.storage.put("gradient_norm", self.gradient_norm)
         self.scaler.update()
-        self.storage.put("data_seconds", waited)
-        self.storage.put("step_seconds", time.perf_counter() - start)
 
     def _measure_gradients(self) -> None:
         """Undo the loss scaling, and clip where that is wanted."""
-        if self.clip_grad or self.measure_gradients:
+        step, period = self.step + 1, self.measure_gradients
+        self.gradient_norm = None
+        if self.clip_grad or (period and (step % period == 0 or step == self.total_steps)):
             self.scaler.unscale_(self.optimizer)
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            limit = self.clip_grad or math.inf
-            self.gradient_norm = nn.utils.clip_grad_norm_(parameters, limit)
+            if self.clip_grad:
+                self.gradient_norm = nn.utils.clip_grad_norm_(parameters, self.clip_grad)
+            else:
+                gradients = [p.grad for p in parameters if p.grad is not None]
+                self.gradient_norm = nn.utils.get_total_norm(gradients)
+
+    def _exchange_alarms(self) -> None:
+        alarms = distributed.each_in_any_process([hook.alarm() for hook in self.hooks])
+        for hook, alarm in zip(self.hooks, alarms):
+            if alarm:
+                hook.alarmed()
 
     def _next_batch(self) -> dict[str, Any]:
         try:

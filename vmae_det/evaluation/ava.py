@@ -27,6 +27,8 @@ class FrameMAPEvaluator(Evaluator):
     order of the label map.
     """
 
+    metrics = ("frame_mAP", *(f"frame_mAP/{protocol}" for protocol in PROTOCOLS))
+
     def reset(self) -> None:
         """Forget all predictions."""
         self._names: list[str] = []

@@ -36,6 +36,8 @@ class TopKEvaluator(Evaluator):
     hold scores (B, C).
     """
 
+    metrics = ("top1", "top5")
+
     def reset(self) -> None:
         """Forget all predictions."""
         self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []

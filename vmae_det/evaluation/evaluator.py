@@ -22,6 +22,10 @@ class Evaluator(ABC):
     `write`. A sample that comes twice counts once: the numbers do not depend on how many processes there are.
     """
 
+    # What `evaluate` gives by name, first the one that training is judged by; none: by none of them.
+    metrics: tuple[str, ...] = ()
+    lower_is_better = False
+
     def __init__(self, cfg: CfgNode, spec: DatasetSpec) -> None:
         self.cfg = cfg
         self.spec = spec

@@ -17,6 +17,9 @@ from vmae_det.utils.files import write_whole
 class ReconstructionEvaluator(Evaluator):
     """Mean loss over clips. A batch holds index (B,), predictions hold loss (B,)."""
 
+    metrics = ("reconstruction_loss",)
+    lower_is_better = True
+
     def reset(self) -> None:
         """Forget all losses."""
         self._parts: list[tuple[np.ndarray, np.ndarray]] = []

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from vmae_det.config import CfgNode
 from vmae_det.modeling.build import BACKBONE_REGISTRY
@@ -105,6 +106,7 @@ class VideoViT(nn.Module):
             height and width get it resized.
         positions: "flat" as published, or "axes"; see `embedding`.
         final_norm: whether a LayerNorm follows the last block. The classifier has its own, after pooling.
+        recompute: keep each block's input alone for the backward pass, and work out the rest again there.
     """
 
     def __init__(
@@ -121,8 +123,10 @@ class VideoViT(nn.Module):
         positions: str = "flat",
         drop_path: float = 0.0,
         final_norm: bool = True,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
+        self.recompute = recompute
         self.embed_dim = embed_dim
         self.patch_size = patch_size
         self.tubelet_size = tubelet_size
@@ -151,6 +155,7 @@ class VideoViT(nn.Module):
             positions=node.POSITIONS,
             drop_path=node.DROP_PATH,
             final_norm=final_norm,
+            recompute=cfg.MODEL.ACTIVATION_CHECKPOINTING,
         )
 
     def position_table(self, dim: int) -> torch.Tensor:
@@ -197,8 +202,9 @@ class VideoViT(nn.Module):
         """
         x = self.patch_embed(cubes)
         x = x + positions.to(x.dtype)
+        recompute = self.recompute and torch.is_grad_enabled()
         for block in self.blocks:
-            x = block(x)
+            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
         return self.norm(x)
 
     def num_layers(self) -> int:

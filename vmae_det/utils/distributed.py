@@ -55,11 +55,16 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
 
 def any_process(flag: bool) -> bool:
     """Whether `flag` holds in any process. Travels between CPUs, so it does not wait for a GPU."""
+    return each_in_any_process([flag])[0]
+
+
+def each_in_any_process(flags: list[bool]) -> list[bool]:
+    """Of each flag, whether it holds in any process; all of them travel at once."""
     if get_world_size() == 1:
-        return flag
-    tensor = torch.tensor(int(flag))
+        return flags
+    tensor = torch.tensor(flags, dtype=torch.uint8)
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-    return bool(tensor)
+    return [bool(flag) for flag in tensor.tolist()]
 
 
 def raise_together(error: UserError | None) -> None:

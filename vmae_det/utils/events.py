@@ -1,4 +1,4 @@
-"""Numbers that a run produces, and where they are written: terminal, JSON lines, TensorBoard."""
+"""Numbers that a run produces, and where they are written: terminal and JSON lines."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ class TerminalWriter(Writer):
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Log a line."""
-        remaining = timedelta(seconds=round(values.get("step_seconds", 0.0) * (self.total - step)))
-        numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        remaining = timedelta(seconds=round(values.get("eta_seconds", 0.0)))
+        numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if name != "eta_seconds")
         logger.info("step %d/%d  eta %s  %s", step, self.total, remaining, numbers)
 
     def progress(self, step: int) -> None:
@@ -109,21 +109,3 @@ def _step_of(line: str) -> float:
         return simplejson.loads(line)["step"]
     except (ValueError, KeyError, TypeError):  # half a line, of a run that was killed
         return float("inf")
-
-
-class TensorBoardWriter(Writer):
-    """Event files for TensorBoard."""
-
-    def __init__(self, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer = SummaryWriter(str(folder))
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """Add scalars."""
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        """Write what is left and close."""
-        self._writer.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -15,6 +17,28 @@ class _BarHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(self.format(record))
+
+
+class _LogFile(logging.FileHandler):
+    """A log file; where it cannot be written, the terminal says so once, and the run goes on."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, encoding="utf-8")
+        self.failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Called in place of raising, while the error is handled."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self.failed:
+            self.failed = True
+            tqdm.write(f"{self.baseFilename} cannot be written: {error.strerror or error}; the run goes on")
+
+    def close(self) -> None:
+        """Close the file, whatever is left to write."""
+        with suppress(OSError):
+            super().close()
 
 
 def setup_logging(folder: str | Path | None = None) -> None:
@@ -32,6 +56,6 @@ def setup_logging(folder: str | Path | None = None) -> None:
     logger.addHandler(terminal)
     if folder is not None and main:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(Path(folder) / "log.txt", encoding="utf-8")
+        file = _LogFile(Path(folder) / "log.txt")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logger.addHandler(file)

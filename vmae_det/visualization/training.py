@@ -12,6 +12,7 @@ from vmae_det.data.loader import build_dataset, first_clips
 from vmae_det.engine.trainer import HookBase, to_device
 from vmae_det.modeling import MaskedAutoencoder, model_class
 from vmae_det.utils import distributed
+from vmae_det.utils.errors import UserError
 from vmae_det.visualization.reconstruction import mask_cubes, reconstruction_grid, write_png
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,11 @@ class ReconstructionPicture(HookBase):
             for clip, result, mask, known in zip(clips, painted, masks, predicted)
         ]
         path = Path(cfg.OUTPUT_DIR) / "reconstruction.png"
-        write_png(path, grids)
+        try:
+            write_png(path, grids)
+        except UserError as error:
+            logger.warning("no picture of reconstructions: %s", error)
+            return
         logger.info("original, masked and reconstructed frames in %s", path)
 
 

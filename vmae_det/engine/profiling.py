@@ -1,0 +1,108 @@
+"""Where the time of a few steps goes: a trace to look at, and a short table."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from torch.profiler import ProfilerActivity, profile, schedule
+
+from vmae_det.engine.trainer import HookBase
+from vmae_det.utils import distributed
+from vmae_det.utils.files import write_whole
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "profile"
+PARTS = ("data", "forward", "backward", "optimizer")  # the trainer's names for the parts of a step
+# The first steps fill caches and compile; some more are needed by the profiler itself.
+_SKIPPED, _WARM_UP, _STEPS = 3, 2, 4
+_OPERATIONS = 12
+
+
+class Profiling(HookBase):
+    """Profiles a few steps after the first ones; each process leaves its trace and table in a folder.
+
+    profile/trace_RANK.json.gz opens in Perfetto (ui.perfetto.dev); profile/operations_RANK.txt lists the
+    parts of a step and the operations that took longest. A run with too few steps leaves out fewer of the
+    first ones, then profiles fewer.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder) / FOLDER
+        self._profile: profile | None = None
+
+    def before_train(self) -> None:
+        """Choose the steps."""
+        left = self.trainer.total_steps - self.trainer.step
+        if not left:
+            return
+        self._steps = max(min(_STEPS, left - 1), 1)
+        warm_up = min(_WARM_UP, left - self._steps)
+        skipped = min(_SKIPPED, left - self._steps - warm_up)
+        activities = [ProfilerActivity.CPU]
+        if self.trainer.device.type == "cuda":
+            activities.append(ProfilerActivity.CUDA)
+        self._profile = profile(
+            activities=activities,
+            schedule=schedule(wait=skipped, warmup=warm_up, active=self._steps, repeat=1),
+            on_trace_ready=self._write,
+        )
+        self._profile.start()
+
+    def after_step(self) -> None:
+        """Count the step."""
+        if self._profile is not None:
+            self._profile.step()
+
+    def close(self) -> None:
+        """End it where the run ends before."""
+        if self._profile is not None:
+            self._profile.stop()
+            self._profile = None
+
+    def _write(self, done: profile) -> None:
+        rank = distributed.get_rank()
+        trace = self.folder / f"trace_{rank}.json.gz"
+        table = operations_table(done.key_averages(), self._steps, self.trainer.device.type)
+        try:
+            with write_whole(trace) as temporary:
+                done.export_chrome_trace(str(temporary))
+            with write_whole(self.folder / f"operations_{rank}.txt") as temporary:
+                temporary.write_text(table + "\n", encoding="utf-8")
+        except OSError as error:
+            logger.warning("%s: the profile cannot be written: %s", self.folder, error.strerror or error)
+        logger.info("profile of %d steps, in %s\n%s", self._steps, trace, table)
+
+
+def operations_table(events: Any, steps: int, device: str) -> str:
+    """The parts of a step, then the operations by their own time without that of those they call.
+
+    Args:
+        events: what torch's profiler gives as key_averages.
+        steps: how many were profiled.
+        device: "cpu", or "cuda": times of operations are then those of its kernels.
+    """
+    kind = "device" if device == "cuda" else "cpu"
+    parts = {event.key: event for event in events if event.key in PARTS}
+    lines = [f"{'part of a step':40}{'ms a step':>12}"]
+    for name in PARTS:
+        if name in parts:
+            lines.append(f"{name:40}{parts[name].cpu_time_total / steps / 1e3:12.2f}")
+    own = f"self_{kind}_time_total"
+    operations = [
+        event for event in events if event.key not in PARTS and not event.key.startswith("ProfilerStep")
+    ]
+    total = sum(getattr(event, own) for event in operations) or 1
+    lines.append(f"{'operation, on the ' + device:40}{'ms a step':>12}{'share':>8}{'calls':>8}")
+    operations.sort(key=lambda event: -getattr(event, own))
+    for event in operations[:_OPERATIONS]:
+        time = getattr(event, own)
+        lines.append(
+            f"{event.key[:39]:40}{time / steps / 1e3:12.2f}{time / total:8.1%}{event.count / steps:8.1f}"
+        )
+    return "\n".join(lines)

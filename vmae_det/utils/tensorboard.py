@@ -1,0 +1,71 @@
+"""Numbers of a run as event files for TensorBoard."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from pathlib import Path
+
+from vmae_det.utils.events import Writer
+
+logger = logging.getLogger(__name__)
+
+
+class TensorBoardWriter(Writer):
+    """An event file in a folder, written in the process's own thread: torch's writer has one of its own,
+    whose errors nobody can catch.
+
+    A disk that is full ends the curves with a warning, and not the run: metrics.jsonl has the same numbers.
+
+    Args:
+        start: steps that a resumed run has behind it; TensorBoard forgets what older files say of later ones,
+            which are done again.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+
+    def __init__(self, folder: Path, start: int = 0) -> None:
+        # Half a second of the start of commands that write no events.
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._event, self._summary = Event, Summary
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        self._file = (folder / name).open("wb")
+        self._records = RecordWriter(self._file)
+        self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        if start:
+            session = SessionLog(status=SessionLog.START)
+            self._add(Event(wall_time=time.time(), step=start + 1, session_log=session))
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Add scalars."""
+        if self._file.closed:
+            return
+        scalars = [self._summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        event = self._event(wall_time=time.time(), step=step, summary=self._summary(value=scalars))
+        try:
+            self._add(event)
+        except OSError as error:
+            logger.warning(
+                "TensorBoard's file cannot be written, its curves end before step %d: %s",
+                step,
+                error.strerror or error,
+            )
+            self.close()
+
+    def _add(self, event: object) -> None:
+        self._records.write(event.SerializeToString())
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        try:
+            self._file.close()
+        except OSError as error:  # of bytes that were left to write; said before
+            logger.debug("%s", error)

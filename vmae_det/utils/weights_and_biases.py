@@ -1,0 +1,62 @@
+"""Numbers of a run at Weights & Biases, for those who want them there."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Any
+
+from vmae_det.utils.errors import ConfigError
+from vmae_det.utils.events import Writer
+from vmae_det.utils.files import write_whole
+
+RUN_ID = "wandb_run_id.txt"
+
+
+class WandbWriter(Writer):
+    """Logs to a run of the project; its id lies in the folder, so that a resumed run goes on in it.
+
+    Where and under which account: wandb's own variables (WANDB_MODE, WANDB_ENTITY, WANDB_NAME, ...).
+
+    Args:
+        folder: of the run; wandb's own files go there, too.
+        config: shown with the run.
+        resumed: whether to go on in the run of an earlier start.
+
+    Raises:
+        ConfigError: wandb is not installed, or cannot start a run.
+        OSError: the folder cannot be written to.
+    """
+
+    def __init__(self, folder: Path, project: str, config: dict[str, Any], resumed: bool) -> None:
+        try:
+            import wandb
+        except ImportError:
+            raise ConfigError(
+                f"WANDB.PROJECT: '{project}' needs wandb, which is not installed; "
+                "pip install 'vmae_det[wandb]', or leave the key empty"
+            ) from None
+        try:
+            self._run = wandb.init(
+                project=project, id=_run_id(folder, resumed), resume="allow", dir=str(folder), config=config
+            )
+        except wandb.Error as error:
+            raise ConfigError(f"WANDB.PROJECT: '{project}': wandb cannot start a run: {error}") from None
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Log the numbers. Those of steps that are done again after resuming are dropped by wandb."""
+        self._run.log(values, step=step)
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._run.finish()
+
+
+def _run_id(folder: Path, resumed: bool) -> str:
+    path = folder / RUN_ID
+    if resumed and path.exists():
+        return path.read_text(encoding="utf-8").strip()
+    run_id = uuid.uuid4().hex[:12]
+    with write_whole(path) as temporary:
+        temporary.write_text(run_id + "\n", encoding="utf-8")
+    return run_id
