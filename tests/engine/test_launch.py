@@ -1,0 +1,135 @@
+"""Processes and machines that are lost, hang or come back, caused for real, and what the user sees of it."""
+
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from vmae_det.engine.launch import launch
+from vmae_det.utils import distributed
+from vmae_det.utils.errors import ConfigError
+from vmae_det.utils.watchdog import HUNG
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes through /proc")
+
+
+class Run:
+    """`vmae-det train` in a session of its own: one agent with its processes."""
+
+    def __init__(self, cfg, folder, *options):
+        config = folder / "config.yaml"
+        config.write_text(cfg.dump())
+        self.output = Path(cfg.OUTPUT_DIR)
+        command = [sys.executable, "-m", "vmae_det.cli.main", "train", "--config-file", str(config)]
+        self.log = folder / f"agent_{time.monotonic_ns()}.txt"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [*command, *map(str, options)],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+
+    def wait_for_step(self, step):
+        wait(lambda: self.process.poll() is not None or steps(self.output) >= step, "steps")
+        assert self.process.poll() is None, self.text()
+
+    def kill(self):
+        """SIGKILL to the agent and its processes."""
+        for pid in session_of(self.process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+    def end(self, timeout=120):
+        """The exit status, and what was printed."""
+        try:
+            return self.process.wait(timeout), self.text()
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"the run did not end: {self.text()}")
+
+    def text(self):
+        return "".join(line for line in self.log.open() if "] step " not in line)
+
+
+def session_of(leader):
+    """Living processes of a session."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            state, _, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+            if int(session) == leader and state != "Z" and entry.name.isdigit():
+                found.append(int(entry.name))
+    return sorted(found)
+
+
+def steps(output):
+    metrics = output / "metrics.jsonl"
+    return metrics.read_text().count("\n") if metrics.exists() else 0
+
+
+def wait(condition, what, timeout=120):
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def start(tmp_path):
+    """start(cfg, OPTION, ...): a Run, which is killed when the test ends."""
+    runs = []
+
+    def begin(cfg, *options):
+        runs.append(Run(cfg, tmp_path, *options))
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        run.kill()
+
+
+@pytest.fixture
+def run_cfg(tiny_cfg):
+    """run_cfg(EPOCHS): pre-training of two steps an epoch, with a checkpoint after each epoch."""
+    return lambda epochs: tiny_cfg(
+        *("pretrain", "DATALOADER.CLIPS_PER_VIDEO", 4, "SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.EPOCHS", epochs)
+    )
+
+
+@pytest.fixture
+def address():
+    """HOST:PORT that is free."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("killed", [1, 0])
+def test_an_agent_that_was_killed_comes_back(run_cfg, start, address, killed):
+    """Two agents as two machines; machine 0 keeps the list of those that take part."""
+    cfg = run_cfg(100)
+    options = ["--num-machines", 2, "--dist-url", address, "--max-restarts", 2, "--timeout", 90]
+    agents = [start(cfg, *options, "--machine-rank", rank) for rank in (0, 1)]
+    agents[0].wait_for_step(20)
+    agents[killed].kill()
+    agents[killed] = start(cfg, *options, "--machine-rank", killed)
+    for agent in agents:
+        status, text = agent.end()
+        assert status == 0, text
+    lines = [json.loads(line) for line in (agents[0].output / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, lines[-1]["step"] + 1))
+    assert lines[-1]["step"] == 200
+    assert all(math.isfinite(line["loss"]) for line in lines)
+    log = (agents[0].output / "log.txt").read_text()
+    assert log.count("2 process(es)") == 2
+    assert "resumed from" in log
