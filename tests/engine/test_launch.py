@@ -39,6 +39,11 @@ class Run:
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
             )
 
+    def workers(self):
+        """Process ids by rank."""
+        commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in session_of(self.process.pid)}
+        return sorted(pid for pid, command in commands.items() if b"spawn_main" in command)
+
     def wait_for_step(self, step):
         wait(lambda: self.process.poll() is not None or steps(self.output) >= step, "steps")
         assert self.process.poll() is None, self.text()
@@ -133,3 +138,95 @@ def test_an_agent_that_was_killed_comes_back(run_cfg, start, address, killed):
     log = (agents[0].output / "log.txt").read_text()
     assert log.count("2 process(es)") == 2
     assert "resumed from" in log
+
+
+def test_a_lost_process_ends_the_run_with_one_line(run_cfg, start):
+    run = start(run_cfg(4000), "--num-gpus", 2)
+    run.wait_for_step(5)
+    killed = time.monotonic()
+    os.kill(run.workers()[1], signal.SIGKILL)
+    status, text = run.end()
+    assert time.monotonic() - killed < 20
+    assert status == 1
+    assert text.count("vmae-det: error:") == 1
+    assert "vmae-det: error: process 1 was ended by SIGKILL; go on with --resume" in text
+    assert "Traceback" not in text
+    assert not session_of(run.process.pid)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_lost_process_is_replaced_where_restarts_are_allowed(run_cfg, start, processes):
+    run = start(run_cfg(60), "--num-gpus", processes, "--max-restarts", 1)
+    run.wait_for_step(10)
+    os.kill(run.workers()[-1], signal.SIGKILL)
+    status, text = run.end()
+    assert status == 0, text
+    lost = (
+        f"vmae-det: process {processes - 1} was ended by SIGKILL; all processes start again, restart 1 of 1"
+    )
+    assert lost in text
+    assert steps(run.output) == 120
+    assert "resumed from" in (run.output / "log.txt").read_text()
+
+
+def test_a_hung_collective_ends_the_run_with_the_stacks_of_all_processes(run_cfg, start):
+    run = start(run_cfg(4000), "--num-gpus", 2, "--timeout", 15)
+    run.wait_for_step(5)
+    os.kill(run.workers()[1], signal.SIGSTOP)
+    status, text = run.end(90)
+    assert status == HUNG
+    assert text.count("vmae-det: error:") == 1
+    assert (
+        "process 0 made no progress for 15 s (--timeout); where each process stood is in OUTPUT_DIR" in text
+    )
+    for rank in (0, 1):
+        assert "trainer.py" in (run.output / "stacks" / f"rank_{rank}.txt").read_text()
+    assert not session_of(run.process.pid)
+
+
+def test_a_process_alone_that_hangs_ends(tmp_path):
+    program = (
+        "import time; from vmae_det.engine.launch import launch; launch(time.sleep, (60,), timeout=0.5)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == HUNG
+    assert "vmae-det: error: process 0 made no progress for 0.5 s; where it stands is above" in done.stderr
+    assert "run_guarded" in done.stderr
+
+
+def refuse_in_second_process():
+    if distributed.get_rank() == 1:
+        raise ConfigError("DATASETS.ROOT: is not on this machine")
+    distributed.barrier()
+
+
+def test_a_users_error_is_not_tried_again_and_is_told_whichever_process_meets_it(capfd):
+    assert launch(refuse_in_second_process, (), num_processes=2, max_restarts=3) == 2
+    errors = capfd.readouterr().err
+    assert errors.count("vmae-det: ") == 1
+    assert "vmae-det: error: DATASETS.ROOT: is not on this machine" in errors
+
+
+def fail():
+    raise ZeroDivisionError("a mistake in the program")
+
+
+def test_a_mistake_of_the_program_keeps_its_traceback(capfd):
+    assert launch(fail, (), num_processes=2, max_restarts=1) == 1
+    errors = capfd.readouterr().err
+    assert "ZeroDivisionError: a mistake in the program" in errors
+    assert "ended with status 1, see above; all processes start again, restart 1 of 1" in errors
+    assert errors.count("vmae-det: error: process") == 1
+
+
+def test_machines_that_do_not_come(address):
+    options = {"num_machines": 2, "dist_url": address, "timeout": 2}
+    with pytest.raises(ConfigError, match=r"2 machines did not come together at 127.* within 2 s"):
+        launch(fail, (), **options)
+    with pytest.raises(ConfigError, match=r"machine 0 at 127\S+ did not answer within 2 s"):
+        launch(fail, (), machine_rank=1, **options)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", int(address.rpartition(":")[2])))
+        taken.listen()
+        with pytest.raises(ConfigError, match="cannot listen at"):
+            launch(fail, (), **options)

@@ -38,6 +38,8 @@ INTERRUPTS = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 _FINAL = (USER_ERROR_STATUS, *INTERRUPTS)  # another try would end the same, or is not wanted
 _GRACE = 5.0  # seconds for hung processes to write their stacks
 
+_running: _Agent | None = None
+
 
 @dataclass
 class Job:
@@ -92,11 +94,10 @@ def run_agent(entry: Callable[[Job], None], job: Job, place: Place, max_restarts
     # Each process gets its share of the cores; numeric libraries read this when they start.
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // place.processes, 1)))
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost connection is told below, in one line
-    if place.machines > 1:
-        # The agents' own store is announced in the first round only: a machine that joins later would wait
-        # for its address for ever.
-        os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
-    for name in ("torch.distributed.elastic", "torch.distributed.run"):
+    # A store that the agents share with the processes is announced in the first round only: a machine that
+    # joins later would wait for its address for ever.
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    for name in ("torch.distributed.elastic", "torch.distributed.run", "torch.multiprocessing.spawn"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # this module and the processes say what happens
     with TemporaryDirectory(prefix="vmae_det_") as notes:
         job.notes = Path(notes)
@@ -109,6 +110,8 @@ def run_agent(entry: Callable[[Job], None], job: Job, place: Place, max_restarts
 
 def _run_to_end(agent: _Agent, place: Place) -> int | None:
     """The exit status; None where machine 0 is gone and may be waited for."""
+    global _running
+    _running = agent
     try:
         agent.run()
         return agent.status
@@ -129,6 +132,7 @@ def _run_to_end(agent: _Agent, place: Place) -> int | None:
         say(f"machine 0 at {place.address} is gone; waiting for it to come back")
         return None
     finally:
+        _running = None
         agent.leave()
 
 
@@ -282,6 +286,16 @@ def _own_address(place: Place) -> str:
             return probe.getsockname()[0]
     except OSError as error:
         raise ConfigError(f"--dist-url: {host} cannot be found: {error.strerror or error}") from None
+
+
+def stop_processes(patience: float) -> None:
+    """Have this machine's processes save and end; called by a signal handler while `run_agent` runs.
+
+    Args:
+        patience: seconds after which they are killed.
+    """
+    if _running is not None and _running._pcontext is not None:
+        _running._pcontext.close(signal.SIGTERM, round(patience))
 
 
 def say(text: str) -> None:
