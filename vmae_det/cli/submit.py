@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,6 +151,10 @@ class SubmittedRun:
         from vmae_det.cli.train import train_or_evaluate
         from vmae_det.engine.launch import launch, print_error
 
+        # The signal goes to all processes of the job, and would end this helper of multiprocessing.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
         job = submitit.JobEnvironment()
         resume = self.resume or int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0  # after a node failed
         port = _PORTS[int(job.raw_job_id) % len(_PORTS)]
@@ -176,5 +182,7 @@ class SubmittedRun:
 
         from vmae_det.engine.agent import stop_processes
 
+        # What SLURM sends when the job goes back into the queue would only disturb the end.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         stop_processes(patience=0.75 * self.requeue_before)
         return DelayedSubmission(replace(self, resume=True))
