@@ -16,7 +16,7 @@ import pytest
 from vmae_det.engine.launch import launch
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import ConfigError
-from vmae_det.utils.watchdog import HUNG
+from vmae_det.utils.watchdog import HUNG, write_stacks_to
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes through /proc")
 
@@ -169,19 +169,24 @@ def test_a_lost_process_is_replaced_where_restarts_are_allowed(run_cfg, start, p
     assert "resumed from" in (run.output / "log.txt").read_text()
 
 
-def test_a_hung_collective_ends_the_run_with_the_stacks_of_all_processes(run_cfg, start):
-    run = start(run_cfg(4000), "--num-gpus", 2, "--timeout", 20)
-    run.wait_for_step(5)
-    os.kill(run.workers()[1], signal.SIGSTOP)
-    status, text = run.end()
-    assert status == HUNG
-    assert text.count("vmae-det: error:") == 1
+def wait_for_a_stopped_process(folder):
+    write_stacks_to(folder)
+    distributed.barrier()
+    if distributed.get_rank() == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    distributed.barrier()
+
+
+def test_a_hung_collective_ends_the_run_with_the_stacks_of_all_processes(tmp_path, capfd):
+    assert launch(wait_for_a_stopped_process, (tmp_path,), num_processes=2, timeout=10) == HUNG
+    errors = capfd.readouterr().err
+    assert errors.count("vmae-det: ") == 1
     assert (
-        "process 0 made no progress for 20 s (--timeout); where each process stood is in OUTPUT_DIR" in text
+        "vmae-det: error: process 0 made no progress for 10 s (--timeout); "
+        "where each process stood is in OUTPUT_DIR/stacks" in errors
     )
     for rank in (0, 1):
-        assert "trainer.py" in (run.output / "stacks" / f"rank_{rank}.txt").read_text()
-    wait(lambda: not session_of(run.process.pid), "the end of all processes")
+        assert "in wait_for_a_stopped_process" in (tmp_path / "stacks" / f"rank_{rank}.txt").read_text()
 
 
 def test_a_process_alone_that_hangs_ends(tmp_path):

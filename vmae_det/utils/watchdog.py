@@ -27,6 +27,7 @@ def feed() -> None:
 
 def write_stacks_to(folder: Path) -> None:
     """Stacks go to `folder`/stacks/rank_R.txt from now on, and no longer to stderr; the folder exists."""
+    feed()
     if _running is not None:
         _running.open(folder / "stacks" / f"rank_{os.environ.get('RANK', 0)}.txt")
 
