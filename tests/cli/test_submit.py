@@ -53,12 +53,14 @@ def steps(folder):
     return metrics.read_text().count("\n") if metrics.exists() else 0
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the job's process through /proc")
 def test_a_job_that_loses_its_place_saves_and_goes_on(submit):
     folder, printed = submit(30)
     assert str(folder / "jobs") in printed
     wait(lambda: steps(folder) >= 5, folder)
-    # The controller passes it to the job, as SLURM sends it to all processes of one.
-    os.kill(int(printed.split()[1].rstrip(";")), signal.SIGUSR2)
+    controller = printed.split()[1].rstrip(";")
+    (task,) = Path(f"/proc/{controller}/task/{controller}/children").read_text().split()
+    os.kill(int(task), signal.SIGUSR2)
     wait(lambda: (folder / "model_final.pt").exists(), folder)
     log = (folder / "log.txt").read_text()
     assert log.count("1 process(es)") == 2
