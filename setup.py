@@ -58,6 +58,7 @@ setup(
         ],
         "onnx": ["onnxruntime>=1.17"],
         "wandb": ["wandb>=0.17"],
+        "slurm": ["submitit>=1.5"],
         "detectron2": ["detectron2 @ git+https://github.com/facebookresearch/detectron2.git"],
     },
     entry_points={"console_scripts": ["vmae-det=vmae_det.cli.main:main"]},

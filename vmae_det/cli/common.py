@@ -8,6 +8,7 @@ from pathlib import Path
 from vmae_det import model_zoo
 from vmae_det.config import CfgNode, check_config, get_cfg
 from vmae_det.utils.errors import ConfigError, did_you_mean
+from vmae_det.utils.watchdog import TIMEOUT
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +30,20 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-machines", type=int, default=1)
     parser.add_argument("--machine-rank", type=int, default=0, help="this machine's number, from 0")
     parser.add_argument("--dist-url", default="auto", help="HOST:PORT of machine 0, with several machines")
+    parser.add_argument(
+        "--max-restarts",
+        type=int,
+        default=0,
+        metavar="N",
+        help="start all processes again, from the newest checkpoint, when one is lost; so many times at most",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=TIMEOUT,
+        metavar="SECONDS",
+        help="end a run that makes no progress for so long (default: %(default)g)",
+    )
 
 
 def load_config(config_file: str, opts: list[str]) -> CfgNode:

@@ -14,6 +14,7 @@ from vmae_det.utils.errors import USER_ERROR_STATUS, UserError
 
 COMMANDS = {
     "train": "pre-train, fine-tune or transfer, as a config says",
+    "submit": "train as a job of a SLURM cluster",
     "test": "evaluate trained weights on DATASETS.TEST",
     "detect": "find the actions of people in a video and draw them",
     "detect-persons": "boxes of the people in the keyframes of videos, by a person detector",

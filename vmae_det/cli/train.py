@@ -38,6 +38,9 @@ def run(args: argparse.Namespace) -> int:
         num_machines=args.num_machines,
         machine_rank=args.machine_rank,
         dist_url=args.dist_url,
+        max_restarts=args.max_restarts,
+        timeout=args.timeout,
+        restart_args=(cfg, True, args.eval_only),
     )
 
 

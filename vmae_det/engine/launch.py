@@ -5,23 +5,26 @@ It runs on torch's elastic agent; started by `torchrun` itself, it joins the gro
 
 from __future__ import annotations
 
+import ctypes
 import datetime
-import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import distributed as dist
 
+from vmae_det.engine.agent import LOST, Job, Place, run_agent, say
 from vmae_det.engine.hooks import Interrupted
+from vmae_det.utils import distributed
 from vmae_det.utils.errors import USER_ERROR_STATUS, ConfigError, UserError
+from vmae_det.utils.watchdog import TIMEOUT, Watchdog
 
-logger = logging.getLogger(__name__)
-
-TIMEOUT = datetime.timedelta(minutes=30)
+_LINGER = 10.0  # seconds that a hung process waits for those of other machines to notice, too
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl(2)
 
 
 def launch(
@@ -32,80 +35,95 @@ def launch(
     num_machines: int = 1,
     machine_rank: int = 0,
     dist_url: str = "auto",
+    max_restarts: int = 0,
+    timeout: float = TIMEOUT,
+    restart_args: tuple[Any, ...] | None = None,
 ) -> int:
-    """Run `main(*args)` in all processes and give the exit status: 0, 2 after a user's error, 128 + signal.
+    """Run `main(*args)` in all processes and give the exit status.
+
+    0; 1 after an error of the program or a lost process; 2 after a user's error; HUNG where no progress was
+    made; 128 + signal.
 
     Args:
         main: importable by name; every process calls it with a process group at hand.
         num_processes: on this machine, one per GPU, or as many as wanted on the CPU.
         dist_url: HOST:PORT of machine 0; "auto" finds a free port on a single machine.
+        max_restarts: how often all processes start again after one was lost or hung, or the program failed.
+        timeout: seconds without progress (see `utils.watchdog.feed`) after which a process counts as hung.
+        restart_args: in place of `args` when processes start again.
     """
+    if timeout <= 0:
+        raise ConfigError(f"--timeout: must be above 0 seconds, got {timeout:g}")
+    if max_restarts < 0:
+        raise ConfigError(f"--max-restarts: must be 0 or more, got {max_restarts}")
+    job = Job(main, args, restart_args, timeout, num_machines > 1)
     if "TORCHELASTIC_RUN_ID" in os.environ or {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys():
-        return _run_in_group(main, args)
-    if num_machines == 1 and num_processes <= 1:
-        return run_guarded(main, *args)
+        job.restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+        with Watchdog(timeout, _say_error, _LINGER):
+            return _run_in_group(job, print_error)
+    if num_machines == 1 and num_processes <= 1 and not max_restarts:
+        with Watchdog(timeout, _say_error):
+            return run_guarded(main, *args)
     if num_machines > 1 and dist_url == "auto":
         raise ConfigError("--dist-url: with several machines give HOST:PORT of the machine with rank 0")
     if not 0 <= machine_rank < num_machines:
         raise ConfigError(f"--machine-rank: must lie in 0..{num_machines - 1}, got {machine_rank}")
-    return _run_agent(main, args, num_processes, num_machines, machine_rank, dist_url)
+    address = "localhost:0" if dist_url == "auto" else dist_url.removeprefix("tcp://")
+    if not address.rpartition(":")[2].isdecimal():
+        raise ConfigError(f"--dist-url: expected HOST:PORT, got {dist_url}")
+    place = Place(max(num_processes, 1), num_machines, machine_rank, address)
+    return run_agent(_worker, job, place, max_restarts)
 
 
-def _run_agent(
-    main: Callable[..., Any], args: tuple[Any, ...], processes: int, machines: int, rank: int, url: str
-) -> int:
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+def _worker(job: Job) -> None:
+    """What the agent starts."""
+    # The scheduler's warning, which may go to all processes, is for the agent.
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    if job.several_machines and sys.platform == "linux":
+        # By default a process whose agent was killed gets SIGINT, with which it would end the whole run.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    note = job.note_of(int(os.environ["RANK"]))
 
-    # Each process gets its share of the cores; numeric libraries read this when they start.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // processes, 1)))
-    for name in ("torch.distributed.elastic", "torch.distributed.run"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # the processes report their own errors
-    config = LaunchConfig(
-        min_nodes=machines,
-        max_nodes=machines,
-        nproc_per_node=processes,
-        run_id="vmae_det",
-        rdzv_backend="c10d" if machines == 1 else "static",
-        rdzv_endpoint="localhost:0" if url == "auto" else url.removeprefix("tcp://"),
-        rdzv_configs={} if machines == 1 else {"rank": rank},
-        max_restarts=0,
-    )
-    try:
-        elastic_launch(config, _worker)(main, args)
-    except ChildFailedError as error:
-        codes = [failure.exitcode for failure in error.failures.values()]
-        stops = [
-            code for code in codes if code in (USER_ERROR_STATUS, 128 + signal.SIGINT, 128 + signal.SIGTERM)
-        ]
-        return stops[0] if stops else 1
-    except SignalException as error:
-        return 128 + error.sigval
-    return 0
+    def report(error: UserError) -> None:
+        note.write_text(one_line(error), encoding="utf-8")
 
-
-def _worker(main: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    status = _run_in_group(main, args)
+    linger = _LINGER if job.several_machines else 0.0
+    with Watchdog(job.timeout, lambda _: None, linger):  # the agent says it
+        status = _run_in_group(job, report)
     if status:
         sys.stdout.flush()
         os._exit(status)  # a plain exit would have the agent print a traceback of its own
 
 
-def _run_in_group(main: Callable[..., Any], args: tuple[Any, ...]) -> int:
+def _run_in_group(job: Job, report: Callable[[UserError], None]) -> int:
     cuda = torch.cuda.is_available()
     if cuda:
         local_rank = int(os.environ.get("LOCAL_RANK", 0))
         if local_rank >= torch.cuda.device_count():
-            return run_guarded(_too_few_gpus, local_rank)
+            return run_guarded(_too_few_gpus, local_rank, report=report)
         torch.cuda.set_device(local_rank)
-    # Small things, such as "was any process asked to stop", travel between CPUs even where gradients use
-    # NCCL.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
+    # Collectives give up after the watchdog, which says more.
+    patience = datetime.timedelta(seconds=2 * job.timeout + 60)
     try:
-        return run_guarded(main, *args)
-    finally:
+        # Small things, such as "was any process asked to stop", travel between CPUs even where gradients
+        # use NCCL.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=patience)
+        # A machine that came back belongs to the same run as those that stayed.
+        again = distributed.any_process(job.restarted) and job.restart_args is not None
+        status = run_guarded(job.main, *(job.restart_args if again else job.args), report=report)
+    except Exception as error:
+        if _is_lost_connection(error):
+            return LOST
+        traceback.print_exc()
+        return 1
+    if status == 0:
         dist.destroy_process_group()
+    return status
+
+
+def _is_lost_connection(error: Exception) -> bool:
+    """Whether this is how torch tells of a process that has gone; gloo has no class of errors."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def _too_few_gpus(local_rank: int) -> None:
@@ -114,16 +132,22 @@ def _too_few_gpus(local_rank: int) -> None:
     )
 
 
-def run_guarded(main: Callable[..., Any], *args: Any) -> int:
-    """Call `main(*args)`; a user's error or an interrupt becomes one line on stderr and an exit status."""
+def run_guarded(
+    main: Callable[..., Any], *args: Any, report: Callable[[UserError], None] | None = None
+) -> int:
+    """Call `main(*args)`; a user's error or an interrupt becomes one line on stderr and an exit status.
+
+    Args:
+        report: gets the user's error in place of `print_error`.
+    """
     try:
         main(*args)
     except UserError as error:
-        print_error(error)
+        (report or print_error)(error)
         return USER_ERROR_STATUS
     except Interrupted as interrupt:
         if int(os.environ.get("RANK", 0)) == 0:
-            print(f"vmae-det: {interrupt}", file=sys.stderr, flush=True)
+            say(str(interrupt))
         return 128 + interrupt.signal_number
     return 0
 
@@ -131,4 +155,13 @@ def run_guarded(main: Callable[..., Any], *args: Any) -> int:
 def print_error(error: UserError) -> None:
     """One line on stderr, from the first process that is able to say it."""
     if int(os.environ.get("RANK", 0)) == 0:
-        print(f"vmae-det: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        _say_error(one_line(error))
+
+
+def one_line(error: UserError) -> str:
+    """Its message without line breaks."""
+    return " ".join(str(error).split())
+
+
+def _say_error(message: str) -> None:
+    say(f"error: {message}")

@@ -56,6 +56,7 @@ from vmae_det.utils.provenance import code_versions
 from vmae_det.utils.registry import lookup
 from vmae_det.utils.tensorboard import TensorBoardWriter
 from vmae_det.utils.weights_and_biases import WandbWriter
+from vmae_det.utils.watchdog import write_stacks_to
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ def start_run(cfg: CfgNode) -> torch.device:
         if distributed.is_main_process():
             with write_whole(folder / "config.yaml") as temporary:
                 temporary.write_text(cfg.dump(), encoding="utf-8")
+        write_stacks_to(folder)
     except OSError as error:
         raise ConfigError(f"OUTPUT_DIR: {folder} cannot be written to: {error.strerror or error}") from None
     logger.info(

@@ -16,6 +16,7 @@ from torch.profiler import record_function
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import UserError
 from vmae_det.utils.events import EventStorage
+from vmae_det.utils.watchdog import feed
 
 AMP_TYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -126,6 +127,7 @@ class Trainer:
                 hook.before_train()
             self.model.train()
             while self.step < total:
+                feed()
                 for hook in self.hooks:
                     hook.before_step()
                 self.run_step()

@@ -1,0 +1,120 @@
+"""Training as a job: submitit's executor of this machine stands for the cluster."""
+
+import builtins
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from vmae_det.cli.main import main
+
+submitit = pytest.importorskip("submitit", reason="submit needs submitit")
+
+LIMIT = 300  # seconds
+
+
+@pytest.fixture
+def submit(tiny_cfg, tmp_path, capsys, monkeypatch):
+    """submit(EPOCHS) puts a pre-training into the background; gives its folder and what was printed."""
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    started = []
+
+    def begin(epochs):
+        cfg = tiny_cfg("pretrain", "SOLVER.EPOCHS", epochs, "DATALOADER.CLIPS_PER_VIDEO", 4)
+        (tmp_path / "config.yaml").write_text(cfg.dump())
+        options = ["--cluster", "local", "--time", "30", "--config-file", str(tmp_path / "config.yaml")]
+        assert main(["submit", *options]) == 0
+        printed = capsys.readouterr().out
+        started.append(int(printed.split()[1].rstrip(";")))
+        return Path(cfg.OUTPUT_DIR), printed
+
+    yield begin
+    for number in started:
+        try:
+            os.kill(number, signal.SIGTERM)
+            os.waitpid(number, 0)
+        except (ProcessLookupError, ChildProcessError):
+            pass
+
+
+def wait(condition, folder):
+    deadline = time.monotonic() + LIMIT
+    while not condition():
+        logs = "".join(path.read_text()[-3000:] for path in folder.glob("jobs/*.err"))
+        assert time.monotonic() < deadline, f"waited in vain: {logs}"
+        time.sleep(0.1)
+
+
+def steps(folder):
+    metrics = folder / "metrics.jsonl"
+    return metrics.read_text().count("\n") if metrics.exists() else 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the job's process through /proc")
+def test_a_job_that_loses_its_place_saves_and_goes_on(submit):
+    folder, printed = submit(30)
+    assert str(folder / "jobs") in printed
+    wait(lambda: steps(folder) >= 5, folder)
+    controller = printed.split()[1].rstrip(";")
+    (task,) = Path(f"/proc/{controller}/task/{controller}/children").read_text().split()
+    os.kill(int(task), signal.SIGUSR2)
+    wait(lambda: (folder / "model_final.pt").exists(), folder)
+    log = (folder / "log.txt").read_text()
+    assert log.count("1 process(es)") == 2
+    assert "resumed from" in log
+    lines = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert lines == list(range(1, 61))
+    errors = "".join(path.read_text() for path in folder.glob("jobs/*.err"))
+    assert "vmae-det: interrupted after step" in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--time", "2", "--requeue-before", "120"], "--requeue-before: 120 s leave nothing of --time 2"),
+        (["--time", "9", "--max-restarts", "0"], "--max-restarts: must be 1 or more"),
+        (["--time", "9", "--cluster", "local", "--sbatch", "account"], "--sbatch: expected NAME=VALUE"),
+    ],
+)
+def test_impossible_jobs(options, expected, capsys, tmp_path):
+    end = ["--config-file", "MiniAVA/pretrain.yaml", "OUTPUT_DIR", str(tmp_path)]
+    assert main(["submit", *options, *end]) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_without_submitit_the_error_says_what_to_install(monkeypatch, capsys):
+    imported = builtins.__import__
+
+    def refuse(name, *args, **options):
+        if name.split(".")[0] == "submitit":
+            raise ImportError(name)
+        return imported(name, *args, **options)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    assert main(["submit", "--time", "9", "--config-file", "MiniAVA/pretrain.yaml"]) == 2
+    assert 'pip install "vmae_det[slurm]"' in capsys.readouterr().err
+
+
+def test_what_sbatch_is_asked_for(monkeypatch, tmp_path, capsys):
+    """A stand-in for sbatch keeps the script."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "srun").write_text("#!/bin/sh\n")
+    (programs / "sbatch").write_text(f'#!/bin/sh\ncp "$1" {tmp_path}/script\necho Submitted batch job 17\n')
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    options = ["--nodes", "2", "--num-gpus", "8", "--time", "600", "--partition", "long", "--memory", "100"]
+    options += ["--sbatch", "account=vision", "--config-file", "MiniAVA/pretrain.yaml"]
+    assert main(["submit", *options, "OUTPUT_DIR", str(tmp_path / "run"), "MODEL.DEVICE", "cuda"]) == 0
+    assert capsys.readouterr().out.startswith("job 17;")
+    script = (tmp_path / "script").read_text()
+    for line in (
+        *("nodes=2", "ntasks-per-node=1", "gpus-per-node=8", "time=600", "partition=long", "mem=100GB"),
+        *("account=vision", "requeue", "signal=USR2@120"),
+    ):
+        assert f"#SBATCH --{line}\n" in script
