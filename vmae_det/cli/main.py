@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "pre-train, fine-tune or transfer, as a config says",
     "test": "evaluate trained weights on DATASETS.TEST",
     "detect": "find the actions of people in a video and draw them",
+    "visualize": "what a model sees, is fed and has learned, as pictures",
     "inspect": "size, cost, memory and learning rates of a config, before a run",
     "convert": "weights from one published format to another",
     "prepare": "a known dataset, from what its site gives to what the configs want",
