@@ -49,7 +49,10 @@ setup(
             "transformers>=4.44",
             "hypothesis>=6.100",
             "selenium>=4.20",
+            "matplotlib>=3.8",
+            "scikit-learn>=1.4",
         ],
+        "plots": ["matplotlib>=3.8", "scikit-learn>=1.4"],  # of visualize curves and embedding
         "detectron2": ["detectron2 @ git+https://github.com/facebookresearch/detectron2.git"],
     },
     entry_points={"console_scripts": ["vmae-det=vmae_det.cli.main:main"]},

@@ -67,6 +67,13 @@ def _model_config(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
+def _from_zero(text: str) -> int:
+    """A whole number from 0 on."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, got '{text}'")
+    return int(text)
+
+
 # ---------------------------------------------------------------- reconstruction
 
 
@@ -152,6 +159,98 @@ def _draw_attention(args: argparse.Namespace) -> list[Path]:
     return [stem.with_name(stem.name + ".png"), write_animation(animation, animate_attention(found), fps)]
 
 
+# ---------------------------------------------------------------- batch
+
+
+def _add_batch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--step", type=_from_zero, default=0, metavar="N", help="of training, from 0")
+    parser.add_argument("--clips", type=positive, default=8, metavar="N", help="how many (%(default)s)")
+    _add_output(parser)
+    _add_config(parser, "a YAML file, or a name of the model zoo")
+
+
+def _draw_batch(args: argparse.Namespace) -> list[Path]:
+    from vmae_det.cli.common import load_config
+    from vmae_det.visualization.batch import draw_batch
+    from vmae_det.visualization.frame_rows import write_animation
+    from vmae_det.visualization.mask_ratios import PLAY_RATE
+    from vmae_det.visualization.reconstruction import write_png
+
+    cfg = load_config(args.config_file, args.opts)
+    sheet, frames = draw_batch(cfg, args.step, args.clips)
+    still = args.output / "batch.png"
+    write_png(still, sheet)
+    fps = PLAY_RATE / cfg.INPUT.SAMPLING_RATE
+    return [still, write_animation(args.output / "batch.mp4", frames, fps)]
+
+
+# ---------------------------------------------------------------- curves
+
+
+def _add_curves(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "run", nargs="+", type=Path, metavar="RUN", help="folder of a run, or its metrics.jsonl"
+    )
+    parser.add_argument(
+        "--name", action="append", metavar="TEXT", help="of a run, in their order; for each one"
+    )
+    parser.add_argument(
+        "--metric", action="append", default=[], metavar="NAME", help="repeat it for several (all but times)"
+    )
+    parser.add_argument(
+        "--smooth", type=positive, default=1, metavar="N", help="draw means over N values, the values faintly"
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="a .png, .svg or .pdf")
+
+
+def _draw_curves(args: argparse.Namespace) -> list[Path]:
+    from vmae_det.utils.errors import UserError
+    from vmae_det.visualization.curves import draw_curves, read_log
+    from vmae_det.visualization.figures import save_figure
+
+    names = args.name or [""] * len(args.run)
+    if len(names) != len(args.run):
+        raise UserError(f"--name: {len(names)} given for {len(args.run)} runs; give one for each, or none")
+    logs = [read_log(run, name) for run, name in zip(args.run, names)]
+    for run, log in zip(args.run, logs):
+        if log.skipped:
+            print(f"{run}: lines that are no numbers of a step, left out: {log.skipped}")
+    return [save_figure(draw_curves(logs, args.metric, args.smooth), args.output)]
+
+
+# ---------------------------------------------------------------- embedding
+
+
+def _add_embedding(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dataset", default="", metavar="DATASET", help="of type classification (the config's test set)"
+    )
+    parser.add_argument("--classes", type=positive, default=20, metavar="N", help="the largest (%(default)s)")
+    parser.add_argument("--limit", type=positive, default=1000, metavar="N", help="of clips (%(default)s)")
+    parser.add_argument("--method", choices=["tsne", "pca"], default="tsne", help="of the map (%(default)s)")
+    _add_model(parser)
+
+
+def _draw_embedding(args: argparse.Namespace) -> list[Path]:
+    from vmae_det.visualization import embedding
+    from vmae_det.visualization.figures import new_figure, save_figure
+
+    new_figure(1, 1)  # says what is not installed before the work is done
+    cfg = _model_config(args)
+    found = embedding.clip_features(cfg, args.dataset, args.classes, args.limit)
+    accuracy = embedding.neighbour_accuracy(found.features, found.labels)
+    places = embedding.place(found.features, args.method, cfg.SEED)
+    way = {"tsne": "t-SNE", "pca": "principal components"}[args.method]
+    classes = len(set(found.labels.tolist()))
+    title = (
+        f"{len(found.videos)} clips of {classes} classes, {way} of their features\n"
+        f"{embedding.NEIGHBOURS} nearest neighbours agree with the label for {accuracy:.0%}"
+    )
+    figure = embedding.draw_embedding(found, places, title)
+    table = embedding.write_places(args.output / "embedding.csv", found, places)
+    return [save_figure(figure, args.output / "embedding.png"), table]
+
+
 # name: what it shows, its arguments, and what draws it and gives the paths
 _TOPICS = {
     "reconstruction": (
@@ -164,4 +263,11 @@ _TOPICS = {
         _add_attention,
         _draw_attention,
     ),
+    "batch": (
+        "clips of a training batch after augmentation, with masks, targets or boxes",
+        _add_batch,
+        _draw_batch,
+    ),
+    "curves": ("logs of several runs as one chart", _add_curves, _draw_curves),
+    "embedding": ("labelled clips as a map, by the features of a model", _add_embedding, _draw_embedding),
 }

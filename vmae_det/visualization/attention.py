@@ -215,13 +215,15 @@ def _legend(found: BoxAttention, width: int) -> np.ndarray:
     font = load_font(FONT_SIZE)
     bar = cv2.applyColorMap(np.linspace(0, 255, _BAR[0])[None].astype(np.uint8), cv2.COLORMAP_VIRIDIS)
     bar = np.repeat(bar[..., ::-1], _BAR[1], axis=0)
-    tops = ", ".join(f"{_top(maps) * maps.size:.1f}" for maps in found.maps)
+    tops = [f"{_top(maps) * maps.size:.1f}" for maps in found.maps]
+    if len(tops) > 1:
+        tops = [f"person {number}: {top}" for number, top in enumerate(tops, start=1)]
     strip = Image.new("RGB", (width, _BAR[1] + 3 * GAP), PAPER)
     strip.paste(Image.fromarray(np.ascontiguousarray(bar)), (3 * GAP + 10, GAP))
     pen = ImageDraw.Draw(strip)
     middle = GAP + _BAR[1] // 2
     pen.text((GAP, middle), "0", fill=INK, font=font, anchor="lm")
-    pen.text((5 * GAP + 10 + _BAR[0], middle), tops, fill=INK, font=font, anchor="lm")
+    pen.text((5 * GAP + 10 + _BAR[0], middle), "   ".join(tops), fill=INK, font=font, anchor="lm")
     text = (
         "Attention of the box's tokens at the keyframe, in multiples of attention spread evenly over the "
         "clip. In the corners: the share that goes to the frame's time slice."
