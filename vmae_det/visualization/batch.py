@@ -19,7 +19,7 @@ from vmae_det.modeling.masking import draw_mask
 from vmae_det.modeling.mixing import mix_labels, mix_videos
 from vmae_det.modeling.roi_heads import jitter_boxes
 from vmae_det.visualization.contact_sheet import draw_dashed
-from vmae_det.visualization.frame_rows import draw_rows, draw_text, frames_of, stack
+from vmae_det.visualization.frame_rows import Row, draw_blocks, draw_rows, draw_text, frames_of, stack
 from vmae_det.visualization.overlay import ActionLabel, PersonOverlay, draw_people
 from vmae_det.visualization.reconstruction import mask_cubes
 
@@ -40,12 +40,12 @@ class DrawnClip:
     """A clip with what is written beside it and rows of frames.
 
     Args:
-        lines: its video and what it stands for.
-        rows: captions and uint8 RGB frames (T, H, W, 3), of one size; the first is what is animated.
+        video: the name of its file.
+        rows: of all T frames; the last is what is animated.
     """
 
-    lines: tuple[str, ...]
-    rows: tuple[tuple[str, np.ndarray], ...]
+    video: str
+    rows: tuple[Row, ...]
 
 
 def draw_batch(cfg: CfgNode, step: int = 0, count: int = 8) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -71,13 +71,11 @@ def draw_batch(cfg: CfgNode, step: int = 0, count: int = 8) -> tuple[np.ndarray,
     columns = range(length // 2 % stride, length, stride)  # a keyframe is one of them
     blocks = []
     for clip in clips:
-        rows = [
-            ("\n".join((*clip.lines, caption)) if number == 0 else caption, frames[list(columns)])
-            for number, (caption, frames) in enumerate(clip.rows)
-        ]
-        blocks.append(draw_rows(rows, [f"frame {t}" for t in columns]))
+        (caption, frames), *others = clip.rows
+        rows = [(f"{clip.video}\n{caption}", frames), *others]
+        blocks.append([(caption, frames[list(columns)]) for caption, frames in rows])
     note = _NOTES[task]
-    sheet = stack([*blocks, draw_text(note, blocks[0].shape[1])])
+    sheet = draw_blocks(blocks, [f"frame {t}" for t in columns], note)
     return sheet, [_animated(clips, t, note) for t in range(length)]
 
 
@@ -92,7 +90,7 @@ def _animated(clips: Sequence[DrawnClip], t: int, note: str) -> np.ndarray:
     return stack([*pictures, draw_text(note, pictures[0].shape[1])])
 
 
-def _file_of(dataset: JoinedDatasets, batch: Batch, number: int) -> str:
+def _file_of(batch: Batch, number: int) -> str:
     return Path(batch["path"][number]).name
 
 
@@ -106,7 +104,7 @@ def _draw_pretraining(cfg: CfgNode, dataset: JoinedDatasets, batch: Batch) -> li
     for number, (clip, mask) in enumerate(zip(batch["video"].numpy(), masks)):
         seen = mask_cubes(clip, mask, patch, tubelet)
         rows = [("clip", frames_of(clip)), (f"{mask.mean():.0%} masked", frames_of(seen))]
-        clips.append(DrawnClip((_file_of(dataset, batch, number),), tuple(rows)))
+        clips.append(DrawnClip(_file_of(batch, number), tuple(rows)))
     return clips
 
 
@@ -128,7 +126,7 @@ def _draw_classification(cfg: CfgNode, dataset: JoinedDatasets, batch: Batch) ->
             if target[column] >= _LEAST_SHARE
         ]
         rows = (("\n".join(lines), frames_of(clip)),)
-        clips.append(DrawnClip((_file_of(dataset, batch, number),), rows))
+        clips.append(DrawnClip(_file_of(batch, number), rows))
     return clips
 
 
@@ -165,7 +163,7 @@ def _draw_detection(cfg: CfgNode, dataset: JoinedDatasets, batch: Batch) -> list
             for person, overlay in enumerate(people, start=1)
         ]
         rows = (("\n".join(lines) or "no person is left in the crop", np.stack(drawn)),)
-        clips.append(DrawnClip((_file_of(dataset, batch, number),), rows))
+        clips.append(DrawnClip(_file_of(batch, number), rows))
     return clips
 
 

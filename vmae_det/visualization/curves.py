@@ -22,6 +22,7 @@ _DASHES = ("-", "--", ":", "-.")  # of runs that share a colour
 _HIDDEN = "_seconds"  # what ends so is drawn where it is asked for
 _PANEL = (5.0, 3.4)  # inches
 _MOST_ACROSS = 3
+_ASIDE = ("gradient_norm", "lr", "bad_videos", "skipped_steps")  # that tell how a run goes, not how well
 _FEW = 30  # values that are drawn with a dot each
 
 
@@ -90,7 +91,7 @@ def draw_curves(logs: Sequence[RunLog], metrics: Sequence[str] = (), smooth: int
         if name not in known:
             raise UserError(f"--metric {name}: in none of the logs{did_you_mean(name, known)}")
     shown = list(metrics) or [name for name in known if not name.endswith(_HIDDEN)] or known
-    # The loss first, then what was evaluated, then what tells how the run went.
+    # The loss first, then what was evaluated.
     shown = shown if metrics else sorted(shown, key=lambda name: (name != "loss", name in _ASIDE))
     across = min(len(shown), _MOST_ACROSS if len(shown) != 4 else 2)
     down = math.ceil(len(shown) / across)
@@ -103,14 +104,11 @@ def draw_curves(logs: Sequence[RunLog], metrics: Sequence[str] = (), smooth: int
         for number, log in enumerate(logs):
             if name in log.values:
                 _draw_line(axes, *log.values[name], number, smooth)
-        axes.margins(x=0.02)
+        axes.set_xlim(*_span(logs))
     for axes in grid[len(shown) :]:
         axes.set_visible(False)
     _add_legend(figure, logs)
     return figure
-
-
-_ASIDE = ("gradient_norm", "lr", "bad_videos", "skipped_steps")
 
 
 def _parse(line: str) -> dict[str, Any] | None:
@@ -157,6 +155,13 @@ def _draw_line(axes: Any, steps: np.ndarray, values: np.ndarray, number: int, sm
         foot = axes.get_xaxis_transform()
         mark = {"color": style["color"], "marker": "x", "linestyle": "", "markersize": 6}
         axes.plot(bad, np.full(len(bad), 0.02), transform=foot, clip_on=False, **mark)
+
+
+def _span(logs: Sequence[RunLog]) -> tuple[float, float]:
+    """Steps from the first to the last of all runs, with a margin."""
+    steps = np.concatenate([steps for log in logs for steps, _ in log.values.values()])
+    margin = 0.02 * float(np.ptp(steps)) or 0.5
+    return steps.min() - margin, steps.max() + margin
 
 
 def _running_mean(values: np.ndarray, count: int) -> np.ndarray:

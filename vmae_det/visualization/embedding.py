@@ -160,7 +160,7 @@ def neighbour_accuracy(features: torch.Tensor, labels: np.ndarray, k: int = NEIG
 
 
 def draw_embedding(found: ClipFeatures, places: np.ndarray, title: str) -> Figure:
-    """A dot for each clip, in a colour and shape for each class, whose name stands in their midst.
+    """A dot for each clip, its colour and shape those of its class.
 
     Raises:
         UserError: matplotlib is not installed.
@@ -177,7 +177,7 @@ def draw_embedding(found: ClipFeatures, places: np.ndarray, title: str) -> Figur
         marker = _MARKERS[number // len(COLOURS) % len(_MARKERS)]
         handles.append(
             axes.scatter(
-                *rows.T, s=34, c=COLOURS[number % len(COLOURS)], marker=marker, alpha=0.8, edgecolors="white",
+                *rows.T, s=44, c=COLOURS[number % len(COLOURS)], marker=marker, alpha=0.8, edgecolors="white",
                 linewidths=0.5,
             )
         )  # fmt: skip

@@ -36,8 +36,9 @@ def missing(package: str) -> UserError:
 
 
 def plain(text: str) -> str:
-    """A text that matplotlib draws letter by letter: a dollar sign begins no formula."""
-    return text.replace("$", r"\$")
+    """A text as matplotlib draws it letter by letter: a dollar sign begins no formula, and in a legend an
+    underscore hides nothing."""
+    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
 
 
 def style_axes(axes: Any) -> None:

@@ -22,12 +22,16 @@ _LINE_HEIGHT = FONT_SIZE + 4
 _LEAST_SECONDS = 4  # that a video of a short clip plays; the clip is repeated
 
 
-def draw_rows(rows: Sequence[tuple[str, np.ndarray]], titles: Sequence[str]) -> np.ndarray:
-    """Frames in rows, a caption of one or more lines left of each row, a title above each column.
+Row = tuple[str, np.ndarray]  # a caption of one or more lines, and uint8 RGB frames (n, H, W, 3)
+
+
+def draw_rows(rows: Sequence[Row], titles: Sequence[str], least_left: int = 0) -> np.ndarray:
+    """Frames in rows, a caption left of each row, a title above each column.
 
     Args:
-        rows: caption and uint8 RGB frames (n, H, W, 3), of one size in all rows.
+        rows: with frames of one size.
         titles: n, of the columns.
+        least_left: pixels that captions have at least.
 
     Returns:
         uint8 RGB (H', W', 3), white around the frames; small frames are magnified by a whole number.
@@ -35,11 +39,9 @@ def draw_rows(rows: Sequence[tuple[str, np.ndarray]], titles: Sequence[str]) -> 
     height, width = rows[0][1].shape[1:3]
     factor = max(1, -(-LEAST_SIDE // max(height, width)))
     cell_height, cell_width = factor * height, factor * width
-    captions = [
-        [shorten_name(line, _CAPTION_WIDTH, FONT_SIZE) for line in text.split("\n")] for text, _ in rows
-    ]
+    captions = [_lines(text) for text, _ in rows]
     font = load_font(FONT_SIZE)
-    left = 3 * GAP + round(max(font.getlength(line) for lines in captions for line in lines))
+    left = max(_width_of_captions(rows), least_left)
     top = 2 * GAP + FONT_SIZE
     size = (left + len(titles) * (cell_width + GAP), top + len(rows) * (cell_height + GAP))
     picture = Image.new("RGB", size, PAPER)
@@ -57,6 +59,22 @@ def draw_rows(rows: Sequence[tuple[str, np.ndarray]], titles: Sequence[str]) -> 
             frame = cv2.resize(frame, (cell_width, cell_height), interpolation=cv2.INTER_NEAREST)
             picture.paste(Image.fromarray(frame), (left + j * (cell_width + GAP), y))
     return np.array(picture)
+
+
+def draw_blocks(blocks: Sequence[Sequence[Row]], titles: Sequence[str], note: str = "") -> np.ndarray:
+    """Several blocks of rows one below the other, their columns in line, and a note below all."""
+    left = max(_width_of_captions(rows) for rows in blocks)
+    pictures = [draw_rows(rows, titles, left) for rows in blocks]
+    return stack([*pictures, draw_text(note, pictures[0].shape[1])] if note else pictures)
+
+
+def _lines(caption: str) -> list[str]:
+    return [shorten_name(line, _CAPTION_WIDTH, FONT_SIZE) for line in caption.split("\n")]
+
+
+def _width_of_captions(rows: Sequence[Row]) -> int:
+    font = load_font(FONT_SIZE)
+    return 3 * GAP + round(max(font.getlength(line) for text, _ in rows for line in _lines(text)))
 
 
 def draw_text(text: str, width: int) -> np.ndarray:

@@ -20,7 +20,7 @@ from vmae_det.engine.setup import build_model_with_weights, choose_device
 from vmae_det.engine.trainer import to_device
 from vmae_det.modeling import MaskedAutoencoder, model_class
 from vmae_det.utils.errors import ConfigError, DataError
-from vmae_det.visualization.frame_rows import draw_rows, draw_text, frames_of, stack
+from vmae_det.visualization.frame_rows import draw_blocks, draw_rows, draw_text, frames_of, stack
 from vmae_det.visualization.reconstruction import mask_cubes
 
 RATIOS = (0.75, 0.9, 0.95)  # those of the paper's figures
@@ -160,8 +160,8 @@ def _picture(clips: list[Rows], names: list[str], note: str) -> np.ndarray:
     for rows, name in zip(clips, names):
         (first, clip), *others = rows
         named = [(f"{name}\n{first}", clip), *others]
-        blocks.append(draw_rows([(text, frames_of(clip, columns)) for text, clip in named], titles))
-    return stack([*blocks, *([draw_text(note, blocks[0].shape[1])] if note else [])])
+        blocks.append([(text, frames_of(clip, columns)) for text, clip in named])
+    return draw_blocks(blocks, titles, note)
 
 
 def _animation(clips: list[Rows], note: str) -> list[np.ndarray]:
