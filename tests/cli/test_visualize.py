@@ -98,7 +98,8 @@ def test_embedding(weights, tmp_path, capsys, method):
 
 def test_weights_without_a_config_ask_for_one(tiny_cfg, tmp_path, capsys):
     path = save_weights(build_model(tiny_cfg("pretrain")).state_dict(), None, tmp_path / "plain.pt", None)
-    command = ["visualize", "reconstruction", "--weights", str(path), "--output", str(tmp_path)]
+    command = ["visualize", "reconstruction", "--weights", str(path), "--clips", "1", "--ratio", "0.5"]
+    command += ["--output", str(tmp_path)]
     assert main(command) == 2
     assert "--config-file" in capsys.readouterr().err
     (tmp_path / "config.yaml").write_text(tiny_cfg("pretrain").dump())

@@ -73,7 +73,7 @@ def test_looking_leaves_no_hook_behind(backbone, video):
 
 
 def test_a_box_weighs_tokens_by_the_area_they_share():
-    # Patches of 10 pixels, 2 x 3 of them: the box covers 10 x 5 of the first row's middle, 5 x 5 of its right.
+    # 2 x 3 patches of 10 pixels: the box covers 10 x 5 of the first row's middle, 5 x 5 of its right.
     weights = box_weights(torch.tensor([10.0, 5, 25, 10]), (2, 2, 3), 10, 1).reshape(2, 2, 3)
     expected = torch.zeros(2, 2, 3)
     expected[1, 0] = torch.tensor([0, 2 / 3, 1 / 3])

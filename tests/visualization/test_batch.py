@@ -114,5 +114,5 @@ def test_boxes_are_named_and_jittered_as_in_training(tiny_cfg, monkeypatch):
 
 
 def test_a_dataset_smaller_than_a_batch_is_refused(tiny_cfg):
-    with pytest.raises(ConfigError, match="SOLVER.BATCH_SIZE: 4096"):
+    with pytest.raises(ConfigError, match=r"SOLVER\.BATCH_SIZE: 4096"):
         draw_batch(tiny_cfg("detect", "SOLVER.BATCH_SIZE", 4096))

@@ -73,12 +73,11 @@ def test_principal_components_are_those_of_numpy():
     np.testing.assert_allclose(np.abs(places), np.abs(centred @ vectors[:, [-1, -2]]), rtol=1e-6, atol=1e-6)
 
 
-def test_t_sne_keeps_classes_together_and_follows_from_the_seed():
+def test_t_sne_keeps_classes_together():
     pytest.importorskip("sklearn", reason="t-SNE is scikit-learn's")
     features, labels = blobs()
     places = place(features, "tsne", seed=1)
     assert neighbour_accuracy(torch.from_numpy(places), labels) == 1
-    np.testing.assert_array_equal(places, place(features, "tsne", seed=1))
 
 
 def test_missing_scikit_learn_is_named(monkeypatch):

@@ -81,5 +81,5 @@ def test_what_cannot_be_drawn_is_said(trained, tiny_cfg, tmp_path):
         draw_mask_ratios(trained(), ratios=(0.01,))
     with pytest.raises(ConfigError, match="needs a MaskedAutoencoder, got VideoClassifier"):
         draw_mask_ratios(tiny_cfg("finetune"))
-    with pytest.raises(DataError, match="none.mp4: no such video file"):
+    with pytest.raises(DataError, match=r"none\.mp4: no such video file"):
         draw_mask_ratios(trained(), video=tmp_path / "none.mp4")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import simplejson
 
 from vmae_det.utils.errors import DataError, UserError, did_you_mean
 from vmae_det.visualization.figures import COLOURS, new_figure, plain, style_axes
@@ -113,7 +113,7 @@ def draw_curves(logs: Sequence[RunLog], metrics: Sequence[str] = (), smooth: int
 
 def _parse(line: str) -> dict[str, Any] | None:
     try:
-        row = simplejson.loads(line)
+        row = json.loads(line)
     except ValueError:
         return None
     step = row.get("step") if isinstance(row, dict) else None
