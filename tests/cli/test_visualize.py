@@ -42,6 +42,14 @@ def check(printed, *names):
                 assert sum(1 for _ in file.decode(video=0)) >= 4
 
 
+@pytest.mark.parametrize("topic", ["reconstruction", "attention", "batch", "curves", "embedding"])
+def test_help_of_each_topic(topic, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["visualize", topic, "--help"])
+    assert end.value.code == 0
+    assert "--output" in capsys.readouterr().out
+
+
 def test_reconstruction(weights, video, tmp_path, capsys):
     out = ["--output", str(tmp_path / "out")]
     model = ["--weights", weights("pretrain")]

@@ -254,7 +254,7 @@ def _draw_embedding(args: argparse.Namespace) -> list[Path]:
 # name: what it shows, its arguments, and what draws it and gives the paths
 _TOPICS = {
     "reconstruction": (
-        "clips masked by 75, 90 and 95 %, and what a pre-trained model makes of them",
+        "what a pre-trained model makes of clips that are masked more and more",
         _add_reconstruction,
         _draw_reconstruction,
     ),

@@ -13,6 +13,7 @@ from vmae_det.utils.files import write_whole
 from vmae_det.visualization.frame_rows import draw_rows, frames_of, stack
 
 MASK_GREY = 128
+_COMPRESSION = (cv2.IMWRITE_PNG_COMPRESSION, 6)  # for pictures with flat areas a third of the default's size
 
 
 def reconstruction_grid(
@@ -69,7 +70,7 @@ def write_png(path: str | Path, image: np.ndarray | Sequence[np.ndarray]) -> Non
     """
     path = Path(path)
     image = image if isinstance(image, np.ndarray) else stack(image)
-    _, encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    _, encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), _COMPRESSION)
     try:
         with write_whole(path) as temporary:
             temporary.write_bytes(encoded.tobytes())
