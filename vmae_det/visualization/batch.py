@@ -30,7 +30,7 @@ _LEAST_SHARE = 0.05  # of a class in a mixed target that is written
 _NOTES = {
     "pretraining": "Grey: cubes that the encoder does not see.",
     "classification": "Numbers: the targets that the loss is taken with, from 5 % on.",
-    "detection": "Coloured boxes and names: annotations. Dashed: boxes as training jitters them, whose "
+    "detection": "Solid boxes and names: annotations, of frame {keyframe}. Dashed: boxes as training jitters them, whose "
     "features are pooled.",
 }
 
@@ -74,7 +74,7 @@ def draw_batch(cfg: CfgNode, step: int = 0, count: int = 8) -> tuple[np.ndarray,
         (caption, frames), *others = clip.rows
         rows = [(f"{clip.video}\n{caption}", frames), *others]
         blocks.append([(caption, frames[list(columns)]) for caption, frames in rows])
-    note = _NOTES[task]
+    note = _NOTES[task].format(keyframe=length // 2)
     sheet = draw_blocks(blocks, [f"frame {t}" for t in columns], note)
     return sheet, [_animated(clips, t, note) for t in range(length)]
 
