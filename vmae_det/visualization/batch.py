@@ -30,8 +30,8 @@ _LEAST_SHARE = 0.05  # of a class in a mixed target that is written
 _NOTES = {
     "pretraining": "Grey: cubes that the encoder does not see.",
     "classification": "Numbers: the targets that the loss is taken with, from 5 % on.",
-    "detection": "Solid boxes and names: annotations, of frame {keyframe}. Dashed: boxes as training jitters them, whose "
-    "features are pooled.",
+    "detection": "Solid boxes and names: annotations, of frame {keyframe}. Dashed: boxes as training jitters "
+    "them, whose features are pooled.",
 }
 
 
