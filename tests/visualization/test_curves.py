@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vmae_det.utils.errors import DataError, UserError
-from vmae_det.visualization.curves import draw_curves, read_log
+from vmae_det.visualization.curves import draw_curves, read_log, read_logs
 from vmae_det.visualization.figures import save_figure
 
 pytest.importorskip("matplotlib", reason="the charts are drawn by matplotlib")
@@ -72,6 +72,13 @@ def test_a_run_is_called_by_its_folder_or_its_file(run, tmp_path):
     (tmp_path / "second.jsonl").write_text('{"step": 1, "loss": 1.0}')
     assert read_log(folder).name == read_log(folder / "metrics.jsonl").name == "first"
     assert read_log(tmp_path / "second.jsonl").name == "second"
+
+
+def test_runs_of_one_name_are_called_by_their_paths(run, tmp_path):
+    row = {"step": 1, "loss": 1.0}
+    (tmp_path / "x").mkdir()
+    paths = [run("a", row), run("x/a", row), run("b", row)]
+    assert [log.name for log in read_logs(paths)] == [str(paths[0]), str(paths[1]), "b"]
 
 
 def test_a_panel_for_each_metric_and_a_line_for_each_run(run):

@@ -205,13 +205,16 @@ def _add_curves(parser: argparse.ArgumentParser) -> None:
 
 def _draw_curves(args: argparse.Namespace) -> list[Path]:
     from vmae_det.utils.errors import UserError
-    from vmae_det.visualization.curves import draw_curves, read_log
+    from vmae_det.visualization.curves import draw_curves, read_logs
     from vmae_det.visualization.figures import save_figure
 
-    names = args.name or [""] * len(args.run)
-    if len(names) != len(args.run):
-        raise UserError(f"--name: {len(names)} given for {len(args.run)} runs; give one for each, or none")
-    logs = [read_log(run, name) for run, name in zip(args.run, names)]
+    if args.name and len(args.name) != len(args.run):
+        raise UserError(
+            f"--name: {len(args.name)} given for {len(args.run)} runs; give one for each, or none"
+        )
+    logs = read_logs(args.run)
+    for log, name in zip(logs, args.name or ()):
+        log.name = name
     for run, log in zip(args.run, logs):
         if log.skipped:
             print(f"{run}: lines that are no numbers of a step, left out: {log.skipped}")

@@ -39,7 +39,7 @@ class RunLog:
     skipped: int = 0
 
 
-def read_log(path: Path, name: str = "") -> RunLog:
+def read_log(path: Path) -> RunLog:
     """Read a metrics.jsonl, or that of a run's folder.
 
     Where a resumed run did steps again, the later lines count. Names whose values are no numbers are left
@@ -55,7 +55,7 @@ def read_log(path: Path, name: str = "") -> RunLog:
         raise DataError(f"no such log; expected the folder of a run, or its {LOG}", file) from None
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror or error}", file) from None
-    log = RunLog(name or _name_of(file))
+    log = RunLog(_name_of(file))
     rows: list[tuple[float, dict[str, Any]]] = []
     for line in lines:
         row = _parse(line)
@@ -74,6 +74,16 @@ def read_log(path: Path, name: str = "") -> RunLog:
     if not log.values:
         raise DataError('holds no line of numbers such as {"step": 1, "loss": 0.5}', file)
     return log
+
+
+def read_logs(paths: Sequence[Path]) -> list[RunLog]:
+    """The logs of several runs; those whose folders have the same name are called by their paths."""
+    logs = [read_log(path) for path in paths]
+    names = [log.name for log in logs]
+    for path, log in zip(paths, logs):
+        if names.count(log.name) > 1:
+            log.name = str(path)
+    return logs
 
 
 def draw_curves(logs: Sequence[RunLog], metrics: Sequence[str] = (), smooth: int = 1) -> Figure:
