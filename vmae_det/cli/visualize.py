@@ -209,9 +209,7 @@ def _draw_curves(args: argparse.Namespace) -> list[Path]:
     from vmae_det.visualization.figures import save_figure
 
     if args.name and len(args.name) != len(args.run):
-        raise UserError(
-            f"--name: {len(args.name)} given for {len(args.run)} runs; give one for each, or none"
-        )
+        raise UserError(f"--name: {len(args.name)} given for {len(args.run)} runs; give each one or none")
     logs = read_logs(args.run)
     for log, name in zip(logs, args.name or ()):
         log.name = name
