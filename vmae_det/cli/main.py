@@ -18,6 +18,7 @@ COMMANDS = {
     "test": "evaluate trained weights on DATASETS.TEST",
     "detect": "find the actions of people in a video and draw them",
     "detect-persons": "boxes of the people in the keyframes of videos, by a person detector",
+    "visualize": "what a model sees, is fed and has learned, as pictures",
     "inspect": "size, cost, memory and learning rates of a config, before a run",
     "convert": "weights from one published format to another",
     "prepare": "a known dataset, from what its site gives to what the configs want",

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import BatchSampler, Sampler
+from tqdm import tqdm
 
 from vmae_det.config import CfgNode
 from vmae_det.data.arena import Arena, as_bytes
@@ -213,6 +214,34 @@ def first_clips(cfg: CfgNode, dataset: ClipDataset, count: int) -> Batch | None:
     with closing(iter(loader)) as clips:
         found = list(itertools.islice((clip for group in clips for clip in group), count))
     return collate(found) if found else None
+
+
+def first_of_step(cfg: CfgNode, dataset: JoinedDatasets, step: int, count: int) -> Batch:
+    """The first clips of the batch that training takes at optimizer step `step`, counted from 0.
+
+    They are read in this process, one after the other; at least `count`, in whole videos, an even number of
+    them where pairs are mixed.
+
+    Raises:
+        ConfigError: the dataset is smaller than a batch.
+        DataError: no video can be read.
+    """
+    node, accumulate = cfg.SOLVER, cfg.SOLVER.ACCUMULATE
+    size = node.BATCH_SIZE // accumulate
+    start = step * accumulate
+    sampler = TrainSampler(
+        len(dataset), size, steps_per_epoch(cfg, dataset) * accumulate, cfg.SEED, start=start
+    )
+    videos = -(-count // cfg.DATALOADER.REPEATED_AUG)
+    mixing = BatchMixing.from_config(cfg)
+    keys = next(iter(sampler))[: videos + videos % 2 if mixing else videos]
+    tolerant = TolerantDataset(dataset, training=True, seed=cfg.SEED, workers=0)
+    answers = [tolerant[key] for key in tqdm(keys, desc="reading", unit="video", disable=None, leave=False)]
+    for answer in answers:
+        if answer.error:
+            raise answer.error
+    batch = collate([answer.samples for answer in answers])
+    return _mix(mixing, start, 0, batch) if mixing else batch
 
 
 def _loader(

@@ -63,9 +63,11 @@ def labelled_videos(annotations: Path | None, videos: Path | Shards) -> tuple[Vi
 
 def find_videos(videos: Path | Shards) -> VideoTable:
     """All videos of shards, or all video files below a folder, by their suffix, in the order of their
-    paths."""
+    paths; or one file, whatever its suffix."""
     if isinstance(videos, Shards):
         return videos.videos
+    if videos.is_file():
+        return FileTable(videos.parent, [videos.name])
     files = sorted(p for p in videos.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
     if not files:
         raise DataError(

@@ -55,8 +55,8 @@ from vmae_det.utils.logging import setup_logging
 from vmae_det.utils.provenance import code_versions
 from vmae_det.utils.registry import lookup
 from vmae_det.utils.tensorboard import TensorBoardWriter
-from vmae_det.utils.weights_and_biases import WandbWriter
 from vmae_det.utils.watchdog import write_stacks_to
+from vmae_det.utils.weights_and_biases import WandbWriter
 
 logger = logging.getLogger(__name__)
 

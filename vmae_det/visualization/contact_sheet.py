@@ -93,7 +93,7 @@ def _draw_keyframe(
     boxes = detected.select(COORDINATES).to_numpy() * size
     picture = np.ascontiguousarray(picture)
     for box in boxes:
-        _draw_dashed(picture, box)
+        draw_dashed(picture, box)
     unseen = sum(not _is_visible(box, size) for box in [*(person.box for person in persons), *boxes])
     problem = f"{unseen} of {len(persons) + len(boxes)} boxes cannot be seen" if unseen else ""
     return _cell(draw_people(picture, persons, top_k=4), title, problem)
@@ -112,7 +112,8 @@ def _is_visible(box: np.ndarray, size: np.ndarray) -> bool:
     return bool((low < high).all())
 
 
-def _draw_dashed(picture: np.ndarray, box: np.ndarray) -> None:
+def draw_dashed(picture: np.ndarray, box: np.ndarray) -> None:
+    """Draw a white dashed box, xyxy in pixels, into a picture, uint8 RGB (H, W, 3)."""
     x1, y1, x2, y2 = np.clip(np.rint(box), -1, max(picture.shape)).astype(int).tolist()
     for x in range(x1, x2, 2 * _DASH):
         for y in (y1, y2):

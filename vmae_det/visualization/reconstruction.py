@@ -7,17 +7,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw
 
 from vmae_det.utils.errors import UserError
 from vmae_det.utils.files import write_whole
-from vmae_det.visualization.fonts import load_font
+from vmae_det.visualization.frame_rows import draw_rows, frames_of, stack
 
 MASK_GREY = 128
-_CELL = 144  # pixels that the longer side of a frame has at least; smaller frames are magnified
-_GAP = 4
-_FONT_SIZE = 15
-_PAPER, _INK = 255, (60, 60, 60)
+_COMPRESSION = (cv2.IMWRITE_PNG_COMPRESSION, 6)  # for pictures with flat areas a third of the default's size
 
 
 def reconstruction_grid(
@@ -41,34 +37,15 @@ def reconstruction_grid(
     Returns:
         uint8 RGB (H', W', 3), white around the frames; small frames are magnified by a whole number.
     """
-    _, length, height, width = video.shape
+    length = video.shape[1]
     columns = np.unique(np.linspace(0, length - 1, num_columns).round().astype(int))
     rows = {
         "original": video,
         f"masked {mask.mean():.0%}": mask_cubes(video, mask, patch_size, tubelet_size),
         "reconstructed": reconstruction,
     }
-    factor = max(1, -(-_CELL // max(height, width)))
-    cell_height, cell_width = factor * height, factor * width
-
-    font = load_font(_FONT_SIZE)
-    left = 3 * _GAP + round(max(font.getlength(caption) for caption in rows))
-    top = 2 * _GAP + _FONT_SIZE
-    size = (left + len(columns) * (cell_width + _GAP), top + len(rows) * (cell_height + _GAP))
-    picture = Image.new("RGB", size, (_PAPER,) * 3)
-    pen = ImageDraw.Draw(picture)
-    for i, (caption, clip) in enumerate(rows.items()):
-        y = top + i * (cell_height + _GAP)
-        pen.text((left - 2 * _GAP, y + cell_height // 2), caption, fill=_INK, font=font, anchor="rm")
-        for j, t in enumerate(columns):
-            x = left + j * (cell_width + _GAP)
-            frame = np.ascontiguousarray(clip[:, t].transpose(1, 2, 0))  # (H, W, 3)
-            frame = cv2.resize(frame, (cell_width, cell_height), interpolation=cv2.INTER_NEAREST)
-            picture.paste(Image.fromarray(frame), (x, y))
-            if i == 0:
-                label = f"frame {t}"
-                pen.text((x + cell_width // 2, top - _GAP), label, fill=_INK, font=font, anchor="ms")
-    return np.array(picture)
+    frames = [(caption, frames_of(clip, columns)) for caption, clip in rows.items()]
+    return draw_rows(frames, [f"frame {t}" for t in columns])
 
 
 def mask_cubes(video: np.ndarray, mask: np.ndarray, patch_size: int, tubelet_size: int) -> np.ndarray:
@@ -79,19 +56,6 @@ def mask_cubes(video: np.ndarray, mask: np.ndarray, patch_size: int, tubelet_siz
         cubes.repeat(tubelet_size, axis=0).repeat(patch_size, axis=1).repeat(patch_size, axis=2)
     )  # (T, H, W)
     return np.where(pixels, np.uint8(MASK_GREY), video)
-
-
-def _stack(grids: Sequence[np.ndarray]) -> np.ndarray:
-    """Pictures, uint8 RGB (H, W, 3) each, one under the other, left aligned."""
-    width = max(grid.shape[1] for grid in grids)
-    white = (_PAPER,) * 3
-    padded = [
-        cv2.copyMakeBorder(
-            grid, 0, 4 * _GAP, 0, width - grid.shape[1], borderType=cv2.BORDER_CONSTANT, value=white
-        )
-        for grid in grids
-    ]
-    return np.vstack(padded)
 
 
 def write_png(path: str | Path, image: np.ndarray | Sequence[np.ndarray]) -> None:
@@ -105,8 +69,8 @@ def write_png(path: str | Path, image: np.ndarray | Sequence[np.ndarray]) -> Non
         UserError: the file cannot be written.
     """
     path = Path(path)
-    image = image if isinstance(image, np.ndarray) else _stack(image)
-    _, encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    image = image if isinstance(image, np.ndarray) else stack(image)
+    _, encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), _COMPRESSION)
     try:
         with write_whole(path) as temporary:
             temporary.write_bytes(encoded.tobytes())
