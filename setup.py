@@ -50,6 +50,7 @@ setup(
             "hypothesis>=6.100",
             "selenium>=4.20",
         ],
+        "onnx": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
         "detectron2": ["detectron2 @ git+https://github.com/facebookresearch/detectron2.git"],
     },
     entry_points={"console_scripts": ["vmae-det=vmae_det.cli.main:main"]},

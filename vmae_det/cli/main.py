@@ -17,6 +17,7 @@ COMMANDS = {
     "test": "evaluate trained weights on DATASETS.TEST",
     "detect": "find the actions of people in a video and draw them",
     "inspect": "size, cost, memory and learning rates of a config, before a run",
+    "export": "a detector or classifier as a file of torch.export or ONNX",
     "convert": "weights from one published format to another",
     "prepare": "a known dataset, from what its site gives to what the configs want",
     "import": "annotations of CVAT, VIA 3, COCO JSON or Label Studio to a dataset",
