@@ -30,15 +30,16 @@ _OPERATORS = {
     "torch": "sym_max sym_min sym_not sym_int sym_float",
     "torch.ops.aten": """
         _assert_scalar.default _assert_tensor_metadata.default _softmax.default _to_copy.default
-        _unsafe_view.default add.Scalar add.Tensor addmm.default alias.default amax.default arange.default arange.start
-        arange.start_step bmm.default cat.default clamp.Tensor clamp.default clone.default contiguous.default
-        detach.default detach_.default div.Scalar div.Tensor dropout.default expand.default flatten.using_ints
-        full.default gelu.default layer_norm.default lift_fresh_copy.default linear.default matmul.default
-        maximum.default mean.dim minimum.default mm.default mul.Scalar mul.Tensor native_layer_norm.default
-        permute.default repeat.default reshape.default scaled_dot_product_attention.default select.int
-        sigmoid.default slice.Tensor softmax.int split.Tensor split_with_sizes.default squeeze.dim
-        stack.default sub.Scalar sub.Tensor sym_constrain_range_for_size.default sym_size.int t.default to.device to.dtype
-        to.dtype_layout transpose.int unbind.int unflatten.int unsqueeze.default upsample_bicubic2d.default
+        _unsafe_view.default add.Scalar add.Tensor addmm.default alias.default amax.default arange.default
+        arange.start arange.start_step bmm.default cat.default clamp.Tensor clamp.default clone.default
+        contiguous.default detach.default detach_.default div.Scalar div.Tensor dropout.default
+        expand.default flatten.using_ints full.default gelu.default layer_norm.default
+        lift_fresh_copy.default linear.default matmul.default maximum.default mean.dim minimum.default
+        mm.default mul.Scalar mul.Tensor native_layer_norm.default permute.default repeat.default
+        reshape.default scaled_dot_product_attention.default select.int sigmoid.default slice.Tensor
+        softmax.int split.Tensor split_with_sizes.default squeeze.dim stack.default sub.Scalar sub.Tensor
+        sym_constrain_range_for_size.default sym_size.int t.default to.device to.dtype to.dtype_layout
+        transpose.int unbind.int unflatten.int unsqueeze.default upsample_bicubic2d.default
         upsample_bicubic2d.vec view.default
     """,
     "torch.ops.torchvision": "roi_align.default",
@@ -46,9 +47,9 @@ _OPERATORS = {
 ALLOWED = {f"{module}.{name}" for module, names in _OPERATORS.items() for name in names.split()}
 # Kinds of a schema's values; others hold graphs, functions or objects of their own.
 _KINDS = """
-    as_none as_tensor as_tensors as_int as_ints as_float as_floats as_bool as_bools as_string as_strings as_expr
-    as_name as_sym_int as_sym_ints as_sym_bool as_sym_float as_scalar_type as_memory_format as_layout as_device
-    as_optional_tensor as_optional_tensors
+    as_none as_tensor as_tensors as_int as_ints as_float as_floats as_bool as_bools as_string as_strings
+    as_expr as_name as_sym_int as_sym_ints as_sym_bool as_sym_float as_scalar_type as_memory_format
+    as_layout as_device as_optional_tensor as_optional_tensors
 """
 _SPEC_TYPES = {None, "builtins.tuple", "builtins.list", "builtins.dict"}
 _SYMBOLIC = "Symbol Integer Add Mul FloorDiv Mod PythonMod CleanDiv Max Min Eq Ne Ge Gt Le Lt"
