@@ -1,6 +1,8 @@
 """Exported models give the scores of the model, through `detect` too; what goes wrong is one clear line."""
 
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ FORMS = {"torch": ".pt2", "onnx": ".onnx"}
 LABELS = {"ids": [1, 2, 4], "names": ["walk", "sit", "talk"], "kinds": ["", "", ""]}
 
 
-@pytest.fixture(params=FORMS)
+@pytest.fixture(params=FORMS, scope="module")
 def form(request):
     if request.param == "onnx":
         for module in ("onnx", "onnxscript", "onnxruntime"):
@@ -30,31 +32,41 @@ def form(request):
     return request.param
 
 
-@pytest.fixture
-def trained(tmp_path):
-    """trained(ARCHITECTURE, KEY, VALUE, ...): the config of a small model, with a file of its weights."""
+def trained(folder, architecture, *opts):
+    """The config of a small model, with a file of its weights."""
+    cfg = get_cfg()
+    cfg.merge_from_list(
+        [
+            *("MODEL.META_ARCHITECTURE", architecture, "INPUT.CROP_SIZE", 64, "INPUT.NUM_FRAMES", 4),
+            *("MODEL.BACKBONE.EMBED_DIM", 24, "MODEL.BACKBONE.DEPTH", 2, "MODEL.BACKBONE.NUM_HEADS", 2),
+            *("MODEL.ROI_HEAD.NUM_CLASSES", 3, "MODEL.CLASSIFIER.NUM_CLASSES", 3),
+            *("INPUT.TEST_SHORT_SIDE", 64, "MODEL.DEVICE", "cpu", *opts),
+        ]
+    )
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    for name, value in model.named_parameters():  # scores that depend on what is seen
+        if "norm" not in name and "patch_embed" not in name:
+            nn.init.normal_(value, std=0.5)
+    cfg.MODEL.WEIGHTS = str(folder / f"{architecture}.pt")
+    save_weights(model.state_dict(), cfg.dump(), cfg.MODEL.WEIGHTS, LABELS)
+    return cfg
 
-    def make(architecture, *opts):
-        cfg = get_cfg()
-        cfg.merge_from_list(
-            [
-                *("MODEL.META_ARCHITECTURE", architecture, "INPUT.CROP_SIZE", 64, "INPUT.NUM_FRAMES", 4),
-                *("MODEL.BACKBONE.EMBED_DIM", 24, "MODEL.BACKBONE.DEPTH", 2, "MODEL.BACKBONE.NUM_HEADS", 2),
-                *("MODEL.ROI_HEAD.NUM_CLASSES", 3, "MODEL.CLASSIFIER.NUM_CLASSES", 3),
-                *("INPUT.TEST_SHORT_SIDE", 64, "MODEL.DEVICE", "cpu", *opts),
-            ]
-        )
-        torch.manual_seed(0)
-        model = build_model(cfg)
-        for layer in model.modules():  # scores that depend on what is seen
-            if isinstance(layer, nn.Linear):
-                nn.init.normal_(layer.weight, std=0.5)
-                nn.init.normal_(layer.bias, std=0.5)
-        cfg.MODEL.WEIGHTS = str(tmp_path / f"{architecture}.pt")
-        save_weights(model.state_dict(), cfg.dump(), cfg.MODEL.WEIGHTS, LABELS)
-        return cfg
 
-    return make
+@pytest.fixture(scope="module")
+def detector(form, tmp_path_factory):
+    """The config of a detector, the file that it was exported as, and the report."""
+    folder = tmp_path_factory.mktemp(form)
+    cfg = trained(folder, "ActionDetector")
+    output = folder / ("model" + FORMS[form])
+    return cfg, output, export_model(cfg, output, form, LABELS)
+
+
+def scorer_of(output, cfg, *opts):
+    """What `detect` would use."""
+    cfg = cfg.clone()
+    cfg.merge_from_list(["MODEL.WEIGHTS", str(output), *opts])
+    return load_scorer(cfg)
 
 
 def batch(counts, height, width):
@@ -72,31 +84,7 @@ def batch(counts, height, width):
     }
 
 
-@pytest.mark.parametrize(
-    "opts",
-    [
-        (),
-        (
-            "MODEL.ROI_HEAD.ALIGNED",
-            True,
-            "MODEL.ROI_HEAD.SAMPLING_RATIO",
-            2,
-            *("MODEL.ROI_HEAD.USE_PERSON_SCORE", False),
-        ),
-    ],
-    ids=["published head", "SlowFast's head"],
-)
-def test_an_exported_detector_scores_as_the_model_does(trained, form, opts, tmp_path):
-    cfg = trained("ActionDetector", *opts)
-    eager = EagerModel(cfg)
-    output = tmp_path / ("model" + FORMS[form])
-    report = export_model(cfg, output, form, LABELS)
-    assert report.difference < 1e-5
-    assert {(clips, people) for clips, people, *_ in report.cases} == {
-        (b, n) for b in (1, 4) for n in (0, 1, 3)
-    }
-    cfg.MODEL.WEIGHTS = str(output)
-    exported = load_scorer(cfg)
+def assert_same_scores(eager, exported):
     found = []
     for counts in ([1], [3], [0], [1, 0, 3, 1], [0, 0, 0, 0], [2, 1, 0, 1]):
         for size in ((64, 64), (64, 112), (96, 32)):
@@ -109,8 +97,26 @@ def test_an_exported_detector_scores_as_the_model_does(trained, form, opts, tmp_
     assert np.concatenate(found).std(axis=0).min() > 0.05  # or agreement would mean little
 
 
-def test_an_exported_classifier_scores_as_the_model_does(trained, form, tmp_path):
-    cfg = trained("VideoClassifier", "MODEL.CLASSIFIER.LINEAR_PROBE", True)
+def test_an_exported_detector_scores_as_the_model_does(detector):
+    cfg, output, report = detector
+    assert report.difference < 1e-5
+    compared = {(clips, people) for clips, people, *_ in report.cases}
+    assert compared == {(clips, people) for clips in (1, 4) for people in (0, 1, 3)}
+    assert_same_scores(EagerModel(cfg), scorer_of(output, cfg))
+
+
+def test_the_other_head(form, tmp_path):
+    """Aligned, with fixed samples and without person scores, as in SlowFast."""
+    head = ("ALIGNED", True, "SAMPLING_RATIO", 2, "USE_PERSON_SCORE", False)
+    opts = [f"MODEL.ROI_HEAD.{value}" if number % 2 == 0 else value for number, value in enumerate(head)]
+    cfg = trained(tmp_path, "ActionDetector", *opts)
+    output = tmp_path / ("model" + FORMS[form])
+    export_model(cfg, output, form)
+    assert_same_scores(EagerModel(cfg), scorer_of(output, cfg))
+
+
+def test_an_exported_classifier_scores_as_the_model_does(form, tmp_path):
+    cfg = trained(tmp_path, "VideoClassifier", "MODEL.CLASSIFIER.LINEAR_PROBE", True)
     output = tmp_path / ("model" + FORMS[form])
     export_model(cfg, output, form)
     model = export.build_model_with_weights(cfg).eval()
@@ -126,8 +132,8 @@ def test_an_exported_classifier_scores_as_the_model_does(trained, form, tmp_path
     assert extras["video"] == {"frames": 4, "side_multiple": 16, "smallest_side": 32}
 
 
-def test_a_file_that_differs_from_the_model_is_not_kept(trained, tmp_path, monkeypatch):
-    cfg = trained("ActionDetector")
+def test_a_file_that_differs_from_the_model_is_not_kept(tmp_path, monkeypatch):
+    cfg = trained(tmp_path, "ActionDetector")
     right = export._torch_runner
     monkeypatch.setattr(export, "_torch_runner", lambda path: lambda *inputs: right(path)(*inputs) + 2e-4)
     with pytest.raises(WeightsError, match=r"not kept: its scores differ .* by 2\.0e-04, more than 1e-04"):
@@ -135,24 +141,19 @@ def test_a_file_that_differs_from_the_model_is_not_kept(trained, tmp_path, monke
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_file_says_nothing_of_the_machine(trained, form, tmp_path):
-    cfg = trained("ActionDetector")
-    output = tmp_path / ("model" + FORMS[form])
-    export_model(cfg, output, form, LABELS)
+def test_a_file_says_nothing_of_the_machine(detector):
+    cfg, output, _ = detector
     content = output.read_bytes()
-    for path in (str(tmp_path), export.__file__.rpartition("/")[0], torch.__file__.rpartition("/")[0]):
-        assert path.encode() not in content
+    for path in (output, cfg.MODEL.WEIGHTS, export.__file__, torch.__file__):
+        assert str(Path(path).parent).encode() not in content
 
 
-def test_detect_with_an_exported_model(trained, form, mini_ava, tmp_path, capsys):
-    cfg = trained("ActionDetector")
+def test_detect_with_an_exported_model(detector, mini_ava, tmp_path, capsys):
+    cfg, output, _ = detector
     video = sorted((mini_ava / "videos").glob("*.mp4"))[0]
     boxes = tmp_path / "boxes.csv"
     lines = [(2, "0.1,0.2,0.4,0.9"), (3, "0.1,0.2,0.4,0.9"), (3, "0.6,0.2,0.8,0.9"), (4, "0,0,1,1")]
     boxes.write_text("".join(f"{video.stem},{second},{box},0.9\n" for second, box in lines))
-    output = tmp_path / ("model" + FORMS[form])
-    assert main(["export", "--weights", cfg.MODEL.WEIGHTS, "--output", str(output)]) == 0
-    assert f"{output}: " in capsys.readouterr().out
     rows = []
     for weights in (cfg.MODEL.WEIGHTS, output):
         out = tmp_path / "out" / str(len(rows))
@@ -173,21 +174,26 @@ def test_detect_with_an_exported_model(trained, form, mini_ava, tmp_path, capsys
     np.testing.assert_allclose(rows[0].score, rows[1].score, atol=1e-4)
 
 
-def test_a_key_that_the_export_has_fixed_cannot_be_overridden(trained, tmp_path):
-    cfg = trained("ActionDetector")
-    export_model(cfg, tmp_path / "model.pt2", "torch", LABELS)
-    cfg.MODEL.WEIGHTS = str(tmp_path / "model.pt2")
-    cfg.INPUT.TEST_SHORT_SIDE = 96
-    load_scorer(cfg)  # sizes are free
-    cfg.MODEL.ROI_HEAD.TEST_BOX_SCALE = (1.2, 1.2)
-    with pytest.raises(
-        ConfigError, match=r"^MODEL\.ROI_HEAD\.TEST_BOX_SCALE: \(1\.2, 1\.2\), but .*model\.pt2 was"
-    ):
-        load_scorer(cfg)
+def test_a_key_that_the_export_has_fixed_cannot_be_overridden(detector):
+    cfg, output, _ = detector
+    scorer_of(output, cfg, "INPUT.TEST_SHORT_SIDE", 96)
+    expected = r"^MODEL\.ROI_HEAD\.TEST_BOX_SCALE: \(1\.2, 1\.2\), but .* was exported with \(1\.1, 1\.05\)"
+    with pytest.raises(ConfigError, match=expected):
+        scorer_of(output, cfg, "MODEL.ROI_HEAD.TEST_BOX_SCALE", (1.2, 1.2))
 
 
-def test_wrong_uses(trained, tmp_path, capsys):
-    cfg = trained("ActionDetector")
+def test_the_command(tmp_path, capsys):
+    cfg = trained(tmp_path, "ActionDetector")
+    output = tmp_path / "new" / "model.pt2"
+    assert main(["export", "--weights", cfg.MODEL.WEIGHTS, "--output", str(output)]) == 0
+    assert capsys.readouterr().out.startswith(f"{output}: ")
+    extras = read_extras(output)
+    assert extras["label_map"] == LABELS
+    assert cfg.MODEL.WEIGHTS not in extras["config"]
+
+
+def test_wrong_uses(tmp_path, capsys):
+    cfg = trained(tmp_path, "ActionDetector")
     command = ["export", "--weights", cfg.MODEL.WEIGHTS, "--output"]
     for arguments, expected in (
         (["model.bin"], "model.bin ends in '.bin', expected .pt2 or .onnx"),
@@ -196,15 +202,15 @@ def test_wrong_uses(trained, tmp_path, capsys):
     ):
         assert main([*command, *arguments]) == 2
         assert expected in capsys.readouterr().err
-    pretraining = trained("MaskedAutoencoder").MODEL.WEIGHTS
+    pretraining = trained(tmp_path, "MaskedAutoencoder").MODEL.WEIGHTS
     assert main(["export", "--weights", pretraining, "--output", str(tmp_path / "m.pt2")]) == 2
     assert "expected ActionDetector or VideoClassifier, got MaskedAutoencoder" in capsys.readouterr().err
     assert not list(tmp_path.glob("*m.pt2"))
 
 
-def test_without_onnxruntime_there_is_one_clear_message(trained, tmp_path, monkeypatch):
-    cfg = trained("ActionDetector")
-    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+def test_without_onnxruntime_there_is_one_clear_message(tmp_path, monkeypatch):
+    cfg = trained(tmp_path, "ActionDetector")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UserError, match=r"onnxruntime is missing here: pip install 'vmae_det\[onnx\]'"):
         export_model(cfg, tmp_path / "model.onnx", "onnx")
     (tmp_path / "there.onnx").write_bytes(b"")

@@ -66,6 +66,8 @@ def safe_copy(path: Path) -> io.BytesIO:
     try:
         with zipfile.ZipFile(path) as source, zipfile.ZipFile(copy, "w") as target:
             names = {name.partition("/")[2]: name for name in source.namelist()}
+            if _GRAPH not in names:
+                raise WeightsError(f"{path}: damaged, or not an archive of torch.export: no {_GRAPH} in it")
             if len(names) < len(source.namelist()):
                 raise WeightsError(f"{path}: refused: a name comes twice in the archive")
             for inner, name in names.items():
@@ -106,7 +108,7 @@ def _safe_part(inner: str, source: zipfile.ZipFile, name: str, path: Path) -> by
             _check(content)
         else:
             raise ValueError("a part that no exported model needs")
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, UnicodeDecodeError):
         raise
     except ValueError as error:
         raise WeightsError(f"{path}: refused: {inner}: {error}") from None
