@@ -16,7 +16,7 @@ from vmae_det.data.annotations import read_action_csv
 from vmae_det.inference import export
 from vmae_det.inference.backends import EagerModel, load_scorer, read_extras
 from vmae_det.inference.export import export_model
-from vmae_det.inference.exported_files import METADATA_KEY
+from vmae_det.inference.exported_files import METADATA_KEY, is_exported
 from vmae_det.modeling import build_model
 from vmae_det.utils.errors import ConfigError, UserError, WeightsError
 
@@ -262,3 +262,19 @@ def test_metadata_that_is_missing_or_wrong(form, metadata, expected, tmp_path):
     foreign(path, metadata)
     with pytest.raises(WeightsError, match=rf"other{FORMS[form]}: {expected}"):
         read_extras(path)
+
+
+@pytest.mark.parametrize(
+    ("source", "exported"),
+    [
+        ("a/model.onnx", True),
+        ("model.pt2", True),
+        ("model.onnx.pt", False),
+        ("a#1.onnx", True),
+        ("https://host/model.onnx#sha256=00", True),
+        ("https://host/model.pth?name=a.onnx", False),
+        ("videomae-base", False),
+    ],
+)
+def test_exported_files_are_known_by_their_suffix(source, exported):
+    assert is_exported(source) == exported

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 
 from vmae_det.config import CfgNode, get_cfg
 from vmae_det.utils.errors import ConfigError, WeightsError
+from vmae_det.utils.paths import is_address
 
 ONNX_SUFFIX = ".onnx"
 TORCH_SUFFIX = ".pt2"
@@ -21,8 +23,9 @@ _FREE_KEYS = ("WEIGHTS", "DEVICE", "COMPILE", "BACKBONE.CHECKPOINT", "BACKBONE.D
 _UNUSED_GROUPS = ("DECODER", "MASK", "RECONSTRUCTION")
 
 
-def is_exported(path: str | Path) -> bool:
-    """Whether a file's suffix is that of an exported model."""
+def is_exported(source: str | Path) -> bool:
+    """Whether the suffix of a file or an address is that of an exported model."""
+    path = urlsplit(str(source)).path if is_address(source) else source
     return Path(path).suffix in (ONNX_SUFFIX, TORCH_SUFFIX)
 
 
