@@ -33,7 +33,7 @@ def load_program(path: Path, device: torch.device | None = None) -> Callable[...
             from torch.export.passes import move_to_device_pass
 
             program = move_to_device_pass(program, device)
-        return program.module(check_guards=False)
+        return program.module()
     except Exception as error:  # what a parser says to what is not its own
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
         raise WeightsError(f"{path}: torch cannot load it: {reason}") from None
