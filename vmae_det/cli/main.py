@@ -20,6 +20,7 @@ COMMANDS = {
     "detect-persons": "boxes of the people in the keyframes of videos, by a person detector",
     "visualize": "what a model sees, is fed and has learned, as pictures",
     "inspect": "size, cost, memory and learning rates of a config, before a run",
+    "export": "a detector or classifier as a file of torch.export or ONNX",
     "convert": "weights from one published format to another",
     "prepare": "a known dataset, from what its site gives to what the configs want",
     "import": "annotations of CVAT, VIA 3, COCO JSON or Label Studio to a dataset",

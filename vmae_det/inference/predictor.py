@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from vmae_det.checkpoint import read_checkpoint
 from vmae_det.config import CfgNode, get_cfg
 from vmae_det.data import transforms
 from vmae_det.data.annotations import ActionBoxes, LabelMap
@@ -18,8 +17,7 @@ from vmae_det.data.keyframes import group_by_keyframe
 from vmae_det.data.person_boxes import PersonBoxes
 from vmae_det.data.readers import VideoReader, open_video
 from vmae_det.data.sampling import keyframe_clip
-from vmae_det.engine.setup import build_model_with_weights, choose_device
-from vmae_det.engine.trainer import AMP_TYPES, to_device
+from vmae_det.inference.backends import load_scorer, read_extras
 from vmae_det.utils.errors import ConfigError, DataError, WeightsError
 
 
@@ -101,8 +99,7 @@ class ActionPredictor:
                 f"MODEL.ROI_HEAD.NUM_CLASSES: {cfg.MODEL.ROI_HEAD.NUM_CLASSES}, but the label map has "
                 f"{len(self.label_map)} classes"
             )
-        self.device = choose_device(cfg)
-        self.model = build_model_with_weights(cfg, complete=True).to(self.device).eval()
+        self.scorer = load_scorer(cfg)
 
     def __call__(
         self, video: str | Path, persons: PersonBoxes, video_start: float = 0.0, progress: bool = False
@@ -151,7 +148,6 @@ class ActionPredictor:
             label_map=self.label_map,
         )
 
-    @torch.no_grad()
     def _score(
         self, reader: VideoReader, keyframes: list[tuple[int, np.ndarray, np.ndarray]]
     ) -> list[np.ndarray]:
@@ -167,10 +163,7 @@ class ActionPredictor:
             "boxes": [clip.boxes for clip in clips],
             "person_scores": [torch.as_tensor(scores, dtype=torch.float32) for *_, scores in keyframes],
         }
-        amp = AMP_TYPES[self.cfg.SOLVER.AMP]
-        with torch.autocast(self.device.type, amp, enabled=amp is not None):
-            predictions = self.model(to_device(batch, self.device))
-        return [scores.cpu().numpy() for scores in predictions["scores"]]
+        return self.scorer(batch)
 
 
 def whole_frame(video: str | Path, video_start: float = 0.0) -> PersonBoxes:
@@ -191,12 +184,12 @@ def whole_frame(video: str | Path, video_start: float = 0.0) -> PersonBoxes:
 
 
 def read_config(weights: str | Path) -> CfgNode:
-    """The config that travels with the weights that this program wrote; MODEL.WEIGHTS names the file.
+    """The config that travels with weights or an exported model; MODEL.WEIGHTS names the file.
 
     Raises:
         WeightsError: there is none in the file.
     """
-    text = read_checkpoint(weights).get("config")
+    text = read_extras(weights).get("config")
     if not isinstance(text, str):
         raise WeightsError(f"{weights}: holds no config; give the one it was made with by --config-file")
     cfg = get_cfg()
@@ -206,8 +199,8 @@ def read_config(weights: str | Path) -> CfgNode:
 
 
 def read_label_map(weights: str | Path) -> LabelMap:
-    """The label map that travels with weights that this program wrote; WeightsError if there is none."""
-    content = read_checkpoint(weights).get("label_map")
+    """The label map that travels with weights or an exported model; WeightsError if there is none."""
+    content = read_extras(weights).get("label_map")
     if not isinstance(content, dict):
         raise WeightsError(f"{weights}: holds no label map; give one by --label-map")
     return LabelMap(**{key: tuple(value) for key, value in content.items()})

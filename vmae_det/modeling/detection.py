@@ -73,15 +73,31 @@ class ActionDetector(nn.Module):
             if self.box_jitter:
                 boxes = jitter_boxes(boxes, batch["seed"], height, width)
             return {"loss": box_loss(self.logits(video, boxes), torch.cat(batch["labels"]), self.loss)}
-        boxes = [scale_boxes(box, self.test_box_scale, height, width) for box in boxes]
-        scores = self.logits(video, boxes).float().sigmoid()
-        if self.use_person_score:
-            scores = scores * torch.cat(batch["person_scores"])[:, None]
-        return {"scores": list(scores.split([len(box) for box in boxes]))}
+        counts = [len(box) for box in boxes]
+        clips = torch.arange(len(boxes)).repeat_interleave(torch.tensor(counts)).to(video.device)
+        scores = self.scores(video, torch.cat(boxes), clips, torch.cat(batch["person_scores"]))
+        return {"scores": list(scores.split(counts))}
 
-    def logits(self, video: torch.Tensor, boxes: list[torch.Tensor]) -> torch.Tensor:
-        """Logits (sum of N_i, classes) of a normalised video (B, 3, T, H, W), boxes pooled exactly as
-        given."""
+    def scores(
+        self, video: torch.Tensor, boxes: torch.Tensor, clips: torch.Tensor, person_scores: torch.Tensor
+    ) -> torch.Tensor:
+        """Scores (R, classes), in [0, 1], of R people in a normalised video (B, 3, T, H, W).
+
+        Args:
+            boxes: (R, 4) xyxy pixels, of the person detector: they are scaled here.
+            clips: (R,) the number in the batch of each person's clip.
+            person_scores: (R,).
+        """
+        boxes = scale_boxes(boxes, self.test_box_scale, *video.shape[-2:])
+        scores = self.logits(video, torch.cat([clips[:, None].to(boxes), boxes], dim=1)).float().sigmoid()
+        return scores * person_scores[:, None] if self.use_person_score else scores
+
+    def logits(self, video: torch.Tensor, boxes: list[torch.Tensor] | torch.Tensor) -> torch.Tensor:
+        """Logits (R, classes) of a normalised video (B, 3, T, H, W), boxes pooled exactly as given.
+
+        Args:
+            boxes: lists of (N_i, 4) xyxy pixels, or (R, 5) with the number of the clip before them.
+        """
         return self.roi_head(self.features(video), boxes)
 
     def features(self, video: torch.Tensor) -> torch.Tensor:

@@ -54,17 +54,23 @@ class MaxPoolRoIHead(nn.Module):
             dropout=node.DROPOUT,
         )
 
-    def pool(self, features: torch.Tensor, boxes: list[torch.Tensor]) -> torch.Tensor:
-        """Features (R, C) of R boxes, lists of (N_i, 4) xyxy pixels, on a map (B, C, H / scale, W /
-        scale)."""
-        boxes = [box.to(features.dtype) for box in boxes]
+    def pool(self, features: torch.Tensor, boxes: list[torch.Tensor] | torch.Tensor) -> torch.Tensor:
+        """Features (R, C) of R boxes on a map (B, C, H / scale, W / scale).
+
+        Args:
+            boxes: lists of (N_i, 4) xyxy pixels, or (R, 5) with the number of the clip before them.
+        """
+        if isinstance(boxes, torch.Tensor):
+            boxes = boxes.to(features.dtype)
+        else:
+            boxes = [box.to(features.dtype) for box in boxes]
         regions = roi_align(
             features, boxes, self.resolution, self.scale, self.sampling_ratio, self.aligned
         )  # R, C, resolution, resolution
         return regions.amax(dim=(2, 3))
 
-    def forward(self, features: torch.Tensor, boxes: list[torch.Tensor]) -> torch.Tensor:
-        """Logits (R, classes)."""
+    def forward(self, features: torch.Tensor, boxes: list[torch.Tensor] | torch.Tensor) -> torch.Tensor:
+        """Logits (R, classes); see `pool`."""
         return self.classifier(self.dropout(self.pool(features, boxes)))
 
 
@@ -95,5 +101,5 @@ def scale_boxes(boxes: torch.Tensor, factors: tuple[float, float], height: int, 
 
 def clip_boxes(boxes: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Boxes (N, 4) xyxy pixels cut at the borders of a frame."""
-    limit = boxes.new_tensor([width, height, width, height])
-    return boxes.clamp(min=0).minimum(limit)
+    x, y = boxes[:, 0::2].clamp(0, width), boxes[:, 1::2].clamp(0, height)
+    return torch.stack([x, y], dim=2).flatten(1)

@@ -1,0 +1,280 @@
+"""Exported models give the scores of the model, through `detect` too; what goes wrong is one clear line."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from vmae_det.checkpoint import save_weights
+from vmae_det.cli.main import main
+from vmae_det.config import get_cfg
+from vmae_det.data.annotations import read_action_csv
+from vmae_det.inference import export
+from vmae_det.inference.backends import EagerModel, load_scorer, read_extras
+from vmae_det.inference.export import export_model
+from vmae_det.inference.exported_files import METADATA_KEY, is_exported
+from vmae_det.modeling import build_model
+from vmae_det.utils.errors import ConfigError, UserError, WeightsError
+
+FORMS = {"torch": ".pt2", "onnx": ".onnx"}
+LABELS = {"ids": [1, 2, 4], "names": ["walk", "sit", "talk"], "kinds": ["", "", ""]}
+
+
+@pytest.fixture(params=FORMS, scope="module")
+def form(request):
+    if request.param == "onnx":
+        for module in ("onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(module)
+    return request.param
+
+
+def trained(folder, architecture, *opts):
+    """The config of a small model, with a file of its weights."""
+    cfg = get_cfg()
+    cfg.merge_from_list(
+        [
+            *("MODEL.META_ARCHITECTURE", architecture, "INPUT.CROP_SIZE", 64, "INPUT.NUM_FRAMES", 4),
+            *("MODEL.BACKBONE.EMBED_DIM", 24, "MODEL.BACKBONE.DEPTH", 2, "MODEL.BACKBONE.NUM_HEADS", 2),
+            *("MODEL.ROI_HEAD.NUM_CLASSES", 3, "MODEL.CLASSIFIER.NUM_CLASSES", 3),
+            *("INPUT.TEST_SHORT_SIDE", 64, "MODEL.DEVICE", "cpu", *opts),
+        ]
+    )
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    for name, value in model.named_parameters():  # scores that depend on what is seen
+        if "norm" not in name and "patch_embed" not in name:
+            nn.init.normal_(value, std=0.5)
+    cfg.MODEL.WEIGHTS = str(folder / f"{architecture}.pt")
+    save_weights(model.state_dict(), cfg.dump(), cfg.MODEL.WEIGHTS, LABELS)
+    return cfg
+
+
+@pytest.fixture(scope="module")
+def detector(form, tmp_path_factory):
+    """The config of a detector, the file that it was exported as, and the report."""
+    folder = tmp_path_factory.mktemp(form)
+    cfg = trained(folder, "ActionDetector")
+    output = folder / ("model" + FORMS[form])
+    return cfg, output, export_model(cfg, output, form, LABELS)
+
+
+def scorer_of(output, cfg, *opts):
+    """What `detect` would use."""
+    cfg = cfg.clone()
+    cfg.merge_from_list(["MODEL.WEIGHTS", str(output), *opts])
+    return load_scorer(cfg)
+
+
+def batch(counts, height, width):
+    """Clips with so many people each."""
+    generator = torch.Generator().manual_seed(sum(counts))
+    shape = (len(counts), 3, 4, height, width)
+    boxes = []
+    for count in counts:
+        corners = torch.rand(count, 2, 2, generator=generator).sort(dim=1).values
+        boxes.append((corners * torch.tensor([width, height])).flatten(1))
+    return {
+        "video": torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8),
+        "boxes": boxes,
+        "person_scores": [torch.rand(count, generator=generator) for count in counts],
+    }
+
+
+def assert_same_scores(eager, exported):
+    found = []
+    for counts in ([1], [3], [0], [1, 0, 3, 1], [0, 0, 0, 0], [2, 1, 0, 1]):
+        for size in ((64, 64), (64, 112), (96, 32)):
+            people = batch(counts, *size)
+            expected, actual = eager(people), exported(people)
+            assert [len(scores) for scores in actual] == counts
+            for a, b in zip(actual, expected):
+                np.testing.assert_allclose(a, b, atol=1e-4)
+            found += expected
+    assert np.concatenate(found).std(axis=0).min() > 0.05  # or agreement would mean little
+
+
+def test_an_exported_detector_scores_as_the_model_does(detector):
+    cfg, output, report = detector
+    assert report.difference < 1e-5
+    compared = {(clips, people) for clips, people, *_ in report.cases}
+    assert compared == {(clips, people) for clips in (1, 4) for people in (0, 1, 3)}
+    assert_same_scores(EagerModel(cfg), scorer_of(output, cfg))
+
+
+def test_the_other_head(form, tmp_path):
+    """Aligned, with fixed samples and without person scores, as in SlowFast."""
+    head = ("ALIGNED", True, "SAMPLING_RATIO", 2, "USE_PERSON_SCORE", False)
+    opts = [f"MODEL.ROI_HEAD.{value}" if number % 2 == 0 else value for number, value in enumerate(head)]
+    cfg = trained(tmp_path, "ActionDetector", *opts)
+    output = tmp_path / ("model" + FORMS[form])
+    export_model(cfg, output, form)
+    assert_same_scores(EagerModel(cfg), scorer_of(output, cfg))
+
+
+def test_an_exported_classifier_scores_as_the_model_does(form, tmp_path):
+    cfg = trained(tmp_path, "VideoClassifier", "MODEL.CLASSIFIER.LINEAR_PROBE", True)
+    output = tmp_path / ("model" + FORMS[form])
+    export_model(cfg, output, form)
+    model = export.build_model_with_weights(cfg).eval()
+    run = (export._onnx_runner if form == "onnx" else export._torch_runner)(output)
+    for clips in (1, 4):
+        video = batch([0] * clips, 64, 80)["video"]
+        with torch.no_grad():
+            expected = model({"video": video})["scores"]
+        torch.testing.assert_close(run(video), expected, rtol=0, atol=1e-4)
+        assert expected.std() > 0.01
+    extras = read_extras(output)
+    assert extras["label_map"] is None
+    assert extras["video"] == {"frames": 4, "side_multiple": 16, "smallest_side": 32}
+
+
+def test_a_file_that_differs_from_the_model_is_not_kept(tmp_path, monkeypatch):
+    cfg = trained(tmp_path, "ActionDetector")
+    right = export._torch_runner
+    monkeypatch.setattr(export, "_torch_runner", lambda path: lambda *inputs: right(path)(*inputs) + 2e-4)
+    with pytest.raises(WeightsError, match=r"not kept: its scores differ .* by 2\.0e-04, more than 1e-04"):
+        export_model(cfg, tmp_path / "out" / "model.pt2", "torch")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_file_says_nothing_of_the_machine(detector):
+    cfg, output, _ = detector
+    content = output.read_bytes()
+    for path in (output, cfg.MODEL.WEIGHTS, export.__file__, torch.__file__):
+        assert str(Path(path).parent).encode() not in content
+
+
+def test_detect_with_an_exported_model(detector, mini_ava, tmp_path, capsys):
+    cfg, output, _ = detector
+    video = sorted((mini_ava / "videos").glob("*.mp4"))[0]
+    boxes = tmp_path / "boxes.csv"
+    lines = [(2, "0.1,0.2,0.4,0.9"), (3, "0.1,0.2,0.4,0.9"), (3, "0.6,0.2,0.8,0.9"), (4, "0,0,1,1")]
+    boxes.write_text("".join(f"{video.stem},{second},{box},0.9\n" for second, box in lines))
+    rows = []
+    for weights in (cfg.MODEL.WEIGHTS, output):
+        out = tmp_path / "out" / str(len(rows))
+        command = [
+            "detect",
+            str(video),
+            "--boxes",
+            str(boxes),
+            "--weights",
+            str(weights),
+            "--output",
+            str(out),
+        ]
+        assert main(command) == 0
+        rows.append(read_action_csv(out / f"{video.stem}.csv", kind="detections"))
+    assert len(rows[0]) == len(lines) * 3
+    np.testing.assert_array_equal(rows[0].action, rows[1].action)
+    np.testing.assert_allclose(rows[0].score, rows[1].score, atol=1e-4)
+
+
+def test_a_key_that_the_export_has_fixed_cannot_be_overridden(detector):
+    cfg, output, _ = detector
+    scorer_of(output, cfg, "INPUT.TEST_SHORT_SIDE", 96)
+    expected = r"^MODEL\.ROI_HEAD\.TEST_BOX_SCALE: \(1\.2, 1\.2\), but .* was exported with \(1\.1, 1\.05\)"
+    with pytest.raises(ConfigError, match=expected):
+        scorer_of(output, cfg, "MODEL.ROI_HEAD.TEST_BOX_SCALE", (1.2, 1.2))
+
+
+def test_the_command(tmp_path, capsys):
+    cfg = trained(tmp_path, "ActionDetector")
+    output = tmp_path / "new" / "model.pt2"
+    assert main(["export", "--weights", cfg.MODEL.WEIGHTS, "--output", str(output)]) == 0
+    assert capsys.readouterr().out.startswith(f"{output}: ")
+    extras = read_extras(output)
+    assert extras["label_map"] == LABELS
+    assert cfg.MODEL.WEIGHTS not in extras["config"]
+
+
+def test_wrong_uses(tmp_path, capsys):
+    cfg = trained(tmp_path, "ActionDetector")
+    command = ["export", "--weights", cfg.MODEL.WEIGHTS, "--output"]
+    for arguments, expected in (
+        (["model.bin"], "model.bin ends in '.bin', expected .pt2 or .onnx"),
+        (["model.onnx", "--format", "torch"], "a file of torch ends in .pt2"),
+        ([str(tmp_path / "m.pt2"), "--opts", "MODEL.ROI_HEAD.NUM_CLASSES", "4"], "of another architecture"),
+    ):
+        assert main([*command, *arguments]) == 2
+        assert expected in capsys.readouterr().err
+    pretraining = trained(tmp_path, "MaskedAutoencoder").MODEL.WEIGHTS
+    assert main(["export", "--weights", pretraining, "--output", str(tmp_path / "m.pt2")]) == 2
+    assert "expected ActionDetector or VideoClassifier, got MaskedAutoencoder" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*m.pt2"))
+
+
+def test_without_onnxruntime_there_is_one_clear_message(tmp_path, monkeypatch):
+    cfg = trained(tmp_path, "ActionDetector")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UserError, match=r"onnxruntime is missing here: pip install 'vmae_det\[onnx\]'"):
+        export_model(cfg, tmp_path / "model.onnx", "onnx")
+    (tmp_path / "there.onnx").write_bytes(b"")
+    with pytest.raises(UserError, match=r"pip install 'vmae_det\[onnx\]'"):
+        read_extras(tmp_path / "there.onnx")
+
+
+def test_files_that_are_not_ours(form, tmp_path):
+    path = tmp_path / ("noise" + FORMS[form])
+    path.write_bytes(b"not a model" * 100)
+    with pytest.raises(
+        WeightsError, match=rf"noise{FORMS[form]}: (not an ONNX model|damaged, or not an arch)"
+    ):
+        read_extras(path)
+    with pytest.raises(WeightsError, match="no such checkpoint file"):
+        read_extras(tmp_path / ("gone" + FORMS[form]))
+
+
+def foreign(path, metadata):
+    """A whole file of another program."""
+    if path.suffix == ".pt2":
+        program = torch.export.export(nn.Linear(2, 2), (torch.zeros(1, 2),))
+        torch.export.save(program, path, extra_files={f"{METADATA_KEY}.json": metadata} if metadata else None)
+        return
+    import onnx
+
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [value("x", 1, [1])], [value("y", 1, [1])]
+    )
+    opset = [onnx.helper.make_opsetid("", 18)]
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=10)
+    if metadata:
+        onnx.helper.set_model_props(model, {METADATA_KEY: metadata})
+    onnx.save(model, path)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        (None, "no metadata of vmae_det in it"),
+        ("{", "its metadata is damaged"),
+        (json.dumps({"format": 1, "config": 3, "label_map": None}), "its metadata is damaged"),
+        (json.dumps({"format": 99, "config": "", "label_map": None}), "metadata of version 99, expected 1"),
+    ],
+)
+def test_metadata_that_is_missing_or_wrong(form, metadata, expected, tmp_path):
+    path = tmp_path / ("other" + FORMS[form])
+    foreign(path, metadata)
+    with pytest.raises(WeightsError, match=rf"other{FORMS[form]}: {expected}"):
+        read_extras(path)
+
+
+@pytest.mark.parametrize(
+    ("source", "exported"),
+    [
+        ("a/model.onnx", True),
+        ("model.pt2", True),
+        ("model.onnx.pt", False),
+        ("a#1.onnx", True),
+        ("https://host/model.onnx#sha256=00", True),
+        ("https://host/model.pth?name=a.onnx", False),
+        ("videomae-base", False),
+    ],
+)
+def test_exported_files_are_known_by_their_suffix(source, exported):
+    assert is_exported(source) == exported

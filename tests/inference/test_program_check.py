@@ -1,0 +1,195 @@
+"""A .pt2 file from elsewhere cannot run code: what could is refused or left out."""
+
+import io
+import json
+import pickle
+import zipfile
+
+import pytest
+import torch
+from torch import nn
+
+from vmae_det.inference.exported_program import load_program
+from vmae_det.utils.errors import WeightsError
+
+GRAPH = "models/model.json"
+WEIGHTS = "data/weights/model_weights_config.json"
+
+
+class Small(nn.Module):
+    """A few of the operations of a detector."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.linear(x).flatten(0, 1).softmax(dim=1) * x.shape[0]
+
+
+@pytest.fixture(scope="module")
+def archive():
+    """Parts of an exported model by name, and the model."""
+    torch.manual_seed(0)
+    model = Small().eval().requires_grad_(False)
+    rows = torch.export.Dim("rows", min=1)
+    program = torch.export.export(model, (torch.zeros(3, 4, 2),), dynamic_shapes={"x": {0: rows}})
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    with zipfile.ZipFile(file) as parts:
+        return {name.partition("/")[2]: parts.read(name) for name in parts.namelist()}, model
+
+
+class Evil:
+    """A pickle that makes a file when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.fixture
+def written(archive, tmp_path):
+    """written(**CHANGES): the archive as a file, with parts changed: a function of JSON, or bytes."""
+
+    def write(changes):
+        parts = dict(archive[0])
+        for name, change in changes.items():
+            if callable(change):
+                content = json.loads(parts[name])
+                change(content)
+                parts[name] = json.dumps(content).encode()
+            else:
+                parts[name] = change
+        path = tmp_path / "model.pt2"
+        with zipfile.ZipFile(path, "w") as file:
+            for name, content in parts.items():
+                file.writestr(f"model/{name}", content)
+        return path
+
+    return write
+
+
+def nodes(program):
+    return program["graph_module"]["graph"]["nodes"]
+
+
+def symbols(value):
+    """All sizes that are formulas."""
+    if isinstance(value, list):
+        return [found for item in value for found in symbols(item)]
+    if isinstance(value, dict):
+        own = [value] if "expr_str" in value else []
+        return own + [found for item in value.values() for found in symbols(item)]
+    return []
+
+
+def test_a_right_file_runs(written, archive):
+    program = load_program(written({}))
+    for rows in (1, 2, 5):
+        x = torch.randn(rows, 4, 2)
+        torch.testing.assert_close(program(x), archive[1](x))
+
+
+def code(path):
+    return f"__import__('pathlib').Path({str(path)!r}).touch()"
+
+
+def test_pickles_and_code_that_are_of_no_use_are_left_out(written, archive, tmp_path):
+    trace = tmp_path / "executed"
+    path = written(
+        {
+            "data/sample_inputs/model.pt": pickle.dumps(Evil(trace)),
+            GRAPH: lambda program: program["guards_code"].append(code(trace)),
+        }
+    )
+    x = torch.randn(2, 4, 2)
+    torch.testing.assert_close(load_program(path)(x), archive[1](x))
+    assert not trace.exists()
+
+
+def evil_target(program):
+    nodes(program)[0]["target"] = "torch.os.system"
+
+
+def evil_aten(program):
+    nodes(program)[0]["target"] = "torch.ops.aten.from_file.default"
+
+
+def evil_kind(program):
+    nodes(program)[0]["inputs"][0]["arg"] = {"as_custom_obj": {"name": "x", "class_fqn": "y"}}
+
+
+def evil_spec(program):
+    spec = [1, {"type": "collections.defaultdict", "context": '{"default_factory_module": "antigravity"}'}]
+    program["graph_module"]["module_call_graph"][0]["signature"]["in_spec"] = json.dumps(spec)
+
+
+def evil_payload(config):
+    next(iter(config["config"].values()))["use_pickle"] = True
+
+
+def other_path(config):
+    next(iter(config["config"].values()))["path_name"] = "../../../etc/passwd"
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "expected"),
+    [
+        (GRAPH, evil_target, "the operation 'torch.os.system'"),
+        (GRAPH, evil_aten, r"the operation 'torch.ops.aten.from_file.default'"),
+        (GRAPH, evil_kind, "a value of the kind 'as_custom_obj'"),
+        (GRAPH, evil_spec, "an input of the type 'collections.defaultdict'"),
+        (WEIGHTS, evil_payload, "a pickled tensor"),
+        (WEIGHTS, other_path, "expected a tensor, got '../../../etc/passwd'"),
+        ("data/constants/custom_obj_0", b"", "a part that no exported model needs"),
+        ("data/weights/model.pt", b"", "a part that no exported model needs"),
+        ("data/aotinductor/model/a.so", b"", "a part that no exported model needs"),
+        ("models/second.json", b"{}", "a part that no exported model needs"),
+    ],
+)
+def test_what_could_run_code_is_refused(written, part, change, expected):
+    with pytest.raises(WeightsError, match=rf"model\.pt2: refused: {part}: {expected}"):
+        load_program(written({part: change}))
+
+
+@pytest.mark.parametrize("where", ["size", "range"])
+@pytest.mark.parametrize(
+    "formula", ["{}", "Symbol('{}')", "s0.__class__", "9**9**9", "[{}]", "lambda: 0", "("]
+)
+def test_formulas_that_are_not_arithmetic_are_refused(written, tmp_path, where, formula):
+    trace = tmp_path / "executed"
+    text = formula.format(code(trace).replace("'", '"') if "'" in formula else code(trace))
+
+    def change(program):
+        if where == "range":
+            program["range_constraints"][text] = {"min_val": 0, "max_val": 1}
+        else:
+            symbols(program)[0]["expr_str"] = text
+
+    with pytest.raises(WeightsError, match=r"refused: models/model.json: the size"):
+        load_program(written({GRAPH: change}))
+    assert not trace.exists()
+
+
+def test_names_that_come_twice_are_refused(written):
+    path = written({})
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr(f"other/{GRAPH}", b"{}")
+    with pytest.raises(WeightsError, match="a name comes twice"):
+        load_program(path)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{}", b'{"graph_module": 3}', b"{", b"\xff"])
+def test_a_graph_of_another_form(written, content):
+    with pytest.raises(WeightsError, match=r"model\.pt2: (its graph is not in the form|damaged)"):
+        load_program(written({GRAPH: content}))
+
+
+def test_a_truncated_file(written):
+    path = written({})
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(WeightsError, match=r"model\.pt2: damaged"):
+        load_program(path)
