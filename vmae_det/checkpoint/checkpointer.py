@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 
+from vmae_det.checkpoint import sharded
 from vmae_det.checkpoint.digest import DIGEST_SUFFIX, check_digest, write_with_digest
 from vmae_det.checkpoint.files import read_checkpoint
 from vmae_det.utils import distributed
@@ -17,23 +22,26 @@ from vmae_det.utils.errors import WeightsError
 
 logger = logging.getLogger(__name__)
 
-_NAME = re.compile(r"checkpoint_(\d+)\.pt$")
+_NAME = re.compile(r"checkpoint_(\d+)(\.pt)?$")
 
 
 class Checkpointer:
-    """Saves the state of a run as `checkpoint_STEP.pt` in a folder, and reads the newest that is whole.
+    """Saves the state of a run in a folder, and reads the newest checkpoint there that is whole.
 
-    A thread writes, so that training goes on. Beside each checkpoint lies its SHA-256, as `sha256sum`
-    writes it.
+    The main process saves to `checkpoint_STEP.pt`, with its SHA-256 beside it, as `sha256sum` writes it; or,
+    where processes share the tensors, all save to a folder `checkpoint_STEP`. Threads write, so that training
+    goes on.
 
     Args:
         folder: made when the first checkpoint is written.
         keep: how many of the latest stay.
+        sharded: whether processes share the tensors, so that all of them save.
     """
 
-    def __init__(self, folder: str | Path, keep: int = 3) -> None:
+    def __init__(self, folder: str | Path, keep: int = 3, sharded: bool = False) -> None:
         self.folder = Path(folder)
         self.keep = keep
+        self.sharded = sharded
         self._thread: threading.Thread | None = None
         self._error: WeightsError | None = None
 
@@ -46,10 +54,26 @@ class Checkpointer:
             WeightsError: the checkpoint before could not be written.
         """
         self.wait()
-        path = self.folder / f"checkpoint_{step:07d}.pt"
-        self._thread = threading.Thread(target=self._write, args=(_copy(state), path), name="checkpoint")
-        self._thread.start()
+        path = self.folder / f"checkpoint_{step:07d}"
+        if self.sharded:
+            part = self.folder / f".{path.name}.tmp"
+            writing = sharded.start_to_write(state, part)
+            rest = _copy(sharded.rest_of(state))
+            self._start(path, lambda: self._finish_sharded(writing, rest, part, path))
+        else:
+            path = path.with_suffix(".pt")
+            state = _copy(state)
+            self._start(path, lambda: write_with_digest(state, path))
         return path
+
+    def _start(self, path: Path, write: Callable[[], None]) -> None:
+        self._thread = threading.Thread(target=self._write, args=(path, write), name="checkpoint")
+        self._thread.start()
+
+    def _finish_sharded(self, writing: Future, rest: dict[str, Any], part: Path, path: Path) -> None:
+        writing.result()
+        if distributed.is_main_process():
+            sharded.finish(rest, part, path)
 
     def wait(self) -> None:
         """Return when all that was saved is on disk; WeightsError if it could not be written."""
@@ -69,22 +93,20 @@ class Checkpointer:
         if error is not None:
             raise error
 
-    def _write(self, state: dict[str, Any], path: Path) -> None:
+    def _write(self, path: Path, write: Callable[[], None]) -> None:
         try:
-            write_with_digest(state, path)
-            for old in self.all()[: -self.keep]:
-                old.unlink(missing_ok=True)
-                old.with_name(old.name + DIGEST_SUFFIX).unlink(missing_ok=True)
-        except OSError as error:
+            write()
+            if distributed.is_main_process():
+                for old in self.all()[: -self.keep]:
+                    _remove(old)
+        except (OSError, CheckpointException) as error:
             kept = [other.name for other in self.all() if other != path]
             rest = f"the newest on disk is {kept[-1]}" if kept else "there is none on disk"
-            self._error = WeightsError(
-                f"{path}: the checkpoint cannot be written: {error.strerror or error}; {rest}"
-            )
+            self._error = WeightsError(f"{path}: the checkpoint cannot be written: {_reason(error)}; {rest}")
 
     def all(self) -> list[Path]:
         """The checkpoints in the folder, by step."""
-        return sorted(path for path in self.folder.glob("checkpoint_*.pt") if _NAME.search(path.name))
+        return sorted(path for path in self.folder.glob("checkpoint_*") if _NAME.fullmatch(path.name))
 
     def load_newest(self) -> tuple[Path, dict[str, Any]] | None:
         """The newest checkpoint that is whole and its state; None if there is none.
@@ -102,14 +124,14 @@ class Checkpointer:
         chosen = distributed.all_gather_object(found and str(found[0]))[0]
         if chosen is None or found is not None:
             return found
-        return Path(chosen), read_checkpoint(chosen)
+        return Path(chosen), _read(Path(chosen))
 
     def _newest(self) -> tuple[Path, dict[str, Any]] | None:
         paths = self.all()
         for passed_over, path in enumerate(reversed(paths)):
             try:
-                checked = check_digest(path)
-                state = read_checkpoint(path)
+                checked = sharded.check_sums(path) if path.is_dir() else check_digest(path)
+                state = _read(path)
             except WeightsError as error:
                 logger.warning("passed over: %s", error)
                 continue
@@ -126,7 +148,31 @@ class Checkpointer:
     def _remove_half_written(self) -> None:
         for path in self.folder.glob(".checkpoint_*.tmp*"):
             logger.info("removed %s, which was never finished", path.name)
-            path.unlink(missing_ok=True)
+            _remove(path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return sharded.read_rest(path) if path.is_dir() else read_checkpoint(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        half = path.with_name(
+            f".{path.name}.tmp"
+        )  # what is left of it, if this is interrupted, is no checkpoint
+        path.rename(half)
+        shutil.rmtree(half)
+    else:
+        path.unlink(missing_ok=True)
+        path.with_name(path.name + DIGEST_SUFFIX).unlink(missing_ok=True)
+
+
+def _reason(error: OSError | CheckpointException) -> str:
+    """What the system said, of the first process that met something."""
+    if isinstance(error, CheckpointException):
+        causes = [failure[0] for failure in error.failures.values()]
+        error = next((cause for cause in causes if isinstance(cause, OSError)), causes[0])
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _copy(value: Any) -> Any:

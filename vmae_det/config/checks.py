@@ -20,6 +20,7 @@ _CHOICES = {
     "SOLVER.OPTIMIZER": ("adamw", "sgd"),
     "SOLVER.AMP": ("none", "bf16", "fp16"),
     "SOLVER.ON_BAD_LOSS": ("stop", "skip"),
+    "SOLVER.PARALLEL": ("ddp", "fsdp"),
     "TEST.PROTOCOL": ("challenge", "slowfast"),
     "PERSON_DETECTOR.ONNX_LAYOUT": ("auto", "yolov5", "yolov8", "end_to_end"),
 }
@@ -225,6 +226,11 @@ def _check_target(cfg: CfgNode, slices: int) -> None:
 
 def _check_solver(cfg: CfgNode) -> None:
     solver = cfg.SOLVER
+    _require(
+        not (solver.PARALLEL == "fsdp" and solver.AMP == "fp16"),
+        "SOLVER.AMP",
+        "fp16 scales losses, which SOLVER.PARALLEL fsdp does not share; set it to bf16 or none",
+    )
     _require(
         solver.WARMUP_EPOCHS <= solver.EPOCHS,
         "SOLVER.WARMUP_EPOCHS",

@@ -201,6 +201,9 @@ _C.SOLVER.EMA_DECAY = 0.0
 _C.SOLVER.CLIP_GRAD = 0.0
 # Mixed precision: none, bf16 or fp16 (with loss scaling).
 _C.SOLVER.AMP = "none"
+# How several processes share a model: ddp, each holds all of it; fsdp, each holds a part of every tensor (for
+# models of which one device cannot hold weights, gradients and optimizer state), with checkpoints in parts.
+_C.SOLVER.PARALLEL = "ddp"
 # Forward and backward passes per optimizer step.
 _C.SOLVER.ACCUMULATE = 1
 # Epochs between checkpoints, and how many of them are kept.

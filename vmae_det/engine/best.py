@@ -46,17 +46,12 @@ class BestWeights:
     The file itself says what is to be surpassed, so that a resumed run goes on with it.
 
     Args:
-        save: writes the weights to a path with the values by name that are to go with them; raises
-            WeightsError.
         resumed: whether a file of an earlier start counts.
     """
 
-    def __init__(
-        self, folder: Path, metric: Metric | None, save: Callable[..., None], resumed: bool = False
-    ) -> None:
+    def __init__(self, folder: Path, metric: Metric | None, resumed: bool = False) -> None:
         self.path = folder / BEST_WEIGHTS
         self.metric = metric
-        self.save = save
         self.value = math.nan
         if metric and resumed and self.path.exists():
             self._read(metric)
@@ -72,8 +67,11 @@ class BestWeights:
             self.value = content["value"]
             logger.info("%s: %s %.4f, of step %d", self.path.name, metric.name, self.value, content["step"])
 
-    def offer(self, metrics: dict[str, float], step: int) -> None:
+    def offer(self, metrics: dict[str, float], step: int, save: Callable[..., None]) -> None:
         """Keep the weights of this step if they are better; all processes call this.
+
+        Args:
+            save: writes the weights to a path with the values by name that are to go with them.
 
         Raises:
             WeightsError: the file cannot be written.
@@ -83,7 +81,7 @@ class BestWeights:
             value = metrics[self.metric.name]
             if self._is_better(value):
                 try:
-                    self.save(self.path, metric=self.metric.name, value=value, step=step)
+                    save(self.path, metric=self.metric.name, value=value, step=step)
                 except WeightsError as error:
                     failed = error
                 else:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from timm.utils import ModelEmaV3
 from torch import nn
 
-from vmae_det.checkpoint import load_weights
 from vmae_det.engine.trainer import HookBase
+from vmae_det.utils.errors import WeightsError
+from vmae_det.utils.sharing import fill, own_part
 
 
 class WeightAverage(HookBase):
     """After each step: average = decay x average + (1 - decay) x weights; it starts at the model's weights.
 
-    It belongs in front of the hooks that evaluate and save. All processes hold the same average, as they hold
-    the same weights.
+    It belongs in front of the hooks that evaluate and save. Each process averages what it holds of the model.
 
     Args:
         model: as it is trained, without a wrapper.
@@ -25,21 +22,30 @@ class WeightAverage(HookBase):
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.source = model
-        self.average = ModelEmaV3(model, decay=decay).requires_grad_(False)
+        self.decay = decay
+        self.values = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
-    @property
-    def model(self) -> nn.Module:
-        """The model with averaged weights, in evaluation mode."""
-        return self.average.module
-
+    @torch.no_grad()
     def after_step(self) -> None:
         """Take in the weights of this step."""
-        self.average.update(self.source)
+        values = [own_part(value) for value in self.values.values()]
+        latest = [own_part(value) for value in self.source.state_dict().values()]
+        torch._foreach_lerp_(values, latest, 1 - self.decay)
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Start anew, at the model's weights."""
+        for value, latest in zip(self.values.values(), self.source.state_dict().values()):
+            value.copy_(latest)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The averaged weights."""
-        return self.model.state_dict()
+        return self.values
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Go on from averaged weights; WeightsError where they are not the model's."""
-        load_weights(self.model, state)
+        for name, value in self.values.items():
+            if name not in state or state[name].shape != value.shape:
+                found = list(state[name].shape) if name in state else "none"
+                raise WeightsError(f"averaged weights: {name}: expected {list(value.shape)}, got {found}")
+            fill(value, state[name])

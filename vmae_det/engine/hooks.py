@@ -117,9 +117,9 @@ class Checkpointing(HookBase):
         self._saved = self.trainer.step
 
     def _together(self, action: Callable[[], Any]) -> None:
-        """Do something in the main process; its error is raised in all."""
+        """Do something in the processes that save; an error of one is raised in all."""
         failed = None
-        if distributed.is_main_process():
+        if distributed.is_main_process() or self.checkpointer.sharded:
             try:
                 action()
             except WeightsError as error:

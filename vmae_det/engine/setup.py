@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import functools
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -15,10 +15,10 @@ import simplejson
 import torch
 import yaml
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 import vmae_det
 from vmae_det.checkpoint import Checkpointer, load_weights, save_weights
+from vmae_det.checkpoint.optimizer_state import tensors_by_name
 from vmae_det.config import CfgNode, check_config
 from vmae_det.data.annotations import LabelMap
 from vmae_det.data.catalog import get_dataset
@@ -42,7 +42,8 @@ from vmae_det.engine.hooks import (
 )
 from vmae_det.engine.inference import run_inference
 from vmae_det.engine.loss_guard import LossGuard
-from vmae_det.engine.resuming import report_differences
+from vmae_det.engine.parallel import is_sharded, spread
+from vmae_det.engine.resuming import AVERAGED_WEIGHTS, report_differences, restore
 from vmae_det.engine.trainer import HookBase, Trainer
 from vmae_det.evaluation.evaluator import EVALUATOR_REGISTRY
 from vmae_det.modeling import build_model, model_class
@@ -54,6 +55,7 @@ from vmae_det.utils.files import write_whole
 from vmae_det.utils.logging import setup_logging
 from vmae_det.utils.provenance import code_versions
 from vmae_det.utils.registry import lookup
+from vmae_det.utils.sharing import whole_state
 from vmae_det.utils.tensorboard import TensorBoardWriter
 from vmae_det.utils.watchdog import write_stacks_to
 from vmae_det.utils.weights_and_biases import WandbWriter
@@ -61,7 +63,6 @@ from vmae_det.utils.weights_and_biases import WandbWriter
 logger = logging.getLogger(__name__)
 
 FINAL_WEIGHTS = "model_final.pt"
-AVERAGED_WEIGHTS = "averaged_model"  # their key in a checkpoint
 
 
 def choose_device(cfg: CfgNode) -> torch.device:
@@ -148,7 +149,7 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
     """
     device = start_run(cfg)
     folder = Path(cfg.OUTPUT_DIR)
-    checkpointer = Checkpointer(folder, cfg.SOLVER.KEEP_CHECKPOINTS)
+    checkpointer = Checkpointer(folder, cfg.SOLVER.KEEP_CHECKPOINTS, is_sharded(cfg))
     if checkpointer.all() and not resume:
         raise ConfigError(
             f"OUTPUT_DIR: {folder} holds checkpoints of a run; go on with it by --resume, "
@@ -159,11 +160,14 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
     epoch_steps = steps_per_epoch(cfg, dataset)
     total = epoch_steps * cfg.SOLVER.EPOCHS
     tests = _TestSets(cfg, device)
-    model = build_model_with_weights(cfg).to(device)
-    optimizer = build_optimizer(cfg, model)
+    model = build_model_with_weights(cfg)
     newest = checkpointer.load_newest() if resume else None
     start = newest[1]["step"] if newest else 0
-    trained = _wrap(cfg, model, device)
+    if newest and newest[0].is_file():
+        load_weights(model, newest[1])
+    trained = spread(cfg, model.to(device), device)
+    optimizer = build_optimizer(cfg, model)
+    average = WeightAverage(model, cfg.SOLVER.EMA_DECAY) if cfg.SOLVER.EMA_DECAY else None
     loader = build_train_loader(cfg, dataset, start)
     batches = iter(loader)
     trainer = Trainer(
@@ -180,8 +184,7 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
     guard = LossGuard(cfg.SOLVER.ON_BAD_LOSS == "skip", cfg.SOLVER.MAX_LOSS, cfg.SOLVER.MAX_SKIPPED, folder)
     if newest:
         path, state = newest
-        load_weights(model, state)
-        optimizer.load_state_dict(state["optimizer"])
+        restore(path, state, model, optimizer, average)
         trainer.scaler.load_state_dict(state["scaler"])
         guard.load_state_dict(state.get("loss_guard", guard.state_dict()))
         logger.info("resumed from %s, after step %d of %d", path, start, total)
@@ -189,20 +192,12 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
     elif resume:
         logger.info("no whole checkpoint in %s: a fresh start", folder)
 
-    average = None
-    if cfg.SOLVER.EMA_DECAY:
-        average = WeightAverage(model, cfg.SOLVER.EMA_DECAY)
-        if newest and AVERAGED_WEIGHTS in newest[1]:
-            average.load_state_dict(newest[1][AVERAGED_WEIGHTS])
-        elif newest:
-            logger.info("%s holds no averaged weights: the average starts at its weights", newest[0])
-    evaluated = average.model if average else model
-
     def state() -> dict[str, Any]:
         averaged = {AVERAGED_WEIGHTS: average.state_dict()} if average else {}
         return averaged | {
             "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
+            "optimizer": tensors_by_name(optimizer) if is_sharded(cfg) else optimizer.state_dict(),
+            "averages": average is not None,
             "scaler": trainer.scaler.state_dict(),
             "loss_guard": guard.state_dict(),
             "step": trainer.step,
@@ -213,15 +208,23 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
             "versions": versions,
         }
 
-    def save(path: Path, **extras: Any) -> None:
-        save_weights(evaluated.state_dict(), cfg.dump(), path, _label_map(cfg), **extras)
+    def evaluated() -> nn.Module:
+        """What is evaluated and saved, whole in each process; all of them call."""
+        if average is None and not is_sharded(cfg):
+            return model
+        whole_model = build_model(cfg)
+        load_weights(whole_model, whole_state((average or model).state_dict()))
+        return whole_model.to(device)
+
+    def save(shown: nn.Module, path: Path, **extras: Any) -> None:
+        save_weights(shown.state_dict(), cfg.dump(), path, _label_map(cfg), **extras)
 
     metric = choose_metric(cfg.TEST.BEST_METRIC, tests.metrics) if cfg.TEST.PERIOD else None
-    best = BestWeights(folder, metric, save, newest is not None)
+    best = BestWeights(folder, metric, newest is not None)
 
-    def evaluate(step: int) -> dict[str, float]:
-        metrics = tests.evaluate(evaluated)
-        best.offer(metrics, step)
+    def evaluate(shown: nn.Module, step: int) -> dict[str, float]:
+        metrics = tests.evaluate(shown)
+        best.offer(metrics, step, functools.partial(save, shown))
         return metrics
 
     period = cfg.SOLVER.CHECKPOINT_PERIOD * epoch_steps
@@ -232,7 +235,10 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
             guard,
             *([average] if average else []),
             Timing(),
-            Evaluation(evaluate, cfg.TEST.PERIOD * epoch_steps if cfg.DATASETS.TEST else 0),
+            Evaluation(
+                lambda step: evaluate(evaluated(), step),
+                cfg.TEST.PERIOD * epoch_steps if cfg.DATASETS.TEST else 0,
+            ),
             BadVideos(loader.bad_files),
             Writing(_writers(folder, start, total, cfg), cfg.SOLVER.LOG_PERIOD),
             checkpointing,
@@ -250,21 +256,10 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
     )
     with closing(batches):  # ends the loader processes, however training ends
         trainer.train(start, total)
-    in_main_process(lambda: save(folder / FINAL_WEIGHTS))
+    shown = evaluated()
+    in_main_process(lambda: save(shown, folder / FINAL_WEIGHTS))
     logger.info("weights in %s", folder / FINAL_WEIGHTS)
-    return evaluate(total)
-
-
-def _wrap(cfg: CfgNode, model: nn.Module, device: torch.device) -> nn.Module:
-    if cfg.MODEL.COMPILE:
-        model = torch.compile(model)
-    if distributed.get_world_size() > 1:
-        devices = [device.index] if device.type == "cuda" else None
-        # The only buffers are constants. (The argument that says so has a new name from torch 2.15 on.)
-        known = inspect.signature(DistributedDataParallel).parameters
-        sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-        return DistributedDataParallel(model, device_ids=devices, **{sync: False})
-    return model
+    return evaluate(shown, total)
 
 
 def _writers(folder: Path, start: int, total: int, cfg: CfgNode) -> list[Writer]:

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import record_function
 
+from vmae_det.engine.parallel import without_exchange
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import UserError
 from vmae_det.utils.events import EventStorage
+from vmae_det.utils.sharing import whole
 from vmae_det.utils.watchdog import feed
 
 AMP_TYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -156,7 +157,8 @@ class Trainer:
                 batch = to_device(self._next_batch(), self.device)
             self.paths += batch.pop("path", [])
             waited += time.perf_counter() - before
-            with self._without_exchange(micro_step < self.accumulate - 1):
+            # Accumulated gradients travel between processes once, with the last of them.
+            with without_exchange(self.model) if micro_step < self.accumulate - 1 else nullcontext():
                 with (
                     record_function("forward"),
                     torch.autocast(self.device.type, self.amp_type, enabled=self.amp_type is not None),
@@ -190,10 +192,10 @@ class Trainer:
             self.scaler.unscale_(self.optimizer)
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             if self.clip_grad:
-                self.gradient_norm = nn.utils.clip_grad_norm_(parameters, self.clip_grad)
+                norm = nn.utils.clip_grad_norm_(parameters, self.clip_grad)
             else:
-                gradients = [p.grad for p in parameters if p.grad is not None]
-                self.gradient_norm = nn.utils.get_total_norm(gradients)
+                norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            self.gradient_norm = whole(norm)
 
     def _exchange_alarms(self) -> None:
         alarms = distributed.each_in_any_process([hook.alarm() for hook in self.hooks])
@@ -208,12 +210,6 @@ class Trainer:
             for hook in self.hooks:
                 hook.data_failed()
             raise
-
-    def _without_exchange(self, wanted: bool) -> Any:
-        """Accumulated gradients travel between processes once, with the last of them."""
-        if wanted and isinstance(self.model, DistributedDataParallel):
-            return self.model.no_sync()
-        return nullcontext()
 
 
 def to_device(value: Any, device: torch.device) -> Any:

@@ -27,7 +27,7 @@ def parameter_groups(
         inside, _, rest = name.partition(".")
         layer = model.backbone.layer_of(rest) if inside == "backbone" else None
         scale = head_factor if layer is None else layer_decay ** (top - layer)
-        decays = parameter.squeeze().ndim > 1
+        decays = sum(side > 1 for side in parameter.shape) > 1
         group = groups.setdefault(
             (scale, decays),
             {

@@ -25,13 +25,13 @@ def write_whole(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     finally:
         with suppress(OSError):  # on a file system that has become read-only; the first error says so
             temporary.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Have the names in a folder on disk, where the system can do that."""
     with suppress(OSError):  # not every system opens folders, not every file system syncs them
         descriptor = os.open(folder, os.O_RDONLY)
