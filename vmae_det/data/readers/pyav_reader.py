@@ -49,13 +49,16 @@ class PyAVReader(VideoReader):
             f"frame {min(places)} of {len(self)} cannot be decoded: its data are damaged", self.path
         )
 
-    def stream(self) -> Iterator[tuple[int, np.ndarray]]:
-        """All frames in order, as of VideoReader, each packet decoded once."""
+    def stream(self, first: int = 0) -> Iterator[tuple[int, np.ndarray]]:
+        """Frames in order, as of VideoReader, each packet decoded once."""
         keys, stamps = self._index.keys, self._index.stamps
-        start, last = 0, stamps[0] - 1  # the key frame to begin at, and the stamp of the last frame given
+        if first >= len(stamps):
+            return
+        # The key frame to begin at, and the stamp of the last frame given.
+        start, last = int(np.searchsorted(keys, stamps[first], side="right")) - 1, stamps[first] - 1
         try:
             while start < len(keys):
-                run = Run(self._file, self._index, start, range(len(self)))
+                run = Run(self._file, self._index, start, range(first, len(self)))
                 for index, frame, whole in run:
                     if whole and stamps[index] > last:
                         last = stamps[index]

@@ -1,0 +1,270 @@
+"""The pipeline from frames to actions: decoding, clips, people and scores, side by side."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from vmae_det.config import CfgNode
+from vmae_det.inference.channel import Channel, Stages, batches
+from vmae_det.inference.clips import ClipCutter, KeyframeClip, KeyframePlan
+from vmae_det.inference.detections import KeyframeActions
+from vmae_det.inference.linking import OverlapTracker, Tracker
+from vmae_det.inference.person_sources import PersonSource
+from vmae_det.inference.stopwatch import Stopwatch
+from vmae_det.inference.video_sources import Frame, VideoSource
+from vmae_det.utils.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+# Seconds between keyframes up to which a person is followed from one to the next.
+MAX_GAP = 2.0
+_DECODED = 8  # frames that wait between decoding and cutting
+
+
+class FrameSink(Protocol):
+    """Takes the frames of a stream, to draw on them what the keyframes around them show."""
+
+    dropped: int
+
+    def frame(self, frame: Frame, keyframe: float) -> None:
+        """A frame, in order, and the time of the keyframe whose result its picture needs, or infinity's
+        opposite; may wait, as long as that keyframe has been cut."""
+
+    def cut(self, time: float) -> None:
+        """All keyframes up to a time have been cut, and their results will come."""
+
+    def stop(self) -> None:
+        """The stream was left: wait for nothing."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A keyframe clip and its people: boxes float32 (N, 4) in pixels of the keyframe, scores (N,)."""
+
+    clip: KeyframeClip
+    boxes: np.ndarray
+    person_scores: np.ndarray
+
+
+Score = Callable[[Sequence[Found]], list[np.ndarray]]
+
+
+@dataclass
+class StreamOptions:
+    """How a stream is made.
+
+    Attributes:
+        video_start: second of the boxes' clock at which the video starts.
+        start, end: seconds of the video that are looked at.
+        overlap: decode, find people and score in threads of their own.
+        stopwatch: counts the seconds of the parts "decode", "transform", "persons", "batch" and "model".
+        tracker: says who is who.
+    """
+
+    video_start: float = 0.0
+    start: float = 0.0
+    end: float = math.inf
+    overlap: bool = True
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
+    tracker: Tracker = field(default_factory=OverlapTracker)
+
+
+class ActionStream(Iterator[KeyframeActions]):
+    """The actions of a video's keyframes, in order, each as soon as it is known.
+
+    Frames are decoded once and in order; what a clip and the sink do not need any more is forgotten. Leave
+    it by `close`, or use it as a context manager.
+
+    Attributes:
+        sink: where frames go, too; to be set before the first result is asked for.
+        latency: of the latest keyframe of a live source, in seconds.
+        missing: frames that are damaged.
+
+    Raises:
+        DataError: no frame can be decoded.
+    """
+
+    def __init__(
+        self,
+        source: VideoSource,
+        plan: KeyframePlan,
+        persons: PersonSource,
+        score: Score,
+        cfg: CfgNode,
+        options: StreamOptions,
+    ) -> None:
+        self.source, self.plan = source, plan
+        self.sink: FrameSink | None = None
+        self.latency: float | None = None
+        self.missing = 0
+        self._persons, self._score_boxes = persons, score
+        self._batch = cfg.TEST.BATCH_SIZE
+        self._options = options
+        self._watch = options.stopwatch
+        self._cutter = ClipCutter(source, plan, cfg)
+        self._stages = Stages()
+        self._waiting: Channel[KeyframeClip] | None = None
+        self._results: Iterator[KeyframeActions] | None = None
+        self._ended = False
+
+    @property
+    def dropped_frames(self) -> int:
+        """Frames of a live source that were not looked at, or not drawn."""
+        return self.source.dropped + (self.sink.dropped if self.sink else 0)
+
+    @property
+    def dropped_keyframes(self) -> int:
+        """Keyframes of a live source that came while others were being scored."""
+        return self._waiting.dropped if self._waiting is not None and self.source.live else 0
+
+    @property
+    def left_out(self) -> int:
+        """Keyframes that lie in a damaged part of the video."""
+        return self._cutter.left_out
+
+    def __next__(self) -> KeyframeActions:
+        if self._results is None:
+            self._results = self._in_threads() if self._options.overlap else self._in_turn()
+        try:
+            result = next(self._results)
+        except StopIteration:
+            self._ended = True
+            self._report()
+            raise
+        self.latency = result.latency
+        return result
+
+    def __enter__(self) -> ActionStream:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the threads; results that nobody has taken are lost."""
+        if not self._ended and self.sink is not None:
+            self.sink.stop()
+        self.source.close()
+        self._stages.close()
+
+    def _in_turn(self) -> Iterator[KeyframeActions]:
+        for clip in self._cuts(self._frames()):
+            yield from self._score(self._find([clip]))
+
+    def _in_threads(self) -> Iterator[KeyframeActions]:
+        stages, live, most = self._stages, self.source.live, 1 if self.source.live else self._batch
+        frames = stages.run(self._frames(), _DECODED)
+        self._waiting = waiting = stages.run(self._cuts(_each(frames)), most, lossy=live)
+        if live:
+            # Nothing waits between these two, so that the newest keyframe is the next one.
+            found = (self._find(clips) for clips in batches(waiting, 1))
+            scored = stages.run((result for group in found for result in self._score(group)), 2)
+        else:
+            found = stages.run((item for clips in batches(waiting, most) for item in self._find(clips)), most)
+            scored = stages.run((item for group in batches(found, most) for item in self._score(group)), most)
+        return _Results(scored)
+
+    def _frames(self) -> Iterator[Frame]:
+        """Frames from the first that is needed on, up to where the source cannot be read further."""
+        last = None
+        first = self._first()
+        try:
+            for frame in self._watch.of(self.source.frames(first), "decode"):
+                self.missing += frame.index - (first if last is None else last + 1)
+                last = frame.index
+                yield frame
+        except DataError as error:
+            if last is None:
+                raise
+            logger.warning("%s; what comes after is left out", error)
+        if last is None:
+            raise DataError("none of its frames can be decoded", self.source.name)
+        if self.source.times is not None and not self._is_done(float(self.source.times[last])):
+            self.missing += len(self.source.times) - 1 - last
+
+    def _first(self) -> int:
+        if self.source.times is None or self.sink is None:
+            return self.plan.first
+        shown = int(np.searchsorted(self.source.times, self._options.start))
+        return min(self.plan.first, shown)
+
+    def _is_done(self, time: float) -> bool:
+        """Whether nothing that comes after a moment is of use."""
+        return self._cutter.is_done and (self.sink is None or time > self._options.end)
+
+    def _cuts(self, frames: Iterator[Frame]) -> Iterator[KeyframeClip]:
+        sink, start, end = self.sink, self._options.start, self._options.end
+        for frame in frames:
+            with self._watch.part("transform"):
+                clips = self._cutter.add(frame)
+            for clip in clips:
+                if sink is not None:
+                    sink.cut(clip.time)
+                yield clip
+            if sink is not None and start <= frame.time <= end:
+                sink.frame(frame, self._needed(frame.time))
+            if self._is_done(frame.time):
+                return
+        yield from self._cutter.finish()
+
+    def _needed(self, time: float) -> float:
+        """The keyframe whose result the picture of a moment needs."""
+        after = self.plan.next_after(time)
+        return after if after - time <= MAX_GAP else self.plan.last_before(time)
+
+    def _find(self, clips: list[KeyframeClip]) -> list[Found]:
+        times = [self._timestamp(clip) for clip in clips]
+        with self._watch.part("persons"):
+            people = self._persons.at(times, [clip.image for clip in clips])
+        return [Found(clip, boxes, scores) for clip, (boxes, scores) in zip(clips, people)]
+
+    def _score(self, found: list[Found]) -> Iterator[KeyframeActions]:
+        for item, scores in zip(found, self._score_boxes(found)):
+            height, width = item.clip.image.shape[:2]
+            timestamp = self._timestamp(item.clip)
+            yield KeyframeActions(
+                time=item.clip.time,
+                timestamp=timestamp,
+                boxes=item.boxes.astype(np.float64) / [width, height, width, height],
+                person_scores=np.asarray(item.person_scores, dtype=np.float64),
+                scores=scores,
+                tracks=self._options.tracker.update(item.boxes, item.person_scores, timestamp),
+                latency=self.source.now() - item.clip.time if self.source.live else None,
+            )
+
+    def _timestamp(self, clip: KeyframeClip) -> float:
+        return round(clip.time + self._options.video_start, 6)
+
+    def _report(self) -> None:
+        """Say what was damaged."""
+        name = self.source.name
+        if self.missing and not self.source.live:
+            logger.warning(
+                "%s: %d of its frames are damaged; those before stand in their place", name, self.missing
+            )
+        if self.left_out:
+            logger.warning("%s: %d keyframes lie in a damaged part and are left out", name, self.left_out)
+
+
+class _Results(Iterator[KeyframeActions]):
+    """Of a channel; an interrupt while it waits does not end it."""
+
+    def __init__(self, channel: Channel[KeyframeActions]) -> None:
+        self._channel = channel
+
+    def __next__(self) -> KeyframeActions:
+        results = self._channel.take()
+        if not results:
+            raise StopIteration
+        return results[0]
+
+
+def _each(channel: Channel[Frame]) -> Iterator[Frame]:
+    while frames := channel.take():
+        yield frames[0]
