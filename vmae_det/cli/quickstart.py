@@ -130,9 +130,9 @@ def _chance(val) -> float:  # noqa: ANN001
 
 
 def _draw(weights: Path, val, folder: Path) -> list[Path]:  # noqa: ANN001
-    from vmae_det.cli.detect_videos import Settings, detect_video
     from vmae_det.data.person_boxes import read_person_boxes
     from vmae_det.inference.predictor import ActionPredictor, read_config
+    from vmae_det.visualization.detect_video import Settings, detect_video
 
     predictor = ActionPredictor(read_config(weights))
     persons = read_person_boxes(val.person_boxes)

@@ -132,7 +132,8 @@ class OverlayFile(OverlayWriter):
         )
 
 
-# Formats by the name that --format gives them; a new one is a class with these methods, and a line here.
+# Formats by the name that --format gives them; a new one is a class as ResultWriter, and a line here. Files
+# get their names from the last one to the first: what is most likely to fail stands last.
 WRITERS: dict[str, type[ResultWriter]] = {
     "csv": CsvWriter,
     "jsonl": JsonLinesWriter,
@@ -141,12 +142,12 @@ WRITERS: dict[str, type[ResultWriter]] = {
 
 
 def choose_formats(names: str) -> list[str]:
-    """The formats of a list such as "overlay,csv"; ConfigError for one that is not known."""
+    """The formats of a list such as "overlay,csv", in the order of WRITERS; ConfigError for others."""
     formats = [name.strip() for name in names.split(",")]
     for name in formats:
         if name not in WRITERS:
             raise ConfigError(f"--format: got '{name}', which is no format{did_you_mean(name, WRITERS)}")
-    return list(dict.fromkeys(formats))
+    return [name for name in WRITERS if name in formats]
 
 
 def output_paths(stem: Path, formats: list[str]) -> dict[str, Path]:
