@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -43,6 +44,24 @@ class FrameSink(Protocol):
         """The stream was left: wait for nothing."""
 
 
+class Smoother(Protocol):
+    """Evens out the scores of each person, keyframe after keyframe.
+
+    Attributes:
+        look_ahead: seconds for which a keyframe waits for later ones.
+    """
+
+    look_ahead: float
+
+    def add(
+        self, time: float, tracks: np.ndarray, scores: np.ndarray
+    ) -> list[tuple[float, np.ndarray, np.ndarray]]:
+        """Take in a keyframe's tracks (N,) and scores (N, classes); gives those that are ready, in order."""
+
+    def flush(self) -> list[tuple[float, np.ndarray, np.ndarray]]:
+        """The keyframes that still wait, at the end of the video."""
+
+
 @dataclass(frozen=True)
 class Found:
     """A keyframe clip and its people: boxes float32 (N, 4) in pixels of the keyframe, scores (N,)."""
@@ -65,6 +84,7 @@ class StreamOptions:
         overlap: decode, find people and score in threads of their own.
         stopwatch: counts the seconds of the parts "decode", "transform", "persons", "batch" and "model".
         tracker: says who is who.
+        smoother: of the scores along tracks; None leaves them as they are.
     """
 
     video_start: float = 0.0
@@ -73,6 +93,7 @@ class StreamOptions:
     overlap: bool = True
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
     tracker: Tracker = field(default_factory=OverlapTracker)
+    smoother: Smoother | None = None
 
 
 class ActionStream(Iterator[KeyframeActions]):
@@ -137,7 +158,9 @@ class ActionStream(Iterator[KeyframeActions]):
             self._ended = True
             self._report()
             raise
-        self.latency = result.latency
+        if self.source.live:
+            self.latency = self.source.now() - result.time
+            result = replace(result, latency=self.latency)
         return result
 
     def __enter__(self) -> ActionStream:
@@ -154,8 +177,8 @@ class ActionStream(Iterator[KeyframeActions]):
         self._stages.close()
 
     def _in_turn(self) -> Iterator[KeyframeActions]:
-        for clip in self._cuts(self._frames()):
-            yield from self._score(self._find([clip]))
+        found = (self._find([clip]) for clip in self._cuts(self._frames()))
+        yield from self._smooth(result for group in found for result in self._score(group))
 
     def _in_threads(self) -> Iterator[KeyframeActions]:
         stages, live, most = self._stages, self.source.live, 1 if self.source.live else self._batch
@@ -163,11 +186,11 @@ class ActionStream(Iterator[KeyframeActions]):
         self._waiting = waiting = stages.run(self._cuts(_each(frames)), most, lossy=live)
         if live:
             # Nothing waits between these two, so that the newest keyframe is the next one.
-            found = (self._find(clips) for clips in batches(waiting, 1))
-            scored = stages.run((result for group in found for result in self._score(group)), 2)
+            groups = (self._find(clips) for clips in batches(waiting, 1))
         else:
             found = stages.run((item for clips in batches(waiting, most) for item in self._find(clips)), most)
-            scored = stages.run((item for group in batches(found, most) for item in self._score(group)), most)
+            groups = batches(found, most)
+        scored = stages.run(self._smooth(result for group in groups for result in self._score(group)), most)
         return _Results(scored)
 
     def _frames(self) -> Iterator[Frame]:
@@ -200,12 +223,13 @@ class ActionStream(Iterator[KeyframeActions]):
 
     def _cuts(self, frames: Iterator[Frame]) -> Iterator[KeyframeClip]:
         sink, start, end = self.sink, self._options.start, self._options.end
+        wait = self._options.smoother.look_ahead if self._options.smoother else 0.0
         for frame in frames:
             with self._watch.part("transform"):
                 clips = self._cutter.add(frame)
             for clip in clips:
                 if sink is not None:
-                    sink.cut(clip.time)
+                    sink.cut(clip.time - wait)
                 yield clip
             if sink is not None and start <= frame.time <= end:
                 sink.frame(frame, self._needed(frame.time))
@@ -235,8 +259,20 @@ class ActionStream(Iterator[KeyframeActions]):
                 person_scores=np.asarray(item.person_scores, dtype=np.float64),
                 scores=scores,
                 tracks=self._options.tracker.update(item.boxes, item.person_scores, timestamp),
-                latency=self.source.now() - item.clip.time if self.source.live else None,
             )
+
+    def _smooth(self, results: Iterable[KeyframeActions]) -> Iterator[KeyframeActions]:
+        smoother = self._options.smoother
+        if smoother is None:
+            yield from results
+            return
+        waiting: deque[KeyframeActions] = deque()
+        for result in results:
+            waiting.append(result)
+            for _, _, scores in smoother.add(result.time, result.tracks, result.scores):
+                yield replace(waiting.popleft(), scores=scores)
+        for _, _, scores in smoother.flush():
+            yield replace(waiting.popleft(), scores=scores)
 
     def _timestamp(self, clip: KeyframeClip) -> float:
         return round(clip.time + self._options.video_start, 6)
