@@ -15,7 +15,7 @@ from vmae_det.data.readers import open_video
 from vmae_det.inference.clips import plan_keyframes
 from vmae_det.inference.person_sources import WholeFrame
 from vmae_det.inference.stream import ActionStream, StreamOptions
-from vmae_det.inference.video_sources import LiveSource, open_source, video_id
+from vmae_det.inference.video_sources import Frame, LiveSource, open_source, video_id
 from vmae_det.utils.errors import DataError
 from vmae_det.visualization.overlay_writer import OverlayStyle, OverlayWriter
 
@@ -74,7 +74,7 @@ def test_frames_that_nobody_takes_are_dropped_and_counted():
 
 
 def test_a_slow_model_drops_keyframes_and_stays_near(cfg):
-    """The model takes a second, and a keyframe comes every fifth of one."""
+    """One keyframe takes the model three seconds, and they come every fifth of one."""
     clock, busy, go_on = Clock(), threading.Event(), threading.Event()
     calls = []
 
@@ -98,10 +98,10 @@ def test_a_slow_model_drops_keyframes_and_stays_near(cfg):
     with ActionStream(source, plan, WholeFrame(), slow, cfg, StreamOptions()) as stream:
         results = list(stream)
     # After the long one comes the newest, not the next: what waited in between was dropped.
-    assert results[0].time == 0
+    assert results[0].time < 0.5
     assert results[1].time >= 3.0
     assert stream.dropped_keyframes >= 12
-    assert len(results) + stream.dropped_keyframes + 2 >= 20
+    assert len(results) + stream.dropped_keyframes <= 20
     assert all(result.latency is not None for result in results)
     assert results[-1].latency < 1.5
 
@@ -111,8 +111,6 @@ def test_a_live_overlay_waits_for_no_keyframe_longer_than_it_may(tmp_path):
     source = LiveSource([], Fraction(RATE), clock=clock)
     source._began = 1000.0
     with OverlayWriter(tmp_path / "live.mp4", source, LABELS, 1.0, OverlayStyle()) as writer:
-        from vmae_det.inference.video_sources import Frame
-
         for number in range(100):
             clock.seconds = 1000 + number / RATE
             writer.frame(Frame(number, number / RATE, numbered_frame(number, 96, 64)), 50.0)
@@ -125,8 +123,6 @@ def test_a_live_overlay_waits_for_no_keyframe_longer_than_it_may(tmp_path):
 
 def test_a_full_overlay_of_a_live_source_drops_frames(tmp_path, monkeypatch):
     monkeypatch.setattr("vmae_det.visualization.overlay_writer._WAITING_BYTES", 10 * 96 * 64 * 3)
-    from vmae_det.inference.video_sources import Frame
-
     source = LiveSource([], Fraction(RATE), clock=Clock())
     source._began = 1000.0
     with OverlayWriter(tmp_path / "live.mp4", source, LABELS, 1.0, OverlayStyle()) as writer:
