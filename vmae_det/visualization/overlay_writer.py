@@ -19,7 +19,7 @@ from vmae_det.utils.errors import DataError
 from vmae_det.visualization.overlay import ActionLabel, PersonOverlay, draw_people
 from vmae_det.visualization.video_writer import VideoWriter
 
-_WAITING_BYTES = 256 * 2**20  # of frames that wait for their keyframe, beyond those that have to
+_WAITING_BYTES = 128 * 2**20  # of frames that wait for their keyframe, beyond those that have to
 _LIVE_WAIT = 2.0  # seconds that a frame of a live stream waits for its keyframe, at most
 _LIVE_HOLD = 5.0  # seconds for which a live stream's people are shown when the next keyframe is late
 
