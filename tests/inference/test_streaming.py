@@ -285,9 +285,9 @@ def test_scores_of_the_model_do_not_depend_on_the_batch(tmp_path, tiny_cfg, monk
     path = write_numbered(tmp_path / "video", FILES["even"])
     results = []
     for size in (1, 4):
-        cfg = read_config(weights)
-        cfg.TEST.BATCH_SIZE = size
-        results.append(ActionPredictor(cfg)(path, WholeFrame(), every=0.5).scores)
+        predictor = ActionPredictor(read_config(weights))
+        predictor.cfg.TEST.BATCH_SIZE = size
+        results.append(predictor(path, WholeFrame(), every=0.5).scores)
     assert len(results[0]) == 8
     np.testing.assert_allclose(*results, rtol=1e-4)
     few = ActionPredictor(read_config(weights), actions=["3", "1"])(path, WholeFrame(), every=0.5)

@@ -115,13 +115,15 @@ class KeyframeClip:
 
     Attributes:
         time: seconds from the first frame on, as it was asked for.
-        image: the keyframe, uint8 RGB (H, W, 3).
+        size: height and width of the video's frames.
+        image: the keyframe, uint8 RGB (H, W, 3); None when its people are known.
         planes: the clip's frames as the model takes them, uint8 (3, H', W') each.
         scale: (x, y), pixels of the clip per pixel of the frame.
     """
 
     time: float
-    image: np.ndarray
+    size: tuple[int, int]
+    image: np.ndarray | None
     planes: list[torch.Tensor]
     scale: tuple[float, float]
 
@@ -233,7 +235,8 @@ class ClipCutter:
             keyframe = self._open.popleft()
             planes = self._frames_of(keyframe.indices)
             if planes:
-                clips.append(KeyframeClip(keyframe.time, keyframe.image, planes, self._scale))
+                image = keyframe.image
+                clips.append(KeyframeClip(keyframe.time, image.shape[:2], image, planes, self._scale))
             else:
                 self.left_out += 1
         return clips

@@ -60,6 +60,8 @@ class ActionPredictor:
         cfg.defrost()
         cfg.DATALOADER.NUM_WORKERS = 0  # there are no loader processes to leave cores to
         self.device = choose_device(cfg)
+        if self.device.type == "cpu":
+            cfg.TEST.BATCH_SIZE = 1  # more at once would be no faster, and hold more frames
         self.model = build_model_with_weights(cfg, complete=True).to(self.device).eval()
 
     def __call__(

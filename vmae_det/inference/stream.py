@@ -246,11 +246,13 @@ class ActionStream(Iterator[KeyframeActions]):
         times = [self._timestamp(clip) for clip in clips]
         with self._watch.part("persons"):
             people = self._persons.at(times, [clip.image for clip in clips])
-        return [Found(clip, boxes, scores) for clip, (boxes, scores) in zip(clips, people)]
+        return [
+            Found(replace(clip, image=None), boxes, scores) for clip, (boxes, scores) in zip(clips, people)
+        ]
 
     def _score(self, found: list[Found]) -> Iterator[KeyframeActions]:
         for item, scores in zip(found, self._score_boxes(found)):
-            height, width = item.clip.image.shape[:2]
+            height, width = item.clip.size
             timestamp = self._timestamp(item.clip)
             yield KeyframeActions(
                 time=item.clip.time,
