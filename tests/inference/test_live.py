@@ -186,6 +186,16 @@ def test_an_address_gives_what_the_file_gives(served, tmp_path):
         np.testing.assert_array_equal(frame.image, other.image)
 
 
+def test_a_file_with_its_index_at_the_end_is_fetched_first(served, tmp_path, monkeypatch):
+    monkeypatch.setenv("VMAE_DET_CACHE", str(tmp_path / "cache"))
+    path = write_numbered(tmp_path / "late", Recipe(count=60, options=x264(keyint=12)))
+    assert path.read_bytes().index(b"moov") > path.read_bytes().index(b"mdat")
+    source = open_source(f"{served}/late.mp4")
+    frames = list(source.frames())
+    assert [frame.index for frame in frames] == numbers([frame.image for frame in frames]) == list(range(60))
+    assert source.video_id == "late"
+
+
 def test_addresses_that_hold_no_video(served, tmp_path):
     (tmp_path / "page.html").write_text("<p>no video")
     for name in ("page.html", "missing.mp4"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import re
 import threading
 import time
@@ -22,6 +24,8 @@ from vmae_det.inference.channel import Channel, Closed
 from vmae_det.utils.errors import DataError
 from vmae_det.utils.paths import is_address
 
+logger = logging.getLogger(__name__)
+
 WEB, LIVE = ("http://", "https://"), ("rtsp://", "rtsps://", "rtmp://", "udp://", "rtp://", "tcp://")
 _CAMERA = "/dev/video"
 _FORMATS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,asf,flv,ogg,mjpeg,mpjpeg,rtsp,rtp,sdp"
@@ -29,6 +33,10 @@ _PROTOCOLS = "http,https,httpproxy,tcp,tls,udp,rtp,rtmp,rtsp,crypto"
 _WAIT = (20.0, 20.0)  # seconds for a connection, and for more data
 _DEFAULT_RATE = Fraction(30)
 _WAITING_FRAMES = 4  # of a live stream, before frames are dropped
+
+
+class SeekError(DataError):
+    """A file at an address that can only be read after all of it was fetched."""
 
 
 class Frame(NamedTuple):
@@ -246,7 +254,10 @@ def open_source(video: str | Path, reader: str = "auto") -> VideoSource:
         stream = container.streams.video[0]
         return LiveSource(_images(container, stream), stream.average_rate or _DEFAULT_RATE, name)
     if name.startswith(WEB):
-        return WebSource(name)
+        try:
+            return WebSource(name)
+        except SeekError:
+            logger.info("%s: is fetched first, as its index stands at its end", name)
     return FileSource(open_video(video, reader))
 
 
@@ -258,6 +269,8 @@ def open_address(address: str) -> av.container.InputContainer:
     try:
         container = av.open(address, options=options, timeout=_WAIT, metadata_errors="replace")
     except (av.FFmpegError, OSError, ValueError) as error:
+        if getattr(error, "errno", None) == errno.EIO:
+            raise SeekError("cannot be read: it breaks off, or its server gives no parts", address) from None
         raise _unreachable(address, error) from None
     if not container.streams.video or container.streams.video[0].codec_context is None:
         container.close()
