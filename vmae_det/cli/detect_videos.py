@@ -14,9 +14,9 @@ from tqdm import tqdm
 from vmae_det.cli.common import load_config
 from vmae_det.config import CfgNode, check_config
 from vmae_det.data.label_map import LabelMap
-from vmae_det.data.person_boxes import read_person_boxes
+from vmae_det.data.person_boxes import PersonBoxes, read_person_boxes
 from vmae_det.inference.inputs import VideoInput
-from vmae_det.inference.person_sources import WholeFrame
+from vmae_det.inference.person_sources import PersonSource, WholeFrame
 from vmae_det.inference.predictor import ActionPredictor, read_config
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import UserError
@@ -44,7 +44,7 @@ def detect_videos(args: argparse.Namespace, inputs: list[VideoInput], formats: l
     failures: list[str] = []
     if own := todo[rank::processes]:
         predictor = ActionPredictor(_config(args), _label_map(args), args.actions)
-        persons = WholeFrame() if args.whole_frame else read_person_boxes(args.boxes)
+        persons = _persons(args)
         style = OverlayStyle(args.top_k, args.threshold)
         settings = Settings(formats, args.every, args.video_start, args.start, args.end, style)
         for number, found in enumerate(own, start=1):
@@ -70,6 +70,10 @@ def _config(args: argparse.Namespace) -> CfgNode:
     cfg.merge_from_list(args.opts)
     check_config(cfg)
     return cfg
+
+
+def _persons(args: argparse.Namespace) -> PersonBoxes | PersonSource:
+    return WholeFrame() if args.whole_frame else read_person_boxes(args.boxes)
 
 
 def _label_map(args: argparse.Namespace) -> LabelMap | None:

@@ -67,7 +67,7 @@ class ActionPredictor:
     def __call__(
         self,
         video: str | Path,
-        persons: PersonBoxes | PersonSource,
+        persons: PersonBoxes | PersonSource | None = None,
         video_start: float = 0.0,
         progress: bool = False,
         every: float = 1.0,
@@ -92,7 +92,7 @@ class ActionPredictor:
     def stream(
         self,
         video: str | Path | VideoSource,
-        persons: PersonBoxes | PersonSource,
+        persons: PersonBoxes | PersonSource | None = None,
         *,
         every: float = 1.0,
         options: StreamOptions | None = None,
@@ -107,14 +107,20 @@ class ActionPredictor:
         """
         options = options or StreamOptions()
         source = video if isinstance(video, VideoSource) else open_source(video, self.cfg.DATALOADER.READER)
-        if isinstance(persons, PersonBoxes):
-            persons = GivenBoxes(persons, source.video_id, self.cfg.TEST.PERSON_BOX_SCORE)
+        persons = self._person_source(persons, source)
         given = persons.keyframe_times()
         if given is not None:
             given = given - options.video_start
         plan = plan_keyframes(source, self.cfg, given, every, options.start, options.end)
         watch = options.stopwatch
         return ActionStream(source, plan, persons, lambda found: self.score(found, watch), self.cfg, options)
+
+    def _person_source(self, persons: PersonBoxes | PersonSource | None, source: VideoSource) -> PersonSource:
+        if persons is None:
+            raise ConfigError("persons: say who is in a video by person boxes, WholeFrame() or Detected(...)")
+        if isinstance(persons, PersonBoxes):
+            return GivenBoxes(persons, source.video_id, self.cfg.TEST.PERSON_BOX_SCORE)
+        return persons
 
     @torch.inference_mode()
     def score(self, found: Sequence[Found], stopwatch: Stopwatch | None = None) -> list[np.ndarray]:

@@ -234,6 +234,7 @@ class ActionStream(Iterator[KeyframeActions]):
             if sink is not None and start <= frame.time <= end:
                 sink.frame(frame, self._needed(frame.time))
             if self._is_done(frame.time):
+                self.source.close()
                 return
         yield from self._cutter.finish()
 

@@ -323,4 +323,6 @@ def _camera_images(camera: object) -> Iterator[np.ndarray]:
 
 def _unreachable(address: str, error: Exception) -> DataError:
     reason = getattr(error, "strerror", None) or str(error)
+    if isinstance(error, av.ExitError):
+        reason = f"nothing came for {_WAIT[1]:.0f} seconds"
     return DataError(f"cannot be read: {' '.join(str(reason).split())[:160]}", address)
