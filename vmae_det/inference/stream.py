@@ -76,7 +76,7 @@ Score = Callable[[Sequence[Found]], list[np.ndarray]]
 
 @dataclass
 class StreamOptions:
-    """How a stream is made.
+    """How a stream is made; each stream takes one of its own.
 
     Attributes:
         video_start: second of the boxes' clock at which the video starts.
@@ -105,7 +105,7 @@ class ActionStream(Iterator[KeyframeActions]):
     Attributes:
         sink: where frames go, too; to be set before the first result is asked for.
         latency: of the latest keyframe of a live source, in seconds.
-        missing: frames that are damaged.
+        missing: frames that are damaged, of those that were needed.
 
     Raises:
         DataError: no frame can be decoded.
@@ -194,28 +194,33 @@ class ActionStream(Iterator[KeyframeActions]):
         return _Results(scored)
 
     def _frames(self) -> Iterator[Frame]:
-        """Frames from the first that is needed on, up to where the source cannot be read further."""
-        last = None
-        first = self._first()
+        """Those that are needed, in order, up to where the source cannot be read further."""
+        first, wanted = self._needed_frames()
+        last = last_place = -1
         try:
-            for frame in self._watch.of(self.source.frames(first), "decode"):
-                self.missing += frame.index - (first if last is None else last + 1)
-                last = frame.index
+            for frame in self._watch.of(self.source.frames(first, wanted), "decode"):
+                place = frame.index - first if wanted is None else int(np.searchsorted(wanted, frame.index))
+                self.missing += place - last_place - 1
+                last, last_place = frame.index, place
                 yield frame
         except DataError as error:
-            if last is None:
+            if last < 0:
                 raise
             logger.warning("%s; what comes after is left out", error)
-        if last is None:
+        if last < 0:
             raise DataError("none of its frames can be decoded", self.source.name)
         if self.source.times is not None and not self._is_done(float(self.source.times[last])):
-            self.missing += len(self.source.times) - 1 - last
+            total = len(self.source.times) - first if wanted is None else len(wanted)
+            self.missing += total - 1 - last_place
 
-    def _first(self) -> int:
-        if self.source.times is None or self.sink is None:
-            return self.plan.first
+    def _needed_frames(self) -> tuple[int, np.ndarray | None]:
+        """The first frame that is needed, and which of them, where that is not all."""
+        if self.source.times is None:
+            return 0, None
+        if self.sink is None:
+            return self.plan.first, np.flatnonzero(self.plan.wanted)
         shown = int(np.searchsorted(self.source.times, self._options.start))
-        return min(self.plan.first, shown)
+        return min(self.plan.first, shown), None
 
     def _is_done(self, time: float) -> bool:
         """Whether nothing that comes after a moment is of use."""

@@ -69,8 +69,11 @@ class VideoSource(ABC):
     dropped: int = 0
 
     @abstractmethod
-    def frames(self, first: int = 0) -> Iterator[Frame]:
+    def frames(self, first: int = 0, wanted: np.ndarray | None = None) -> Iterator[Frame]:
         """Frames from number `first` on; those that are damaged, or were dropped, are missing.
+
+        Args:
+            wanted: numbers (n,), ascending, of the only ones to give; where `times` are known.
 
         Raises:
             DataError: the source cannot be read further.
@@ -102,9 +105,9 @@ class FileSource(VideoSource):
         self.rate, self.times, self.start = reader.rate, reader.times, reader.start
         self.sound = reader.path if reader.path.is_file() else None
 
-    def frames(self, first: int = 0) -> Iterator[Frame]:
+    def frames(self, first: int = 0, wanted: np.ndarray | None = None) -> Iterator[Frame]:
         """As of VideoSource."""
-        for index, image in self._reader.stream(first):
+        for index, image in self._reader.stream(first, wanted):
             yield Frame(index, float(self.times[index]), image)
 
     def indices_at(self, seconds: np.ndarray) -> np.ndarray:
@@ -131,7 +134,7 @@ class WebSource(VideoSource):
         self.start = float(begin * self._stream.time_base) if begin is not None else 0.0
         self.sound = address if self._container.streams.audio else None
 
-    def frames(self, first: int = 0) -> Iterator[Frame]:
+    def frames(self, first: int = 0, wanted: np.ndarray | None = None) -> Iterator[Frame]:
         """As of VideoSource; all frames are decoded."""
         begin = None
         try:
@@ -181,7 +184,7 @@ class LiveSource(VideoSource):
         """As of VideoSource."""
         self._waiting.close()
 
-    def frames(self, first: int = 0) -> Iterator[Frame]:
+    def frames(self, first: int = 0, wanted: np.ndarray | None = None) -> Iterator[Frame]:
         """As of VideoSource. A frame's number is its time by the rate, so that gaps show."""
         thread = threading.Thread(target=self._capture, daemon=True)
         thread.start()

@@ -86,15 +86,18 @@ class VideoReader(ABC):
         frames = self._read(wanted)
         return frames if np.array_equal(places, np.arange(len(wanted))) else frames[places]
 
-    def stream(self, first: int = 0) -> Iterator[tuple[int, np.ndarray]]:
+    def stream(self, first: int = 0, wanted: np.ndarray | None = None) -> Iterator[tuple[int, np.ndarray]]:
         """The frames from `first` on in order, one at a time: (index, uint8 RGB (H, W, 3)).
 
         Frames that damage may have reached are left out. No other frames may be asked for before it ends.
 
+        Args:
+            wanted: indices (n,), ascending; gives these alone, which spares the decoding of some others.
+
         Raises:
             DataError: the video cannot be read any further.
         """
-        for index in range(first, len(self)):
+        for index in range(first, len(self)) if wanted is None else wanted.tolist():
             try:
                 frame = self.frames(np.array([index]))[0]
             except DataError:
