@@ -68,10 +68,10 @@ def _add_detect_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--video", type=Path, metavar="FILE", help="in place of ten seconds that are made")
     parser.add_argument(
         "--minutes",
-        type=float,
-        nargs="*",
-        default=[1.0, 10.0],
-        help="lengths of made videos whose peaks of memory are measured (%(default)s)",
+        type=_numbers,
+        default="1,10",
+        metavar="LIST",
+        help="lengths of made videos whose peaks of memory are measured (%(default)s); '': none",
     )
 
 
@@ -139,6 +139,10 @@ def _detect(args: argparse.Namespace) -> tuple[str, Any]:
     cfg = load_config(args.config_file, args.opts)
     result = benchmark_detect(cfg, args.video, args.repeats, args.minutes)
     return result.report(), result.to_json()
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(part) for part in text.split(",") if part]
 
 
 def _at_least(least: int) -> Any:

@@ -34,11 +34,14 @@ class FrameSink(Protocol):
     dropped: int
 
     def frame(self, frame: Frame, keyframe: float) -> None:
-        """A frame, in order, and the time of the keyframe whose result its picture needs, or infinity's
-        opposite; may wait, as long as that keyframe has been cut."""
+        """A frame, in order; may wait, but not where a waiting frame's keyframe has not been cut.
+
+        Args:
+            keyframe: time of the last keyframe whose result the frame's picture needs; minus infinity: none.
+        """
 
     def cut(self, time: float) -> None:
-        """All keyframes up to a time have been cut, and their results will come."""
+        """All keyframes up to a time have been cut: their results come without a further frame."""
 
     def stop(self) -> None:
         """The stream was left: wait for nothing."""

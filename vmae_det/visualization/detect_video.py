@@ -131,7 +131,9 @@ class _Progress:
     def __enter__(self) -> _Progress:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is None and self._bar.total is not None:
+            self._bar.update(self._bar.total - self._bar.n)
         self._bar.close()
 
     def update(self, time_of_video: float) -> None:
