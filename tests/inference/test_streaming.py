@@ -123,6 +123,21 @@ def test_each_frame_is_decoded_and_resized_once(tmp_path, cfg, monkeypatch):
     assert len(resized) == 31  # and the last one, in which clips end
 
 
+@pytest.mark.parametrize("reader", ["pyav", "decord"])
+def test_a_reader_streams_from_a_frame_on_or_some_frames_alone(tmp_path, reader):
+    if reader == "decord":
+        pytest.importorskip("decord", reason="it is not built for this platform")
+    path = write_numbered(tmp_path / "video", Recipe(count=300, options=x264(keyint=20, bframes=2)))
+    opened = open_video(path, reader)
+    for first in (0, 33, 299):
+        frames = list(opened.stream(first))
+        assert [index for index, _ in frames] == numbers([f for _, f in frames]) == list(range(first, 300))
+    assert list(opened.stream(300)) == []
+    wanted = np.array([3, 5, 64, 65, 280])
+    frames = list(opened.stream(wanted=wanted))
+    assert [index for index, _ in frames] == numbers([f for _, f in frames]) == wanted.tolist()
+
+
 def test_few_frames_are_kept(tmp_path, cfg):
     path = write_numbered(tmp_path / "video", Recipe(count=300, options=x264(keyint=30)))
     for source in (FileSource(open_video(path)), UnknownLength(open_video(path))):
