@@ -87,7 +87,8 @@ class StreamOptions:
         overlap: decode, find people and score in threads of their own.
         stopwatch: counts the seconds of the parts "decode", "transform", "persons", "batch" and "model".
         tracker: says who is who.
-        smoother: of the scores along tracks; None leaves them as they are.
+        smoother: of the scores along tracks; None, or keyframes farther apart than people are followed,
+            leaves them as they are.
     """
 
     video_start: float = 0.0
@@ -131,6 +132,7 @@ class ActionStream(Iterator[KeyframeActions]):
         self._batch = cfg.TEST.BATCH_SIZE
         self._options = options
         self._watch = options.stopwatch
+        self._smoother = options.smoother if plan.spacing <= MAX_GAP else None
         self._cutter = ClipCutter(source, plan, cfg)
         self._stages = Stages()
         self._waiting: Channel[KeyframeClip] | None = None
@@ -231,7 +233,7 @@ class ActionStream(Iterator[KeyframeActions]):
 
     def _cuts(self, frames: Iterator[Frame]) -> Iterator[KeyframeClip]:
         sink, start, end = self.sink, self._options.start, self._options.end
-        wait = self._options.smoother.look_ahead if self._options.smoother else 0.0
+        wait = self._smoother.look_ahead if self._smoother else 0.0
         for frame in frames:
             with self._watch.part("transform"):
                 clips = self._cutter.add(frame)
@@ -273,7 +275,7 @@ class ActionStream(Iterator[KeyframeActions]):
             )
 
     def _smooth(self, results: Iterable[KeyframeActions]) -> Iterator[KeyframeActions]:
-        smoother = self._options.smoother
+        smoother = self._smoother
         if smoother is None:
             yield from results
             return
