@@ -45,7 +45,11 @@ MADE = {
     "train --config-file Kinetics": ["output/pretrain/model_final.pt", "output/pretrain/reconstruction.png"],
     "train --config-file AVA": ["output/detect/model_final.pt", "output/detect/detections.csv"],
     "evaluate --ground-truth": ["report/report.html"],
-    "detect my_videos/new.mp4 --boxes": ["detected/new.csv", "detected/new.json", "detected/new_actions.mp4"],
+    "detect my_videos/new.mp4 --boxes": [
+        "detected/new.csv",
+        "detected/new.jsonl",
+        "detected/new_actions.mp4",
+    ],
     "detect my_videos/new.mp4 --whole-frame": ["detected/whole/new_actions.mp4"],
 }
 

@@ -56,7 +56,7 @@ def test_a_resumed_run_knows_what_is_to_be_surpassed(tmp_path, saved, save):
         resumed.offer({"top1": value}, step, save)
     assert [entry["step"] for entry in saved] == [1, 3]
     other = BestWeights(tmp_path, LOSS, resumed=True)  # another metric starts anew
-    other.offer({"loss": 9.0}, 4)
+    other.offer({"loss": 9.0}, 4, save)
     (tmp_path / "model_best.pt").write_bytes(b"damaged")
     BestWeights(tmp_path, LOSS, resumed=True).offer({"loss": 10.0}, 5, save)
     assert [entry["step"] for entry in saved] == [1, 3, 4, 5]

@@ -57,11 +57,13 @@ def test_detect_writes_what_it_found(weights, video, boxes, tmp_path, capsys):
     command = ["detect", str(video), "--boxes", str(boxes), "--weights", str(weights), "--output", str(out)]
     assert main([*command, "--video-start", "900"]) == 0
     assert capsys.readouterr().out.split()[-3:] == [
-        str(out / (video.stem + end)) for end in (".csv", ".json", "_actions.mp4")
+        str(out / (video.stem + end)) for end in (".csv", ".jsonl", "_actions.mp4")
     ]
     rows = read_action_csv(out / f"{video.stem}.csv", kind="detections")
     assert len(rows) == 4 * 11
-    found = json.loads((out / f"{video.stem}.json").read_text())
+    lines = (out / f"{video.stem}.jsonl").read_text().splitlines()
+    assert len(lines) == 3
+    found = json.loads(lines[0])
     assert found["people"][0]["box"] == [0.1, 0.2, 0.4, 0.9]
     scores = [action["score"] for action in found["people"][0]["actions"]]
     assert scores == sorted(scores, reverse=True)
@@ -78,9 +80,9 @@ def test_detect_writes_what_it_found(weights, video, boxes, tmp_path, capsys):
 def test_the_whole_frame_is_a_person_once_a_second(weights, video, tmp_path):
     command = ["detect", str(video), "--whole-frame", "--weights", str(weights), "--output", str(tmp_path)]
     assert main([*command, "--video-start", "900"]) == 0
-    people = json.loads((tmp_path / f"{video.stem}.json").read_text())["people"]
-    assert [(person["timestamp"], person["box"]) for person in people] == [
-        (900.0 + second, [0, 0, 1, 1]) for second in range(10)
+    lines = [json.loads(line) for line in (tmp_path / f"{video.stem}.jsonl").open()]
+    assert [(line["timestamp"], [person["box"] for person in line["people"]]) for line in lines] == [
+        (900.0 + second, [[0, 0, 1, 1]]) for second in range(10)
     ]
 
 

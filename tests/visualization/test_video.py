@@ -13,7 +13,7 @@ from PIL import Image
 from vmae_det.data.check.probe import probe_video
 from vmae_det.data.label_map import LabelMap
 from vmae_det.data.readers import open_video
-from vmae_det.inference.predictor import ActionDetections
+from vmae_det.inference.detections import ActionDetections
 from vmae_det.inference.tracking import link
 from vmae_det.visualization.video import _labels, _spans, write_overlay
 

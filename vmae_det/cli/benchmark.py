@@ -15,6 +15,7 @@ from vmae_det.cli.common import add_config_arguments, load_config
 from vmae_det.utils.errors import UserError
 from vmae_det.utils.files import write_whole
 
+_DETECT = "where the time of detect goes, with given boxes and random weights, and its peaks of memory"
 _TRAIN = "seconds and memory of a step of pre-training, by part, on made-up clips"
 
 
@@ -40,13 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     memory.add_argument("--workers", type=_at_least(1), nargs="+", default=[1, 2, 4, 8], help="processes")
     train = topics.add_parser("train", help=_TRAIN, description=_TRAIN)
     _add_train_arguments(train)
-    for topic in (frame_map, data, memory, train):
+    detect = topics.add_parser("detect", help=_DETECT, description=_DETECT)
+    _add_detect_arguments(detect)
+    for topic in (frame_map, data, memory, train, detect):
         topic.add_argument(
             "--repeats", type=_at_least(1), default=3, help="runs of each measurement (%(default)s)"
         )
         topic.add_argument("--json", metavar="FILE", help="write the measurements there, too")
     add_config_arguments(data)
     add_config_arguments(train)
+    add_config_arguments(detect)
 
 
 def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,9 +64,26 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--amp", choices=["none", "bf16", "fp16"], default="none", help="mixed precision")
 
 
+def _add_detect_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--video", type=Path, metavar="FILE", help="in place of ten seconds that are made")
+    parser.add_argument(
+        "--minutes",
+        type=_numbers,
+        default="1,10",
+        metavar="LIST",
+        help="lengths of made videos whose peaks of memory are measured (%(default)s); '': none",
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """Print a table; gives the exit status."""
-    topics = {"frame-map": _frame_map, "data": _data, "loader-memory": _loader_memory, "train": _train}
+    topics = {
+        "frame-map": _frame_map,
+        "data": _data,
+        "loader-memory": _loader_memory,
+        "train": _train,
+        "detect": _detect,
+    }
     text, figures = topics[args.topic](args)
     print(text)
     print(f"{os.cpu_count()} CPU cores, load average {os.getloadavg()[0]:.1f} at the end")
@@ -110,6 +131,18 @@ def _train(args: argparse.Namespace) -> tuple[str, Any]:
     names = [field.name for field in fields(Settings)]
     result = benchmark_train(cfg, Settings(**{name: getattr(args, name) for name in names}))
     return result.report(), result.to_json()
+
+
+def _detect(args: argparse.Namespace) -> tuple[str, Any]:
+    from vmae_det.benchmarks.detect import benchmark_detect
+
+    cfg = load_config(args.config_file, args.opts)
+    result = benchmark_detect(cfg, args.video, args.repeats, args.minutes)
+    return result.report(), result.to_json()
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(part) for part in text.split(",") if part]
 
 
 def _at_least(least: int) -> Any:

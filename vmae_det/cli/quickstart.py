@@ -130,16 +130,17 @@ def _chance(val) -> float:  # noqa: ANN001
 
 
 def _draw(weights: Path, val, folder: Path) -> list[Path]:  # noqa: ANN001
-    from vmae_det.cli.detect import write_detections
     from vmae_det.data.person_boxes import read_person_boxes
     from vmae_det.inference.predictor import ActionPredictor, read_config
+    from vmae_det.visualization.detect_video import Settings, detect_video
 
     predictor = ActionPredictor(read_config(weights))
     persons = read_person_boxes(val.person_boxes)
     overlays = []
     for video in sorted(val.videos.glob("*.mp4")):
         if video.stem in set(map(str, persons.videos)) and len(overlays) < NUM_OVERLAYS:
-            overlays.append(write_detections(predictor(video, persons, val.video_start), folder)[-1])
+            settings = Settings(video_start=val.video_start)
+            overlays.append(detect_video(predictor, video, persons, folder / video.stem, settings, "")[-1])
     return overlays
 
 

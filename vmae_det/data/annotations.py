@@ -213,6 +213,16 @@ def write_action_csv(path: str | Path, rows: ActionBoxes, kind: str = "detection
     Whole seconds have AVA's four digits. Coordinates keep 6 decimals, and scores 9 significant digits, which
     tell any two float32 apart: the file has the frame-mAP of the rows.
     """
+    with write_whole(Path(path)) as temporary:
+        _lines(rows, kind).write_csv(temporary, include_header=False, quote_style="never")
+
+
+def action_lines(rows: ActionBoxes) -> str:
+    """The lines that `write_action_csv` writes of detections."""
+    return _lines(rows, "detections").write_csv(include_header=False, quote_style="never")
+
+
+def _lines(rows: ActionBoxes, kind: str) -> pl.DataFrame:
     is_truth = kind == "ground_truth"
     columns = {"code": rows.video, "timestamp": rows.timestamp, "action": rows.action}
     columns["value"] = rows.person if is_truth else rows.score
@@ -237,11 +247,5 @@ def write_action_csv(path: str | Path, rows: ActionBoxes, kind: str = "detection
         .then(labelled)
         .otherwise(pl.concat_str(labelled, "value", separator=","))
     )
-    with write_whole(Path(path)) as temporary:
-        (
-            frame.lazy()
-            .join(names.lazy(), on="code", how="left", maintain_order="left")
-            .select(line)
-            .collect()
-            .write_csv(temporary, include_header=False, quote_style="never")
-        )
+    joined = frame.lazy().join(names.lazy(), on="code", how="left", maintain_order="left")
+    return joined.select(line).collect()

@@ -46,6 +46,11 @@ class LabelMap:
         table[list(self.ids)] = np.arange(len(self))
         return table[np.clip(action_ids, 0, beyond)]
 
+    def select(self, columns: np.ndarray) -> LabelMap:
+        """The entries of these columns (n,)."""
+        parts = (tuple(part[column] for column in columns) for part in (self.ids, self.names, self.kinds))
+        return LabelMap(*parts)
+
     @classmethod
     def from_file(cls, path: str | Path) -> LabelMap:
         """Read `item { name: "..." id: 1 }` or `label { name: "..." label_id: 1 label_type: OBJECT }`.

@@ -54,9 +54,13 @@ def resize(clip: Clip, height: int, width: int) -> Clip:
 
 def resize_short_side(clip: Clip, short_side: int) -> Clip:
     """Resize so that the shorter side has this many pixels; the aspect ratio stays, to rounding."""
-    height, width = clip.size
+    return resize(clip, *resized_size(*clip.size, short_side))
+
+
+def resized_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """Height and width with the shorter side at `short_side`, the aspect kept."""
     scale = short_side / min(height, width)
-    return resize(clip, max(round(height * scale), short_side), max(round(width * scale), short_side))
+    return max(round(height * scale), short_side), max(round(width * scale), short_side)
 
 
 def crop(clip: Clip, top: int, left: int, height: int, width: int) -> Clip:

@@ -32,12 +32,12 @@ class EagerModel:
         self.amp = AMP_TYPES[cfg.SOLVER.AMP]
         self.model = build_model_with_weights(cfg, complete=True).to(self.device).eval()
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def __call__(self, batch: dict) -> list[np.ndarray]:
         """Scores (N_i, classes) of each clip's people."""
         with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
             predictions = self.model(to_device(batch, self.device))
-        return [scores.cpu().numpy() for scores in predictions["scores"]]
+        return [scores.float().cpu().numpy() for scores in predictions["scores"]]
 
 
 def load_scorer(cfg: CfgNode) -> Scorer:

@@ -2,189 +2,160 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from vmae_det.config import CfgNode, get_cfg
-from vmae_det.data import transforms
-from vmae_det.data.annotations import ActionBoxes, LabelMap
-from vmae_det.data.keyframes import group_by_keyframe
+from vmae_det.data.label_map import LabelMap
 from vmae_det.data.person_boxes import PersonBoxes
-from vmae_det.data.readers import VideoReader, open_video
-from vmae_det.data.sampling import keyframe_clip
+from vmae_det.engine.setup import choose_device
 from vmae_det.inference.backends import load_scorer, read_extras
-from vmae_det.utils.errors import ConfigError, DataError, WeightsError
-
-
-@dataclass(frozen=True)
-class ActionDetections:
-    """What the people of a video do at its keyframes; R rows, a row for each person and keyframe.
-
-    Args:
-        video: the file.
-        video_start: second of the clock of `timestamp` at which the file starts.
-        timestamp: seconds, (R,), ascending.
-        boxes: xyxy in [0, 1] of the frame, (R, 4).
-        person_scores: of the person detector, (R,).
-        scores: (R, classes), columns in the order of the label map.
-    """
-
-    video: Path
-    video_start: float
-    timestamp: np.ndarray
-    boxes: np.ndarray
-    person_scores: np.ndarray
-    scores: np.ndarray
-    label_map: LabelMap
-
-    def __len__(self) -> int:
-        return len(self.timestamp)
-
-    def to_rows(self) -> ActionBoxes:
-        """The same as rows of AVA's CSV, one for each person, keyframe and action."""
-        video = np.zeros(len(self), dtype=np.int32)
-        names = np.array([self.video.stem], dtype=object)
-        return ActionBoxes.from_scores(names, video, self.timestamp, self.boxes, self.scores, self.label_map)
-
-    def to_json(self, threshold: float = 0.0) -> dict[str, Any]:
-        """The same as plain data; actions by falling score, those that reach the threshold."""
-        people = []
-        for timestamp, box, person_score, scores in zip(
-            self.timestamp.tolist(), self.boxes.tolist(), self.person_scores.tolist(), self.scores
-        ):
-            actions = [
-                {
-                    "id": self.label_map.ids[column],
-                    "name": self.label_map.names[column],
-                    "score": round(float(scores[column]), 6),
-                }
-                for column in np.argsort(-scores, kind="stable")
-                if scores[column] >= threshold
-            ]
-            box = [round(value, 4) for value in box]
-            people.append(
-                {
-                    "timestamp": timestamp,
-                    "box": box,
-                    "person_score": round(person_score, 4),
-                    "actions": actions,
-                }
-            )
-        return {"video": self.video.name, "video_start": self.video_start, "people": people}
+from vmae_det.inference.clips import plan_keyframes
+from vmae_det.inference.detections import ActionDetections
+from vmae_det.inference.person_sources import GivenBoxes, PersonSource
+from vmae_det.inference.stopwatch import Stopwatch
+from vmae_det.inference.stream import ActionStream, Found, StreamOptions
+from vmae_det.inference.video_sources import VideoSource, open_source
+from vmae_det.utils.errors import ConfigError, WeightsError, did_you_mean
 
 
 class ActionPredictor:
-    """Scores the actions of given persons in a video.
+    """Scores the actions of people in videos.
 
     Args:
         cfg: of an ActionDetector; MODEL.WEIGHTS names its weights.
         label_map: of the classes; None takes the one that travels with the weights.
+        actions: names or ids of the classes that are kept; None: all.
+
+    Attributes:
+        label_map: of the classes that are kept.
+
+    Raises:
+        ConfigError: the config is of another model, or an action is not in the label map.
+        WeightsError: the weights cannot be read.
     """
 
-    def __init__(self, cfg: CfgNode, label_map: LabelMap | None = None) -> None:
+    def __init__(
+        self, cfg: CfgNode, label_map: LabelMap | None = None, actions: Sequence[str] | None = None
+    ) -> None:
         if cfg.MODEL.META_ARCHITECTURE != "ActionDetector":
             raise ConfigError(
                 "MODEL.META_ARCHITECTURE: detection needs an ActionDetector, "
                 f"got {cfg.MODEL.META_ARCHITECTURE}"
             )
-        self.cfg = cfg
-        self.label_map = label_map or read_label_map(cfg.MODEL.WEIGHTS)
-        if len(self.label_map) != cfg.MODEL.ROI_HEAD.NUM_CLASSES:
+        self.cfg = cfg = cfg.clone()
+        label_map = label_map or read_label_map(cfg.MODEL.WEIGHTS)
+        if len(label_map) != cfg.MODEL.ROI_HEAD.NUM_CLASSES:
             raise ConfigError(
                 f"MODEL.ROI_HEAD.NUM_CLASSES: {cfg.MODEL.ROI_HEAD.NUM_CLASSES}, but the label map has "
-                f"{len(self.label_map)} classes"
+                f"{len(label_map)} classes"
             )
+        self._columns = choose_actions(label_map, actions)
+        self.label_map = label_map.select(self._columns)
+        cfg.defrost()
+        cfg.DATALOADER.NUM_WORKERS = 0  # there are no loader processes to leave cores to
+        if choose_device(cfg).type == "cpu":
+            cfg.TEST.BATCH_SIZE = 1  # more at once would be no faster, and hold more frames
         self.scorer = load_scorer(cfg)
 
     def __call__(
-        self, video: str | Path, persons: PersonBoxes, video_start: float = 0.0, progress: bool = False
+        self,
+        video: str | Path,
+        persons: PersonBoxes | PersonSource | None = None,
+        video_start: float = 0.0,
+        progress: bool = False,
+        every: float = 1.0,
     ) -> ActionDetections:
-        """Actions of the persons given for this video, which goes by the file's name without suffix.
+        """Actions of the people of a video, which goes by the file's name without suffix.
 
         Args:
-            persons: boxes at keyframes; those below TEST.PERSON_BOX_SCORE are left out.
+            persons: boxes at keyframes, of which those below TEST.PERSON_BOX_SCORE are left out; or what says
+                who is in a keyframe.
             video_start: second of the boxes' clock at which the file starts.
+            every: seconds between keyframes, where `persons` dictates none.
 
         Raises:
             DataError: the video cannot be read, there are no boxes for it, or a keyframe lies outside it.
         """
-        path = Path(video)
-        reader = open_video(path, self.cfg.DATALOADER.READER)
-        threshold = self.cfg.TEST.PERSON_BOX_SCORE
-        own = np.array([str(name) == path.stem for name in persons.videos], dtype=bool)
-        if not own.any():
-            known = ", ".join(str(name) for name in persons.videos[:5])
-            raise DataError(f"no person boxes for the video '{path.stem}'; they are for: {known}", path)
-        rows = persons.select(own[persons.video] & (persons.score >= threshold))
-        if not len(rows):
+        stream = self.stream(video, persons, every=every, options=StreamOptions(video_start=video_start))
+        hidden = None if progress else True
+        with stream, tqdm(stream, "scoring", len(stream.plan.times), unit="keyframe", disable=hidden) as bar:
+            keyframes = list(bar)
+        return ActionDetections.collect(Path(video), video_start, keyframes, self.label_map)
+
+    def stream(
+        self,
+        video: str | Path | VideoSource,
+        persons: PersonBoxes | PersonSource | None = None,
+        *,
+        every: float = 1.0,
+        options: StreamOptions | None = None,
+    ) -> ActionStream:
+        """The same, one keyframe at a time, as soon as each is known; of streams and cameras too.
+
+        Args:
+            video: a file, a folder of frames, an address, a camera, or an open source.
+
+        Raises:
+            DataError: as above; while it runs, too.
+        """
+        options = options or StreamOptions()
+        source = video if isinstance(video, VideoSource) else open_source(video, self.cfg.DATALOADER.READER)
+        persons = self._person_source(persons, source)
+        given = persons.keyframe_times()
+        if given is not None:
+            given = given - options.video_start
+        plan = plan_keyframes(source, self.cfg, given, every, options.start, options.end)
+        watch = options.stopwatch
+        return ActionStream(source, plan, persons, lambda found: self.score(found, watch), self.cfg, options)
+
+    def _person_source(self, persons: PersonBoxes | PersonSource | None, source: VideoSource) -> PersonSource:
+        if persons is None:
+            raise ConfigError("persons: say who is in a video by person boxes, WholeFrame() or Detected(...)")
+        if isinstance(persons, PersonBoxes):
+            return GivenBoxes(persons, source.video_id, self.cfg.TEST.PERSON_BOX_SCORE)
+        return persons
+
+    def score(self, found: Sequence[Found], stopwatch: Stopwatch | None = None) -> list[np.ndarray]:
+        """Scores (N, classes) of the people of each keyframe clip."""
+        watch = stopwatch or Stopwatch()
+        scores = [np.zeros((0, len(self.label_map))) for _ in found]
+        peopled = [number for number, item in enumerate(found) if len(item.boxes)]
+        if not peopled:
+            return scores
+        with watch.part("batch"):
+            items = [found[number] for number in peopled]
+            batch = {
+                "video": torch.stack([item.clip.video for item in items]),
+                "boxes": [torch.as_tensor(i.boxes) * torch.tensor(i.clip.scale * 2) for i in items],
+                "person_scores": [torch.as_tensor(i.person_scores, dtype=torch.float32) for i in items],
+            }
+        with watch.part("model"):
+            for number, found_scores in zip(peopled, self.scorer(batch)):
+                scores[number] = found_scores[:, self._columns]
+        return scores
+
+
+def choose_actions(label_map: LabelMap, actions: Sequence[str] | None) -> np.ndarray:
+    """The columns of the actions of these names or ids, in the label map's order; ConfigError for others."""
+    if actions is None:
+        return np.arange(len(label_map))
+    known = {str(number): column for column, number in enumerate(label_map.ids)}
+    known |= {name: column for column, name in enumerate(label_map.names)}
+    for action in actions:
+        if action not in known:
             raise ConfigError(
-                f"TEST.PERSON_BOX_SCORE: {threshold}, but no person box of {path.stem} reaches it"
+                f"actions: '{action}' is not in the label map{did_you_mean(action, label_map.names)}"
             )
-        keyframes = group_by_keyframe(rows, rows.score)
-        scores = []
-        step = self.cfg.TEST.BATCH_SIZE
-        # All keyframes are looked up before the first is scored: a wrong clock shows at once.
-        frames = [reader.index_at(timestamp - video_start) for timestamp in keyframes.timestamp]
-        with tqdm(
-            total=len(keyframes), desc="scoring", unit="keyframe", disable=None if progress else True
-        ) as bar:
-            for first in range(0, len(keyframes), step):
-                numbers = range(first, min(first + step, len(keyframes)))
-                scores += self._score(reader, [(frames[k], *keyframes[k][2:]) for k in numbers])
-                bar.update(len(numbers))
-        counts = np.diff(keyframes.starts)
-        return ActionDetections(
-            video=path,
-            video_start=video_start,
-            timestamp=np.repeat(keyframes.timestamp, counts),
-            boxes=keyframes.boxes,
-            person_scores=keyframes.values,
-            scores=np.concatenate(scores),
-            label_map=self.label_map,
-        )
-
-    def _score(
-        self, reader: VideoReader, keyframes: list[tuple[int, np.ndarray, np.ndarray]]
-    ) -> list[np.ndarray]:
-        node = self.cfg.INPUT
-        clips = []
-        for frame, boxes, _ in keyframes:
-            indices = keyframe_clip(frame, len(reader), node.NUM_FRAMES, node.SAMPLING_RATE)
-            clips.append(
-                transforms.whole_frame(transforms.make_clip(reader.frames(indices), boxes), self.cfg)
-            )
-        batch = {
-            "video": torch.stack([transforms.to_video(clip) for clip in clips]),
-            "boxes": [clip.boxes for clip in clips],
-            "person_scores": [torch.as_tensor(scores, dtype=torch.float32) for *_, scores in keyframes],
-        }
-        return self.scorer(batch)
-
-
-def whole_frame(video: str | Path, video_start: float = 0.0) -> PersonBoxes:
-    """A box around the whole frame, of score 1, at each second of a video; DataError if it is unreadable.
-
-    Args:
-        video_start: second of the boxes' clock at which the file starts.
-    """
-    path = Path(video)
-    timestamp = video_start + np.arange(int(open_video(path).times[-1]) + 1, dtype=np.float64)
-    return PersonBoxes(
-        videos=np.array([path.stem], dtype=object),
-        video=np.zeros(len(timestamp), dtype=np.int32),
-        timestamp=timestamp,
-        boxes=np.tile([0.0, 0.0, 1.0, 1.0], (len(timestamp), 1)),
-        score=np.ones(len(timestamp)),
-    )
+    return np.array(sorted({known[action] for action in actions}), dtype=np.int64)
 
 
 def read_config(weights: str | Path) -> CfgNode:
-    """The config that travels with weights or an exported model; MODEL.WEIGHTS names the file.
+    """The config that travels with the weights that this program wrote; MODEL.WEIGHTS names the file.
 
     Raises:
         WeightsError: there is none in the file.
@@ -199,7 +170,7 @@ def read_config(weights: str | Path) -> CfgNode:
 
 
 def read_label_map(weights: str | Path) -> LabelMap:
-    """The label map that travels with weights or an exported model; WeightsError if there is none."""
+    """The label map that travels with weights that this program wrote; WeightsError if there is none."""
     content = read_extras(weights).get("label_map")
     if not isinstance(content, dict):
         raise WeightsError(f"{weights}: holds no label map; give one by --label-map")

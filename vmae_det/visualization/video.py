@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vmae_det.data.readers import VideoReader, open_video
-from vmae_det.inference.predictor import ActionDetections
+from vmae_det.inference.detections import ActionDetections
 from vmae_det.inference.tracking import Tracks, link
 from vmae_det.utils.errors import DataError
 from vmae_det.visualization.overlay import Habit, PersonOverlay, draw_people

@@ -38,8 +38,9 @@ class VideoWriter:
         path: the mp4 file; its folder is made if needed.
         width, height: of the frames. Odd sizes, which 4:2:0 cannot hold, gain a repeated column or row.
         fps: frames a second.
-        audio_from: a media file whose sound is copied as it is, over the span of the frames written. A file
-            without sound gives a silent video; so does, with a warning, a coding that mp4 cannot hold.
+        audio_from: a media file, or its address, whose sound is copied as it is, over the span of the frames
+            written. A file without sound gives a silent video; so does, with a warning, a coding that mp4
+            cannot hold.
         key_every: frames from one key frame to the next, at most.
 
     Raises:
@@ -75,7 +76,7 @@ class VideoWriter:
         try:
             self._stream = self._add_video_stream()
             if audio_from is not None:
-                self._sound = _SoundCopy.open(Path(audio_from), self._file)
+                self._sound = _SoundCopy.open(audio_from, self._file)
         except BaseException:
             self._discard()
             raise
@@ -192,7 +193,7 @@ class _SoundCopy:
         self._last: int | None = None  # decoding time of the last packet passed on, as in the source
 
     @classmethod
-    def open(cls, path: Path, target: av.container.OutputContainer) -> _SoundCopy | None:
+    def open(cls, path: str | Path, target: av.container.OutputContainer) -> _SoundCopy | None:
         """Ready to copy the sound of `path`; None where it has none, or none that fits into `target`."""
         try:
             source = av.open(_local(path))

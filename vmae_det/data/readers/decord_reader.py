@@ -52,9 +52,9 @@ class DecordReader(VideoReader):
         """Whether decord reads this file, and not PyAV in its place."""
         return self._reader is not None
 
-    def stream(self) -> Iterator[tuple[int, np.ndarray]]:
-        """All frames in order, as of VideoReader."""
-        return super().stream() if self._pyav is None else self._pyav.stream()
+    def stream(self, first: int = 0, wanted: np.ndarray | None = None) -> Iterator[tuple[int, np.ndarray]]:
+        """Frames in order, as of VideoReader."""
+        return super().stream(first, wanted) if self._pyav is None else self._pyav.stream(first, wanted)
 
     def _read(self, wanted: np.ndarray) -> np.ndarray:
         if self._reader is not None:

@@ -13,6 +13,7 @@ from vmae_det.data.file_types import IMAGE_SUFFIXES
 from vmae_det.data.readers.interface import READER_REGISTRY, Source, VideoReader, reduced_size
 from vmae_det.utils.errors import ConfigError, DataError
 
+_NUMBER = re.compile(r"%0?(\d*)d")
 DEFAULT_RATE = Fraction(30)  # of SlowFast's frames of AVA: ffmpeg -r 30
 
 
@@ -28,8 +29,12 @@ class ImageFolderReader(VideoReader):
             raise ConfigError(f"DATALOADER.READER: images reads folders, and {source.path} is a file")
         self.path = source.path
         files = [p for p in source.file.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != "."]
+        if source.pattern is not None:
+            named = pattern_expression(source.pattern)
+            files = [path for path in files if named.fullmatch(path.name)]
         if not files:
-            raise DataError("a folder without images", self.path)
+            what = "there are no images of this name" if source.pattern else "a folder without images"
+            raise DataError(what, self.path)
         self.files = sorted(files, key=lambda path: natural_key(path.name))
         self.rate = _read_rate(source.file / "rate.txt") or source.rate or DEFAULT_RATE
         self.times = np.arange(len(self.files)) / float(self.rate)
@@ -48,6 +53,18 @@ class ImageFolderReader(VideoReader):
                 )
             frames[place] = image
         return frames
+
+
+def pattern_expression(pattern: str) -> re.Pattern[str]:
+    """What a printf pattern such as img_%05d.jpg matches."""
+    before, width, after = _NUMBER.split(pattern, maxsplit=1)
+    digits = rf"\d{{{int(width)},}}" if width else r"\d+"
+    return re.compile(re.escape(before) + digits + re.escape(after))
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a file's name is a printf pattern of images."""
+    return bool(_NUMBER.search(name)) and Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def natural_key(name: str) -> list[tuple[int, int | str]]:

@@ -25,6 +25,7 @@ class Source:
         file: the file or folder that holds the bytes.
         start, size: its place in `file`, in bytes; None: the whole file.
         rate: frames per second of an image folder that does not say its own.
+        pattern: a printf pattern such as img_%05d.jpg, that names the frames in the folder `file`.
     """
 
     path: Path
@@ -32,6 +33,7 @@ class Source:
     start: int | None = None
     size: int | None = None
     rate: Fraction | None = None
+    pattern: str | None = None
 
     @property
     def address(self) -> str:
@@ -84,15 +86,18 @@ class VideoReader(ABC):
         frames = self._read(wanted)
         return frames if np.array_equal(places, np.arange(len(wanted))) else frames[places]
 
-    def stream(self) -> Iterator[tuple[int, np.ndarray]]:
-        """All frames in order, one at a time: (index, uint8 RGB (H, W, 3)).
+    def stream(self, first: int = 0, wanted: np.ndarray | None = None) -> Iterator[tuple[int, np.ndarray]]:
+        """The frames from `first` on in order, one at a time: (index, uint8 RGB (H, W, 3)).
 
         Frames that damage may have reached are left out. No other frames may be asked for before it ends.
+
+        Args:
+            wanted: indices (n,), ascending; gives these alone, which spares the decoding of some others.
 
         Raises:
             DataError: the video cannot be read any further.
         """
-        for index in range(len(self)):
+        for index in range(first, len(self)) if wanted is None else wanted.tolist():
             try:
                 frame = self.frames(np.array([index]))[0]
             except DataError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from pathlib import Path
 
+from vmae_det.data.readers.image_folder import is_pattern
 from vmae_det.data.readers.interface import READER_REGISTRY, Source, VideoReader, unreadable
 from vmae_det.data.readers.tar_shard import find_in_shard
 from vmae_det.utils.errors import DataError
@@ -23,8 +24,8 @@ def open_video(
 
     Args:
         path: a video file, an address that iopath knows, `shard.tar/KEY.mp4` for a video in a tar shard, or a
-            folder of frames, which the reader "images" reads whatever `reader` says; or what `find_source`
-            gave.
+            folder of frames or a printf pattern of them such as `frames/img_%05d.jpg`, which the reader
+            "images" reads whatever `reader` says; or what `find_source` gave.
         reader: "auto" is PyAV.
         short_side: pixels; larger frames come reduced to it, their aspect kept, and smaller ones as they are.
         rate: frames per second of a folder of frames that has no rate.txt.
@@ -49,6 +50,8 @@ def find_source(path: str | Path, rate: Fraction | None = None) -> Source:
     path = local_path(path)
     if path.exists():
         return Source(path, path, rate=rate)
+    if is_pattern(path.name) and path.parent.is_dir():
+        return Source(path, path.parent, rate=rate, pattern=path.name)
     shard = next((parent for parent in path.parents if parent.suffix == ".tar" and parent.is_file()), None)
     if shard is None:
         raise DataError("no such video file", path)

@@ -49,23 +49,32 @@ class PyAVReader(VideoReader):
             f"frame {min(places)} of {len(self)} cannot be decoded: its data are damaged", self.path
         )
 
-    def stream(self) -> Iterator[tuple[int, np.ndarray]]:
-        """All frames in order, as of VideoReader, each packet decoded once."""
-        keys, stamps = self._index.keys, self._index.stamps
-        start, last = 0, stamps[0] - 1  # the key frame to begin at, and the stamp of the last frame given
+    def stream(self, first: int = 0, wanted: np.ndarray | None = None) -> Iterator[tuple[int, np.ndarray]]:
+        """Frames in order, as of VideoReader, each packet decoded once."""
+        found = self._all(first) if wanted is None else self._find(wanted.tolist(), 0)
         try:
-            while start < len(keys):
-                run = Run(self._file, self._index, start, range(len(self)))
-                for index, frame, whole in run:
-                    if whole and stamps[index] > last:
-                        last = stamps[index]
-                        yield index, np.ascontiguousarray(self._convert(frame))
-                if not run.is_damaged:
-                    return
-                self._file.rewind()  # as in _find
-                start = max(start + 1, int(np.searchsorted(keys, last, side="right")))
+            for index, frame in found:
+                yield index, np.ascontiguousarray(self._convert(frame))
         except (av.FFmpegError, OSError) as error:
             raise unreadable(self.path, error.strerror) from None
+
+    def _all(self, first: int) -> Iterator[tuple[int, av.VideoFrame]]:
+        """The whole frames from `first` on, in order."""
+        keys, stamps = self._index.keys, self._index.stamps
+        if first >= len(stamps):
+            return
+        # The key frame to begin at, and the stamp of the last frame given.
+        start, last = int(np.searchsorted(keys, stamps[first], side="right")) - 1, stamps[first] - 1
+        while start < len(keys):
+            run = Run(self._file, self._index, start, range(first, len(self)))
+            for index, frame, whole in run:
+                if whole and stamps[index] > last:
+                    last = stamps[index]
+                    yield index, frame
+            if not run.is_damaged:
+                return
+            self._file.rewind()  # as in _find
+            start = max(start + 1, int(np.searchsorted(keys, last, side="right")))
 
     def _find(self, wanted: list[int], steps: int) -> Iterator[tuple[int, av.VideoFrame]]:
         """Those frames of `wanted`, ascending, that come out whole from `steps` key frames before them."""

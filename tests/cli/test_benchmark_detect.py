@@ -1,0 +1,30 @@
+"""The benchmark of detection, on a tiny model."""
+
+import json
+
+from numbered_videos import Recipe, write_numbered
+
+from vmae_det.cli.main import main
+
+TINY = (
+    *("MODEL.BACKBONE.EMBED_DIM", "24", "MODEL.BACKBONE.DEPTH", "1", "MODEL.BACKBONE.NUM_HEADS", "2"),
+    *("MODEL.BACKBONE.CHECKPOINT", "", "INPUT.TEST_SHORT_SIDE", "64", "INPUT.NUM_FRAMES", "4"),
+    *("MODEL.DEVICE", "cpu"),
+)
+
+
+def test_where_the_time_goes_and_the_memory(tmp_path, capsys):
+    file = tmp_path / "detect.json"
+    video = write_numbered(tmp_path / "v", Recipe())
+    command = ["benchmark", "detect", "--config-file", "AVA/vit_small_16x4.yaml", "--repeats", "1"]
+    assert main([*command, "--video", str(video), "--minutes", "0.02", "--json", str(file), *TINY]) == 0
+    figures = json.loads(file.read_text())
+    parts = figures["parts"]
+    assert set(parts) == {"decode", "persons", "transform", "model", "draw", "encode"}
+    assert all(seconds > 0 for seconds in parts.values())
+    assert sum(parts.values()) <= figures["whole"]
+    assert figures["share_of_rest"] == 1 - (parts["model"] + parts["decode"]) / figures["whole"]
+    assert figures["peaks"]["0.02"] > 10_000_000
+    printed = capsys.readouterr().out
+    assert "x real time" in printed
+    assert "peak memory of 0.02 minutes" in printed

@@ -1,0 +1,177 @@
+"""`vmae-det detect`: many videos, what is left out, what fails, what is chosen."""
+
+import json
+
+import av
+import numpy as np
+import pytest
+from numbered_videos import Recipe, numbered_frame, numbers, write_numbered, x264
+from odd_videos import UNREADABLE
+from PIL import Image
+
+from vmae_det.checkpoint import save_weights
+from vmae_det.cli.main import main
+from vmae_det.data.annotations import read_action_csv
+from vmae_det.data.readers import open_video
+from vmae_det.inference.inputs import find_inputs
+from vmae_det.modeling import build_model
+from vmae_det.utils.errors import DataError, UserError
+
+
+@pytest.fixture
+def weights(tiny_cfg, tmp_path):
+    cfg = tiny_cfg("detect", "MODEL.ROI_HEAD.NUM_CLASSES", 3)
+    label_map = {"ids": (1, 2, 7), "names": ("stand", "walk, or run", 'wave "hello"'), "kinds": ("",) * 3}
+    return save_weights(build_model(cfg).state_dict(), cfg.dump(), tmp_path / "model.pt", label_map)
+
+
+@pytest.fixture
+def detect(weights, tmp_path, capsys):
+    """Runs the command on the whole frame, every half second; gives its status, and what it printed."""
+
+    def run(*arguments):
+        options = ["--weights", str(weights), "--output", str(tmp_path / "out"), "--whole-frame"]
+        status = main(["detect", *map(str, arguments), *options, "--every", "0.5"])
+        return status, capsys.readouterr()
+
+    return run
+
+
+def make(path, **recipe):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write_numbered(path, Recipe(**({"count": 30} | recipe)))
+
+
+def made(tmp_path):
+    """The files of the output folder."""
+    out = tmp_path / "out"
+    return sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+
+
+def test_a_folder_of_videos_one_of_them_broken(tmp_path, detect):
+    videos = tmp_path / "videos"
+    make(videos / "a")
+    make(videos / "below" / "b")
+    UNREADABLE["text"](videos / "c")
+    status, printed = detect(videos, "--format", "csv")
+    assert status == 2
+    assert made(tmp_path) == ["a.csv", "below/b.csv"]
+    assert "c.mp4: cannot be read as a video" in printed.out
+    assert f"1 of 3 videos failed: {videos / 'c.mp4'}" in printed.err
+    # Again: only what failed is tried.
+    before = (tmp_path / "out/a.csv").stat().st_mtime_ns
+    status, printed = detect(videos, "--format", "csv")
+    assert status == 2
+    assert "2 of 3 videos are done already" in printed.out
+    assert (tmp_path / "out/a.csv").stat().st_mtime_ns == before
+    (videos / "c.mp4").unlink()
+    assert detect(videos, "--format", "csv", "--overwrite")[0] == 0
+    assert (tmp_path / "out/a.csv").stat().st_mtime_ns > before
+
+
+def test_processes_share_the_videos(tmp_path, detect):
+    for name in "abc":
+        make(tmp_path / "videos" / name)
+    UNREADABLE["text"](tmp_path / "videos" / "d")
+    assert detect(tmp_path / "videos", "--format", "jsonl", "--num-gpus", 2)[0] == 2
+    assert made(tmp_path) == ["a.jsonl", "b.jsonl", "c.jsonl"]
+
+
+def test_what_is_chosen(tmp_path, detect):
+    video = make(tmp_path / "v", count=100)
+    arguments = (video, "--start", 1, "--end", 2.4, "--actions", "7", "stand")
+    assert detect(*arguments)[0] == 0
+    assert made(tmp_path) == ["v.csv", "v.jsonl", "v_actions.mp4"]
+    lines = [json.loads(line) for line in (tmp_path / "out/v.jsonl").open()]
+    assert [line["timestamp"] for line in lines] == [1, 1.5, 2]
+    assert {action["name"] for action in lines[0]["people"][0]["actions"]} == {"stand", 'wave "hello"'}
+    rows = read_action_csv(tmp_path / "out/v.csv", kind="detections")
+    assert set(rows.action) == {1, 7}
+    assert len(rows) == 3 * 2
+    drawn = open_video(tmp_path / "out/v_actions.mp4")
+    assert len(drawn) == 36  # frames 25 to 60
+    assert [line["people"][0]["track"] for line in lines] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--format", "csv,mp3"), "--format: got 'mp3', which is no format"),
+        (("--actions", "wlak"), "actions: 'wlak' is not in the label map"),
+        (("--start", "99"), "no keyframe lies between second 99"),
+    ],
+)
+def test_choices_that_cannot_be(tmp_path, detect, arguments, expected):
+    status, printed = detect(make(tmp_path / "v"), *arguments)
+    assert status == 2
+    assert expected in printed.err
+    assert not (tmp_path / "out").exists() or not made(tmp_path)
+
+
+def test_nothing_is_left_of_a_video_that_breaks(tmp_path, detect, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("vmae_det.visualization.video_writer.VideoWriter.write", fail)
+    status, printed = detect(make(tmp_path / "v"))
+    assert status == 2
+    assert "cannot be written to (No space left on device)" in printed.err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_overlay_frames_are_the_videos_own_and_drawn_on(tmp_path, detect):
+    video = make(tmp_path / "v", count=60, size=(192, 144), options=x264(keyint=20))
+    assert detect(video, "--format", "overlay", "--threshold", "0.0")[0] == 0
+    drawn, source = open_video(tmp_path / "out/v_actions.mp4"), open_video(video)
+    np.testing.assert_allclose(drawn.times, source.times, atol=1e-4)
+    pictures, plain = drawn.frames(np.arange(60)), source.frames(np.arange(60))
+    changed = np.abs(pictures.astype(int) - plain).max(axis=(1, 2, 3)) > 60
+    assert np.flatnonzero(~changed).tolist() == [57, 58, 59]  # a quarter of a second after the last keyframe
+    with av.open(str(tmp_path / "out/v_actions.mp4")) as file:
+        assert file.streams.video[0].average_rate == 25
+
+
+def test_frames_of_a_folder_and_of_a_pattern(tmp_path, detect):
+    folder = tmp_path / "frames.d"
+    folder.mkdir()
+    for number in range(12):
+        Image.fromarray(numbered_frame(number, 96, 64)).save(folder / f"img_{number:03d}.png")
+        Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(folder / f"other_{number:03d}.png")
+    (folder / "rate.txt").write_text("10")
+    pattern = folder / "img_%03d.png"
+    assert numbers(open_video(pattern).frames(np.arange(12))) == list(range(12))
+    assert detect(pattern, "--format", "jsonl")[0] == 0
+    assert made(tmp_path) == ["frames.d.jsonl"]
+    lines = [json.loads(line) for line in (tmp_path / "out/frames.d.jsonl").open()]
+    assert [line["timestamp"] for line in lines] == [0, 0.5, 1]
+    status, printed = detect(folder / "none_%03d.png")
+    assert status == 2
+    assert "there are no images of this name" in printed.err
+
+
+def test_inputs(tmp_path):
+    for name in ("10", "9", "sub/x"):
+        path = tmp_path / "set" / f"{name}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    frames = tmp_path / "set" / "frames"
+    frames.mkdir()
+    (frames / "1.jpg").touch()
+    found = find_inputs([str(tmp_path / "set"), "rtsp://host/live", "0"])
+    stems = [str(one.stem) for one in found]
+    assert stems == ["9", "10", "frames", "sub/x", "live", "camera_0"]
+    assert [one.is_live for one in found] == [False] * 4 + [True] * 2
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no videos and no images"):
+        find_inputs([str(tmp_path / "empty")])
+    with pytest.raises(UserError, match="would be called 'x'"):
+        find_inputs(["a/x.mp4", "b/x.mp4"])
+
+
+def test_names_that_do_harm(tmp_path, detect):
+    video = make(tmp_path / 'a, "b" <i>%d')
+    assert detect(video, "--format", "csv,jsonl")[0] == 0
+    rows = read_action_csv(tmp_path / 'out/a, "b" <i>%d.csv', kind="detections")
+    assert list(rows.videos) == ["a_ _b_ <i>%d"]
+    line = (tmp_path / 'out/a, "b" <i>%d.jsonl').read_text().splitlines()[0]
+    assert json.loads(line)["video"] == 'a, "b" <i>%d'

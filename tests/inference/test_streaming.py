@@ -1,0 +1,310 @@
+"""Clips, people and scores of a stream equal those that random access gives."""
+
+import logging
+import threading
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from numbered_videos import Recipe, numbers, write_numbered, x264
+from odd_videos import UNREADABLE
+
+from vmae_det.data import transforms
+from vmae_det.data.readers import open_video
+from vmae_det.data.sampling import keyframe_clip
+from vmae_det.inference.clips import ClipCutter, Grid, KeyframePlan, plan_keyframes
+from vmae_det.inference.detections import KeyframeActions
+from vmae_det.inference.people_over_time import PeopleOverTime
+from vmae_det.inference.person_sources import Detected, PersonSource, WholeFrame
+from vmae_det.inference.stream import ActionStream, StreamOptions
+from vmae_det.inference.tracking import link
+from vmae_det.inference.video_sources import FileSource, Frame, VideoSource
+from vmae_det.utils.errors import DataError
+
+VARIABLE = np.cumsum(np.random.default_rng(0).integers(8, 90, 90)) + 100
+FILES = {
+    "even": Recipe(count=90, options=x264(keyint=30)),
+    "variable": Recipe(stamps=VARIABLE, time_base=Fraction(1, 1000), options=x264(keyint=25)),
+    "short": Recipe(count=5),
+    "one_frame": Recipe(count=1),
+}
+TURNED = Recipe(count=60, rotation=90, options=x264(keyint=12, bframes=2))
+
+
+class UnknownLength(VideoSource):
+    """A file as of an address: nothing is known before its frames come."""
+
+    def __init__(self, reader):
+        self._reader, self.name, self.rate = reader, str(reader.path), reader.rate
+
+    def frames(self, first=0, wanted=None):
+        for index, image in self._reader.stream(first):
+            yield Frame(index, float(self._reader.times[index]), image)
+
+
+@pytest.fixture
+def cfg(tiny_cfg):
+    return tiny_cfg("detect", "INPUT.NUM_FRAMES", 8, "INPUT.SAMPLING_RATE", 3, "TEST.BATCH_SIZE", 3)
+
+
+def means(found):
+    """In place of a model: for each person the mean of each frame of the clip."""
+    return [
+        np.tile(item.clip.video.float().mean(dim=(0, 2, 3)).numpy(), (len(item.boxes), 1)) for item in found
+    ]
+
+
+def random_access(path, cfg, every):
+    """Times, and what `means` gives, of clips each read by themselves."""
+    reader, node = open_video(path), cfg.INPUT
+    times = np.arange(0, reader.times[-1] + 1e-9, every)
+    results = []
+    for time in times:
+        centre = int(np.abs(reader.times - time).argmin())
+        frames = reader.frames(keyframe_clip(centre, len(reader), node.NUM_FRAMES, node.SAMPLING_RATE))
+        clip = transforms.whole_frame(transforms.make_clip(frames), cfg)
+        results.append(transforms.to_video(clip).float().mean(dim=(0, 2, 3)).numpy())
+    return times, np.array(results)
+
+
+def streamed(source, cfg, every=0.4, persons=None, **options):
+    options = StreamOptions(**options)
+    plan = plan_keyframes(source, cfg, None, every, options.start, options.end)
+    with ActionStream(source, plan, persons or WholeFrame(), means, cfg, options) as stream:
+        return list(stream), stream
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+@pytest.mark.parametrize("name", FILES)
+def test_a_stream_gives_what_random_access_gives(tmp_path, cfg, name, overlap):
+    path = write_numbered(tmp_path / "video", FILES[name])
+    times, expected = random_access(path, cfg, 0.4)
+    for source in (FileSource(open_video(path)), UnknownLength(open_video(path))):
+        results, _ = streamed(source, cfg, overlap=overlap)
+        np.testing.assert_allclose([result.time for result in results], times)
+        np.testing.assert_array_equal(np.concatenate([result.scores for result in results]), expected)
+
+
+def test_turned_frames_are_upright(tmp_path, cfg):
+    path = write_numbered(tmp_path / "video", TURNED)
+    seen = []
+
+    class Numbers(PersonSource):
+        def __call__(self, time, frame):
+            seen.extend(numbers([frame]))
+            return WholeFrame()(time, frame)
+
+    streamed(FileSource(open_video(path)), cfg, every=0.4, persons=Numbers())
+    assert seen == [0, 10, 20, 30, 40, 50]
+
+
+def test_a_part_of_a_video(tmp_path, cfg):
+    path = write_numbered(tmp_path / "video", FILES["even"])
+    times, expected = random_access(path, cfg, 0.4)
+    source = FileSource(open_video(path))
+    results, _ = streamed(source, cfg, start=1.2, end=2.1)
+    np.testing.assert_allclose([result.time for result in results], times[3:6])
+    np.testing.assert_array_equal(np.concatenate([result.scores for result in results]), expected[3:6])
+    with pytest.raises(DataError, match="no keyframe lies between second 99 and"):
+        streamed(source, cfg, start=99)
+
+
+def test_each_frame_is_decoded_and_resized_once(tmp_path, cfg, monkeypatch):
+    path = write_numbered(tmp_path / "video", FILES["even"])
+    resized, whole_frame = [], transforms.whole_frame
+    monkeypatch.setattr(transforms, "whole_frame", lambda c, cfg: resized.append(1) or whole_frame(c, cfg))
+    reader = open_video(path)
+    given = []
+    stream = reader.stream
+    monkeypatch.setattr(reader, "stream", lambda *args: (given.append(f) or f for f in stream(*args)))
+    streamed(FileSource(reader), cfg, every=0.12)  # every third frame, each in up to eight clips
+    assert len(given) == 31
+    assert len(resized) == 31  # and the last one, in which clips end
+
+
+@pytest.mark.parametrize("reader", ["pyav", "decord"])
+def test_a_reader_streams_from_a_frame_on_or_some_frames_alone(tmp_path, reader):
+    if reader == "decord":
+        pytest.importorskip("decord", reason="it is not built for this platform")
+    path = write_numbered(tmp_path / "video", Recipe(count=300, options=x264(keyint=20, bframes=2)))
+    opened = open_video(path, reader)
+    for first in (0, 33, 299):
+        frames = list(opened.stream(first))
+        assert [index for index, _ in frames] == numbers([f for _, f in frames]) == list(range(first, 300))
+    assert list(opened.stream(300)) == []
+    wanted = np.array([3, 5, 64, 65, 280])
+    frames = list(opened.stream(wanted=wanted))
+    assert [index for index, _ in frames] == numbers([f for _, f in frames]) == wanted.tolist()
+
+
+def test_few_frames_are_kept(tmp_path, cfg):
+    path = write_numbered(tmp_path / "video", Recipe(count=300, options=x264(keyint=30)))
+    for source in (FileSource(open_video(path)), UnknownLength(open_video(path))):
+        cutter = ClipCutter(source, plan_keyframes(source, cfg, None, 0.4), cfg)
+        most = 0
+        for frame in source.frames():
+            cutter.add(frame)
+            most = max(most, len(cutter._planes))
+        assert most <= 8 * 3 + 10
+
+
+def spoil(path, *packets):
+    """Flip the bytes of packets, by their number."""
+    import av
+
+    with av.open(str(path)) as file:
+        places = [(p.pos, p.size) for p in file.demux(video=0) if p.size]
+    data = bytearray(path.read_bytes())
+    for place, size in (places[number] for number in packets):
+        data[place + 4 : place + size] = bytes(b ^ 0xFF for b in data[place + 4 : place + size])
+    path.write_bytes(data)
+    return path
+
+
+def test_in_place_of_damaged_frames_stand_their_neighbours(tmp_path, cfg, caplog):
+    video = write_numbered(tmp_path / "video", Recipe(count=90, options=x264(keyint=10, bframes=0)))
+    source = FileSource(open_video(spoil(video, 45)))  # frames 45 to 49 are gone
+    plan = KeyframePlan(np.array([1.6]), np.array([40]), np.ones(90, dtype=bool))
+    cutter = ClipCutter(source, plan, cfg)
+    clips = [clip for frame in source.frames() for clip in cutter.add(frame)]
+    (clip,) = clips
+    shown = clip.video.permute(1, 2, 3, 0).numpy()[:, :, :96]
+    assert numbers(shown) == [28, 31, 34, 37, 40, 43, 43, 43]  # 46 and 49 are missing
+    with caplog.at_level(logging.WARNING):
+        results, stream = streamed(source, cfg)
+    assert len(results) == 9
+    assert stream.missing == 4  # those of frames 45 to 49 that clips need
+    assert "4 of its frames are damaged" in caplog.text
+
+
+def test_keyframes_behind_the_last_good_frame_are_left_out(tmp_path, cfg, caplog):
+    video = write_numbered(tmp_path / "video", Recipe(count=90, options=x264(keyint=10, bframes=0)))
+    source = FileSource(open_video(spoil(video, 30, 40, 50, 60, 70, 80)))
+    with caplog.at_level(logging.WARNING):
+        results, stream = streamed(source, cfg)
+    # The clip of a keyframe begins 12 frames before it: that of frame 40 has 28, that of 50 has no frame.
+    assert [result.time for result in results] == pytest.approx([0, 0.4, 0.8, 1.2, 1.6])
+    assert stream.left_out == 4
+    assert "4 keyframes lie in a damaged part" in caplog.text
+
+
+def test_a_source_that_breaks_off(tmp_path, cfg, caplog):
+    class Broken(UnknownLength):
+        def frames(self, first=0, wanted=None):
+            for frame in super().frames():
+                if frame.index == 40:
+                    raise DataError("cannot be read: connection lost", "http://there/v.mp4")
+                yield frame
+
+    path = write_numbered(tmp_path / "video", FILES["even"])
+    results, _ = streamed(Broken(open_video(path)), cfg)
+    assert [result.time for result in results] == pytest.approx([0, 0.4, 0.8, 1.2])
+    assert "connection lost; what comes after is left out" in caplog.text
+    with pytest.raises(DataError):
+        FileSource(open_video(UNREADABLE["truncated"](tmp_path / "cut")))
+
+
+def test_errors_of_a_thread_reach_the_caller_and_no_thread_stays(tmp_path, cfg):
+    class Failing(PersonSource):
+        def __call__(self, time, frame):
+            if time > 1:
+                raise DataError("no people today")
+            return WholeFrame()(time, frame)
+
+    before = threading.active_count()
+    path = write_numbered(tmp_path / "video", FILES["even"])
+    with pytest.raises(DataError, match="no people today"):
+        streamed(FileSource(open_video(path)), cfg, persons=Failing())
+    source = FileSource(open_video(path))
+    stream = ActionStream(
+        source, plan_keyframes(source, cfg, None, 0.1), WholeFrame(), means, cfg, StreamOptions()
+    )
+    with stream:
+        next(stream)  # and leave
+    assert threading.active_count() == before
+
+
+def test_people_are_found_in_batches_and_keyframes_may_be_empty(tmp_path, cfg):
+    class Detector:
+        def detect(self, frames):
+            return [
+                (np.tile(np.float32([[8, 8, 40, 60]]), (numbers([f])[0] // 10 % 3, 1)), np.full(9, 0.9)[:2])
+                for f in frames
+            ]
+
+    class Fitting(Detector):
+        def detect(self, frames):
+            return [(boxes, scores[: len(boxes)]) for boxes, scores in super().detect(frames)]
+
+    path = write_numbered(tmp_path / "video", FILES["even"])
+    results, _ = streamed(FileSource(open_video(path)), cfg, persons=Detected(Fitting()))
+    assert [len(result) for result in results] == [0, 1, 2, 0, 1, 2, 0, 1, 2]
+    np.testing.assert_allclose(results[1].boxes, [[8 / 96, 8 / 64, 40 / 96, 60 / 64]])
+    assert results[2].tracks.tolist() == [1, 2]
+    assert results[0].scores.shape[0] == 0
+
+
+def keyframe(time, boxes, tracks):
+    count = len(boxes)
+    boxes = np.array(boxes, dtype=float).reshape(-1, 4)
+    return KeyframeActions(time, time, boxes, np.ones(count), np.zeros((count, 1)), np.array(tracks))
+
+
+def test_people_between_keyframes_are_where_tracks_have_them():
+    rng = np.random.default_rng(0)
+    times = np.repeat(np.arange(1.0, 7), 2)
+    start = np.array([[0, 0, 0.3, 0.5], [0.5, 0, 0.9, 0.5]])
+    boxes = np.concatenate([start + rng.uniform(0, 0.05) for _ in range(6)])
+    kept = np.ones(12, dtype=bool)
+    kept[[8, 10]] = False  # the first person leaves after second 4
+    times, boxes = times[kept], boxes[kept]
+    tracks = link(times, boxes)
+    people = PeopleOverTime(spacing=1.0)
+    for time in np.unique(times):
+        rows = times == time
+        people.add(keyframe(time, boxes[rows], tracks.track[rows]))
+    for time in np.arange(0, 8, 0.07):
+        expected = {int(tracks.track[row]): box for row, box in tracks.at(time)}
+        found = {track: person.box for track, person in people.at(time)}
+        assert found.keys() == expected.keys(), time
+        for track, box in found.items():
+            np.testing.assert_allclose(box, expected[track], atol=1e-12)
+
+
+def test_people_are_not_followed_over_long_gaps():
+    people = PeopleOverTime(spacing=5.0)
+    for time in (0.0, 5.0):
+        people.add(keyframe(time, [[0.1 * time, 0, 0.5 + 0.1 * time, 1]], [1]))
+    assert len(people.at(0.9)) == 1
+    assert people.at(2.5) == []
+    assert people.at(4.5)[0][1].box[0] == 0.5
+
+
+def test_a_grid_ends_with_the_video():
+    assert list(Grid(0, 0.1, 0.3)) == pytest.approx([0, 0.1, 0.2, 0.3])
+    assert len(Grid(0, 1, 9.96)) == 10
+    assert len(Grid(5, 1, 4)) == 0
+
+
+def test_scores_of_the_model_do_not_depend_on_the_batch(tmp_path, tiny_cfg, monkeypatch):
+    from vmae_det.checkpoint import save_weights
+    from vmae_det.inference.predictor import ActionPredictor, read_config
+    from vmae_det.modeling import build_model
+
+    cfg = tiny_cfg("detect")
+    ids = tuple(range(1, cfg.MODEL.ROI_HEAD.NUM_CLASSES + 1))
+    label_map = {"ids": ids, "names": tuple(map(str, ids)), "kinds": ("",) * len(ids)}
+    torch.manual_seed(0)
+    weights = save_weights(build_model(cfg).state_dict(), cfg.dump(), tmp_path / "model.pt", label_map)
+    path = write_numbered(tmp_path / "video", FILES["even"])
+    results = []
+    for size in (1, 4):
+        predictor = ActionPredictor(read_config(weights))
+        predictor.cfg.TEST.BATCH_SIZE = size
+        results.append(predictor(path, WholeFrame(), every=0.5).scores)
+    assert len(results[0]) == 8
+    np.testing.assert_allclose(*results, rtol=1e-4)
+    few = ActionPredictor(read_config(weights), actions=["3", "1"])(path, WholeFrame(), every=0.5)
+    assert few.label_map.ids == (1, 3)
+    np.testing.assert_allclose(few.scores, results[0][:, [0, 2]], rtol=1e-4)

@@ -1,0 +1,179 @@
+"""Where the time of `vmae-det detect` goes, and that its memory does not grow with the video.
+
+`python -m vmae_det.benchmarks.detect ORDER` is a process whose memory alone is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vmae_det.benchmarks.process import cpu_seconds, peak_memory
+from vmae_det.benchmarks.videos import make_videos
+from vmae_det.checkpoint import save_weights
+from vmae_det.config import CfgNode
+from vmae_det.data.person_boxes import PersonBoxes
+from vmae_det.data.readers import open_video
+from vmae_det.inference.person_sources import GivenBoxes
+from vmae_det.inference.predictor import ActionPredictor, read_config
+from vmae_det.inference.stopwatch import Stopwatch
+from vmae_det.modeling import build_model
+from vmae_det.visualization.detect_video import Settings, detect_video
+
+# What is shown, and the parts of the pipeline that it is the sum of.
+PARTS = {
+    "decode": ("decode",),
+    "persons": ("persons",),
+    "transform": ("transform", "batch"),
+    "model": ("model",),
+    "draw": ("draw",),
+    "encode": ("encode",),
+}
+_PEOPLE = ((0.05, 0.1, 0.5, 0.95), (0.5, 0.1, 0.95, 0.95))
+_KEY_EVERY = 60  # frames, of videos that are made
+
+
+@dataclass(frozen=True)
+class Result:
+    """Measurements of one video.
+
+    Attributes:
+        seconds_of_video: its length.
+        parts: CPU seconds by part, with one part at a time, the median over the repeats.
+        whole: CPU seconds of all of it in the same runs.
+        wall: seconds with all parts side by side, the median.
+        peaks: minutes of video to peak bytes of a process of its own.
+    """
+
+    seconds_of_video: float
+    parts: dict[str, float]
+    whole: float
+    wall: float
+    peaks: dict[float, int]
+
+    @property
+    def share_of_rest(self) -> float:
+        """Of all but the model and the decoder, in the whole."""
+        return 1 - (self.parts["model"] + self.parts["decode"]) / self.whole
+
+    def report(self) -> str:
+        """A line for each part, then the totals."""
+        lines = [f"{'part':12}{'CPU':>9}{'share':>8}"]
+        rest = {"other": self.whole - sum(self.parts.values())}
+        for name, seconds in (self.parts | rest).items():
+            lines.append(f"{name:12}{seconds:7.2f} s{seconds / self.whole:8.1%}")
+        lines += [
+            f"{'all':12}{self.whole:7.2f} s",
+            f"all but the model and the decoder: {self.share_of_rest:.1%}",
+            f"side by side: {self.wall:.2f} s for {self.seconds_of_video:.1f} s of video, "
+            f"{self.seconds_of_video / self.wall:.2f} x real time",
+        ]
+        for minutes, peak in self.peaks.items():
+            lines.append(f"peak memory of {minutes:g} minutes: {peak / 1e6:.0f} MB")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """What json.dump takes."""
+        return asdict(self) | {"share_of_rest": self.share_of_rest}
+
+
+def benchmark_detect(
+    cfg: CfgNode, video: Path | None, repeats: int, minutes: list[float], size: tuple[int, int] = (340, 256)
+) -> Result:
+    """Detect with random weights and two given boxes at each second.
+
+    Args:
+        video: the file; None: ten seconds of `size`, made.
+        minutes: lengths of made videos whose peaks of memory are measured.
+    """
+    with tempfile.TemporaryDirectory(prefix="vmae_det_benchmark_") as name:
+        folder = Path(name)
+        weights = _random_weights(cfg, folder / "model.pt")
+        video = video or _made(folder / "short", size, 10)
+        predictor = ActionPredictor(read_config(weights))
+        duration = _duration(video)
+        _run(predictor, video, folder / "out", Settings())  # warms up
+        alone = [_measure_parts(predictor, video, folder / "out") for _ in range(repeats)]
+        walls = [_measure_wall(predictor, video, folder / "out") for _ in range(repeats)]
+        del predictor
+        peaks = {m: _memory_of_process(weights, _made(folder / f"{m:g}", size, 60 * m)) for m in minutes}
+    return Result(
+        seconds_of_video=duration,
+        parts={part: statistics.median(parts[part] for parts, _ in alone) for part in PARTS},
+        whole=statistics.median(whole for _, whole in alone),
+        wall=statistics.median(walls),
+        peaks=peaks,
+    )
+
+
+def _measure_parts(predictor: ActionPredictor, video: Path, stem: Path) -> tuple[dict[str, float], float]:
+    watch = Stopwatch(cpu_seconds)
+    began = cpu_seconds()
+    _run(predictor, video, stem, Settings(overlap=False, stopwatch=watch))
+    whole = cpu_seconds() - began
+    return {part: sum(watch.seconds[name] for name in names) for part, names in PARTS.items()}, whole
+
+
+def _measure_wall(predictor: ActionPredictor, video: Path, stem: Path) -> float:
+    began = time.perf_counter()
+    _run(predictor, video, stem, Settings())
+    return time.perf_counter() - began
+
+
+def _run(predictor: ActionPredictor, video: Path, stem: Path, settings: Settings) -> None:
+    detect_video(predictor, video, GivenBoxes(_boxes(video), video.stem), stem, settings)
+
+
+def _boxes(video: Path) -> PersonBoxes:
+    """Two people at each second."""
+    seconds = np.arange(int(_duration(video)) + 1, dtype=np.float64)
+    rows = len(seconds) * len(_PEOPLE)
+    return PersonBoxes(
+        videos=np.array([video.stem], dtype=object),
+        video=np.zeros(rows, dtype=np.int32),
+        timestamp=np.repeat(seconds, len(_PEOPLE)),
+        boxes=np.tile(np.array(_PEOPLE), (len(seconds), 1)),
+        score=np.ones(rows),
+    )
+
+
+def _duration(video: Path) -> float:
+    return float(open_video(video).times[-1])
+
+
+def _made(folder: Path, size: tuple[int, int], seconds: float) -> Path:
+    make_videos(folder, *size, _KEY_EVERY, count=1, seconds=seconds)
+    return folder / "000.mp4"
+
+
+def _random_weights(cfg: CfgNode, path: Path) -> Path:
+    ids = tuple(range(1, cfg.MODEL.ROI_HEAD.NUM_CLASSES + 1))
+    label_map = {"ids": ids, "names": tuple(f"action {i}" for i in ids), "kinds": ("",) * len(ids)}
+    return save_weights(build_model(cfg).state_dict(), cfg.dump(), path, label_map)
+
+
+def _memory_of_process(weights: Path, video: Path) -> int:
+    order = json.dumps([str(weights), str(video)])
+    command = [sys.executable, "-m", __name__]
+    done = subprocess.run(command, input=order, stdout=subprocess.PIPE, text=True, check=True)
+    return int(done.stdout.split()[-1])
+
+
+def _measure_memory(weights: str, video: str) -> int:
+    """Peak bytes of this process, which did nothing before."""
+    path = Path(video)
+    _run(ActionPredictor(read_config(weights)), path, path.with_name("out"), Settings())
+    return peak_memory()
+
+
+if __name__ == "__main__":
+    print(_measure_memory(*json.loads(sys.stdin.read())))

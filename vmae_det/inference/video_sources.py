@@ -1,0 +1,331 @@
+"""Where frames come from, one after the other: files, addresses of the web, cameras."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import re
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
+
+import av
+import numpy as np
+
+from vmae_det.data.readers import VideoReader, open_video
+from vmae_det.data.readers.image_folder import is_pattern
+from vmae_det.data.readers.packet_index import turn_of
+from vmae_det.inference.channel import Channel, Closed
+from vmae_det.utils.errors import DataError
+from vmae_det.utils.paths import is_address
+
+logger = logging.getLogger(__name__)
+
+WEB, LIVE = ("http://", "https://"), ("rtsp://", "rtsps://", "rtmp://", "udp://", "rtp://", "tcp://")
+_CAMERA = "/dev/video"
+_FORMATS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,asf,flv,ogg,mjpeg,mpjpeg,rtsp,rtp,sdp"
+_PROTOCOLS = "http,https,httpproxy,tcp,tls,udp,rtp,rtmp,rtsp,crypto"
+_WAIT = (20.0, 20.0)  # seconds for a connection, and for more data
+_DEFAULT_RATE = Fraction(30)
+_WAITING_FRAMES = 4  # of a live stream, before frames are dropped
+
+
+class SeekError(DataError):
+    """A file at an address that can only be read after all of it was fetched."""
+
+
+class Frame(NamedTuple):
+    """A decoded frame: number, seconds from the first frame on, uint8 RGB (H, W, 3)."""
+
+    index: int
+    time: float
+    image: np.ndarray
+
+
+class VideoSource(ABC):
+    """A video, read once from its beginning on.
+
+    Attributes:
+        name: what to call it, in messages.
+        rate: frames per second.
+        times: when each frame is shown, seconds from the first frame on; None where that is not known before.
+        start: when the first frame is shown, on the clock that it shares with the sound.
+        sound: what to copy the sound from, or None.
+        live: whether frames come when they come, and are dropped where nobody takes them.
+        dropped: frames that were.
+    """
+
+    name: str
+    rate: Fraction
+    times: np.ndarray | None = None
+    start: float = 0.0
+    sound: str | Path | None = None
+    live: bool = False
+    dropped: int = 0
+
+    @abstractmethod
+    def frames(self, first: int = 0, wanted: np.ndarray | None = None) -> Iterator[Frame]:
+        """Frames from number `first` on; those that are damaged, or were dropped, are missing.
+
+        Args:
+            wanted: numbers (n,), ascending, of the only ones to give; where `times` are known.
+
+        Raises:
+            DataError: the source cannot be read further.
+        """
+
+    @property
+    def video_id(self) -> str:
+        """The name under which files of boxes know it, and by which those made of it are called."""
+        return video_id(self.name)
+
+    def indices_at(self, seconds: np.ndarray) -> np.ndarray:
+        """Where `times` are known: the frames (n,) nearest to ascending moments (n,); DataError if one lies
+        outside."""
+        raise NotImplementedError
+
+    def now(self) -> float:
+        """Of a live source: the time that a frame would have that came in now."""
+        raise NotImplementedError
+
+    def close(self) -> None:  # noqa: B027 - most have nothing to do
+        """Have `frames` end, from another thread."""
+
+
+class FileSource(VideoSource):
+    """A file, or a folder of frames."""
+
+    def __init__(self, reader: VideoReader) -> None:
+        self._reader, self.name = reader, str(reader.path)
+        self.rate, self.times, self.start = reader.rate, reader.times, reader.start
+        self.sound = reader.path if reader.path.is_file() else None
+
+    def frames(self, first: int = 0, wanted: np.ndarray | None = None) -> Iterator[Frame]:
+        """As of VideoSource."""
+        for index, image in self._reader.stream(first, wanted):
+            yield Frame(index, float(self.times[index]), image)
+
+    def indices_at(self, seconds: np.ndarray) -> np.ndarray:
+        """As of VideoReader.index_at."""
+        for moment in seconds[[0, -1]] if len(seconds) else ():
+            self._reader.index_at(float(moment))
+        after = np.searchsorted(self.times, seconds).clip(1, max(len(self.times) - 1, 1))
+        after = np.minimum(after, len(self.times) - 1)
+        before = (after - 1).clip(min=0)
+        is_before = np.abs(self.times[before] - seconds) <= np.abs(self.times[after] - seconds)
+        return np.where(is_before, before, after)
+
+
+class WebSource(VideoSource):
+    """A video file at an address, decoded while it comes in; nothing of it is dropped."""
+
+    def __init__(self, address: str) -> None:
+        self.name = address
+        self._container = open_address(address)
+        self._stream = self._container.streams.video[0]
+        self._stream.codec_context.thread_count = 1
+        self.rate = self._stream.average_rate or _DEFAULT_RATE
+        begin = self._stream.start_time
+        self.start = float(begin * self._stream.time_base) if begin is not None else 0.0
+        self.sound = address if self._container.streams.audio else None
+
+    def frames(self, first: int = 0, wanted: np.ndarray | None = None) -> Iterator[Frame]:
+        """As of VideoSource; all frames are decoded."""
+        begin = None
+        try:
+            for index, (stamp, image) in enumerate(_decoded(self._container, self._stream)):
+                seconds = index / float(self.rate) if stamp is None else stamp
+                begin = seconds if begin is None else begin
+                if index >= first:
+                    yield Frame(index, seconds - begin, image)
+        except (av.FFmpegError, OSError) as error:
+            raise _unreachable(self.name, error) from None
+        finally:
+            self._container.close()
+
+
+class LiveSource(VideoSource):
+    """A camera or a stream: what comes in while nobody takes it is dropped, the oldest first.
+
+    Args:
+        images: uint8 RGB (H, W, 3), each as soon as there is one.
+        clock: seconds, as of time.monotonic.
+    """
+
+    live = True
+
+    def __init__(
+        self,
+        images: Iterable[np.ndarray],
+        rate: Fraction = _DEFAULT_RATE,
+        name: str = "live",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name, self.rate = name, rate
+        self._images, self._clock = images, clock
+        self._began: float | None = None
+        self._waiting: Channel[Frame] = Channel(_WAITING_FRAMES, lossy=True)
+
+    @property
+    def dropped(self) -> int:
+        """Frames that nobody took in time."""
+        return self._waiting.dropped
+
+    def now(self) -> float:
+        """As of VideoSource."""
+        return 0.0 if self._began is None else self._clock() - self._began
+
+    def close(self) -> None:
+        """As of VideoSource."""
+        self._waiting.close()
+
+    def frames(self, first: int = 0, wanted: np.ndarray | None = None) -> Iterator[Frame]:
+        """As of VideoSource. A frame's number is its time by the rate, so that gaps show."""
+        thread = threading.Thread(target=self._capture, daemon=True)
+        thread.start()
+        last = first - 1
+        try:
+            while frames := self._waiting.take():
+                if frames[0].index > last:
+                    last = frames[0].index
+                    yield frames[0]
+        finally:
+            self._waiting.close()
+
+    def _capture(self) -> None:
+        index = -1
+        try:
+            for image in self._images:
+                if self._began is None:
+                    self._began = self._clock()
+                seconds = self.now()
+                # Frames that came in a bunch follow one another.
+                index = max(round(seconds * self.rate), index + 1)
+                self._waiting.put(Frame(index, seconds, image))
+        except Closed:
+            pass
+        except (av.FFmpegError, OSError) as error:
+            self._waiting.end(_unreachable(self.name, error))
+        except BaseException as error:
+            self._waiting.end(error)
+        else:
+            self._waiting.end()
+
+
+def video_id(video: str | Path) -> str:
+    """The last part of a name without suffix; of a pattern of images the folder's; of addresses and cameras a
+    name that every file system takes."""
+    name = str(video)
+    if is_pattern(Path(name).name):
+        return Path(name).parent.resolve().name
+    if name.isdecimal():
+        return f"camera_{name}"
+    if is_address(name):
+        parts = urlsplit(name)
+        stem = PurePosixPath(unquote(parts.path)).stem or parts.hostname or "stream"
+        return re.sub(r"[^\w.-]", "_", stem)
+    return Path(name).stem
+
+
+def is_live(address: str) -> bool:
+    """Whether a name is that of a camera (a number, or a device) or of a stream."""
+    return address.isdecimal() or address.startswith((_CAMERA, *LIVE))
+
+
+def open_source(video: str | Path, reader: str = "auto") -> VideoSource:
+    """The source of that name.
+
+    Args:
+        video: what `open_video` takes, or the http(s) address of a video file, an address of a stream (rtsp,
+            rtmp, udp, rtp), a camera's number or device.
+        reader: of files; a name of the reader registry, or "auto".
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    name = str(video)
+    if name.isdecimal() or name.startswith(_CAMERA):
+        images, rate = _open_camera(name)
+        return LiveSource(images, rate, name)
+    if name.startswith(LIVE):
+        container = open_address(name)
+        stream = container.streams.video[0]
+        return LiveSource(_images(container, stream), stream.average_rate or _DEFAULT_RATE, name)
+    if name.startswith(WEB):
+        try:
+            return WebSource(name)
+        except SeekError:
+            logger.info("%s: is fetched first, as its index stands at its end", name)
+    return FileSource(open_video(video, reader))
+
+
+def open_address(address: str) -> av.container.InputContainer:
+    """A container at an address that holds video; DataError if there is none."""
+    options = {"format_whitelist": _FORMATS, "protocol_whitelist": _PROTOCOLS}
+    if address.startswith(("rtsp://", "rtsps://")):
+        options["rtsp_transport"] = "tcp"  # over UDP, lost packets spoil pictures
+    try:
+        container = av.open(address, options=options, timeout=_WAIT, metadata_errors="replace")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        if getattr(error, "errno", None) == errno.EIO:
+            raise SeekError("cannot be read: it breaks off, or its server gives no parts", address) from None
+        raise _unreachable(address, error) from None
+    if not container.streams.video or container.streams.video[0].codec_context is None:
+        container.close()
+        raise DataError("holds no video stream", address)
+    return container
+
+
+def _decoded(
+    container: av.container.InputContainer, stream: av.VideoStream
+) -> Iterator[tuple[float | None, np.ndarray]]:
+    """Seconds and pictures, upright; packets that cannot be decoded are passed over."""
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.InvalidDataError:
+            continue
+        for frame in frames:
+            yield frame.time, np.ascontiguousarray(turn_of(frame).apply(frame.to_ndarray(format="rgb24")))
+
+
+def _images(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[np.ndarray]:
+    with container:
+        for _, image in _decoded(container, stream):
+            yield image
+
+
+def _open_camera(name: str) -> tuple[Iterator[np.ndarray], Fraction]:
+    import cv2
+
+    camera = cv2.VideoCapture(int(name) if name.isdecimal() else name)
+    if not camera.isOpened():
+        raise DataError("there is no camera of this number or name, or another program holds it", name)
+    said = camera.get(cv2.CAP_PROP_FPS)
+    rate = Fraction(said).limit_denominator(1001) if np.isfinite(said) and said > 0 else _DEFAULT_RATE
+    return _camera_images(camera), rate
+
+
+def _camera_images(camera: object) -> Iterator[np.ndarray]:
+    import cv2
+
+    try:
+        while True:
+            found, image = camera.read()
+            if not found:
+                return
+            yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    finally:
+        camera.release()
+
+
+def _unreachable(address: str, error: Exception) -> DataError:
+    reason = getattr(error, "strerror", None) or str(error)
+    if isinstance(error, av.ExitError):
+        reason = f"nothing came for {_WAIT[1]:.0f} seconds"
+    return DataError(f"cannot be read: {' '.join(str(reason).split())[:160]}", address)
