@@ -15,6 +15,7 @@ from vmae_det.data.mini_ava import TINY, make_mini_ava
 
 SHARED = Path(__file__).parents[2] / "shared"
 
+pytest_plugins = ["browser"]
 torch.set_num_threads(2)
 
 

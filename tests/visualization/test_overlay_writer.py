@@ -30,22 +30,6 @@ class Falling(PersonSource):
         return np.array([[96, top, 140, top + 40]], dtype=np.float32), np.ones(1)
 
 
-class LateBy:
-    """Gives each keyframe when the next one but one is known."""
-
-    look_ahead = 1.0
-
-    def __init__(self):
-        self._waiting = []
-
-    def add(self, time, tracks, scores):
-        self._waiting.append((time, tracks, scores / 2))
-        return [self._waiting.pop(0)] if len(self._waiting) > 2 else []
-
-    def flush(self):
-        return self._waiting
-
-
 @pytest.fixture
 def cfg(tiny_cfg):
     return tiny_cfg("detect", "INPUT.NUM_FRAMES", 8, "INPUT.SAMPLING_RATE", 3)
@@ -81,7 +65,7 @@ def lowest(frames):
     return np.array([np.flatnonzero(lines).max() if lines.any() else -1 for lines in blue])
 
 
-@pytest.mark.parametrize("options", [{}, {"overlap": False}, {"smoother": LateBy()}])
+@pytest.mark.parametrize("options", [{}, {"overlap": False}, {"smooth": 2.0}])
 def test_every_frame_is_there_with_the_box_of_its_moment(tmp_path, video, cfg, options):
     draw(tmp_path / "drawn.mp4", video, cfg, **options)
     frames = open_video(tmp_path / "drawn.mp4").frames(np.arange(100))
@@ -93,8 +77,8 @@ def test_every_frame_is_there_with_the_box_of_its_moment(tmp_path, video, cfg, o
     assert (lowest(frames)[~drawn] == -1).all()
 
 
-@pytest.mark.parametrize("smoother", [None, LateBy()])
-def test_frames_wait_for_what_they_need_and_no_longer(tmp_path, video, cfg, monkeypatch, smoother):
+@pytest.mark.parametrize("smooth", [0.0, 2.0])
+def test_frames_wait_for_what_they_need_and_no_longer(tmp_path, video, cfg, monkeypatch, smooth):
     """With room for one frame, those that wait are those without whose successors no keyframe is known."""
     monkeypatch.setattr(overlay_writer, "_WAITING_BYTES", 1)
     most = []
@@ -103,11 +87,11 @@ def test_frames_wait_for_what_they_need_and_no_longer(tmp_path, video, cfg, monk
         video,
         cfg,
         before_write=lambda writer, result: most.append(len(writer._frames)),
-        smoother=smoother,
+        smooth=smooth,
     )
     assert len(open_video(tmp_path / "drawn.mp4")) == 100
-    # To the end of the next keyframe's clip are 12 + 9 frames; the smoother waits for two more keyframes.
-    assert max(most) <= 30 + (25 if smoother else 0)
+    # To the end of the next keyframe's clip are 12 + 9 frames; smoothing waits for two more keyframes.
+    assert max(most) <= 30 + (25 if smooth else 0)
 
 
 def test_keyframes_that_are_far_apart(tmp_path, video, cfg, monkeypatch):

@@ -17,12 +17,13 @@ _VIDEO = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The videos, their people, the model, and what to make."""
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help=_VIDEO)
-    persons = parser.add_mutually_exclusive_group(required=True)
+    persons = parser.add_mutually_exclusive_group()
     persons.add_argument(
         "--boxes",
         type=Path,
         metavar="FILE",
-        help="persons at keyframes: lines VIDEO_NAME,SECOND,x1,y1,x2,y2,score, or another person-box format",
+        help="persons at keyframes: lines VIDEO_NAME,SECOND,x1,y1,x2,y2,score, or another person-box format; "
+        "without it, people are found by the config's PERSON_DETECTOR",
     )
     persons.add_argument("--whole-frame", action="store_true", help="the whole frame is one person")
     parser.add_argument(
@@ -39,12 +40,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         default="csv,jsonl,overlay",
         metavar="LIST",
-        help="what to write, of csv, jsonl and overlay (%(default)s)",
+        help="what to write, of csv, jsonl, overlay and html (%(default)s)",
     )
+    parser.add_argument("--html", action="store_true", help="write a page for the browser, too")
     parser.add_argument("--top-k", type=positive, default=3, help="actions drawn for a person (%(default)s)")
     parser.add_argument(
         "--threshold", type=float, default=0.3, help="lowest score of an action that is drawn (%(default)s)"
     )
+    parser.add_argument(
+        "--timeline", action="store_true", help="below the frames, people's actions over time"
+    )
+    parser.add_argument("--font", metavar="FILE", help="font for names in scripts that the usual ones lack")
     parser.add_argument("--overwrite", action="store_true", help="make again what is there already")
     parser.add_argument(
         "--num-gpus", type=positive, default=1, help="processes that share the videos (on the CPU too)"
@@ -65,6 +71,14 @@ def _add_time_arguments(parser: argparse.ArgumentParser) -> None:
         default=1.0,
         metavar="S",
         help="seconds between keyframes, where the boxes dictate none (%(default)s)",
+    )
+    parser.add_argument(
+        "--smooth",
+        type=float,
+        default=2.0,
+        metavar="S",
+        help="seconds before and after a keyframe over which a person's scores are averaged, with falling "
+        "weight (%(default)s); 0: as the model gives them",
     )
     parser.add_argument(
         "--start", type=float, default=0.0, metavar="S", help="second of the video to begin at"
@@ -95,5 +109,5 @@ def run(args: argparse.Namespace) -> int:
     from vmae_det.inference.inputs import find_inputs
     from vmae_det.visualization.result_writers import choose_formats
 
-    inputs, formats = find_inputs(args.videos), choose_formats(args.format)
+    inputs, formats = find_inputs(args.videos), choose_formats(args.format + ",html" * args.html)
     return launch(detect_videos, (args, inputs, formats), num_processes=min(args.num_gpus, len(inputs)))

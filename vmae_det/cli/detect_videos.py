@@ -45,8 +45,8 @@ def detect_videos(args: argparse.Namespace, inputs: list[VideoInput], formats: l
     if own := todo[rank::processes]:
         predictor = ActionPredictor(_config(args), _label_map(args), args.actions)
         persons = _persons(args)
-        style = OverlayStyle(args.top_k, args.threshold)
-        settings = Settings(formats, args.every, args.video_start, args.start, args.end, style)
+        style = OverlayStyle(args.top_k, args.threshold, args.timeline, args.font)
+        settings = Settings(formats, args.every, args.video_start, args.start, args.end, args.smooth, style)
         for number, found in enumerate(own, start=1):
             title = found.stem.name if len(own) == 1 else f"{number}/{len(own)} {found.stem.name}"
             try:
@@ -72,8 +72,10 @@ def _config(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def _persons(args: argparse.Namespace) -> PersonBoxes | PersonSource:
-    return WholeFrame() if args.whole_frame else read_person_boxes(args.boxes)
+def _persons(args: argparse.Namespace) -> PersonBoxes | PersonSource | None:
+    if args.whole_frame:
+        return WholeFrame()
+    return read_person_boxes(args.boxes) if args.boxes else None
 
 
 def _label_map(args: argparse.Namespace) -> LabelMap | None:

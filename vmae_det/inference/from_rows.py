@@ -8,7 +8,7 @@ import numpy as np
 
 from vmae_det.data.annotations import ActionBoxes
 from vmae_det.data.label_map import LabelMap
-from vmae_det.inference.predictor import ActionDetections
+from vmae_det.inference.detections import ActionDetections
 from vmae_det.utils.errors import DataError
 
 

@@ -16,7 +16,8 @@ from vmae_det.engine.setup import choose_device
 from vmae_det.inference.backends import load_scorer, read_extras
 from vmae_det.inference.clips import plan_keyframes
 from vmae_det.inference.detections import ActionDetections
-from vmae_det.inference.person_sources import GivenBoxes, PersonSource
+from vmae_det.inference.person_detectors import build_person_detector
+from vmae_det.inference.person_sources import Detected, GivenBoxes, PersonSource
 from vmae_det.inference.stopwatch import Stopwatch
 from vmae_det.inference.stream import ActionStream, Found, StreamOptions
 from vmae_det.inference.video_sources import VideoSource, open_source
@@ -61,6 +62,7 @@ class ActionPredictor:
         if choose_device(cfg).type == "cpu":
             cfg.TEST.BATCH_SIZE = 1  # more at once would be no faster, and hold more frames
         self.scorer = load_scorer(cfg)
+        self._detector: Detected | None = None
 
     def __call__(
         self,
@@ -74,7 +76,7 @@ class ActionPredictor:
 
         Args:
             persons: boxes at keyframes, of which those below TEST.PERSON_BOX_SCORE are left out; or what says
-                who is in a keyframe.
+                who is in a keyframe; None: the config's PERSON_DETECTOR.
             video_start: second of the boxes' clock at which the file starts.
             every: seconds between keyframes, where `persons` dictates none.
 
@@ -115,7 +117,8 @@ class ActionPredictor:
 
     def _person_source(self, persons: PersonBoxes | PersonSource | None, source: VideoSource) -> PersonSource:
         if persons is None:
-            raise ConfigError("persons: say who is in a video by person boxes, WholeFrame() or Detected(...)")
+            self._detector = self._detector or Detected(build_person_detector(self.cfg))
+            return self._detector
         if isinstance(persons, PersonBoxes):
             return GivenBoxes(persons, source.video_id, self.cfg.TEST.PERSON_BOX_SCORE)
         return persons

@@ -15,9 +15,9 @@ from vmae_det.config import CfgNode
 from vmae_det.inference.channel import Channel, Stages, batches
 from vmae_det.inference.clips import ClipCutter, KeyframeClip, KeyframePlan
 from vmae_det.inference.detections import KeyframeActions
-from vmae_det.inference.linking import OverlapTracker, Tracker
 from vmae_det.inference.person_sources import PersonSource
 from vmae_det.inference.stopwatch import Stopwatch
+from vmae_det.inference.tracking import ScoreSmoother, Tracker
 from vmae_det.inference.video_sources import Frame, VideoSource
 from vmae_det.utils.errors import DataError
 
@@ -47,24 +47,6 @@ class FrameSink(Protocol):
         """The stream was left: wait for nothing."""
 
 
-class Smoother(Protocol):
-    """Evens out the scores of each person, keyframe after keyframe.
-
-    Attributes:
-        look_ahead: seconds for which a keyframe waits for later ones.
-    """
-
-    look_ahead: float
-
-    def add(
-        self, time: float, tracks: np.ndarray, scores: np.ndarray
-    ) -> list[tuple[float, np.ndarray, np.ndarray]]:
-        """Take in a keyframe's tracks (N,) and scores (N, classes); gives those that are ready, in order."""
-
-    def flush(self) -> list[tuple[float, np.ndarray, np.ndarray]]:
-        """The keyframes that still wait, at the end of the video."""
-
-
 @dataclass(frozen=True)
 class Found:
     """A keyframe clip and its people: boxes float32 (N, 4) in pixels of the keyframe, scores (N,)."""
@@ -86,9 +68,8 @@ class StreamOptions:
         start, end: seconds of the video that are looked at.
         overlap: decode, find people and score in threads of their own.
         stopwatch: counts the seconds of the parts "decode", "transform", "persons", "batch" and "model".
-        tracker: says who is who.
-        smoother: of the scores along tracks; None, or keyframes farther apart than people are followed,
-            leaves them as they are.
+        smooth: seconds around a keyframe over which a person's scores are averaged, of a live source those
+            before it; 0, or keyframes farther apart than people are followed, leaves them as they are.
     """
 
     video_start: float = 0.0
@@ -96,8 +77,7 @@ class StreamOptions:
     end: float = math.inf
     overlap: bool = True
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
-    tracker: Tracker = field(default_factory=OverlapTracker)
-    smoother: Smoother | None = None
+    smooth: float = 0.0
 
 
 class ActionStream(Iterator[KeyframeActions]):
@@ -132,7 +112,10 @@ class ActionStream(Iterator[KeyframeActions]):
         self._batch = cfg.TEST.BATCH_SIZE
         self._options = options
         self._watch = options.stopwatch
-        self._smoother = options.smoother if plan.spacing <= MAX_GAP else None
+        self._tracker = Tracker()
+        smooths = options.smooth > 0 and plan.spacing <= MAX_GAP
+        look_ahead = 0.0 if source.live else options.smooth / 2
+        self._smoother = ScoreSmoother(options.smooth, look_ahead) if smooths else None
         self._cutter = ClipCutter(source, plan, cfg)
         self._stages = Stages()
         self._waiting: Channel[KeyframeClip] | None = None
@@ -271,7 +254,7 @@ class ActionStream(Iterator[KeyframeActions]):
                 boxes=item.boxes.astype(np.float64) / [width, height, width, height],
                 person_scores=np.asarray(item.person_scores, dtype=np.float64),
                 scores=scores,
-                tracks=self._options.tracker.update(item.boxes, item.person_scores, timestamp),
+                tracks=self._tracker.update(item.boxes, item.person_scores, timestamp),
             )
 
     def _smooth(self, results: Iterable[KeyframeActions]) -> Iterator[KeyframeActions]:

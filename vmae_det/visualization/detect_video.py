@@ -34,6 +34,7 @@ class Settings:
         every: seconds between keyframes, where the persons dictate none.
         video_start: second of the boxes' clock at which the video starts.
         start, end: seconds of the video that are looked at.
+        smooth: as of StreamOptions.
         overlap: decode, score and draw side by side.
     """
 
@@ -42,6 +43,7 @@ class Settings:
     video_start: float = 0.0
     start: float = 0.0
     end: float = float("inf")
+    smooth: float = 0.0
     style: OverlayStyle = field(default_factory=OverlayStyle)
     overlap: bool = True
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
@@ -50,7 +52,7 @@ class Settings:
 def detect_video(
     predictor: ActionPredictor,
     video: str | Path | VideoSource,
-    persons: PersonBoxes | PersonSource,
+    persons: PersonBoxes | PersonSource | None,
     stem: Path,
     settings: Settings,
     title: str | None = None,
@@ -58,6 +60,7 @@ def detect_video(
     """Write what the people of a video do, in each of the formats; gives the files, all or none of them.
 
     Args:
+        persons: as of ActionPredictor.
         stem: where the files go, to which each format adds its suffix.
         title: of the progress bar; None shows none.
 
@@ -66,7 +69,12 @@ def detect_video(
     """
     source = video if isinstance(video, VideoSource) else open_source(video, predictor.cfg.DATALOADER.READER)
     options = StreamOptions(
-        settings.video_start, settings.start, settings.end, settings.overlap, settings.stopwatch
+        settings.video_start,
+        settings.start,
+        settings.end,
+        settings.overlap,
+        settings.stopwatch,
+        settings.smooth,
     )
     stream = predictor.stream(source, persons, every=settings.every, options=options)
     paths = output_paths(stem, settings.formats)

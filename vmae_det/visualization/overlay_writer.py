@@ -16,20 +16,33 @@ from vmae_det.inference.people_over_time import PeopleOverTime, Sighting
 from vmae_det.inference.stopwatch import Stopwatch
 from vmae_det.inference.video_sources import Frame, VideoSource
 from vmae_det.utils.errors import DataError
-from vmae_det.visualization.overlay import ActionLabel, PersonOverlay, draw_people
+from vmae_det.visualization.overlay import Habit, PersonOverlay, draw_people
+from vmae_det.visualization.plates import ActionLabel
+from vmae_det.visualization.timeline import ActionSpan, Timeline
 from vmae_det.visualization.video_writer import VideoWriter
 
 _WAITING_BYTES = 128 * 2**20  # of frames that wait for their keyframe, beyond those that have to
 _LIVE_WAIT = 2.0  # seconds that a frame of a live stream waits for its keyframe, at most
+_TIMELINE_ROWS = 4  # of people, at most
+_LONGEST_BAR = 1.0  # seconds before and after a keyframe that its actions fill on the timeline, at most
 _LIVE_HOLD = 5.0  # seconds for which a live stream's people are shown when the next keyframe is late
 
 
 @dataclass(frozen=True)
 class OverlayStyle:
-    """What is drawn of a person: at most `top_k` actions, of those that reach `threshold`."""
+    """What is drawn.
+
+    Attributes:
+        top_k: actions of a person, at most.
+        threshold: lowest score of an action.
+        timeline: whether a strip below the frame shows the people's actions over time.
+        typeface: as of `fonts.load_font`.
+    """
 
     top_k: int = 3
     threshold: float = 0.3
+    timeline: bool = False
+    typeface: str | None = None
 
 
 class OverlayWriter:
@@ -62,10 +75,13 @@ class OverlayWriter:
         self._source, self._label_map, self._style = source, label_map, style
         self._watch = stopwatch or Stopwatch()
         self._people = PeopleOverTime(spacing, _LIVE_HOLD if source.live else 0.0)
-        self._memory: dict[int, tuple[float, float]] = {}
+        self._memory: dict[int, Habit] = {}
+        self._timeline: Timeline | None = None
+        self._reach = min(spacing / 2, _LONGEST_BAR)
         self._writer: VideoWriter | None = None
         self._changed = threading.Condition()
         self._frames: deque[tuple[Frame, float]] = deque()
+        self._new: list[KeyframeActions] = []  # which the timeline does not have yet
         self._cut = self._known = -math.inf  # keyframes up to these times are cut, and have their results
         self._ended = self._stopped = False
         self._error: BaseException | None = None
@@ -111,6 +127,8 @@ class OverlayWriter:
         """The result of the next keyframe."""
         with self._changed:
             self._people.add(keyframe)
+            if self._style.timeline:
+                self._new.append(keyframe)
             self._known = keyframe.time
             self._changed.notify_all()
         if self._thread is None:
@@ -179,7 +197,7 @@ class OverlayWriter:
         with self._watch.part("draw"):
             size = np.array([width, height, width, height])
             shown = [
-                PersonOverlay(tuple(person.box * size), self._labels(person), track)
+                PersonOverlay(tuple(person.box * size), self._labels(person.keyframe, person.row), track)
                 for track, person in people
             ]
             picture = draw_people(
@@ -188,17 +206,39 @@ class OverlayWriter:
                 top_k=self._style.top_k,
                 threshold=self._style.threshold,
                 memory=self._memory,
+                typeface=self._style.typeface,
             )
+            if self._style.timeline:
+                picture = self._add_timeline(picture, frame.time)
         with self._watch.part("encode"):
             if self._writer is None:
+                size = picture.shape[1], picture.shape[0]
                 self._writer = VideoWriter(
-                    self.path, width, height, self._source.rate, self._source.sound
+                    self.path, *size, self._source.rate, self._source.sound
                 ).__enter__()
             self._writer.write(picture, self._source.start + frame.time)
         self.drawn = frame.time
 
-    def _labels(self, person: Sighting) -> list[ActionLabel]:
+    def _add_timeline(self, picture: np.ndarray, time: float) -> np.ndarray:
+        if self._timeline is None:
+            self._timeline = Timeline(picture.shape[:2], _TIMELINE_ROWS, time, typeface=self._style.typeface)
+        with self._changed:
+            keyframes, self._new = self._new, []
+        for keyframe in keyframes:
+            self._timeline.add(self._spans(keyframe))
+        return np.vstack([picture, self._timeline.draw(time)])
+
+    def _spans(self, keyframe: KeyframeActions) -> list[ActionSpan]:
+        start, end = keyframe.time - self._reach, keyframe.time + self._reach
+        best = [(int(track), self._labels(keyframe, row)) for row, track in enumerate(keyframe.tracks)]
+        return [
+            ActionSpan(track, start, end, labels[0])
+            for track, labels in best
+            if labels and labels[0].score >= self._style.threshold
+        ]
+
+    def _labels(self, keyframe: KeyframeActions, row: int) -> list[ActionLabel]:
         """The best actions alone: there are many, and this is done for each frame."""
-        scores, names = person.keyframe.scores[person.row], self._label_map
+        scores, names = keyframe.scores[row], self._label_map
         best = np.argsort(-scores, kind="stable")[: self._style.top_k]
         return [ActionLabel(names.names[c], float(scores[c]), names.kinds[c] or None) for c in best]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vmae_det.data.readers import VideoReader, open_video
-from vmae_det.inference.predictor import ActionDetections
+from vmae_det.inference.detections import ActionDetections
 from vmae_det.inference.tracking import link
 from vmae_det.utils.files import write_whole
 from vmae_det.visualization.page_video import PageVideo, add_video

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Protocol, TextIO
 
+import numpy as np
 import simplejson
 
 from vmae_det.data.annotations import action_lines
 from vmae_det.data.label_map import LabelMap
-from vmae_det.inference.detections import KeyframeActions
+from vmae_det.inference.detections import ActionDetections, KeyframeActions
 from vmae_det.inference.stopwatch import Stopwatch
-from vmae_det.inference.video_sources import VideoSource
+from vmae_det.inference.video_sources import FileSource, VideoSource
 from vmae_det.utils.errors import ConfigError, did_you_mean
 from vmae_det.utils.files import write_whole
 from vmae_det.visualization.overlay_writer import OverlayStyle, OverlayWriter
+from vmae_det.visualization.page import write_page
 
 logger = logging.getLogger(__name__)
 
@@ -132,11 +134,39 @@ class OverlayFile(OverlayWriter):
         )
 
 
+class PageFile:
+    """The video as a page for the browser; of files alone."""
+
+    suffix = ".html"
+
+    def __init__(self, output: Output) -> None:
+        if not isinstance(output.source, FileSource):
+            raise ConfigError(f"--format: html takes files, and {output.source.name} is none; leave it out")
+        self._output = output
+        self._keyframes: list[KeyframeActions] = []
+
+    def __enter__(self) -> PageFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is None:
+            output, keyframes = self._output, self._keyframes
+            video = Path(output.source.name)
+            found = ActionDetections.collect(video, output.video_start, keyframes, output.label_map)
+            tracks = np.concatenate([np.zeros(0, dtype=np.int64), *(k.tracks for k in keyframes)])
+            write_page(found, output.path, threshold=output.style.threshold, tracks=tracks)
+
+    def write(self, keyframe: KeyframeActions) -> None:
+        """As of ResultWriter."""
+        self._keyframes.append(replace(keyframe, scores=keyframe.scores.astype(np.float32)))
+
+
 # Formats by the name that --format gives them; a new one is a class as ResultWriter, and a line here. Files
 # get their names from the last one to the first: what is most likely to fail stands last.
 WRITERS: dict[str, type[ResultWriter]] = {
     "csv": CsvWriter,
     "jsonl": JsonLinesWriter,
+    "html": PageFile,
     "overlay": OverlayFile,
 }
 
