@@ -32,7 +32,7 @@ def video(mini_ava):
 
 def check(printed, *names):
     """The paths that were printed have these names, and hold pictures and videos."""
-    lines = printed.split()
+    lines = [line for line in printed.splitlines() if not line.startswith("[")]  # but those of the log
     assert [line.rsplit("/", 1)[-1] for line in lines] == list(names)
     for line in lines:
         if line.endswith(".png"):

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from vmae_det.benchmarks.process import cpu_seconds, peak_memory
 from vmae_det.benchmarks.videos import make_videos
 from vmae_det.checkpoint import save_weights
 from vmae_det.config import CfgNode
@@ -27,6 +26,7 @@ from vmae_det.inference.person_sources import GivenBoxes
 from vmae_det.inference.predictor import ActionPredictor, read_config
 from vmae_det.inference.stopwatch import Stopwatch
 from vmae_det.modeling import build_model
+from vmae_det.utils.process import cpu_seconds, peak_memory
 from vmae_det.visualization.detect_video import Settings, detect_video
 
 # What is shown, and the parts of the pipeline that it is the sum of.

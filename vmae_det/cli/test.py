@@ -16,5 +16,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """`train --eval-only` under its own name."""
-    args.resume, args.eval_only = False, True
+    args.resume, args.eval_only, args.profile = False, True, False
     return train.run(args)

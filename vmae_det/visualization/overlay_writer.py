@@ -18,7 +18,7 @@ from vmae_det.inference.video_sources import Frame, VideoSource
 from vmae_det.utils.errors import DataError
 from vmae_det.visualization.overlay import Habit, PersonOverlay, draw_people
 from vmae_det.visualization.plates import ActionLabel
-from vmae_det.visualization.timeline import ActionSpan, Timeline
+from vmae_det.visualization.timeline import PAGE, ActionSpan, Timeline
 from vmae_det.visualization.video_writer import VideoWriter
 
 _WAITING_BYTES = 128 * 2**20  # of frames that wait for their keyframe, beyond those that have to
@@ -221,7 +221,11 @@ class OverlayWriter:
 
     def _add_timeline(self, picture: np.ndarray, time: float) -> np.ndarray:
         if self._timeline is None:
-            self._timeline = Timeline(picture.shape[:2], _TIMELINE_ROWS, time, typeface=self._style.typeface)
+            times = self._source.times
+            seconds = PAGE if times is None else min(PAGE, float(times[-1]) - time)
+            self._timeline = Timeline(
+                picture.shape[:2], _TIMELINE_ROWS, time, max(seconds, 1.0), self._style.typeface
+            )
         with self._changed:
             keyframes, self._new = self._new, []
         for keyframe in keyframes:
