@@ -68,8 +68,8 @@ class StreamOptions:
         start, end: seconds of the video that are looked at.
         overlap: decode, find people and score in threads of their own.
         stopwatch: counts the seconds of the parts "decode", "transform", "persons", "batch" and "model".
-        smooth: seconds around a keyframe over which a person's scores are averaged, of a live source those
-            before it; 0, or keyframes farther apart than people are followed, leaves them as they are.
+        smooth: seconds before a keyframe, and half as many after it (of a live source none), over which a
+            person's scores are averaged; 0, or keyframes farther apart than people are followed, leaves them as they are.
     """
 
     video_start: float = 0.0
