@@ -77,8 +77,8 @@ def _add_time_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=2.0,
         metavar="S",
-        help="seconds before a keyframe, and half as many after it, over which a person's scores are averaged "
-        "(%(default)s); 0: as the model gives them",
+        help="seconds before a keyframe, and half as many after it, over which a person's scores are "
+        "averaged (%(default)s); 0: as the model gives them",
     )
     parser.add_argument(
         "--start", type=float, default=0.0, metavar="S", help="second of the video to begin at"

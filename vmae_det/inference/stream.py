@@ -69,7 +69,8 @@ class StreamOptions:
         overlap: decode, find people and score in threads of their own.
         stopwatch: counts the seconds of the parts "decode", "transform", "persons", "batch" and "model".
         smooth: seconds before a keyframe, and half as many after it (of a live source none), over which a
-            person's scores are averaged; 0, or keyframes farther apart than people are followed, leaves them as they are.
+            person's scores are averaged; 0, or keyframes farther apart than people are followed, leaves them
+            as they are.
     """
 
     video_start: float = 0.0
