@@ -133,13 +133,14 @@ def _draw(weights: Path, val, folder: Path) -> list[Path]:  # noqa: ANN001
     from vmae_det.data.person_boxes import read_person_boxes
     from vmae_det.inference.predictor import ActionPredictor, read_config
     from vmae_det.visualization.detect_video import Settings, detect_video
+    from vmae_det.visualization.result_writers import WRITERS
 
     predictor = ActionPredictor(read_config(weights))
     persons = read_person_boxes(val.person_boxes)
     overlays = []
     for video in sorted(val.videos.glob("*.mp4")):
         if video.stem in set(map(str, persons.videos)) and len(overlays) < NUM_OVERLAYS:
-            settings = Settings(video_start=val.video_start)
+            settings = Settings(tuple(WRITERS), video_start=val.video_start)
             overlays.append(detect_video(predictor, video, persons, folder / video.stem, settings, "")[-1])
     return overlays
 

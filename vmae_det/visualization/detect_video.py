@@ -38,7 +38,7 @@ class Settings:
         overlap: decode, score and draw side by side.
     """
 
-    formats: Sequence[str] = tuple(WRITERS)
+    formats: Sequence[str] = ("csv", "jsonl", "overlay")
     every: float = 1.0
     video_start: float = 0.0
     start: float = 0.0
