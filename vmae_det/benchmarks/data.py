@@ -185,7 +185,8 @@ class _FrameByFrame(torch.utils.data.Dataset):
         height, width = frames.shape[1:3]
         h, w = (int(min(height, width) * rng.choice(node.CROP_SCALES)) for _ in range(2))
         top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
-        images = [Image.fromarray(frame).crop((left, top, left + w, top + h)) for frame in frames]
+        images = [Image.fromarray(frame).convert("RGB") for frame in frames]
+        images = [image.crop((left, top, left + w, top + h)) for image in images]
         side = (node.CROP_SIZE, node.CROP_SIZE)
         images = [image.resize(side, Image.Resampling.BILINEAR) for image in images]
         if rng.random() < node.FLIP:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Container, Iterator
 
 import av
+import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
@@ -17,6 +18,7 @@ from vmae_det.utils.errors import DataError
 
 # Key frames to step back by where frames stay away: after some, they need those before (intra refresh).
 _STEPS_BACK = (0, 1, 4)
+_PLANES_OF_BYTES = {f"yuv{full}{chroma}p" for full in ("", "j") for chroma in (420, 422, 440, 444)}
 
 
 @READER_REGISTRY.register_as("pyav")
@@ -104,7 +106,11 @@ class PyAVReader(VideoReader):
         name, target = frame.format.name, "rgb24"
         if self._reduces and name.startswith("yuv"):
             # On the way to RGB, FFmpeg would halve the chroma that is left.
-            small = self._change(self._reducer, frame, "yuvj444p" if name.startswith("yuvj") else "yuv444p")
+            full = "yuvj444p" if name.startswith("yuvj") else "yuv444p"
+            if name in _PLANES_OF_BYTES:
+                small = _reduce(frame, *self._size, full)
+            else:
+                small = self._change(self._reducer, frame, full)
             small.colorspace, small.color_range = frame.colorspace, frame.color_range
             frame, target = small, "gbrp"  # from 4:4:4 the quicker way
         return self._index.turn.apply(self._change(self._to_rgb, frame, target).to_ndarray())
@@ -113,6 +119,23 @@ class PyAVReader(VideoReader):
         width, height = self._size
         interpolation = "AREA" if (frame.width, frame.height) != self._size else "BILINEAR"
         return reformatter.reformat(frame, width, height, format=name, interpolation=interpolation, threads=1)
+
+
+def _reduce(frame: av.VideoFrame, width: int, height: int, name: str) -> av.VideoFrame:
+    """Each plane at this size: halved while that leaves enough, then bilinear, so that every pixel counts."""
+    small = av.VideoFrame(width, height, name)
+    for plane, target in zip(frame.planes, small.planes):
+        pixels = _pixels(plane)
+        while pixels.shape[0] >= 2 * height and pixels.shape[1] >= 2 * width:
+            half = pixels.shape[1] // 2, pixels.shape[0] // 2
+            pixels = cv2.resize(pixels, half, interpolation=cv2.INTER_AREA)
+        cv2.resize(pixels, (width, height), dst=_pixels(target), interpolation=cv2.INTER_LINEAR)
+    return small
+
+
+def _pixels(plane: av.video.plane.VideoPlane) -> np.ndarray:
+    """The bytes of a plane, uint8 (height, width), where they lie."""
+    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
 
 
 class Run:
