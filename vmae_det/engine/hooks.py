@@ -141,7 +141,7 @@ class StopOnSignal(HookBase):
         self.checkpointing = checkpointing
         self.received = 0
         self._since = 0.0
-        self._leave = False
+        self._leave = 0  # the signal that all processes leave for
         self._handlers: dict[int, Any] = {}
 
     def before_train(self) -> None:
@@ -164,13 +164,13 @@ class StopOnSignal(HookBase):
 
     def alarmed(self) -> None:
         """Some process was; what other hooks do with the step comes first."""
-        self._leave = True
+        self._leave = max(distributed.all_gather_object(self.received))
 
     def after_step(self) -> None:
         """Save and leave if any process was asked to."""
         if self._leave:
             self.checkpointing.save(wait=True)
-            raise Interrupted(self.received or signal.SIGTERM, self.trainer.step)
+            raise Interrupted(self._leave, self.trainer.step)
 
     def close(self) -> None:
         """Give the signals back."""
