@@ -18,6 +18,7 @@ from vmae_det.benchmarks.scaling_model import (
 )
 from vmae_det.config import CfgNode, get_cfg
 from vmae_det.engine.inspection import FLOAT_BYTES, count, count_flops, count_tokens, empty_model
+from vmae_det.utils.errors import UserError
 
 _FEW = 8  # clips on a GPU, below which its share of the matrix rate is surely lower than assumed
 # AdamW reads weight, gradient and both averages, and writes all but the gradient.
@@ -111,7 +112,15 @@ def predict_step(network: Network, gpus: int, cluster: Cluster) -> Step:
 
 
 def predict(sizes: Sequence[str], numbers: Sequence[int], cluster: Cluster, parallel: str) -> list[Row]:
-    """A row for each size and number of GPUs."""
+    """A row for each size and number of GPUs.
+
+    Raises:
+        UserError: there are more GPUs than clips.
+    """
+    if max(numbers) > cluster.batch:
+        raise UserError(
+            f"--total-gpus: {max(numbers)} GPUs, but a step has only {cluster.batch:g} clips (--batch)"
+        )
     rows = []
     for size in sizes:
         network = describe(size, parallel)
