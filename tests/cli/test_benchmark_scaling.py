@@ -53,6 +53,7 @@ def test_an_exchange_in_rings(traffic, processes, expected):
         (20, 0.5, 30),
         (0, 1.0, 40),
         (100, 0.0, 40),
+        (20, -0.5, 50),
     ],
 )
 def test_what_a_step_waits_for(computing, overlap, expected):
@@ -90,7 +91,7 @@ def run_of(processes, threads, compute, step, exchange=0.0, empty=0.0):
 
 @pytest.fixture
 def fitted():
-    """Two cores; of the 10 s that an exchange takes, 2 s of hops, 3 of 8 s behind the backward pass."""
+    """Two cores; an exchange takes 10 s, 2 of them for hops, and 1.5 hide behind the backward pass."""
     return fit([run_of(1, 2, 6, 6), run_of(2, 1, 8, 8 + 8.5, exchange=10, empty=0.5)], DDP, cores=2)
 
 
@@ -109,6 +110,14 @@ def test_four_processes_have_half_a_core_each(fitted):
     exchange = 2 * (75 * 0.16 + 4 * 3 * 0.5)
     assert said.exchange == pytest.approx(exchange)
     assert said.exposed == pytest.approx(exchange - 1.5 / 4 * 8)
+
+
+def test_an_exchange_may_cost_more_than_alone_and_never_less_than_nothing():
+    def overlap(step):
+        return fit([run_of(1, 2, 6, 6), run_of(2, 1, 8, step, exchange=10, empty=0.5)], DDP, cores=2).overlap
+
+    assert overlap(8 + 14) == pytest.approx(-1)
+    assert overlap(7) == 1
 
 
 def test_devices_of_their_own_do_not_slow_each_other():
@@ -187,6 +196,7 @@ def test_processes_of_this_machine(parallel, tmp_path, capsys):
         assert min(run["steps"]) <= run["step"] <= max(run["steps"])
         assert len(run["steps"]) == 2
         assert run["predicted"]["forward"] == pytest.approx(run["forward"])
+    assert figures["fit"]["overlap"] <= 1
     assert f"2 clips on each process, {parallel}" in capsys.readouterr().out
 
 

@@ -132,9 +132,9 @@ def predict(sizes: Sequence[str], numbers: Sequence[int], cluster: Cluster, para
     return rows
 
 
-def report(rows: Sequence[Row], cluster: Cluster) -> str:
+def report(rows: Sequence[Row], cluster: Cluster, parallel: str) -> str:
     """A table in Markdown, below what it assumes."""
-    lines = [f"calculated, not measured; {cluster.batch:g} clips a step; assumed:"]
+    lines = [f"calculated, not measured; {parallel}, {cluster.batch:g} clips a step; assumed:"]
     lines += [
         f"  {part.name} {getattr(cluster, part.name):g}: {part.metadata['help']}" for part in fields(cluster)
     ]

@@ -78,7 +78,7 @@ class Fit:
         runs: the two, by their number of processes.
         seconds_per_byte: that a process sends, with a core of its own.
         hop: seconds of a hop of an empty message, alike.
-        overlap: how much of the exchange that could be hidden is; see `exposed_seconds`.
+        overlap: how much of the exchange that could be hidden is, at most 1; see `exposed_seconds`.
     """
 
     runs: dict[int, Run]
@@ -125,7 +125,7 @@ def fit(runs: Sequence[Run], traffic: Traffic, cores: int | None) -> Fit:
     alone = exchange_seconds(traffic, run.processes, moving / sent, hop * (run.processes - 1))
     most = alone - exposed_seconds(traffic, alone, window(traffic, run.forward, run.backward))
     hidden = alone - (run.step - run.compute)
-    overlap = min(max(hidden / most, 0.0), 1.0) if most else 0.0
+    overlap = min(hidden / most, 1.0) if most else 0.0
     return Fit(
         {run.processes: run for run in runs}, traffic, cores, moving / sent / crowd, hop / crowd, overlap
     )
@@ -162,8 +162,8 @@ class Result:
         lines += [
             f"{self.batch} clips on each process, {traffic.parallel}, {traffic.size / 1e6:.1f} MB of "
             f"gradients in {traffic.messages} messages; median of {len(self.runs[0].steps)} steps",
-            f"fitted: a process sends {rate}, a hop takes {1000 * self.model.hop:.2f} ms, of the exchange "
-            f"that could be hidden {self.model.overlap:.0%} is",
+            f"fitted: a process sends {rate}, a hop takes {1000 * self.model.hop:.2f} ms, overlap "
+            f"{self.model.overlap:.2f}",
         ]
         return "\n".join(lines)
 

@@ -103,7 +103,8 @@ def exposed_seconds(traffic: Traffic, exchange: float, window: float, overlap: f
     Args:
         exchange: seconds that it takes alone.
         window: seconds of computing in which it may run (see `window`).
-        overlap: how much of what could be hidden is; below 1 where the two want the same cores.
+        overlap: how much of what could be hidden is; below 1 where the two want the same cores, below 0
+            where an exchange costs more within a step, by packing and waiting, than alone.
     """
     last = exchange * traffic.last / traffic.size
     return exchange - overlap * min(exchange - last, window)

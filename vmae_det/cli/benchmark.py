@@ -194,7 +194,7 @@ def _gpu_scaling(args: argparse.Namespace) -> tuple[str, Any]:
 
     cluster = Cluster(**{part.name: getattr(args, part.name) for part in fields(Cluster)})
     rows = predict(args.models, args.total_gpus, cluster, args.parallel)
-    return report(rows, cluster), as_json(rows, cluster)
+    return report(rows, cluster, args.parallel), as_json(rows, cluster)
 
 
 def _numbers(text: str) -> list[float]:
