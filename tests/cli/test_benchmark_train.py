@@ -99,5 +99,5 @@ def test_their_model_has_the_size_of_ours():
 
 def test_the_rate_of_matrix_products_counts_two_operations_each(monkeypatch):
     monkeypatch.setattr("vmae_det.benchmarks.train._MATRIX", {"cpu": 10})
-    monkeypatch.setattr("vmae_det.benchmarks.train._seconds", lambda work, device: 0.5)
+    monkeypatch.setattr("vmae_det.benchmarks.train.seconds_of", lambda work, device: 0.5)
     assert matrix_rate(torch.device("cpu"), torch.float32) == 4000

@@ -190,7 +190,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations a second in products of large square matrices, the best of five."""
     side = _MATRIX[device.type]
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    best = min(_seconds(lambda: a @ b, device) for _ in range(6))
+    best = min(seconds_of(lambda: a @ b, device) for _ in range(6))
     return 2 * side**3 / best
 
 
@@ -203,7 +203,7 @@ class _Runner:
         self.device = device
         self.amp = AMP_TYPES[settings.amp]
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.amp == "fp16")
-        self.samples = _made_up(cfg, settings.batch)
+        self.samples = made_up_clips(cfg, settings.batch)
 
     def turn(self, steps: int) -> dict[str, float]:
         """Median seconds of each part over some steps, and of the whole step without its data."""
@@ -233,7 +233,7 @@ class _Runner:
             self.scaler.update()
 
         return {
-            part: _seconds(work, self.device)
+            part: seconds_of(work, self.device)
             for part, work in zip(PARTS, (data, forward, backward, optimizer))
         }
 
@@ -246,7 +246,7 @@ def _ours(cfg: CfgNode, device: torch.device) -> tuple[nn.Module, torch.optim.Op
 _BUILDERS = {OURS: _ours, "huggingface": build_hugging_face}
 
 
-def _made_up(cfg: CfgNode, clips: int) -> list[dict[str, torch.Tensor]]:
+def made_up_clips(cfg: CfgNode, clips: int) -> list[dict[str, torch.Tensor]]:
     """Samples of noise: `video`, `seed`, and `target` where other frames are predicted."""
     generator = torch.Generator().manual_seed(0)
     side = cfg.INPUT.CROP_SIZE
@@ -262,7 +262,8 @@ def _made_up(cfg: CfgNode, clips: int) -> list[dict[str, torch.Tensor]]:
     ]
 
 
-def _seconds(work: Callable[[], Any], device: torch.device) -> float:
+def seconds_of(work: Callable[[], Any], device: torch.device) -> float:
+    """What some work takes, until the device has done it."""
     start = time.perf_counter()
     work()
     if device.type == "cuda":

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from vmae_det.benchmarks.ava_files import DETECTION_ROWS
+from vmae_det.benchmarks.cluster import SIZES, Cluster
 from vmae_det.cli.common import add_config_arguments, load_config
 from vmae_det.utils.errors import UserError
 from vmae_det.utils.files import write_whole
 
 _DETECT = "where the time of detect goes, with given boxes and random weights, and its peaks of memory"
+_SCALING = "steps of pre-training with several processes here, beside what a model of them predicts"
+_GPU_SCALING = "what that model says of 8 to 512 GPUs of assumed rates; nothing is run"
 _TRAIN = "seconds and memory of a step of pre-training, by part, on made-up clips"
 
 
@@ -43,14 +46,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_train_arguments(train)
     detect = topics.add_parser("detect", help=_DETECT, description=_DETECT)
     _add_detect_arguments(detect)
-    for topic in (frame_map, data, memory, train, detect):
+    scaling = topics.add_parser("scaling", help=_SCALING, description=_SCALING)
+    _add_scaling_arguments(scaling)
+    gpu_scaling = topics.add_parser("gpu-scaling", help=_GPU_SCALING, description=_GPU_SCALING)
+    _add_gpu_scaling_arguments(gpu_scaling)
+    for topic in (frame_map, data, memory, train, detect, scaling):
         topic.add_argument(
             "--repeats", type=_at_least(1), default=3, help="runs of each measurement (%(default)s)"
         )
-        topic.add_argument("--json", metavar="FILE", help="write the measurements there, too")
-    add_config_arguments(data)
-    add_config_arguments(train)
-    add_config_arguments(detect)
+    for topic in topics.choices.values():
+        topic.add_argument("--json", metavar="FILE", help="write the figures there, too")
+    for topic in (data, train, detect, scaling):
+        add_config_arguments(topic)
 
 
 def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,6 +82,36 @@ def _add_detect_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_scaling_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--batch", type=_at_least(1), default=2, help="clips of each process (%(default)s)")
+    parser.add_argument(
+        "--processes",
+        type=_at_least(1),
+        nargs="+",
+        default=[1, 2, 4],
+        metavar="N",
+        help="the model is fitted to the first two and predicts the others (1 2 4)",
+    )
+
+
+def _add_gpu_scaling_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--models", choices=SIZES, nargs="+", default=list(SIZES), help="(%(default)s)")
+    parser.add_argument(
+        "--total-gpus",
+        type=_at_least(1),
+        nargs="+",
+        default=[8, 16, 32, 64, 128, 256, 512],
+        metavar="N",
+        help="numbers of GPUs, a row each (8 to 512)",
+    )
+    parser.add_argument("--parallel", choices=["ddp", "fsdp"], default="ddp", help="(%(default)s)")
+    assumed = parser.add_argument_group("assumed")
+    for part in fields(Cluster):
+        name = f"--{part.name.replace('_', '-')}"
+        text = f"{part.metadata['help']} (%(default)g)"
+        assumed.add_argument(name, type=_positive, default=part.default, metavar="X", help=text)
+
+
 def run(args: argparse.Namespace) -> int:
     """Print a table; gives the exit status."""
     topics = {
@@ -83,10 +120,13 @@ def run(args: argparse.Namespace) -> int:
         "loader-memory": _loader_memory,
         "train": _train,
         "detect": _detect,
+        "scaling": _scaling,
+        "gpu-scaling": _gpu_scaling,
     }
     text, figures = topics[args.topic](args)
     print(text)
-    print(f"{os.cpu_count()} CPU cores, load average {os.getloadavg()[0]:.1f} at the end")
+    if args.topic != "gpu-scaling":  # which measures nothing
+        print(f"{os.cpu_count()} CPU cores, load average {os.getloadavg()[0]:.1f} at the end")
     if args.json:
         with write_whole(Path(args.json)) as temporary:
             temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
@@ -141,8 +181,30 @@ def _detect(args: argparse.Namespace) -> tuple[str, Any]:
     return result.report(), result.to_json()
 
 
+def _scaling(args: argparse.Namespace) -> tuple[str, Any]:
+    from vmae_det.benchmarks.scaling import benchmark_scaling
+
+    cfg = load_config(args.config_file, args.opts)
+    result = benchmark_scaling(cfg, args.batch, args.processes, args.repeats)
+    return result.report(), result.to_json()
+
+
+def _gpu_scaling(args: argparse.Namespace) -> tuple[str, Any]:
+    from vmae_det.benchmarks.gpu_scaling import as_json, predict, report
+
+    cluster = Cluster(**{part.name: getattr(args, part.name) for part in fields(Cluster)})
+    rows = predict(args.models, args.total_gpus, cluster, args.parallel)
+    return report(rows, cluster, args.parallel), as_json(rows, cluster)
+
+
 def _numbers(text: str) -> list[float]:
     return [float(part) for part in text.split(",") if part]
+
+
+def _positive(text: str) -> float:
+    if not (value := float(text)) > 0:
+        raise argparse.ArgumentTypeError("must be above 0")
+    return value
 
 
 def _at_least(least: int) -> Any:
