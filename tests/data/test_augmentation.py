@@ -38,7 +38,7 @@ FILTERED = ("Rotate", "Shear", "Translate", "Gaussian")  # whose kernels differ
 
 def both_ways(name, magnitude, seed, picture):
     """What timm makes of a picture, and what we make of a clip of it."""
-    options = {"img_mean": (124, 116, 104), "interpolation": Image.Resampling.BICUBIC, "translate_const": 9}
+    options = {"img_mean": (124, 116, 104), "interpolation": Image.Resampling.BILINEAR, "translate_const": 9}
     operation = auto_augment.AugmentOp(name, prob=1.0, magnitude=magnitude, hparams=options)
     random.seed(seed)
     theirs = np.asarray(operation(Image.fromarray(picture)))

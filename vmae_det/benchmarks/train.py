@@ -22,6 +22,7 @@ from tqdm import tqdm
 from vmae_det.benchmarks.hugging_face import build_hugging_face, check_comparable, import_classes
 from vmae_det.config import CfgNode, get_cfg
 from vmae_det.engine.inspection import count_flops, count_tokens
+from vmae_det.engine.parallel import compile_blocks
 from vmae_det.engine.trainer import AMP_TYPES, to_device
 from vmae_det.modeling import build_model, model_class
 from vmae_det.solver import build_optimizer
@@ -199,7 +200,7 @@ class _Runner:
 
     def __init__(self, cfg: CfgNode, settings: Settings, name: str, device: torch.device) -> None:
         model, self.optimizer, self.to_inputs = _BUILDERS[name](cfg, device)
-        self.model = torch.compile(model) if settings.compile else model
+        self.model = _compiled(model, name) if settings.compile else model
         self.device = device
         self.amp = AMP_TYPES[settings.amp]
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.amp == "fp16")
@@ -236,6 +237,13 @@ class _Runner:
             part: seconds_of(work, self.device)
             for part, work in zip(PARTS, (data, forward, backward, optimizer))
         }
+
+
+def _compiled(model: nn.Module, name: str) -> nn.Module:
+    if name != OURS:
+        return torch.compile(model)
+    compile_blocks(model)
+    return model
 
 
 def _ours(cfg: CfgNode, device: torch.device) -> tuple[nn.Module, torch.optim.Optimizer, Callable]:

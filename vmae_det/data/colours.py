@@ -6,7 +6,7 @@ bytes, blends differ from them by 1 at most.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
@@ -39,21 +39,23 @@ def _rows(frames: np.ndarray) -> np.ndarray:
     return frames.reshape(-1, frames.shape[-2] * 3)
 
 
-def _blend_tables(start: np.ndarray | int, factor: float) -> np.ndarray:
-    """start + factor x (byte - start) for start (T,) or one: tables (T, 256) or (256,)."""
-    start = np.asarray(start, dtype=np.float32)[..., None]
-    return (start + np.float32(factor) * (_BYTES - start)).clip(0, 255).astype(np.uint8)
-
-
 def adjust_brightness(frames: np.ndarray, factor: float) -> np.ndarray:
     """Away from black; a factor of 1 changes nothing."""
-    return apply_tables(frames, _blend_tables(0, factor))
+    return _blend(frames, [0.0] * len(frames), factor)
 
 
 def adjust_contrast(frames: np.ndarray, factor: float) -> np.ndarray:
     """Away from the mean grey of each frame; a factor of 1 changes nothing."""
-    means = [int(cv2.mean(_grey(frame))[0] + 0.5) for frame in frames]
-    return apply_tables(frames, _blend_tables(means, factor))
+    means = [int(np.dot(_GREY, cv2.mean(frame)[:3]) + 0.5) for frame in frames]
+    return _blend(frames, means, factor)
+
+
+def _blend(frames: np.ndarray, starts: Sequence[float], factor: float) -> np.ndarray:
+    """start + factor x (byte - start), with a start for each frame."""
+    out = np.empty_like(frames)
+    for frame, start, target in zip(frames, starts, out):
+        cv2.addWeighted(frame, factor, frame, 0, (1 - factor) * start + _ROUND_DOWN, target)
+    return out
 
 
 def adjust_saturation(frames: np.ndarray, factor: float) -> np.ndarray:
@@ -103,10 +105,6 @@ def _counts(frames: np.ndarray) -> np.ndarray:
     """How often each byte occurs, int64 (T, 256, 3)."""
     counts = [[cv2.calcHist([f], [c], None, [256], [0, 256]).ravel() for c in range(3)] for f in frames]
     return np.array(counts).astype(np.int64).transpose(0, 2, 1)
-
-
-def _grey(frame: np.ndarray) -> np.ndarray:
-    return cv2.transform(frame, _GREY[None].astype(np.float32))
 
 
 def _each(frames: np.ndarray, change: Callable[[np.ndarray, np.ndarray], Any]) -> np.ndarray:

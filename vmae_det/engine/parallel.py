@@ -25,20 +25,26 @@ def spread(cfg: CfgNode, model: nn.Module, device: torch.device) -> nn.Module:
 
     The optimizer is built afterwards.
     """
+    if cfg.MODEL.COMPILE:
+        compile_blocks(model)
     if is_sharded(cfg):
-        return _shard(model, device, cfg.MODEL.COMPILE)
-    trained = torch.compile(model) if cfg.MODEL.COMPILE else model
-    return trained if distributed.get_world_size() == 1 else _replicate(trained, device)
+        return _shard(model, device)
+    return model if distributed.get_world_size() == 1 else _replicate(model, device)
 
 
-def _shard(model: nn.Module, device: torch.device, compile_blocks: bool) -> nn.Module:
+def compile_blocks(model: nn.Module) -> None:
+    """Compile each transformer block: nearly all of the time, and of few shapes, so that it is done soon."""
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.compile()
+
+
+def _shard(model: nn.Module, device: torch.device) -> nn.Module:
     """FSDP2 (after ZeRO's stage 3, Rajbhandari et al. 2020): a block is whole while it is computed."""
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
     for block in [module for module in model.modules() if isinstance(module, Block)]:
-        if compile_blocks:
-            block.compile()
         fully_shard(block, mesh=mesh)
     return fully_shard(model, mesh=mesh)
 
