@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,10 @@ def _read_torch(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("Check the documentation")[0].replace("\n", " ").strip()
-        raise WeightsError(f"{path}: not a file of plain tensors, refused: {reason[:300]}") from None
+        # What stands between torch's pieces of advice.
+        said = re.search(r"(unsupported .*?)(Check the documentation|Please|$)", str(error), re.DOTALL | re.I)
+        reason = f": {' '.join(said[1].split())[:200]}" if said else ""
+        raise WeightsError(f"{path}: not a file of plain tensors, refused{reason}") from None
     except Exception as error:  # what a parser says to bytes that are not its own
         raise _damaged(path, error) from None
     if not isinstance(content, dict):
