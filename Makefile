@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install quickstart test lint clean
+.PHONY: install quickstart test coverage lint clean
 
 install: $(VENV)/.installed
 
@@ -16,6 +16,9 @@ quickstart: install
 
 test: lint
 	$(BIN)/python -m pytest
+
+coverage: install
+	$(BIN)/python -m pytest --cov=vmae_det --cov-report=term:skip-covered --cov-fail-under=85
 
 lint: install
 	$(BIN)/ruff check .
