@@ -135,7 +135,7 @@ def test_one_gpu_exchanges_nothing_and_endless_rates_cost_nothing():
     assert alone.work / (64 * many.work) == pytest.approx(1)
     # Three passes' worth of 1024 clips, two operations each, at 35 % of 989 TFLOP/s.
     assert alone.work == pytest.approx(6 * 1e9 * 1024 / (0.35 * 989e12))
-    assert alone.loading == pytest.approx(1024 / (14 * 11.5))
+    assert alone.loading == pytest.approx(1024 / (14 * 21.6))
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ class Cluster:
     link_share: float = _assume(0.8, "of the rates of both kinds of links that an exchange reaches")
     latency: float = _assume(1e-5, "seconds of a hop")
     cores: float = _assume(14, "CPU cores for each GPU")
-    loading_rate: float = _assume(11.5, "clips a second that a core loads")
+    loading_rate: float = _assume(21.6, "clips a second that a core loads")
     batch: float = _assume(1024, "clips of a step, of all GPUs")
 
     def seconds_per_byte(self, gpus: float) -> float:
