@@ -46,6 +46,36 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
+    """What weights that hold no config or label map need, and overrides, for a command with --weights."""
+    parser.add_argument("--config-file", metavar="FILE", default="", help="for weights that hold no config")
+    parser.add_argument("--label-map", type=Path, metavar="FILE", help="for weights that hold no label map")
+    add_overrides(parser)
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """`--opts`, for commands whose other arguments take several values."""
+    parser.add_argument(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="config keys to override, last of all",
+    )
+
+
+def load_weights_config(args: argparse.Namespace) -> CfgNode:
+    """The config of --weights: that of --config-file, else the one that travels with them; checked."""
+    from vmae_det.inference.predictor import read_config
+
+    if args.config_file:
+        return load_config(args.config_file, [*args.opts, "MODEL.WEIGHTS", args.weights])
+    cfg = read_config(args.weights)
+    cfg.merge_from_list(args.opts)
+    check_config(cfg)
+    return cfg
+
+
 def load_config(config_file: str, opts: list[str]) -> CfgNode:
     """Defaults, then the file, then the overrides, checked and frozen."""
     cfg = get_cfg()

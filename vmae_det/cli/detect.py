@@ -6,7 +6,8 @@ import argparse
 import math
 from pathlib import Path
 
-from vmae_det.cli.arguments import positive
+from vmae_det.cli.arguments import positive, seconds
+from vmae_det.cli.common import add_weights_arguments
 
 _VIDEO = (
     "a video file, a folder of videos or of frames, a pattern such as frames/%%05d.jpg, an http(s) address, "
@@ -30,8 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights", required=True, metavar="FILE", help="of an ActionDetector, such as model_final.pt"
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--config-file", metavar="FILE", default="", help="for weights that hold no config")
-    parser.add_argument("--label-map", type=Path, metavar="FILE", help="for weights that hold no label map")
     _add_time_arguments(parser)
     parser.add_argument(
         "--actions", nargs="+", metavar="ACTION", help="names or ids of the actions that are kept (all)"
@@ -55,19 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num-gpus", type=positive, default=1, help="processes that share the videos (on the CPU too)"
     )
-    parser.add_argument(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="config keys to override, last of all",
-    )
+    add_weights_arguments(parser)
 
 
 def _add_time_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--every",
-        type=_seconds,
+        type=seconds,
         default=1.0,
         metavar="S",
         help="seconds between keyframes, where the boxes dictate none (%(default)s)",
@@ -93,13 +86,6 @@ def _add_time_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="second of the boxes' clock at which the file starts",
     )
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not (value > 0 and math.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"expected seconds above 0, got '{text}'")
-    return value
 
 
 def run(args: argparse.Namespace) -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 
-from vmae_det.cli.arguments import positive
+from vmae_det.cli.arguments import positive, seconds
+from vmae_det.cli.common import add_overrides, load_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="a CSV of person boxes")
     parser.add_argument(
-        "--every", type=_seconds, default=1.0, metavar="S", help="seconds between keyframes (%(default)s)"
+        "--every", type=seconds, default=1.0, metavar="S", help="seconds between keyframes (%(default)s)"
     )
     parser.add_argument(
         "--video-start",
@@ -41,18 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num-gpus", type=positive, default=1, help="processes that share the videos (on the CPU too)"
     )
-    parser.add_argument(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="config keys to override, last of all, e.g. PERSON_DETECTOR.SCORE 0.5",
-    )
+    add_overrides(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Find the people and write their boxes; gives the exit status."""
-    from vmae_det.cli.common import load_config
     from vmae_det.data.catalog import get_dataset
     from vmae_det.engine.launch import launch
     from vmae_det.inference.find_people import annotated_videos, find_people, parts_folder, videos_at
@@ -70,13 +63,3 @@ def run(args: argparse.Namespace) -> int:
     if status == 0:
         print(args.output)
     return status
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (value > 0 and math.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"expected seconds above 0, got '{text}'")
-    return value

@@ -11,13 +11,12 @@ from pathlib import Path
 from torch import distributed as dist
 from tqdm import tqdm
 
-from vmae_det.cli.common import load_config
-from vmae_det.config import CfgNode, check_config
+from vmae_det.cli.common import load_weights_config
 from vmae_det.data.label_map import LabelMap
 from vmae_det.data.person_boxes import PersonBoxes, read_person_boxes
 from vmae_det.inference.inputs import VideoInput
 from vmae_det.inference.person_sources import PersonSource, WholeFrame
-from vmae_det.inference.predictor import ActionPredictor, read_config
+from vmae_det.inference.predictor import ActionPredictor
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import UserError
 from vmae_det.utils.logging import setup_logging
@@ -43,7 +42,7 @@ def detect_videos(args: argparse.Namespace, inputs: list[VideoInput], formats: l
     todo = _left_to_do(inputs, args.output, formats, args.overwrite)
     failures: list[str] = []
     if own := todo[rank::processes]:
-        predictor = ActionPredictor(_config(args), _label_map(args), args.actions)
+        predictor = ActionPredictor(load_weights_config(args), _label_map(args), args.actions)
         persons = _persons(args)
         style = OverlayStyle(args.top_k, args.threshold, args.timeline, args.font)
         settings = Settings(formats, args.every, args.video_start, args.start, args.end, args.smooth, style)
@@ -61,15 +60,6 @@ def detect_videos(args: argparse.Namespace, inputs: list[VideoInput], formats: l
             else:
                 tqdm.write("\n".join(map(str, paths)))
     _finish(failures, len(todo), group)
-
-
-def _config(args: argparse.Namespace) -> CfgNode:
-    if args.config_file:
-        return load_config(args.config_file, [*args.opts, "MODEL.WEIGHTS", args.weights])
-    cfg = read_config(args.weights)
-    cfg.merge_from_list(args.opts)
-    check_config(cfg)
-    return cfg
 
 
 def _persons(args: argparse.Namespace) -> PersonBoxes | PersonSource | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from vmae_det.cli.common import add_weights_arguments, load_weights_config
+
 FORMATS = {".pt2": "torch", ".onnx": "onnx"}
 
 
@@ -23,38 +25,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="torch (torch.export, .pt2) or onnx (.onnx); default: by the suffix of --output",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--config-file", metavar="FILE", default="", help="for weights that hold no config")
-    parser.add_argument("--label-map", type=Path, metavar="FILE", help="for weights that hold no label map")
-    parser.add_argument(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="config keys to override, last of all",
-    )
+    add_weights_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Export and print how the file compares with the model."""
     from dataclasses import asdict
 
-    from vmae_det.cli.common import load_config
-    from vmae_det.config import check_config
     from vmae_det.data.label_map import LabelMap
     from vmae_det.inference.backends import read_extras
     from vmae_det.inference.export import export_model
-    from vmae_det.inference.predictor import read_config
     from vmae_det.utils.errors import UserError
 
     form = args.format or FORMATS.get(args.output.suffix)
     if form is None:
         raise UserError(f"--output: {args.output} ends in '{args.output.suffix}', expected .pt2 or .onnx")
-    if args.config_file:
-        cfg = load_config(args.config_file, [*args.opts, "MODEL.WEIGHTS", args.weights])
-    else:
-        cfg = read_config(args.weights)
-        cfg.merge_from_list(args.opts)
-        check_config(cfg)
+    cfg = load_weights_config(args)
     label_map = read_extras(args.weights).get("label_map")
     if args.label_map:
         label_map = {key: list(value) for key, value in asdict(LabelMap.from_file(args.label_map)).items()}

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from vmae_det.cli import visualize_page
 from vmae_det.cli.arguments import positive
+from vmae_det.cli.common import load_config, load_weights_config
 
 if TYPE_CHECKING:
-    from vmae_det.config import CfgNode
+    pass
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,20 +55,6 @@ def _add_config(parser: argparse.ArgumentParser, summary: str) -> None:
     )
 
 
-def _model_config(args: argparse.Namespace) -> CfgNode:
-    """The config of --weights: that of --config-file, else the one that travels with them."""
-    from vmae_det.cli.common import load_config
-    from vmae_det.config import check_config
-    from vmae_det.inference.predictor import read_config
-
-    if args.config_file:
-        return load_config(args.config_file, [*args.opts, "MODEL.WEIGHTS", args.weights])
-    cfg = read_config(args.weights)
-    cfg.merge_from_list(args.opts)
-    check_config(cfg)
-    return cfg
-
-
 def _from_zero(text: str) -> int:
     """A whole number from 0 on."""
     if not text.isdecimal():
@@ -102,7 +89,7 @@ def _draw_reconstruction(args: argparse.Namespace) -> list[Path]:
     from vmae_det.visualization.reconstruction import write_png
 
     picture, frames, fps = draw_mask_ratios(
-        _model_config(args),
+        load_weights_config(args),
         ratios=tuple(args.ratio or RATIOS),
         video=args.video,
         dataset=args.dataset,
@@ -146,7 +133,7 @@ def _draw_attention(args: argparse.Namespace) -> list[Path]:
     from vmae_det.visualization.frame_rows import write_animation
     from vmae_det.visualization.reconstruction import write_png
 
-    cfg = _model_config(args)
+    cfg = load_weights_config(args)
     try:
         names = read_label_map(args.weights).names
     except WeightsError:  # names are an extra
@@ -171,7 +158,6 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
 
 
 def _draw_batch(args: argparse.Namespace) -> list[Path]:
-    from vmae_det.cli.common import load_config
     from vmae_det.visualization.batch import draw_batch
     from vmae_det.visualization.frame_rows import write_animation
     from vmae_det.visualization.mask_ratios import PLAY_RATE
@@ -238,7 +224,7 @@ def _draw_embedding(args: argparse.Namespace) -> list[Path]:
     from vmae_det.visualization.figures import new_figure, save_figure
 
     new_figure(1, 1)  # says what is not installed before the work is done
-    cfg = _model_config(args)
+    cfg = load_weights_config(args)
     found = embedding.clip_features(cfg, args.dataset, args.classes, args.limit)
     accuracy = embedding.neighbour_accuracy(found.features, found.labels)
     places = embedding.place(found.features, args.method, cfg.SEED)

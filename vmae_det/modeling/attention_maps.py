@@ -10,7 +10,6 @@ from torch import nn
 
 from vmae_det.modeling.backbone import Block
 
-METHODS = ("last", "rollout")
 _CHUNK = 512  # queries whose attention is held at a time, for one head
 
 
@@ -27,7 +26,7 @@ def attention_of(
         backbone: with `blocks` of `Block`.
         video: normalised float (1, 3, T, H, W).
         weights: (R, N), of tokens ordered (t, h, w); rows of sum 1.
-        method: of METHODS.
+        method: "last" or "rollout".
     """
     inputs: list[torch.Tensor] = []
     with _keep_inputs(backbone.blocks, inputs):

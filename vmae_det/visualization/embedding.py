@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-METHODS = ("tsne", "pca")
 NEIGHBOURS = 5
 _COMPONENTS = 50  # that t-SNE begins with, as its authors advise (van der Maaten and Hinton, 2008)
 _PERPLEXITY = 30.0
