@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-import unicodedata
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urldefrag, urlsplit
+from urllib.parse import urldefrag
 
 from iopath.common.file_io import HTTPURLHandler, PathManager
 
@@ -15,9 +12,6 @@ from vmae_det.utils.downloads import DownloadError, download
 from vmae_det.utils.errors import UserError
 
 _CHECKSUM = "sha256="
-_LONGEST_STEM = 120  # bytes; leaves room for endings within the 255 that file systems allow
-# Windows keeps these for devices, whatever their suffix.
-_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
 class Downloads(HTTPURLHandler):
@@ -57,30 +51,3 @@ def local_path(path: str | Path) -> Path:
     if path == text:
         raise UserError(f"{text}: expected a file or an http(s) address; others need a handler of iopath")
     return Path(path)
-
-
-def safe_stem(video: str | Path) -> str:
-    """A name for the files that are made from a video: that of its file or address, without the suffix.
-
-    It is a file name on every usual system, and no option, pattern, or path: letters, digits, spaces and
-    `._-+=,@()[]` stay, others become `_`. A name that had to be changed ends in eight hexadecimal digits of
-    its own, so that two videos do not share one. An address gives away neither its user nor its query.
-    """
-    text = str(video)
-    path = unquote(urlsplit(text).path) if is_address(text) else text
-    name = unicodedata.normalize("NFC", re.split(r"[/\\]", path.rstrip("/\\"))[-1])
-    stem = Path(name).stem if name not in ("", ".", "..") else ""
-    safe = "".join(c if _is_harmless(c) else "_" for c in stem).lstrip(" .-").rstrip(" .")
-    if safe == stem and safe and _cut(safe, _LONGEST_STEM) == safe and not _DEVICES.fullmatch(safe):
-        return safe
-    digits = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    return f"{_cut(safe, _LONGEST_STEM - 9) or 'video'}-{digits}"
-
-
-def _is_harmless(letter: str) -> bool:
-    return letter.isalnum() or letter in " ._-+=,@()[]" or unicodedata.category(letter) in ("Mn", "Mc")
-
-
-def _cut(text: str, size: int) -> str:
-    """As many of its letters as fit into `size` bytes."""
-    return text.encode("utf-8")[:size].decode("utf-8", "ignore")
