@@ -1,12 +1,11 @@
 """The running average of the weights, and whole runs of the fine-tuning recipe with it."""
 
 import json
-import os
-import signal
 from pathlib import Path
 
 import pytest
 import torch
+from interrupts import StopAfter
 from torch import nn
 
 from vmae_det.engine import inference, setup
@@ -39,17 +38,6 @@ def curve(folder):
 def assert_equal(first, second):
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-class StopAfter(HookBase):
-    """An interrupt after so many steps."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def before_step(self):
-        if self.trainer.step == self.step - 1:
-            os.kill(os.getpid(), signal.SIGINT)
 
 
 class Recorder(HookBase):

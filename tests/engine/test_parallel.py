@@ -10,11 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from interrupts import StopAfter
 
 from vmae_det.checkpoint import Checkpointer
-from vmae_det.engine.hooks import HookBase
+from vmae_det.checkpoint.sharded import read_index
 from vmae_det.engine.launch import launch
+from vmae_det.engine.parallel import spread
 from vmae_det.engine.setup import run_training
+from vmae_det.modeling import build_model
+from vmae_det.modeling.backbone import Block
 from vmae_det.utils.errors import ConfigError
 
 AVERAGE = ("SOLVER.EMA_DECAY", 0.9, "SOLVER.CLIP_GRAD", 1.0)
@@ -37,17 +41,6 @@ def close(first, second):
     return first.keys() == second.keys() and all(
         torch.allclose(first[name], second[name], atol=1e-4) for name in first
     )
-
-
-class StopAfter(HookBase):
-    """An interrupt of all processes after so many steps."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def before_step(self):
-        if self.trainer.step == self.step - 1:
-            os.kill(os.getpid(), signal.SIGINT)
 
 
 def interrupted(cfg):
@@ -98,6 +91,8 @@ def test_a_shared_checkpoint_of_four_goes_on_in_any_number(tiny_cfg, tmp_path, r
     cfg = tiny_cfg("pretrain", *options, "SOLVER.PARALLEL", "fsdp", "OUTPUT_DIR", str(tmp_path / "four"))
     assert launch(interrupted, (cfg,), num_processes=4) == 128 + signal.SIGINT
     saved = tmp_path / "four" / "checkpoint_0000002"
+    parts = read_index(saved / ".metadata").state_dict_metadata["model.backbone.blocks.0.mlp.fc1.weight"]
+    assert len(parts.chunks) == 4  # each process had its own
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=saved, check=True)
     for processes, parallel in ((1, "fsdp"), (2, "fsdp"), (2, "ddp")):
         folder = tmp_path / f"{processes}{parallel}"
@@ -145,6 +140,14 @@ class _Touches:
 
     def __reduce__(self):
         return os.mknod, (str(self.path),)
+
+
+def test_every_block_is_compiled(tiny_cfg):
+    cfg = tiny_cfg("pretrain", "MODEL.COMPILE", True)
+    model = spread(cfg, build_model(cfg), torch.device("cpu"))
+    blocks = [module for module in model.modules() if isinstance(module, Block)]
+    assert len(blocks) == 3  # two of the encoder, one of the decoder
+    assert all(block._compiled_call_impl is not None for block in blocks)
 
 
 def test_scaled_losses_are_refused(tiny_cfg):

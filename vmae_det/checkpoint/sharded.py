@@ -98,7 +98,7 @@ def load_tensors(folder: Path, targets: dict[str, Any]) -> None:
 
     class Reader(FileSystemReader):
         def read_metadata(self, *_: Any, **__: Any) -> Any:
-            index = _read_index(folder / ".metadata")
+            index = read_index(folder / ".metadata")
             index.storage_meta.load_id = self.load_id
             return index
 
@@ -118,7 +118,8 @@ class _IndexUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def _read_index(path: Path) -> Any:
+def read_index(path: Path) -> Any:
+    """torch's Metadata of a folder; UnpicklingError if it names anything else than tensors' parts."""
     with path.open("rb") as file:
         index = _IndexUnpickler(file).load()
     for info in index.storage_data.values():
