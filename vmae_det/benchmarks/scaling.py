@@ -27,7 +27,7 @@ from vmae_det.benchmarks.scaling_model import (
     exposed_seconds,
     window,
 )
-from vmae_det.benchmarks.train import made_up_clips, seconds_of
+from vmae_det.benchmarks.steps import made_up_clips, seconds_of
 from vmae_det.config import CfgNode
 from vmae_det.data.loader import collate
 from vmae_det.engine.inspection import FLOAT_BYTES, empty_model

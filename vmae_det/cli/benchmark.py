@@ -68,6 +68,9 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=_at_least(1), default=2, help="of the CPU (%(default)s)")
     parser.add_argument("--steps", type=_at_least(1), default=2, help="steps of a run (%(default)s)")
     parser.add_argument("--compile", action="store_true", help="torch.compile the models")
+    parser.add_argument(
+        "--alike", action="store_true", help="the other model with our settings of the CPU, too"
+    )
     parser.add_argument("--amp", choices=["none", "bf16", "fp16"], default="none", help="mixed precision")
 
 

@@ -19,13 +19,14 @@ from torch.utils.data import DataLoader, Sampler
 
 from vmae_det.data.arena import START_METHOD, Arena
 from vmae_det.data.tolerance import BadFiles, TolerantDataset, join_answers
+from vmae_det.utils.cpu import keep_freed_memory
 from vmae_det.utils.errors import UserError
 
 # What a reader's own mistakes end a process by; anything else comes from outside.
 _CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 PREFETCH = 2  # batches that each process has ready
 _SLOTS = PREFETCH + 2  # one for the batch in use, one for that which takes its place
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+_KEPT = 32 << 20  # bytes of the largest block that a loader process keeps for the next clip
 _DYING = 10.0  # seconds that the system may take to end a process
 
 
@@ -208,19 +209,11 @@ def _shared_memory() -> Iterator[None]:
 
 
 def _prepare_worker(_: int) -> None:
-    _keep_freed_memory()
+    keep_freed_memory(_KEPT)
     torch.set_num_threads(1)  # the worker processes are the parallelism
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the training process decides what an interrupt means
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _keep_freed_memory() -> None:
-    """What one clip has freed is used for the next, where the system would else clear new pages for it."""
-    with suppress(OSError, AttributeError):  # glibc alone has it
-        library = ctypes.CDLL(None)
-        library.mallopt(_MMAP_THRESHOLD, 32 << 20)  # its largest value: beyond, memory comes from the system
-        library.mallopt(_TRIM_THRESHOLD, 256 << 20)
 
 
 def _leave_dead_children_to_us() -> None:

@@ -48,7 +48,7 @@ from vmae_det.engine.trainer import HookBase, Trainer
 from vmae_det.evaluation.evaluator import EVALUATOR_REGISTRY
 from vmae_det.modeling import build_model, model_class
 from vmae_det.solver import build_optimizer, build_schedule
-from vmae_det.utils import distributed
+from vmae_det.utils import cpu, distributed
 from vmae_det.utils.errors import ConfigError, UserError, WeightsError
 from vmae_det.utils.events import JSONWriter, TerminalWriter, Writer
 from vmae_det.utils.files import write_whole
@@ -74,6 +74,8 @@ def choose_device(cfg: CfgNode) -> torch.device:
         # A core for each loader process: threads that wait for one another's core cost more than they give.
         cores = (os.cpu_count() or 1) // distributed.get_world_size()
         torch.set_num_threads(max(cores - cfg.DATALOADER.NUM_WORKERS, 1))
+        cpu.speed_up()
+        cpu.keep_freed_memory()
         return torch.device("cpu")
     return torch.device("cuda", torch.cuda.current_device())
 

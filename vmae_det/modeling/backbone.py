@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from vmae_det.config import CfgNode
+from vmae_det.modeling.attention import attention
 from vmae_det.modeling.build import BACKBONE_REGISTRY
 from vmae_det.modeling.embedding import (
     POSITIONS,
@@ -23,7 +24,7 @@ LAYER_NORM_EPS = 1e-6
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention through PyTorch's fused kernel.
+    """Multi-head self-attention.
 
     The published models have no bias on keys. One on all three changes nothing: softmax is invariant to it.
     """
@@ -40,7 +41,7 @@ class Attention(nn.Module):
             query, key, value = self._heads(x, 0, 3)  # each B, heads, N, C / heads
         else:
             query, key, value = *self._heads(x[:, -last:], 0, 1), *self._heads(x, 1, 3)
-        x = F.scaled_dot_product_attention(query, key, value)
+        x = attention(query, key, value)
         return self.proj(x.transpose(1, 2).flatten(2))
 
     def _heads(self, x: torch.Tensor, first: int, end: int) -> tuple[torch.Tensor, ...]:
