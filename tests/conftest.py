@@ -12,11 +12,19 @@ import torch
 
 from vmae_det import model_zoo
 from vmae_det.data.mini_ava import TINY, make_mini_ava
+from vmae_det.utils import cpu
 
 SHARED = Path(__file__).parents[2] / "shared"
 
 pytest_plugins = ["browser"]
 torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def default_products():
+    """Commands set what suits this CPU; each test starts without."""
+    yield
+    cpu.speed_up(False)
 
 
 @pytest.fixture(scope="session")

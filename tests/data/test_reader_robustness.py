@@ -12,6 +12,7 @@ from numbered_videos import Recipe, numbers, write_numbered, x264
 from odd_videos import ODD, REASONS, UNREADABLE
 
 from vmae_det.data.readers import open_video
+from vmae_det.data.readers.interface import Source
 from vmae_det.utils.errors import DataError
 
 READERS = ["decord", "pyav"]
@@ -29,6 +30,13 @@ def silence(capfd):
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
     return write_numbered(tmp_path_factory.mktemp("sound") / "sound", CLOSED)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_what_went_away_since_it_was_found(tmp_path, reader):
+    path = tmp_path / "gone.mp4"
+    with pytest.raises(DataError, match=r"gone\.mp4: no such video file"):
+        open_video(Source(path, path), reader)
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -41,7 +41,7 @@ def keep_freed_memory(largest: int = 1 << 28) -> None:
     with suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
         library.mallopt(_MMAP_THRESHOLD, largest) or library.mallopt(_MMAP_THRESHOLD, min(largest, 32 << 20))
-        library.mallopt(_TRIM_THRESHOLD, 8 * largest)
+        library.mallopt(_TRIM_THRESHOLD, min(8 * largest, 2**31 - 1))
 
 
 @functools.cache

@@ -60,7 +60,7 @@ def probe_video(path: str, decode: str = "ends") -> VideoFacts:
     except DataError as error:
         problem = error.problem
     except (av.FFmpegError, OSError, ValueError) as error:
-        problem = unreadable(Path(path), getattr(error, "strerror", None) or error).problem
+        problem = unreadable(Path(path), error).problem
     if problem and not facts.frames and source and _is_mp4(source):
         problem = f"an MP4 file without its index, perhaps cut off: {size} bytes"
     return replace(facts, problem=problem)

@@ -117,6 +117,14 @@ def reduced_size(width: int, height: int, short_side: int | None) -> tuple[int, 
     return round(width * scale), round(height * scale)
 
 
-def unreadable(path: Path, cause: object) -> DataError:
-    """The error of a file that is no video, or a broken one."""
-    return DataError(f"cannot be read as a video: {' '.join(str(cause).split())[:160]}", path)
+def missing(path: Path) -> DataError:
+    """The error of a file that is not there."""
+    return DataError("no such video file", path)
+
+
+def unreadable(path: Path, cause: str | Exception) -> DataError:
+    """The error of a file that is no video, a broken one, or one that went away since it was found."""
+    if isinstance(cause, FileNotFoundError):
+        return missing(path)
+    words = str(getattr(cause, "strerror", None) or cause)
+    return DataError(f"cannot be read as a video: {' '.join(words.split())[:160]}", path)

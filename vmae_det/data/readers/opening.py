@@ -6,9 +6,8 @@ from fractions import Fraction
 from pathlib import Path
 
 from vmae_det.data.readers.image_folder import is_pattern
-from vmae_det.data.readers.interface import READER_REGISTRY, Source, VideoReader, unreadable
+from vmae_det.data.readers.interface import READER_REGISTRY, Source, VideoReader, missing, unreadable
 from vmae_det.data.readers.tar_shard import find_in_shard
-from vmae_det.utils.errors import DataError
 from vmae_det.utils.paths import local_path
 from vmae_det.utils.registry import lookup
 
@@ -42,7 +41,7 @@ def open_video(
             opened = READER_REGISTRY.get("images")
         return opened(source, short_side)
     except OSError as error:
-        raise unreadable(getattr(path, "path", path), error.strerror or error) from None
+        raise unreadable(getattr(path, "path", path), error) from None
 
 
 def find_source(path: str | Path, rate: Fraction | None = None) -> Source:
@@ -54,6 +53,6 @@ def find_source(path: str | Path, rate: Fraction | None = None) -> Source:
         return Source(path, path.parent, rate=rate, pattern=path.name)
     shard = next((parent for parent in path.parents if parent.suffix == ".tar" and parent.is_file()), None)
     if shard is None:
-        raise DataError("no such video file", path)
+        raise missing(path)
     start, size = find_in_shard(shard, path.relative_to(shard).as_posix())
     return Source(path, shard, start, size)

@@ -171,7 +171,7 @@ def _key(source: Source) -> tuple[Source, int, int]:
     try:
         stat = os.stat(source.file)
     except OSError as error:
-        raise unreadable(source.path, error.strerror) from None
+        raise unreadable(source.path, error) from None
     return source, stat.st_mtime_ns, stat.st_size
 
 
@@ -305,7 +305,7 @@ def _size(source: Source) -> int:
     try:
         return source.file.stat().st_size if source.size is None else source.size
     except OSError as error:
-        raise unreadable(source.path, error.strerror) from None
+        raise unreadable(source.path, error) from None
 
 
 def _cause(source: Source, error: Exception) -> str:

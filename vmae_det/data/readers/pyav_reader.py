@@ -46,7 +46,7 @@ class PyAVReader(VideoReader):
                 if not places:
                     return out
         except (av.FFmpegError, OSError) as error:
-            raise unreadable(self.path, error.strerror) from None
+            raise unreadable(self.path, error) from None
         raise DataError(
             f"frame {min(places)} of {len(self)} cannot be decoded: its data are damaged", self.path
         )
@@ -58,7 +58,7 @@ class PyAVReader(VideoReader):
             for index, frame in found:
                 yield index, np.ascontiguousarray(self._convert(frame))
         except (av.FFmpegError, OSError) as error:
-            raise unreadable(self.path, error.strerror) from None
+            raise unreadable(self.path, error) from None
 
     def _all(self, first: int) -> Iterator[tuple[int, av.VideoFrame]]:
         """The whole frames from `first` on, in order."""

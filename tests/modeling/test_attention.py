@@ -1,0 +1,89 @@
+"""Attention by products of matrices: the formula, whatever the parts it is worked out in."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vmae_det.modeling import attention as module
+from vmae_det.modeling import build_model
+from vmae_det.modeling.attention import attend, attention
+from vmae_det.utils import cpu
+
+
+@pytest.fixture
+def sped_up(monkeypatch):
+    """As on a CPU whose products are quicker; the setting of PyTorch stays as it is."""
+    monkeypatch.setattr(cpu, "_fast", True)
+
+
+def heads(number, *tokens, size=8, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    made = [torch.randn(number, n, size, generator=generator).to(dtype) for n in tokens]
+    return [tensor.requires_grad_() for tensor in made]
+
+
+def gradients(function, arguments):
+    result = function(*arguments)
+    weights = torch.linspace(-1, 1, result.numel(), dtype=torch.float64).view_as(result).to(result)
+    return result, *torch.autograd.grad((result * weights).sum(), arguments)
+
+
+@pytest.mark.parametrize("scores", [7, 40, 150, 400, 10**6])  # a row; some; one head; three heads; all
+@pytest.mark.parametrize("queries", [12, 5])
+def test_every_division_gives_the_formula(monkeypatch, scores, queries):
+    monkeypatch.setattr(module, "_SCORES", scores)
+    arguments = heads(6, queries, 11, 11)
+    expected = gradients(F.scaled_dot_product_attention, arguments)
+    for found, known in zip(gradients(attend, arguments), expected):
+        torch.testing.assert_close(found, known, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 3e-2)])
+def test_as_exact_as_its_type(dtype, tolerance):
+    arguments = heads(4, 160, 160, 160, size=64, dtype=dtype)
+    exact = gradients(
+        F.scaled_dot_product_attention, [tensor.detach().double().requires_grad_() for tensor in arguments]
+    )
+    for found, known in zip(gradients(attend, arguments), exact):
+        assert found.dtype == dtype
+        assert (found - known).abs().max() <= tolerance * known.abs().max()
+
+
+def test_large_scores_do_not_overflow():
+    query, key, value = heads(1, 3, 4, 4, dtype=torch.float32)
+    found = gradients(attend, [query.detach().mul(1e4).requires_grad_(), key, value])
+    assert all(tensor.isfinite().all() for tensor in found)
+
+
+def test_torch_takes_it_as_one_operation(sped_up):
+    arguments = [tensor.float() for tensor in heads(2, 5, 7, 7)]
+    torch.library.opcheck(attend, [tensor.detach().requires_grad_() for tensor in arguments])
+    compiled = torch.compile(attention, backend="aot_eager", fullgraph=True)
+    four = [tensor.unsqueeze(0) for tensor in arguments]
+    torch.testing.assert_close(compiled(*four), F.scaled_dot_product_attention(*four))
+
+
+def test_an_exported_model_has_the_operation_that_others_know(sped_up):
+    class Model(torch.nn.Module):
+        def forward(self, query, key, value):
+            return attention(query, key, value)
+
+    arguments = tuple(tensor.detach().float().unsqueeze(0) for tensor in heads(2, 5, 7, 7))
+    names = [str(node.target) for node in torch.export.export(Model(), arguments).graph.nodes]
+    assert "aten.scaled_dot_product_attention.default" in names
+
+
+def test_a_step_of_pre_training_is_the_same(tiny_cfg, monkeypatch):
+    model = build_model(tiny_cfg("pretrain")).train()
+    batch = {
+        "video": torch.randint(0, 256, (2, 3, 4, 64, 64), dtype=torch.uint8),
+        "seed": torch.arange(2),
+    }
+    steps = []
+    for fast in (False, True):
+        monkeypatch.setattr(cpu, "_fast", fast)
+        model.zero_grad()
+        loss = model(batch)["loss"]
+        loss.backward()
+        steps.append((loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters()}))
+    torch.testing.assert_close(steps[0], steps[1], rtol=1e-5, atol=1e-7)

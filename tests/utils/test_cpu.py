@@ -1,0 +1,88 @@
+"""Settings of the CPU that PyTorch does not make by itself."""
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from vmae_det.utils import cpu
+
+FAULTS = """
+import resource, sys, torch
+from vmae_det.utils.cpu import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+torch.set_num_threads(1)
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(16 << 20)  # 64 MiB, 16384 pages
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print([faults() for _ in range(30)][-1])  # the first ones make the room
+"""
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """A CPU of the kind, whatever this one is; PyTorch's setting is put back."""
+    monkeypatch.setattr(cpu, "_fast", False)
+    monkeypatch.setattr(cpu, "_is_amd", lambda: True)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(cpu, "_keeps_float32", lambda: True)
+    cpu._has_quicker_products.cache_clear()
+    yield
+    torch.set_float32_matmul_precision("highest")
+    cpu._has_quicker_products.cache_clear()
+
+
+def test_quicker_products_and_back(here):
+    cpu.speed_up()
+    assert cpu.is_sped_up()
+    assert torch.get_float32_matmul_precision() == "medium"
+    cpu.speed_up(False)
+    assert not cpu.is_sped_up()
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.parametrize("lacks", ["_is_amd", "_keeps_float32"])
+def test_elsewhere_nothing_changes(here, monkeypatch, lacks):
+    monkeypatch.setattr(cpu, lacks, lambda: False)
+    cpu.speed_up()
+    assert not cpu.is_sped_up()
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_a_precision_that_somebody_chose_stays(here):
+    torch.set_float32_matmul_precision("high")
+    cpu.speed_up()
+    assert not cpu.is_sped_up()
+    assert torch.get_float32_matmul_precision() == "high"
+
+
+def test_products_that_round_to_bfloat16_are_found_out(monkeypatch):
+    product = torch.Tensor.__matmul__
+
+    def rounding(a, b):
+        short = a.dtype == torch.float32 and torch.get_float32_matmul_precision() == "medium"
+        return product(a.bfloat16(), b.bfloat16()).float() if short else product(a, b)
+
+    assert isinstance(cpu._keeps_float32(), bool)
+    assert torch.get_float32_matmul_precision() == "highest"
+    monkeypatch.setattr(torch.Tensor, "__matmul__", rounding)
+    assert cpu._keeps_float32() is False
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_freed_memory_is_used_again():
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if not mallopt or not mallopt(-3, 1 << 28):  # this process keeps it, too, which changes no result
+        pytest.skip("no glibc, or one that gives blocks of more than 32 MiB back to the system")
+    run = [sys.executable, "-c", FAULTS]
+    default, kept = (
+        int(subprocess.run([*run, how], check=True, capture_output=True, text=True).stdout)
+        for how in ("default", "keep")
+    )
+    assert kept < 100 < default
