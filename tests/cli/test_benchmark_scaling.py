@@ -84,9 +84,9 @@ def test_sharded_weights_travel_by_block():
     assert count_traffic(model, "fsdp") == Traffic("fsdp", 2 * block + 48, 3, block * 2 // 3)
 
 
-def run_of(processes, threads, compute, step, exchange=0.0, empty=0.0):
-    forward, backward, update = (share * compute for share in (0.25, 0.5, 0.25))
-    return Run(processes, threads, step, forward, backward, update, compute, exchange, empty, [step])
+def run_of(processes, threads, compute, step, exchange=0.0, empty=0.0, busy=1.0):
+    parts = (share * compute for share in (0.25, 0.5, 0.25))
+    return Run(processes, threads, step, *parts, compute, exchange, busy * exchange, empty, [step])
 
 
 @pytest.fixture
@@ -110,6 +110,14 @@ def test_four_processes_have_half_a_core_each(fitted):
     exchange = 2 * (75 * 0.16 + 4 * 3 * 0.5)
     assert said.exchange == pytest.approx(exchange)
     assert said.exposed == pytest.approx(exchange - 1.5 / 4 * 8)
+
+
+@pytest.mark.parametrize(("busy", "slower"), [(0.3, 1), (0.5, 1), (0.75, 1.5), (1, 2)])
+def test_senders_that_wait_leave_their_core_to_others(busy, slower):
+    runs = [run_of(1, 2, 6, 6), run_of(2, 1, 8, 8 + 8.5, exchange=10, empty=0.5, busy=busy)]
+    said = fit(runs, DDP, cores=2).predict(4)
+    assert said.compute == 16
+    assert said.exchange == pytest.approx(slower * 2 * (75 * 0.08 + 4 * 3 * 0.25))
 
 
 def test_an_exchange_may_cost_more_than_alone_and_never_less_than_nothing():

@@ -44,6 +44,7 @@ def test_the_saved_config_reproduces_the_config(tmp_path):
         ("DATASETS.TRAIN", "(1,)", "a tuple of str"),
         ("SOLVER", "3", "is a group of keys"),
         ("SOLVER.EPOCHS.MORE", "3", "no such config key"),
+        ("--resume", "SOLVER.EPOCHS", "--resume: no config key; options come before the first KEY VALUE"),
     ],
 )
 def test_a_wrong_override_names_the_key(key, value, expected):

@@ -9,6 +9,7 @@ import json
 import os
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -54,6 +55,7 @@ class Run:
         compute: of steps without exchange, of all processes side by side.
         forward, backward, update: their sum is `compute`.
         exchange: that of a step's bytes, alone.
+        sending: of a process's cores, in that exchange.
         empty: an all-reduce of one number.
         steps: those that `step` is the median of.
     """
@@ -66,6 +68,7 @@ class Run:
     update: float
     compute: float
     exchange: float
+    sending: float
     empty: float
     steps: list[float]
 
@@ -76,8 +79,9 @@ class Fit:
 
     Attributes:
         runs: the two, by their number of processes.
-        seconds_per_byte: that a process sends, with a core of its own.
+        seconds_per_byte: that a process sends, with the cores that it needs.
         hop: seconds of a hop of an empty message, alike.
+        busy: cores that a process keeps busy while it sends.
         overlap: how much of the exchange that could be hidden is, at most 1; see `exposed_seconds`.
     """
 
@@ -86,6 +90,7 @@ class Fit:
     cores: int | None
     seconds_per_byte: float
     hop: float
+    busy: float
     overlap: float
 
     def predict(self, processes: int) -> Step:
@@ -96,7 +101,7 @@ class Fit:
             known.processes, known.threads, self.cores
         )
         forward, backward, update = (slower * part for part in (known.forward, known.backward, known.update))
-        crowd = _crowd(processes, 1, self.cores)
+        crowd = _crowd_of_senders(processes, self.busy, self.cores)
         exchange = exchange_seconds(
             self.traffic, processes, crowd * self.seconds_per_byte, crowd * self.hop * (processes - 1)
         )
@@ -115,10 +120,16 @@ def _crowd(processes: int, threads: int, cores: int | None) -> float:
     return 1.0 if cores is None else processes / min(processes * threads, cores)
 
 
+def _crowd_of_senders(processes: int, busy: float, cores: int | None) -> float:
+    """How many times as long as with free cores processes take to send: one that waits leaves its core."""
+    return 1.0 if cores is None else max(processes * busy / cores, 1.0)
+
+
 def fit(runs: Sequence[Run], traffic: Traffic, cores: int | None) -> Fit:
     """Constants from the runs of one process and of several."""
     run = runs[1]
-    crowd = _crowd(run.processes, 1, cores)
+    busy = run.sending / run.exchange if run.exchange else 0.0
+    crowd = _crowd_of_senders(run.processes, busy, cores)
     hop = run.empty / 2 / (run.processes - 1)  # an all-reduce has two passes
     moving = max(run.exchange - traffic.passes * traffic.messages * hop * (run.processes - 1), 0)
     sent = traffic.passes * (run.processes - 1) / run.processes * traffic.size
@@ -126,9 +137,8 @@ def fit(runs: Sequence[Run], traffic: Traffic, cores: int | None) -> Fit:
     most = alone - exposed_seconds(traffic, alone, window(traffic, run.forward, run.backward))
     hidden = alone - (run.step - run.compute)
     overlap = min(hidden / most, 1.0) if most else 0.0
-    return Fit(
-        {run.processes: run for run in runs}, traffic, cores, moving / sent / crowd, hop / crowd, overlap
-    )
+    known = {run.processes: run for run in runs}
+    return Fit(known, traffic, cores, moving / sent / crowd, hop / crowd, busy, overlap)
 
 
 @dataclass(frozen=True)
@@ -162,8 +172,8 @@ class Result:
         lines += [
             f"{self.batch} clips on each process, {traffic.parallel}, {traffic.size / 1e6:.1f} MB of "
             f"gradients in {traffic.messages} messages; median of {len(self.runs[0].steps)} steps",
-            f"fitted: a process sends {rate}, a hop takes {1000 * self.model.hop:.2f} ms, overlap "
-            f"{self.model.overlap:.2f}",
+            f"fitted: a process sends {rate} and keeps {self.model.busy:.2f} of a core busy with it, a hop "
+            f"takes {1000 * self.model.hop:.2f} ms, overlap {self.model.overlap:.2f}",
         ]
         return "\n".join(lines)
 
@@ -176,7 +186,7 @@ class Result:
             | {"predicted": asdict(said[run.processes]) | {"step": said[run.processes].seconds}}
             for run in self.runs
         ]
-        constants = ("cores", "seconds_per_byte", "hop", "overlap")
+        constants = ("cores", "seconds_per_byte", "hop", "busy", "overlap")
         return {
             "batch": self.batch,
             "traffic": asdict(self.model.traffic),
@@ -254,8 +264,8 @@ def measure(cfg: CfgNode, batch: int, threads: int, repeats: int, file: Path, pr
         with without_exchange(silent.model):
             parts = silent.step(samples)
         found |= parts | {"compute": sum(parts.values())}
-        found["exchange"] = _together(exchange, device)
-        found["empty"] = _together(lambda: distributed.all_reduce_sum(number), device)
+        found["exchange"], found["sending"] = _together(exchange, device)
+        found["empty"], _ = _together(lambda: distributed.all_reduce_sum(number), device)
         if turn >= _WARM_UP:
             for name, seconds in found.items():
                 times.setdefault(name, []).append(seconds)
@@ -292,10 +302,11 @@ class _Stepper:
         return {name: seconds_of(part, self.device) for name, part in work.items()}
 
 
-def _together(work: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of something that all processes begin together."""
+def _together(work: Callable[[], Any], device: torch.device) -> tuple[float, float]:
+    """Seconds of something that all processes begin together, and of this process's cores in it."""
     distributed.barrier()
-    return seconds_of(work, device)
+    before = time.process_time()
+    return seconds_of(work, device), time.process_time() - before
 
 
 def _exchange(cfg: CfgNode, traffic: Traffic, device: torch.device) -> Callable[[], None]:

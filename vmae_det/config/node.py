@@ -52,6 +52,9 @@ class CfgNode(FvcoreCfgNode):
 
     def merge_from_list(self, cfg_list: list[str]) -> None:
         """Merge `[KEY, VALUE, KEY, VALUE, ...]`; values are Python literals, or plain strings."""
+        for key in cfg_list[0::2]:
+            if key.startswith("-"):
+                raise ConfigError(f"{key}: no config key; options come before the first KEY VALUE")
         if len(cfg_list) % 2:
             raise ConfigError(
                 f"{cfg_list[-1]}: a key without a value; overrides come in pairs: KEY VALUE KEY VALUE ..."
