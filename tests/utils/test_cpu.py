@@ -31,6 +31,7 @@ def here(monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(cpu, "_keeps_float32", lambda: True)
     cpu._has_quicker_products.cache_clear()
     yield
@@ -50,6 +51,13 @@ def test_quicker_products_and_back(here):
 @pytest.mark.parametrize("lacks", ["_is_amd", "_keeps_float32"])
 def test_elsewhere_nothing_changes(here, monkeypatch, lacks):
     monkeypatch.setattr(cpu, lacks, lambda: False)
+    cpu.speed_up()
+    assert not cpu.is_sped_up()
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_the_precision_of_a_gpu_stays(here, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     cpu.speed_up()
     assert not cpu.is_sped_up()
     assert torch.get_float32_matmul_precision() == "highest"

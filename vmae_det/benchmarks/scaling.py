@@ -41,7 +41,7 @@ from vmae_det.solver import build_optimizer
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import ConfigError, UserError
 
-_WARM_UP = 2
+_WARM_UP = 6  # until freed memory suffices for a step
 _PARTS = ("forward", "backward", "update")
 _FITTED = 2  # numbers of processes from which the constants come
 

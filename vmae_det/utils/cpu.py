@@ -50,6 +50,7 @@ def _has_quicker_products() -> bool:
         torch.backends.mkl.is_available()
         and torch.backends.mkldnn.is_available()
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and not torch.cuda.is_available()  # whose products the setting would change, too
         and torch.get_float32_matmul_precision() == "highest"  # else somebody has chosen already
         and _is_amd()
         and _keeps_float32()
