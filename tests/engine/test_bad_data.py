@@ -12,6 +12,7 @@ from pathlib import Path
 
 import av
 import pytest
+from interrupts import StopAfter
 from numbered_videos import Recipe, write_numbered
 from odd_videos import ODD, REASONS, UNREADABLE, copy_detection_set
 
@@ -81,17 +82,6 @@ class Vanish(HookBase):
                 path.unlink()
 
 
-class Stop(HookBase):
-    """An interrupt after so many steps."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def before_step(self):
-        if self.trainer.step == self.step - 1:
-            os.kill(os.getpid(), signal.SIGINT)
-
-
 def left_out(cfg):
     """The reason of each `left out` in the log; each path is named once."""
     log = (Path(cfg.OUTPUT_DIR) / "log.txt").read_text()
@@ -137,7 +127,7 @@ def test_pre_training_over_files_of_every_kind(tiny_cfg, videos, used, workers):
 def test_a_resumed_run_finds_the_bad_files_again(tiny_cfg, videos):
     cfg = folder_cfg(tiny_cfg, videos, "SOLVER.EPOCHS", 2)
     with pytest.raises(Interrupted):
-        run_training(cfg, hooks=[Stop(3)])
+        run_training(cfg, hooks=[StopAfter(3)])
     assert_named(left_out(cfg))
     (Path(cfg.OUTPUT_DIR) / "log.txt").unlink()
     run_training(cfg, resume=True)
@@ -262,4 +252,4 @@ def test_a_killed_loader_process_ends_the_command_and_the_run_can_go_on(tiny_cfg
 
     cfg.SOLVER.EPOCHS = 1000
     with pytest.raises(Interrupted, match=f"after step {done + 2}"):
-        run_training(cfg, resume=True, hooks=[Stop(done + 2)])
+        run_training(cfg, resume=True, hooks=[StopAfter(done + 2)])

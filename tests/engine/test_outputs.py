@@ -3,13 +3,12 @@
 import gzip
 import json
 import logging
-import os
-import signal
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from interrupts import StopAfter
 from torch import distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -200,15 +199,6 @@ def test_profiling_looks_at_training(capsys):
 
 
 # ---------------------------------------------------------------- resuming
-
-
-class StopAfter(HookBase):
-    def __init__(self, step):
-        self.step = step
-
-    def before_step(self):
-        if self.trainer.step == self.step - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_a_resumed_run_says_what_has_changed(short_cfg):

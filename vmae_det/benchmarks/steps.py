@@ -21,16 +21,16 @@ from torch import nn
 from vmae_det.benchmarks.hugging_face import build_hugging_face, import_classes
 from vmae_det.config import CfgNode, get_cfg
 from vmae_det.engine.parallel import compile_blocks
+from vmae_det.engine.setup import find_device
 from vmae_det.engine.trainer import AMP_TYPES, to_device
 from vmae_det.modeling import build_model
 from vmae_det.solver import build_optimizer
 from vmae_det.utils import cpu
-from vmae_det.utils.errors import ConfigError
 from vmae_det.utils.process import peak_memory
 
 OURS = "vmae_det"
 PARTS = ("data", "forward", "backward", "optimizer")
-_WARM_UP = 2
+_WARM_UP = 6  # until freed memory suffices for a step
 
 
 @dataclass(frozen=True)
@@ -140,14 +140,6 @@ def seconds_of(work: Callable[[], Any], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - start
-
-
-def find_device(cfg: CfgNode) -> torch.device:
-    """The device of MODEL.DEVICE, without the settings that a run makes on it."""
-    if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("MODEL.DEVICE: cuda, but torch finds no GPU here; set it to cpu or auto")
-    gpu = cfg.MODEL.DEVICE != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
 
 
 def serve(order: dict[str, Any]) -> None:

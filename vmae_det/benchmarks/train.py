@@ -14,9 +14,10 @@ import torch
 from tqdm import tqdm
 
 from vmae_det.benchmarks.hugging_face import check_comparable
-from vmae_det.benchmarks.steps import OURS, PARTS, Settings, find_device, seconds_of
+from vmae_det.benchmarks.steps import OURS, PARTS, Settings, seconds_of
 from vmae_det.config import CfgNode
 from vmae_det.engine.inspection import count_flops, count_tokens
+from vmae_det.engine.setup import find_device
 from vmae_det.engine.trainer import AMP_TYPES
 from vmae_det.modeling import model_class
 from vmae_det.utils import cpu

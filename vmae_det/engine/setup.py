@@ -65,19 +65,26 @@ logger = logging.getLogger(__name__)
 FINAL_WEIGHTS = "model_final.pt"
 
 
-def choose_device(cfg: CfgNode) -> torch.device:
+def find_device(cfg: CfgNode) -> torch.device:
     """The device that MODEL.DEVICE asks for; with several processes, this one's GPU."""
     name = cfg.MODEL.DEVICE
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("MODEL.DEVICE: cuda, but torch finds no GPU here; set it to cpu or auto")
     if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def choose_device(cfg: CfgNode) -> torch.device:
+    """The same, with what suits a CPU set for this process: threads, products, memory."""
+    device = find_device(cfg)
+    if device.type == "cpu":
         # A core for each loader process: threads that wait for one another's core cost more than they give.
         cores = (os.cpu_count() or 1) // distributed.get_world_size()
         torch.set_num_threads(max(cores - cfg.DATALOADER.NUM_WORKERS, 1))
         cpu.speed_up()
         cpu.keep_freed_memory()
-        return torch.device("cpu")
-    return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def start_run(cfg: CfgNode) -> torch.device:
