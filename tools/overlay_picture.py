@@ -19,6 +19,7 @@ from vmae_det.data.readers import open_video
 from vmae_det.inference.predictor import ActionPredictor, read_config
 from vmae_det.utils.files import write_whole
 from vmae_det.visualization import VideoWriter
+from vmae_det.visualization.overlay_writer import OverlayStyle
 from vmae_det.visualization.video import write_overlay
 
 GAP = 8  # white columns between the moments
@@ -41,7 +42,7 @@ def main() -> None:
         large = _enlarge(source, Path(folder) / source.name, args.scale)
         persons = read_person_boxes(spec.person_boxes)
         detections = ActionPredictor(read_config(args.weights))(large, persons, spec.start_of(args.video))
-        drawn = open_video(write_overlay(detections, Path(folder) / "drawn.mp4", timeline=True))
+        drawn = open_video(write_overlay(detections, Path(folder) / "drawn.mp4", OverlayStyle(timeline=True)))
         moments = drawn.frames(np.array([drawn.index_at(time) for time in args.at]))
     gap = np.full((moments.shape[1], GAP, 3), 255, dtype=np.uint8)
     picture = Image.fromarray(np.hstack([part for moment in moments for part in (gap, moment)][1:]))

@@ -140,16 +140,4 @@ def test_people_are_linked_by_overlap():
     boxes = np.array(
         [[0, 0, 10, 10], [20, 0, 30, 10], [21, 0, 31, 10], [1, 0, 11, 10], [50, 50, 60, 60]], dtype=float
     )
-    tracks = link(times, boxes)
-    assert tracks.track.tolist() == [1, 2, 2, 1, 3]
-
-
-def test_boxes_are_interpolated_and_fade_out():
-    tracks = link(np.array([1.0, 2.0]), np.array([[0, 0, 10, 10], [4, 0, 14, 10]], dtype=float))
-    ((row, box),) = tracks.at(1.25)
-    assert row == 0
-    assert box.tolist() == [1, 0, 11, 10]
-    assert tracks.at(1.75)[0][0] == 1
-    assert tracks.at(0.6)[0][1].tolist() == [0, 0, 10, 10]
-    assert tracks.at(0.4) == []
-    assert tracks.at(2.6) == []
+    assert link(times, boxes).tolist() == [1, 2, 2, 1, 3]

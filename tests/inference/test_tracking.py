@@ -80,7 +80,7 @@ def test_boxes_in_parts_of_the_frame_give_the_same_tracks():
 def test_link_follows_people_through_a_video():
     times = np.repeat(np.arange(5.0), 2)
     boxes = np.array([box(x) for k in range(5) for x in (20 * k, 300 - 20 * k)])
-    assert link(times, boxes).track.tolist() == [1, 2] * 5
+    assert link(times, boxes).tolist() == [1, 2] * 5
 
 
 # ---------------------------------------------------------------- scores

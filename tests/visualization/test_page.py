@@ -459,9 +459,12 @@ def test_the_command(detections, tmp_path, browser):
 
 def test_tracks_that_are_given(detections, tmp_path, browser):
     """A person is not carried over a long absence."""
-    apart = replace(detections, timestamp=np.array([900.0, 900.0, 900.5, 900.5, 903.0, 903.0]))
-    tracks = np.array([7, 8, 7, 8, 7, 9])
-    open_page(browser, write_page(apart, tmp_path / "page.html", tracks=tracks, threshold=0.5))
+    apart = replace(
+        detections,
+        timestamp=np.array([900.0, 900.0, 900.5, 900.5, 903.0, 903.0]),
+        tracks=np.array([7, 8, 7, 8, 7, 9]),
+    )
+    open_page(browser, write_page(apart, tmp_path / "page.html", threshold=0.5))
     found = np.array(browser.js("return people.map((p) => [p.id, p.from, p.to])"))
     np.testing.assert_allclose(found, [[7, 0, 3.75], [8, 0, 1.25], [9, 2.25, 3.75]], atol=0.03)
     present = "return [0.6, 1.2, 1.5, 2.2, 2.3, 3.9].map((t) => presentAt(t).map(({ person }) => person.id))"

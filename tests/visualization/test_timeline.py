@@ -15,6 +15,13 @@ def span(person, start, end, kind="PERSON_MOVEMENT", score=0.95, name="walk"):
     return ActionSpan(person, start, end, ActionLabel(name, score, kind))
 
 
+def timeline(spans, start, end, size=SIZE):
+    """Of spans that are all known, for two people at once."""
+    line = Timeline(size, 2, start, min(max(end - start, 1), PAGE))
+    line.add(spans)
+    return line
+
+
 def columns(strip, colour):
     """First and last column that have a bar of this colour, and the number of rows of bars."""
     found = (strip == colour).all(axis=2)
@@ -29,7 +36,7 @@ def cursor(strip):
 
 
 def test_bars_lie_at_their_times():
-    line = Timeline.of_video([span(1, 102, 105), span(1, 106, 108, "OBJECT_MANIPULATION")], 100, 110, SIZE)
+    line = timeline([span(1, 102, 105), span(1, 106, 108, "OBJECT_MANIPULATION")], 100, 110)
     strip = line.draw(100)
     assert strip.shape == (line.height, 640, 3)
     for colour, start, end in ((BLUE, 2, 5), (YELLOW, 6, 8)):
@@ -40,7 +47,7 @@ def test_bars_lie_at_their_times():
 
 
 def test_the_cursor_moves_and_stays_inside():
-    line = Timeline.of_video([span(1, 0, 5)], 0, 10, SIZE)
+    line = timeline([span(1, 0, 5)], 0, 10)
     assert [cursor(line.draw(t)) for t in (2.5, 5, 7.5)] == pytest.approx([160, 320, 480], abs=2)
     assert cursor(line.draw(-3)) < 3
     assert cursor(line.draw(9.99)) > 636
@@ -48,15 +55,15 @@ def test_the_cursor_moves_and_stays_inside():
 
 
 def test_people_share_a_row_only_one_after_the_other():
-    apart = Timeline.of_video([span(1, 0, 4), span(2, 5, 9)], 0, 10, SIZE)
-    together = Timeline.of_video([span(1, 0, 4), span(2, 3, 9)], 0, 10, SIZE)
+    apart = timeline([span(1, 0, 4), span(2, 5, 9)], 0, 10)
+    together = timeline([span(1, 0, 4), span(2, 3, 9)], 0, 10)
     assert [columns(line.draw(0), BLUE)[2] for line in (apart, together)] == [1, 2]
 
 
 def test_a_long_video_turns_pages():
     end = 3 * PAGE
     spans = [span(1, 0, 10), span(2, end - 10, end, "OBJECT_MANIPULATION")]
-    line = Timeline.of_video(spans, 0, end, SIZE)
+    line = timeline(spans, 0, end)
     first, middle, last = (line.draw(time) for time in (1, 1.5 * PAGE, end - 1))
     assert columns(first, BLUE)[1] == pytest.approx(640 * 10 / PAGE, abs=4)
     assert not (first == YELLOW).all(axis=2).any()
@@ -70,18 +77,16 @@ def test_a_long_video_turns_pages():
 def test_any_size_any_number_of_people_and_any_name(size):
     names = ("<b>\n'", "long " * 50, "يجري", "", "跑 🚶")
     spans = [span(i, 0.1 * i, 9 + 0.1 * i, name=names[i % 5], score=i / 40) for i in range(40)]
-    line = Timeline.of_video(spans, 0, 13, size)
+    line = timeline(spans, 0, 13, size)
     strip = line.draw(6)
     assert strip.shape == (line.height, size[1], 3)
     assert (line.height + size[0]) % 2 == 0
     assert line.height <= max(MAX_HEIGHT * size[0], 40) + 1
-    assert Timeline.of_video([], 0, 0, size).draw(0).shape[1] == size[1]
+    assert timeline([], 0, 0, size).draw(0).shape[1] == size[1]
 
 
 def test_unlikely_actions_fade():
-    sure, unsure = (
-        Timeline.of_video([span(1, 0, 9, score=score)], 0, 10, SIZE).draw(9.9) for score in (0.9, 0.3)
-    )
+    sure, unsure = (timeline([span(1, 0, 9, score=score)], 0, 10).draw(9.9) for score in (0.9, 0.3))
     assert (sure == BLUE).all(axis=2).sum() > 500
     assert (unsure == BLUE).all(axis=2).sum() == 0
 

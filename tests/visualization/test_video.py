@@ -14,8 +14,8 @@ from vmae_det.data.check.probe import probe_video
 from vmae_det.data.label_map import LabelMap
 from vmae_det.data.readers import open_video
 from vmae_det.inference.detections import ActionDetections
-from vmae_det.inference.tracking import link
-from vmae_det.visualization.video import _labels, _spans, write_overlay
+from vmae_det.visualization.overlay_writer import OverlayStyle
+from vmae_det.visualization.video import write_overlay
 
 SIZE = (480, 288)  # as stored
 BOX = (0.25, 0.75, 0.5, 1.0)  # the last row's second block, which is bit 10: black in all frames here
@@ -125,7 +125,7 @@ def test_damaged_frames_show_the_one_before_and_keep_the_times(tmp_path, caplog)
         times, frames = stored_frames(write_overlay(detect(video), tmp_path / "drawn.mp4"))
     assert numbers(frames) == [*range(25), *range(30, 40)]
     np.testing.assert_allclose(times * 25, numbers(frames), atol=1e-3)
-    assert "5 of 40 frames are damaged" in caplog.text
+    assert "5 of its frames are damaged" in caplog.text
 
 
 def test_a_folder_of_frames_is_drawn_too(tmp_path):
@@ -142,7 +142,9 @@ def test_a_folder_of_frames_is_drawn_too(tmp_path):
 def test_a_timeline_stands_below_frames_that_are_as_without_it(tmp_path):
     video = write_numbered(tmp_path / "phone", Recipe(size=SIZE, count=40, options=x264(keyint=12)))
     plain = stored_frames(write_overlay(detect(video), tmp_path / "plain.mp4"))[1]
-    times, frames = stored_frames(write_overlay(detect(video), tmp_path / "drawn.mp4", timeline=True))
+    times, frames = stored_frames(
+        write_overlay(detect(video), tmp_path / "drawn.mp4", OverlayStyle(timeline=True))
+    )
     strips = [frame[SIZE[1] :] for frame in frames]
     assert strips[0].shape[0] > 20
     assert frames[0].shape[0] % 2 == 0
@@ -151,23 +153,3 @@ def test_a_timeline_stands_below_frames_that_are_as_without_it(tmp_path):
     assert blue(strips[0]).any(axis=0).mean() > 0.95
     cursors = [(strip.min(axis=(0, 2)) > 150).nonzero()[0].mean() for strip in strips[1:]]
     np.testing.assert_allclose(cursors, times[1:] / 1.6 * SIZE[0], atol=3)
-
-
-def test_the_spans_of_a_timeline_are_the_best_actions_around_their_keyframes():
-    detections = ActionDetections(
-        video=None,
-        video_start=0.0,
-        timestamp=np.arange(5.0),
-        boxes=np.array([BOX] * 5),
-        person_scores=np.ones(5),
-        scores=np.array([[0.5, 0.1], [0.9, 0.2], [0.1, 0.6], [0.1, 0.2], [0.7, 0.2]]),
-        label_map=LabelMap((1, 2), ("wave", "walk"), ("PERSON_MOVEMENT", "")),
-    )
-    labels = [_labels(detections, row, 3, 0.3) for row in range(5)]
-    spans = _spans(link(detections.timestamp, detections.boxes), labels)
-    assert [(s.person_id, s.start, s.end, s.action.name, s.action.score) for s in spans] == [
-        (1, -0.5, 0.5, "wave", 0.5),
-        (1, 0.5, 1.5, "wave", 0.9),
-        (1, 1.5, 2.5, "walk", 0.6),  # at 3 s nothing reaches the threshold
-        (1, 3.5, 4.5, "wave", 0.7),
-    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 
 from vmae_det.data.annotations import ActionBoxes
 from vmae_det.data.label_map import LabelMap
+from vmae_det.inference.tracking import link
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class ActionDetections:
         boxes: xyxy in [0, 1] of the frame, (R, 4).
         person_scores: of the person detector, (R,).
         scores: (R, classes), columns in the order of the label map.
+        tracks: who is who, numbers from 1 on, (R,); None links the boxes of consecutive keyframes.
     """
 
     video: Path
@@ -94,6 +96,11 @@ class ActionDetections:
     person_scores: np.ndarray
     scores: np.ndarray
     label_map: LabelMap
+    tracks: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.tracks is None:
+            object.__setattr__(self, "tracks", link(self.timestamp, self.boxes))
 
     def __len__(self) -> int:
         return len(self.timestamp)
@@ -115,7 +122,21 @@ class ActionDetections:
             person_scores=column("person_scores"),
             scores=column("scores", len(label_map)),
             label_map=label_map,
+            tracks=column("tracks").astype(np.int64),
         )
+
+    def keyframes(self) -> Iterator[KeyframeActions]:
+        """The same, one keyframe with people at a time."""
+        for moment in np.unique(self.timestamp):
+            rows = np.flatnonzero(self.timestamp == moment)
+            yield KeyframeActions(
+                time=float(moment) - self.video_start,
+                timestamp=float(moment),
+                boxes=self.boxes[rows],
+                person_scores=self.person_scores[rows],
+                scores=self.scores[rows],
+                tracks=self.tracks[rows],
+            )
 
     def to_rows(self) -> ActionBoxes:
         """The same as rows of AVA's CSV, one for each person, keyframe and action."""

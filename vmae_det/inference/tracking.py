@@ -1,4 +1,4 @@
-"""Who is who from keyframe to keyframe, where a person is between them, and scores that do not flicker."""
+"""Who is who from keyframe to keyframe, and scores that do not flicker."""
 
 from __future__ import annotations
 
@@ -94,47 +94,13 @@ def _widen(boxes: np.ndarray, buffer: float) -> np.ndarray:
     return np.concatenate([boxes[:, :2] - margin, boxes[:, 2:] + margin], axis=1)
 
 
-@dataclass(frozen=True)
-class Tracks:
-    """People through a video; for each row of its detections the track, from 1.
-
-    Args:
-        track: (R,).
-        timestamp: (R,).
-        boxes: (R, 4).
-    """
-
-    track: np.ndarray
-    timestamp: np.ndarray
-    boxes: np.ndarray
-
-    def __post_init__(self) -> None:
-        times = np.unique(self.timestamp)
-        # A person is shown around a keyframe for half the way to the next one, and no longer than a second.
-        reach = min(np.median(np.diff(times)) / 2, 1.0) if len(times) > 1 else 0.5
-        object.__setattr__(self, "reach", float(reach))
-        object.__setattr__(self, "rows", {t: np.flatnonzero(self.track == t) for t in np.unique(self.track)})
-
-    def at(self, time: float) -> list[tuple[int, np.ndarray]]:
-        """Who is there at a moment: the row of the nearest keyframe, and the box (4,), interpolated."""
-        people = []
-        for rows in self.rows.values():
-            times = self.timestamp[rows]
-            nearest = int(np.abs(times - time).argmin())
-            if times[0] - self.reach <= time <= times[-1] + self.reach:
-                box = [np.interp(time, times, self.boxes[rows, corner]) for corner in range(4)]
-                people.append((int(rows[nearest]), np.array(box)))
-        return people
-
-
-def link(timestamp: np.ndarray, boxes: np.ndarray, scores: np.ndarray | None = None) -> Tracks:
-    """The tracks of the boxes (R, 4) of one video; `timestamp` (R,) ascends, `scores` (R,) are of persons."""
-    scores = np.ones(len(timestamp)) if scores is None else scores
+def link(timestamp: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """The tracks, int64 (R,) from 1, of the boxes (R, 4) of one video; `timestamp` (R,) ascends."""
     tracker, track = Tracker(), np.zeros(len(timestamp), dtype=np.int64)
     for moment in np.unique(timestamp):
         rows = np.flatnonzero(timestamp == moment)
-        track[rows] = tracker.update(boxes[rows], scores[rows], float(moment))
-    return Tracks(track, timestamp, boxes)
+        track[rows] = tracker.update(boxes[rows], np.ones(len(rows)), float(moment))
+    return track
 
 
 class ScoreSmoother:

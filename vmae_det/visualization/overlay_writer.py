@@ -110,6 +110,8 @@ class OverlayWriter:
                 raise self._error
             self._frames.append((frame, keyframe))
             self._changed.notify_all()
+        if self._thread is None:
+            self._draw_ready()
 
     def cut(self, time: float) -> None:
         """As of FrameSink."""
@@ -221,16 +223,22 @@ class OverlayWriter:
 
     def _add_timeline(self, picture: np.ndarray, time: float) -> np.ndarray:
         if self._timeline is None:
-            times = self._source.times
-            seconds = PAGE if times is None else min(PAGE, float(times[-1]) - time)
             self._timeline = Timeline(
-                picture.shape[:2], _TIMELINE_ROWS, time, max(seconds, 1.0), self._style.typeface
+                picture.shape[:2], _TIMELINE_ROWS, time, self._page_from(time), self._style.typeface
             )
         with self._changed:
             keyframes, self._new = self._new, []
         for keyframe in keyframes:
             self._timeline.add(self._spans(keyframe))
         return np.vstack([picture, self._timeline.draw(time)])
+
+    def _page_from(self, time: float) -> float:
+        """Seconds of a page of the timeline: the video's, to the end of its last frame, in equal parts."""
+        times = self._source.times
+        if times is None:
+            return PAGE
+        seconds = float(times[-1]) + 1 / float(self._source.rate) - time
+        return max(seconds / math.ceil(seconds / PAGE), 1.0)
 
     def _spans(self, keyframe: KeyframeActions) -> list[ActionSpan]:
         start, end = keyframe.time - self._reach, keyframe.time + self._reach

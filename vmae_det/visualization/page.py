@@ -15,7 +15,6 @@ import numpy as np
 
 from vmae_det.data.readers import VideoReader, open_video
 from vmae_det.inference.detections import ActionDetections
-from vmae_det.inference.tracking import link
 from vmae_det.utils.files import write_whole
 from vmae_det.visualization.page_video import PageVideo, add_video
 
@@ -34,7 +33,6 @@ def write_page(
     path: str | Path,
     *,
     threshold: float = 0.3,
-    tracks: np.ndarray | None = None,
     progress: bool = False,
 ) -> Path:
     """Write the page, and beside it the video where that is large or browsers do not play it as it is.
@@ -44,7 +42,6 @@ def write_page(
 
     Args:
         threshold: lowest score that is shown at first; a reader of the page moves it.
-        tracks: who is who, int (R,), from 1; None links the boxes of consecutive keyframes.
 
     Raises:
         DataError: the video cannot be read, or a keyframe lies outside of it.
@@ -52,9 +49,7 @@ def write_page(
     """
     path = Path(path)
     reader = open_video(detections.video)
-    if tracks is None:
-        tracks = link(detections.timestamp, detections.boxes).track
-    data = _times(detections, reader) | _people(detections, tracks)
+    data = _times(detections, reader) | _people(detections)
     video = add_video(reader, path, progress)
     data |= {
         "title": detections.video.name,
@@ -92,7 +87,7 @@ def _times(detections: ActionDetections, reader: VideoReader) -> dict[str, Any]:
     }
 
 
-def _people(detections: ActionDetections, tracks: np.ndarray) -> dict[str, Any]:
+def _people(detections: ActionDetections) -> dict[str, Any]:
     """The rows (R,) in flat arrays; `counts` says how many of `columns` and `scores` each of them has."""
     row, column = np.nonzero(detections.scores >= FLOOR)
     label_map = detections.label_map
@@ -101,7 +96,7 @@ def _people(detections: ActionDetections, tracks: np.ndarray) -> dict[str, Any]:
             {"id": number, "name": name, "kind": kind}
             for number, name, kind in zip(label_map.ids, label_map.names, label_map.kinds)
         ],
-        "track": _pack(tracks, "u4"),
+        "track": _pack(detections.tracks, "u4"),
         # Millionths, the decimals that AVA's CSV has here.
         "boxes": _pack(np.rint(detections.boxes * 1e6), "i4"),
         "personScores": _pack(detections.person_scores, "f4"),

@@ -153,8 +153,7 @@ class PageFile:
             output, keyframes = self._output, self._keyframes
             video = Path(output.source.name)
             found = ActionDetections.collect(video, output.video_start, keyframes, output.label_map)
-            tracks = np.concatenate([np.zeros(0, dtype=np.int64), *(k.tracks for k in keyframes)])
-            write_page(found, output.path, threshold=output.style.threshold, tracks=tracks)
+            write_page(found, output.path, threshold=output.style.threshold)
 
     def write(self, keyframe: KeyframeActions) -> None:
         """As of ResultWriter."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import accumulate, groupby
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -67,21 +67,6 @@ class Timeline:
         height = self._clock_height + len(self._rows) * self.style.row_height
         self.height = height + (frame_size[0] + height) % 2  # an even number of lines with the frame
         self._shown: tuple[int, np.ndarray] | None = None  # number and picture of the page drawn last
-
-    @classmethod
-    def of_video(
-        cls,
-        spans: Sequence[ActionSpan],
-        start: float,
-        end: float,
-        frame_size: tuple[int, int],
-        typeface: str | None = None,
-    ) -> Timeline:
-        """Of a video that is known to its end: the whole of it, or its equal parts of a minute at most."""
-        pages = max(math.ceil((end - start) / PAGE), 1)
-        line = cls(frame_size, _count_rows(spans), start, max(end - start, 1.0) / pages, typeface)
-        line.add(spans)
-        return line
 
     def add(self, spans: Sequence[ActionSpan]) -> None:
         """What happened since the last call; a span that goes on with the one before becomes one with it."""
@@ -185,9 +170,3 @@ def _append(row: list[ActionSpan], span: ActionSpan) -> None:
         row[-1] = last._replace(end=span.end, action=action)
     else:
         row.append(span)
-
-
-def _count_rows(spans: Sequence[ActionSpan]) -> int:
-    """How many people there are at the same time, at most."""
-    changes = sorted(change for span in spans for change in ((span.start, 1), (span.end, -1)))
-    return max(accumulate((step for _, step in changes), initial=0))
