@@ -201,7 +201,7 @@ def test_many_files_one_after_the_other(tmp_path, reader):
         return pages * resource.getpagesize() / 2**20, len(os.listdir("/proc/self/fd"))
 
     gc.collect()
-    memory, files = read(30)
-    memory_after, files_after = read(170)
-    assert memory_after - memory < 40  # MB
-    assert files_after == files
+    memory, files = zip(read(30), read(170), read(170))
+    # Each of them would leave 100 MB or more. The allocator's holes, which are filled later, come but once.
+    assert min(np.diff(memory)) < 40
+    assert files[0] == files[2]
