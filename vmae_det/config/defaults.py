@@ -23,7 +23,7 @@ _C.MODEL.WEIGHTS = ""
 # Per channel (R, G, B), in units of 0..255. ImageNet's.
 _C.MODEL.PIXEL_MEAN = (123.675, 116.28, 103.53)
 _C.MODEL.PIXEL_STD = (58.395, 57.12, 57.375)
-# torch.compile the transformer blocks.
+# torch.compile the transformer blocks: for GPUs; no gain on the CPU (docs/speed.md).
 _C.MODEL.COMPILE = False
 # Keep only the input of each block of the backbone for the backward pass, and work out the rest again there:
 # the same losses from much less memory, for one forward pass of the blocks more (docs/speed.md).
