@@ -58,9 +58,17 @@ def test_large_scores_do_not_overflow():
 def test_torch_takes_it_as_one_operation(sped_up):
     arguments = [tensor.float() for tensor in heads(2, 5, 7, 7)]
     torch.library.opcheck(attend, [tensor.detach().requires_grad_() for tensor in arguments])
-    compiled = torch.compile(attention, backend="aot_eager", fullgraph=True)
+    seen = []
+
+    def backend(graph, _):
+        seen.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    compiled = torch.compile(attention, backend=backend, fullgraph=True)
     four = [tensor.unsqueeze(0) for tensor in arguments]
     torch.testing.assert_close(compiled(*four), F.scaled_dot_product_attention(*four))
+    assert [name for name in seen if "attend" in name] == ["vmae_det.attend.default"]
+    assert not any("scaled_dot_product" in name for name in seen)
 
 
 def test_an_exported_model_has_the_operation_that_others_know(sped_up):
@@ -79,7 +87,8 @@ def test_a_step_of_pre_training_is_the_same(tiny_cfg, monkeypatch):
         "video": torch.randint(0, 256, (2, 3, 4, 64, 64), dtype=torch.uint8),
         "seed": torch.arange(2),
     }
-    steps = []
+    steps, calls = [], []
+    monkeypatch.setattr(module, "attend", lambda *args: calls.append(cpu.is_sped_up()) or attend(*args))
     for fast in (False, True):
         if fast:
             cpu.speed_up()  # the products of this CPU, if it has quicker ones
@@ -88,4 +97,5 @@ def test_a_step_of_pre_training_is_the_same(tiny_cfg, monkeypatch):
         loss = model(batch)["loss"]
         loss.backward()
         steps.append((loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters()}))
+    assert calls == [True] * 3  # a block each
     torch.testing.assert_close(steps[0], steps[1], rtol=1e-5, atol=1e-7)

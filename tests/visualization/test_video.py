@@ -125,7 +125,7 @@ def test_damaged_frames_show_the_one_before_and_keep_the_times(tmp_path, caplog)
         times, frames = stored_frames(write_overlay(detect(video), tmp_path / "drawn.mp4"))
     assert numbers(frames) == [*range(25), *range(30, 40)]
     np.testing.assert_allclose(times * 25, numbers(frames), atol=1e-3)
-    assert "5 of its frames are damaged" in caplog.text
+    assert f"{video}: 5 of its frames are damaged" in caplog.text
 
 
 def test_a_folder_of_frames_is_drawn_too(tmp_path):

@@ -28,7 +28,7 @@ from vmae_det.benchmarks.scaling_model import (
     exposed_seconds,
     window,
 )
-from vmae_det.benchmarks.steps import made_up_clips, seconds_of
+from vmae_det.benchmarks.steps import WARM_UP, made_up_clips, seconds_of
 from vmae_det.config import CfgNode
 from vmae_det.data.loader import collate
 from vmae_det.engine.inspection import FLOAT_BYTES, empty_model
@@ -41,7 +41,6 @@ from vmae_det.solver import build_optimizer
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import ConfigError, UserError
 
-_WARM_UP = 6  # until freed memory suffices for a step
 _PARTS = ("forward", "backward", "update")
 _FITTED = 2  # numbers of processes from which the constants come
 
@@ -254,7 +253,7 @@ def measure(cfg: CfgNode, batch: int, threads: int, repeats: int, file: Path, pr
     number = torch.zeros(1, device=device)
     times: dict[str, list[float]] = {}
     turns = tqdm(
-        range(_WARM_UP + repeats),
+        range(WARM_UP + repeats),
         desc=f"{distributed.get_world_size()} process(es)",
         disable=not (progress and distributed.is_main_process()),
         leave=False,
@@ -266,7 +265,7 @@ def measure(cfg: CfgNode, batch: int, threads: int, repeats: int, file: Path, pr
         found |= parts | {"compute": sum(parts.values())}
         found["exchange"], found["sending"] = _together(exchange, device)
         found["empty"], _ = _together(lambda: distributed.all_reduce_sum(number), device)
-        if turn >= _WARM_UP:
+        if turn >= WARM_UP:
             for name, seconds in found.items():
                 times.setdefault(name, []).append(seconds)
     everyone = distributed.all_gather_object(times)

@@ -30,7 +30,7 @@ from vmae_det.utils.process import peak_memory
 
 OURS = "vmae_det"
 PARTS = ("data", "forward", "backward", "optimizer")
-_WARM_UP = 6  # until freed memory suffices for a step
+WARM_UP = 6  # until freed memory suffices for a step
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def serve(order: dict[str, Any]) -> None:
         cpu.keep_freed_memory()
     before = peak_memory()
     runner = _Runner(cfg, settings, name, device)
-    turn = runner.turn(_WARM_UP)
+    turn = runner.turn(WARM_UP)
     while True:
         gpu = device.type == "cuda"
         peak = torch.cuda.max_memory_allocated(device) if gpu else peak_memory() - before

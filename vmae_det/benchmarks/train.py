@@ -133,6 +133,7 @@ def benchmark_train(cfg: CfgNode, settings: Settings, progress: bool = True) -> 
         check_comparable(cfg)
     torch.set_num_threads(settings.threads)
     device = find_device(cfg)
+    cpu.speed_up()  # for the rate of products: the machine's best
     names = [OURS, *([settings.against] if settings.against else [])]
     found = {name: Contestant() for name in names}
     rates = []
@@ -158,7 +159,6 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations a second in products of large square matrices, the best of five."""
     side = _MATRIX[device.type]
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    cpu.speed_up()
     best = min(seconds_of(lambda: a @ b, device) for _ in range(6))
     return 2 * side**3 / best
 
@@ -176,6 +176,7 @@ class _Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # an interrupt is this process's matter
         )
         self._order = {"cfg": cfg.dump(), "settings": asdict(settings), "name": name}
 

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vmae_det.cli import visualize_page
 from vmae_det.cli.arguments import positive
 from vmae_det.cli.common import load_config, load_weights_config
-
-if TYPE_CHECKING:
-    pass
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

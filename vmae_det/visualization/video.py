@@ -49,6 +49,9 @@ def write_overlay(
             bar.update(frame.index + 1 - bar.n)
             drawn += 1
     if drawn < len(reader):
-        missing = len(reader) - drawn
-        logger.warning("%s: %d of its frames are damaged; those before stand in their place", path, missing)
+        logger.warning(
+            "%s: %d of its frames are damaged; those before stand in their place",
+            detections.video,
+            len(reader) - drawn,
+        )
     return path
