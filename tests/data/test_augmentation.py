@@ -9,11 +9,13 @@ from PIL import Image
 from timm.data import auto_augment
 
 from vmae_det.config import check_config, get_cfg
+from vmae_det.data import augmentation
 from vmae_det.data.augmentation import BatchMixing, erase_rectangle, partners
 from vmae_det.data.loader import build_train_dataset, build_train_loader
 from vmae_det.data.rand_augment import OPERATIONS, ClipRandAugment
 from vmae_det.data.transforms import make_clip
 from vmae_det.solver import build_schedule
+from vmae_det.utils import distributed
 from vmae_det.utils.errors import ConfigError
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -236,8 +238,10 @@ def test_partners(batch_size, copies, expected):
 
 
 def drawn(mixup, cutmix, count=2000, size=32):
+    """One draw of each batch."""
     mixing = BatchMixing(mixup, cutmix, size=size, copies=1, seed=0)
-    return [mixing(number, 2) for number in range(count)]
+    batches = [mixing(number, 2) for number in range(count)]
+    return [{key: values[0] for key, values in batch.items()} for batch in batches]
 
 
 def test_mixup_is_drawn_from_beta():
@@ -269,6 +273,49 @@ def test_each_batch_draws_mixup_or_cutmix():
     assert share == pytest.approx(0.5, abs=0.04)
 
 
+def test_eight_videos_are_mixed_alike_with_all_their_copies():
+    weights = BatchMixing(0.8, 0.0, size=32, copies=2, seed=0)(0, 40)["weight"]
+    groups = weights.split(16)  # 8 videos of two copies each, and 4 that are left
+    assert [len(group.unique()) for group in groups] == [1, 1, 1]
+    assert len(weights.unique()) == 3
+
+
+def test_the_mean_weight_hardly_varies_from_step_to_step():
+    """As in 64 processes of 8 clips: the deviation of Beta(0.8, 0.8) over the root of 64."""
+    mixing = BatchMixing(0.8, 0.0, size=32, copies=1, seed=0)
+    means = [float(mixing(number, 512)["weight"].mean()) for number in range(200)]
+    assert np.std(means) == pytest.approx(0.31 / 8, rel=0.15)
+    assert np.std([float(mixing(number, 8)["weight"].mean()) for number in range(200)]) > 0.25
+
+
+@pytest.mark.parametrize("processes", [2, 3, 12])
+def test_clips_are_mixed_alike_in_any_number_of_processes(processes):
+    mixing = BatchMixing(0.8, 1.0, size=32, copies=2, seed=0)
+    alone, share = mixing(3, 48), 48 // processes
+    parts = [mixing(3, share, first) for first in range(0, 48, share)]
+    for key in ("box", "weight"):
+        assert torch.equal(torch.cat([part[key] for part in parts]), alone[key])
+    partner = torch.cat([part["partner"] + number * share for number, part in enumerate(parts)])
+    assert torch.equal(partner, alone["partner"])
+    assert len(alone["weight"].unique()) > 1
+
+
+def test_a_loader_knows_the_place_of_its_clips(tiny_cfg, monkeypatch):
+    monkeypatch.setattr(augmentation, "GROUP_SIZE", 2)
+    cfg = tiny_cfg("finetune", "INPUT.MIXUP", 0.8, "DATALOADER.REPEATED_AUG", 2)
+    dataset = build_train_dataset(cfg, "classification")
+
+    def weights(rank, world):
+        monkeypatch.setattr(distributed, "get_rank", lambda: rank)
+        monkeypatch.setattr(distributed, "get_world_size", lambda: world)
+        return next(iter(build_train_loader(cfg, dataset)))["mixing"]["weight"]
+
+    alone = weights(0, 1)
+    assert len(alone) == 8
+    assert len(alone.unique()) == 2
+    assert torch.equal(torch.cat([weights(0, 2), weights(1, 2)]), alone)
+
+
 def test_mixing_follows_from_the_step(tiny_cfg):
     cfg = tiny_cfg("finetune", "INPUT.MIXUP", 0.8, "INPUT.CUTMIX", 1.0, "SOLVER.ACCUMULATE", 2)
     dataset = build_train_dataset(cfg, "classification")
@@ -279,7 +326,7 @@ def test_mixing_follows_from_the_step(tiny_cfg):
         again = next(resumed)
         assert torch.equal(batch["seed"], again["seed"])
         assert all(torch.equal(value, again["mixing"][key]) for key, value in batch["mixing"].items())
-    draws = {(float(batch["mixing"]["weight"]), *batch["mixing"]["box"].tolist()) for batch in batches}
+    draws = {(float(draw["weight"][0]), *draw["box"][0].tolist()) for draw in (b["mixing"] for b in batches)}
     assert len(draws) == 4
 
 

@@ -38,8 +38,10 @@ def digests(batch):
     if "mixing" not in batch:
         return clips
     partners = [clips[partner] for partner in batch["mixing"]["partner"].tolist()]
-    how = _digest({key: batch["mixing"][key] for key in ("box", "weight")})
-    return [" ".join((clip, partner, how)) for clip, partner in zip(clips, partners)]
+    hows = [
+        _digest({key: batch["mixing"][key][i] for key in ("box", "weight")}) for i in range(len(partners))
+    ]
+    return [" ".join(parts) for parts in zip(clips, partners, hows)]
 
 
 def _digest(values):

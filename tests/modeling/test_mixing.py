@@ -8,10 +8,11 @@ from vmae_det.modeling.mixing import mix_labels, mix_videos
 
 
 def mixing(partner, box, weight):
+    """The same rectangle and weight for all clips."""
     return {
         "partner": torch.tensor(partner),
-        "box": torch.tensor(box),
-        "weight": torch.tensor(weight, dtype=torch.float32),
+        "box": torch.tensor([box] * len(partner)),
+        "weight": torch.full((len(partner),), weight, dtype=torch.float32),
     }
 
 
@@ -35,6 +36,16 @@ def test_cutmix_by_hand():
     assert mixed[0, 0, 0].tolist() == expected
     assert torch.equal(mixed[0], mixed[0, :1, :1].expand(3, 2, 4, 4))
     assert torch.equal(mixed[1], 24 - mixed[0])
+
+
+def test_each_clip_has_its_own_rectangle_and_weight():
+    both = {key: torch.stack([MIXUP[key][0], CUTMIX[key][1]]) for key in MIXUP}
+    mixed = mix_videos(videos(), both)
+    assert torch.equal(mixed[0], mix_videos(videos(), MIXUP)[0])
+    assert torch.equal(mixed[1], mix_videos(videos(), CUTMIX)[1])
+    both["weight"][0] = 0.5  # the first clip is half of each, the second keeps 12 of its 16 pixels
+    soft = mix_labels(torch.tensor([0, 1]), both, num_classes=2, smoothing=0.0, size=(4, 4))
+    assert soft.tolist() == [[0.5, 0.5], [0.25, 0.75]]
 
 
 def test_soft_labels_by_hand():

@@ -16,7 +16,8 @@ from vmae_det.data.transforms import Clip
 ERASED_AREA = (0.02, 1 / 3)  # of the frame; these and the next as in timm
 ERASED_ASPECT = (0.3, 1 / 0.3)
 ERASE_ATTEMPTS = 10
-CUTMIX_SHARE = 0.5  # of the batches, where mixup is on as well
+CUTMIX_SHARE = 0.5  # of the groups, where mixup is on as well
+GROUP_SIZE = 8  # videos that are mixed alike: those of one process in the published runs (64 processes of 8)
 
 _MIXING_STREAM = 1  # keeps the draws of batches apart from those of orders and clips
 
@@ -71,14 +72,17 @@ class ClipAugmentation:
 
 
 class BatchMixing:
-    """What mixup (Zhang et al., 2018) or cutmix (Yun et al., 2019) does to each batch, drawn batch by batch.
+    """What mixup (Zhang et al., 2018) or cutmix (Yun et al., 2019) does to each batch, drawn group by group.
+
+    A group is GROUP_SIZE videos in a row, with all their copies, of the batch of one forward pass over all
+    processes. So the draws are the same for any number of processes.
 
     Args:
         mixup: alpha of the Beta(alpha, alpha) of the share of the first clip; 0: no mixup.
         cutmix: alpha of that of the area that the first clip keeps; 0: no cutmix.
         size: side of the clips in pixels.
         copies: clips in a row that come from one video; they are not mixed with each other.
-        seed: of all draws, which follow from it and the number of the batch.
+        seed: of all draws, which follow from it, the number of the batch and that of the group.
     """
 
     def __init__(self, mixup: float, cutmix: float, *, size: int, copies: int, seed: int) -> None:
@@ -102,22 +106,32 @@ class BatchMixing:
             seed=cfg.SEED,
         )
 
-    def __call__(self, number: int, batch_size: int) -> dict[str, torch.Tensor]:
-        """For batch `number` of the run, of `batch_size` clips: what vmae_det.modeling.mixing takes.
+    def __call__(self, number: int, num_clips: int, first: int = 0) -> dict[str, torch.Tensor]:
+        """For `num_clips` clips of batch `number` of the run: what vmae_det.modeling.mixing takes.
 
-        `partner` (B,), the clip that each is mixed with; `box` (4,), rows and columns top, bottom, left,
-        right of a rectangle; `weight` (), the share of a clip itself inside of it. Outside it is alone.
+        `partner` (B,), the clip that each is mixed with; `box` (B, 4), rows and columns top, bottom, left,
+        right of a rectangle; `weight` (B,), the share of a clip itself inside of it. Outside it is alone.
+
+        Args:
+            first: place in the batch of the first of these clips, where other processes hold those before it.
         """
-        rng = np.random.default_rng(np.random.SeedSequence((self.seed, number), spawn_key=(_MIXING_STREAM,)))
+        groups = (first + torch.arange(num_clips)) // (GROUP_SIZE * self.copies)
+        numbers, members = groups.unique(return_inverse=True)
+        boxes, weights = zip(*(self._draw(number, group) for group in numbers.tolist()))
+        return {
+            "partner": partners(num_clips, self.copies),
+            "box": torch.tensor(boxes)[members],
+            "weight": torch.tensor(weights, dtype=torch.float32)[members],
+        }
+
+    def _draw(self, number: int, group: int) -> tuple[tuple[int, int, int, int], float]:
+        """The rectangle and the weight of a group."""
+        entropy = np.random.SeedSequence((self.seed, number, group), spawn_key=(_MIXING_STREAM,))
+        rng = np.random.default_rng(entropy)
         cut = self.cutmix > 0 and (self.mixup == 0 or rng.random() < CUTMIX_SHARE)
         alpha = self.cutmix if cut else self.mixup
         share = rng.beta(alpha, alpha)
-        box = self._rectangle(1 - share, rng) if cut else (0, self.size, 0, self.size)
-        return {
-            "partner": partners(batch_size, self.copies),
-            "box": torch.tensor(box),
-            "weight": torch.tensor(0.0 if cut else share, dtype=torch.float32),
-        }
+        return (self._rectangle(1 - share, rng), 0.0) if cut else ((0, self.size, 0, self.size), share)
 
     def _rectangle(self, area: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """A square of this share of the area around a random pixel, cut at the borders of the frame."""

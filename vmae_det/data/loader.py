@@ -184,7 +184,8 @@ def build_train_loader(cfg: CfgNode, dataset: JoinedDatasets, start_step: int = 
         start=start,
     )
     mixing = BatchMixing.from_config(cfg)
-    finish = {"finish": functools.partial(_mix, mixing, start)} if mixing else {}
+    first = distributed.get_rank() * sampler.share * cfg.DATALOADER.REPEATED_AUG
+    finish = {"finish": functools.partial(_mix, mixing, start, first)} if mixing else {}
     return _loader(cfg, dataset, sampler, collate, training=True, **finish)
 
 
@@ -241,7 +242,7 @@ def first_of_step(cfg: CfgNode, dataset: JoinedDatasets, step: int, count: int) 
         if answer.error:
             raise answer.error
     batch = collate([answer.samples for answer in answers])
-    return _mix(mixing, start, 0, batch) if mixing else batch
+    return _mix(mixing, start, 0, 0, batch) if mixing else batch
 
 
 def _loader(
@@ -272,8 +273,14 @@ def _bytes_of_batch(cfg: CfgNode) -> int:
     return clips * cfg.DATALOADER.REPEATED_AUG * frames * 3 * cfg.INPUT.CROP_SIZE**2
 
 
-def _mix(mixing: BatchMixing, start: int, number: int, batch: Batch) -> Batch:
-    """Give a batch with labels what it is mixed by; what is drawn follows from its number in the run."""
+def _mix(mixing: BatchMixing, start: int, first: int, number: int, batch: Batch) -> Batch:
+    """Give a batch with labels what it is mixed by; what is drawn follows from its number in the run.
+
+    Args:
+        start: number in the run of the loader's first batch.
+        first: place of this process's first clip among those of all processes.
+        number: of the batch, from the loader's first one on.
+    """
     if "label" in batch:
-        batch["mixing"] = mixing(start + number, len(batch["label"]))
+        batch["mixing"] = mixing(start + number, len(batch["label"]), first)
     return batch

@@ -10,14 +10,15 @@ def mix_videos(video: torch.Tensor, mixing: dict[str, torch.Tensor]) -> torch.Te
 
     Args:
         video: normalised floats (B, 3, T, H, W).
-        mixing: `partner` (B,), the clip that each is mixed with; `box` (4,), top, bottom, left, right in
-            pixels; `weight` (), the share of a clip itself inside of the box. Outside it is alone.
+        mixing: `partner` (B,), the clip that each is mixed with; `box` (B, 4), top, bottom, left, right in
+            pixels; `weight` (B,), the share of a clip itself inside of the box. Outside it is alone.
     """
-    top, bottom, left, right = mixing["box"]
+    top, bottom, left, right = mixing["box"].T[..., None, None]  # (B, 1, 1) each
     rows = torch.arange(video.shape[-2], device=video.device)[:, None]
     columns = torch.arange(video.shape[-1], device=video.device)
     inside = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
-    share = torch.where(inside, mixing["weight"], 1.0).to(video.dtype)  # (H, W)
+    share = torch.where(inside, mixing["weight"][:, None, None], 1.0).to(video.dtype)  # (B, H, W)
+    share = share[:, None, None]
     return video * share + video[mixing["partner"]] * (1 - share)
 
 
@@ -36,7 +37,7 @@ def mix_labels(
     """
     targets = torch.nn.functional.one_hot(label, num_classes).float()
     targets = targets * (1 - smoothing) + smoothing / num_classes
-    top, bottom, left, right = mixing["box"]
+    top, bottom, left, right = mixing["box"].T  # (B,) each
     area = (bottom - top) * (right - left) / (size[0] * size[1])
-    share = 1 - area * (1 - mixing["weight"])
+    share = (1 - area * (1 - mixing["weight"]))[:, None]
     return targets * share + targets[mixing["partner"]] * (1 - share)

@@ -112,7 +112,8 @@ def _draw_classification(cfg: CfgNode, dataset: JoinedDatasets, batch: Batch) ->
     video, size = batch["video"].float(), batch["video"].shape[-2:]
     classes, smoothing = cfg.MODEL.CLASSIFIER.NUM_CLASSES, cfg.MODEL.CLASSIFIER.LABEL_SMOOTHING
     # Without mixing, a clip is its own partner.
-    alone = {"partner": torch.arange(len(video)), "box": torch.zeros(4), "weight": torch.tensor(1.0)}
+    count = len(video)
+    alone = {"partner": torch.arange(count), "box": torch.zeros(count, 4), "weight": torch.ones(count)}
     mixing = batch.get("mixing", alone)
     targets = mix_labels(batch["label"], mixing, num_classes=classes, smoothing=smoothing, size=size)
     mixed = mix_videos(video, mixing).round().clamp(0, 255).to(torch.uint8).numpy()
