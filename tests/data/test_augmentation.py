@@ -306,9 +306,11 @@ def test_a_loader_knows_the_place_of_its_clips(tiny_cfg, monkeypatch):
     dataset = build_train_dataset(cfg, "classification")
 
     def weights(rank, world):
-        monkeypatch.setattr(distributed, "get_rank", lambda: rank)
-        monkeypatch.setattr(distributed, "get_world_size", lambda: world)
-        return next(iter(build_train_loader(cfg, dataset)))["mixing"]["weight"]
+        with monkeypatch.context() as patch:
+            patch.setattr(distributed, "get_rank", lambda: rank)
+            patch.setattr(distributed, "get_world_size", lambda: world)
+            loader = build_train_loader(cfg, dataset)
+        return next(iter(loader))["mixing"]["weight"]
 
     alone = weights(0, 1)
     assert len(alone) == 8
