@@ -40,8 +40,8 @@ def test_the_saved_config_reproduces_the_config(tmp_path):
         ("SOLVR.EPOCHS", "3", "did you mean 'SOLVER.EPOCHS'"),
         ("SOLVER.EPOCHS", "1.5", "expected int such as 800, got 1.5"),
         ("SOLVER.EPOCHS", "many", "got 'many'"),
-        ("DATASETS.TRAIN", "mini_ava_train", "expected tuple such as ('name',)"),
-        ("DATASETS.TRAIN", "(1,)", "a tuple of str"),
+        ("DATASETS.TRAIN", "mini_ava_train", "expected tuple of str such as ('name',)"),
+        ("DATASETS.TRAIN", "(1,)", "expected tuple of str"),
         ("SOLVER", "3", "is a group of keys"),
         ("SOLVER.EPOCHS.MORE", "3", "no such config key"),
         ("--resume", "SOLVER.EPOCHS", "--resume: no config key; options come before the first KEY VALUE"),
@@ -144,11 +144,11 @@ def test_every_key_has_a_comment():
     from vmae_det.config import defaults
 
     lines = Path(defaults.__file__).read_text(encoding="utf-8").splitlines()
-    groups = [i for i, line in enumerate(lines) if line.startswith("_C.") and not line.endswith("CN()")]
+    groups = [i for i, line in enumerate(lines) if line.startswith("_C.") and not line.endswith("Group()")]
     assert len(groups) > 60
     for number in groups:
         above = number
-        while lines[above].startswith("_C.") and not lines[above].endswith("CN()"):
+        while lines[above].startswith("_C.") and not lines[above].endswith("Group()"):
             above -= 1
         # A comment stands above the key, or above the run of keys that it speaks of.
         assert lines[above].startswith("#") or above == number - 1, lines[number]

@@ -1,54 +1,128 @@
-"""The config node: fvcore's, with errors that name the key and suggest the right one."""
+"""The config: fvcore's node, which takes known keys and values of their types alone."""
 
 from __future__ import annotations
 
-import contextlib
+import os
 from ast import literal_eval
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import yaml
+from fvcore.common.config import BASE_KEY
 from fvcore.common.config import CfgNode as FvcoreCfgNode
 
+from vmae_det.config.defaults import KEYS
+from vmae_det.config.ranges import shown
 from vmae_det.utils.errors import ConfigError, did_you_mean
+from vmae_det.utils.yaml_text import YAMLProblem, load_yaml, read_yaml
+
+_GROUPS = {key.rpartition(".")[0] for key in KEYS} | {
+    key[:dot] for key in KEYS for dot in range(len(key)) if key[dot] == "."
+}
+
+
+def get_cfg() -> CfgNode:
+    """A fresh copy of all defaults."""
+    return CfgNode(nested((key, entry.default) for key, entry in KEYS.items()))
 
 
 class CfgNode(FvcoreCfgNode):
     """Nested config with attribute access, `_BASE_` inheritance in files and `KEY VALUE` overrides.
 
-    Merging raises ConfigError for an unknown key, a value of another type than the default's, and an
-    unreadable file. An int is taken where a float is expected, a list where a tuple is.
+    However a value is set, ConfigError names a key that is unknown, a value of another type than the key's,
+    and a file that cannot be read. An int is taken where a float is expected, a list where a tuple is.
+    `check_config` looks at the ranges.
     """
+
+    def __init__(
+        self, init_dict: Mapping | None = None, key_list: Sequence[str] = (), new_allowed: bool = False
+    ) -> None:
+        super().__init__(init_dict, list(key_list), new_allowed=False)
+        self.__dict__["_path"] = tuple(key_list)
+
+    @classmethod
+    def _create_config_tree_from_dict(cls, dic: Mapping, key_list: Sequence[str]) -> dict[str, Any]:
+        return {name: _accepted((*key_list, name), value, "") for name, value in dic.items()}
+
+    def __reduce__(self) -> tuple:
+        return _restore, (dict(self), self._path, self.is_frozen())
+
+    # ------------------------------------------------------------ changes from Python
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if self.is_frozen():
+            raise ConfigError(
+                f"{'.'.join((*self._path, str(name)))}: the config is frozen; change a copy: "
+                "cfg = cfg.clone(); cfg.defrost()"
+            )
+        self._put(name, value, "")
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Set several keys; a group is updated, too, and keeps what is not named."""
+        for name, value in dict(*args, **kwargs).items():
+            self[name] = value
+
+    def __ior__(self, other: Any) -> CfgNode:
+        self.update(other)
+        return self
+
+    def setdefault(self, name: str, default: Any = None) -> Any:
+        """The value of a key, for every key has one."""
+        if name not in self:
+            raise _unknown((*self._path, name), "")
+        return self[name]
+
+    def merge_from_other_cfg(self, cfg_other: Mapping) -> None:
+        """Take over the values of another config, or of a part of one."""
+        self._merge(cfg_other, "")
+
+    def _keep(self, *_: Any, **__: Any) -> NoReturn:
+        """A config keeps all of its keys."""
+        raise ConfigError(f"{'.'.join(self._path) or 'config'}: keys can be set, but not removed")
+
+    __delitem__ = pop = popitem = clear = _keep
+
+    # ------------------------------------------------------------ files and the command line
 
     def merge_from_file(self, cfg_filename: str | Path) -> None:
         """Merge a YAML file and the files that it names under `_BASE_` (paths relative to the file)."""
+        self._merge_file(Path(cfg_filename), ())
+
+    def _merge_file(self, path: Path, named_by: tuple[Path, ...]) -> None:
+        asked = f" (the _BASE_ of {named_by[-1]})" if named_by else ""
+        if os.path.abspath(path) in map(os.path.abspath, named_by):
+            raise ConfigError(f"{named_by[-1]}: its _BASE_ files name each other in a circle")
         try:
-            loaded = self.load_yaml_with_base(str(cfg_filename))
-            values = list(flatten(loaded))
-        except FileNotFoundError as error:
-            missing = error.filename or cfg_filename
-            asked = "" if str(missing) == str(cfg_filename) else f" (the _BASE_ of {cfg_filename})"
-            raise ConfigError(f"{missing}: no such config file{asked}") from None
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{cfg_filename}: not valid YAML: {' '.join(str(error).split())}") from None
-        except RecursionError:
-            raise ConfigError(f"{cfg_filename}: its _BASE_ files name each other in a circle") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{cfg_filename}: cannot be read as a config file: {error}") from None
-        except (TypeError, AttributeError, AssertionError):
-            raise ConfigError(f"{cfg_filename}: expected a YAML mapping of config keys to values") from None
-        for key, value in values:
-            self._merge_value(key, value, source=f" (in {cfg_filename})")
+            content = read_yaml(path)
+        except FileNotFoundError:
+            raise ConfigError(f"{path}: no such config file{asked}") from None
+        except YAMLProblem as error:
+            where = f"{path}:{error.line}" if error.line else path
+            raise ConfigError(f"{where}: {error}{asked}") from None
+        except (OSError, ValueError) as error:
+            problem = getattr(error, "strerror", None) or error
+            raise ConfigError(f"{path}: cannot be read as a config file: {problem}{asked}") from None
+        if not isinstance(content, dict):
+            raise ConfigError(f"{path}: expected a YAML mapping of config keys to values{asked}")
+        bases = content.pop(BASE_KEY, [])
+        for base in bases if isinstance(bases, list) else [bases]:
+            if not isinstance(base, str):
+                raise ConfigError(f"{path}: {BASE_KEY}: expected a file or a list of them, got {shown(base)}")
+            self._merge_file(path.parent / Path(base).expanduser(), (*named_by, path))
+        self._merge(content, f" (in {path})")
 
     def merge_from_text(self, text: str, source: str) -> None:
         """Merge what `dump` gave; `source` names where it comes from in errors."""
         try:
-            values = list(flatten(yaml.safe_load(text)))
-        except (yaml.YAMLError, AttributeError):
-            raise ConfigError(f"{source}: its config is not valid YAML") from None
-        for key, value in values:
-            self._merge_value(key, value, source=f" (in {source})")
+            content = load_yaml(text)
+        except YAMLProblem as error:
+            raise ConfigError(f"{source}: its config: {error}") from None
+        if not isinstance(content, dict):
+            raise ConfigError(f"{source}: its config is no mapping of config keys to values")
+        self._merge(content, f" (in {source})")
 
     def merge_from_list(self, cfg_list: list[str]) -> None:
         """Merge `[KEY, VALUE, KEY, VALUE, ...]`; values are Python literals, or plain strings."""
@@ -60,60 +134,89 @@ class CfgNode(FvcoreCfgNode):
                 f"{cfg_list[-1]}: a key without a value; overrides come in pairs: KEY VALUE KEY VALUE ..."
             )
         for key, value in zip(cfg_list[0::2], cfg_list[1::2]):
-            self._merge_value(key, value, source=" (on the command line)")
+            self._put(key, value, " (on the command line)", literals=True)
 
-    def _merge_value(self, key: str, value: Any, source: str) -> None:
-        node: CfgNode = self
-        *parents, name = key.split(".")
-        for parent in parents:
-            if not isinstance(node.get(parent), CfgNode):
-                raise self._unknown(key, source)
-            node = node[parent]
-        if name not in node:
-            raise self._unknown(key, source)
-        if isinstance(node[name], CfgNode):
-            raise ConfigError(
-                f"{key}: is a group of keys and takes no value of its own, got {value!r}{source}"
-            )
-        node[name] = _coerce(key, value, node[name], source)
+    # ------------------------------------------------------------ the one way in
 
-    def _unknown(self, key: str, source: str) -> ConfigError:
-        known = [name for name, _ in flatten(self)]
-        return ConfigError(f"{key}: no such config key{source}{did_you_mean(key, known)}")
+    def _merge(self, tree: Mapping, source: str) -> None:
+        for name, value in tree.items():
+            self._put(name, value, source, literals=True)
+
+    def _put(self, name: Any, value: Any, source: str, literals: bool = False) -> None:
+        """Set what a name, also a dotted one, stands for.
+
+        Args:
+            literals: whether a string may be the literal of another value. PyYAML reads 1e-4 as a string, and
+                the command line has only strings.
+        """
+        first, _, rest = str(name).partition(".")
+        path = (*self._path, first)
+        if ".".join(path) not in _GROUPS:
+            dict.__setitem__(self, first, _accepted((*self._path, name), value, source, literals))
+            return
+        if first not in self:
+            dict.__setitem__(self, first, CfgNode(key_list=path))
+        if rest:
+            self[first]._put(rest, value, source, literals)
+            return
+        if not isinstance(value, Mapping):
+            problem = f"is a group of keys and takes no value of its own, got {shown(value)}"
+            raise ConfigError(f"{'.'.join(path)}: {problem}{source}")
+        for inner, inner_value in value.items():
+            self[first]._put(inner, inner_value, source, literals)
 
 
-def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _restore(items: dict[str, Any], path: tuple[str, ...], frozen: bool) -> CfgNode:
+    """A copy, whose values were looked at when they were set."""
+    node = CfgNode(key_list=path)
+    dict.update(node, items)
+    node.__dict__[CfgNode.IMMUTABLE] = frozen
+    return node
+
+
+def _accepted(path: Sequence[Any], value: Any, source: str, literals: bool = False) -> Any:
+    """The value of a key in its type, or the node of a group."""
+    key = ".".join(map(str, path))
+    if key in _GROUPS and isinstance(value, Mapping):
+        return CfgNode(value, path)
+    if key not in KEYS:
+        raise _unknown(path, source)
+    if literals and isinstance(value, str) and not KEYS[key].range.is_text:
+        value = _literal(value)
+    try:
+        return KEYS[key].convert(value)
+    except TypeError as error:
+        raise ConfigError(f"{key}: {error}{source}") from None
+
+
+def _literal(text: str) -> Any:
+    try:
+        return literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
+
+
+def _unknown(path: Sequence[Any], source: str) -> ConfigError:
+    key = ".".join(map(str, path))
+    return ConfigError(f"{shown(key)[1:-1]}: no such config key{source}{did_you_mean(key, KEYS)}")
+
+
+def nested(values: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Nested dicts from values under dotted keys."""
+    tree: dict[str, Any] = {}
+    for key, value in values:
+        *groups, name = key.split(".")
+        node = tree
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[name] = value
+    return tree
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The values of nested dicts under their dotted keys."""
     for name, value in tree.items():
-        if isinstance(value, dict):
+        if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
-
-
-def _coerce(key: str, value: Any, default: Any, source: str) -> Any:
-    if isinstance(value, str) and not isinstance(default, str):
-        # PyYAML reads 1e-4 as a string, and the command line has only strings.
-        with contextlib.suppress(ValueError, SyntaxError):
-            value = literal_eval(value)
-    if isinstance(default, float) and type(value) is int:
-        return float(value)
-    if isinstance(default, tuple) and isinstance(value, list):
-        value = tuple(value)
-    if isinstance(default, str) and value is None:
-        return ""
-    if isinstance(default, tuple) and isinstance(value, tuple):
-        kinds = {type(item) for item in default} or {
-            str
-        }  # the tuples that are empty by default name datasets
-        if kinds == {float}:
-            value = tuple(float(item) if type(item) is int else item for item in value)
-        if {type(item) for item in value} <= kinds:
-            return value
-        wanted = f"a tuple of {' or '.join(sorted(kind.__name__ for kind in kinds))}"
-    elif type(value) is type(default):
-        return value
-    else:
-        example = default or ("name",) if isinstance(default, tuple) else default
-        wanted = f"{type(default).__name__} such as {example!r}"
-    raise ConfigError(f"{key}: expected {wanted}, got {value!r}{source}")

@@ -9,13 +9,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vmae_det.data.mini_ava import make_mini_ava
 from vmae_det.data.shards import Shards, find_shards
 from vmae_det.data.video_starts import VideoStarts
 from vmae_det.utils.errors import ConfigError, DataError, did_you_mean
 from vmae_det.utils.paths import is_address, local_path
+from vmae_det.utils.yaml_text import YAMLProblem, read_yaml
 
 # What a dataset of each type must name.
 TYPES = {
@@ -139,13 +138,13 @@ def get_dataset(name: str, root: str = "") -> DatasetSpec:
 def read_dataset_file(path: Path, name: str | None = None) -> DatasetSpec:
     """The dataset that a YAML file describes; its paths are relative to the file."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
     except FileNotFoundError:
         raise DataError("no such dataset file", path) from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or error
-        raise DataError(f"not valid YAML: {problem}", path, mark.line + 1 if mark else None) from None
+    except YAMLProblem as error:
+        raise DataError(str(error), path, error.line) from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot be read: {getattr(error, 'strerror', None) or error}", path) from None
     if not isinstance(content, dict):
         raise DataError("expected a mapping with the keys type, videos, annotations, ...", path)
     return _make_spec(content, path.parent, name or str(path), source=str(path))

@@ -1,0 +1,76 @@
+"""YAML of strangers: plain values alone, and no more of them than a config can need."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_LONGEST = 2_000_000  # characters
+_MOST_VALUES = 200_000
+
+
+class YAMLProblem(ValueError):
+    """Text that cannot be read as YAML; `line` counts from 1 and is None where no line is to blame."""
+
+    def __init__(self, problem: str, line: int | None = None) -> None:
+        super().__init__(problem)
+        self.line = line
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which also bounds what aliases multiply."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.sizes: dict[int, int] = {}  # by the id of a node: values in it, aliases written out
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        node = super().compose_node(parent, index)
+        if id(node) not in self.sizes:
+            inside: list[yaml.Node] = []
+            if isinstance(node, yaml.MappingNode):
+                inside = [part for pair in node.value for part in pair]
+            elif isinstance(node, yaml.SequenceNode):
+                inside = node.value
+            if any(id(part) not in self.sizes for part in inside):
+                raise yaml.YAMLError("an alias stands inside of what it names")
+            self.sizes[id(node)] = 1 + sum(self.sizes[id(part)] for part in inside)
+            if self.sizes[id(node)] > _MOST_VALUES:
+                raise yaml.YAMLError(f"more than {_MOST_VALUES} values, with its aliases written out")
+        return node
+
+
+def load_yaml(text: str) -> Any:
+    """What YAML text holds.
+
+    Raises:
+        YAMLProblem: it is not valid, too long or too deep.
+    """
+    if len(text) > _LONGEST:
+        raise YAMLProblem(f"{len(text)} characters are more than the {_LONGEST} that are read")
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or error
+        raise YAMLProblem(f"not valid YAML: {problem}", mark.line + 1 if mark else None) from None
+    except RecursionError:
+        raise YAMLProblem("its brackets or groups are nested too deeply") from None
+    except (ValueError, OverflowError) as error:  # a number of thousands of digits, a month 13
+        raise YAMLProblem(f"a value that cannot be read: {error}") from None
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds.
+
+    Raises:
+        YAMLProblem: it is not valid, too long, too deep, or not text.
+        OSError: it cannot be read.
+    """
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            return load_yaml(file.read(_LONGEST + 1))
+    except UnicodeDecodeError:
+        raise YAMLProblem("not UTF-8 text") from None
