@@ -115,7 +115,7 @@ def test_nothing_is_left_of_a_video_that_breaks(tmp_path, detect, monkeypatch):
     monkeypatch.setattr("vmae_det.visualization.video_writer.VideoWriter.write", fail)
     status, printed = detect(make(tmp_path / "v"))
     assert status == 2
-    assert "cannot be written to (No space left on device)" in printed.err
+    assert "cannot be written: No space left on device" in printed.err
     assert list((tmp_path / "out").iterdir()) == []
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from vmae_det.data.annotations import ActionBoxes, write_action_csv
 from vmae_det.data.label_map import LabelMap
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.files import write_text
 
 # Of AVA v2.2's validation set, and of 86,901 person boxes with a score for each of the 80 actions.
 KEYFRAMES = 50_029
@@ -75,8 +75,7 @@ def make_ava_files(folder: Path, detection_rows: int = DETECTION_ROWS, seed: int
     )
     write_action_csv(folder / "detections.csv", detections)
     entries = (f'item {{\n  name: "action {i}"\n  id: {i}\n}}\n' for i in ids[:_EVALUATED])
-    with write_whole(folder / "label_map.pbtxt") as temporary:
-        temporary.write_text("".join(entries), encoding="utf-8")
+    write_text(folder / "label_map.pbtxt", "".join(entries))
     paths = (folder / name for name in ("ground_truth.csv", "detections.csv", "label_map.pbtxt"))
     return AvaFiles(*paths, keyframes, labels, len(detections))
 

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import torch
 
 from vmae_det.utils.errors import WeightsError
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.files import write_text, write_whole
 
 DIGEST_SUFFIX = ".sha256"
 
@@ -48,7 +48,7 @@ def write_with_digest(content: dict[str, Any], path: Path) -> None:
     """
     beside = path.with_name(path.name + DIGEST_SUFFIX)
     with write_whole(path) as temporary:
-        digest = _save(content, temporary)
+        digest = save_torch(content, temporary)
         replaces = path.exists()
         if replaces:
             beside.unlink(missing_ok=True)
@@ -58,19 +58,21 @@ def write_with_digest(content: dict[str, Any], path: Path) -> None:
         _note(digest, path, beside)
 
 
-def _save(content: dict[str, Any], path: Path) -> str:
+def save_torch(content: dict[str, Any], path: Path) -> str:
+    """`torch.save`, with the file's own error where it cannot be written; gives the SHA-256 of the file."""
     with path.open("wb") as file:
         hashing = _Hashing(file)
         try:
             torch.save(content, hashing)
         except RuntimeError:  # torch's own, in place of the file's
-            raise hashing.error or OSError("torch cannot write it") from None
+            if hashing.error is None:
+                raise
+            raise hashing.error from None
     return hashing.digest.hexdigest()
 
 
 def _note(digest: str, path: Path, beside: Path) -> None:
-    with write_whole(beside) as note:
-        note.write_text(f"{digest}  {path.name}\n", encoding="utf-8")
+    write_text(beside, f"{digest}  {path.name}\n")
 
 
 def check_digest(path: Path) -> bool:

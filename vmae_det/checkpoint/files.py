@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from vmae_det.checkpoint.digest import save_torch
 from vmae_det.checkpoint.locate import locate
 from vmae_det.utils.errors import WeightsError
 from vmae_det.utils.files import write_whole
@@ -56,7 +57,8 @@ def write_checkpoint(
         extras: plain data beside them; a safetensors file holds it as JSON in its metadata.
 
     Raises:
-        WeightsError: the suffix is another, or the folder cannot be written to.
+        WeightsError: the suffix is another, or a tensor cannot be written.
+        OutputError: the file cannot be written.
     """
     check_suffix(path)
     # Rows that were cut out of a larger tensor would else drag all of it into the file.
@@ -68,9 +70,9 @@ def write_checkpoint(
                 metadata = {key: json.dumps(value) for key, value in extras.items()}
                 save_file(tensors, temporary, metadata={"format": "pt", **metadata})
             else:
-                torch.save(({top_key: tensors} if top_key else tensors) | extras, temporary)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be written: {error.strerror or error}") from None
+                save_torch(({top_key: tensors} if top_key else tensors) | extras, temporary)
+    except SafetensorError as error:
+        raise WeightsError(f"{path}: cannot be written: {error}") from None
 
 
 def check_suffix(path: Path) -> None:

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from vmae_det.utils.errors import OutputError, UserError
+from vmae_det.utils.files import check_output_file, check_output_folder
 
 
 def positive(text: str) -> int:
@@ -22,3 +28,28 @@ def seconds(text: str) -> float:
     if not (value > 0 and math.isfinite(value)):
         raise argparse.ArgumentTypeError(f"expected seconds above 0, got '{text}'")
     return value
+
+
+def output_file(text: str) -> Path:
+    """A file that can be written."""
+    return _checked(check_output_file, text)
+
+
+def output_folder(text: str) -> Path:
+    """A folder that is writable, or can be made."""
+    return _checked(check_output_folder, text)
+
+
+def _checked(check: Callable[[str], None], text: str) -> Path:
+    try:
+        check(text)
+    except OutputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return Path(text)
+
+
+def refuse_overwriting(output: Path, *inputs: str | None) -> None:
+    """UserError where an output is one of the files that a command reads."""
+    for path in inputs:
+        if path and output.is_file() and os.path.isfile(path) and output.samefile(path):
+            raise UserError(f"{output}: it is the file that is read; name another output")

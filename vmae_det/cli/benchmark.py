@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
 from dataclasses import fields
@@ -12,9 +11,10 @@ from typing import Any
 
 from vmae_det.benchmarks.ava_files import DETECTION_ROWS
 from vmae_det.benchmarks.cluster import SIZES, Cluster
+from vmae_det.cli.arguments import output_file
 from vmae_det.cli.common import add_config_arguments, load_config
 from vmae_det.utils.errors import UserError
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.files import write_json
 
 _DETECT = "where the time of detect goes, with given boxes and random weights, and its peaks of memory"
 _SCALING = "steps of pre-training with several processes here, beside what a model of them predicts"
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "--repeats", type=_at_least(1), default=3, help="runs of each measurement (%(default)s)"
         )
     for topic in topics.choices.values():
-        topic.add_argument("--json", metavar="FILE", help="write the figures there, too")
+        topic.add_argument("--json", type=output_file, metavar="FILE", help="write the figures there, too")
     for topic in (data, train, detect, scaling):
         add_config_arguments(topic)
 
@@ -131,8 +131,7 @@ def run(args: argparse.Namespace) -> int:
     if args.topic != "gpu-scaling":  # which measures nothing
         print(f"{os.cpu_count()} CPU cores, load average {os.getloadavg()[0]:.1f} at the end")
     if args.json:
-        with write_whole(Path(args.json)) as temporary:
-            temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        write_json(args.json, figures)
     return 0
 
 

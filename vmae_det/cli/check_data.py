@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-from vmae_det.cli.arguments import positive
+from vmae_det.cli.arguments import output_file, output_folder, positive
 from vmae_det.data.catalog import DatasetSpec, get_dataset
 from vmae_det.data.check import check_dataset
 from vmae_det.data.check.probe import DECODE
 from vmae_det.utils.errors import ConfigError
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.files import write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,9 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(the default), or all",
     )
     parser.add_argument("--workers", type=positive, metavar="N", help="processes that read videos")
-    parser.add_argument("--json", metavar="FILE", help="write the findings there, too")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the findings there, too")
     parser.add_argument(
-        "--sheets", metavar="DIR", help="draw boxes and labels of keyframes there, as sheet_1.png, ..."
+        "--sheets",
+        type=output_folder,
+        metavar="DIR",
+        help="draw boxes and labels of keyframes there, as sheet_1.png, ...",
     )
 
 
@@ -49,10 +51,9 @@ def run(args: argparse.Namespace) -> int:
     report = check_dataset(spec, against, args.decode, args.workers)
     print(report.as_text())
     if args.json:
-        with write_whole(Path(args.json)) as temporary:
-            temporary.write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
+        write_json(args.json, report.to_json())
     if args.sheets:
-        _draw(spec, Path(args.sheets))
+        _draw(spec, args.sheets)
     return 1 if report.errors else 0
 
 

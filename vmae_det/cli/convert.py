@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from vmae_det.cli.arguments import output_file, refuse_overwriting
 
 # Those of vmae_det.checkpoint.formats that can be written; repeated here, since --help loads no torch.
 FAMILIES = {
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "output",
         metavar="OUTPUT",
-        type=Path,
+        type=output_file,
         help="by its suffix a file of PyTorch's (.pt, .pth, .bin) or .safetensors",
     )
     parser.add_argument("--to", required=True, choices=FAMILIES, metavar="FORMAT", help="see below")
@@ -34,5 +35,6 @@ def run(args: argparse.Namespace) -> int:
     """Write the weights in SOURCE as OUTPUT, in the format asked for."""
     from vmae_det.checkpoint.convert import convert_weights
 
+    refuse_overwriting(args.output, args.source)
     print(convert_weights(args.source, args.output, args.to))
     return 0

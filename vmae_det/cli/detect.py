@@ -6,7 +6,7 @@ import argparse
 import math
 from pathlib import Path
 
-from vmae_det.cli.arguments import positive, seconds
+from vmae_det.cli.arguments import output_folder, positive, seconds
 from vmae_det.cli.common import add_weights_arguments
 
 _VIDEO = (
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", required=True, metavar="FILE", help="of an ActionDetector, such as model_final.pt"
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--output", type=output_folder, required=True, metavar="DIR")
     _add_time_arguments(parser)
     parser.add_argument(
         "--actions", nargs="+", metavar="ACTION", help="names or ids of the actions that are kept (all)"

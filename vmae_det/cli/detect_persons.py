@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from vmae_det.cli.arguments import positive, seconds
+from vmae_det.cli.arguments import output_file, positive, seconds
 from vmae_det.cli.common import add_overrides, load_config
 
 
@@ -26,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="instead: the keyframes that a detection dataset annotates; its file, or name in the catalog",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="a CSV of person boxes")
+    parser.add_argument(
+        "--output", type=output_file, required=True, metavar="FILE", help="a CSV of person boxes"
+    )
     parser.add_argument(
         "--every", type=seconds, default=1.0, metavar="S", help="seconds between keyframes (%(default)s)"
     )

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
 from typing import Any
 
+from vmae_det.cli.arguments import output_file, output_folder, refuse_overwriting
 from vmae_det.data.annotations import read_action_csv, read_excluded
 from vmae_det.data.label_map import LabelMap
 from vmae_det.evaluation.frame_map import FrameMAP
 from vmae_det.evaluation.matching import PROTOCOLS, match
 from vmae_det.evaluation.report import explain
 from vmae_det.utils.errors import UserError
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.files import write_json
 from vmae_det.visualization.evaluation_report import write_report
 
 _DESCRIPTION = {
@@ -48,7 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     frame_map.add_argument("--iou", type=float, nargs="+", default=[0.5], help="one threshold or several")
     frame_map.add_argument(
-        "--report", metavar="FOLDER", help="write what the rest was lost to, as a page, JSON and CSV"
+        "--report",
+        type=output_folder,
+        metavar="FOLDER",
+        help="write what the rest was lost to, as a page, JSON and CSV",
     )
     frame_map.add_argument("--compare", metavar="FILE", help="detections of another run, for the report")
     persons = parser.add_argument_group("with --person-boxes")
@@ -56,21 +58,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--images", metavar="FILE", help="COCO annotations that say what a JSON's image ids are"
     )
     parser.add_argument("--excluded", metavar="FILE", help="CSV of keyframes to leave out; not with --tubes")
-    parser.add_argument("--json", metavar="FILE", help="write the result there, too")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the result there, too")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the tables; gives the exit status."""
     measure = _tubes if args.tubes else _person_boxes if args.person_boxes else _frame_map
     predictions = args.tubes or args.person_boxes or args.detections
+    if args.json:
+        refuse_overwriting(args.json, args.ground_truth, predictions, args.label_map, args.excluded)
     result = measure(args)
     excluded = f", without the keyframes of {args.excluded}" if args.excluded else ""
     print(f"{predictions} against {args.ground_truth}{excluded}")
     for table in result.pop("tables"):
         print(table)
     if args.json:
-        with write_whole(Path(args.json)) as temporary:
-            temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_json(args.json, result)
     return 0
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from vmae_det.cli.arguments import output_file
 from vmae_det.cli.common import add_weights_arguments, load_weights_config
 
 FORMATS = {".pt2": "torch", ".onnx": "onnx"}
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=list(FORMATS.values()),
         help="torch (torch.export, .pt2) or onnx (.onnx); default: by the suffix of --output",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--output", type=output_file, required=True, metavar="FILE")
     add_weights_arguments(parser)
 
 

@@ -6,6 +6,7 @@ import argparse
 import math
 from pathlib import Path
 
+from vmae_det.cli.arguments import output_folder
 from vmae_det.data.importers import ImportOptions, import_annotations
 from vmae_det.data.importers.formats import AUTO, format_names
 from vmae_det.utils.errors import ConfigError
@@ -15,7 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The files, what they are, and where the dataset goes."""
     parser.add_argument("sources", nargs="+", metavar="SOURCE", type=Path, help="a file that a tool exported")
     parser.add_argument("--format", choices=[AUTO, *format_names()], default=AUTO, help="default: by content")
-    parser.add_argument("--output", required=True, metavar="FOLDER", type=Path, help="where the dataset goes")
+    parser.add_argument(
+        "--output", required=True, metavar="FOLDER", type=output_folder, help="where the dataset goes"
+    )
     parser.add_argument(
         "--videos",
         metavar="FOLDER",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vmae_det.cli.arguments import output_folder
 from vmae_det.cli.common import add_config_arguments, load_config
 from vmae_det.config import CfgNode
 
@@ -24,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "each trained parameter) at 4 bytes each, copies of weights for mixed precision, and for each clip\n"
         "the tensors that the backward pass needs. Kernels use more for a moment."
     )
-    parser.add_argument("--output", metavar="DIR", help="draw the learning rate there, as schedule.png")
+    parser.add_argument(
+        "--output", type=output_folder, metavar="DIR", help="draw the learning rate there, as schedule.png"
+    )
     add_config_arguments(parser)
 
 
@@ -39,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     found = inspect_config(cfg)
     print("\n".join([name, *describe(cfg, found)]))
     if args.output:
-        path = Path(args.output) / "schedule.png"
+        path = args.output / "schedule.png"
         write_png(path, draw_schedule(found.schedule, cfg.SOLVER.EPOCHS, f"learning rate of {name}"))
         print(f"\nschedule drawn in {path}")
     return 0

@@ -14,13 +14,15 @@ from pathlib import Path
 
 import simplejson
 
+from vmae_det.cli.arguments import output_folder
+
 NUM_OVERLAYS = 2
 _DONE = "done.txt"  # of a finished stage: how long it took
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where to, and the seed."""
-    parser.add_argument("--output", type=Path, default=Path("output/quickstart"), metavar="DIR")
+    parser.add_argument("--output", type=output_folder, default=Path("output/quickstart"), metavar="DIR")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order, augmentation and masks")
     parser.add_argument(
         "--num-gpus", type=int, metavar="N", help="processes; default: one per GPU, or two on the CPU"
@@ -79,7 +81,7 @@ def _stage(args: argparse.Namespace, name: str, config: str, title: str, start: 
     from vmae_det.cli.common import load_config
     from vmae_det.cli.train import train_or_evaluate
     from vmae_det.engine.launch import launch
-    from vmae_det.utils.files import write_whole
+    from vmae_det.utils.files import write_text
 
     folder = args.output / name
     opts = ["OUTPUT_DIR", str(folder), "SEED", str(args.seed), "DATASETS.ROOT", args.datasets]
@@ -98,8 +100,7 @@ def _stage(args: argparse.Namespace, name: str, config: str, title: str, start: 
     status = launch(train_or_evaluate, (cfg, True), num_processes=args.num_gpus or _processes())
     if status:
         raise SystemExit(status)  # the stage has said why
-    with write_whole(folder / _DONE) as temporary:
-        temporary.write_text(f"{time.perf_counter() - began:.0f} s\n", encoding="utf-8")
+    write_text(folder / _DONE, f"{time.perf_counter() - began:.0f} s\n")
     return folder
 
 

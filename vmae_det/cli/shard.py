@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
-from pathlib import Path
 
+from vmae_det.cli.arguments import output_folder
 from vmae_det.data.catalog import get_dataset
 from vmae_det.data.shard_writer import write_shards
 
@@ -18,7 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "dataset", metavar="DATASET", help="dataset file (.yaml), name of the catalog, or folder of videos"
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the shards go")
+    parser.add_argument(
+        "--output", type=output_folder, required=True, metavar="DIR", help="where the shards go"
+    )
     parser.add_argument(
         "--size",
         type=_bytes,

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from vmae_det.cli import visualize_page
-from vmae_det.cli.arguments import positive
+from vmae_det.cli.arguments import output_file, output_folder, positive
 from vmae_det.cli.common import load_config, load_weights_config
 
 
@@ -30,7 +30,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the pictures go")
+    parser.add_argument(
+        "--output", type=output_folder, required=True, metavar="DIR", help="where the pictures go"
+    )
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -183,7 +185,9 @@ def _add_curves(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--smooth", type=positive, default=1, metavar="N", help="draw means over N values, the values faintly"
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="a .png, .svg or .pdf")
+    parser.add_argument(
+        "--output", type=output_file, required=True, metavar="FILE", help="a .png, .svg or .pdf"
+    )
 
 
 def _draw_curves(args: argparse.Namespace) -> list[Path]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from vmae_det.cli.arguments import output_file
+
 SUMMARY = "a video and the actions of an AVA CSV as a page for the browser"
 
 
@@ -19,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="AVA CSV, may be gzipped; rows of the video's name without suffix are shown",
     )
     parser.add_argument("--label-map", type=Path, required=True, metavar="FILE", help="pbtxt of the actions")
-    parser.add_argument("--output", type=Path, required=True, metavar="PAGE.html")
+    parser.add_argument("--output", type=output_file, required=True, metavar="PAGE.html")
     parser.add_argument(
         "--video-start",
         type=float,

@@ -10,7 +10,7 @@ import numpy as np
 
 from vmae_det.data.box_rows import shown, unreadable
 from vmae_det.utils.errors import DataError
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.files import write_text
 
 _MAX_ID = 10**6
 _ID = re.compile("[0-9]{1,9}")
@@ -93,8 +93,7 @@ def write_label_map(path: str | Path, label_map: LabelMap) -> None:
     for number, name, kind in zip(label_map.ids, label_map.names, label_map.kinds):
         last = f"  label_type: {kind}\n" if kind else ""
         entries.append(f'label {{\n  name: "{name}"\n  label_id: {number}\n{last}}}\n')
-    with write_whole(Path(path)) as temporary:
-        temporary.write_text("".join(entries), encoding="utf-8")
+    write_text(Path(path), "".join(entries))
 
 
 def _pbtxt_entries(text: str, path: Path) -> list[tuple[int, dict[str, str]]]:

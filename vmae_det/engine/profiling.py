@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile, schedule
 
 from vmae_det.engine.trainer import HookBase
 from vmae_det.utils import distributed
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.files import write_text, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +72,7 @@ class Profiling(HookBase):
         try:
             with write_whole(trace) as temporary:
                 done.export_chrome_trace(str(temporary))
-            with write_whole(self.folder / f"operations_{rank}.txt") as temporary:
-                temporary.write_text(table + "\n", encoding="utf-8")
+            write_text(self.folder / f"operations_{rank}.txt", table + "\n")
         except OSError as error:
             logger.warning("%s: the profile cannot be written: %s", self.folder, error.strerror or error)
         logger.info("profile of %d steps, in %s\n%s", self._steps, trace, table)

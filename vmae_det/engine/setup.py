@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import simplejson
 import torch
 import yaml
 from torch import nn
@@ -51,7 +50,7 @@ from vmae_det.solver import build_optimizer, build_schedule
 from vmae_det.utils import cpu, distributed
 from vmae_det.utils.errors import ConfigError, UserError, WeightsError
 from vmae_det.utils.events import JSONWriter, TerminalWriter, Writer
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.files import write_json, write_text
 from vmae_det.utils.logging import setup_logging
 from vmae_det.utils.provenance import code_versions
 from vmae_det.utils.registry import lookup
@@ -96,8 +95,7 @@ def start_run(cfg: CfgNode) -> torch.device:
     try:
         setup_logging(folder)
         if distributed.is_main_process():
-            with write_whole(folder / "config.yaml") as temporary:
-                temporary.write_text(cfg.dump(), encoding="utf-8")
+            write_text(folder / "config.yaml", cfg.dump())
         write_stacks_to(folder)
     except OSError as error:
         raise ConfigError(f"OUTPUT_DIR: {folder} cannot be written to: {error.strerror or error}") from None
@@ -333,10 +331,7 @@ class _TestSets:
         return results
 
     def _write(self, results: dict[str, float]) -> None:
-        with write_whole(Path(self.cfg.OUTPUT_DIR) / "results.json") as temporary:
-            temporary.write_text(
-                simplejson.dumps(results, indent=1, ignore_nan=True) + "\n", encoding="utf-8"
-            )
+        write_json(Path(self.cfg.OUTPUT_DIR) / "results.json", results)
 
 
 def in_main_process(write: Callable[[], Any]) -> None:

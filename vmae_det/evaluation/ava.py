@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from vmae_det.data.label_map import LabelMap
 from vmae_det.evaluation.evaluator import EVALUATOR_REGISTRY, Evaluator, gather
 from vmae_det.evaluation.frame_map import FrameMAP, frame_map
 from vmae_det.evaluation.matching import PROTOCOLS
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.files import write_json
 
 
 @EVALUATOR_REGISTRY.register_as("detection")
@@ -95,5 +94,4 @@ class FrameMAPEvaluator(Evaluator):
         if self._result is None:
             return
         write_action_csv(folder / "detections.csv", self._detections)
-        with write_whole(folder / "frame_map.json") as temporary:
-            temporary.write_text(json.dumps(self._result.to_json(), indent=1) + "\n", encoding="utf-8")
+        write_json(folder / "frame_map.json", self._result.to_json())

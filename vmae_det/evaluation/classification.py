@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from vmae_det.evaluation.evaluator import EVALUATOR_REGISTRY, Evaluator, gather
 from vmae_det.utils.errors import DataError
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.files import write_json, write_whole
 
 
 def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, ks: tuple[int, ...] = (1, 5)) -> dict[str, float]:
@@ -73,7 +72,6 @@ class TopKEvaluator(Evaluator):
         if self._videos is None:
             return
         index, label, scores = self._videos
-        with write_whole(folder / "metrics.json") as temporary:
-            temporary.write_text(json.dumps(self._metrics, indent=1) + "\n", encoding="utf-8")
+        write_json(folder / "metrics.json", self._metrics)
         with write_whole(folder / "scores.npz") as temporary:
             np.savez_compressed(temporary, index=index, label=label, scores=scores.astype(np.float32))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from vmae_det.evaluation.evaluator import EVALUATOR_REGISTRY, Evaluator, gather
 from vmae_det.utils.errors import DataError
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.files import write_json
 
 
 @EVALUATOR_REGISTRY.register_as("pretraining")
@@ -44,5 +43,4 @@ class ReconstructionEvaluator(Evaluator):
         """Save metrics.json."""
         if not self._metrics:
             return
-        with write_whole(folder / "metrics.json") as temporary:
-            temporary.write_text(json.dumps(self._metrics, indent=1) + "\n", encoding="utf-8")
+        write_json(folder / "metrics.json", self._metrics)

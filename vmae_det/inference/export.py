@@ -127,20 +127,17 @@ def export_model(
     with tqdm(total=2 + len(cases), desc="tracing", unit="step", disable=None) as bar:
         program = trace(graph, cfg)
         _step(bar, "writing")
-        try:
-            with write_whole(output) as temporary:
-                (_write_onnx if form == "onnx" else _write_torch)(program, temporary, metadata, graph.inputs)
-                del program
-                _step(bar, "comparing")
-                runner = (_onnx_runner if form == "onnx" else _torch_runner)(temporary)
-                difference = _compare(graph, runner, cases, cfg, bar)
-                if not difference <= TOLERANCE:
-                    raise WeightsError(
-                        f"{output}: not kept: its scores differ from the model's by {difference:.1e}, more "
-                        f"than {TOLERANCE:.0e}"
-                    )
-        except OSError as error:
-            raise WeightsError(f"{output}: cannot be written: {error.strerror or error}") from None
+        with write_whole(output) as temporary:
+            (_write_onnx if form == "onnx" else _write_torch)(program, temporary, metadata, graph.inputs)
+            del program
+            _step(bar, "comparing")
+            runner = (_onnx_runner if form == "onnx" else _torch_runner)(temporary)
+            difference = _compare(graph, runner, cases, cfg, bar)
+            if not difference <= TOLERANCE:
+                raise WeightsError(
+                    f"{output}: not kept: its scores differ from the model's by {difference:.1e}, more "
+                    f"than {TOLERANCE:.0e}"
+                )
     return ExportReport(output, difference, tuple(cases))
 
 

@@ -25,7 +25,7 @@ from vmae_det.data.video_lists import files_of_ids, find_videos
 from vmae_det.inference.person_detectors import PersonDetector, build_person_detector
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import ConfigError, DataError, UserError
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.files import write_text, write_whole
 from vmae_det.utils.logging import setup_logging
 from vmae_det.utils.paths import local_path
 
@@ -123,8 +123,7 @@ def find_people(cfg: CfgNode, videos: Sequence[Keyframed], output: Path) -> None
             problems[video.name] = str(error)
             logger.error("%s", error)
             continue
-        with write_whole(parts[video.name]) as temporary:
-            temporary.write_text("".join(lines), encoding="utf-8")
+        write_text(parts[video.name], "".join(lines))
     problems = {name: text for each in distributed.all_gather_object(problems) for name, text in each.items()}
     if distributed.is_main_process():
         _join(output, [path for path in parts.values() if path.exists()], bool(problems))

@@ -38,6 +38,14 @@ class WeightsError(UserError):
     """A checkpoint cannot be read or written, or does not fit the model; the message names the parameters."""
 
 
+class OutputError(UserError, OSError):
+    """An output cannot be written: `OutputError(errno, reason, path)`. It is an OSError too, so that a caller
+    can add what it was about to write."""
+
+    def __str__(self) -> str:
+        return f"{self.filename}: cannot be written: {self.strerror}"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'X'?` for the known name nearest to `name`, or the list of known ones when none is
     near."""

@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from vmae_det.utils import distributed
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -90,8 +90,7 @@ class JSONWriter(Writer):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= start]
-            with write_whole(path) as temporary:
-                temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            write_text(path, "".join(line + "\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, step: int, values: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from vmae_det.utils.errors import ConfigError
 from vmae_det.utils.events import Writer
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.files import write_text
 
 RUN_ID = "wandb_run_id.txt"
 
@@ -57,6 +57,5 @@ def _run_id(folder: Path, resumed: bool) -> str:
     if resumed and path.exists():
         return path.read_text(encoding="utf-8").strip()
     run_id = uuid.uuid4().hex[:12]
-    with write_whole(path) as temporary:
-        temporary.write_text(run_id + "\n", encoding="utf-8")
+    write_text(path, run_id + "\n")
     return run_id

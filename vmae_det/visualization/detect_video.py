@@ -17,7 +17,6 @@ from vmae_det.inference.stopwatch import Stopwatch
 from vmae_det.inference.stream import ActionStream, StreamOptions
 from vmae_det.inference.video_sources import VideoSource, open_source
 from vmae_det.utils import distributed
-from vmae_det.utils.errors import UserError
 from vmae_det.visualization.overlay_writer import OverlayStyle, OverlayWriter
 from vmae_det.visualization.result_writers import WRITERS, Output, ResultWriter, output_paths
 
@@ -78,17 +77,14 @@ def detect_video(
     )
     stream = predictor.stream(source, persons, every=settings.every, options=options)
     paths = output_paths(stem, settings.formats)
-    try:
-        with ExitStack() as stack:
-            writers = [
-                stack.enter_context(WRITERS[name](_output(path, stream, predictor, settings)))
-                for name, path in paths.items()
-            ]
-            stream.sink = next((writer for writer in writers if isinstance(writer, OverlayWriter)), None)
-            stack.enter_context(stream)
-            _write_all(stream, writers, stack.enter_context(_Progress(stream, options, title)))
-    except OSError as error:
-        raise UserError(f"{stem.parent}: cannot be written to ({error.strerror or error})") from error
+    with ExitStack() as stack:
+        writers = [
+            stack.enter_context(WRITERS[name](_output(path, stream, predictor, settings)))
+            for name, path in paths.items()
+        ]
+        stream.sink = next((writer for writer in writers if isinstance(writer, OverlayWriter)), None)
+        stack.enter_context(stream)
+        _write_all(stream, writers, stack.enter_context(_Progress(stream, options, title)))
     return list(paths.values())
 
 

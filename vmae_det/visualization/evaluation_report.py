@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.files import write_text
 
 _TEMPLATE = Path(__file__).with_name("evaluation_report.html")
 
@@ -29,8 +29,7 @@ def write_report(folder: str | Path, report: dict[str, Any], title: str) -> Path
         ("report.json", json.dumps(report, indent=1, allow_nan=False) + "\n"),
         ("classes.csv", _csv(report["classes"])),
     ):
-        with write_whole(folder / name) as temporary:
-            temporary.write_text(content, encoding="utf-8", newline="")
+        write_text(folder / name, content)
     return folder / "report.html"
 
 

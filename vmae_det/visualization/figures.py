@@ -62,9 +62,6 @@ def save_figure(figure: Figure, path: Path) -> Path:
     # Text stays text, and the same chart is the same file.
     style = {"svg.fonttype": "none", "svg.hashsalt": "vmae_det"}
     dated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    try:
-        with write_whole(path) as temporary, matplotlib.rc_context(style):
-            figure.savefig(temporary, dpi=130, metadata=dated.get(path.suffix))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+    with write_whole(path) as temporary, matplotlib.rc_context(style):
+        figure.savefig(temporary, dpi=130, metadata=dated.get(path.suffix))
     return path

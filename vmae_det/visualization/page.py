@@ -15,7 +15,7 @@ import numpy as np
 
 from vmae_det.data.readers import VideoReader, open_video
 from vmae_det.inference.detections import ActionDetections
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.files import write_text
 from vmae_det.visualization.page_video import PageVideo, add_video
 
 FLOOR = 0.05  # of the scores that a page holds: those below would be most of an hour's page
@@ -61,8 +61,7 @@ def write_page(
         "threshold": threshold,
         "floor": FLOOR,
     }
-    with write_whole(path) as temporary:
-        temporary.write_text(_fill_template(data, video), encoding="utf-8", newline="")
+    write_text(path, _fill_template(data, video))
     return path
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from vmae_det.utils.errors import UserError
 from vmae_det.utils.files import write_whole
 from vmae_det.visualization.frame_rows import draw_rows, frames_of, stack
 
@@ -71,11 +70,5 @@ def write_png(path: str | Path, image: np.ndarray | Sequence[np.ndarray]) -> Non
     path = Path(path)
     image = image if isinstance(image, np.ndarray) else stack(image)
     _, encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), _COMPRESSION)
-    try:
-        with write_whole(path) as temporary:
-            temporary.write_bytes(encoded.tobytes())
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); "
-            "check that the folder may be written to and that the disk has room"
-        ) from error
+    with write_whole(path) as temporary:
+        temporary.write_bytes(encoded.tobytes())

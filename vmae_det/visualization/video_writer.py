@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +16,7 @@ import numpy as np
 from av.video.reformatter import Colorspace
 
 from vmae_det.utils.errors import DataError, UserError
+from vmae_det.utils.files import write_whole
 from vmae_det.utils.paths import is_address
 
 logger = logging.getLogger(__name__)
@@ -66,20 +66,18 @@ class VideoWriter:
         self._tick = 1 / (self.fps * self._period)  # seconds
         self._start: Fraction | None = None  # of the first frame, on the source's clock
         self._last: int | None = None  # of the last frame, in ticks
-        self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
-        with self._naming_path():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = av.open(
-                _local(self._part), "w", format="mp4", container_options={"movflags": "+faststart"}
-            )
         self._sound: _SoundCopy | None = None
-        try:
+        with ExitStack() as stack:
+            part = stack.enter_context(write_whole(self.path))
+            with self._naming_path():
+                self._file = av.open(
+                    _local(part), "w", format="mp4", container_options={"movflags": "+faststart"}
+                )
+            stack.callback(self._close)
             self._stream = self._add_video_stream()
             if audio_from is not None:
                 self._sound = _SoundCopy.open(audio_from, self._file)
-        except BaseException:
-            self._discard()
-            raise
+            self._stack = stack.pop_all()
 
     def _add_video_stream(self) -> av.VideoStream:
         # Quality nearly that of the source; "veryfast" keeps pace with 1080p on two cores.
@@ -145,25 +143,21 @@ class VideoWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            self._discard()
+            self._stack.__exit__(kind, error, trace)
             return
-        try:
+        with self._stack:
             if self._last is None:
                 raise DataError("no frame was given to write", self.path)
             with self._naming_path():
                 self._encode(None)
                 self._file.close()
-                os.replace(self._part, self.path)
-        finally:
-            self._discard()
 
-    def _discard(self) -> None:
-        """Close what is open and remove the unfinished file, if it is still there."""
+    def _close(self) -> None:
+        """Close what is open. Errors of the file do not matter here: it is complete, or thrown away."""
         if self._sound is not None:
             self._sound.close()
-        with suppress(av.FFmpegError):  # The file is thrown away: that it cannot be completed is no news.
+        with suppress(av.FFmpegError):
             self._file.close()
-        self._part.unlink(missing_ok=True)
 
     @contextmanager
     def _naming_path(self) -> Iterator[None]:

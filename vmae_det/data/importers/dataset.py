@@ -23,7 +23,7 @@ from vmae_det.data.importers.tracks import AnnotatedVideo
 from vmae_det.data.label_map import LabelMap, write_label_map
 from vmae_det.data.readers import open_video
 from vmae_det.utils.errors import DataError, UserError, did_you_mean
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.files import write_text
 
 FILES = ("annotations.csv", "actions.pbtxt", "dataset.yaml")
 
@@ -278,15 +278,9 @@ def _write(rows: list[_Row], label_map: LabelMap, output: Path, options: ImportO
         "label_map": FILES[1],
         "video_start": options.video_start,
     }
-    try:
-        write_action_csv(output / FILES[0], boxes, kind="ground_truth")
-        write_label_map(output / FILES[1], label_map)
-        with write_whole(output / FILES[2]) as temporary:
-            temporary.write_text(
-                yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8"
-            )
-    except OSError as error:
-        raise UserError(f"--output: {output} cannot be written: {error.strerror or error}") from None
+    write_action_csv(output / FILES[0], boxes, kind="ground_truth")
+    write_label_map(output / FILES[1], label_map)
+    write_text(output / FILES[2], yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def _relative_path(folder: Path, base: Path) -> str:

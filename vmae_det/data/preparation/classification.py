@@ -12,7 +12,7 @@ from vmae_det.data.preparation.resize import resize_video
 from vmae_det.data.preparation.video_index import VideoIndex
 from vmae_det.data.preparation.work import Journal, header_problem, work_through
 from vmae_det.utils.errors import DataError, UserError
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.files import write_text
 
 RESIZE_SECONDS = 1800  # that re-encoding one video may take
 
@@ -148,8 +148,7 @@ def _resized_name(name: str) -> str:
 
 
 def _write_lines(path: Path, lines: list[str]) -> None:
-    with write_whole(path) as temporary:
-        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def _quotable(name: str) -> str:

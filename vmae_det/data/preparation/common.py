@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 
 from vmae_det.utils.errors import DataError, UserError
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.files import make_output_folder, write_whole
 
 # Name of a dataset to its module in this package.
 PREPARERS: dict[str, str] = {
@@ -108,7 +108,7 @@ def write_table(path: Path, header: tuple[str, ...], rows: list[tuple[str, ...]]
 @contextlib.contextmanager
 def only_run(folder: Path) -> Iterator[None]:
     """Keep other preparations out of a folder; UserError where one is at work."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_output_folder(folder)
     with (folder / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

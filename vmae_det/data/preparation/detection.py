@@ -21,7 +21,7 @@ from vmae_det.data.person_boxes import PersonBoxes
 from vmae_det.data.preparation.video_index import VideoIndex
 from vmae_det.data.preparation.work import Journal, header_problem, work_through
 from vmae_det.utils.errors import DataError, UserError
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.files import make_output_folder, write_text, write_whole
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def check_place(folder: Path, videos: Path) -> None:
 def link_videos(paths: Mapping[str, str], source: Path, folder: Path) -> None:
     """Make `folder` hold a link ID.SUFFIX to each video, or ID to a folder of frames, and no other link."""
     check_place(folder, source)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_output_folder(folder)
     wanted = {f"{video}{_suffix(source / path)}": source.resolve() / path for video, path in paths.items()}
     for entry in os.scandir(folder):
         target = wanted.get(entry.name)
@@ -141,8 +141,7 @@ def write_person_boxes(path: Path, boxes: PersonBoxes) -> None:
 def write_label_map(path: Path, names: Mapping[int, str]) -> None:
     """Write a label map of ids and names."""
     lines = [f'item {{ name: "{_quotable(name)}" id: {number} }}\n' for number, name in names.items()]
-    with write_whole(path) as temporary:
-        temporary.write_text("".join(lines), encoding="utf-8")
+    write_text(path, "".join(lines))
 
 
 def _quotable(name: str) -> str:
@@ -157,9 +156,7 @@ def copy_file(source: Path, target: Path) -> None:
 
 def write_dataset_file(path: Path, **content: str | float) -> None:
     """Write the dataset file of a detection dataset; `content` are its keys, paths relative to it."""
-    with write_whole(path) as temporary:
-        text = yaml.safe_dump({"type": "detection", **content}, sort_keys=False)
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, yaml.safe_dump({"type": "detection", **content}, sort_keys=False))
 
 
 def ask_doctor(files: Iterable[Path], workers: int | None) -> list[str]:
