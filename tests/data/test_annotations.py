@@ -1,4 +1,5 @@
 import gzip
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from vmae_det.data.annotations import (
     read_excluded,
     write_action_csv,
 )
+from vmae_det.data.label_map import write_label_map
 from vmae_det.utils.errors import DataError
 
 LABEL_MAP = LabelMap((1, 3, 12), ("bend", "crouch", "stand"), ("", "", ""))
@@ -32,6 +34,51 @@ def test_both_forms_of_label_map_are_read_in_file_order(tmp_path):
     assert LabelMap.from_file(write(tmp_path / "label.pbtxt", "# comment", label)).kinds == (
         "PERSON_MOVEMENT",
     )
+
+
+def test_a_list_of_ids_and_names_is_a_label_map(tmp_path):
+    path = write(tmp_path / "list.txt", "# actions", "1: bend/bow", "", "3: 'sit: low'", "12 : run (a // b)")
+    assert LabelMap.from_file(path) == LabelMap(
+        (1, 3, 12), ("bend/bow", "sit: low", "run (a // b)"), ("",) * 3
+    )
+
+
+def test_single_quotes_comments_and_escapes_of_label_maps(tmp_path):
+    text = r"""item { name: 'a // "b" # c' id: 1 } // the first
+    item { name: "it's \"x\" caf\303\251 \\ \q" id: 2 } # the second"""
+    path = write(tmp_path / "map.pbtxt", text)
+    names = ('a // "b" # c', 'it\'s "x" café \\ \\q')
+    assert LabelMap.from_file(path).names == names
+    write_label_map(tmp_path / "again.pbtxt", LabelMap.from_file(path))
+    assert LabelMap.from_file(tmp_path / "again.pbtxt").names == names
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a{0}b",
+        "item{0}x",
+        "item{0}:{0}x",
+        "item {{ name{0}id: 1 }}",
+        "item {{ name:{0}",
+        "1{0}2",
+        "1:{0}",
+        "{1}",
+        "1{1}:",
+        'item {{ name: "{2}',
+        "item {{ name: {1}{0}x }}",
+        'item {{ name: "{0} id: 1 }}',
+        "{3}",
+    ],
+)
+def test_no_label_map_takes_long_to_refuse(tmp_path, text):
+    path = write(
+        tmp_path / "map.pbtxt", text.format(" " * 200_000, "1" * 200_000, "\\" * 200_000, "a : {" * 40_000)
+    )
+    began = time.monotonic()
+    with pytest.raises(DataError):
+        LabelMap.from_file(path)
+    assert time.monotonic() - began < 5
 
 
 def test_columns_follow_the_label_map_and_mark_strangers():
@@ -165,6 +212,10 @@ def test_unknown_actions_are_dropped_or_name_their_keyframe_only(tmp_path):
     [
         (b"", "holds no rows"),
         (b"\n\n", "holds no rows"),
+        (
+            b"video_id,middle_frame_timestamp,x1,y1,x2,y2,action,person\n" + GOOD.encode(),
+            ":1: .* a header line",
+        ),
         (b"video_id,timestamp,x1,y1,x2,y2,action,person\n" + GOOD.encode(), ":1: .* a header line"),
         (GOOD.encode() + b"\nv\xe9d,0902\n", ":2: expected a CSV file in UTF-8"),
         (bytes(range(256)) * 4, "junk.csv"),

@@ -7,19 +7,17 @@ refuses a file.
 
 from __future__ import annotations
 
-import gzip
 import math
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import polars as pl
 
 from vmae_det.utils.errors import DataError
+from vmae_det.utils.inputs import GZIP, decode, open_plain
 
 # Seconds; larger ones are frame numbers or noise, and keyframe_keys relies on it.
 MAX_TIMESTAMP = 1e9
@@ -59,8 +57,11 @@ class Row:
         """The finite number in a column."""
         text = self.fields[column]
         try:
-            # Python alone would read 1_000 and the digits of any script.
-            value = float(text) if "_" not in text and text.isascii() else math.nan
+            if (
+                "_" in text or not text.isascii()
+            ):  # Python alone would read 1_000 and the digits of any script
+                raise ValueError
+            value = float(text)
         except ValueError:
             hint = ""
             if self.line == 1 and any(character.isalpha() for character in self.fields[-1]):
@@ -129,35 +130,14 @@ def iterate_rows(path: str | Path) -> Iterator[Row]:
     text it names a keyframe.
 
     Raises:
-        DataError: no such file, not UTF-8 text, broken gzip file.
+        DataError: as of `open_plain`; or not UTF-8 text.
     """
     path = Path(path)
-    line = 0
-    try:
-        with open_plain(path) as stream:
-            for line, raw in enumerate(stream, start=1):
-                text = raw.decode("utf-8-sig" if line == 1 else "utf-8").strip()
-                if text.strip(", \t"):
-                    yield Row(path, line, [field.strip() for field in text.split(",")])
-    except UnicodeDecodeError as error:
-        raise DataError(f"expected a CSV file in UTF-8, got {error.reason}", path, line) from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise unreadable(path, error) from None
-
-
-def unreadable(path: Path, error: Exception) -> DataError:
-    """The error for a file that the system or its packing keeps from being read."""
-    if isinstance(error, FileNotFoundError):
-        return DataError("no such file", path)
-    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return DataError(f"cannot be read: {reason}", path)
-
-
-def open_plain(path: Path) -> BinaryIO:
-    """Open a file that may be gzipped."""
-    with path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path, "rb") if packed else path.open("rb")
+    with open_plain(path) as stream:
+        for line, raw in enumerate(stream, start=1):
+            text = decode(raw, path, "a CSV file", line).strip()
+            if text.strip(", \t"):
+                yield Row(path, line, [field.strip() for field in text.split(",")])
 
 
 @dataclass(frozen=True)
@@ -187,9 +167,12 @@ def read_columns(
     numbers = {"timestamp": pl.Float64, **dict.fromkeys(COORDINATES, pl.Float64)}
     schema = {"video": pl.Categorical, **numbers, "label": label, "value": value}
     try:
-        if not path.is_file() or _is_packed_otherwise(path):
+        if not path.is_file():
             return None
-        frame = pl.read_csv(path, has_header=False, schema=schema, quote_char=None, glob=False)
+        source = _source(path)
+        if source is None:
+            return None
+        frame = pl.read_csv(source, has_header=False, schema=schema, quote_char=None, glob=False)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError):
         return None
     if frame["timestamp"].null_count():
@@ -221,11 +204,17 @@ def read_columns(
     return BoxColumns(videos, video, timestamp, boxes, frame["label"], values, bare)
 
 
-def _is_packed_otherwise(path: Path) -> bool:
-    """Whether polars would unpack a file that is not gzipped: zlib and zstd."""
+def _source(path: Path) -> Path | bytes | None:
+    """What polars reads: a plain file, or what a gzipped one holds; None of those that polars would unpack by
+    itself, zlib and zstd."""
     with path.open("rb") as file:
         start = file.read(4)
-    return start[:2] in (b"x\x01", b"x\x9c", b"x\xda") or start == b"\x28\xb5\x2f\xfd"
+    if start[:2] in (b"x\x01", b"x\x9c", b"x\xda") or start == b"\x28\xb5\x2f\xfd":
+        return None
+    if start[:2] != GZIP:
+        return path
+    with open_plain(path) as stream:
+        return stream.read()
 
 
 def keyframe_keys(video: np.ndarray, timestamp: np.ndarray) -> np.ndarray:

@@ -13,8 +13,9 @@ from vmae_det.data.mini_ava import make_mini_ava
 from vmae_det.data.shards import Shards, find_shards
 from vmae_det.data.video_starts import VideoStarts
 from vmae_det.utils.errors import ConfigError, DataError, did_you_mean
+from vmae_det.utils.inputs import read_text
 from vmae_det.utils.paths import is_address, local_path
-from vmae_det.utils.yaml_text import YAMLProblem, read_yaml
+from vmae_det.utils.yaml_text import YAMLProblem, load_yaml
 
 # What a dataset of each type must name.
 TYPES = {
@@ -138,13 +139,9 @@ def get_dataset(name: str, root: str = "") -> DatasetSpec:
 def read_dataset_file(path: Path, name: str | None = None) -> DatasetSpec:
     """The dataset that a YAML file describes; its paths are relative to the file."""
     try:
-        content = read_yaml(path)
-    except FileNotFoundError:
-        raise DataError("no such dataset file", path) from None
+        content = load_yaml(read_text(path, "a dataset file"))
     except YAMLProblem as error:
         raise DataError(str(error), path, error.line) from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot be read: {getattr(error, 'strerror', None) or error}", path) from None
     if not isinstance(content, dict):
         raise DataError("expected a mapping with the keys type, videos, annotations, ...", path)
     return _make_spec(content, path.parent, name or str(path), source=str(path))

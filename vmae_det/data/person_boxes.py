@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import zlib
 from array import array
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -34,13 +33,12 @@ from vmae_det.data.box_rows import (
     is_video_name,
     iterate_rows,
     keyframe_keys,
-    open_plain,
     read_columns,
     shown,
-    unreadable,
 )
 from vmae_det.data.pickles import PickledArray, load_plain_pickle
 from vmae_det.utils.errors import DataError
+from vmae_det.utils.inputs import read_text
 
 PERSON_BOX_RULE = BoxRule(slack=0.05, allow_empty=False)
 
@@ -225,14 +223,11 @@ def _read_json(path: Path, images: str | Path | None) -> PersonBoxes:
 
 def _load_json(path: Path) -> Any:
     try:
-        with open_plain(path) as file:
-            return json.loads(file.read().decode("utf-8-sig"))
+        return json.loads(read_text(path, "JSON"))
     except json.JSONDecodeError as error:
         raise DataError(f"is not JSON: {error.msg}", path, error.lineno) from None
-    except (UnicodeDecodeError, RecursionError, ValueError):
+    except (RecursionError, ValueError):
         raise DataError("is not JSON", path) from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise unreadable(path, error) from None
 
 
 def _entry(entry: Any, key: str, types: tuple[type, ...], path: Path, where: str) -> Any:

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from vmae_det.data.box_rows import open_plain, unreadable
 from vmae_det.utils.errors import DataError
+from vmae_det.utils.inputs import open_plain
 
 
 class _PickledType:
@@ -135,12 +135,11 @@ def load_plain_pickle(path: Path, holds: str) -> Any:
     Raises:
         DataError: the file cannot be read, is no pickle, is broken, or wants to run something.
     """
+    with open_plain(path) as file:
+        content = io.BytesIO(file.read())
     try:
-        with open_plain(path) as file:
-            return _ArrayUnpickler(io.BytesIO(file.read()), encoding="latin1").load()
+        return _ArrayUnpickler(content, encoding="latin1").load()
     except pickle.UnpicklingError as error:
         raise DataError(f"is not a pickle of {holds}: {error}", path) from None
-    except OSError as error:
-        raise unreadable(path, error) from None
     except Exception as error:  # a broken pickle raises whatever its broken content leads to
         raise DataError(f"is not a pickle of {holds}: {type(error).__name__}: {error}", path) from None

@@ -31,7 +31,8 @@ from vmae_det.utils.paths import is_address, local_path
 logger = logging.getLogger(__name__)
 
 _THREADS = 8  # that read headers: on a network's disk most of the time is waiting
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_MAX_SHARDS = 100_000
+_RANGE = re.compile(r"\{([0-9]{1,9})\.\.([0-9]{1,9})\}")
 _CHOICE = re.compile(r"\{([^{},]+(?:,[^{},]+)+)\}")
 
 
@@ -52,6 +53,13 @@ def expand(pattern: str) -> Iterator[str]:
         yield from expand(pattern[: match.start()] + part + pattern[match.end() :])
 
 
+def _expanded(pattern: str) -> list[str]:
+    names = list(itertools.islice(expand(pattern), _MAX_SHARDS + 1))
+    if len(names) > _MAX_SHARDS:
+        raise DataError(f"stands for more than {_MAX_SHARDS} shards", pattern)
+    return names
+
+
 def find_shards(text: str, base: Path = Path()) -> Shards | None:
     """The shards that `text` names: one, a folder of them, or a pattern; None where it names none.
 
@@ -66,7 +74,7 @@ def find_shards(text: str, base: Path = Path()) -> Shards | None:
         UserError: one of them cannot be fetched.
     """
     if is_address(text):
-        names = list(expand(text))
+        names = _expanded(text)
         if not names or not all(urlsplit(name).path.endswith(SHARD_SUFFIX) for name in names):
             raise DataError(f"expected tar shards ({SHARD_SUFFIX}) at an address of videos", text)
         bar = tqdm(names, desc="shards", unit="shard", disable=None if len(names) > 1 else True, leave=False)
@@ -77,7 +85,7 @@ def find_shards(text: str, base: Path = Path()) -> Shards | None:
         return Shards(str(path), found) if found else None
     if not text.endswith(SHARD_SUFFIX):
         return None
-    files = [path] if path.exists() else [Path(name) for name in expand(str(path))]
+    files = [path] if path.exists() else [Path(name) for name in _expanded(str(path))]
     missing = [file for file in files if not file.is_file()]
     if missing or not files:
         shown = f", such as {missing[0]}" if len(files) > 1 else ""

@@ -13,6 +13,7 @@ from vmae_det.data.file_table import FileTable
 from vmae_det.data.file_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from vmae_det.data.shards import Shards, ShardVideos
 from vmae_det.utils.errors import DataError
+from vmae_det.utils.inputs import read_text
 
 VideoTable = FileTable | ShardVideos
 
@@ -29,11 +30,7 @@ def read_video_list(path: Path, videos: Path | Shards) -> tuple[VideoTable, np.n
     something else, and a video that the shards do not hold.
     """
     files, labels, numbers = [], [], []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read as a list of videos: {error}", path) from None
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_text(path, "a list of videos").splitlines(), start=1):
         if not line.strip():
             continue
         match = _LINE.fullmatch(line.strip())

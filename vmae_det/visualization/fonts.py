@@ -81,7 +81,7 @@ def fit_text(name: str, width: float, size: int, typeface: str | None = None) ->
     text = _drawable(_one_line(name), typeface, size)
     if text.width <= width:
         return text
-    brief = " ".join(re.sub(r"\([^)]*\)", " ", text.letters).split()) or text.letters
+    brief = " ".join(re.sub(r"\([^()]*\)", " ", text.letters).split()) or text.letters
     if text.font.getlength(brief) <= width:
         return text._replace(letters=brief)
     fits, too_many = 0, len(brief)

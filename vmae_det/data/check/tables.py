@@ -6,15 +6,15 @@ whether a line can be read. What its numbers mean is for others to judge.
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from vmae_det.data.box_rows import COORDINATES, MAX_TIMESTAMP, is_video_name, open_plain, unreadable
+from vmae_det.data.box_rows import COORDINATES, MAX_TIMESTAMP, is_video_name
 from vmae_det.data.check.findings import Finding, finding_of_rows
 from vmae_det.data.person_boxes import read_person_boxes
+from vmae_det.utils.inputs import open_plain
 
 # Columns that a line may have, by what the file holds.
 _WIDTHS = {"annotations": (2, 7, 8), "person_boxes": (7, 8), "excluded": (2,)}
@@ -154,11 +154,8 @@ def _list_table(path: Path) -> Table:
 
 def _lines(path: Path) -> pl.DataFrame:
     """`line` and `text` of all lines that are not blank, stripped."""
-    try:
-        with open_plain(path) as stream:
-            content = stream.read()
-    except (OSError, EOFError, zlib.error) as error:
-        raise unreadable(path, error) from None
+    with open_plain(path) as stream:
+        content = stream.read()
     lines = content.decode("utf-8-sig", errors="replace").split("\n")
     frame = pl.DataFrame({"text": lines}, schema={"text": pl.String}).with_row_index("line", offset=1)
     return frame.with_columns(pl.col("text").str.strip_chars()).filter(pl.col("text") != "")

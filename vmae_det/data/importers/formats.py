@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path
 
-from vmae_det.data.box_rows import unreadable
 from vmae_det.data.importers.json_tree import Json, read_json
 from vmae_det.data.importers.tracks import AnnotatedVideo
 from vmae_det.utils.errors import DataError
+from vmae_det.utils.inputs import open_plain
 from vmae_det.utils.registry import Registry, lookup
 
 IMPORTER_REGISTRY = Registry("IMPORTER")
@@ -25,11 +25,8 @@ class Source:
     @cached_property
     def is_xml(self) -> bool:
         """Whether it looks like XML; DataError if it cannot be opened, or is packed."""
-        try:
-            with self.path.open("rb") as file:
-                head = file.read(64)
-        except OSError as error:
-            raise unreadable(self.path, error) from None
+        with open_plain(self.path) as file:
+            head = file.read(64)
         if head.startswith(b"PK"):
             raise DataError("a zip archive; unpack it and give the annotation file inside", self.path)
         return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from vmae_det.data.box_rows import shown, unreadable
+from vmae_det.data.box_rows import shown
 from vmae_det.utils.errors import DataError
+from vmae_det.utils.inputs import read_text
 
 _KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
 # Frame numbers and pixels lie far below; larger ones would not fit the arithmetic on them.
@@ -109,12 +110,8 @@ class Json:
 def read_json(path: Path) -> Json:
     """The root of a JSON file; DataError where it is none."""
     try:
-        return Json(json.loads(path.read_bytes().decode("utf-8-sig")), "$", path)
+        return Json(json.loads(read_text(path, "JSON")), "$", path)
     except json.JSONDecodeError as error:
         raise DataError(f"not valid JSON: {error.msg} (column {error.colno})", path, error.lineno) from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"expected JSON in UTF-8, got {error.reason}", path) from None
     except (RecursionError, ValueError) as error:  # ValueError: a number of thousands of digits
         raise DataError(f"not JSON that can be read: {error}", path) from None
-    except OSError as error:
-        raise unreadable(path, error) from None

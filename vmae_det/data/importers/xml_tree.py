@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import NoReturn
 from xml.parsers import expat
 
-from vmae_det.data.box_rows import shown, unreadable
+from vmae_det.data.box_rows import shown
 from vmae_det.utils.errors import DataError
+from vmae_det.utils.inputs import open_plain
 
 _MAX_NUMBER = 1e9
 _CHUNK = 1 << 20
@@ -91,16 +92,18 @@ def read_xml(path: Path) -> Iterator[Element]:
     """
     parser = expat.ParserCreate()
     stack: list[Element] = []
+    texts: list[list[str]] = []
     done: list[Element] = []
 
     def start(tag: str, attributes: dict[str, str]) -> None:
         stack.append(Element(tag, attributes, path, parser.CurrentLineNumber))
+        texts.append([])
         if len(stack) == 1:
             done.append(stack[0])
 
     def end(tag: str) -> None:
         element = stack.pop()
-        element.text = element.text.strip()
+        element.text = "".join(texts.pop()).strip()
         if len(stack) == 1:
             done.append(element)
         elif stack:
@@ -108,7 +111,7 @@ def read_xml(path: Path) -> Iterator[Element]:
 
     def text(data: str) -> None:
         if len(stack) > 1:
-            stack[-1].text += data
+            texts[-1].append(data)
 
     def refuse(*_: object) -> NoReturn:
         raise DataError("a DOCTYPE is not read; exports have none", path, parser.CurrentLineNumber)
@@ -117,7 +120,7 @@ def read_xml(path: Path) -> Iterator[Element]:
     parser.CharacterDataHandler, parser.StartDoctypeDeclHandler = text, refuse
     parser.buffer_text = True
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             while chunk := file.read(_CHUNK):
                 parser.Parse(chunk, False)
                 yield from done
@@ -129,5 +132,3 @@ def read_xml(path: Path) -> Iterator[Element]:
         raise DataError(f"not valid XML: {problem}", path, error.lineno) from None
     except (LookupError, ValueError) as error:  # an encoding that nobody knows
         raise DataError(f"not XML that can be read: {error}", path) from None
-    except OSError as error:
-        raise unreadable(path, error) from None

@@ -9,7 +9,7 @@ See ava_helper.py and DATASET.md there.
 from __future__ import annotations
 
 import os
-import re
+import string
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,9 +18,11 @@ from tqdm import tqdm
 from vmae_det.data.file_types import IMAGE_SUFFIXES
 from vmae_det.data.preparation.common import require_file
 from vmae_det.utils.errors import DataError
+from vmae_det.utils.inputs import decode, open_plain
 
 LISTS = ("train.csv", "val.csv")
 HEADER = ["original_vido_id", "video_id", "frame_id", "path", "labels"]
+_MAX_DIGITS = 9  # of an image's number
 
 
 def read_frame_lists(folder: Path) -> dict[str, int]:
@@ -32,10 +34,10 @@ def read_frame_lists(folder: Path) -> dict[str, int]:
     counts: dict[str, int] = {}
     for name in LISTS:
         path = require_file(folder, name)
-        with path.open(encoding="utf-8", errors="replace") as file:
+        with open_plain(path) as file:
             bar = tqdm(file, desc=f"reading {name}", unit="line", disable=None, leave=False)
             for line, text in enumerate(bar, start=1):
-                fields = text.split()
+                fields = decode(text, path, "a list of images", line).split()
                 if (line == 1 and fields[:4] == HEADER[:4]) or not fields:
                     continue
                 _count(fields, counts, path, line)
@@ -78,5 +80,5 @@ def frames_problem(video: str, folder: Path, counts: Mapping[str, int]) -> str:
 
 def _image_number(stem: str) -> int | None:
     """The number that a name ends in."""
-    digits = re.search(r"[0-9]+$", stem)
-    return int(digits[0]) if digits else None
+    digits = stem[len(stem.rstrip(string.digits)) :]
+    return int(digits) if 0 < len(digits) <= _MAX_DIGITS else None

@@ -22,6 +22,7 @@ from types import ModuleType
 
 from vmae_det.utils.errors import DataError, UserError
 from vmae_det.utils.files import make_output_folder, write_whole
+from vmae_det.utils.inputs import read_text
 
 # Name of a dataset to its module in this package.
 PREPARERS: dict[str, str] = {
@@ -149,8 +150,5 @@ def require_file(folder: Path, *names: str) -> Path:
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
     """Number (from 1) and stripped text of each line that is not blank; DataError where it cannot be read."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read: {error}", path) from None
+    lines = read_text(path, "text").splitlines()
     return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]

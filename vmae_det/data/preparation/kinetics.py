@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 from pathlib import Path
 
 from vmae_det.data.preparation.classification import (
@@ -18,6 +19,7 @@ from vmae_det.data.preparation.classification import (
 )
 from vmae_det.data.preparation.common import Outcome, require_file
 from vmae_det.utils.errors import DataError
+from vmae_det.utils.inputs import read_text
 
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end")
 # Where the host of the clips keeps sound versions of broken files, under the same names.
@@ -59,16 +61,15 @@ def read_kinetics_csv(path: Path) -> list[tuple[str, tuple[str, ...], int]]:
         DataError: columns are missing, or a line has no class, no id, or no times.
     """
     clips = []
+    reader = csv.DictReader(io.StringIO(read_text(path, "a CSV file"), newline=""))
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            absent = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
-            if absent:
-                got = ",".join(reader.fieldnames or ())
-                raise DataError(f"expected the columns {','.join(_COLUMNS)}, got '{got}'", path, 1)
-            for row in reader:
-                clips.append((*_read_clip(row, path, reader.line_num), reader.line_num))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        absent = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
+        if absent:
+            got = ",".join(reader.fieldnames or ())
+            raise DataError(f"expected the columns {','.join(_COLUMNS)}, got '{got}'", path, 1)
+        for row in reader:
+            clips.append((*_read_clip(row, path, reader.line_num), reader.line_num))
+    except csv.Error as error:
         raise DataError(f"cannot be read as CSV: {error}", path) from None
     if not clips:
         raise DataError("the file names no clips", path)

@@ -19,6 +19,7 @@ from vmae_det.data.preparation.classification import (
 )
 from vmae_det.data.preparation.common import Outcome, require_file
 from vmae_det.utils.errors import DataError
+from vmae_det.utils.inputs import read_text
 
 NUM_CLASSES = 174
 _PREFIX = "something-something-v2-"  # of the files' names in the first release
@@ -85,10 +86,10 @@ def _file(folder: Path, name: str) -> Path:
 
 def _load(path: Path, kind: type) -> Any:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(read_text(path, "JSON"))
     except json.JSONDecodeError as error:
         raise DataError(f"not valid JSON: {error.msg}", path, error.lineno) from None
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
+    except (RecursionError, ValueError) as error:  # ValueError: a number of thousands of digits
         raise DataError(f"cannot be read: {error}", path) from None
     if not isinstance(content, kind):
         what = "a list of videos" if kind is list else "an object with a number for each class"

@@ -12,6 +12,7 @@ from PIL import Image
 from vmae_det.data.file_types import IMAGE_SUFFIXES
 from vmae_det.data.readers.interface import READER_REGISTRY, Source, VideoReader, reduced_size
 from vmae_det.utils.errors import ConfigError, DataError
+from vmae_det.utils.inputs import read_text
 
 _NUMBER = re.compile(r"%0?(\d*)d")
 DEFAULT_RATE = Fraction(30)  # of SlowFast's frames of AVA: ffmpeg -r 30
@@ -91,7 +92,7 @@ def _read_image(path: Path, short_side: int | None) -> tuple[tuple[int, int], np
 def _read_rate(path: Path) -> Fraction | None:
     if not path.is_file():
         return None
-    text = path.read_text(encoding="utf-8", errors="replace").strip()
+    text = read_text(path, "frames per second").strip()
     try:
         rate = Fraction(text)
     except (ValueError, ZeroDivisionError):

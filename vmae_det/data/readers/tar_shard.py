@@ -6,6 +6,7 @@ The layout is webdataset's: the members KEY.mp4, KEY.json, KEY.cls belong togeth
 from __future__ import annotations
 
 import functools
+import io
 import re
 import tarfile
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from vmae_det.utils.errors import DataError
 from vmae_det.utils.paths import local_path
 
 NO_CLASS, BAD_CLASS = -1, -2  # labels of videos without a KEY.cls, and with one that holds no class number
+_MAX_HEADER = 1 << 20  # bytes; tar's own have 512, long names and attributes some more
 _CLASS = re.compile(r"[0-9]{1,9}")
 
 
@@ -107,7 +109,7 @@ def _scan(path: Path, size: int) -> dict[str, tuple[int, int]]:
     """Name to start and size of the regular files; reads the headers alone."""
     members = {}
     try:
-        with tarfile.open(path, "r:") as tar:
+        with _Headers(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 if member.isreg() and not member.issparse():
                     members[member.name.removeprefix("./")] = member.offset_data, member.size
@@ -117,6 +119,15 @@ def _scan(path: Path, size: int) -> dict[str, tuple[int, int]]:
     if end > size:
         raise DataError(f"cut off: {size} bytes of at least {end}", path)
     return members
+
+
+class _Headers(io.FileIO):
+    """A tar file of which headers alone are read: no long name and no attributes take megabytes."""
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= _MAX_HEADER:
+            raise tarfile.ReadError(f"a header that claims {size} bytes")
+        return super().read(size)
 
 
 def _read_label(file: BinaryIO, place: tuple[int, int] | None) -> int:
