@@ -11,7 +11,7 @@ from vmae_det.engine.inspection import empty_model
 from vmae_det.solver import build_optimizer, build_schedule, parameter_groups
 
 NAMES = model_zoo.config_names()
-PAPER = [name for name in NAMES if not name.startswith("MiniAVA/")]
+PAPER = [name for name in NAMES if not name.startswith("MiniAVA/") and "_as_published" not in name]
 
 # Rows of the tables: base lr, batch, epochs, layer decay, drop path, head dropout.
 FINETUNING = {

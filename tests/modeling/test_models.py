@@ -218,3 +218,31 @@ def test_weights_follow_from_the_seed():
     first, again, other = (small("MaskedAutoencoder", "SEED", seed) for seed in (1, 1, 2))
     assert torch.equal(first.decoder.head.weight, again.decoder.head.weight)
     assert not torch.equal(first.decoder.head.weight, other.decoder.head.weight)
+
+
+def test_what_the_authors_programs_start_from():
+    """By the formulas: a uniform distribution within 1 / sqrt(fan in), a normal one cut at one deviation."""
+    cfg = get_cfg()
+    keys = ("MODEL.BACKBONE.EMBED_DIM", 384, "MODEL.BACKBONE.NUM_HEADS", 6, "MODEL.BACKBONE.DEPTH", 1)
+    cfg.merge_from_list([*keys, "MODEL.DECODER.DEPTH", 1, "MODEL.DECODER.EMBED_DIM", 1536])
+    own = build_model(cfg)
+    cfg.MODEL.INIT = "published"
+    model = build_model(cfg)
+    bound = (3 * 2 * 16 * 16) ** -0.5
+    embedding = model.backbone.patch_embed.proj
+    for parameter in (embedding.weight, embedding.bias):
+        assert parameter.abs().max() <= bound
+        assert parameter.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+    assert own.backbone.patch_embed.proj.weight.std().item() == pytest.approx(
+        (2 / (384 + 1536)) ** 0.5, rel=0.01
+    )
+    assert not own.backbone.patch_embed.proj.bias.any()
+    assert model.mask_token.abs().max() <= 0.02
+    assert model.mask_token.std().item() == pytest.approx(0.02 * 0.5396, rel=0.05)
+    assert own.mask_token.std().item() == pytest.approx(0.02, rel=0.05)
+    same = [name for name, value in own.state_dict().items() if torch.equal(value, model.state_dict()[name])]
+    assert len(own.state_dict()) - len(same) == 3
+    cfg.MODEL.META_ARCHITECTURE = "ActionDetector"
+    assert build_model(cfg).roi_head.classifier.weight.std().item() == pytest.approx(2e-5, rel=0.01)
+    cfg.MODEL.INIT = "xavier"
+    assert build_model(cfg).roi_head.classifier.weight.std().item() == pytest.approx(0.02, rel=0.01)

@@ -74,6 +74,8 @@ _HUGGING_FACE_BLOCK = (
     ("attention.attention.value.bias", "attn.value.bias"),
 )
 
+PUBLISHED_DETECTOR = "VideoMAE action detection"
+
 # The first format that recognises a file is taken, so those with more in common with others come first.
 FORMATS = (
     Format(
@@ -115,7 +117,7 @@ FORMATS = (
     ),
     Format(
         "videomae",
-        "VideoMAE action detection",
+        PUBLISHED_DETECTOR,
         (r"patch_embed\.", r"blocks\..*attn\.qkv\.", r"norm\."),
         NameTable(
             (

@@ -40,6 +40,9 @@ _C.MODEL.WEIGHTS = Key("", text())
 # Per channel (R, G, B), in units of 0..255. ImageNet's.
 _C.MODEL.PIXEL_MEAN = Key((123.675, 116.28, 103.53), several(number("[0, 255]"), 3))
 _C.MODEL.PIXEL_STD = Key((58.395, 57.12, 57.375), several(number("[1, 255]"), 3))
+# What patch embedding, mask token and detection head start from: xavier (Xavier uniform, normal of deviation
+# 0.02), or published, as in the authors' programs (docs/recipes.md).
+_C.MODEL.INIT = Key("xavier", choice("xavier", "published"))
 # torch.compile the transformer blocks: for GPUs; no gain on the CPU (docs/speed.md).
 _C.MODEL.COMPILE = Key(False, flag())
 # Keep only the input of each block of the backbone for the backward pass, and work out the rest again there:
@@ -131,6 +134,10 @@ _C.INPUT.SAMPLING_RATE = Key(4, integer("[1, 1000]"))
 # How classification places the frames of a clip in a video: dense, every SAMPLING_RATE frames from one start;
 # segments, one from each of NUM_FRAMES equal parts (Something-Something V2), SAMPLING_RATE aside.
 _C.INPUT.SAMPLING = Key("dense", choice("dense", "segments"))
+# Which frames a clip has and how sizes are rounded: centred, a keyframe in the middle of its clip and to the
+# nearest pixel; published, as in the authors' programs (docs/recipes.md); auto: published for a detector with
+# MODEL.WEIGHTS from VideoMAE-Action-Detection, else centred.
+_C.INPUT.CONVENTION = Key("auto", choice("auto", "centred", "published"))
 # Side of the square training clip in pixels; divisible by PATCH_SIZE. It sets the grid of the position table.
 _C.INPUT.CROP_SIZE = Key(224, integer("[1, 4096]"))
 # How a training crop is cut: multi_scale (corners and centre at CROP_SCALES of the short side, then resized),
@@ -150,9 +157,14 @@ _C.INPUT.TEST_SHORT_SIDE = Key(256, integer("[1, 4096]"))
 _C.INPUT.FLIP = Key(0.5, number("[0, 1]"))
 # Strength of brightness, contrast and saturation jitter in training, in [0, 1).
 _C.INPUT.COLOR_JITTER = Key(0.0, number("[0, 1)"))
+# Largest shift in training of the hue, in degrees, and of saturation and value, which go from 0 to 1.
+_C.INPUT.HUE_JITTER = Key(0.0, number("[0, 180]"))
+_C.INPUT.SATURATION_VALUE_JITTER = Key(0.0, number("[0, 1]"))
 # Classification training: timm's RandAugment by its name, such as rand-m9-mstd0.5-inc1; empty: none. All
 # frames of a clip are changed alike.
 _C.INPUT.RAND_AUGMENT = Key("", text(pattern=_RAND_AUGMENT, form=_RAND_AUGMENT_FORM))
+# Apply RandAugment to the whole frame, before the crop; slower.
+_C.INPUT.RAND_AUGMENT_WHOLE_FRAME = Key(False, flag())
 # Classification training: probability that a rectangle is erased, the same in all frames, in [0, 1].
 _C.INPUT.RANDOM_ERASING = Key(0.0, number("[0, 1]"))
 # Classification training: alpha of mixup and cutmix, >= 0; 0: none. With both, each batch draws one of them.

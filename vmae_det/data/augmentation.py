@@ -6,6 +6,8 @@ its frames.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -61,10 +63,16 @@ class ClipAugmentation:
         self.erasing = cfg.INPUT.RANDOM_ERASING
         name = cfg.INPUT.RAND_AUGMENT
         self.rand_augment = ClipRandAugment(name, self.mean) if name else None
+        self.whole_frame = cfg.INPUT.RAND_AUGMENT_WHOLE_FRAME
 
-    def __call__(self, clip: Clip, rng: np.random.Generator) -> Clip:
-        """Change a clip that has its final size."""
-        if self.rand_augment:
+    def __call__(
+        self, clip: Clip, rng: np.random.Generator, cut: Callable[[Clip, np.random.Generator], Clip]
+    ) -> Clip:
+        """A decoded clip changed, and cut to its final size by `cut`."""
+        if self.rand_augment and self.whole_frame:
+            clip = self.rand_augment(clip, rng)
+        clip = cut(clip, rng)
+        if self.rand_augment and not self.whole_frame:
             clip = self.rand_augment(clip, rng)
         if self.erasing:
             clip = erase_rectangle(clip, self.erasing, self.mean, self.std, rng)

@@ -67,6 +67,17 @@ def adjust_saturation(frames: np.ndarray, factor: float) -> np.ndarray:
     return _each(frames, lambda frame, out: cv2.transform(frame, matrix.astype(np.float32), out))
 
 
+def shift_hsv(frames: np.ndarray, hue: int, saturation: int, value: int) -> np.ndarray:
+    """Hue moved around the circle by steps of 2 degrees, saturation and value by steps of 1/255 up to their
+    limits."""
+    tables = np.stack(
+        [(_BYTES + hue) % 180, (_BYTES + saturation).clip(0, 255), (_BYTES + value).clip(0, 255)], axis=-1
+    ).astype(np.uint8)
+    hsv = _each(frames, lambda frame, out: cv2.cvtColor(frame, cv2.COLOR_RGB2HSV, out))
+    hsv = apply_tables(hsv, np.broadcast_to(tables, (len(frames), *tables.shape)))
+    return _each(hsv, lambda frame, out: cv2.cvtColor(frame, cv2.COLOR_HSV2RGB, out))
+
+
 def adjust_sharpness(frames: np.ndarray, factor: float) -> np.ndarray:
     """Away from the smoothed frame; a factor of 1 changes nothing, and the outermost pixels stay."""
     kernel = (1 - factor) * _SMOOTH

@@ -28,11 +28,11 @@ from vmae_det.data.readers import VideoReader, open_video
 from vmae_det.data.readers.interface import Source
 from vmae_det.data.sampling import (
     evenly_placed_clip,
-    keyframe_clip,
-    placed_segments,
+    keyframe_frames,
     random_clip,
-    random_segments,
     target_clip,
+    training_frames,
+    view_frames,
 )
 from vmae_det.data.transforms import Clip, make_clip
 from vmae_det.data.video_lists import VideoTable, files_of_ids, find_videos, labelled_videos
@@ -116,15 +116,6 @@ class ClipDataset(torch.utils.data.Dataset, ABC):
         side = transforms.needed_short_side(self.cfg, self.training) if node.DECODE_SMALLER else None
         return open_video(video, node.READER, short_side=side)
 
-    def _random_clip(self, video: int, rng: np.random.Generator) -> Clip:
-        reader, node = self.open(self.files.source(video)), self.cfg.INPUT
-        return make_clip(reader.frames(random_clip(len(reader), node.NUM_FRAMES, node.SAMPLING_RATE, rng)))
-
-    def _placed_clip(self, video: int, number: int, num_clips: int) -> Clip:
-        reader, node = self.open(self.files.source(video)), self.cfg.INPUT
-        frames = evenly_placed_clip(len(reader), node.NUM_FRAMES, node.SAMPLING_RATE, number, num_clips)
-        return make_clip(reader.frames(frames))
-
 
 @DATASET_REGISTRY.register_as("pretraining")
 class UnlabelledVideos(ClipDataset):
@@ -207,32 +198,24 @@ class LabelledVideos(ClipDataset):
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[Clip, Sample]:
         """A random clip, or a random frame of each segment, as INPUT.SAMPLING says."""
-        extra = {"label": int(self.labels[index])}
-        if self.cfg.INPUT.SAMPLING == "dense":
-            return self._random_clip(index, rng), extra
         reader = self.open(self.files.source(index))
-        frames = random_segments(len(reader), self.cfg.INPUT.NUM_FRAMES, rng)
-        return make_clip(reader.frames(frames)), extra
+        frames = training_frames(self.cfg.INPUT, len(reader), rng)
+        return make_clip(reader.frames(frames)), {"label": int(self.labels[index])}
 
     def transform(self, clip: Clip, rng: np.random.Generator) -> Clip:
-        """Crop, flip and colours, then what is for classification alone."""
-        return self.augment(super().transform(clip, rng), rng)
+        """Crop, flip and colours, and what is for classification alone."""
+        return self.augment(clip, rng, super().transform)
 
     def load_test(self, index: int) -> tuple[Clip, Sample]:
         """One view of a video."""
         test = self.cfg.TEST
         video, view = divmod(index, self.views)
         clip_number, crop_number = divmod(view, test.NUM_CROPS)
-        clip = self._view(video, clip_number)
+        reader = self.open(self.files.source(video))
+        frames = view_frames(self.cfg.INPUT, len(reader), clip_number, test.NUM_CLIPS)
+        clip = make_clip(reader.frames(frames))
         clip = transforms.view_crop(clip, self.cfg, crop_number, test.NUM_CROPS)
         return clip, {"label": int(self.labels[video]), "video_index": video}
-
-    def _view(self, video: int, number: int) -> Clip:
-        if self.cfg.INPUT.SAMPLING == "dense":
-            return self._placed_clip(video, number, self.cfg.TEST.NUM_CLIPS)
-        reader = self.open(self.files.source(video))
-        frames = placed_segments(len(reader), self.cfg.INPUT.NUM_FRAMES, number, self.cfg.TEST.NUM_CLIPS)
-        return make_clip(reader.frames(frames))
 
 
 @DATASET_REGISTRY.register_as("detection")
@@ -300,15 +283,14 @@ class ActionKeyframes(ClipDataset):
 
     def _decode(self, index: int) -> np.ndarray:
         video, timestamp, _, _ = self.keyframes[index]
-        reader, node = self.open(self.files.source(video)), self.cfg.INPUT
+        reader = self.open(self.files.source(video))
         try:
             keyframe = reader.index_at(timestamp - self.starts[video])
         except DataError as error:
             raise DataError(
                 f"keyframe {timestamp:g} (video_start is {self.starts[video]:g}): {error}", self.spec.name
             ) from None
-        frames = keyframe_clip(keyframe, len(reader), node.NUM_FRAMES, node.SAMPLING_RATE)
-        return reader.frames(frames)
+        return reader.frames(keyframe_frames(self.cfg.INPUT, keyframe, len(reader)))
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[Clip, Sample]:
         """The clip around an annotated keyframe, each person once."""

@@ -4,6 +4,40 @@ from __future__ import annotations
 
 import numpy as np
 
+from vmae_det.config import CfgNode
+from vmae_det.data import published_sampling as published
+
+
+def training_frames(node: CfgNode, num_frames: int, rng: np.random.Generator) -> np.ndarray:
+    """The frames of a classification clip for training, as INPUT.SAMPLING and INPUT.CONVENTION say."""
+    length, rate = node.NUM_FRAMES, node.SAMPLING_RATE
+    if node.SAMPLING == "dense":
+        choose = published.random_window if node.CONVENTION == "published" else random_clip
+        return choose(num_frames, length, rate, rng)
+    choose = published.random_segments if node.CONVENTION == "published" else random_segments
+    return choose(num_frames, length, rng)
+
+
+def view_frames(node: CfgNode, num_frames: int, number: int, num_clips: int) -> np.ndarray:
+    """The frames of clip `number` of `num_clips` that a video is tested with, by the same keys."""
+    length, rate = node.NUM_FRAMES, node.SAMPLING_RATE
+    if node.SAMPLING == "dense":
+        choose = published.placed_clip if node.CONVENTION == "published" else evenly_placed_clip
+        return choose(num_frames, length, rate, number, num_clips)
+    choose = published.placed_segments if node.CONVENTION == "published" else placed_segments
+    return choose(num_frames, length, number, num_clips)
+
+
+def keyframe_frames(node: CfgNode, keyframe: int, num_frames: int) -> np.ndarray:
+    """The frames of the clip around a keyframe, as INPUT says."""
+    length, rate = node.NUM_FRAMES, node.SAMPLING_RATE
+    return keyframe_clip(keyframe + clip_shift(node), num_frames, length, rate)
+
+
+def clip_shift(node: CfgNode) -> int:
+    """How many frames a keyframe's clip lies later than centred: none, or as in the published detector."""
+    return (node.SAMPLING_RATE - 1) // 2 if node.CONVENTION == "published" else 0
+
 
 def random_clip(num_frames: int, clip_length: int, rate: int, rng: np.random.Generator) -> np.ndarray:
     """Every `rate`-th frame from a random start; a video that is too short ends in its last frame,

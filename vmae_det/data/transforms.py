@@ -7,6 +7,7 @@ resize of PyTorch is fastest on. Boxes are float32 (N, 4) xyxy pixels of the cli
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -52,15 +53,23 @@ def resize(clip: Clip, height: int, width: int) -> Clip:
     return Clip(frames, clip.boxes * torch.tensor([x, y, x, y]) if len(clip.boxes) else clip.boxes)
 
 
-def resize_short_side(clip: Clip, short_side: int) -> Clip:
+Rounding = Callable[[float], int]
+
+
+def rounding(node: CfgNode) -> Rounding:
+    """How sizes and places in pixels become whole numbers under INPUT.CONVENTION."""
+    return int if node.CONVENTION == "published" else round
+
+
+def resize_short_side(clip: Clip, short_side: int, to_whole: Rounding = round) -> Clip:
     """Resize so that the shorter side has this many pixels; the aspect ratio stays, to rounding."""
-    return resize(clip, *resized_size(*clip.size, short_side))
+    return resize(clip, *resized_size(*clip.size, short_side, to_whole))
 
 
-def resized_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+def resized_size(height: int, width: int, short_side: int, to_whole: Rounding = round) -> tuple[int, int]:
     """Height and width with the shorter side at `short_side`, the aspect kept."""
-    scale = short_side / min(height, width)
-    return max(round(height * scale), short_side), max(round(width * scale), short_side)
+    shortest = min(height, width)
+    return tuple(max(to_whole(short_side * side / shortest), short_side) for side in (height, width))
 
 
 def crop(clip: Clip, top: int, left: int, height: int, width: int) -> Clip:
@@ -100,6 +109,17 @@ def jitter_colour(clip: Clip, strength: float, rng: np.random.Generator) -> Clip
     return Clip(torch.from_numpy(frames).permute(0, 3, 1, 2), clip.boxes)
 
 
+def jitter_hsv(clip: Clip, degrees: float, share: float, rng: np.random.Generator) -> Clip:
+    """Hue moved by up to ± `degrees`, saturation and value by up to ± `share` of 1, the same for all frames.
+
+    As in AlphAction and the published detector: whole steps of 2 degrees and of 1/255.
+    """
+    most = round(degrees / 2), round(255 * share), round(255 * share)
+    steps = [int(rng.integers(-limit, limit, endpoint=True)) for limit in most]
+    frames = colours.shift_hsv(clip.pixels(), *steps)
+    return Clip(torch.from_numpy(frames).permute(0, 3, 1, 2), clip.boxes)
+
+
 def multi_scale_crop(clip: Clip, size: int, scales: tuple[float, ...], rng: np.random.Generator) -> Clip:
     """Cut at a corner, the centre or a middle between them, with sides from `scales` of the short side.
 
@@ -131,9 +151,11 @@ def random_resized_crop(
     return resize(crop(clip, int(top), int(left), h, w), size, size)
 
 
-def short_side_crop(clip: Clip, size: int, short_side: int, rng: np.random.Generator) -> Clip:
+def short_side_crop(
+    clip: Clip, size: int, short_side: int, rng: np.random.Generator, to_whole: Rounding = round
+) -> Clip:
     """Resize the short side, then cut size x size at random."""
-    clip = resize_short_side(clip, short_side)
+    clip = resize_short_side(clip, short_side, to_whole)
     height, width = clip.size
     return crop(clip, int(rng.integers(height - size + 1)), int(rng.integers(width - size + 1)), size, size)
 
@@ -146,11 +168,13 @@ def train_transform(clip: Clip, cfg: CfgNode, rng: np.random.Generator) -> Clip:
     elif node.TRAIN_CROP == "resized":
         clip = random_resized_crop(clip, node.CROP_SIZE, node.CROP_AREA, node.CROP_ASPECT, rng)
     else:
-        clip = short_side_crop(clip, node.CROP_SIZE, node.TRAIN_SHORT_SIDE, rng)
+        clip = short_side_crop(clip, node.CROP_SIZE, node.TRAIN_SHORT_SIDE, rng, rounding(node))
     if rng.random() < node.FLIP:
         clip = flip(clip)
     if node.COLOR_JITTER:
         clip = jitter_colour(clip, node.COLOR_JITTER, rng)
+    if node.HUE_JITTER or node.SATURATION_VALUE_JITTER:
+        clip = jitter_hsv(clip, node.HUE_JITTER, node.SATURATION_VALUE_JITTER, rng)
     return clip
 
 
@@ -172,18 +196,20 @@ def needed_short_side(cfg: CfgNode, training: bool) -> int:
 def view_crop(clip: Clip, cfg: CfgNode, number: int = 0, num_crops: int = 1) -> Clip:
     """Crop `number` of `num_crops` squares spread along the longer side, after resizing to
     TEST_SHORT_SIDE."""
-    clip = resize_short_side(clip, cfg.INPUT.TEST_SHORT_SIDE)
+    to_whole = rounding(cfg.INPUT)
+    clip = resize_short_side(clip, cfg.INPUT.TEST_SHORT_SIDE, to_whole)
     height, width = clip.size
     size = cfg.INPUT.CROP_SIZE
     share = number / (num_crops - 1) if num_crops > 1 else 0.5
     # Along the longer side the crops are spread; along the shorter they are centred.
     top_share, left_share = (share, 0.5) if height > width else (0.5, share)
-    return crop(clip, round((height - size) * top_share), round((width - size) * left_share), size, size)
+    top, left = to_whole((height - size) * top_share), to_whole((width - size) * left_share)
+    return crop(clip, top, left, size, size)
 
 
 def whole_frame(clip: Clip, cfg: CfgNode) -> Clip:
     """The whole frame at TEST_SHORT_SIDE, padded to whole patches with the mean colour."""
-    clip = resize_short_side(clip, cfg.INPUT.TEST_SHORT_SIDE)
+    clip = resize_short_side(clip, cfg.INPUT.TEST_SHORT_SIDE, rounding(cfg.INPUT))
     return pad_to_multiple(clip, cfg.MODEL.BACKBONE.PATCH_SIZE, cfg.MODEL.PIXEL_MEAN)
 
 

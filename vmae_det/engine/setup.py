@@ -16,7 +16,8 @@ import yaml
 from torch import nn
 
 import vmae_det
-from vmae_det.checkpoint import Checkpointer, load_weights, save_weights
+from vmae_det.checkpoint import Checkpointer, LoadReport, load_weights, save_weights
+from vmae_det.checkpoint.formats import PUBLISHED_DETECTOR
 from vmae_det.checkpoint.optimizer_state import tensors_by_name
 from vmae_det.config import CfgNode, check_config
 from vmae_det.data.annotations import LabelMap
@@ -113,6 +114,8 @@ def start_run(cfg: CfgNode) -> torch.device:
 def build_model_with_weights(cfg: CfgNode, complete: bool = False) -> nn.Module:
     """The model with what MODEL.BACKBONE.CHECKPOINT and MODEL.WEIGHTS name.
 
+    Where INPUT.CONVENTION is auto and MODEL.WEIGHTS a published detector, the config becomes published.
+
     Args:
         complete: WeightsError unless MODEL.WEIGHTS holds every parameter, as testing needs.
     """
@@ -123,6 +126,7 @@ def build_model_with_weights(cfg: CfgNode, complete: bool = False) -> nn.Module:
     if cfg.MODEL.WEIGHTS:
         report = load_weights(model, cfg.MODEL.WEIGHTS)
         logger.info("%s: %s", cfg.MODEL.WEIGHTS, report)
+        _settle_convention(cfg, report)
         if complete and report.missing:
             raise WeightsError(
                 f"{cfg.MODEL.WEIGHTS}: a {report.format} file without {', '.join(report.missing[:3])}: not "
@@ -131,6 +135,21 @@ def build_model_with_weights(cfg: CfgNode, complete: bool = False) -> nn.Module:
     elif complete:
         raise ConfigError("MODEL.WEIGHTS: names no file; testing needs the weights of a trained model")
     return model
+
+
+def _settle_convention(cfg: CfgNode, report: LoadReport) -> None:
+    """Take the published convention for a published detector, unless the config says which to take."""
+    if cfg.INPUT.CONVENTION != "auto" or report.format != PUBLISHED_DETECTOR:
+        return
+    frozen = cfg.is_frozen()
+    cfg.defrost()
+    cfg.INPUT.CONVENTION = "published"
+    if frozen:
+        cfg.freeze()
+    logger.info(
+        "INPUT.CONVENTION: published, as the weights are in %s format; centred gives this program's own",
+        report.format,
+    )
 
 
 def run_evaluation(cfg: CfgNode) -> dict[str, float]:

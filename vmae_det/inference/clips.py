@@ -14,7 +14,7 @@ import torch
 
 from vmae_det.config import CfgNode
 from vmae_det.data import transforms
-from vmae_det.data.sampling import keyframe_clip
+from vmae_det.data.sampling import clip_shift, keyframe_frames
 from vmae_det.inference.video_sources import Frame, VideoSource
 from vmae_det.utils.errors import DataError
 
@@ -105,7 +105,7 @@ def plan_keyframes(
     centres = source.indices_at(times)
     wanted = np.zeros(len(source.times), dtype=bool)
     for centre in centres.tolist():
-        wanted[keyframe_clip(centre, len(wanted), cfg.INPUT.NUM_FRAMES, cfg.INPUT.SAMPLING_RATE)] = True
+        wanted[keyframe_frames(cfg.INPUT, centre, len(wanted))] = True
     return KeyframePlan(times, centres, wanted)
 
 
@@ -156,7 +156,6 @@ class ClipCutter:
     def __init__(self, source: VideoSource, plan: KeyframePlan, cfg: CfgNode) -> None:
         self.left_out = 0
         self._source, self._plan, self._cfg = source, plan, cfg
-        self._length, self._rate = cfg.INPUT.NUM_FRAMES, cfg.INPUT.SAMPLING_RATE
         self._total = 2**62 if source.times is None else len(source.times)
         self._number = 0  # of the next keyframe
         self._open: deque[_Open] = deque()
@@ -204,7 +203,8 @@ class ClipCutter:
     def _prepare(self, image: np.ndarray) -> torch.Tensor:
         clip = transforms.make_clip(image[None])
         resized = transforms.whole_frame(clip, self._cfg)
-        side = transforms.resized_size(*clip.size, self._cfg.INPUT.TEST_SHORT_SIDE)
+        node = self._cfg.INPUT
+        side = transforms.resized_size(*clip.size, node.TEST_SHORT_SIDE, transforms.rounding(node))
         self._scale = (side[1] / clip.size[1], side[0] / clip.size[0])
         return transforms.to_video(resized)[:, 0]
 
@@ -225,7 +225,7 @@ class ClipCutter:
             self._number += 1
 
     def _begin(self, number: int, centre: int, image: np.ndarray) -> None:
-        indices = keyframe_clip(centre, self._total, self._length, self._rate)
+        indices = keyframe_frames(self._cfg.INPUT, centre, self._total)
         self._open.append(_Open(float(self._plan.times[number]), image, indices))
 
     def _complete(self, index: int | None) -> list[KeyframeClip]:
@@ -250,7 +250,8 @@ class ClipCutter:
 
     def _forget(self) -> None:
         """Drop the frames that lie before all clips that are open or to come."""
-        reach = self._length // 2 * self._rate
+        node = self._cfg.INPUT
+        reach = node.NUM_FRAMES // 2 * node.SAMPLING_RATE - clip_shift(node)
         if self._plan.centres is None:
             lowest = self._previous.index - reach
         elif self._number < len(self._plan.centres):

@@ -19,7 +19,7 @@ METADATA_KEY = "vmae_det"  # in the metadata of an ONNX file; with .json, among 
 FORMAT_VERSION = 1
 DETECTOR_INPUTS = ("video", "boxes", "clips", "person_scores")
 # What may be another at the time of use than at that of the export: all else of MODEL is fixed in the graph.
-_FREE_KEYS = ("WEIGHTS", "DEVICE", "COMPILE", "BACKBONE.CHECKPOINT", "BACKBONE.DROP_PATH")
+_FREE_KEYS = ("WEIGHTS", "DEVICE", "INIT", "COMPILE", "BACKBONE.CHECKPOINT", "BACKBONE.DROP_PATH")
 _UNUSED_GROUPS = ("DECODER", "MASK", "RECONSTRUCTION")
 
 

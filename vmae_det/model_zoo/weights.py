@@ -44,7 +44,9 @@ WEIGHTS: dict[str, Weights] = {
         "model.safetensors",
     ),
     "videomae-large": _hugging_face(
-        "videomae-large", "Kinetics/vit_large_16x4_pretrain.yaml", "pre-trained on Kinetics-400, 1600 epochs"
+        "videomae-large",
+        "Kinetics/vit_large_16x4_pretrain_as_published.yaml",  # with its decoder of 12 blocks
+        "pre-trained on Kinetics-400, 1600 epochs",
     ),
     "videomae-small-finetuned-kinetics": _hugging_face(
         "videomae-small-finetuned-kinetics",

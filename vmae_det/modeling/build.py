@@ -25,7 +25,12 @@ def build_model(cfg: CfgNode) -> nn.Module:
     """The network, by MODEL.META_ARCHITECTURE, with random weights that follow from SEED, on the CPU."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.SEED)
-        return model_class(cfg).from_config(cfg)
+        model = model_class(cfg).from_config(cfg)
+        if cfg.MODEL.INIT == "published":
+            for module in model.modules():
+                if hasattr(module, "init_as_published"):
+                    module.init_as_published()
+        return model
 
 
 def build_backbone(cfg: CfgNode, final_norm: bool = True) -> nn.Module:

@@ -38,6 +38,10 @@ class CubeEmbedding(nn.Module):
         super().__init__()
         self.proj = nn.Conv3d(3, embed_dim, (tubelet_size, patch_size, patch_size))
 
+    def init_as_published(self) -> None:
+        """Draw weights and bias as PyTorch does those of a convolution (VideoMAE)."""
+        self.proj.reset_parameters()
+
     def forward(self, cubes: torch.Tensor) -> torch.Tensor:
         """Embed cubes (B, N, values), ordered as `to_cubes` gives them, as (B, N, C)."""
         weight = self.proj.weight.permute(0, 2, 3, 4, 1).flatten(1)  # colour goes last, as in a cube

@@ -13,6 +13,8 @@ from vmae_det.modeling.losses import reconstruction_loss
 from vmae_det.modeling.masking import count_masked, draw_mask, running_cells, split_tokens
 from vmae_det.modeling.normalization import PixelNormalization
 
+MASK_TOKEN_STD = 0.02
+
 
 class Decoder(nn.Module):
     """Transformer blocks on visible and mask tokens, then a linear map to the values of a cube."""
@@ -85,7 +87,11 @@ class MaskedAutoencoder(nn.Module):
         self.decoder = Decoder(decoder_dim, decoder_depth, decoder_heads, num_values)
         init_transformer(self.decoder)
         nn.init.xavier_uniform_(self.encoder_to_decoder.weight)
-        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        nn.init.trunc_normal_(self.mask_token, std=MASK_TOKEN_STD)
+
+    def init_as_published(self) -> None:
+        """Draw the mask token from a normal distribution that is cut at one deviation (VideoMAE)."""
+        nn.init.trunc_normal_(self.mask_token, std=MASK_TOKEN_STD, a=-MASK_TOKEN_STD, b=MASK_TOKEN_STD)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> MaskedAutoencoder:

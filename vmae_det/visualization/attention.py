@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from vmae_det.config import CfgNode
 from vmae_det.data import transforms
 from vmae_det.data.readers import open_video
-from vmae_det.data.sampling import keyframe_clip
+from vmae_det.data.sampling import keyframe_frames
 from vmae_det.engine.setup import build_model_with_weights, choose_device
 from vmae_det.engine.trainer import to_device
 from vmae_det.modeling import ActionDetector
@@ -97,9 +97,10 @@ def attend_boxes(
         )
     reader, node = open_video(video, cfg.DATALOADER.READER), cfg.INPUT
     keyframe = reader.index_at(second)
-    indices = keyframe_clip(keyframe, len(reader), node.NUM_FRAMES, node.SAMPLING_RATE)
+    indices = keyframe_frames(node, keyframe, len(reader))
     frames = reader.frames(indices)
-    unpadded = transforms.resize_short_side(transforms.make_clip(frames, where), node.TEST_SHORT_SIDE)
+    unpadded = transforms.make_clip(frames, where)
+    unpadded = transforms.resize_short_side(unpadded, node.TEST_SHORT_SIDE, transforms.rounding(node))
     clip = transforms.whole_frame(unpadded, cfg)
     normalised = model.normalization(transforms.to_video(clip)[None].to(device))
     t, h, w = model.backbone.grid(normalised)

@@ -1,0 +1,63 @@
+"""Detectors from the authors' files are tested as the authors' program tests them."""
+
+import pytest
+import torch
+
+from vmae_det.checkpoint.published import from_our_names
+from vmae_det.data.label_map import LabelMap
+from vmae_det.engine.setup import build_model_with_weights
+from vmae_det.inference import ActionPredictor
+from vmae_det.inference.person_sources import WholeFrame
+from vmae_det.modeling import build_model
+
+
+@pytest.fixture
+def published(tiny_cfg, tmp_path):
+    """published(TASK, KEY, VALUE, ...): a config whose weights are a file in the authors' format."""
+
+    def make(task, *keys):
+        cfg = tiny_cfg(task, *keys, "MODEL.WEIGHTS", str(tmp_path / f"{task}.pth"))
+        _, state_dict, _ = from_our_names(build_model(cfg).state_dict(), "videomae")
+        torch.save({"module": state_dict}, cfg.MODEL.WEIGHTS)
+        return cfg
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("task", "asked", "taken"),
+    [
+        ("detect", "auto", "published"),
+        ("detect", "centred", "centred"),
+        ("finetune", "auto", "auto"),
+        ("finetune", "published", "published"),
+    ],
+)
+def test_published_detectors_alone_take_the_published_convention(published, task, asked, taken):
+    cfg = published(task, "INPUT.CONVENTION", asked)
+    cfg.freeze()
+    build_model_with_weights(cfg, complete=True)
+    assert taken == cfg.INPUT.CONVENTION
+    assert cfg.is_frozen()
+
+
+def test_own_detectors_stay_centred(tiny_cfg, tmp_path):
+    cfg = tiny_cfg("detect", "MODEL.WEIGHTS", str(tmp_path / "own.pt"))
+    torch.save({"model": build_model(cfg).state_dict()}, cfg.MODEL.WEIGHTS)
+    build_model_with_weights(cfg, complete=True)
+    assert cfg.INPUT.CONVENTION == "auto"
+
+
+def test_detection_in_a_video_takes_frames_by_it(published, mini_ava):
+    cfg = published("detect", "INPUT.SAMPLING_RATE", 4)
+    label_map = LabelMap.from_file(mini_ava / "annotations" / "mini_ava_actions.pbtxt")
+    wanted = []
+    for convention in ("auto", "centred"):
+        cfg.INPUT.CONVENTION = convention
+        predictor = ActionPredictor(cfg, label_map)
+        with predictor.stream(next((mini_ava / "videos").glob("*.mp4")), WholeFrame(), every=1.0) as stream:
+            wanted.append((stream.plan.centres[1], stream.plan.wanted.nonzero()[0]))
+    (centre, published_frames), (_, own_frames) = wanted
+    assert {centre - 7, centre - 3, centre + 1, centre + 5} <= {*published_frames.tolist()}  # 4 frames
+    assert {centre - 8, centre - 4, centre, centre + 4} <= {*own_frames.tolist()}
+    assert centre not in published_frames
