@@ -279,7 +279,7 @@ _C.PERSON_DETECTOR.WEIGHTS = Key("", text())
 # detectron2: which network of its model zoo, trained on COCO.
 _C.PERSON_DETECTOR.CONFIG = Key("COCO-Detection/faster_rcnn_X_101_32x8d_FPN_3x.yaml", text())
 # onnx: how the output is laid out, yolov5 (v7 too), yolov8 (and later) or end_to_end (overlaps removed);
-# auto: by its shape.
+# auto: by its shape, its values and the file's metadata.
 _C.PERSON_DETECTOR.ONNX_LAYOUT = Key("auto", choice("auto", "yolov5", "yolov8", "end_to_end"))
 # Boxes below this score are left out, in [0, 1]. RetinaNet's and YOLO's scores are lower than Faster R-CNN's.
 _C.PERSON_DETECTOR.SCORE = Key(0.8, number("[0, 1]"))
@@ -288,7 +288,7 @@ _C.PERSON_DETECTOR.MAX_PEOPLE = Key(30, integer("[1, 1000]"))
 # Of two boxes that overlap by more than this IoU, in [0, 1], the worse one is left out.
 _C.PERSON_DETECTOR.NMS_IOU = Key(0.5, number("[0, 1]"))
 # Short side, in pixels, to which frames are resized for the detector; 0: the network's own. onnx: the side of
-# the square, where the file takes any size.
+# the square, where the file takes any size; rounded up to its stride.
 _C.PERSON_DETECTOR.SHORT_SIDE = Key(0, integer("[0, 4096]"))
 # Frames that the detector is given at once.
 _C.PERSON_DETECTOR.BATCH_SIZE = Key(4, integer("[1, 1000]"))

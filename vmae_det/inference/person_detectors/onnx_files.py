@@ -1,34 +1,40 @@
-"""Detectors in ONNX files whose output is laid out as that of one of the YOLOs; class 0 is the person."""
+"""Person detectors in ONNX files, as the YOLOs and DETRs are exported."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from torchvision.ops import box_convert, nms
+from torchvision.ops import nms
 
 from vmae_det.checkpoint.locate import locate
 from vmae_det.config import CfgNode
 from vmae_det.inference.person_detectors.interface import PERSON_DETECTOR_REGISTRY, PersonDetector
+from vmae_det.inference.person_detectors.onnx_boxes import BoxFormat, Findings
+from vmae_det.inference.person_detectors.onnx_metadata import parse_onnx_metadata
+from vmae_det.inference.person_detectors.onnx_outputs import OutputReader
 from vmae_det.utils.errors import ConfigError, WeightsError
 
 logger = logging.getLogger(__name__)
 
-_PERSON = 0  # of COCO's 80 classes
-_SIDE = 640  # of a file that takes pictures of any size
+_SIDE = 640  # of a file that takes pictures of any size and names none
 _BORDER = 114  # grey that fills what a picture leaves free
-_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
+_OVERLAPPING = ("yolov5", "yolov8")  # layouts from which overlaps have not been removed
 
 Decoded = tuple[torch.Tensor, torch.Tensor]  # boxes xyxy (N, 4) in pixels of the input, scores (N,)
 
 
 @PERSON_DETECTOR_REGISTRY.register_as("onnx")
 class OnnxDetector(PersonDetector):
-    """An ONNX file, by PERSON_DETECTOR.WEIGHTS, that takes RGB in [0, 1] as (batch, 3, H, W)."""
+    """An ONNX file, by PERSON_DETECTOR.WEIGHTS, that takes RGB pictures.
+
+    Its input is (batch, 3, H, W) or (batch, H, W, 3), floats in [0, 1] or uint8.
+    """
 
     def __init__(self, cfg: CfgNode, device: torch.device) -> None:
         super().__init__(cfg, device)
@@ -36,75 +42,85 @@ class OnnxDetector(PersonDetector):
         if not self.source:
             raise ConfigError("PERSON_DETECTOR.WEIGHTS: empty; the detector 'onnx' needs an ONNX file here")
         self.session = _open(self.source, device)
+        metadata = parse_onnx_metadata(self.session.get_modelmeta().custom_metadata_map, self.source)
         inputs = self.session.get_inputs()
-        given = inputs[0]
-        if len(inputs) > 1 or len(given.shape) != 4 or given.shape[1] != 3 or given.type not in _TYPES:
+        # Dimensions that the file leaves open are names or None.
+        shape = [value if isinstance(value, int) else None for value in inputs[0].shape]
+        channels = [axis for axis in (1, 3) if len(shape) == 4 and shape[axis] == 3]
+        if len(inputs) > 1 or not channels or inputs[0].type not in _TYPES:
             shapes = ", ".join(f"{entry.type} {entry.shape}" for entry in inputs)
             raise WeightsError(
-                f"{self.source}: expected one input of floats (batch, 3, height, width), got {shapes}"
+                f"{self.source}: expected one input of pictures, (batch, 3, height, width) or (batch, "
+                f"height, width, 3) of floats or uint8, got {shapes}"
             )
-        self.name, self.type = given.name, _TYPES[given.type]
-        side = cfg.PERSON_DETECTOR.SHORT_SIDE or _SIDE
-        # Dimensions that the file leaves open are names or None.
-        batch, _, *size = (value if isinstance(value, int) else None for value in given.shape)
-        self.batch = batch
-        self.size = tuple(value or side for value in size)
+        self.name, self.type = inputs[0].name, _TYPES[inputs[0].type]
+        self.channels_first = channels[0] == 1
+        self.batch = shape[0]
+        side = cfg.PERSON_DETECTOR.SHORT_SIDE
+        usual = (side, side) if side else metadata.size or (_SIDE, _SIDE)
+        multiple = metadata.stride
+        free = [-(-value // multiple) * multiple for value in usual]
+        fixed = shape[2:] if self.channels_first else shape[1:3]
+        self.size = tuple(value or other for value, other in zip(fixed, free))
+        layout, findings = self.node.ONNX_LAYOUT, Findings(self.source)
+        self.reader = OutputReader(findings, metadata, layout, self.size)
+        self.boxes = BoxFormat(findings, self.size, self.node.SCORE, layout != "auto")
 
     def _detect(self, frames: Sequence[np.ndarray]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         fitted = [_letterbox(frame, self.size) for frame in frames]
-        pictures = np.stack([picture for picture, _, _ in fitted]).transpose(0, 3, 1, 2)
-        pictures = np.ascontiguousarray(pictures, dtype=np.float32) / 255
-        found = [result for chunk in self._chunks(pictures) for result in chunk]
-        return [
-            ((boxes - torch.tensor([*corner, *corner])) / scale, scores)
-            for (boxes, scores), (_, scale, corner) in zip(found, fitted)
-        ]
+        step = self.batch or len(frames)
+        result = []
+        for first in range(0, len(frames), step):
+            part = fitted[first : first + step]
+            areas = [
+                (left, top, left + frame.shape[1] * scale, top + frame.shape[0] * scale)
+                for frame, (_, scale, (left, top)) in zip(frames[first:], part)
+            ]
+            pictures = np.zeros((step, *self.size, 3), dtype=np.uint8)
+            pictures[: len(part)] = [picture for picture, _, _ in part]
+            for (boxes, scores), (_, scale, corner) in zip(self._decode(pictures, areas), part):
+                result.append(((boxes - torch.tensor([*corner, *corner])) / scale, scores))
+        return result
 
-    def _chunks(self, pictures: np.ndarray) -> Iterator[list[Decoded]]:
-        """What is found in the pictures (n, 3, H, W), as many at a time as the file takes."""
-        step = self.batch or len(pictures)
-        for first in range(0, len(pictures), step):
-            part = pictures[first : first + step]
-            padded = np.zeros((step, *part.shape[1:]), dtype=self.type)
-            padded[: len(part)] = part
-            yield self._run(padded)[: len(part)]
+    def _decode(self, pictures: np.ndarray, areas: Sequence[Sequence[float]]) -> Iterator[Decoded]:
+        """The people of each picture.
 
-    def _run(self, batch: np.ndarray) -> list[Decoded]:
+        Args:
+            pictures: uint8 (batch, H, W, 3); those beyond `areas` fill the batch.
+            areas: where in each picture its frame lies, xyxy pixels.
+        """
+        layout, found = self.reader.read(self._run(pictures, len(areas)), len(areas))
+        boxes = self.boxes.to_pixels(layout, [(rows.boxes, rows.scores) for rows in found], areas)
+        for own, rows in zip(boxes, found):
+            people = rows.people & (rows.scores >= self.node.SCORE)
+            own, scores = own[people], rows.scores[people]
+            if layout in _OVERLAPPING:
+                kept = nms(own, scores, self.node.NMS_IOU)
+                own, scores = own[kept], scores[kept]
+            yield own, scores
+
+    def _run(self, pictures: np.ndarray, count: int) -> dict[str, torch.Tensor]:
+        """The outputs by name, of the first `count` pictures where an output tells them apart."""
+        if self.channels_first:
+            pictures = pictures.transpose(0, 3, 1, 2)
+        if self.type is not np.uint8:
+            pictures = (pictures.astype(np.float32) / 255).astype(self.type)
         try:
-            output = self.session.run(None, {self.name: batch})[0]
+            outputs = self.session.run(None, {self.name: np.ascontiguousarray(pictures)})
         except Exception as error:  # onnxruntime's own kinds, which have no common base
             raise WeightsError(
-                f"{self.source}: cannot take pictures of {batch.shape[3]} x {batch.shape[2]}: "
+                f"{self.source}: cannot take {len(pictures)} pictures of {self.size[1]} x {self.size[0]}: "
                 f"{' '.join(str(error).split())[:300]}"
             ) from None
-        values = torch.from_numpy(np.asarray(output, dtype=np.float32))
-        if values.ndim == 2 and values.shape[1] == 7:
-            return _numbered(values, len(batch))
-        if values.ndim != 3 or len(values) != len(batch):
-            raise self._unknown(values)
-        decode = self._decoder(values)
-        return [decode(rows) for rows in values]
-
-    def _decoder(self, values: torch.Tensor) -> Callable[[torch.Tensor], Decoded]:
-        """How to read an output (batch, a, b)."""
-        layout, (_, a, b) = self.node.ONNX_LAYOUT, values.shape
-        if layout == "auto":
-            layout = "end_to_end" if b == 6 else "yolov8" if a < b else "yolov5"
-        if layout == "end_to_end" and b == 6:
-            return _end_to_end
-        if layout == "yolov8" and a > 4:
-            return lambda rows: _suppress(rows[:4].T, rows[4 + _PERSON], self.node)
-        if layout == "yolov5" and b > 5:
-            return lambda rows: _suppress(rows[:, :4], rows[:, 4] * rows[:, 5 + _PERSON], self.node)
-        raise self._unknown(values)
-
-    def _unknown(self, values: torch.Tensor) -> WeightsError:
-        return WeightsError(
-            f"{self.source}: its first output has the shape {tuple(values.shape)}; expected (batch, boxes, "
-            "5 + classes) as of YOLOv5 and v7, (batch, 4 + classes, boxes) as of v8 and later, or with "
-            "overlaps removed (batch, boxes, 6) or (boxes, 7); PERSON_DETECTOR.ONNX_LAYOUT is "
-            f"'{self.node.ONNX_LAYOUT}'"
-        )
+        result = {}
+        for entry, values in zip(self.session.get_outputs(), outputs):
+            if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
+                raise WeightsError(f"{self.source}: its output '{entry.name}' is {entry.type}, not numbers")
+            values = torch.from_numpy(values.astype(np.float32 if values.dtype.kind == "f" else np.int64))
+            filled = count < len(pictures) == (len(values) if values.ndim else 0)
+            rows_of_all = values.ndim == 2 and values.shape[1] == 7
+            result[entry.name] = values[:count] if filled and not rows_of_all else values
+        return result
 
 
 def _open(source: str, device: torch.device) -> Any:
@@ -139,23 +155,3 @@ def _letterbox(frame: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, fl
     left, top = (size[1] - new[0]) // 2, (size[0] - new[1]) // 2
     picture[top : top + new[1], left : left + new[0]] = cv2.resize(frame, new)
     return picture, scale, (left, top)
-
-
-def _suppress(boxes: torch.Tensor, scores: torch.Tensor, node: CfgNode) -> Decoded:
-    """Of boxes (N, 4) as centre and size, the good ones as corners, less those that overlap a better one."""
-    kept = scores >= node.SCORE
-    boxes, scores = box_convert(boxes[kept], "cxcywh", "xyxy"), scores[kept]
-    rows = nms(boxes, scores, node.NMS_IOU)
-    return boxes[rows], scores[rows]
-
-
-def _end_to_end(rows: torch.Tensor) -> Decoded:
-    """Of rows x1, y1, x2, y2, score, class."""
-    people = rows[rows[:, 5].round() == _PERSON]
-    return people[:, :4], people[:, 4]
-
-
-def _numbered(rows: torch.Tensor, pictures: int) -> list[Decoded]:
-    """Of rows picture, x1, y1, x2, y2, class, score, as YOLOv7 writes them."""
-    people = rows[rows[:, 5].round() == _PERSON]
-    return [(own[:, 1:5], own[:, 6]) for own in (people[people[:, 0].round() == k] for k in range(pictures))]
