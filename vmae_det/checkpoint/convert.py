@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from vmae_det.checkpoint.files import check_suffix, read_checkpoint, write_checkpoint
-from vmae_det.checkpoint.published import from_our_names, inflate
+from vmae_det.checkpoint.limits import check_expressible
+from vmae_det.checkpoint.published import POSITIONS, from_our_names, inflate
+from vmae_det.checkpoint.stored_config import stored_config
 from vmae_det.checkpoint.weights import read_weights, some
+from vmae_det.config import CfgNode
+from vmae_det.modeling.embedding import POSITIONS as position_tables
 from vmae_det.utils.errors import WeightsError
 
 # Frames of a cube in all published video models.
@@ -23,6 +30,7 @@ class ConvertReport:
         source_format, format: the names of both formats.
         written: parameters in the new file.
         left_out: parameters of the old file that have no place in the new one.
+        settings: what the file does not say, and their model must be built with; '' where that is not known.
     """
 
     output: Path
@@ -30,41 +38,91 @@ class ConvertReport:
     format: str
     written: tuple[str, ...]
     left_out: tuple[str, ...]
+    settings: str = ""
 
     def __str__(self) -> str:
         text = f"{self.output}: {len(self.written)} parameters, from {self.source_format} to {self.format}"
         if self.left_out:
             text += f"; left out, as that has no place for them: {some(self.left_out)}"
+        if self.settings:
+            text += f"; the file does not say how to build their model: {self.settings}"
         return text
 
 
-def convert_weights(source: str | Path, output: str | Path, family: str) -> ConvertReport:
+def convert_weights(
+    source: str | Path,
+    output: str | Path,
+    family: str,
+    cfg: CfgNode | None = None,
+    label_map: dict[str, Any] | None = None,
+) -> ConvertReport:
     """Write the weights in `source` as the file `output`, whole or not at all.
 
     No bit of a weight changes. The format of the `family` is the one for the task of the weights. An image
-    model's patch embedding becomes that of cubes of two frames. The config and label map of a file of this
-    program stay with it as long as the new file is one, too.
+    model's patch embedding becomes that of cubes of two frames. A file of this program gets the config and
+    label map, too.
 
     Args:
-        source: a file, a URL, or a name of the model zoo; see `locate`.
+        source: what `read_checkpoint` takes.
         output: a file of PyTorch's (.pt, .pth, .bin), its tensors under the key that the format has them
             under, or .safetensors.
         family: of `formats.FORMATS`.
+        cfg: of the weights; None takes the one that travels with them, if any.
+        label_map: the fields of a LabelMap; None takes the one that travels with the weights, if any.
 
     Raises:
-        WeightsError: the source cannot be read or recognised, the output cannot be written.
+        WeightsError: the source cannot be read or recognised, the format cannot express the model, or the
+            output cannot be written.
     """
     output = Path(output)
     check_suffix(output)
     content = read_checkpoint(source)
     recognised = read_weights(content, where=str(source))
     weights = inflate(recognised.weights, _TUBELET_SIZE)
+    cfg = cfg or stored_config(content, source)
+    check_expressible(family, weights, cfg)
+    if family == "mmaction2" and cfg is not None and cfg.MODEL.BACKBONE.POSITIONS != "flat":
+        weights = {POSITIONS: _position_table(cfg)} | weights
+    if family == "huggingface":
+        weights.pop(POSITIONS, None)  # computed there
     target, state_dict, left_out = from_our_names(weights, family)
     if not state_dict:
         raise WeightsError(f"{source}: nothing in it has a place in {target.name} format")
-    both_ours = recognised.format.names is None and target.names is None
-    extras = {key: content.get(key) for key in ("config", "label_map")} if both_ours else {}
+    extras = {}
+    if target.names is None:
+        extras = {
+            "config": cfg.dump() if cfg is not None else None,
+            "label_map": label_map or content.get("label_map"),
+        }
     write_checkpoint(state_dict, output, target.top_key, extras)
+    settings = "" if cfg is None or target.names is None else _settings(cfg)
     return ConvertReport(
-        output, recognised.format.name, target.name, tuple(state_dict), (*recognised.unused, *left_out)
+        output,
+        recognised.format.name,
+        target.name,
+        tuple(state_dict),
+        (*recognised.unused, *left_out),
+        settings,
     )
+
+
+def _position_table(cfg: CfgNode) -> torch.Tensor:
+    backbone, side = cfg.MODEL.BACKBONE, cfg.INPUT.CROP_SIZE // cfg.MODEL.BACKBONE.PATCH_SIZE
+    grid = (cfg.INPUT.NUM_FRAMES // backbone.TUBELET_SIZE, side, side)
+    return position_tables[backbone.POSITIONS](grid, backbone.EMBED_DIM)
+
+
+def _settings(cfg: CfgNode) -> str:
+    """What another program must be told to build the model of these weights."""
+    backbone = cfg.MODEL.BACKBONE
+    settings = {
+        "image size": cfg.INPUT.CROP_SIZE,
+        "patch size": backbone.PATCH_SIZE,
+        "frames": cfg.INPUT.NUM_FRAMES,
+        "tubelet size": backbone.TUBELET_SIZE,
+        "heads": backbone.NUM_HEADS,
+        "MLP ratio": f"{backbone.MLP_RATIO:g}",
+        "pixel mean": " ".join(f"{value:g}" for value in cfg.MODEL.PIXEL_MEAN),
+        "pixel deviation": " ".join(f"{value:g}" for value in cfg.MODEL.PIXEL_STD),
+    }
+    return ", ".join(f"{name} {value}" for name, value in settings.items())

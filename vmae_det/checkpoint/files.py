@@ -13,7 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from vmae_det.checkpoint.digest import save_torch
+from vmae_det.checkpoint.huggingface import read_settings
 from vmae_det.checkpoint.locate import locate
+from vmae_det.checkpoint.shards import is_index, refuse_lone_shard, weight_files
 from vmae_det.utils.errors import WeightsError
 from vmae_det.utils.files import write_whole
 
@@ -25,14 +27,34 @@ def read_checkpoint(source: str | Path) -> dict[str, Any]:
     """The dict in a file, tensors on the CPU.
 
     A safetensors file gives its tensors under `model`, and its `config` and `label_map` if there are any.
+    Weights of Transformers get theirs from the `config.json` and `preprocessor_config.json` beside them: the
+    keys that these decide.
 
     Args:
-        source: a file, a URL, or a name of the model zoo; see `locate`.
+        source: a file, a URL, a folder or an index of shards as Transformers writes them, a model of the
+            Hugging Face hub, or a name of the model zoo; see `locate`.
 
     Raises:
-        WeightsError: there is no such file, it is damaged, or it holds more than plain data.
+        WeightsError: there is no such file, it is damaged, it holds more than plain data, it is one shard of
+            several, or its config describes a network that ours cannot be.
     """
-    path = locate(source)
+    path = locate(source, folders=True)
+    if path.is_dir() or is_index(path):
+        tensors: dict[str, torch.Tensor] = {}
+        for file in weight_files(path):
+            tensors |= state_dict_of(_read_file(file))
+        folder = path if path.is_dir() else path.parent
+        return {"model": tensors} | read_settings(folder, tensors)
+    refuse_lone_shard(path)
+    content = _read_file(path)
+    if "config" not in content:
+        tensors = state_dict_of(content)
+        if any(name.startswith("videomae.embeddings.") for name in tensors):
+            content |= read_settings(path.parent, tensors)
+    return content
+
+
+def _read_file(path: Path) -> dict[str, Any]:
     return _read_safetensors(path) if path.suffix == SAFETENSORS_SUFFIX else _read_torch(path)
 
 
@@ -75,9 +97,14 @@ def write_checkpoint(
         raise WeightsError(f"{path}: cannot be written: {error}") from None
 
 
+def is_weights_file(path: Path) -> bool:
+    """Whether a path has the suffix of a file that `write_checkpoint` writes."""
+    return path.suffix in (*TORCH_SUFFIXES, SAFETENSORS_SUFFIX)
+
+
 def check_suffix(path: Path) -> None:
     """WeightsError unless `write_checkpoint` knows the suffix."""
-    if path.suffix not in (*TORCH_SUFFIXES, SAFETENSORS_SUFFIX):
+    if not is_weights_file(path):
         raise WeightsError(
             f"{path}: ends in '{path.suffix}'; expected {', '.join(TORCH_SUFFIXES)} or {SAFETENSORS_SUFFIX}"
         )

@@ -51,5 +51,5 @@ def _checked(check: Callable[[str], None], text: str) -> Path:
 def refuse_overwriting(output: Path, *inputs: str | None) -> None:
     """UserError where an output is one of the files that a command reads."""
     for path in inputs:
-        if path and output.is_file() and os.path.isfile(path) and output.samefile(path):
-            raise UserError(f"{output}: it is the file that is read; name another output")
+        if path and os.path.exists(path) and (output.is_file() or output.is_dir()) and output.samefile(path):
+            raise UserError(f"{output}: it is what is read; name another output")

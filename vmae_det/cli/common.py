@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
 from vmae_det import model_zoo
 from vmae_det.config import CfgNode, check_config, get_cfg
+from vmae_det.config.node import flatten
 from vmae_det.utils.errors import ConfigError, did_you_mean
 from vmae_det.utils.watchdog import TIMEOUT
 
@@ -76,9 +78,53 @@ def load_weights_config(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
+def load_label_map(args: argparse.Namespace) -> dict[str, list] | None:
+    """The fields of the LabelMap of --label-map, else of the one that travels with --weights, if any."""
+    from vmae_det.data.label_map import LabelMap
+    from vmae_det.inference.backends import read_extras
+
+    if args.label_map:
+        return {key: list(value) for key, value in asdict(LabelMap.from_file(args.label_map)).items()}
+    return read_extras(args.weights).get("label_map")
+
+
+# What weights decide: their network, and the pixels that it takes.
+_OF_WEIGHTS = (
+    *("MODEL.META_ARCHITECTURE", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"),
+    *(f"MODEL.BACKBONE.{key}" for key in ("NAME", "EMBED_DIM", "DEPTH", "NUM_HEADS", "MLP_RATIO")),
+    *(f"MODEL.BACKBONE.{key}" for key in ("PATCH_SIZE", "TUBELET_SIZE", "POSITIONS")),
+    *(f"MODEL.DECODER.{key}" for key in ("EMBED_DIM", "DEPTH", "NUM_HEADS")),
+    *(f"MODEL.RECONSTRUCTION.{key}" for key in ("NORMALIZE", "NUM_FRAMES", "SAMPLING_RATE")),
+    *("MODEL.CLASSIFIER.NUM_CLASSES", "MODEL.ROI_HEAD.NAME", "MODEL.ROI_HEAD.NUM_CLASSES"),
+    *(f"MODEL.ROI_HEAD.{key}" for key in ("RESOLUTION", "SAMPLING_RATIO", "ALIGNED")),
+    *(f"INPUT.{key}" for key in ("NUM_FRAMES", "CROP_SIZE", "TEST_SHORT_SIDE")),
+)
+_OF_A_RUN = ("OUTPUT_DIR", "WANDB.")  # not taken over from the run that weights are of
+
+
 def load_config(config_file: str, opts: list[str]) -> CfgNode:
-    """Defaults, then the file, then the overrides, checked and frozen."""
-    cfg = get_cfg()
+    """Defaults, then what MODEL.WEIGHTS decides, then the file, then the overrides; checked and frozen.
+
+    The config that travels with the weights decides everything where there is no file, else what describes
+    their network and its pixels.
+    """
+    cfg = _merge(get_cfg(), config_file, opts)
+    if cfg.MODEL.WEIGHTS:
+        from vmae_det.inference.predictor import find_config
+
+        stored = find_config(cfg.MODEL.WEIGHTS)
+        if stored is not None:
+            base = get_cfg()
+            for key, value in flatten(stored):
+                if key in _OF_WEIGHTS or not (config_file or key.startswith(_OF_A_RUN)):
+                    base.merge_from_list([key, value])
+            cfg = _merge(base, config_file, opts)
+    check_config(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def _merge(cfg: CfgNode, config_file: str, opts: list[str]) -> CfgNode:
     if config_file:
         path = Path(config_file)
         if not path.is_file():
@@ -91,6 +137,4 @@ def load_config(config_file: str, opts: list[str]) -> CfgNode:
             path = model_zoo.get_config_file(config_file)
         cfg.merge_from_file(path)
     cfg.merge_from_list(opts)
-    check_config(cfg)
-    cfg.freeze()
     return cfg

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
-from vmae_det.cli.arguments import output_file, refuse_overwriting
+from vmae_det.cli.arguments import refuse_overwriting
+from vmae_det.cli.common import add_weights_arguments, load_label_map, load_weights_config
 
 # Those of vmae_det.checkpoint.formats that can be written; repeated here, since --help loads no torch.
 FAMILIES = {
@@ -19,22 +21,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Source, output and format."""
     parser.description += ". The format of SOURCE is recognised by its parameter names."
     parser.add_argument(
-        "source", metavar="SOURCE", help="a file, an http(s) address, or a name of the model zoo"
+        "weights",
+        metavar="SOURCE",
+        help="a file, a folder of Transformers, an http(s) address, a model of the Hugging Face hub "
+        "(ORG/NAME), or a name of the model zoo",
     )
     parser.add_argument(
         "output",
         metavar="OUTPUT",
-        type=output_file,
-        help="by its suffix a file of PyTorch's (.pt, .pth, .bin) or .safetensors",
+        type=Path,
+        help="by its suffix a file of PyTorch's (.pt, .pth, .bin) or .safetensors; without one, for "
+        "huggingface, a folder that from_pretrained takes",
     )
     parser.add_argument("--to", required=True, choices=FAMILIES, metavar="FORMAT", help="see below")
+    add_weights_arguments(parser)
     parser.epilog = "formats:\n" + "\n".join(f"  {name:12} {note}" for name, note in FAMILIES.items())
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the weights in SOURCE as OUTPUT, in the format asked for."""
     from vmae_det.checkpoint.convert import convert_weights
+    from vmae_det.checkpoint.files import is_weights_file
+    from vmae_det.inference.huggingface import save_pretrained
+    from vmae_det.utils.files import check_output_file
 
-    refuse_overwriting(args.output, args.source)
-    print(convert_weights(args.source, args.output, args.to))
+    refuse_overwriting(args.output, args.weights)
+    if args.to == "huggingface" and not is_weights_file(args.output):
+        print(save_pretrained(load_weights_config(args), args.output, load_label_map(args)))
+        return 0
+    check_output_file(args.output)
+    cfg = load_weights_config(args) if args.config_file or args.opts else None
+    print(convert_weights(args.weights, args.output, args.to, cfg, load_label_map(args)))
     return 0

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
-from vmae_det.cli.arguments import output_file
-from vmae_det.cli.common import add_weights_arguments, load_weights_config
+from vmae_det.cli.common import add_weights_arguments, load_label_map, load_weights_config
 
 FORMATS = {".pt2": "torch", ".onnx": "onnx"}
+HUGGING_FACE = "huggingface"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,28 +22,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--format",
-        choices=list(FORMATS.values()),
-        help="torch (torch.export, .pt2) or onnx (.onnx); default: by the suffix of --output",
+        choices=[*FORMATS.values(), HUGGING_FACE],
+        help="torch (torch.export, .pt2), onnx (.onnx) or huggingface (a folder for Transformers' "
+        "from_pretrained); default: by the suffix of --output",
     )
-    parser.add_argument("--output", type=output_file, required=True, metavar="FILE")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="or a folder")
     add_weights_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Export and print how the file compares with the model."""
-    from dataclasses import asdict
-
-    from vmae_det.data.label_map import LabelMap
-    from vmae_det.inference.backends import read_extras
     from vmae_det.inference.export import export_model
+    from vmae_det.inference.huggingface import save_pretrained
     from vmae_det.utils.errors import UserError
+    from vmae_det.utils.files import check_output_file
 
     form = args.format or FORMATS.get(args.output.suffix)
     if form is None:
-        raise UserError(f"--output: {args.output} ends in '{args.output.suffix}', expected .pt2 or .onnx")
-    cfg = load_weights_config(args)
-    label_map = read_extras(args.weights).get("label_map")
-    if args.label_map:
-        label_map = {key: list(value) for key, value in asdict(LabelMap.from_file(args.label_map)).items()}
-    print(export_model(cfg, args.output, form, label_map))
+        raise UserError(
+            f"--output: {args.output} ends in '{args.output.suffix}', expected .pt2 or .onnx, or "
+            "--format huggingface and a folder"
+        )
+    cfg, label_map = load_weights_config(args), load_label_map(args)
+    if form == HUGGING_FACE:
+        print(save_pretrained(cfg, args.output, label_map))
+    else:
+        check_output_file(args.output)
+        print(export_model(cfg, args.output, form, label_map))
     return 0

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from vmae_det.config import CfgNode, get_cfg
+from vmae_det.checkpoint.stored_config import stored_config
+from vmae_det.config import CfgNode
 from vmae_det.data.label_map import LabelMap
 from vmae_det.data.person_boxes import PersonBoxes
 from vmae_det.engine.setup import choose_device
@@ -158,17 +159,22 @@ def choose_actions(label_map: LabelMap, actions: Sequence[str] | None) -> np.nda
 
 
 def read_config(weights: str | Path) -> CfgNode:
-    """The config that travels with the weights that this program wrote; MODEL.WEIGHTS names the file.
+    """The config that travels with weights, or that the model zoo has for them; MODEL.WEIGHTS names the file.
 
     Raises:
-        WeightsError: there is none in the file.
+        WeightsError: there is none.
     """
-    text = read_extras(weights).get("config")
-    if not isinstance(text, str):
+    cfg = find_config(weights)
+    if cfg is None:
         raise WeightsError(f"{weights}: holds no config; give the one it was made with by --config-file")
-    cfg = get_cfg()
-    cfg.merge_from_text(text, str(weights))
-    cfg.MODEL.WEIGHTS = str(weights)
+    return cfg
+
+
+def find_config(weights: str | Path) -> CfgNode | None:
+    """The same, or None where there is none."""
+    cfg = stored_config(read_extras(weights), weights)
+    if cfg is not None:
+        cfg.MODEL.WEIGHTS = str(weights)
     return cfg
 
 

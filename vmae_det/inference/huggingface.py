@@ -1,0 +1,50 @@
+"""A model as a folder for Transformers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vmae_det.checkpoint.huggingface_folder import ARCHITECTURES, write_folder
+from vmae_det.config import CfgNode
+from vmae_det.engine.setup import build_model_with_weights
+from vmae_det.utils.files import check_output_folder
+
+
+@dataclass(frozen=True)
+class PretrainedReport:
+    """What was written.
+
+    Args:
+        architecture: Transformers' class of the model.
+        named: whether `id2label` holds the names of a label map.
+    """
+
+    folder: Path
+    architecture: str
+    parameters: int
+    named: bool
+
+    def __str__(self) -> str:
+        text = f"{self.folder}: {self.parameters} parameters, for {self.architecture}.from_pretrained"
+        return text + (", with the names of the classes" if self.named else "")
+
+
+def save_pretrained(cfg: CfgNode, folder: str | Path, label_map: dict[str, Any] | None) -> PretrainedReport:
+    """Write the model that a config describes, with the weights of MODEL.WEIGHTS, as Transformers' own
+    `save_pretrained` would.
+
+    Args:
+        label_map: the fields of a LabelMap, or None.
+
+    Raises:
+        WeightsError: the weights do not fit or lack a part, or Transformers cannot express the model.
+        OutputError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    check_output_folder(folder)
+    weights = build_model_with_weights(cfg, complete=True).state_dict()
+    write_folder(weights, cfg, label_map, folder)
+    architecture = ARCHITECTURES[cfg.MODEL.META_ARCHITECTURE]
+    return PretrainedReport(folder, architecture, len(weights), label_map is not None)
