@@ -68,6 +68,8 @@ def test_round_trips_change_no_bit(tmp_path, family, task):
     theirs = save(family, task, tmp_path / "theirs.pth")
     top = PUBLISHED[family, task][1]
     others = [other for other in (*FAMILIES,) if other == "vmae_det" or (other, task) in PUBLISHED]
+    if (family, task) == ("mmaction2", "finetune"):
+        others.remove("huggingface")  # has no learned positions: tests/checkpoint/test_limits.py
     for other, suffix in itertools.product(others, (".pt", ".safetensors")):
         there = convert_weights(tmp_path / "theirs.pth", tmp_path / f"there{suffix}", other)
         assert not there.left_out

@@ -79,6 +79,7 @@ def convert_weights(
     content = read_checkpoint(source)
     recognised = read_weights(content, where=str(source))
     weights = inflate(recognised.weights, _TUBELET_SIZE)
+    keep_config = cfg is None and recognised.format.names is None
     cfg = cfg or stored_config(content, source)
     check_expressible(family, weights, cfg)
     if family == "mmaction2" and cfg is not None and cfg.MODEL.BACKBONE.POSITIONS != "flat":
@@ -91,7 +92,7 @@ def convert_weights(
     extras = {}
     if target.names is None:
         extras = {
-            "config": cfg.dump() if cfg is not None else None,
+            "config": content.get("config") if keep_config or cfg is None else cfg.dump(),
             "label_map": label_map or content.get("label_map"),
         }
     write_checkpoint(state_dict, output, target.top_key, extras)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from vmae_det.checkpoint.digest import save_torch
 from vmae_det.checkpoint.huggingface import read_settings
 from vmae_det.checkpoint.locate import locate
-from vmae_det.checkpoint.shards import is_index, refuse_lone_shard, weight_files
+from vmae_det.checkpoint.shards import find_weights, is_index, read_shards, refuse_lone_shard
 from vmae_det.utils.errors import WeightsError
 from vmae_det.utils.files import write_whole
 
@@ -39,18 +39,18 @@ def read_checkpoint(source: str | Path) -> dict[str, Any]:
             several, or its config describes a network that ours cannot be.
     """
     path = locate(source, folders=True)
-    if path.is_dir() or is_index(path):
-        tensors: dict[str, torch.Tensor] = {}
-        for file in weight_files(path):
-            tensors |= state_dict_of(_read_file(file))
-        folder = path if path.is_dir() else path.parent
-        return {"model": tensors} | read_settings(folder, tensors)
-    refuse_lone_shard(path)
-    content = _read_file(path)
-    if "config" not in content:
-        tensors = state_dict_of(content)
-        if any(name.startswith("videomae.embeddings.") for name in tensors):
-            content |= read_settings(path.parent, tensors)
+    in_folder = path.is_dir()
+    if in_folder:
+        path = find_weights(path)
+    if is_index(path):
+        content = {"model": read_shards(path, lambda file: state_dict_of(_read_file(file)))}
+    else:
+        refuse_lone_shard(path)
+        content = _read_file(path)
+    tensors = state_dict_of(content)
+    of_transformers = in_folder or any(name.startswith("videomae.embeddings.") for name in tensors)
+    if of_transformers and "config" not in content:
+        content |= read_settings(path.parent, tensors)
     return content
 
 

@@ -40,6 +40,8 @@ def is_flat(table: torch.Tensor) -> bool:
 
 
 def _of_weights(family: str, weights: dict[str, torch.Tensor]) -> Iterator[str]:
+    if "decoder.head.weight" in weights and "backbone.norm.weight" not in weights:
+        yield "it has no norm behind its encoder (use_mean_pooling true), as an autoencoder must have"
     if family == "huggingface" and POSITIONS in weights and not is_flat(weights[POSITIONS]):
         yield f"{POSITIONS} was learned, and Transformers computes its positions"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +27,36 @@ def is_index(path: Path) -> bool:
     return path.name.endswith(_INDEX_SUFFIX)
 
 
-def weight_files(path: Path) -> list[Path]:
-    """The files that together hold the weights of a folder, or of an index.
+def find_weights(folder: Path) -> Path:
+    """The file of weights in a folder, or the index of its shards; WeightsError if there is neither."""
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise WeightsError(f"{folder}: a folder without {', '.join(WEIGHT_FILES)}{_hint(folder)}")
+
+
+def read_shards(index: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """All parameters that an index names, by name.
+
+    Args:
+        read: gives the parameters in a file.
 
     Raises:
-        WeightsError: there are none, or one is missing.
+        WeightsError: a file or a parameter is missing.
     """
-    if is_index(path):
-        return _shards(path)
-    for name in WEIGHT_FILES:
-        found = path / name
-        if found.is_file():
-            return _shards(found) if is_index(found) else [found]
-    raise WeightsError(f"{path}: a folder without {', '.join(WEIGHT_FILES)}{_hint(path)}")
+    names = files_of_index(index)
+    missing = [name for name in names if not index.with_name(name).is_file()]
+    if missing:
+        raise WeightsError(
+            f"{index}: {len(missing)} of its {len(names)} files are missing, such as {missing[0]}"
+        )
+    found = {}
+    for name in names:
+        found |= read(index.with_name(name))
+    lacking = sorted(read_json(index)["weight_map"].keys() - found.keys())
+    if lacking:
+        raise WeightsError(f"{index}: its files lack {len(lacking)} parameters, such as {lacking[0]}")
+    return found
 
 
 def files_of_index(index: Path) -> list[str]:
@@ -54,15 +72,6 @@ def files_of_index(index: Path) -> list[str]:
         if not isinstance(name, str) or Path(name).name != name or name in (".", ".."):
             raise WeightsError(f"{index}: 'weight_map' names {name!r:.80}, expected files of its own folder")
     return sorted(set(weight_map.values()))
-
-
-def check_all_there(index: Path, names: set[str]) -> None:
-    """WeightsError unless the parameters that the shards hold are those that the index names."""
-    lacking = sorted(read_json(index)["weight_map"].keys() - names)
-    if lacking:
-        raise WeightsError(
-            f"{index}: names {len(lacking)} parameters that its files lack, such as {lacking[0]}"
-        )
 
 
 def refuse_lone_shard(path: Path) -> None:
@@ -89,16 +98,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise WeightsError(f"{path}: expected a JSON object, got {type(content).__name__}")
     return content
-
-
-def _shards(index: Path) -> list[Path]:
-    files = [index.with_name(name) for name in files_of_index(index)]
-    missing = [file.name for file in files if not file.is_file()]
-    if missing:
-        raise WeightsError(
-            f"{index}: {len(missing)} of its {len(files)} files are missing, such as {missing[0]}"
-        )
-    return files
 
 
 def _hint(folder: Path) -> str:

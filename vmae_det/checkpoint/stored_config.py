@@ -19,7 +19,7 @@ def stored_config(content: dict[str, Any], source: str | Path) -> CfgNode | None
         ConfigError: the config in the file is damaged.
     """
     text = content.get("config")
-    if isinstance(text, str):
+    if isinstance(text, str) and text:
         cfg = get_cfg()
         cfg.merge_from_text(text, str(source))
         return cfg

@@ -116,11 +116,13 @@ def read_weights(content: dict[str, Any], where: str) -> Recognised:
 def _problems(weights: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> list[str]:
     """What keeps weights from becoming those of a model."""
     misfits = [_misfit(name, weights[name], value) for name, value in own.items() if name in weights]
+    # A decoder was trained on what the norm gives, so it needs the norm, too.
+    norm_is_optional = not any(name.startswith("decoder.") and name in weights for name in own)
     missing = [
         f"{name} is not in the file"
         for name in own
         if name.startswith(BACKBONE_PREFIX)
-        and not name.startswith(OPTIONAL_IN_BACKBONE)
+        and not (norm_is_optional and name.startswith(OPTIONAL_IN_BACKBONE))
         and name not in weights
     ]
     surplus = [name for name in weights if name.startswith(BACKBONE_PREFIX + "blocks.") and name not in own]

@@ -1,0 +1,293 @@
+"""Folders of Transformers, both ways, without a file made by hand."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import relative_error
+
+from vmae_det.checkpoint import load_weights, read_checkpoint
+from vmae_det.checkpoint.convert import convert_weights
+from vmae_det.checkpoint.huggingface_folder import write_folder
+from vmae_det.cli.common import load_config
+from vmae_det.cli.main import main
+from vmae_det.config import get_cfg
+from vmae_det.inference.predictor import read_config, read_label_map
+from vmae_det.modeling import build_model
+from vmae_det.utils.errors import WeightsError
+
+transformers = pytest.importorskip("transformers", reason="an extra of the tests: pip install transformers")
+
+NAMES = ("wave", "run", "sit down")
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.5)
+
+
+def their_config(**more):
+    return transformers.VideoMAEConfig(
+        image_size=64,
+        num_frames=4,
+        patch_size=16,
+        hidden_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=100,  # no whole multiple of the width
+        decoder_hidden_size=24,
+        decoder_num_hidden_layers=3,
+        decoder_num_attention_heads=2,
+        decoder_intermediate_size=96,
+        **more,
+    )
+
+
+def save_theirs(folder, kind, **more):
+    """A folder as `save_pretrained` writes it, with weights far from zero; gives the model."""
+    torch.manual_seed(0)
+    if kind == "classification":
+        more = {"id2label": dict(enumerate(NAMES)), "label2id": {n: i for i, n in enumerate(NAMES)}} | more
+        model = transformers.VideoMAEForVideoClassification(their_config(**more))
+    else:
+        model = transformers.VideoMAEForPreTraining(their_config(**({"use_mean_pooling": False} | more)))
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    model.save_pretrained(folder)
+    transformers.VideoMAEImageProcessor(
+        image_mean=MEAN, image_std=STD, size={"shortest_edge": 72}, crop_size={"height": 64, "width": 64}
+    ).save_pretrained(folder)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Both kinds, with their models."""
+    root = tmp_path_factory.mktemp("theirs")
+    return {kind: (root / kind, save_theirs(root / kind, kind)) for kind in ("classification", "pretraining")}
+
+
+def frames(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (4, 64, 64, 3), generator=generator, dtype=torch.uint8).numpy()
+
+
+def their_pixels(folder):
+    processor = transformers.VideoMAEImageProcessor.from_pretrained(folder)
+    return processor(list(frames()), return_tensors="pt", do_resize=False).pixel_values
+
+
+def our_video(model):
+    return model.normalization(torch.from_numpy(frames()).permute(3, 0, 1, 2)[None])
+
+
+def ours_of(source):
+    cfg = read_config(str(source))
+    model = build_model(cfg)
+    report = load_weights(model, str(source))
+    assert not report.missing
+    assert not report.unused
+    return model.eval(), cfg
+
+
+def assert_same_logits(ours, theirs, folder):
+    with torch.inference_mode():
+        expected = theirs(their_pixels(folder)).logits
+        assert relative_error(ours.logits(our_video(ours)), expected) < 1e-4
+
+
+def mask():
+    drawn = torch.zeros(1, 2 * 16, dtype=torch.bool)
+    drawn[:, torch.randperm(32, generator=torch.Generator().manual_seed(2))[:24]] = True
+    return drawn
+
+
+def assert_same_predictions(ours, theirs, folder):
+    with torch.inference_mode():
+        expected = theirs(their_pixels(folder), bool_masked_pos=mask())
+        prediction, target = ours.reconstruct(our_video(ours), mask())
+    assert relative_error(prediction, expected.logits) < 1e-4
+    assert torch.nn.functional.mse_loss(prediction, target).item() == pytest.approx(
+        expected.loss.item(), rel=1e-4
+    )
+
+
+COMPARE = {"classification": assert_same_logits, "pretraining": assert_same_predictions}
+
+
+@pytest.mark.parametrize("kind", COMPARE)
+def test_their_folder_needs_no_config(folders, kind):
+    folder, theirs = folders[kind]
+    ours, cfg = ours_of(folder)
+    assert pytest.approx([255 * value for value in MEAN]) == cfg.MODEL.PIXEL_MEAN
+    assert pytest.approx([255 * value for value in STD]) == cfg.MODEL.PIXEL_STD
+    assert (cfg.INPUT.CROP_SIZE, cfg.INPUT.TEST_SHORT_SIDE, cfg.INPUT.NUM_FRAMES) == (64, 72, 4)
+    COMPARE[kind](ours, theirs, folder)
+    # The file alone finds the settings beside it.
+    COMPARE[kind](ours_of(folder / "model.safetensors")[0], theirs, folder)
+    if kind == "classification":
+        assert read_label_map(str(folder)).names == NAMES
+        assert read_label_map(str(folder)).ids == (1, 2, 3)
+
+
+def test_the_users_keys_go_before_those_of_the_folder(folders, tmp_path):
+    folder = str(folders["classification"][0])
+    cfg = load_config("", ["MODEL.WEIGHTS", folder])
+    assert (cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.BACKBONE.DEPTH) == ("VideoClassifier", 2)
+    own = tmp_path / "own.yaml"
+    own.write_text("MODEL: {PIXEL_MEAN: [1.0, 2.0, 3.0]}\nINPUT: {FLIP: 0.25}\n")
+    cfg = load_config(str(own), ["MODEL.WEIGHTS", folder, "INPUT.TEST_SHORT_SIDE", "80"])
+    assert cfg.MODEL.PIXEL_MEAN == (1.0, 2.0, 3.0)
+    assert pytest.approx([255 * value for value in STD]) == cfg.MODEL.PIXEL_STD
+    assert (cfg.INPUT.TEST_SHORT_SIDE, cfg.INPUT.FLIP, cfg.MODEL.BACKBONE.EMBED_DIM) == (80, 0.25, 48)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_shards(folders, tmp_path, file):
+    folder, theirs = folders["classification"]
+    whole = theirs.state_dict()
+    shutil.copy(folder / "config.json", tmp_path)
+    shutil.copy(folder / "preprocessor_config.json", tmp_path)
+    if file.endswith(".safetensors"):
+        theirs.save_pretrained(tmp_path, max_shard_size="40KB")
+    else:
+        stem, weight_map = "pytorch_model", {}
+        for number, names in enumerate((list(whole)[:10], list(whole)[10:]), 1):
+            name = f"{stem}-{number:05d}-of-00002.bin"
+            torch.save({key: whole[key] for key in names}, tmp_path / name)
+            weight_map |= dict.fromkeys(names, name)
+        (tmp_path / f"{file}.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    shards = sorted(tmp_path.glob("*-of-*"))
+    assert len(shards) > 1
+    assert_same_logits(ours_of(tmp_path)[0], theirs, folder)
+    index = tmp_path / f"{file}.index.json"
+    assert len(read_checkpoint(index)["model"]) == len(whole)
+    with pytest.raises(WeightsError, match=rf"one of {len(shards)} files .* give the folder .*{index.name}"):
+        read_checkpoint(shards[0])
+    with pytest.raises(WeightsError, match=r"-of-"):
+        convert_weights(shards[0], tmp_path / "x.pt", "vmae_det")
+    content = json.loads(index.read_text())
+    for change, expected in (
+        ({"absent.weight": shards[0].name}, "lack 1 parameters, such as absent.weight"),
+        ({"absent.weight": "absent-00001-of-00009.bin"}, "are missing, such as absent-00001"),
+        ({"absent.weight": "../" + shards[0].name}, "expected files of its own folder"),
+    ):
+        index.write_text(json.dumps({"weight_map": content["weight_map"] | change}))
+        with pytest.raises(WeightsError, match=expected):
+            read_checkpoint(tmp_path)
+    index.unlink()
+    with pytest.raises(WeightsError, match="only an index says whether all are there"):
+        read_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("kind", COMPARE)
+def test_our_folder_is_taken_as_it_is(folders, tmp_path, capsys, kind):
+    """From their folder to a file of ours, and back to a folder by both commands."""
+    folder, _ = folders[kind]
+    ours, again = str(tmp_path / "ours.pt"), tmp_path / "again"
+    assert main(["convert", str(folder), ours, "--to", "vmae_det"]) == 0
+    assert main(["convert", ours, str(again), "--to", "huggingface"]) == 0
+    assert f"{again}: " in capsys.readouterr().out
+    name = {"classification": "VideoClassification", "pretraining": "PreTraining"}[kind]
+    theirs, loading = getattr(transformers, f"VideoMAEFor{name}").from_pretrained(
+        again, output_loading_info=True
+    )
+    assert not any(loading.values()), loading
+    COMPARE[kind](ours_of(ours)[0], theirs.eval(), again)
+    processor = transformers.VideoMAEImageProcessor.from_pretrained(again)
+    assert processor.image_mean == pytest.approx(MEAN)
+    assert processor.image_std == pytest.approx(STD)
+    assert dict(processor.size)["shortest_edge"] == 72
+    if kind == "classification":
+        assert theirs.config.id2label == dict(enumerate(NAMES))
+        assert theirs.config.label2id == {name: number for number, name in enumerate(NAMES)}
+    exported = tmp_path / "exported"
+    assert main(["export", "--weights", ours, "--format", "huggingface", "--output", str(exported)]) == 0
+    for file in ("config.json", "preprocessor_config.json", "model.safetensors"):
+        assert (exported / file).read_bytes() == (again / file).read_bytes()
+
+
+def test_a_label_map_of_the_users(folders, tmp_path):
+    folder, _ = folders["classification"]
+    actions = tmp_path / "actions.pbtxt"
+    actions.write_text("".join(f'item {{ name: "a{n}" id: {n} }}\n' for n in (1, 2, 4)))
+    output = tmp_path / "theirs"
+    assert (
+        main(["convert", str(folder), str(output), "--to", "huggingface", "--label-map", str(actions)]) == 0
+    )
+    assert json.loads((output / "config.json").read_text())["id2label"] == {"0": "a1", "1": "a2", "2": "a4"}
+
+
+def test_attention_without_biases(tmp_path):
+    for kind, compare in COMPARE.items():
+        folder = tmp_path / kind
+        theirs = save_theirs(folder, kind, qkv_bias=False)
+        assert not any("bias" in name and "query" in name for name in theirs.state_dict())
+        compare(ours_of(folder)[0], theirs, folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "expected"),
+    [
+        ("config.json", {"hidden_act": "relu"}, r"config.json: 'hidden_act': relu; our networks have gelu"),
+        ("config.json", {"layer_norm_eps": 1e-3}, "'layer_norm_eps': 0.001; our networks have 1e-06"),
+        ("config.json", {"num_channels": 1}, "'num_channels': 1; our networks take RGB"),
+        ("config.json", {"image_size": [64, 32]}, r"'image_size': \[64, 32\] is no square"),
+        ("config.json", {"use_mean_pooling": False}, "'use_mean_pooling': false; our classifier"),
+        ("config.json", {"problem_type": "multi_label_classification"}, "gives one label to a video"),
+        ("config.json", {"id2label": {"0": "a", "7": "b"}}, r"'id2label': .*got 2 entries"),
+        ("config.json", {"num_hidden_layers": "2"}, "'num_hidden_layers': expected a whole number, got '2'"),
+        ("preprocessor_config.json", {"image_mean": [0.5, 0.5]}, "'image_mean': expected three numbers"),
+        ("preprocessor_config.json", {"image_std": [0, 1, 1]}, "'image_std' must be above 0"),
+        ("preprocessor_config.json", {"size": {"shortest_edge": 32}}, "smaller than the 'image_size' 64"),
+    ],
+)
+def test_what_ours_cannot_be_is_refused(folders, tmp_path, file, change, expected):
+    folder = shutil.copytree(folders["classification"][0], tmp_path / "folder")
+    content = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(content | change))
+    with pytest.raises(WeightsError, match=expected):
+        read_checkpoint(folder)
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "[" * 100_000, '{"a": 1' + "0" * 5000 + "}"])
+def test_a_damaged_config(folders, tmp_path, text):
+    folder = shutil.copytree(folders["classification"][0], tmp_path / "folder")
+    (folder / "config.json").write_text(text)
+    with pytest.raises(WeightsError, match=r"config\.json: "):
+        read_checkpoint(folder)
+
+
+def test_an_encoder_without_norm_is_no_autoencoder_of_ours(tmp_path):
+    """VideoMAEForPreTraining with mean pooling has none; its backbone serves a classifier all the same."""
+    save_theirs(tmp_path, "pretraining", use_mean_pooling=True)
+    cfg = read_config(str(tmp_path))
+    with pytest.raises(WeightsError, match=r"backbone\.norm\.weight is not in the file"):
+        load_weights(build_model(cfg), tmp_path)
+    for to in ("vmae_det", "videomae"):
+        with pytest.raises(WeightsError, match="no norm behind its encoder"):
+            convert_weights(tmp_path, tmp_path / "x.pt", to)
+    cfg.MODEL.META_ARCHITECTURE = "VideoClassifier"
+    load_weights(build_model(cfg), tmp_path, backbone_only=True)
+
+
+def test_other_settings_of_the_processor(folders, tmp_path, caplog):
+    folder = shutil.copytree(folders["classification"][0], tmp_path / "folder")
+    path = folder / "preprocessor_config.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"do_normalize": False}))
+    cfg = read_config(str(folder))
+    assert (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD) == ((0.0,) * 3, (255.0,) * 3)
+    path.write_text(json.dumps(content | {"size": {"height": 64, "width": 64}}))
+    assert read_config(str(folder)).INPUT.TEST_SHORT_SIDE == 64
+    assert "stretches frames to a square" in caplog.text
+    path.unlink()
+    assert read_config(str(folder)).MODEL.PIXEL_MEAN == (123.675, 116.28, 103.53)
+    assert "no preprocessor_config.json there" in caplog.text
+
+
+def test_a_folder_of_another_kind(tmp_path, folders):
+    (tmp_path / "model_final.pt").write_bytes(b"")
+    with pytest.raises(WeightsError, match=r"a folder without model.safetensors.*it holds model_final.pt"):
+        read_checkpoint(tmp_path)
+    cfg = get_cfg()
+    cfg.MODEL.META_ARCHITECTURE = "ActionDetector"
+    with pytest.raises(WeightsError, match="Transformers has no ActionDetector"):
+        write_folder({}, cfg, None, tmp_path / "out")
