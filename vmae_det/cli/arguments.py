@@ -52,4 +52,5 @@ def refuse_overwriting(output: Path, *inputs: str | None) -> None:
     """UserError where an output is one of the files that a command reads."""
     for path in inputs:
         if path and os.path.exists(path) and (output.is_file() or output.is_dir()) and output.samefile(path):
-            raise UserError(f"{output}: it is what is read; name another output")
+            kind = "folder" if output.is_dir() else "file"
+            raise UserError(f"{output}: it is the {kind} that is read; name another output")

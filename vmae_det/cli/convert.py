@@ -43,10 +43,11 @@ def run(args: argparse.Namespace) -> int:
     from vmae_det.checkpoint.convert import convert_weights
     from vmae_det.checkpoint.files import is_weights_file
     from vmae_det.inference.huggingface import save_pretrained
-    from vmae_det.utils.files import check_output_file
+    from vmae_det.utils.files import check_output_file, check_output_folder
 
     refuse_overwriting(args.output, args.weights)
     if args.to == "huggingface" and not is_weights_file(args.output):
+        check_output_folder(args.output)
         print(save_pretrained(load_weights_config(args), args.output, load_label_map(args)))
         return 0
     check_output_file(args.output)

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from vmae_det.inference.export import export_model
     from vmae_det.inference.huggingface import save_pretrained
     from vmae_det.utils.errors import UserError
-    from vmae_det.utils.files import check_output_file
+    from vmae_det.utils.files import check_output_file, check_output_folder
 
     form = args.format or FORMATS.get(args.output.suffix)
     if form is None:
@@ -43,10 +43,10 @@ def run(args: argparse.Namespace) -> int:
             f"--output: {args.output} ends in '{args.output.suffix}', expected .pt2 or .onnx, or "
             "--format huggingface and a folder"
         )
+    (check_output_folder if form == HUGGING_FACE else check_output_file)(args.output)
     cfg, label_map = load_weights_config(args), load_label_map(args)
     if form == HUGGING_FACE:
         print(save_pretrained(cfg, args.output, label_map))
     else:
-        check_output_file(args.output)
         print(export_model(cfg, args.output, form, label_map))
     return 0

@@ -9,7 +9,6 @@ from typing import Any
 from vmae_det.checkpoint.huggingface_folder import ARCHITECTURES, write_folder
 from vmae_det.config import CfgNode
 from vmae_det.engine.setup import build_model_with_weights
-from vmae_det.utils.files import check_output_folder
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,6 @@ def save_pretrained(cfg: CfgNode, folder: str | Path, label_map: dict[str, Any] 
         OutputError: the folder cannot be written.
     """
     folder = Path(folder)
-    check_output_folder(folder)
     weights = build_model_with_weights(cfg, complete=True).state_dict()
     write_folder(weights, cfg, label_map, folder)
     architecture = ARCHITECTURES[cfg.MODEL.META_ARCHITECTURE]
