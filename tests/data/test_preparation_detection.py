@@ -1,6 +1,7 @@
 """Preparation of the detection datasets, on small stand-ins of the official files."""
 
 import pickle
+import shutil
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import test_preparation
 import torch
+from conftest import SHARED
 from test_preparation import Site, write_video
 
 from vmae_det.cli.train import train_or_evaluate
@@ -19,9 +21,11 @@ from vmae_det.data.catalog import get_dataset
 from vmae_det.data.check import check_dataset
 from vmae_det.data.check.probe import probe_video
 from vmae_det.data.label_map import LabelMap
+from vmae_det.data.pickles import load_plain_pickle
 from vmae_det.data.preparation.ava_frames import read_frame_lists
 from vmae_det.data.preparation.ava_kinetics import choose_clips
 from vmae_det.data.preparation.tube_files import read_tube_pickle
+from vmae_det.data.preparation.ucf101_24 import read_corrected
 from vmae_det.data.readers import open_video
 from vmae_det.data.tubes import read_tubes
 from vmae_det.data.video_starts import VideoStarts
@@ -499,6 +503,58 @@ def test_the_boxes_of_ucf101_24_are_corner_and_size(tmp_path, in_process):
     assert first.boxes[2].tolist() == [0.5, 0.5, 1, 1]
 
 
+def test_ucf101_24_with_scalars_of_numpy_and_some_of_the_classes(tmp_path, in_process):
+    """As the official file is written: all keys are numpy's texts, and labels are those of 24 classes."""
+    site = Site(tmp_path, "ucf101_24")
+    content = {}
+    for name, label in (("Biking/v_Biking_g01_c01", 2), ("Fencing/v_Fencing_é_c02", 6)):
+        boxes = np.array([[40, 30, 120, 120]] * 4, dtype=np.uint8)
+        one = {"label": label, "sf": np.uint8(1), "ef": np.int64(5), "boxes": boxes}
+        content[np.str_(name)] = {"annotations": [one], "label": label, "numf": np.uint8(8)}
+        write_video(site.videos / f"{name}.avi")
+    write_pickle(site.annotations / "pyannot.pkl", content)
+    site.write("trainlist01.txt", *content, "Skiing/v_left_out")
+    site.write("testlist01.txt", "Skiing/v_left_out_2")
+    assert site.prepare() == 0
+    spec = get_dataset("ucf101_24_train", str(site.root))
+    assert LabelMap.from_file(spec.label_map).names == ("Biking", "Fencing")
+    rows = read_action_csv(spec.annotations)
+    assert rows.videos.tolist() == ["v_Biking_g01_c01", "v_Fencing_é_c02"]
+    assert (rows.video + 1 == rows.action).all()
+    assert len(rows) == 8
+    assert not (spec.annotations.parent / "val.yaml").exists()
+
+
+def test_the_official_ucf101_24_is_read():
+    """Nine of its entries as they are, and one alone."""
+    folder = SHARED / "cases"
+    if not folder.exists():
+        pytest.skip("the real files lie beside the repository, in ../shared/cases, and are not here")
+    official = read_corrected(folder / "real/ucf101_24/pyannot.pkl")
+    counts = [
+        (len(part), *np.sum([[1, len(t.frames)] for video in part for t in official.tubes[video]], axis=0))
+        for part in official.splits[0]
+    ]
+    assert counts == [(4, 8, 763), (5, 7, 1133)]
+    one = load_plain_pickle(folder / "import/pyannot_one_video.pkl", "annotations")
+    assert list(one) == ["CliffDiving/v_CliffDiving_g03_c01"]
+
+
+def test_one_video_of_the_official_ucf101_24_is_prepared(tmp_path, in_process):
+    source = SHARED / "cases/import/pyannot_one_video.pkl"
+    if not source.exists():
+        pytest.skip("the real files lie beside the repository, in ../shared/cases, and are not here")
+    site = Site(tmp_path, "ucf101_24")
+    shutil.copy(source, site.annotations / "pyannot.pkl")
+    site.write("trainlist01.txt", "Skiing/v_left_out.avi 1")
+    site.write("testlist01.txt", "CliffDiving/v_CliffDiving_g03_c01.avi")
+    write_video(site.videos / "CliffDiving/v_CliffDiving_g03_c01.avi", frames=92)
+    assert site.prepare() == 0
+    tubes = read_tubes(get_dataset("ucf101_24_val", str(site.root)).annotations.with_name("val_tubes.csv"))
+    assert len(tubes) == 1
+    assert tubes.frame.tolist() == list(range(23, 78))
+
+
 def test_ucf101_24_in_the_other_form(tmp_path, in_process):
     site = Site(tmp_path, "ucf101_24")
     videos = ["Biking/v_Biking_g01_c01", "Biking/v_Biking_g01_c02", "Diving/v_Diving_g02_c01"]
@@ -624,7 +680,7 @@ def test_a_wrong_official_file_is_named(tmp_path, in_process, capsys, build, nam
 @pytest.mark.parametrize(
     ("one", "expected"),
     [
-        ({"label": 1}, "the label 1 is not that of Biking"),
+        ({"label": 1}, "the label 1 is not that of Diving, by other videos"),
         ({"ef": 9}, "expected 8 boxes, by sf and ef, got 4"),
         ({"sf": "1"}, "annotations[0]: sf: expected a int, got a str"),
         ({"boxes": np.zeros((4, 5))}, "annotations[0]: boxes: expected an array (N, 4)"),
@@ -635,7 +691,9 @@ def test_a_wrong_entry_of_ucf101_24_is_named(tmp_path, in_process, capsys, one, 
     content = {"label": 0, "sf": 1, "ef": 5, "boxes": np.ones((4, 4))} | one
     videos = {
         "Biking/v_Biking_g01_c01": {"annotations": [content]},
-        "Diving/v_Diving_g02_c01": {"annotations": []},
+        "Diving/v_Diving_g02_c01": {
+            "annotations": [{"label": 1, "sf": 1, "ef": 5, "boxes": np.ones((4, 4))}]
+        },
     }
     write_pickle(site.annotations / "pyannot.pkl", videos)
     assert site.prepare(*more) == 2

@@ -60,8 +60,14 @@ class PickledArray:
             raise pickle.UnpicklingError("a broken array") from None
 
 
-def _scalar(dtype: _PickledType, data: bytes | str) -> int | float:
-    """A number of numpy."""
+def _scalar(dtype: _PickledType, data: bytes | str) -> int | float | str:
+    """A number of numpy, or a text, such as a key of a dict that was made of an array of names."""
+    if re.fullmatch("[US][0-9]{1,9}", dtype.code):
+        data = data.encode("latin1") if isinstance(data, str) else bytes(data)
+        if dtype.code[0] == "S":
+            return data.decode("latin1").rstrip("\0")
+        encoding = "utf-32-be" if dtype.order == ">" else "utf-32-le"
+        return data.decode(encoding).rstrip("\0")
     array = PickledArray()
     array.state = ((), dtype, False, data)
     return array.to_numpy().item()

@@ -69,8 +69,8 @@ def prepare_tubes(
             kept = {ids[video]: official.tubes[video] for video in videos if ids[video] in times}
             rows, lost = action_rows(kept, times, every_frame=part == "val")
             what = f"{place.relative_to(folder.parent)} {part}"
-            if not len(rows):
-                made.append(f"{what}: no rows, so there is no such set")
+            if not (rows.action >= 0).any():
+                made.append(f"{what}: no boxes, so there is no such set")
                 (place / f"{part}.yaml").unlink(missing_ok=True)
                 continue
             write_action_csv(place / f"{part}.csv", rows, kind="ground_truth")

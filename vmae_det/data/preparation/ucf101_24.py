@@ -2,14 +2,17 @@
 
 pyannot.pkl holds {CLASS/VIDEO: {annotations: [{label, sf, ef, boxes}], label, numf}}: frames from sf up to,
 and without, ef, counted from 0; boxes (ef - sf, 4) as x, y, width, height in pixels of 320 x 240; labels
-from 0 in the order of the classes' names. The split is the first of UCF101's, by trainlist01.txt and
-testlist01.txt beside it, with lines CLASS/VIDEO. See github.com/gurkirt/corrected-UCF101-Annots.
+from 0 in the order of the classes' names. Keys and numbers may be scalars of numpy. The split is the first of
+UCF101's, by trainlist01.txt and testlist01.txt beside it, with lines CLASS/VIDEO.
+See github.com/gurkirt/corrected-UCF101-Annots.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -48,12 +51,12 @@ def read_corrected(path: Path) -> TubeFile:
     content = load_plain_pickle(path, "UCF101-24's annotations")
     if not isinstance(content, dict) or not all(isinstance(video, str) for video in content):
         raise DataError("expected a dict of annotations by CLASS/VIDEO", path)
-    labels = sorted({video.partition("/")[0] for video in content})
-    tubes = {video: _tubes(content, video, labels, path) for video in content}
+    tubes = {video: _tubes(content[video], video, path) for video in content}
+    labels, tubes = _name_labels(tubes, path)
     # Those without annotations are not in the file: they are left out by its authors.
     split = tuple([v for v in _read_list(require_file(path.parent, name)) if v in tubes] for name in LISTS)
-    if not all(split):
-        raise DataError(f"has no video of {' or '.join(LISTS)}", path)
+    if not any(split):
+        raise DataError(f"has no video of {' and '.join(LISTS)}", path)
     return TubeFile(labels, tubes, [split])
 
 
@@ -67,14 +70,33 @@ def _read_list(path: Path) -> list[str]:
     return videos
 
 
-def _tubes(content: dict, video: str, labels: list[str], path: Path) -> list[Tube]:
+def _name_labels(tubes: dict[str, list[Tube]], path: Path) -> tuple[list[str], dict[str, list[Tube]]]:
+    """The classes in the order of their labels, and the tubes with labels that count these: the file may
+    hold some of the classes only. DataError where label and class are not one to one."""
+    classes: dict[int, str] = {}
+    numbers: dict[str, int] = {}
+    for video, found in tubes.items():
+        name = video.partition("/")[0]
+        for tube in found:
+            if (
+                classes.setdefault(tube.label, name) != name
+                or numbers.setdefault(name, tube.label) != tube.label
+            ):
+                problem = f"the label {tube.label} is not that of {name}, by other videos"
+                raise DataError(f"{shown(video)}: {problem}", path)
+    labels = [classes[label] for label in sorted(classes)]
+    place = {label: number for number, label in enumerate(sorted(classes))}
+    return labels, {
+        video: [replace(tube, label=place[tube.label]) for tube in found] for video, found in tubes.items()
+    }
+
+
+def _tubes(content: Any, video: str, path: Path) -> list[Tube]:
     where = f"{shown(video)}: "
     tubes = []
-    for number, one in enumerate(entry(content[video], "annotations", (list, tuple), path, where)):
+    for number, one in enumerate(entry(content, "annotations", (list, tuple), path, where)):
         here = f"{where}annotations[{number}]: "
         label, first, end = (entry(one, key, int, path, here) for key in ("label", "sf", "ef"))
-        if not 0 <= label < len(labels) or labels[label] != video.partition("/")[0]:
-            raise DataError(f"{here}the label {label} is not that of {video.partition('/')[0]}", path)
         boxes = table(one.get("boxes"), 4, f"{here}boxes", path)
         if first < 0 or end - first != len(boxes):
             raise DataError(f"{here}expected {end - first} boxes, by sf and ef, got {len(boxes)}", path)
