@@ -29,7 +29,7 @@ from vmae_det.data.preparation.common import only_run
 from vmae_det.data.preparation.resize import resize_video, resized
 from vmae_det.data.preparation.work import Journal
 from vmae_det.data.readers import open_video
-from vmae_det.data.readers.packet_index import Turn, turn_of
+from vmae_det.data.readers.geometry import Turn, turn_of
 from vmae_det.data.video_lists import read_video_list
 from vmae_det.utils.errors import UserError
 

@@ -18,8 +18,8 @@ import av
 import numpy as np
 
 from vmae_det.data.readers import VideoReader, open_video
+from vmae_det.data.readers.geometry import turn_of
 from vmae_det.data.readers.image_folder import is_pattern
-from vmae_det.data.readers.packet_index import turn_of
 from vmae_det.inference.channel import Channel, Closed
 from vmae_det.utils.errors import DataError
 from vmae_det.utils.paths import is_address

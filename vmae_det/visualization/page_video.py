@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from vmae_det.data.readers import VideoReader
 from vmae_det.data.readers.opening import find_source
-from vmae_det.data.readers.packet_index import VideoFile
+from vmae_det.data.readers.video_file import VideoFile
 from vmae_det.utils.errors import DataError
 from vmae_det.utils.files import write_whole
 from vmae_det.visualization.video_writer import VideoWriter

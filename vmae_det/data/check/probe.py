@@ -9,9 +9,10 @@ import av
 import numpy as np
 
 from vmae_det.data.readers import open_video
+from vmae_det.data.readers.geometry import turn_of
 from vmae_det.data.readers.interface import Source, unreadable
 from vmae_det.data.readers.opening import find_source
-from vmae_det.data.readers.packet_index import VideoFile, packets_of, turn_of
+from vmae_det.data.readers.video_file import VideoFile
 from vmae_det.utils.errors import DataError
 
 DECODE = ("none", "ends", "all")
@@ -82,7 +83,7 @@ def _read_header(facts: VideoFacts, file: VideoFile) -> VideoFacts:
     frames, rate = stream.frames, float(stream.average_rate or stream.guessed_rate or 25)
     seconds = float(stream.duration * stream.time_base) if stream.duration else 0.0
     if not frames or not seconds:
-        stamps = sorted(packet.pts for packet in packets_of(file) if packet.pts is not None)
+        stamps = sorted(packet.pts for packet in file.packets() if packet.pts is not None)
         frames = len(stamps)
         seconds = float((stamps[-1] - stamps[0]) * stream.time_base) + 1 / rate if stamps else 0.0
         file.rewind()

@@ -11,7 +11,7 @@ import numpy as np
 from av.video.reformatter import ColorRange
 
 from vmae_det.data.check.probe import probe_video
-from vmae_det.data.readers.packet_index import Turn, turn_of
+from vmae_det.data.readers.geometry import Turn, turn_of
 from vmae_det.utils.errors import UserError
 from vmae_det.utils.files import write_whole
 

@@ -13,7 +13,8 @@ from av.video.reformatter import VideoReformatter
 
 from vmae_det.data.readers.h264 import length_size, no_frame_needs
 from vmae_det.data.readers.interface import READER_REGISTRY, Source, VideoReader, reduced_size, unreadable
-from vmae_det.data.readers.packet_index import VideoFile, VideoIndex, index_video, known_index, packets_of
+from vmae_det.data.readers.packet_index import VideoIndex, index_video, known_index
+from vmae_det.data.readers.video_file import VideoFile
 from vmae_det.utils.errors import DataError
 
 # Key frames to step back by where frames stay away: after some, they need those before (intra refresh).
@@ -27,11 +28,11 @@ class PyAVReader(VideoReader):
 
     def __init__(self, source: Source, short_side: int | None = None) -> None:
         self.path = source.path
-        self._file = VideoFile(source, known_index(source))
+        known = known_index(source)
+        self._file = VideoFile(source, known.reorder_depth if known else None)
         self._index = index = index_video(source, self._file)
         self.times, self.rate, self.start = index.times, index.rate, index.start
         self._size = reduced_size(index.width, index.height, short_side)
-        self._reduces = self._size != (index.width, index.height)
         # Kept, as making one costs more than converting a small frame.
         self._reducer, self._to_rgb = VideoReformatter(), VideoReformatter()
 
@@ -104,7 +105,7 @@ class PyAVReader(VideoReader):
 
     def _convert(self, frame: av.VideoFrame) -> np.ndarray:
         name, target = frame.format.name, "rgb24"
-        if self._reduces and name.startswith("yuv"):
+        if (frame.width, frame.height) != self._size and name.startswith("yuv"):
             # On the way to RGB, FFmpeg would halve the chroma that is left.
             full = "yuvj444p" if name.startswith("yuvj") else "yuv444p"
             if name in _PLANES_OF_BYTES:
@@ -239,7 +240,7 @@ class Run:
             except av.InvalidDataError:
                 self._damaged.append(number)
                 continue
-            if packet.is_corrupt:
+            if packet.is_corrupt and not self._index.is_spliced(number):
                 self._damaged.append(number)
             for frame in frames:
                 yield number, frame
@@ -253,7 +254,7 @@ class Run:
                 self._file.container.seek(target, stream=self._file.stream, backward=True)
             except av.FFmpegError:
                 continue
-            packets = packets_of(self._file)
+            packets = self._file.packets()
             key = next((packet for packet in packets if packet.is_keyframe), None)
             if key is not None and key.pts in keys:
                 self._first = key.pts
@@ -261,4 +262,4 @@ class Run:
                 return
         self._file.rewind()
         self._first = self._index.stamps[0]
-        yield from packets_of(self._file)
+        yield from self._file.packets()
