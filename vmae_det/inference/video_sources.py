@@ -103,7 +103,7 @@ class FileSource(VideoSource):
     def __init__(self, reader: VideoReader) -> None:
         self._reader, self.name = reader, str(reader.path)
         self.rate, self.times, self.start = reader.rate, reader.times, reader.start
-        self.sound = reader.path if reader.path.is_file() else None
+        self.sound = reader.sound
 
     def frames(self, first: int = 0, wanted: np.ndarray | None = None) -> Iterator[Frame]:
         """As of VideoSource."""

@@ -73,6 +73,8 @@ def played_suffix(path: Path) -> str:
         return ""
     file = VideoFile(source)
     suffix, codecs = _PLAYED.get(file.container.format.name, ("", ()))
+    if len(file.container.streams.video) > 1:
+        return ""  # browsers may choose another one
     coding, pixels = file.stream.codec.canonical_name, file.stream.codec_context.pix_fmt
     return suffix if coding in codecs and pixels in _PIXELS else ""
 
@@ -92,7 +94,6 @@ def _refer(video: Path, page: Path, suffix: str, start: float) -> PageVideo:
 
 def _encode(reader: VideoReader, path: Path, progress: bool) -> float:
     """Write the frames as H.264, with their sound; gives the second of the new file that is frame 0's."""
-    sound = reader.path if reader.path.is_file() else None
     first, writer = 0.0, None
     with ExitStack() as stack:
         hidden = None if progress else True
@@ -103,7 +104,9 @@ def _encode(reader: VideoReader, path: Path, progress: bool) -> float:
                 height, width = frame.shape[:2]
                 # A key frame each second bounds how long a jump takes.
                 second = max(round(reader.rate), 1)
-                writer = stack.enter_context(VideoWriter(path, width, height, reader.rate, sound, second))
+                writer = stack.enter_context(
+                    VideoWriter(path, width, height, reader.rate, reader.sound, second)
+                )
                 first = time  # where frames before it are damaged, not 0
             writer.write(frame, reader.start + time)
             bar.update(index + 1 - bar.n)

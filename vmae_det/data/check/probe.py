@@ -9,10 +9,11 @@ import av
 import numpy as np
 
 from vmae_det.data.readers import open_video
-from vmae_det.data.readers.geometry import turn_of
+from vmae_det.data.readers.geometry import square_size, turn_of
 from vmae_det.data.readers.interface import Source, unreadable
 from vmae_det.data.readers.opening import find_source
-from vmae_det.data.readers.video_file import VideoFile
+from vmae_det.data.readers.pyav_reader import PyAVReader
+from vmae_det.data.readers.video_file import VideoFile, size_of
 from vmae_det.utils.errors import DataError
 
 DECODE = ("none", "ends", "all")
@@ -42,7 +43,8 @@ class VideoFacts:
 def probe_video(path: str, decode: str = "ends") -> VideoFacts:
     """Read a video's header and decode nothing, its first and last frames, or all of it (one of `DECODE`).
 
-    Where the header gives no length, as in Matroska, all packets are read, which costs no decoding.
+    All packets are read, as the readers do, where the header does not give the frames and their duration, and
+    to decode all.
     """
     facts = VideoFacts(path)
     if Path(path).is_dir():
@@ -50,20 +52,20 @@ def probe_video(path: str, decode: str = "ends") -> VideoFacts:
     source = None
     try:
         source = find_source(path)
-        size = source.file.stat().st_size if source.size is None else source.size
         file = VideoFile(source)
-        facts = _read_header(facts, file)
-        problem = _cut_off(file.stream, size) or ("" if facts.frames else "holds no video frames")
-        if not problem and decode == "ends":
-            facts, problem = _decode_ends(file, facts)
-        elif not problem and decode == "all":
-            facts, problem = _decode_all(file, facts)
+        problem = _cut_off(file.stream, size_of(source))
+        if _is_headed(file):
+            facts = _read_header(facts, file)
+            if decode == "ends" and not problem:
+                facts, problem = _decode_ends(file, facts)
+        if not problem and (decode == "all" or not _is_headed(file)):
+            facts, problem = _probe_packets(facts, PyAVReader(source), decode)
     except DataError as error:
         problem = error.problem
     except (av.FFmpegError, OSError, ValueError) as error:
         problem = unreadable(Path(path), error).problem
     if problem and not facts.frames and source and _is_mp4(source):
-        problem = f"an MP4 file without its index, perhaps cut off: {size} bytes"
+        problem = f"an MP4 file without its index, perhaps cut off: {size_of(source)} bytes"
     return replace(facts, problem=problem)
 
 
@@ -78,17 +80,29 @@ def _probe_images(facts: VideoFacts) -> VideoFacts:
     return replace(facts, frames=len(reader), seconds=seconds, width=width, height=height)
 
 
+def _is_headed(file: VideoFile) -> bool:
+    """Whether a file states its frames and their duration before the first of them."""
+    stream = file.stream
+    return file.container.format.name.startswith("mov") and bool(stream.frames and stream.duration)
+
+
 def _read_header(facts: VideoFacts, file: VideoFile) -> VideoFacts:
     stream = file.stream
-    frames, rate = stream.frames, float(stream.average_rate or stream.guessed_rate or 25)
-    seconds = float(stream.duration * stream.time_base) if stream.duration else 0.0
-    if not frames or not seconds:
-        stamps = sorted(packet.pts for packet in file.packets() if packet.pts is not None)
-        frames = len(stamps)
-        seconds = float((stamps[-1] - stamps[0]) * stream.time_base) + 1 / rate if stamps else 0.0
-        file.rewind()
-    size = {"width": stream.codec_context.width, "height": stream.codec_context.height}
-    return replace(facts, frames=frames, seconds=seconds, **size)
+    width, height = square_size(stream, stream.codec_context.width, stream.codec_context.height)
+    seconds = float(stream.duration * stream.time_base)
+    return replace(facts, frames=stream.frames, seconds=seconds, width=width, height=height)
+
+
+def _probe_packets(facts: VideoFacts, reader: PyAVReader, decode: str) -> tuple[VideoFacts, str]:
+    """Facts and problem of a file whose packets had to be read to know its frames."""
+    frames = len(reader)
+    width, height = reader.size
+    seconds = float(reader.times[-1]) + 1 / float(reader.rate)
+    facts = replace(facts, frames=frames, seconds=seconds, width=width, height=height)
+    if decode == "ends":
+        reader.frames(np.array([0, frames - 1]))
+    decoded = sum(1 for _ in reader.decoded()) if decode == "all" else frames
+    return facts, "" if decoded == frames else f"only {decoded} of its {frames} frames can be decoded"
 
 
 def _is_mp4(source: Source) -> bool:
@@ -122,15 +136,6 @@ def _decode_ends(file: VideoFile, facts: VideoFacts) -> tuple[VideoFacts, str]:
     if reached < facts.seconds - _END_MARGIN:
         return facts, f"cut off: frames up to {reached:.1f} of {facts.seconds:.1f} seconds"
     return facts, ""
-
-
-def _decode_all(file: VideoFile, facts: VideoFacts) -> tuple[VideoFacts, str]:
-    decoded = 0
-    for frame in file.container.decode(file.stream):
-        facts = facts if decoded else _turned(facts, frame)
-        decoded += 1
-    whole = decoded >= facts.frames
-    return facts, "" if whole else f"only {decoded} of its {facts.frames} frames can be decoded"
 
 
 def _turned(facts: VideoFacts, frame: av.VideoFrame) -> VideoFacts:

@@ -13,6 +13,8 @@ from pathlib import Path
 import av
 
 from vmae_det.data.check.probe import probe_video
+from vmae_det.data.readers.opening import find_source
+from vmae_det.data.readers.video_file import VideoFile
 from vmae_det.utils.errors import DataError, UserError
 from vmae_det.utils.files import write_whole
 
@@ -67,8 +69,9 @@ def cut_movie(source: Path, target: Path, first: float, last: float) -> Fraction
 
     Seconds count from the movie's first frame, as the readers count. Gives that of the cut's first frame.
     """
-    with av.open(str(source)) as movie, av.open(str(target), "w") as output:
-        video = movie.streams.video[0]
+    file = VideoFile(find_source(source))
+    movie, video = file.container, file.stream
+    with av.open(str(target), "w") as output:
         stream = output.add_stream_from_template(video)
         unit = video.time_base
         origin = video.start_time or 0

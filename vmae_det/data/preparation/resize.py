@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -11,8 +9,10 @@ import numpy as np
 from av.video.reformatter import ColorRange
 
 from vmae_det.data.check.probe import probe_video
-from vmae_det.data.readers.geometry import Turn, turn_of
-from vmae_det.utils.errors import UserError
+from vmae_det.data.readers.geometry import Turn
+from vmae_det.data.readers.opening import find_source
+from vmae_det.data.readers.pyav_reader import PyAVReader
+from vmae_det.utils.errors import DataError, UserError
 from vmae_det.utils.files import write_whole
 
 # Clips are read from anywhere in a video: a key frame every 60 frames keeps the way to them short.
@@ -20,13 +20,9 @@ _ENCODER = {"crf": "20", "preset": "fast", "g": "60", "threads": "1"}
 _READABLE = 0.9  # part of the header's frames that must decode
 
 
-class _BrokenVideo(Exception):
-    """The source cannot be decoded."""
-
-
 def resize_video(source: Path, target: Path, short_side: int) -> str | UserError:
-    """Write `source` to the MP4 file `target` as H.264 without sound, its frames upright, at their own times,
-    and its short side at most `short_side` pixels; the file is whole or not there.
+    """Write `source` to the MP4 file `target` as H.264 without sound, its frames as the readers give them, at
+    their own times, and its short side at most `short_side` pixels; the file is whole or not there.
 
     Returns:
         '', what is wrong with the source, or the error for which nothing can be written.
@@ -38,9 +34,9 @@ def resize_video(source: Path, target: Path, short_side: int) -> str | UserError
         with write_whole(target) as temporary:
             written = _encode(source, temporary, short_side)
             if written < _READABLE * facts.frames:
-                raise _BrokenVideo(f"only {written} of its {facts.frames} frames can be decoded")
-    except _BrokenVideo as error:
-        return str(error)
+                raise DataError(f"only {written} of its {facts.frames} frames can be decoded", source)
+    except DataError as error:
+        return error.problem
     except (OSError, av.FFmpegError) as error:
         return UserError(
             f"{target}: cannot be written ({getattr(error, 'strerror', None) or error}); has the disk room?"
@@ -56,38 +52,28 @@ def resized(width: int, height: int, short_side: int) -> tuple[int, int]:
 
 def _encode(source: Path, target: Path, short_side: int) -> int:
     """Gives the number of frames written."""
-    written = 0
-    output = stream = last = None
-    try:
-        for frame, time_base, rate in _decode(source):
-            if stream is None:
-                output = av.open(str(target), "w", format="mp4", options={"movflags": "+faststart"})
-                stream = output.add_stream("libx264", rate=rate, options=_ENCODER)
-                size, turn = resized(frame.width, frame.height, short_side), turn_of(frame)
-                stream.width, stream.height = turn.size(*size)
-                stream.pix_fmt = "yuv420p"
-                stream.codec_context.time_base = time_base
-                stream.codec_context.colorspace = frame.colorspace
-                stream.codec_context.color_range = ColorRange.MPEG
-                first = frame.pts or 0
-            pts = (last or 0) + round(1 / rate / time_base) if frame.pts is None else frame.pts - first
-            if last is not None and pts <= last:
-                pts = last + 1
-            last = pts
+    reader = PyAVReader(find_source(source))
+    index, written = reader.index, 0
+    width, height = resized(index.width, index.height, short_side)
+    with av.open(str(target), "w", format="mp4", options={"movflags": "+faststart"}) as output:
+        stream = output.add_stream("libx264", rate=index.rate.limit_denominator(1001), options=_ENCODER)
+        stream.width, stream.height = index.turn.size(width, height)
+        stream.pix_fmt = "yuv420p"
+        context = stream.codec_context
+        context.time_base = index.time_base
+        for number, frame in reader.decoded():
+            if not written:
+                context.colorspace, context.color_range = frame.colorspace, ColorRange.MPEG
+                context.color_trc, context.color_primaries = frame.color_trc, frame.color_primaries
             picture = frame.reformat(
-                *size, "yuv420p", interpolation="BICUBIC", dst_color_range=ColorRange.MPEG
+                width, height, "yuv420p", interpolation="BICUBIC", dst_color_range=ColorRange.MPEG
             )
-            picture = _upright(picture, turn)
-            picture.pts, picture.time_base = pts, time_base
+            picture = _upright(picture, index.turn)
+            picture.pts, picture.time_base = int(index.stamps[number] - index.stamps[0]), index.time_base
             picture.pict_type = 0
             output.mux(stream.encode(picture))
             written += 1
-        if stream is None:
-            raise _BrokenVideo("its first frame cannot be decoded")
         output.mux(stream.encode(None))
-    finally:
-        if output is not None:
-            output.close()
     return written
 
 
@@ -102,17 +88,3 @@ def _upright(picture: av.VideoFrame, turn: Turn) -> av.VideoFrame:
         padded[:, : target.width] = turn.apply(rows[:, : plane.width])
         target.update(padded.tobytes())
     return shown
-
-
-def _decode(source: Path) -> Iterator[tuple[av.VideoFrame, Fraction, Fraction]]:
-    """Each frame with the unit of its time, in seconds, and the average frames per second."""
-    number = 0
-    try:
-        with av.open(str(source)) as container:
-            stream = container.streams.video[0]
-            rate = Fraction(stream.average_rate or stream.guessed_rate or 25).limit_denominator(1001)
-            for frame in container.decode(stream):
-                yield frame, stream.time_base, rate
-                number += 1
-    except (av.FFmpegError, IndexError, ValueError) as error:
-        raise _BrokenVideo(f"frame {number} cannot be decoded: {error}") from None

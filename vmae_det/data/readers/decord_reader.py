@@ -32,6 +32,7 @@ class DecordReader(VideoReader):
         os.environ.setdefault("DECORD_DUPLICATE_WARNING_THRESHOLD", "1.0")
         index = index_video(source)
         self.path, self.times, self.rate, self.start = source.path, index.times, index.rate, index.start
+        self.sound = index.sound(source)
         self._source, self._short_side = source, short_side
         self._errors = (decord.DECORDError, RuntimeError, IndexError, AssertionError)
         self._reader = self._pyav = None

@@ -50,13 +50,15 @@ class VideoReader(ABC):
         path: the video.
         times: when each frame is shown, seconds from the first frame on, float64 (num_frames,), ascending.
         rate: frames per second, on average.
-        start: when the first frame is shown, seconds on the clock that it shares with the file's sound.
+        start: when the first frame is shown, seconds on the clock that it shares with `sound`.
+        sound: the file whose sound belongs to the frames; None where there is none on their clock.
     """
 
     path: Path
     times: np.ndarray
     rate: Fraction
     start: float = 0.0
+    sound: Path | None = None
 
     def __len__(self) -> int:
         """Number of frames."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import NamedTuple
 
 import av
@@ -57,6 +58,10 @@ class VideoIndex:
     def times(self) -> np.ndarray:
         """Seconds from the first frame on, float64 (num_frames,)."""
         return (self.stamps - self.stamps[0]) * float(self.time_base)
+
+    def sound(self, source: Source) -> Path | None:
+        """The file, where its sound runs on the clock of its frames."""
+        return source.file if source.start is None and not self.splices else None
 
     def is_spliced(self, packet: int) -> bool:
         """Whether a packet, by its number from the first one on, lies at an interruption of the clock."""

@@ -24,20 +24,30 @@ _PLANES_OF_BYTES = {f"yuv{full}{chroma}p" for full in ("", "j") for chroma in (4
 
 @READER_REGISTRY.register_as("pyav")
 class PyAVReader(VideoReader):
-    """Finds frames by their times, and gives none that damaged data are known to reach."""
+    """Finds frames by their times, and gives none that damaged data are known to reach.
+
+    Attributes:
+        index: of the file.
+    """
 
     def __init__(self, source: Source, short_side: int | None = None) -> None:
         self.path = source.path
         known = known_index(source)
         self._file = VideoFile(source, known.reorder_depth if known else None)
-        self._index = index = index_video(source, self._file)
+        self.index = index = index_video(source, self._file)
         self.times, self.rate, self.start = index.times, index.rate, index.start
+        self.sound = index.sound(source)
         self._size = reduced_size(index.width, index.height, short_side)
         # Kept, as making one costs more than converting a small frame.
         self._reducer, self._to_rgb = VideoReformatter(), VideoReformatter()
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the frames."""
+        return self.index.turn.size(*self._size)
+
     def _read(self, wanted: np.ndarray) -> np.ndarray:
-        width, height = self._index.turn.size(*self._size)
+        width, height = self.size
         out = np.empty((len(wanted), height, width, 3), dtype=np.uint8)
         places = {int(index): place for place, index in enumerate(wanted)}
         try:
@@ -61,15 +71,22 @@ class PyAVReader(VideoReader):
         except (av.FFmpegError, OSError) as error:
             raise unreadable(self.path, error) from None
 
+    def decoded(self) -> Iterator[tuple[int, av.VideoFrame]]:
+        """The undamaged frames with their indices, in order, as they are stored; DataError as of `stream`."""
+        try:
+            yield from self._all(0)
+        except (av.FFmpegError, OSError) as error:
+            raise unreadable(self.path, error) from None
+
     def _all(self, first: int) -> Iterator[tuple[int, av.VideoFrame]]:
-        """The whole frames from `first` on, in order."""
-        keys, stamps = self._index.keys, self._index.stamps
+        """The undamaged frames from `first` on, in order."""
+        keys, stamps = self.index.keys, self.index.stamps
         if first >= len(stamps):
             return
         # The key frame to begin at, and the stamp of the last frame given.
         start, last = int(np.searchsorted(keys, stamps[first], side="right")) - 1, stamps[first] - 1
         while start < len(keys):
-            run = Run(self._file, self._index, start, range(first, len(self)))
+            run = Run(self._file, self.index, start, range(first, len(self)))
             for index, frame, whole in run:
                 if whole and stamps[index] > last:
                     last = stamps[index]
@@ -81,12 +98,12 @@ class PyAVReader(VideoReader):
 
     def _find(self, wanted: list[int], steps: int) -> Iterator[tuple[int, av.VideoFrame]]:
         """Those frames of `wanted`, ascending, that come out whole from `steps` key frames before them."""
-        keys, stamps = self._index.keys, self._index.stamps
+        keys, stamps = self.index.keys, self.index.stamps
         starts = np.maximum(np.searchsorted(keys, stamps[wanted], side="right") - 1 - steps, 0)
         todo = deque(zip(wanted, starts))
         while todo:
             start = todo[0][1]
-            run = Run(self._file, self._index, start, frozenset(index for index, _ in todo))
+            run = Run(self._file, self.index, start, frozenset(index for index, _ in todo))
             for index, frame, whole in run:
                 while todo and todo[0][0] < index:
                     todo.popleft()
@@ -114,7 +131,7 @@ class PyAVReader(VideoReader):
                 small = self._change(self._reducer, frame, full)
             small.colorspace, small.color_range = frame.colorspace, frame.color_range
             frame, target = small, "gbrp"  # from 4:4:4 the quicker way
-        return self._index.turn.apply(self._change(self._to_rgb, frame, target).to_ndarray())
+        return self.index.turn.apply(self._change(self._to_rgb, frame, target).to_ndarray())
 
     def _change(self, reformatter: VideoReformatter, frame: av.VideoFrame, name: str) -> av.VideoFrame:
         width, height = self._size

@@ -64,7 +64,8 @@ class VideoFile:
 
 
 def choose_stream(container: av.container.InputContainer) -> av.VideoStream | None:
-    """The video that players show: no cover or thumbnail, the default one, the largest; None: there is none."""
+    """The video that players show: no cover or thumbnail, the default one, the largest; None if there is
+    none."""
     streams = [stream for stream in container.streams.video if not stream.disposition & _PICTURES]
     return max(streams, key=_rank, default=None)
 
