@@ -30,6 +30,8 @@ class Recipe:
         skip: the first frames that the file holds, and tells its players (by an edit list) not to show.
         rotation: degrees by which players turn the frames counter-clockwise; they are stored turned back.
         mirrored: players exchange left and right after that.
+        aspect: width of a stored pixel relative to its height.
+        transfer: code of the transfer characteristic, where the file states it.
     """
 
     suffix: str = ".mp4"
@@ -44,6 +46,8 @@ class Recipe:
     skip: int = 0
     rotation: int = 0
     mirrored: bool = False
+    aspect: Fraction | None = None
+    transfer: int | None = None
 
 
 def x264(**params: object) -> dict[str, str]:
@@ -95,6 +99,10 @@ def write_numbered(
         stream = container.add_stream(recipe.codec, rate=recipe.rate, options=dict(recipe.options))
         stream.width, stream.height, stream.pix_fmt = width, height, recipe.pix_fmt
         stream.codec_context.time_base = time_base
+        if recipe.aspect is not None:
+            stream.codec_context.sample_aspect_ratio = recipe.aspect
+        if recipe.transfer is not None:
+            stream.codec_context.color_trc = recipe.transfer
         if recipe.rotation or recipe.mirrored:
             stream.set_display_rotation(recipe.rotation, hflip=recipe.mirrored)
         stamps = recipe.stamps if recipe.stamps is not None else range(recipe.count)

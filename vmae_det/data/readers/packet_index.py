@@ -164,6 +164,7 @@ class _Scan:
 
     Attributes:
         packets: in the order of decoding.
+        streams: how many videos, covers and thumbnails there are.
         idr: whether H.264 key packets are all IDR pictures.
         first: the first frame; None if none can be decoded.
         timed: whether packets say when their frames are shown, on one clock.
@@ -174,7 +175,7 @@ class _Scan:
         stream, self.format = file.stream, file.container.format.name
         context = stream.codec_context
         self.codec, self.time_base = context.codec.canonical_name, stream.time_base
-        self.rate = _stated_rate(file, source)
+        self.rate, self.streams = _stated_rate(file, source), len(file.container.streams.video)
         self.packets: list[_Packet] = []
         self.idr, self.first = True, None
         prefix = length_size(stream)
@@ -192,6 +193,8 @@ class _Scan:
             and all(packet.pts is not None for packet in self.packets)
             and (self.first is None or self.first.pts is not None)
             and not self.splices
+            # In AVI, FFmpeg's guess goes astray where a camera dropped frames.
+            and (self.format != "avi" or all(packet.pts == packet.dts for packet in self.packets))
         )
 
     def stamps(self) -> tuple[np.ndarray, np.ndarray]:
@@ -248,6 +251,8 @@ def _doubt(scan: _Scan, num_frames: int) -> str:
         return f"its container is {scan.format}"
     if scan.codec not in _DECORD_CODECS:
         return f"its codec is {scan.codec}"
+    if scan.streams > 1:
+        return "it holds several video streams"
     if not scan.timed:
         return "its packets do not say when frames are shown"
     if len(packets) != num_frames or not packets[0].key:
