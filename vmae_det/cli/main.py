@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 import vmae_det
-from vmae_det.utils.errors import USER_ERROR_STATUS, UserError
+from vmae_det.utils.errors import USER_ERROR_STATUS, UserError, file_error
 
 COMMANDS = {
     "train": "pre-train, fine-tune or transfer, as a config says",
@@ -55,14 +55,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return module.run(args)
     except UserError as error:
-        print(f"vmae-det: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return USER_ERROR_STATUS
+        return _fail(error)
     except KeyboardInterrupt:
         print("vmae-det: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        return _fail(file_error(error))
+
+
+def _fail(error: UserError) -> int:
+    print(f"vmae-det: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return USER_ERROR_STATUS
 
 
 if __name__ == "__main__":

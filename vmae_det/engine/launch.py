@@ -20,7 +20,7 @@ from torch import distributed as dist
 from vmae_det.engine.agent import LOST, Job, Place, run_agent, say
 from vmae_det.engine.hooks import Interrupted
 from vmae_det.utils import distributed
-from vmae_det.utils.errors import USER_ERROR_STATUS, ConfigError, UserError
+from vmae_det.utils.errors import USER_ERROR_STATUS, ConfigError, UserError, file_error
 from vmae_det.utils.watchdog import TIMEOUT, Watchdog
 
 _LINGER = 10.0  # seconds that a hung process waits for those of other machines to notice, too
@@ -144,6 +144,9 @@ def run_guarded(
         main(*args)
     except UserError as error:
         (report or print_error)(error)
+        return USER_ERROR_STATUS
+    except OSError as error:
+        (report or print_error)(file_error(error))
         return USER_ERROR_STATUS
     except Interrupted as interrupt:
         if int(os.environ.get("RANK", 0)) == 0:

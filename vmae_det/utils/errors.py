@@ -46,6 +46,14 @@ class OutputError(UserError, OSError):
         return f"{self.filename}: cannot be written: {self.strerror}"
 
 
+def file_error(error: OSError) -> UserError:
+    """An OSError about a file as an error that the user can mend. One that names no file is raised again."""
+    if error.filename is None:
+        raise error
+    name = str(error.filename)
+    return UserError(f"{name if len(name) <= 300 else name[:300] + '...'}: {error.strerror}")
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'X'?` for the known name nearest to `name`, or the list of known ones when none is
     near."""
