@@ -29,9 +29,11 @@ PEOPLE = "PERSON_DETECTOR.NAME onnx PERSON_DETECTOR.WEIGHTS @file:people.onnx PE
 
 COMMANDS = (
     "train --config-file @file:detect.yaml @keys:",
-    "train --config-file MiniAVA/pretrain.yaml --num-gpus @num:1 --timeout @num:100 " + TINY
+    "train --config-file MiniAVA/pretrain.yaml --num-gpus @num:1 --timeout @num:100 "
+    + TINY
     + "DATASETS.TRAIN @file:mini_ava/unlabelled.yaml @keys:",
-    "train --config-file MiniAVA/finetune.yaml --max-restarts @num:0 " + TINY
+    "train --config-file MiniAVA/finetune.yaml --max-restarts @num:0 "
+    + TINY
     + "DATASETS.TRAIN @file:mini_ava/clips_train.yaml DATASETS.TEST @file:mini_ava/clips_val.yaml "
     "MODEL.BACKBONE.CHECKPOINT @file:pretrain.pt @keys:",
     "train --eval-only --config-file @file:detect.yaml MODEL.WEIGHTS @file:detect.pt",
@@ -48,24 +50,28 @@ COMMANDS = (
     "detect-persons @file:v.mp4 --output @out:persons.csv --every @num:1 --video-start @num:0 "
     "--num-gpus @num:1 " + PEOPLE + "@keys:",
     "detect-persons --dataset @file:mini_ava/val.yaml --output @out:persons.csv " + PEOPLE,
-    "visualize reconstruction --weights @file:pretrain.pt --video @file:v.mp4 --clips @num:1 --ratio @num:0.9 "
-    "--output @outdir:out",
+    "visualize reconstruction --weights @file:pretrain.pt --video @file:v.mp4 --clips @num:1 "
+    "--ratio @num:0.9 --output @outdir:out",
     "visualize attention --weights @file:detect.pt --video @file:v.mp4 --at @num:1 --box @num:0.1 @num:0.1 "
     "@num:0.5 @num:0.5 --method @word:last --output @outdir:out",
-    "visualize batch --step @num:0 --clips @num:1 --output @outdir:out --config-file @file:detect.yaml @keys:",
-    "visualize curves @file:metrics.jsonl --smooth @num:1 --metric @word:loss --name @word:a --output @out:c.svg",
-    "visualize embedding --weights @file:finetune.pt --dataset @file:mini_ava/clips_val.yaml --classes @num:3 "
-    "--limit @num:4 --method pca --output @outdir:out",
+    "visualize batch --step @num:0 --clips @num:1 --output @outdir:out "
+    "--config-file @file:detect.yaml @keys:",
+    "visualize curves @file:metrics.jsonl --smooth @num:1 --metric @word:loss --name @word:a "
+    "--output @out:c.svg",
+    "visualize embedding --weights @file:finetune.pt --dataset @file:mini_ava/clips_val.yaml "
+    "--classes @num:3 --limit @num:4 --method pca --output @outdir:out",
     "visualize page --video @file:v.mp4 --detections @file:det.csv --label-map @file:labels.pbtxt "
     "--video-start @num:0 --threshold @num:0.3 --output @out:p.html",
     "inspect --config-file @file:detect.yaml --output @outdir:out @keys:",
     "inspect --config-file @word:AVA/vit_small_16x4.yaml @keys:",
-    "export --weights @file:detect.pt --format @word:torch --output @out:m.pt2 --label-map @file:labels.pbtxt",
+    "export --weights @file:detect.pt --format @word:torch --output @out:m.pt2 "
+    "--label-map @file:labels.pbtxt",
     "convert @file:pretrain.pt @out:m.pth --to @word:videomae",
     "convert @file:detect.pt @out:m.safetensors --to mmaction2",
     "import @file:coco.json --format @word:coco --output @outdir:out --rate @num:5 --every @num:1 "
     "--video-start @num:0 --first-frame @num:0",
-    "import @file:cvat.xml --output @outdir:out --rate @num:5 --label-map @file:labels.pbtxt --ignore @word:x",
+    "import @file:cvat.xml --output @outdir:out --rate @num:5 "
+    "--label-map @file:labels.pbtxt --ignore @word:x",
     "import @file:via3.json --output @outdir:out --rate @num:5 --videos @dir:mini_ava/videos",
     "import @file:labelstudio.json --output @outdir:out --rate @num:5",
     "shard @file:mini_ava/train.yaml --output @outdir:out --size @word:1MB",
@@ -89,8 +95,8 @@ COMMANDS = (
         for name in ("kinetics400", "something_something_v2", "ucf101", "hmdb51", "ava", "ava_kinetics")
     ),
     *(
-        f"prepare {name} --annotations @file:annotations.pkl --videos @dir:mini_ava/videos --root @outdir:root "
-        "--person-boxes @file:boxes.csv"
+        f"prepare {name} --annotations @file:annotations.pkl --videos @dir:mini_ava/videos "
+        "--root @outdir:root --person-boxes @file:boxes.csv"
         for name in ("ucf101_24", "jhmdb", "multisports")
     ),
 )
@@ -99,14 +105,45 @@ NUMBERS = (
     *("nan", "inf", "-inf", "-1", "0", "1e-320", "1e308", "1e999", "", " ", "x", "1,5", "0x10", "1j"),
     *("9" * 30, "9" * 5000, "-" + "9" * 30, "１", "None", "[]", "1e-7", "2147483648", "99999999999"),
 )
-WORDS = ("", " ", "x", "n" * 5000, "..", "/", "https://[bad", "é\udcff", "{", "*", "'", "-", "None", "0" * 30, "a b")
-OUTPUT_FILES = ("", ".", "..", "/", "folder", "file/x", "n" * 300, "new/" + "n" * 300, "lost/x", "loop", "n/" * 3000)
+WORDS = (
+    "",
+    " ",
+    "x",
+    "n" * 5000,
+    "..",
+    "/",
+    "https://[bad",
+    "é\udcff",
+    "{",
+    "*",
+    "'",
+    "-",
+    "None",
+    "0" * 30,
+    "a b",
+)
+OUTPUT_FILES = (
+    "",
+    ".",
+    "..",
+    "/",
+    "folder",
+    "file/x",
+    "n" * 300,
+    "new/" + "n" * 300,
+    "lost/x",
+    "loop",
+    "n/" * 3000,
+)
 OUTPUT_FOLDERS = ("", "file", "file/x", "n" * 300, "lost", "pipe", "loop", "n/" * 3000)
 VALUES = (
-    *("nan", "inf", "-inf", "-1", "0", "1e-320", "1e308", "1e999", "2147483648", "9" * 30, "9" * 5000, "100000000000"),
-    *("", " ", "x", "()", "(1,)", "('a',)", "(0,0,0)", "(-1.0,2.0)", "(nan,1.0)", "(1e400,1.0)", "None", "True", "1j"),
-    *("[" * 2000, "{}", "{'a': 1}", "b'x'", "'\\0'", "é\udcff", "n" * 5000, "(" + "1," * 5000 + ")", "[[]]"),
+    *("nan", "inf", "-inf", "-1", "0", "1e-320", "1e308", "1e999", "2147483648", "100000000000"),
+    *("9" * 30, "9" * 5000, "", " ", "x", "é\udcff", "n" * 5000, "None", "True", "1j", "b'x'", "'\\0'"),
+    *("()", "(1,)", "('a',)", "(0,0,0)", "(-1.0,2.0)", "(nan,1.0)", "(1e400,1.0)", "(" + "1," * 5000 + ")"),
+    *("[" * 2000, "{}", "{'a': 1}", "[[]]"),
 )
+
+KEYS = ("TRAIN.BATCH_SIZE", "SOLVER", "solver.epochs", "", "SOLVER.EPOCHS.X", "-x", "é\udcff", "a" * 5000)
 
 
 @dataclass(frozen=True)
@@ -156,7 +193,16 @@ def _bad_values(
     elif kind == "keys":
         keys = [key for key, _ in flatten(get_cfg())]
         yield from ((f"{key} {value[:40]!r}", [key, value]) for key in keys for value in VALUES)
-        for key in ("TRAIN.BATCH_SIZE", "SOLVER", "solver.epochs", "", "SOLVER.EPOCHS.X", "-x", "é\udcff", "a" * 5000):
+        for key in (
+            "TRAIN.BATCH_SIZE",
+            "SOLVER",
+            "solver.epochs",
+            "",
+            "SOLVER.EPOCHS.X",
+            "-x",
+            "é\udcff",
+            "a" * 5000,
+        ):
             yield f"key {key[:40]!r}", [key, "1"]
         yield "a key without a value", ["SEED"]
     else:
@@ -179,7 +225,16 @@ def _bad_values(
                 yield name, [str(path)]
 
 
-OTHER_FILES = ("v.mp4", "detect.pt", "gt.csv", "labels.pbtxt", "detect.yaml", "coco.json", "people.onnx", "pipe_text")
+OTHER_FILES = (
+    "v.mp4",
+    "detect.pt",
+    "gt.csv",
+    "labels.pbtxt",
+    "detect.yaml",
+    "coco.json",
+    "people.onnx",
+    "pipe_text",
+)
 
 
 def _flip(data: bytes, draw: random.Random) -> bytes:

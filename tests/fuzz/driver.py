@@ -1,6 +1,6 @@
 """Run every command on bad inputs; tell of each that ends in a traceback, a crash, a hang, or without a word.
 
-    python tests/fuzz/driver.py --count 20000 --seed 1
+    python -m tests.fuzz.driver --count 20000 --seed 1
 
 An input is right if the command ends with status 0 or 1, or with status 2 and one line that says "error:".
 Commands run in worker processes of limited memory, one after the other, as `main` is called by vmae-det.
@@ -13,6 +13,7 @@ import contextlib
 import faulthandler
 import io
 import json
+import logging
 import os
 import random
 import resource
@@ -25,15 +26,14 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import Empty, Queue
 
-sys.path[:0] = [str(Path(__file__).parents[2])]
-
 from tests.fuzz.commands import COMMANDS, Input, every_input, good_input
+from tests.fuzz.good_files import make_site
 
-SECONDS = 60  # that a command may take
+ROOT = Path(__file__).parents[2]
 MEMORY = 8 << 30  # bytes of data that a worker may hold
 
 
@@ -51,14 +51,14 @@ def choose(site: Path, scratch: Path, count: int, seed: int) -> list[Input]:
     return chosen
 
 
-def run_all(inputs: list[Input], site: Path, workers: int) -> Iterator[dict]:
+def run_all(inputs: list[Input], site: Path, workers: int, patience: int) -> Iterator[dict]:
     """The outcome of each input, as the workers find it."""
     waiting: Queue[Input] = Queue()
     for one in inputs:
         waiting.put(one)
     results: Queue[dict | None] = Queue()
     for _ in range(workers):
-        threading.Thread(target=_feed, args=(waiting, results, site), daemon=True).start()
+        threading.Thread(target=_feed, args=(waiting, results, site, patience), daemon=True).start()
     left = workers
     while left:
         result = results.get()
@@ -68,7 +68,7 @@ def run_all(inputs: list[Input], site: Path, workers: int) -> Iterator[dict]:
             yield result
 
 
-def _feed(waiting: Queue, results: Queue, site: Path) -> None:
+def _feed(waiting: Queue, results: Queue, site: Path, patience: int) -> None:
     """Hand inputs to a worker process, and start another when it is lost."""
     process = None
     while True:
@@ -77,11 +77,11 @@ def _feed(waiting: Queue, results: Queue, site: Path) -> None:
         except Empty:
             break
         if process is None:
-            process = _start(site)
+            process = _start(patience)
         began = time.monotonic()
         process.stdin.write(json.dumps([one.what, one.words]) + "\n")
         process.stdin.flush()
-        killer = threading.Timer(SECONDS + 30, process.kill)
+        killer = threading.Timer(patience + 30, process.kill)
         killer.start()
         line = process.stdout.readline()
         killer.cancel()
@@ -89,7 +89,7 @@ def _feed(waiting: Queue, results: Queue, site: Path) -> None:
             result = json.loads(line)
         else:
             process.wait()
-            hung = time.monotonic() - began > SECONDS
+            hung = time.monotonic() - began > patience
             fault = "hang" if hung else f"crash, status {process.returncode}"
             result, process = {"fault": fault, "printed": ""}, None
         results.put({**result, "what": one.what, "words": one.words, "seconds": time.monotonic() - began})
@@ -99,10 +99,10 @@ def _feed(waiting: Queue, results: Queue, site: Path) -> None:
     results.put(None)
 
 
-def _start(site: Path) -> subprocess.Popen:
-    command = [sys.executable, __file__, "--worker", str(site)]
+def _start(patience: int) -> subprocess.Popen:
+    command = [sys.executable, "-m", "tests.fuzz.driver", "--worker", str(patience)]
     # Names that are not UTF-8 travel as JSON escapes.
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
 
 
 # ---------------------------------------------------------------- worker
@@ -112,7 +112,7 @@ class TooSlow(BaseException):
     """Raised in a command that takes too long."""
 
 
-def work(site: Path) -> None:
+def work(patience: int) -> None:
     """Run the inputs that come on stdin; what a command prints, its libraries too, goes into a file."""
     import torch
 
@@ -137,7 +137,7 @@ def work(site: Path) -> None:
             os.chdir(place)
             printed.seek(0)
             printed.truncate()
-            fault = run(main, json.loads(line)[1])
+            fault = run(main, json.loads(line)[1], patience)
             sys.stdout.flush()
             sys.stderr.flush()
             printed.seek(0)
@@ -165,10 +165,10 @@ def _too_slow(*_: object) -> None:
 _status = 0
 
 
-def run(main, words: list[str]) -> str:
+def run(main: Callable, words: list[str], patience: int) -> str:
     """Call a command; gives its fault, "" where `judge` shall say."""
     global _status
-    signal.alarm(SECONDS)
+    signal.alarm(patience)
     try:
         _status = main(words)
     except SystemExit as end:
@@ -186,8 +186,6 @@ def run(main, words: list[str]) -> str:
 
 def _forget() -> None:
     """Close what a command leaves open in a process that goes on."""
-    import logging
-
     logger = logging.getLogger("vmae_det")
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
@@ -210,15 +208,13 @@ def judge(printed: str) -> str:
 # ---------------------------------------------------------------- the whole
 
 
-def fuzz(count: int, seed: int, workers: int, folder: Path) -> tuple[Counter, list[dict]]:
+def fuzz(count: int, seed: int, workers: int, folder: Path, patience: int = 60) -> tuple[Counter, list[dict]]:
     """Make the site, run the inputs; gives how they ended, and those that ended badly."""
-    from tests.fuzz.good_files import make_site
-
     site = make_site(folder / "site")
     inputs = choose(site, folder / "scratch", count, seed)
     ended: Counter = Counter()
     bad = []
-    for done, result in enumerate(run_all(inputs, site, workers), start=1):
+    for done, result in enumerate(run_all(inputs, site, workers, patience), start=1):
         ended[result["fault"].partition(",")[0] or "right"] += 1
         if result["fault"]:
             bad.append(result)
@@ -233,19 +229,24 @@ def report(bad: list[dict]) -> str:
     for result in bad:
         words = " ".join(word if len(word) < 200 else word[:60] + "..." for word in result["words"])
         end = "\n".join(result["printed"].splitlines()[-12:])
-        parts.append(f"=== {result['fault']} after {result['seconds']:.1f} s: {result['what']}\n{words}\n{end}")
+        parts.append(
+            f"=== {result['fault']} after {result['seconds']:.1f} s: {result['what']}\n{words}\n{end}"
+        )
     return "\n".join(parts).encode("utf-8", "replace").decode()
 
 
 def command_line() -> int:
     """Run as a program; gives the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--patience", type=int, default=60, help="seconds that a command may take")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        ended, bad = fuzz(args.count, args.seed, args.workers, Path(folder))
+        ended, bad = fuzz(args.count, args.seed, args.workers, Path(folder), args.patience)
     print(report(bad))
     print(f"{sum(ended.values())} inputs: {dict(ended)}")
     return 1 if bad else 0
@@ -253,6 +254,6 @@ def command_line() -> int:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
-        work(Path(sys.argv[2]))
+        work(int(sys.argv[2]))
     else:
         sys.exit(command_line())

@@ -62,7 +62,12 @@ def _write_lines(path: Path, lines) -> None:
 def _export_annotations(folder: Path, rows: list[list[str]]) -> None:
     label_map = LabelMap.from_file(folder / "labels.pbtxt")
     names = dict(zip(label_map.ids, label_map.names))
-    for export, name in ((to_cvat, "cvat.xml"), (to_via3, "via3.json"), (to_coco, "coco.json"), (to_labelstudio, "labelstudio.json")):
+    for export, name in (
+        (to_cvat, "cvat.xml"),
+        (to_via3, "via3.json"),
+        (to_coco, "coco.json"),
+        (to_labelstudio, "labelstudio.json"),
+    ):
         place = folder / name.partition(".")[0]
         place.mkdir()
         made = export(rows, names, 5, 900, place)
@@ -70,7 +75,9 @@ def _export_annotations(folder: Path, rows: list[list[str]]) -> None:
 
 
 def _make_models(folder: Path, ava: Path) -> None:
-    label_map = {key: list(value) for key, value in asdict(LabelMap.from_file(folder / "labels.pbtxt")).items()}
+    label_map = {
+        key: list(value) for key, value in asdict(LabelMap.from_file(folder / "labels.pbtxt")).items()
+    }
     sets = {
         "pretrain": ("unlabelled.yaml", None),
         "finetune": ("clips_train.yaml", "clips_val.yaml"),
