@@ -1,0 +1,26 @@
+"""How much memory there is."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+# Where Linux bounds the memory of a container, in versions 2 and 1 of control groups.
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def machine_memory() -> int:
+    """Bytes of memory of this machine, or of the container; a large number where nothing says."""
+    sizes = [1 << 60]
+    with suppress(ValueError, OSError, AttributeError):
+        sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for path in _LIMITS:
+        with suppress(ValueError, OSError):
+            sizes.append(int(Path(path).read_text(encoding="ascii")))
+    return min(size for size in sizes if size > 0)
+
+
+def in_gb(size: int) -> str:
+    """A number of bytes for people."""
+    return f"{size / 1e9:,.1f} GB"
