@@ -3,9 +3,13 @@ import pickle
 
 import pytest
 
+from vmae_det import model_zoo
 from vmae_det.config import CfgNode, check_config, get_cfg
 from vmae_det.config.defaults import KEYS
 from vmae_det.config.ranges import Group, Key, integer
+from vmae_det.config.size import clips_per_pass, least_training_bytes
+from vmae_det.engine import inspection, setup
+from vmae_det.modeling import build_model
 from vmae_det.utils.errors import ConfigError
 
 
@@ -157,3 +161,32 @@ def test_numbers_of_other_types_of_their_kind_are_taken():
     assert cfg.dump() == get_cfg().dump().replace("BASE_LR: 0.00015", "BASE_LR: 1.0").replace(
         "- 1.0\n  - 0.875\n  - 0.75\n  - 0.66\n", "- 1.0\n  - 0.5\n"
     )
+
+
+@pytest.mark.parametrize("name", ["MiniAVA/pretrain.yaml", "AVA/vit_base_16x4.yaml"])
+def test_the_least_memory_is_near_what_a_run_takes(name):
+    cfg = model_zoo.get_config(name)
+    clips = clips_per_pass(cfg, processes=8)
+    model, passing = least_training_bytes(cfg, processes=8)
+    found = inspection.estimate_memory(cfg, inspection.count_tokens(cfg))
+    assert 0.8 * (found.total(0) - found.casts) < model <= found.total(0)
+    assert 0.2 * clips * found.clip < passing <= 1.01 * clips * found.clip
+
+
+def test_a_model_that_cannot_fit_is_refused_before_it_is_made():
+    cfg = checked("MODEL.BACKBONE.EMBED_DIM", "16320", "MODEL.BACKBONE.DEPTH", "256")
+    with pytest.raises(ConfigError, match=r"MODEL.BACKBONE: .* at least 3,2.* GB; this machine has"):
+        build_model(cfg)
+    assert inspection.count(inspection.empty_model(cfg)) > 8e11
+
+
+def test_a_batch_that_cannot_fit_is_refused_before_training(tiny_cfg, monkeypatch):
+    monkeypatch.setattr(setup, "device_memory", lambda device: 1_000_000)
+    with pytest.raises(ConfigError, match=r"SOLVER.BATCH_SIZE: .* for the 4 clips of a forward pass"):
+        setup.run_training(tiny_cfg("finetune"))
+
+
+def test_a_metric_that_no_evaluation_gives_is_found_before_training(tiny_cfg, monkeypatch):
+    monkeypatch.setattr(setup, "build_model_with_weights", lambda cfg: pytest.fail("training has begun"))
+    with pytest.raises(ConfigError, match=r"TEST\.BEST_METRIC: .* no 'foo'; known are: top1"):
+        setup.run_training(tiny_cfg("finetune", "TEST.BEST_METRIC", "foo"))

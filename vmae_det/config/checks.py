@@ -6,7 +6,10 @@ from typing import Any
 
 from vmae_det.config.defaults import KEYS
 from vmae_det.config.node import CfgNode, flatten
+from vmae_det.config.size import tokens_per_clip
 from vmae_det.utils.errors import ConfigError
+
+_MOST_TOKENS = 1 << 18  # a clip of 64 frames of 1440 x 1440 pixels, 167 times that of the paper
 
 
 def value_of(cfg: CfgNode, key: str) -> Any:
@@ -38,6 +41,11 @@ def _check_shapes(cfg: CfgNode) -> None:
     crop, patch = cfg.INPUT.CROP_SIZE, backbone.PATCH_SIZE
     frames, tubelet = cfg.INPUT.NUM_FRAMES, backbone.TUBELET_SIZE
     _require(
+        int(backbone.EMBED_DIM * backbone.MLP_RATIO) > 0,
+        "MODEL.BACKBONE.MLP_RATIO",
+        f"{backbone.MLP_RATIO} of MODEL.BACKBONE.EMBED_DIM {backbone.EMBED_DIM} leaves no hidden layer",
+    )
+    _require(
         crop % patch == 0,
         "INPUT.CROP_SIZE",
         f"{crop} is not divisible by MODEL.BACKBONE.PATCH_SIZE {patch}; nearest that are: "
@@ -47,6 +55,13 @@ def _check_shapes(cfg: CfgNode) -> None:
         frames % tubelet == 0,
         "INPUT.NUM_FRAMES",
         f"{frames} is not divisible by MODEL.BACKBONE.TUBELET_SIZE {tubelet}",
+    )
+    tokens = tokens_per_clip(cfg)
+    _require(
+        tokens <= _MOST_TOKENS,
+        "INPUT.CROP_SIZE",
+        f"{crop} with INPUT.NUM_FRAMES {frames} and MODEL.BACKBONE.PATCH_SIZE {patch} makes {tokens} tokens "
+        f"a clip, more than {_MOST_TOKENS}",
     )
     for group, node in (("BACKBONE", backbone), ("DECODER", decoder)):
         _require(

@@ -195,6 +195,8 @@ class _Registered(_Text):
     besides: tuple[str, ...] = ()
 
     def check(self, value: str, key: str) -> None:
+        if len(value) > 100:
+            raise ValueError(f"takes a name, got {shown(value)}")
         if value not in self.besides:
             module, name = self.registry.split(":")
             lookup(getattr(importlib.import_module(module), name), value, key)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from vmae_det.config.node import CfgNode
 
-_FLOAT_BYTES = 4
+FLOAT_BYTES = 4
 
 
 def least_parameters(cfg: CfgNode) -> int:
@@ -39,25 +39,19 @@ def clips_per_pass(cfg: CfgNode, processes: int) -> int:
 
 
 def least_training_bytes(cfg: CfgNode, processes: int) -> tuple[int, int]:
-    """What each of so many processes needs at least: for the model with its gradients and the optimizer's
-    numbers, and for the clips of one forward pass with what the backward pass needs of them."""
-    solver, probe = cfg.SOLVER, cfg.MODEL.META_ARCHITECTURE == "VideoClassifier" and (
-        cfg.MODEL.CLASSIFIER.LINEAR_PROBE
-    )
+    """Bytes that each of so many processes needs at least: for the model with its gradients and the
+    optimizer's numbers, and for one forward pass with what the backward pass needs of it."""
+    solver, node = cfg.SOLVER, cfg.MODEL.BACKBONE
     numbers = 2 if solver.OPTIMIZER == "adamw" else int(solver.MOMENTUM > 0)
-    model = least_parameters(cfg) * _FLOAT_BYTES * (1 if probe else 2 + numbers)
-    pixels = 3 * cfg.INPUT.NUM_FRAMES * cfg.INPUT.CROP_SIZE**2 * _FLOAT_BYTES
-    kept = 0 if probe or not least_parameters(cfg) else _kept_bytes(cfg)
-    return model // (processes if solver.PARALLEL == "fsdp" else 1), clips_per_pass(cfg, processes) * (
-        pixels + kept
-    )
-
-
-def _kept_bytes(cfg: CfgNode) -> int:
-    """Activations of one clip in the blocks of the backbone that the backward pass needs."""
-    node, tokens = cfg.MODEL.BACKBONE, tokens_per_clip(cfg)
-    if cfg.MODEL.META_ARCHITECTURE == "MaskedAutoencoder":
-        tokens = int(tokens * (1 - cfg.MODEL.MASK.RATIO))
-    # Input and output of the norms, queries, keys, values, and the MLP's hidden layer.
-    tensors = 1 if cfg.MODEL.ACTIVATION_CHECKPOINTING else 5 + node.MLP_RATIO
-    return int(tokens * node.EMBED_DIM * node.DEPTH * tensors * (_FLOAT_BYTES if cfg.SOLVER.AMP == "none" else 2))
+    model, kept = least_parameters(cfg) * (2 + numbers), 0
+    if cfg.MODEL.META_ARCHITECTURE == "VideoClassifier" and cfg.MODEL.CLASSIFIER.LINEAR_PROBE:
+        model = least_parameters(cfg)
+    elif model:
+        seen = 1 - cfg.MODEL.MASK.RATIO if cfg.MODEL.META_ARCHITECTURE == "MaskedAutoencoder" else 1
+        # Of each block its input alone; or norms, queries, keys, values and the MLP's hidden layer.
+        tensors = 1 if cfg.MODEL.ACTIVATION_CHECKPOINTING else 5 + node.MLP_RATIO
+        kept = int(tokens_per_clip(cfg) * seen) * node.EMBED_DIM * node.DEPTH * tensors
+        kept *= FLOAT_BYTES if solver.AMP == "none" else 2
+    pixels = FLOAT_BYTES * 3 * cfg.INPUT.NUM_FRAMES * cfg.INPUT.CROP_SIZE**2
+    share = processes if solver.PARALLEL == "fsdp" else 1
+    return FLOAT_BYTES * model // share, int(clips_per_pass(cfg, processes) * (pixels + kept))

@@ -20,6 +20,7 @@ from vmae_det.checkpoint import Checkpointer, LoadReport, load_weights, save_wei
 from vmae_det.checkpoint.formats import PUBLISHED_DETECTOR
 from vmae_det.checkpoint.optimizer_state import tensors_by_name
 from vmae_det.config import CfgNode, check_config
+from vmae_det.config.size import clips_per_pass, least_training_bytes
 from vmae_det.data.annotations import LabelMap
 from vmae_det.data.catalog import get_dataset
 from vmae_det.data.loader import (
@@ -53,6 +54,7 @@ from vmae_det.utils.errors import ConfigError, UserError, WeightsError
 from vmae_det.utils.events import JSONWriter, TerminalWriter, Writer
 from vmae_det.utils.files import write_json, write_text
 from vmae_det.utils.logging import setup_logging
+from vmae_det.utils.memory import device_memory, in_gb
 from vmae_det.utils.provenance import code_versions
 from vmae_det.utils.registry import lookup
 from vmae_det.utils.sharing import whole_state
@@ -109,6 +111,23 @@ def start_run(cfg: CfgNode) -> torch.device:
         folder / "config.yaml",
     )
     return device
+
+
+def check_training_memory(cfg: CfgNode, device: torch.device) -> None:
+    """Refuse a run that cannot fit into the memory of the device, before anything large is made.
+
+    Raises:
+        ConfigError: it says what needs how much.
+    """
+    there_is = device_memory(device)
+    model, clips = least_training_bytes(cfg, distributed.get_world_size())
+    if model + clips > there_is:
+        number = clips_per_pass(cfg, distributed.get_world_size())
+        raise ConfigError(
+            f"{'MODEL.BACKBONE' if model > there_is else 'SOLVER.BATCH_SIZE'}: a process needs at least "
+            f"{in_gb(model)} for weights, gradients and optimizer, and {in_gb(clips)} for the {number} clips "
+            f"of a forward pass; its device has {in_gb(there_is)}. SOLVER.ACCUMULATE makes passes smaller"
+        )
 
 
 def build_model_with_weights(cfg: CfgNode, complete: bool = False) -> nn.Module:
@@ -186,6 +205,8 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
     epoch_steps = steps_per_epoch(cfg, dataset)
     total = epoch_steps * cfg.SOLVER.EPOCHS
     tests = _TestSets(cfg, device)
+    best_metric = choose_metric(cfg.TEST.BEST_METRIC, tests.metrics)
+    check_training_memory(cfg, device)
     model = build_model_with_weights(cfg)
     newest = checkpointer.load_newest() if resume else None
     start = newest[1]["step"] if newest else 0
@@ -245,8 +266,7 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
     def save(shown: nn.Module, path: Path, **extras: Any) -> None:
         save_weights(shown.state_dict(), cfg.dump(), path, _label_map(cfg), **extras)
 
-    metric = choose_metric(cfg.TEST.BEST_METRIC, tests.metrics) if cfg.TEST.PERIOD else None
-    best = BestWeights(folder, metric, newest is not None)
+    best = BestWeights(folder, best_metric if cfg.TEST.PERIOD else None, newest is not None)
 
     def evaluate(shown: nn.Module, step: int) -> dict[str, float]:
         metrics = tests.evaluate(shown)

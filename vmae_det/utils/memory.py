@@ -6,6 +6,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+import torch
+
 # Where Linux bounds the memory of a container, in versions 2 and 1 of control groups.
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -19,6 +21,13 @@ def machine_memory() -> int:
         with suppress(ValueError, OSError):
             sizes.append(int(Path(path).read_text(encoding="ascii")))
     return min(size for size in sizes if size > 0)
+
+
+def device_memory(device: torch.device) -> int:
+    """Bytes of memory of a GPU, or of this machine for the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return machine_memory()
 
 
 def in_gb(size: int) -> str:
