@@ -5,7 +5,7 @@ import pytest
 
 from vmae_det.cli import main as cli_main
 from vmae_det.data.tubes import read_tubes
-from vmae_det.evaluation.average_precision import area_under_points
+from vmae_det.evaluation.average_precision import points_area
 from vmae_det.evaluation.video_map import tube_overlaps, video_map
 from vmae_det.utils.errors import DataError
 
@@ -81,7 +81,7 @@ def test_agrees_with_the_plain_definition(tmp_path, seed):
     assert list(result.labels) == sorted({tube[2] for tube in truth})
     for i, label in enumerate(result.labels):
         for k, threshold in enumerate(result.thresholds):
-            assert result.ap[i, k] == pytest.approx(reference(truth, found, label, threshold), abs=1e-12)
+            assert result.ap[i, k, 0] == pytest.approx(reference(truth, found, label, threshold), abs=1e-12)
 
 
 def test_overlap_by_hand(tmp_path):
@@ -105,8 +105,8 @@ def test_a_taken_tube_leaves_the_next_best(tmp_path):
 
 def test_area_from_point_to_point():
     # Recall 1/2, 1/2, 1 at precision 1, 1/2, 2/3.
-    assert area_under_points(np.array([True, False, True]), 2) == pytest.approx(0.5 + (1 / 2 + 2 / 3) / 2 / 2)
-    assert area_under_points(np.array([], dtype=bool), 2) == 0
+    assert points_area(np.array([1, 3]), 2) == pytest.approx(0.5 + (1 / 2 + 2 / 3) / 2 / 2)
+    assert points_area(np.array([], dtype=int), 2) == 0
 
 
 def test_the_command_scores_tubes(tmp_path, capsys):

@@ -11,6 +11,8 @@ from vmae_det.data.label_map import LabelMap
 from vmae_det.evaluation.frame_map import FrameMAP
 from vmae_det.evaluation.matching import PROTOCOLS, match
 from vmae_det.evaluation.report import explain
+from vmae_det.evaluation.tube_protocols import TUBE_PROTOCOLS
+from vmae_det.evaluation.video_map import video_map
 from vmae_det.utils.errors import UserError
 from vmae_det.utils.files import write_json
 from vmae_det.visualization.evaluation_report import write_report
@@ -18,6 +20,13 @@ from vmae_det.visualization.evaluation_report import write_report
 _DESCRIPTION = {
     "challenge": "the 50 best-scored rows of a keyframe, keyframes that the ground truth names",
     "slowfast": "all rows in their order, all keyframes",
+    "mmaction2": "all rows, keyframes that the ground truth names, classes with detections",
+}
+# Options that only some measures use.
+_USED = {
+    "detections": {"label_map", "protocol", "iou", "report", "compare", "excluded"},
+    "tubes": {"label_map", "protocol", "iou"},
+    "person_boxes": {"images", "excluded"},
 }
 
 
@@ -37,15 +46,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     predictions.add_argument(
         "--person-boxes", metavar="FILE", help="CSV, JSON or pickle: AP and recall of persons, as COCO's"
     )
-    frame_map = parser.add_argument_group("with --detections")
-    frame_map.add_argument("--label-map", metavar="FILE", help="pbtxt of the actions that count")
-    frame_map.add_argument(
-        "--protocol",
-        choices=PROTOCOLS,
-        default=PROTOCOLS[0],
-        help="; ".join(f"{name}: {text}" for name, text in _DESCRIPTION.items()),
+    parser.add_argument(
+        "--label-map",
+        metavar="FILE",
+        help="pbtxt of the actions that count; --detections needs it, with --tubes all count without it",
     )
-    frame_map.add_argument("--iou", type=float, nargs="+", default=[0.5], help="one threshold or several")
+    parser.add_argument(
+        "--protocol",
+        choices=(*PROTOCOLS, *TUBE_PROTOCOLS),
+        metavar="NAME",
+        help="whose numbers these are, see below (default: challenge; continuous with --tubes)",
+    )
+    parser.add_argument(
+        "--iou",
+        type=float,
+        nargs="+",
+        metavar="IOU",
+        help="one threshold or several (default: 0.5; with --tubes those of the protocol)",
+    )
+    frame_map = parser.add_argument_group("with --detections")
     frame_map.add_argument(
         "--report",
         type=output_folder,
@@ -53,28 +72,58 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write what the rest was lost to, as a page, JSON and CSV",
     )
     frame_map.add_argument("--compare", metavar="FILE", help="detections of another run, for the report")
-    persons = parser.add_argument_group("with --person-boxes")
-    persons.add_argument(
-        "--images", metavar="FILE", help="COCO annotations that say what a JSON's image ids are"
+    parser.add_argument(
+        "--images",
+        metavar="FILE",
+        help="with --person-boxes: COCO annotations that say what a JSON's image ids are",
     )
     parser.add_argument("--excluded", metavar="FILE", help="CSV of keyframes to leave out; not with --tubes")
     parser.add_argument("--json", type=output_file, metavar="FILE", help="write the result there, too")
+    summaries = {name: protocol.summary for name, protocol in TUBE_PROTOCOLS.items()}
+    parser.epilog = "\n".join(
+        [
+            "protocols with --detections:",
+            *(f"  {name:12} {text}" for name, text in _DESCRIPTION.items()),
+            "protocols with --tubes:",
+            *(f"  {name:12} {text}" for name, text in summaries.items()),
+        ]
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the tables; gives the exit status."""
-    measure = _tubes if args.tubes else _person_boxes if args.person_boxes else _frame_map
-    predictions = args.tubes or args.person_boxes or args.detections
+    measures = {"detections": _frame_map, "tubes": _tubes, "person_boxes": _person_boxes}
+    (kind,) = (name for name in measures if getattr(args, name) is not None)
+    _refuse_unused(args, kind)
     if args.json:
-        refuse_overwriting(args.json, args.ground_truth, predictions, args.label_map, args.excluded)
-    result = measure(args)
+        refuse_overwriting(
+            args.json, args.ground_truth, getattr(args, kind), args.label_map, args.excluded, args.compare
+        )
+    result = measures[kind](args)
     excluded = f", without the keyframes of {args.excluded}" if args.excluded else ""
-    print(f"{predictions} against {args.ground_truth}{excluded}")
+    print(f"{getattr(args, kind)} against {args.ground_truth}{excluded}")
     for table in result.pop("tables"):
         print(table)
     if args.json:
         write_json(args.json, result)
     return 0
+
+
+def _refuse_unused(args: argparse.Namespace, kind: str) -> None:
+    """UserError for an option that this measure does not use."""
+    for option in sorted(set().union(*_USED.values()) - _USED[kind]):
+        if getattr(args, option) is not None:
+            users = " or ".join(_option(name) for name, used in _USED.items() if option in used)
+            raise UserError(f"{_option(option)} goes with {users}, not with {_option(kind)}")
+    known = TUBE_PROTOCOLS if kind == "tubes" else PROTOCOLS
+    if args.protocol is not None and args.protocol not in known:
+        raise UserError(
+            f"--protocol {args.protocol} does not go with {_option(kind)}; choose from {', '.join(known)}"
+        )
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _frame_map(args: argparse.Namespace) -> dict[str, Any]:
@@ -88,29 +137,35 @@ def _frame_map(args: argparse.Namespace) -> dict[str, Any]:
         read_action_csv(args.detections, kind="detections"),
         LabelMap.from_file(args.label_map),
     )
-    rules = {"excluded": _excluded(args), "protocol": args.protocol}
+    protocol = args.protocol or PROTOCOLS[0]
+    thresholds = args.iou or [0.5]
+    rules = {"excluded": _excluded(args), "protocol": protocol}
     matches = match(*boxes, **rules)
-    maps = [FrameMAP.from_matches(matches, iou) for iou in args.iou]
-    tables = [f"protocol {args.protocol}: {_DESCRIPTION[args.protocol]}"]
+    maps = [FrameMAP.from_matches(matches, iou) for iou in thresholds]
+    tables = [f"protocol {protocol}: {_DESCRIPTION[protocol]}"]
     result = maps[0].to_json() | _files(args, "detections", "label_map", "excluded")
     if len(maps) > 1:
         result["by_iou"] = {f"{each.iou:g}": each.to_json() for each in maps}
     tables += [f"\n{each.table()}" for each in maps]
     if args.report:
         base = read_action_csv(args.compare, kind="detections") if args.compare else None
-        explanation = explain(*boxes, iou=args.iou[0], base=base, **rules)
+        explanation = explain(*boxes, iou=thresholds[0], base=base, **rules)
         tables.append(f"\nreport: {write_report(args.report, explanation, args.detections)}")
     return result | {"tables": tables}
 
 
 def _tubes(args: argparse.Namespace) -> dict[str, Any]:
     from vmae_det.data.tubes import read_tubes
-    from vmae_det.evaluation.video_map import video_map
 
-    if args.excluded:
-        raise UserError("--excluded names keyframes, and does not go with --tubes")
-    result = video_map(read_tubes(args.ground_truth), read_tubes(args.tubes, kind="detections"))
-    return result.to_json() | _files(args, "tubes") | {"tables": ["", result.table()]}
+    labels = LabelMap.from_file(args.label_map).names if args.label_map else None
+    result = video_map(
+        read_tubes(args.ground_truth),
+        read_tubes(args.tubes, kind="detections"),
+        args.protocol or "continuous",
+        labels=labels,
+        thresholds=args.iou,
+    )
+    return result.to_json() | _files(args, "tubes", "label_map") | {"tables": ["", result.table()]}
 
 
 def _person_boxes(args: argparse.Namespace) -> dict[str, Any]:

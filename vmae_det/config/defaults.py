@@ -262,8 +262,8 @@ _C.TEST.NUM_CLIPS = Key(5, integer("[1, 1000]"))
 _C.TEST.NUM_CROPS = Key(3, integer("[1, 100]"))
 # Detection: person boxes below this score are dropped.
 _C.TEST.PERSON_BOX_SCORE = Key(0.8, number("[0, 1]"))
-# Detection: protocol of frame-mAP, challenge or slowfast.
-_C.TEST.PROTOCOL = Key("challenge", choice("challenge", "slowfast"))
+# Detection: protocol of frame-mAP: challenge, slowfast or mmaction2.
+_C.TEST.PROTOCOL = Key("challenge", choice("challenge", "slowfast", "mmaction2"))
 
 # ---------------------------------------------------------------- people in a video
 _C.PERSON_DETECTOR = Group()

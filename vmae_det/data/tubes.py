@@ -3,9 +3,8 @@
 A line of the CSV is `video_id,tube_id,label,score,frame,x1,y1,x2,y2`, a line for each frame of each tube;
 the first line may be that header.
 Tube ids are whole numbers, unique in their video; the label is text, and equal on all lines of a tube, as is
-the score, which may be empty in ground truth. Frames are whole numbers. Boxes are in any unit that ground
-truth and detections share, with continuous coordinates. Files whose boxes are inclusive pixels, as those of
-the ACT detector, need 1 added to x2 and y2.
+the score, which may be empty in ground truth. Frames are whole numbers. Boxes are in pixels or relative to
+the frame, as the benchmark has them.
 """
 
 from __future__ import annotations
@@ -19,6 +18,15 @@ import numpy as np
 from vmae_det.data.box_rows import COORDINATES, MAX_TIMESTAMP, Row, is_video_name, iterate_rows, shown
 from vmae_det.utils.errors import DataError
 
+# Classes of MultiSports that are too rare to be scored; see its evaluate_multisports.py.
+MULTISPORTS_NOT_SCORED = (
+    "aerobic kick jump",
+    "aerobic off axis jump",
+    "aerobic butterfly jump",
+    "aerobic balance turn",
+    "basketball save",
+    "basketball jump ball",
+)
 _COLUMNS = "video_id,tube_id,label,score,frame,x1,y1,x2,y2"
 
 
@@ -44,6 +52,14 @@ class Tubes:
 
     def __len__(self) -> int:
         return len(self.video)
+
+    def select(self, chosen: np.ndarray) -> Tubes:
+        """The tubes that a mask (T,) chooses."""
+        number = np.cumsum(chosen) - 1
+        rows = chosen[self.tube]
+        tube = number[self.tube[rows]]
+        parts = (self.video[chosen], self.label[chosen], self.score[chosen])
+        return Tubes(*parts, tube, self.frame[rows], self.boxes[rows])
 
 
 def read_tubes(path: str | Path, kind: str = "ground_truth") -> Tubes:

@@ -18,6 +18,8 @@ from vmae_det.data.label_map import LabelMap
 from vmae_det.data.person_boxes import PersonBoxes
 from vmae_det.evaluation.average_precision import average_precision
 from vmae_det.evaluation.matching import PROTOCOLS, Matches, match
+from vmae_det.evaluation.mismatch import Places, why_nothing_matches
+from vmae_det.evaluation.ties import TIE_ORDER, ap_range, describe_ties
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,10 @@ class FrameMAP:
         num_ground_truth: (C,) boxes.
         num_detections: rows given, with an action of the label map.
         num_scored: those of them that counted under the protocol.
+        ap_range: (C, 2) the least and the greatest AP that another order of equal scores can give.
+        num_keyframes: with ground truth.
+        num_undetected: those of them without any detection that counts.
+        problem: why no detection finds anything, or ''.
     """
 
     label_map: LabelMap
@@ -38,6 +44,10 @@ class FrameMAP:
     num_scored: int
     protocol: str
     iou: float
+    ap_range: np.ndarray
+    num_keyframes: int
+    num_undetected: int
+    problem: str
 
     @classmethod
     def from_matches(cls, matches: Matches, iou: float = 0.5) -> FrameMAP:
@@ -47,9 +57,18 @@ class FrameMAP:
             average_precision(hit[rows], count)
             for rows, count in zip(matches.ranked, matches.num_ground_truth)
         ]
-        counts = (matches.num_detections, len(matches.detections))
         return cls(
-            matches.label_map, np.array(ap), matches.num_ground_truth, *counts, matches.protocol, float(iou)
+            label_map=matches.label_map,
+            ap=np.array(ap),
+            num_ground_truth=matches.num_ground_truth,
+            num_detections=matches.num_detections,
+            num_scored=len(matches.detections),
+            protocol=matches.protocol,
+            iou=float(iou),
+            ap_range=ap_range(matches, iou),
+            num_keyframes=matches.num_keyframes,
+            num_undetected=matches.num_undetected,
+            problem="" if hit.any() else _why_nothing_counts(matches, iou),
         )
 
     @property
@@ -57,11 +76,18 @@ class FrameMAP:
         """Mean over the classes with ground truth, in [0, 1]."""
         return float(np.nanmean(self.ap))
 
+    @property
+    def mean_range(self) -> tuple[float, float]:
+        """The least and the greatest `mean_ap` that another order of equal scores can give."""
+        low, high = np.nanmean(self.ap_range, axis=0)
+        return float(low), float(high)
+
     def to_json(self) -> dict[str, Any]:
         """What json.dump takes; classes without ground truth have null."""
         columns = zip(self.label_map.names, self.label_map.ids, self.ap, self.num_ground_truth)
         return {
             "mAP": self.mean_ap,
+            "mAP_range": list(self.mean_range),
             "per_class": {
                 name: {
                     "id": action,
@@ -74,6 +100,9 @@ class FrameMAP:
             "iou": self.iou,
             "num_detections": self.num_detections,
             "num_scored": self.num_scored,
+            "num_keyframes": self.num_keyframes,
+            "num_undetected_keyframes": self.num_undetected,
+            "problem": self.problem,
         }
 
     def table(self) -> str:
@@ -86,15 +115,41 @@ class FrameMAP:
                 lines.append(f"{name:{width}}  {100 * self.ap[column]:6.2f}  {count:6d}")
         absent = int(np.isnan(self.ap).sum())
         if absent:
-            lines.append(f"({absent} classes without ground truth are left out)")
+            lacking = "ground truth or detections" if self.protocol == "mmaction2" else "ground truth"
+            lines.append(f"({absent} classes without {lacking} are not in the mean)")
         lines.append(f"{'frame-mAP':{width}}  {100 * self.mean_ap:6.2f}  {self.num_ground_truth.sum():6d}")
         lines.append(
             f"protocol {self.protocol}, IoU {self.iou:g}; "
             f"{self.num_scored} of {self.num_detections} rows scored"
         )
-        if self.num_detections and not self.num_scored:
-            lines.append("No detection lies in a keyframe that is scored: compare video ids and timestamps.")
+        lines.append(describe_ties(self.mean_range, TIE_ORDER))
+        if self.num_undetected:
+            lines.append(
+                f"{self.num_undetected} of {self.num_keyframes} annotated keyframes have no detections"
+            )
+        if self.problem:
+            lines.append(f"No detection counts: {self.problem}.")
         return "\n".join(lines)
+
+
+def _why_nothing_counts(matches: Matches, iou: float) -> str:
+    truth, found = matches.ground_truth, matches.detections
+    if len(found.source) and not matches.num_detections:
+        ours, theirs = (
+            ", ".join(map(str, np.unique(ids)[:5]))
+            for ids in (np.array(matches.label_map.ids), found.source.action)
+        )
+        return f"the label map has the action ids {ours} ..., the detections have {theirs} ..."
+    places = [
+        Places(rows.videos, rows.video, rows.timestamp)
+        for rows in (truth.source.select(truth.row), found.source)
+    ]
+    if reason := why_nothing_matches(*places):
+        return reason
+    if not len(matches.overlap):
+        return "none claims an action that is annotated in its keyframe"
+    best = matches.overlap.max()
+    return f"the largest IoU with an annotated box is {best:.2g}, and {iou:g} is needed"
 
 
 def evaluate_frame_map(

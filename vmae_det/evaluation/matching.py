@@ -3,17 +3,22 @@
 Within a keyframe and class, one detection after the other takes the ground-truth box that it overlaps most.
 Below the IoU threshold, or where that box is taken, it is a false positive.
 
-Two protocols are in use, and differ by more than ten points on the same files:
+Three protocols are in use, and differ by more than ten points on the same files:
 
 - `challenge`, ActivityNet's evaluator (get_ava_performance.py): keeps the 50 best-scored rows of a keyframe,
   scores only keyframes that the ground truth names, and lets detections choose their box by falling score.
 - `slowfast`, SlowFast's (ava_eval_helper.py): keeps all rows and all keyframes, and lets detections choose in
   the order of the rows. A file that is not sorted by score therefore gets less, as it does there.
+- `mmaction2`, that of mmaction2 1.x (ava_utils.py): keeps all rows, scores only keyframes in which the
+  ground truth has an action of the label map, and lets detections choose their box by falling score. Boxes
+  and scores are float32, empty boxes are false positives, the ground truth of excluded keyframes counts as
+  missed, and a class without any detection does not enter the mean.
 
-In both, rows with an action outside the label map and excluded keyframes do not count, nor do empty boxes.
+In all of them, rows with an action outside the label map and detections in excluded keyframes do not count.
+In the first two neither do empty boxes and the ground truth of excluded keyframes.
 
 Equal scores are ordered by what the rows say, not by where they stand: by video id, time, action id, and the
-box's x1, y1, x2, y2.
+box's x1, y1, x2, y2. `vmae_det.evaluation.ties` says what another order could give.
 """
 
 from __future__ import annotations
@@ -29,9 +34,10 @@ from vmae_det.data.annotations import ActionBoxes
 from vmae_det.data.box_rows import keyframe_keys
 from vmae_det.data.label_map import LabelMap
 from vmae_det.evaluation.average_precision import PrecisionRecall, precision_recall
+from vmae_det.evaluation.grouping import index_in, stable_order, unique
 from vmae_det.utils.errors import DataError, UserError
 
-PROTOCOLS = ("challenge", "slowfast")
+PROTOCOLS = ("challenge", "slowfast", "mmaction2")
 # The capacity that ActivityNet's evaluator gives a keyframe.
 _CHALLENGE_ROWS = 50
 
@@ -78,6 +84,8 @@ class Matches:
         chosen: (P,) the box that each overlaps most, index in `ground_truth`; among equals the first by
             coordinates.
         overlap: (P,) their IoU.
+        tied_for_cap: where more rows of a keyframe tie for the last places of the cap than there are places:
+            the detections with all of these rows, and the score of each keyframe's tie, NaN without one.
     """
 
     ground_truth: Rows
@@ -88,6 +96,7 @@ class Matches:
     chooser: np.ndarray
     chosen: np.ndarray
     overlap: np.ndarray
+    tied_for_cap: tuple[Rows, np.ndarray] | None = None
 
     @cached_property
     def num_ground_truth(self) -> np.ndarray:
@@ -95,13 +104,32 @@ class Matches:
         return np.bincount(self.ground_truth.column, minlength=len(self.label_map))
 
     @cached_property
+    def num_keyframes(self) -> int:
+        """Keyframes with ground truth that counts."""
+        return len(np.unique(self.ground_truth.keyframe))
+
+    @cached_property
+    def num_undetected(self) -> int:
+        """Keyframes with ground truth that counts, but without any such detection."""
+        annotated = np.unique(self.ground_truth.keyframe)
+        seen = np.zeros(max(annotated[-1], self.detections.keyframe.max(initial=0)) + 1, dtype=bool)
+        seen[self.detections.keyframe] = True
+        return int((~seen[annotated]).sum())
+
+    @cached_property
+    def ranking(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """For each class its detections by falling score, as indices in `detections`, and these scores."""
+        found = self.detections
+        by_class = stable_order(found.column, len(self.label_map))
+        ends = np.cumsum(np.bincount(found.column, minlength=len(self.label_map)))
+        members = [(rows, found.score[rows]) for rows in np.split(by_class, ends[:-1])]
+        orders = (np.argsort(-score, kind="stable") for _, score in members)
+        return [(rows[order], score[order]) for (rows, score), order in zip(members, orders)]
+
+    @property
     def ranked(self) -> list[np.ndarray]:
         """For each class its detections by falling score, as indices in `detections`."""
-        found = self.detections
-        by_class = _stable_order(found.column, len(self.label_map))
-        ends = np.cumsum(np.bincount(found.column, minlength=len(self.label_map)))
-        members = np.split(by_class, ends[:-1])
-        return [rows[np.argsort(-found.score[rows], kind="stable")] for rows in members]
+        return [rows for rows, _ in self.ranking]
 
     def best_box(self) -> np.ndarray:
         """(D,) index in `ground_truth` of the box that each detection overlaps most, -1 where its keyframe
@@ -134,8 +162,8 @@ class Matches:
         """The curve of each class, in the order of the label map."""
         hit = self.true_positives(iou)
         return [
-            precision_recall(hit[rows], self.detections.score[rows], count)
-            for rows, count in zip(self.ranked, self.num_ground_truth)
+            precision_recall(hit[rows], score, count)
+            for (rows, score), count in zip(self.ranking, self.num_ground_truth)
         ]
 
 
@@ -162,64 +190,95 @@ def match(
         raise UserError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
     if np.isnan(detections.score).any():
         raise DataError("the scores of the detections hold NaN; has the training diverged?")
-    keyframes, keys = _keyframes(ground_truth, detections, excluded, protocol)
     columns = [label_map.columns(source.action) for source in (ground_truth, detections)]
+    if protocol == "mmaction2":
+        ground_truth, detections = _in_single_precision(ground_truth), _in_single_precision(detections)
+    keyframes, keys = _keyframes(ground_truth, detections, protocol, columns[0])
+    unwanted = _excluded_keys(ground_truth, detections, excluded)
+    scored = keyframes if unwanted is None else keyframes[~np.isin(keyframes, unwanted)]
+    if protocol != "mmaction2":
+        keyframes = scored
     truth = _scored_rows(ground_truth, keys[0], columns[0], keyframes)
-    found = _scored_rows(detections, keys[1], columns[1], keyframes)
     if not len(truth):
         raise DataError(
             "no row of the ground truth counts: all are excluded or have actions outside the label map"
         )
+    found = _scored_rows(detections, keys[1], columns[1], keyframes)
+    if scored is not keyframes:
+        found = found.select(np.isin(keyframes, scored)[found.keyframe])
+    rivals = None
     if protocol == "challenge" and cap:
-        found = _best_rows(found, len(keyframes), _CHALLENGE_ROWS)
-    left, top, right, bottom = detections.boxes.T
-    # The evaluators drop empty boxes silently, after the cap.
-    sound = (left < right) & (top < bottom)
-    if not sound.all():
-        found = found.select(sound[found.row])
+        found, rivals = _best_rows(found, len(keyframes), _CHALLENGE_ROWS)
+    if protocol != "mmaction2":
+        # The evaluators drop empty boxes silently, after the cap.
+        found = _with_area(found)
+        rivals = rivals and (_with_area(rivals[0]), rivals[1])
+    else:
+        is_claimed = np.bincount(found.column, minlength=len(label_map))[truth.column] > 0
+        truth = truth.select(is_claimed) if is_claimed.any() else truth
     usable = int((columns[1] >= 0).sum())
-    found, pairs = _pair(truth, found, len(label_map), protocol)
-    return Matches(truth, found, label_map, protocol, usable, *pairs)
+    found, pairs = pair(truth, found, len(label_map), protocol)
+    return Matches(truth, found, label_map, protocol, usable, *pairs, tied_for_cap=rivals)
+
+
+def _in_single_precision(source: ActionBoxes) -> ActionBoxes:
+    return replace(source, boxes=source.boxes.astype(np.float32), score=source.score.astype(np.float32))
+
+
+def _with_area(rows: Rows) -> Rows:
+    left, top, right, bottom = rows.source.boxes.T
+    sound = (left < right) & (top < bottom)
+    return rows if sound.all() else rows.select(sound[rows.row])
 
 
 def _keyframes(
-    ground_truth: ActionBoxes, detections: ActionBoxes, excluded: Keyframes | None, protocol: str
+    ground_truth: ActionBoxes, detections: ActionBoxes, protocol: str, truth_column: np.ndarray
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Sorted keys of the keyframes that count, and the key of each row of both sources."""
-    videos = np.union1d(ground_truth.videos.astype(object), detections.videos.astype(object))
+    """Sorted keys of the keyframes that count, before exclusion, and the key of each row of both sources."""
+    videos = _videos(ground_truth, detections)
     keys = []
     for source in (ground_truth, detections):
         index = np.searchsorted(videos, source.videos.astype(object)).astype(np.int32)
         keys.append(keyframe_keys(index[source.video], source.timestamp))
-    # A keyframe of the ground truth counts even where none of its actions is in the label map.
-    named = keys[0] if protocol == "challenge" else np.concatenate([_unique(key) for key in keys])
-    keyframes = _unique(named)
-    index_of = {name: i for i, name in enumerate(videos)}
-    left_out = [(index_of[video], time) for video, time in excluded or () if video in index_of]
-    if left_out:
-        index, time = np.array(left_out).T
-        keyframes = keyframes[~np.isin(keyframes, keyframe_keys(index, time))]
-    return keyframes, keys
+    if protocol == "slowfast":
+        named = np.concatenate([unique(key) for key in keys])
+    else:
+        # For the challenge a keyframe counts even where none of its actions is in the label map.
+        named = keys[0] if protocol == "challenge" else keys[0][truth_column >= 0]
+    return unique(named), keys
+
+
+def _videos(ground_truth: ActionBoxes, detections: ActionBoxes) -> np.ndarray:
+    return np.union1d(ground_truth.videos.astype(object), detections.videos.astype(object))
+
+
+def _excluded_keys(
+    ground_truth: ActionBoxes, detections: ActionBoxes, excluded: Keyframes | None
+) -> np.ndarray | None:
+    """Keys of the excluded keyframes, None without any."""
+    index_of = {name: i for i, name in enumerate(_videos(ground_truth, detections))}
+    known = [(index_of[video], time) for video, time in excluded or () if video in index_of]
+    return keyframe_keys(*np.array(known).T) if known else None
 
 
 def _scored_rows(source: ActionBoxes, key: np.ndarray, column: np.ndarray, keyframes: np.ndarray) -> Rows:
     """The rows in `keyframes` with a column, by keyframe."""
-    keyframe = _index(key, keyframes)
+    keyframe = index_in(key, keyframes)
     row = np.flatnonzero((keyframe >= 0) & (column >= 0))
     keyframe = keyframe[row]
     if (keyframe[1:] < keyframe[:-1]).any():
-        order = _stable_order(keyframe, len(keyframes))
+        order = stable_order(keyframe, len(keyframes))
         row, keyframe = row[order], keyframe[order]
     return Rows(source, row, keyframe, column[row], source.score[row])
 
 
-def _best_rows(rows: Rows, num_keyframes: int, limit: int) -> Rows:
-    """The `limit` best-scored rows of each keyframe."""
+def _best_rows(rows: Rows, num_keyframes: int, limit: int) -> tuple[Rows, tuple[Rows, np.ndarray] | None]:
+    """The `limit` best-scored rows of each keyframe, and `Matches.tied_for_cap`."""
     frame = pl.DataFrame({"keyframe": rows.keyframe, "score": rows.score})
     last = frame.group_by("keyframe").agg(pl.col("score").top_k(limit).min())
-    threshold = np.empty(num_keyframes)
-    threshold[last["keyframe"].to_numpy()] = last["score"].to_numpy()
-    threshold = threshold[rows.keyframe]
+    last_score = np.full(num_keyframes, np.nan)
+    last_score[last["keyframe"].to_numpy()] = last["score"].to_numpy()
+    threshold = last_score[rows.keyframe]
     kept = rows.score > threshold
     # Where more rows tie for the last places than there are places, the stable order decides.
     places = limit - np.bincount(rows.keyframe[kept], minlength=num_keyframes)
@@ -228,15 +287,20 @@ def _best_rows(rows: Rows, num_keyframes: int, limit: int) -> Rows:
     contested = crowded[rows.keyframe[tied]]
     kept[tied[~contested]] = True
     tied = tied[contested]
+    rivals = None
+    if len(tied):
+        with_tied = kept.copy()
+        with_tied[tied] = True
+        rivals = rows.select(with_tied), np.where(crowded, last_score, np.nan)
     action = rows.source.action[rows.row[tied]]
     tied = rows.order(tied, rows.keyframe[tied], action)
     keyframe = rows.keyframe[tied]
     rank = np.arange(len(tied)) - np.searchsorted(keyframe, keyframe)
     kept[tied[rank < places[keyframe]]] = True
-    return rows.select(kept)
+    return rows.select(kept), rivals
 
 
-def _pair(
+def pair(
     truth: Rows, found: Rows, num_classes: int, protocol: str
 ) -> tuple[Rows, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Chooser, chosen and overlap of Matches; and the detections, in the order of ties where it matters: in a
@@ -245,7 +309,7 @@ def _pair(
     group = truth.keyframe.astype(np.int64) * num_classes + truth.column
     by_group = truth.order(np.arange(len(group)), group)
     groups, start, size = np.unique(group[by_group], return_index=True, return_counts=True)
-    group = _index(found.keyframe.astype(np.int64) * num_classes + found.column, groups)
+    group = index_in(found.keyframe.astype(np.int64) * num_classes + found.column, groups)
 
     candidates = np.flatnonzero(group >= 0)
     places = candidates[np.argsort(group[candidates], kind="stable")]
@@ -255,7 +319,7 @@ def _pair(
     found = replace(found, row=row, score=score)
 
     group = group[places]
-    priority = -found.score[places] if protocol == "challenge" else found.row[places]
+    priority = found.row[places] if protocol == "slowfast" else -found.score[places]
     by_choice = np.lexsort((priority, group))
     chooser, group = places[by_choice], group[by_choice]
     # Each detection beside each ground-truth box of its group.
@@ -271,36 +335,9 @@ def _pair(
 
 
 def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Overlap (P,) of boxes (P, 4) and (P, 4), in the evaluators' order of operations; `a` are not empty."""
-    shared = np.maximum(0.0, np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])).prod(axis=1)
+    """Overlap (P,) of boxes (P, 4) and (P, 4), in the evaluators' order of operations; not both are empty."""
+    sides = np.maximum(0.0, np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]))
+    # mmaction2 works on float32 up to here, and has float64 from here on.
+    shared = sides.astype(np.float64, copy=False).prod(axis=1)
     areas = (a[:, 2:] - a[:, :2]).prod(axis=1) + (b[:, 2:] - b[:, :2]).prod(axis=1)
     return shared / (areas - shared)
-
-
-def _unique(values: np.ndarray) -> np.ndarray:
-    return pl.Series("value", values[_run_starts(values)]).unique().sort().to_numpy()
-
-
-def _index(values: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """int32 index of each value in a table of unique values, -1 where it is absent."""
-    starts = _run_starts(values)
-    indices = pl.DataFrame({"value": table, "index": np.arange(len(table), dtype=np.int32)})
-    once = pl.DataFrame({"value": values[starts]})
-    joined = once.join(indices, on="value", how="left", maintain_order="left")
-    index = joined["index"].fill_null(-1).to_numpy()
-    return np.repeat(index, np.diff(starts, append=len(values)))
-
-
-def _run_starts(values: np.ndarray) -> np.ndarray:
-    """Where runs of equal values start: files list a keyframe's rows together, so they are few."""
-    is_start = np.ones(len(values), dtype=bool)
-    np.not_equal(values[1:], values[:-1], out=is_start[1:])
-    return np.flatnonzero(is_start)
-
-
-def _stable_order(ids: np.ndarray, limit: int) -> np.ndarray:
-    """Stable argsort of whole numbers in 0 .. limit - 1, in linear time: numpy sorts 16 bits by radix."""
-    order = np.argsort((ids & 0xFFFF).astype(np.uint16), kind="stable")
-    if limit > 1 << 16:
-        order = order[np.argsort((ids >> 16).astype(np.uint16)[order], kind="stable")]
-    return order

@@ -1,118 +1,346 @@
 """Video-mAP, the metric of UCF101-24, JHMDB and MultiSports: average precision of tubes instead of boxes.
 
 Two tubes overlap by the IoU of their frames times the mean IoU of their boxes over the frames that they
-share. By falling score, a tube takes the ground-truth tube of its video and class that it overlaps most, of
-those that are not taken; below the threshold it is a false positive. Average precision is the area under
-precision over recall, point by point from precision 1 at recall 0, without an envelope.
-
-So does the evaluation of the ACT detector (Kalogeiton et al., ICCV 2017), which MultiSports adapted. There,
-tubes have no gaps and pixel coordinates are inclusive; see `vmae_det.data.tubes` for the latter.
+share. By falling score, a tube takes the ground-truth tube of its video and class that it overlaps most;
+below the threshold it is a false positive. `tube_protocols` says what benchmarks differ in.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from vmae_det.data.annotations import ActionBoxes
-from vmae_det.data.label_map import LabelMap
+from vmae_det.data.box_rows import shown
 from vmae_det.data.tubes import Tubes
-from vmae_det.evaluation.average_precision import area_under_points
-from vmae_det.evaluation.frame_map import FrameMAP, frame_map
+from vmae_det.evaluation.average_precision import envelope_area, points_area, tied_ranks
 from vmae_det.evaluation.matching import box_iou
+from vmae_det.evaluation.mismatch import Places, why_nothing_matches
+from vmae_det.evaluation.ties import describe_ties
+from vmae_det.evaluation.tube_protocols import TUBE_PROTOCOLS, Rules, TubeProtocol
+from vmae_det.utils.errors import DataError, UserError
 
-_AVERAGED = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
-_THRESHOLDS = (0.2, *_AVERAGED)
+_FRAME_IOU = 0.5
 
 
 @dataclass(frozen=True)
 class VideoMAP:
-    """Average precision of tubes, and frame-mAP of their boxes at IoU 0.5.
+    """Average precision of tubes, and of their boxes in frames at IoU 0.5.
 
     Args:
-        labels: C names of the ground truth's actions, sorted.
-        ap: (C, K) in [0, 1], a column for each of `thresholds`.
+        labels: C names of the ground truth's actions that count, sorted.
+        ap: (C, K, 3) in [0, 1] for each of `thresholds`: as it is, and the least and the greatest that
+            another order of equal scores can give.
+        frame_ap: (C, 3) of boxes in frames, every frame a keyframe.
+        reported: thresholds, as they are given.
         num_ground_truth: (C,) tubes.
-        frames: the same files as boxes in frames; all frames count, and boxes choose by falling score.
+        num_detections: tubes given.
+        num_scored: those of them whose label is in `labels`.
+        num_rivals: tubes that compete with one of the same score for ground truth where the next best may be
+            taken: their order can move the numbers beyond the range.
+        num_videos: with ground truth.
+        num_undetected: those of them without detections.
+        problem: why no detection finds anything, or ''.
     """
 
+    protocol: str
     labels: tuple[str, ...]
     thresholds: tuple[float, ...]
     ap: np.ndarray
+    frame_ap: np.ndarray
+    reported: tuple[float, ...]
     num_ground_truth: np.ndarray
     num_detections: int
-    frames: FrameMAP
+    num_scored: int
+    num_rivals: int
+    num_videos: int
+    num_undetected: int
+    problem: str
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """(C, 3) at each reported threshold and for each average, by name."""
+        place = {threshold: k for k, threshold in enumerate(self.thresholds)}
+        columns = {f"{threshold:g}": self.ap[:, place[threshold]] for threshold in self.reported}
+        averages = TUBE_PROTOCOLS[self.protocol].averages()
+        return columns | {
+            name: self.ap[:, [place[threshold] for threshold in over]].mean(axis=1)
+            for name, over in averages.items()
+        }
 
     def per_class(self) -> dict[str, np.ndarray]:
-        """(C,) AP at 0.2, at 0.5, and the mean over 0.5, 0.55 .. 0.95, by name."""
-        averaged = [self.thresholds.index(threshold) for threshold in _AVERAGED]
-        columns = {name: self.ap[:, self.thresholds.index(float(name))] for name in ("0.2", "0.5")}
-        return columns | {"0.5:0.95": self.ap[:, averaged].mean(axis=1)}
+        """(C,) AP at each reported threshold and for each average, by name."""
+        return {name: column[:, 0] for name, column in self.columns().items()}
 
     def to_json(self) -> dict[str, Any]:
         """What json.dump takes."""
-        columns = self.per_class()
+        columns = self.columns()
         per_class = {
-            label: {name: float(column[i]) for name, column in columns.items()}
-            | {"frame_ap": float(self.frames.ap[i]), "num_ground_truth": int(self.num_ground_truth[i])}
+            label: {name: float(column[i, 0]) for name, column in columns.items()}
+            | {"frame_ap": float(self.frame_ap[i, 0]), "num_ground_truth": int(self.num_ground_truth[i])}
             for i, label in enumerate(self.labels)
         }
         return {
-            "video_mAP": {name: float(column.mean()) for name, column in columns.items()},
-            "frame_mAP": self.frames.mean_ap,
+            "protocol": self.protocol,
+            "video_mAP": {name: float(column[:, 0].mean()) for name, column in columns.items()},
+            "video_mAP_range": {
+                name: column[:, 1:].mean(axis=0).tolist() for name, column in columns.items()
+            },
+            "frame_mAP": float(self.frame_ap[:, 0].mean()),
+            "frame_mAP_range": self.frame_ap[:, 1:].mean(axis=0).tolist(),
             "per_class": per_class,
             "num_detections": self.num_detections,
+            "num_scored": self.num_scored,
+            "num_videos": self.num_videos,
+            "num_undetected_videos": self.num_undetected,
+            "problem": self.problem,
         }
 
     def table(self) -> str:
         """A line for each class, and the means below."""
-        columns = {"frame@0.5": self.frames.ap} | {f"video@{k}": v for k, v in self.per_class().items()}
+        columns = {f"frame@{_FRAME_IOU}": self.frame_ap} | {
+            f"video@{k}": v for k, v in self.columns().items()
+        }
         width = max(len(name) for name in ("mean", *self.labels))
         lines = [f"{'class':{width}}  " + "  ".join(f"{name:>14}" for name in columns) + "   tubes"]
-        rows = [(label, [column[i] for column in columns.values()]) for i, label in enumerate(self.labels)]
-        rows.append(("mean", [column.mean() for column in columns.values()]))
+        rows = [(label, [column[i, 0] for column in columns.values()]) for i, label in enumerate(self.labels)]
+        rows.append(("mean", [column[:, 0].mean() for column in columns.values()]))
         counts = [*self.num_ground_truth, self.num_ground_truth.sum()]
         for (label, values), count in zip(rows, counts):
             cells = "  ".join(f"{100 * value:14.2f}" for value in values)
             lines.append(f"{label:{width}}  {cells}  {count:6d}")
+        lines.append(
+            f"protocol {self.protocol}: {TUBE_PROTOCOLS[self.protocol].summary}; "
+            f"{self.num_scored} of {self.num_detections} tubes have a label that is scored"
+        )
+        for name, column in columns.items():
+            low, high = column[:, 1:].mean(axis=0)
+            if high - low > 1e-9 or name.startswith("frame"):
+                lines.append(f"{name}: {describe_ties((low, high), 'video id and tube id')}")
+        if self.num_rivals:
+            lines.append(
+                f"{self.num_rivals} tubes compete with one of the same score for ground truth: their order "
+                "can move the numbers further"
+            )
+        if self.num_undetected:
+            lines.append(f"{self.num_undetected} of {self.num_videos} annotated videos have no detections")
+        if self.problem:
+            lines.append(f"No tube counts: {self.problem}.")
         return "\n".join(lines)
 
 
-def video_map(ground_truth: Tubes, detections: Tubes) -> VideoMAP:
-    """Video-mAP at IoU 0.2, 0.5 and 0.5:0.95, and frame-mAP; classes without ground truth are left out.
+def video_map(
+    ground_truth: Tubes,
+    detections: Tubes,
+    protocol: str = "continuous",
+    *,
+    labels: Sequence[str] | None = None,
+    thresholds: Sequence[float] | None = None,
+) -> VideoMAP:
+    """Video-mAP and frame-mAP; classes without ground truth are not in the means.
 
     Tubes of equal score are ordered by video id and tube id.
+
+    Args:
+        protocol: one of TUBE_PROTOCOLS.
+        labels: those that count; None for all of the ground truth that the protocol scores.
+        thresholds: of IoU, to report instead of the protocol's; its averages stay.
+
+    Raises:
+        UserError: an unknown protocol or an impossible threshold.
+        DataError: no ground truth counts, or the boxes' unit does not fit the protocol.
     """
-    labels, column = np.unique(ground_truth.label, return_inverse=True)
-    count = np.bincount(column, minlength=len(labels))
-    falling = np.argsort(-detections.score, kind="stable")
-    pairs = tube_overlaps(ground_truth, detections)
-    by_label = [falling[detections.label[falling] == label] for label in labels]
-    ap = np.empty((len(labels), len(_THRESHOLDS)))
-    for k, threshold in enumerate(_THRESHOLDS):
-        hit = _true_positives(pairs, falling, threshold)
-        ap[:, k] = [area_under_points(hit[tubes], total) for tubes, total in zip(by_label, count)]
-    label_map = LabelMap(tuple(range(1, len(labels) + 1)), tuple(labels), ("",) * len(labels))
-    frames = frame_map(
-        _as_boxes(ground_truth, label_map), _as_boxes(detections, label_map), label_map, protocol="slowfast"
+    if protocol not in TUBE_PROTOCOLS:
+        raise UserError(f"protocol must be one of {', '.join(TUBE_PROTOCOLS)}, got {protocol!r}")
+    rules = TUBE_PROTOCOLS[protocol]
+    reported = tuple(rules.thresholds if thresholds is None else thresholds)
+    for threshold in reported:
+        if not 0 < threshold <= 1:
+            raise UserError(f"IoU thresholds must be in (0, 1], got {threshold:g}")
+    counted = [
+        label
+        for label in np.unique(ground_truth.label)
+        if label not in rules.not_scored and (labels is None or label in labels)
+    ]
+    if not counted:
+        raise DataError("no tube of the ground truth has a label that is scored")
+    truth = ground_truth.select(np.isin(ground_truth.label, counted))
+    found = detections.select(np.isin(detections.label, counted))
+    truth, found = _in_unit_of(protocol, rules, truth, found)
+
+    pairs = tube_overlaps(truth, found, rules.has_inclusive_frames)
+    averaged = (threshold for over in rules.averages().values() for threshold in over)
+    every = tuple(sorted({*reported, *averaged}))
+    ap, num_rivals = np.empty((len(counted), len(every), 3)), 0
+    classes = _Classes.of(counted, truth.label, found.label, found.score)
+    for k, threshold in enumerate(every):
+        ap[:, k], rivals = classes.ap(pairs, threshold, rules.tubes)
+        num_rivals = max(num_rivals, rivals)
+    by_frame = _Classes.of(counted, truth.label[truth.tube], found.label[found.tube], found.score[found.tube])
+    frame_ap, _ = by_frame.ap(_box_overlaps(truth, found), _FRAME_IOU, rules.frames)
+    annotated = set(truth.video)
+    return VideoMAP(
+        protocol=protocol,
+        labels=tuple(counted),
+        thresholds=every,
+        ap=ap,
+        frame_ap=frame_ap,
+        reported=reported,
+        num_ground_truth=classes.num_truth,
+        num_detections=len(detections),
+        num_scored=len(found),
+        num_rivals=num_rivals,
+        num_videos=len(annotated),
+        num_undetected=len(annotated - set(found.video)),
+        problem="" if ap[..., 2].any() else _why_nothing_counts(truth, found, detections, pairs, min(every)),
     )
-    return VideoMAP(tuple(labels), _THRESHOLDS, ap, count, len(detections), frames)
+
+
+def _why_nothing_counts(truth: Tubes, found: Tubes, detections: Tubes, pairs: Pairs, threshold: float) -> str:
+    if len(detections) and not len(found):
+        ours, theirs = (shown(tubes.label[0]) for tubes in (truth, detections))
+        return f"no label is in both files: the ground truth has {ours}, the detections {theirs}"
+    places = []
+    for tubes in (truth, found):
+        videos, video = np.unique(tubes.video.astype(object), return_inverse=True)
+        places.append(Places(videos, video[tubes.tube], tubes.frame.astype(np.float64)))
+    if reason := why_nothing_matches(*places, unit="frame"):
+        return reason
+    if not len(pairs.overlap):
+        return "none has the label of a tube in its frames"
+    return f"the largest IoU with a tube is {pairs.overlap.max():.2g}, and {threshold:g} is needed"
+
+
+def _in_unit_of(protocol: str, rules: TubeProtocol, truth: Tubes, found: Tubes) -> list[Tubes]:
+    """Both with boxes as the protocol counts them, in continuous coordinates; rows by tube and frame."""
+    units = [_unit(tubes.boxes) for tubes in (truth, found)]
+    if rules.frame_size is None and set(units) >= {"pixels", "relative"}:
+        raise DataError(f"units differ: the ground truth's boxes are {units[0]}, the detections' {units[1]}")
+    if rules.frame_size is None and rules.has_inclusive_pixels and "relative" in units:
+        raise DataError(
+            f"protocol {protocol} counts pixels, and the boxes are relative to the frame; protocols "
+            "ucf101-24 and jhmdb know the size of their frames, continuous and multisports need none"
+        )
+    result = []
+    for tubes, unit, other in zip((truth, found), units, units[::-1]):
+        order = np.lexsort((tubes.frame, tubes.tube))
+        boxes = tubes.boxes[order]
+        if rules.frame_size is not None and (unit or other) == "relative":
+            boxes = boxes * np.tile(rules.frame_size, 2)
+        if rules.has_inclusive_pixels:
+            boxes = boxes + np.array([0, 0, 1, 1])
+        result.append(replace(tubes, tube=tubes.tube[order], frame=tubes.frame[order], boxes=boxes))
+    return result
+
+
+def _unit(boxes: np.ndarray) -> str:
+    """ "pixels", "relative", or "" where boxes can be either, as those of 0 and 1 alone."""
+    if np.abs(boxes).max(initial=0) > 1.5:
+        return "pixels"
+    return "relative" if (boxes % 1 != 0).any() else ""
 
 
 @dataclass(frozen=True)
-class TubePairs:
-    """Tubes that share video, label and a frame: indices and overlap, each (P,)."""
+class Pairs:
+    """Detections and ground truth that overlap: indices and overlap, each (P,)."""
 
     detection: np.ndarray
     truth: np.ndarray
     overlap: np.ndarray
 
 
-def tube_overlaps(ground_truth: Tubes, detections: Tubes) -> TubePairs:
+@dataclass(frozen=True)
+class _Classes:
+    """Detections by class and falling score.
+
+    Args:
+        rank: (D,) of each detection by falling score, over all classes.
+        members: of each class its detections by falling score.
+        scores: of these.
+        num_truth: (C,) ground truth of each class.
+    """
+
+    rank: np.ndarray
+    members: list[np.ndarray]
+    scores: list[np.ndarray]
+    num_truth: np.ndarray
+
+    @classmethod
+    def of(cls, labels: list[str], truth: np.ndarray, found: np.ndarray, score: np.ndarray) -> _Classes:
+        """Of `labels`, with the label of each ground truth and detection, and the latter's scores."""
+        falling = np.argsort(-score, kind="stable")
+        rank = np.empty(len(falling), dtype=np.int64)
+        rank[falling] = np.arange(len(falling))
+        members = [falling[found[falling] == label] for label in labels]
+        count = np.array([(truth == label).sum() for label in labels])
+        return cls(rank, members, [score[rows] for rows in members], count)
+
+    def ap(self, pairs: Pairs, threshold: float, rules: Rules) -> tuple[np.ndarray, int]:
+        """(C, 3) AP with its range, and the number of rivals; see VideoMAP."""
+        area = envelope_area if rules.has_envelope else points_area
+        hit, num_rivals = self._true_positives(pairs, threshold, rules.takes_next_best)
+        result = []
+        for rows, score, count in zip(self.members, self.scores, self.num_truth):
+            first, last = tied_ranks(score, hit[rows])
+            result.append([area(rank, count) for rank in (np.flatnonzero(hit[rows]) + 1, last, first)])
+        return np.array(result), num_rivals
+
+    def _true_positives(
+        self, pairs: Pairs, threshold: float, takes_next_best: bool
+    ) -> tuple[np.ndarray, int]:
+        """(D,) bool: the detections that find ground truth which no better-scored one took; and rivals."""
+        rank = self.rank[pairs.detection]
+        # By score, then by overlap: the first free one is the one to take.
+        order = np.lexsort((pairs.truth, -pairs.overlap, rank))
+        if not takes_next_best:
+            _, first = np.unique(rank[order], return_index=True)
+            order = order[first]
+        order = order[pairs.overlap[order] >= threshold]
+        detections, truths = pairs.detection[order], pairs.truth[order]
+        hit = np.zeros(len(self.rank), dtype=bool)
+        taken: set[int] = set()
+        for detection, truth in zip(detections.tolist(), truths.tolist()):
+            if not hit[detection] and truth not in taken:
+                hit[detection] = True
+                taken.add(truth)
+        return hit, self._count_rivals(detections, truths) if takes_next_best else 0
+
+    def _count_rivals(self, detections: np.ndarray, truths: np.ndarray) -> int:
+        score = np.empty(len(self.rank))
+        for rows, values in zip(self.members, self.scores):
+            score[rows] = values
+        claims = pl.DataFrame({"truth": truths, "score": score[detections], "detection": detections})
+        return claims.filter(pl.len().over("truth", "score") > 1)["detection"].n_unique()
+
+
+def tube_overlaps(ground_truth: Tubes, detections: Tubes, has_inclusive_frames: bool = True) -> Pairs:
     """Spatio-temporal IoU of all pairs of tubes that share video, label and a frame."""
+    shared, iou = _shared_frames(ground_truth, detections)
+    summed = (
+        shared.select("detection", "truth")
+        .with_columns(pl.Series("iou", iou))
+        .group_by("detection", "truth")
+        .agg(pl.col("iou").mean(), pl.len().alias("common"))
+        .sort("detection", "truth")
+    )
+    detection, truth, common = (summed[name].to_numpy() for name in ("detection", "truth", "common"))
+    length = [np.bincount(tubes.tube, minlength=len(tubes)) for tubes in (ground_truth, detections)]
+    less = 0 if has_inclusive_frames else 1
+    union = length[0][truth] + length[1][detection] - common
+    share = (common.astype(np.int64) - less) / np.maximum(union - less, 1)
+    return Pairs(detection, truth, summed["iou"].to_numpy() * share)
+
+
+def _box_overlaps(ground_truth: Tubes, detections: Tubes) -> Pairs:
+    """IoU of all pairs of boxes that share video, label and frame: indices in the order of their rows."""
+    shared, iou = _shared_frames(ground_truth, detections)
+    return Pairs(shared["detection_row"].to_numpy(), shared["truth_row"].to_numpy(), iou)
+
+
+def _shared_frames(ground_truth: Tubes, detections: Tubes) -> tuple[pl.DataFrame, np.ndarray]:
+    """Tube and row of all pairs of boxes that share video, label and frame, and their IoU."""
     tables = []
     for name, tubes in (("truth", ground_truth), ("detection", detections)):
         tables.append(
@@ -132,49 +360,4 @@ def tube_overlaps(ground_truth: Tubes, detections: Tubes) -> TubePairs:
         detections.boxes[shared["detection_row"].to_numpy()],
         ground_truth.boxes[shared["truth_row"].to_numpy()],
     )
-    summed = (
-        shared.select("detection", "truth")
-        .with_columns(pl.Series("iou", iou))
-        .group_by("detection", "truth")
-        .agg(pl.col("iou").sum(), pl.len().alias("common"))
-        .sort("detection", "truth")
-    )
-    detection, truth = summed["detection"].to_numpy(), summed["truth"].to_numpy()
-    length = [np.bincount(tubes.tube, minlength=len(tubes)) for tubes in (ground_truth, detections)]
-    # The IoU of the frames times the mean over the common ones: the latter's number cancels out.
-    frames = length[0][truth] + length[1][detection] - summed["common"].to_numpy()
-    return TubePairs(detection, truth, summed["iou"].to_numpy() / frames)
-
-
-def _true_positives(pairs: TubePairs, falling: np.ndarray, threshold: float) -> np.ndarray:
-    """(T,) bool: the detected tubes that find a ground-truth tube which no better-scored one took."""
-    hit = np.zeros(len(falling), dtype=bool)
-    over = np.flatnonzero(pairs.overlap >= threshold)
-    rank = np.empty(len(falling), dtype=np.int64)
-    rank[falling] = np.arange(len(falling))
-    # By score, then by overlap: the first free one is the one to take.
-    over = over[np.lexsort((pairs.truth[over], -pairs.overlap[over], rank[pairs.detection[over]]))]
-    taken: set[int] = set()
-    for detection, truth in zip(pairs.detection[over].tolist(), pairs.truth[over].tolist()):
-        if not hit[detection] and truth not in taken:
-            hit[detection] = True
-            taken.add(truth)
-    return hit
-
-
-def _as_boxes(tubes: Tubes, label_map: LabelMap) -> ActionBoxes:
-    """A row for each box, by falling score; the frame's number is the time."""
-    rows = np.argsort(-tubes.score[tubes.tube], kind="stable")
-    tube = tubes.tube[rows]
-    videos, video = np.unique(tubes.video, return_inverse=True)
-    ids = dict(zip(label_map.names, label_map.ids))
-    action = np.array([ids.get(label, -1) for label in tubes.label], dtype=np.int32)
-    return ActionBoxes(
-        videos,
-        video[tube].astype(np.int32),
-        tubes.frame[rows].astype(np.float64),
-        tubes.boxes[rows],
-        action[tube],
-        tubes.score[tube],
-        tube.astype(np.int32),
-    )
+    return shared, iou

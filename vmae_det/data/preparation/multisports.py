@@ -9,17 +9,9 @@ from vmae_det.data.preparation.common import Outcome, require_file
 from vmae_det.data.preparation.detection import add_detection_arguments
 from vmae_det.data.preparation.tube_files import read_tube_pickle
 from vmae_det.data.preparation.tubes import prepare_tubes
+from vmae_det.data.tubes import MULTISPORTS_NOT_SCORED
 
 ANNOTATIONS = "multisports_GT.pkl"
-# Too rare to be scored; see mmaction2's tools/data/multisports/parse_anno.py.
-NOT_SCORED = (
-    "aerobic kick jump",
-    "aerobic off axis jump",
-    "aerobic butterfly jump",
-    "aerobic balance turn",
-    "basketball save",
-    "basketball jump ball",
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,4 +28,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def prepare(name: str, folder: Path, args: argparse.Namespace) -> Outcome:
     """Make `folder`."""
     tubes = read_tube_pickle(require_file(args.annotations, ANNOTATIONS))
-    return prepare_tubes({folder: tubes.splits[0]}, tubes, folder, args, NOT_SCORED)
+    return prepare_tubes({folder: tubes.splits[0]}, tubes, folder, args, MULTISPORTS_NOT_SCORED)
