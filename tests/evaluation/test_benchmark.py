@@ -20,7 +20,7 @@ def test_the_files_are_in_proportion_and_can_be_scored(tmp_path):
     assert np.isnan(result.ap).sum() < 30
 
 
-def test_the_command_measures_both_protocols_in_processes_of_their_own(tmp_path, monkeypatch, capsys):
+def test_the_command_measures_each_protocol_in_processes_of_their_own(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "_SHARES", (1.0,))
     out = tmp_path / "out.json"
     assert (
@@ -31,6 +31,7 @@ def test_the_command_measures_both_protocols_in_processes_of_their_own(tmp_path,
     assert [(entry["protocol"], entry["rows"]) for entry in entries] == [
         ("challenge", 3200),
         ("slowfast", 3200),
+        ("mmaction2", 3200),
     ]
     for entry in entries:
         assert 0 < entry["read_s"] + entry["score_s"] < entry["total_s"]

@@ -241,7 +241,7 @@ def test_a_lower_scored_false_positive_never_raises_ap(seed):
 
 def test_what_cannot_be_scored_is_said():
     truth, found = random_case(0)
-    with pytest.raises(UserError, match="protocol must be one of challenge, slowfast, got 'coco'"):
+    with pytest.raises(UserError, match="protocol must be one of challenge, slowfast, mmaction2, got 'coco'"):
         frame_map(truth, found, LABEL_MAP, protocol="coco")
     with pytest.raises(UserError, match=r"IoU thresholds must be in \(0, 1\], got 50"):
         frame_map(truth, found, LABEL_MAP, iou=50)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from vmae_det.data.annotations import ActionBoxes, LabelMap
 from vmae_det.evaluation import matching
+from vmae_det.evaluation.average_precision import average_precision
 from vmae_det.evaluation.frame_map import FrameMAP, frame_map
 from vmae_det.evaluation.matching import PROTOCOLS, match
 
@@ -57,15 +58,22 @@ def overlap(a, b):
     return width * height / (area - width * height)
 
 
-def reference(truth, found, protocol, excluded, iou):
-    """AP of each class, from the definition, one row at a time."""
-    truth = [row for row in truth if row[0] not in excluded]
+def reference(truth, found, protocol, excluded, iou, tie=lambda row: (row[0], row[2], row[1])):
+    """AP of each class, from the definition, one row at a time; `tie` orders rows of one score."""
     found = [row for row in found if row[0] not in excluded and row[2] in LABEL_MAP.ids]
+    if protocol == "mmaction2":
+        truth = [row for row in truth if row[2] in LABEL_MAP.ids]
+        found = [row for row in found if row[0] in {other[0] for other in truth}]
+        claimed = {row[2] for row in found}
+        if claimed & {row[2] for row in truth}:
+            truth = [row for row in truth if row[2] in claimed]
+    else:
+        truth = [row for row in truth if row[0] not in excluded]
     if protocol == "challenge":
         kept = []
         for name in sorted({row[0] for row in truth}):
             own = [row for row in found if row[0] == name]
-            kept += sorted(own, key=lambda row: (-row[3], row[2], row[1]))[:CAP]
+            kept += sorted(own, key=lambda row: (-row[3], tie(row)))[:CAP]
         found = kept
     result = []
     for action_id in LABEL_MAP.ids:
@@ -73,9 +81,10 @@ def reference(truth, found, protocol, excluded, iou):
         for name in {row[0] for row in found}:
             boxes = sorted(row[1] for row in truth if row[0] == name and row[2] == action_id)
             own = [row for row in found if row[0] == name and row[2] == action_id]
-            own = [row for row in own if row[1][0] < row[1][2] and row[1][1] < row[1][3]]
-            if protocol == "challenge":
-                own.sort(key=lambda row: (-row[3], row[1]))
+            if protocol != "mmaction2":
+                own = [row for row in own if row[1][0] < row[1][2] and row[1][1] < row[1][3]]
+            if protocol != "slowfast":
+                own.sort(key=lambda row: (-row[3], tie(row)))
             taken = set()
             for row in own:
                 overlaps = [overlap(row[1], box) for box in boxes]
@@ -83,9 +92,9 @@ def reference(truth, found, protocol, excluded, iou):
                 hit = best is not None and overlaps[best] >= iou and best not in taken
                 if hit:
                     taken.add(best)
-                judged.append((-row[3], name, row[1], hit))
-        judged.sort(key=lambda entry: entry[:3])
-        hits = [entry[3] for entry in judged]
+                judged.append((-row[3], tie(row), hit))
+        judged.sort(key=lambda entry: entry[:2])
+        hits = [entry[2] for entry in judged]
         precision = [sum(hits[: i + 1]) / (i + 1) for i in range(len(hits))]
         count = sum(row[2] == action_id for row in truth)
         area = sum(max(precision[i:]) for i, hit in enumerate(hits) if hit)
@@ -98,6 +107,34 @@ def reference(truth, found, protocol, excluded, iou):
 def test_agrees_with_the_definition(truth, found, protocol, excluded, iou):
     result = frame_map(columns(truth), columns(found), LABEL_MAP, iou, excluded=excluded, protocol=protocol)
     np.testing.assert_allclose(result.ap, reference(truth, found, protocol, excluded, iou), atol=1e-12)
+
+
+@quick
+@given(truth_rows, found_rows, protocols, st.randoms(use_true_random=False))
+def test_no_order_of_equal_scores_leaves_the_range(truth, found, protocol, random):
+    found = [(*row, i) for i, row in enumerate(found)]
+    low, high = frame_map(columns(truth), columns(found), LABEL_MAP, protocol=protocol).ap_range.T
+    for _ in range(5):
+        place = random.sample(range(len(found)), len(found))
+        ap = reference(truth, found, protocol, (), 0.5, tie=lambda row, place=place: place[row[4]])
+        assert (np.isnan(ap) | ((low <= np.add(ap, 1e-12)) & (high >= np.subtract(ap, 1e-12)))).all()
+
+
+@quick
+@given(truth_rows, found_rows, st.sampled_from(["slowfast", "mmaction2"]))
+def test_the_range_is_reached(truth, found, protocol):
+    """Without a cap; a hit is found by taking it away."""
+    result = frame_map(columns(truth), columns(found), LABEL_MAP, protocol=protocol)
+    matches = match(columns(truth), columns(found), LABEL_MAP, protocol=protocol)
+    hit = matches.true_positives(0.5)
+    for column, count in enumerate(matches.num_ground_truth):
+        own = np.flatnonzero(matches.detections.column == column)
+        for end, sign in ((0, 1), (1, -1)):
+            entries = sorted((-matches.detections.score[i], sign * int(hit[i])) for i in own)
+            hits = [entry[1] != 0 for entry in entries]
+            if count:
+                expected = average_precision(np.array(hits, dtype=bool), count)
+                assert result.ap_range[column, end] == pytest.approx(expected)
 
 
 @quick

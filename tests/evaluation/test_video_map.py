@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -42,46 +43,179 @@ def random_tubes(seed):
     return truth, found
 
 
-def box_overlap(a, b):
-    width, height = (max(0, min(a[i + 2], b[i + 2]) - max(a[i], b[i])) for i in (0, 1))
-    area = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
+def box_overlap(a, b, pixel):
+    width, height = (max(0, min(a[i + 2], b[i + 2]) + pixel - max(a[i], b[i])) for i in (0, 1))
+    area = sum((box[2] - box[0] + pixel) * (box[3] - box[1] + pixel) for box in (a, b))
     return width * height / (area - width * height)
 
 
-def tube_overlap(a, b):
-    common = set(a) & set(b)
-    if not common:
+def tube_overlap(a, b, pixel=0, last_frame=1):
+    common, every = set(a) & set(b), set(a) | set(b)
+    if not common or len(every) - 1 + last_frame == 0:
         return 0.0
-    return len(common) / len(set(a) | set(b)) * np.mean([box_overlap(a[f], b[f]) for f in common])
+    share = (len(common) - 1 + last_frame) / (len(every) - 1 + last_frame)
+    return share * np.mean([box_overlap(a[f], b[f], pixel) for f in common])
 
 
-def reference(truth, found, label, threshold):
+def reference(truth, found, label, threshold, *, next_best, envelope, **counting):
     """AP of one class, tube by tube."""
-    free = [tube for tube in truth if tube[2] == label]
-    total, true, area, before = len(free), 0, 0.0, (0.0, 1.0)
-    own = sorted((tube for tube in found if tube[2] == label), key=lambda tube: -tube[3])
-    for rank, tube in enumerate(own, start=1):
-        overlaps = [tube_overlap(other[4], tube[4]) if other[0] == tube[0] else 0 for other in free]
-        if overlaps and max(overlaps) >= threshold:
-            del free[overlaps.index(max(overlaps))]
-            true += 1
-        point = (true / total, true / rank)
-        area += (point[0] - before[0]) * (point[1] + before[1]) / 2
-        before = point
+    own = [tube for tube in truth if tube[2] == label]
+    free, points = list(own), [(0.0, 1.0)]
+    for tube in sorted((tube for tube in found if tube[2] == label), key=lambda tube: -tube[3]):
+        rivals = [other for other in (free if next_best else own) if other[0] == tube[0]]
+        overlaps = [tube_overlap(other[4], tube[4], **counting) for other in rivals]
+        best = rivals[overlaps.index(max(overlaps))] if overlaps and max(overlaps) >= threshold else None
+        if best in free:
+            free.remove(best)
+        true = len(own) - len(free)
+        points.append((true / len(own), true / len(points)))
+    area = 0.0
+    for i, ((before, high), (recall, precision)) in enumerate(pairwise(points), start=1):
+        height = max(p for _, p in points[i:]) if envelope else (high + precision) / 2
+        area += (recall - before) * height
     return area
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_agrees_with_the_plain_definition(tmp_path, seed):
+def in_frames(tubes):
+    """Each box as a tube of one frame."""
+    return [
+        (f"{video} {frame}", tube, label, score, {frame: box})
+        for video, tube, label, score, boxes in tubes
+        for frame, box in boxes.items()
+    ]
+
+
+ACT, VOC = {"next_best": True, "envelope": False}, {"next_best": False, "envelope": True}
+RULES = {
+    "continuous": (ACT, VOC, {}),
+    "act": (ACT, ACT, {"pixel": 1}),
+    "ucf101-24": (ACT, ACT, {"pixel": 1}),
+    "jhmdb": (ACT, ACT, {"pixel": 1}),
+    "multisports": (VOC, VOC, {"last_frame": 0}),
+}
+
+
+@pytest.mark.parametrize("protocol", RULES)
+@pytest.mark.parametrize("seed", range(4))
+def test_agrees_with_the_plain_definition(tmp_path, seed, protocol):
     truth, found = random_tubes(seed)
+    in_tubes, in_boxes, counting = RULES[protocol]
     result = video_map(
         read_tubes(write(tmp_path / "gt.csv", truth)),
         read_tubes(write(tmp_path / "d.csv", found), "detections"),
+        protocol,
     )
     assert list(result.labels) == sorted({tube[2] for tube in truth})
     for i, label in enumerate(result.labels):
         for k, threshold in enumerate(result.thresholds):
-            assert result.ap[i, k, 0] == pytest.approx(reference(truth, found, label, threshold), abs=1e-12)
+            expected = reference(truth, found, label, threshold, **in_tubes, **counting)
+            assert result.ap[i, k, 0] == pytest.approx(expected, abs=1e-12)
+        boxes = in_frames(truth), in_frames(found)
+        pixel = {"pixel": counting.get("pixel", 0)}
+        # Boxes of one tube tie; only the best of a ground-truth box counts, so the range has the rest.
+        low, high = result.frame_ap[i, 1:]
+        assert low - 1e-12 <= reference(*boxes, label, 0.5, **in_boxes, **pixel) <= high + 1e-12
+
+
+def test_averages_are_over_their_thresholds(tmp_path):
+    truth = [("v", 1, "run", "", {f: [0, 0, 10, 10] for f in range(101)})]
+    # 0.57 of the frames, or 0.57 less one frame of each: 56 of 100.
+    found = [("v", 1, "run", 0.5, {f: [0, 0, 10, 10] for f in range(57)})]
+    files = write(tmp_path / "gt.csv", truth), write(tmp_path / "d.csv", found)
+    tubes = read_tubes(files[0]), read_tubes(files[1], "detections")
+    averages = video_map(*tubes, "multisports").to_json()["video_mAP"]
+    assert averages == pytest.approx(
+        {"0.2": 1, "0.5": 1, "0.05:0.45": 1, "0.10:0.90": 5 / 9, "0.5:0.95": 2 / 10}
+    )
+    at = video_map(*tubes, "act", thresholds=[0.56, 0.57]).to_json()["video_mAP"]
+    assert at == pytest.approx({"0.56": 1, "0.57": 0, "0.5:0.95": 2 / 10})  # 57 of 101
+
+
+def test_rare_classes_of_multisports_do_not_count(tmp_path):
+    rare = "basketball save"
+    truth = [("v", i, label, "", {1: [0, 0, 9, 9], 2: [0, 0, 9, 9]}) for i, label in enumerate(("run", rare))]
+    found = [("v", 1, "run", 0.5, truth[0][4]), ("v", 2, "walk", 0.5, truth[0][4])]
+    files = write(tmp_path / "gt.csv", truth), write(tmp_path / "d.csv", found)
+    tubes = read_tubes(files[0]), read_tubes(files[1], "detections")
+    scored = video_map(*tubes, "multisports")
+    assert (scored.labels, scored.num_scored, scored.num_detections) == (("run",), 1, 2)
+    assert scored.to_json()["video_mAP"]["0.5"] == 1
+    assert video_map(*tubes, "act").to_json()["video_mAP"]["0.5"] == 0.5
+    assert video_map(*tubes, "act", labels=["run", "jump"]).to_json()["video_mAP"]["0.5"] == 1
+    with pytest.raises(DataError, match="no tube of the ground truth has a label that is scored"):
+        video_map(*tubes, "multisports", labels=[rare])
+
+
+def test_relative_boxes_and_pixels(tmp_path):
+    """The same boxes, of frames of 320 x 240: IoU 11 x 5 / (11 x 11) in inclusive pixels."""
+
+    def tubes(name, kind, box, score=""):
+        return read_tubes(write(tmp_path / name, [("v", 1, "run", score, {3: box})]), kind)
+
+    pixels = tubes("gt.csv", "ground_truth", [20, 40, 30, 50])
+    relative = tubes("r.csv", "ground_truth", [20 / 320, 40 / 240, 30 / 320, 50 / 240])
+    found = tubes("d.csv", "detections", [20, 40, 30, 44], 0.5)
+    found_relative = tubes("dr.csv", "detections", [20 / 320, 40 / 240, 30 / 320, 44 / 240], 0.5)
+    for truth in (pixels, relative):
+        for detections in (found, found_relative):
+            for protocol in ("ucf101-24", "jhmdb"):
+                result = video_map(truth, detections, protocol, thresholds=[0.45, 0.46]).to_json()
+                assert result["video_mAP"]["0.45"] == 1
+                assert result["video_mAP"]["0.46"] == 0
+    with pytest.raises(DataError, match="protocol act counts pixels, and the boxes are relative"):
+        video_map(relative, found_relative, "act")
+    for protocol in ("act", "continuous", "multisports"):
+        with pytest.raises(DataError, match="the ground truth's boxes are pixels, the detections' relative"):
+            video_map(pixels, found_relative, protocol)
+
+
+def test_equal_scores_have_a_range(tmp_path):
+    truth = [("v", 1, "run", "", {1: [0, 0, 10, 10]})]
+    found = [
+        ("v", 2, "run", 0.5, {1: [0, 0, 10, 10]}),
+        *(("v", i, "run", 0.5, {1: [50, 50, 60, 60]}) for i in (1, 3)),
+    ]
+    files = write(tmp_path / "gt.csv", truth), write(tmp_path / "d.csv", found)
+    result = video_map(read_tubes(files[0]), read_tubes(files[1], "detections")).to_json()
+    # The true tube comes first, second (as it does by its id) or third.
+    assert result["video_mAP"]["0.5"] == pytest.approx((0 + 1 / 2) / 2)
+    assert result["video_mAP_range"]["0.5"] == pytest.approx([(0 + 1 / 3) / 2, 1])
+    assert result["frame_mAP_range"] == pytest.approx([1 / 3, 1])
+
+
+def test_rivals_of_equal_score_are_counted(tmp_path):
+    """Two tubes claim one box, and one of them could take another: their order decides on one hit or two."""
+    truth = [("v", i, "run", "", {1: [x, 0, x + 10, 10]}) for i, x in ((1, 0), (2, 4))]
+    found = [("v", i, "run", 0.5, {1: [x, 0, x + 10, 10]}) for i, x in ((1, 1), (2, -2))]
+    files = write(tmp_path / "gt.csv", truth), write(tmp_path / "d.csv", found)
+    tubes = read_tubes(files[0]), read_tubes(files[1], "detections")
+    assert video_map(*tubes).num_rivals == 2
+    assert "2 tubes compete with one of the same score" in video_map(*tubes).table()
+    assert video_map(*tubes, "multisports").num_rivals == 0
+
+
+@pytest.mark.parametrize(
+    ("found", "problem"),
+    [
+        ([], "there are no detections"),
+        ([("w", 1, "run", 1, {5: [0, 0, 9, 9]})], "no video id is in both files: the ground truth has 'v'"),
+        ([("v", 1, "Run", 1, {5: [0, 0, 9, 9]})], "no label is in both files: the ground truth has 'run'"),
+        (
+            [("v", 1, "run", 1, {9: [0, 0, 9, 9]})],
+            "of video 'v' the ground truth has frames 5 to 6, the detections 9 to 9",
+        ),
+        ([("v", 1, "run", 1, {5: [8, 8, 20, 20]})], "the largest IoU with a tube is 0.00"),
+    ],
+)
+@pytest.mark.parametrize("protocol", RULES)
+def test_zero_has_a_reason(tmp_path, found, problem, protocol):
+    truth = [("v", 1, "run", "", {5: [0, 0, 9, 9], 6: [0, 0, 9, 9]})]
+    files = write(tmp_path / "gt.csv", truth), write(tmp_path / "d.csv", found)
+    result = video_map(read_tubes(files[0]), read_tubes(files[1], "detections"), protocol)
+    assert set(result.to_json()["video_mAP"].values()) == {0}
+    if "largest" not in problem or protocol != "multisports":
+        assert problem in result.problem
+    assert result.problem in result.table()
 
 
 def test_overlap_by_hand(tmp_path):
@@ -120,6 +254,50 @@ def test_the_command_scores_tubes(tmp_path, capsys):
     result = json.loads(out.read_text())
     assert result["video_mAP"] == {"0.2": 1, "0.5": 1, "0.5:0.95": 1}
     assert result["frame_mAP"] == 1
+
+
+def test_options_of_other_measures_are_refused(tmp_path, capsys):
+    truth = write(tmp_path / "gt.csv", random_tubes(0)[1])
+    files = ["evaluate", "--ground-truth", str(truth), "--tubes", str(truth)]
+    for option, users in (
+        ("--report", "--detections"),
+        ("--compare", "--detections"),
+        ("--excluded", "--detections or --person-boxes"),
+        ("--images", "--person-boxes"),
+    ):
+        assert cli_main.main([*files, option, str(tmp_path / "x")]) == 2
+        assert f"{option} goes with {users}, not with --tubes" in capsys.readouterr().err
+    assert cli_main.main([*files, "--protocol", "challenge"]) == 2
+    assert (
+        "--protocol challenge does not go with --tubes; choose from continuous, act"
+        in capsys.readouterr().err
+    )
+    assert cli_main.main([*files, "--iou", "50"]) == 2
+    assert "IoU thresholds must be in (0, 1], got 50" in capsys.readouterr().err
+    for kind, option, value in (
+        ("--person-boxes", "--protocol", "challenge"),
+        ("--person-boxes", "--iou", "0.5"),
+        ("--person-boxes", "--label-map", "x"),
+        ("--detections", "--images", "x"),
+        ("--detections", "--protocol", "act"),
+    ):
+        assert cli_main.main(["evaluate", "--ground-truth", str(truth), kind, "x", option, value]) == 2
+        assert f"with {kind}" in capsys.readouterr().err
+
+
+def test_a_label_map_chooses_the_actions_of_tubes(tmp_path):
+    truth = [("v", i, label, "", {1: [0, 0, 9, 9]}) for i, label in enumerate(("run", "jump"))]
+    found = write(tmp_path / "d.csv", [("v", 1, "run", 0.5, truth[0][4])])
+    (tmp_path / "map.pbtxt").write_text('item { name: "run" id: 1 }')
+    out = tmp_path / "out.json"
+    files = ["evaluate", "--ground-truth", str(write(tmp_path / "gt.csv", truth)), "--tubes", str(found)]
+    assert cli_main.main([*files, "--json", str(out)]) == 0
+    assert json.loads(out.read_text())["video_mAP"]["0.5"] == 0.5
+    arguments = ["--label-map", str(tmp_path / "map.pbtxt"), "--iou", "0.3", "--protocol", "act"]
+    assert cli_main.main([*files, "--json", str(out), *arguments]) == 0
+    result = json.loads(out.read_text())
+    assert result["video_mAP"] == {"0.3": 1, "0.5:0.95": 1}
+    assert result["protocol"] == "act"
 
 
 GOOD = "v,1,run,0.5,3,0,0,10,10"

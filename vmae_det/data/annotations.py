@@ -94,7 +94,8 @@ def read_action_csv(
 
     Args:
         label_map: None admits every action id.
-        kind: "ground_truth" (column 8 is the person's id) or "detections" (the score, 1 where it is missing).
+        kind: "ground_truth" (column 8 is the person's id) or "detections" (the score, 1 where it is missing),
+            of which there may be none.
         unknown_actions: what to do with ids outside the label map: "error"; or "ignore", as AVA's evaluator
             does: such detections are dropped, and such ground truth only names its keyframe.
 
@@ -167,7 +168,7 @@ def _read_line_by_line(path: Path, kind: str, rule: BoxRule, label_map: LabelMap
         has_value = len(row.fields) == 8 and not names_keyframe
         score.append(row.number(7, "the score") if has_value and kind == "detections" else 1.0)
         person.append(row.whole_number(7, "the person id") if has_value and kind == "ground_truth" else -1)
-    if not names:
+    if not names and kind == "ground_truth":
         raise DataError("holds no rows", path)
     videos = np.array(sorted(names), dtype=object)
     rank = np.argsort(np.argsort(np.array(list(names), dtype=object))).astype(np.int32)

@@ -66,7 +66,7 @@ def read_tubes(path: str | Path, kind: str = "ground_truth") -> Tubes:
     """Read tubes, plain or gzipped; they come in the order of their video ids and tube ids.
 
     Args:
-        kind: "ground_truth" (scores are not looked at) or "detections".
+        kind: "ground_truth" (scores are not looked at) or "detections", of which there may be none.
 
     Raises:
         DataError: names the file and the line, what was got and what was expected.
@@ -94,7 +94,7 @@ def read_tubes(path: str | Path, kind: str = "ground_truth") -> Tubes:
         tube.append(index)
         frame.append(at)
         boxes.extend(_box(row, allow_empty=kind == "detections"))
-    if not tubes:
+    if not tubes and kind == "ground_truth":
         raise DataError("holds no rows", path)
     order = sorted(tubes)
     rank = np.empty(len(order), dtype=np.int64)
@@ -102,7 +102,7 @@ def read_tubes(path: str | Path, kind: str = "ground_truth") -> Tubes:
     return Tubes(
         np.array([video for video, _ in order], dtype=object),
         np.array([tubes[key][0] for key in order], dtype=object),
-        np.array([tubes[key][1] for key in order]),
+        np.array([tubes[key][1] for key in order], dtype=np.float64),
         rank[np.array(tube)],
         np.array(frame),
         np.array(boxes).reshape(-1, 4),

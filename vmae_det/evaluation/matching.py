@@ -85,7 +85,7 @@ class Matches:
             coordinates.
         overlap: (P,) their IoU.
         tied_for_cap: where more rows of a keyframe tie for the last places of the cap than there are places:
-            the detections with all of these rows, and the score of each keyframe's tie, NaN without one.
+            the rows of such keyframes with all that tie, and each keyframe's score of the tie, NaN elsewhere.
     """
 
     ground_truth: Rows
@@ -289,7 +289,7 @@ def _best_rows(rows: Rows, num_keyframes: int, limit: int) -> tuple[Rows, tuple[
     tied = tied[contested]
     rivals = None
     if len(tied):
-        with_tied = kept.copy()
+        with_tied = kept & crowded[rows.keyframe]
         with_tied[tied] = True
         rivals = rows.select(with_tied), np.where(crowded, last_score, np.nan)
     action = rows.source.action[rows.row[tied]]

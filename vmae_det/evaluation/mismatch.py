@@ -33,8 +33,8 @@ class Places:
         return np.unique(np.rint(1000 * self.time[self.video == index]))
 
 
-def why_nothing_matches(truth: Places, found: Places, unit: str = "s") -> str:
-    """How video ids or times of two files differ, or '' where some are in both."""
+def why_nothing_matches(truth: Places, found: Places, what: str = "seconds") -> str:
+    """How video ids or times, which are `what`, of two files differ; or '' where some are in both."""
     if not len(found.video):
         return "there are no detections"
     names = [places.names() for places in (truth, found)]
@@ -47,8 +47,9 @@ def why_nothing_matches(truth: Places, found: Places, unit: str = "s") -> str:
         times = [places.times(name) for places in (truth, found)]
         if np.isin(times[1], times[0], assume_unique=True).any():
             return ""
-        spans.append(" and ".join(f"{of[0] / 1000:g} to {of[-1] / 1000:g} {unit}" for of in times))
+        spans.append([f"{of[0] / 1000:g} to {of[-1] / 1000:g}" for of in times])
+    ours, theirs = spans[0]
     return (
-        f"no keyframe is in both files: of video {shown(common[0])} the ground truth and the detections have "
-        f"the times {spans[0]}"
+        f"no keyframe is in both files: of video {shown(common[0])} the ground truth has {what} {ours}, the "
+        f"detections {theirs}"
     )

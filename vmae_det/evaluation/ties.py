@@ -29,24 +29,43 @@ def ap_range(matches: Matches, iou: float) -> np.ndarray:
     ones of their score. Where rows tie for the last places of a keyframe's cap, the range is a bound: at best
     all true positives of them are kept and no false ones, at worst the reverse.
     """
-    uncertain = None
-    if matches.tied_for_cap is not None:
+    hit = matches.true_positives(iou)
+    rivals = None if matches.tied_for_cap is None else _Rivals(matches, iou)
+    result = np.empty((len(matches.label_map), 2))
+    for column, (rows, score) in enumerate(matches.ranking):
+        if rivals is None or not rivals.is_rival[rivals.ranking[column][0]].any():
+            first, last = tied_ranks(score, hit[rows])
+        else:
+            first, last = rivals.ranks(column, rows, score, hit[rows])
+        count = matches.num_ground_truth[column]
+        result[column] = envelope_area(last, count), envelope_area(first, count)
+    return result
+
+
+class _Rivals:
+    """The keyframes where rows tie for the last places of the cap, with all of these rows."""
+
+    def __init__(self, matches: Matches, iou: float) -> None:
         rows, last_score = matches.tied_for_cap
         found, (chooser, chosen, overlap) = pair(
             matches.ground_truth, rows, len(matches.label_map), matches.protocol
         )
-        matches = replace(
-            matches, detections=found, chooser=chooser, chosen=chosen, overlap=overlap, tied_for_cap=None
-        )
-        uncertain = found.score == last_score[found.keyframe]
-    hit = matches.true_positives(iou)
-    result = np.empty((len(matches.label_map), 2))
-    for column, (rows, score) in enumerate(matches.ranking):
-        for end, is_worst in enumerate((True, False)):
-            hits, scores = hit[rows], score
-            if uncertain is not None:
-                kept = ~(uncertain[rows] & (hits == is_worst))
-                hits, scores = hits[kept], scores[kept]
-            ranks = tied_ranks(scores, hits)[is_worst]
-            result[column, end] = envelope_area(ranks, matches.num_ground_truth[column])
-    return result
+        alone = replace(matches, detections=found, chooser=chooser, chosen=chosen, overlap=overlap)
+        self.hit, self.ranking = alone.true_positives(iou), alone.ranking
+        self.is_rival = found.score == last_score[found.keyframe]
+        self.is_settled = np.isnan(last_score)[matches.detections.keyframe]
+
+    def ranks(
+        self, column: int, rows: np.ndarray, score: np.ndarray, hit: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Ranks of a class's true positives at best and at worst; arguments as `Matches.ranking` has them."""
+        settled = self.is_settled[rows]
+        score, hit = score[settled], hit[settled]
+        own, own_score = self.ranking[column]
+        ends = []
+        for is_worst in (False, True):
+            kept = ~(self.is_rival[own] & (self.hit[own] == is_worst))
+            scores, hits = np.append(score, own_score[kept]), np.append(hit, self.hit[own[kept]])
+            order = np.argsort(-scores, kind="stable")
+            ends.append(tied_ranks(scores[order], hits[order])[is_worst])
+        return ends[0], ends[1]

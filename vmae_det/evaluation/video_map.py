@@ -206,7 +206,7 @@ def _why_nothing_counts(truth: Tubes, found: Tubes, detections: Tubes, pairs: Pa
     for tubes in (truth, found):
         videos, video = np.unique(tubes.video.astype(object), return_inverse=True)
         places.append(Places(videos, video[tubes.tube], tubes.frame.astype(np.float64)))
-    if reason := why_nothing_matches(*places, unit="frame"):
+    if reason := why_nothing_matches(*places, what="frames"):
         return reason
     if not len(pairs.overlap):
         return "none has the label of a tube in its frames"
