@@ -8,9 +8,9 @@ import torch
 from huggingface_hub import constants, errors
 
 from vmae_det.checkpoint import read_checkpoint
-from vmae_det.checkpoint.files import state_dict_of
 from vmae_det.checkpoint.hub import HubModel, parse_hub_name
 from vmae_det.checkpoint.locate import locate
+from vmae_det.checkpoint.state_dicts import state_dict_of
 from vmae_det.cli.main import main
 from vmae_det.utils.errors import WeightsError
 

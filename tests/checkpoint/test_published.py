@@ -23,8 +23,8 @@ from published_files import (
 
 from vmae_det.checkpoint import load_weights, read_checkpoint
 from vmae_det.checkpoint.convert import convert_weights
-from vmae_det.checkpoint.files import state_dict_of
 from vmae_det.checkpoint.formats import FORMATS
+from vmae_det.checkpoint.state_dicts import state_dict_of
 from vmae_det.cli.convert import FAMILIES
 from vmae_det.cli.main import main
 from vmae_det.modeling import build_model
@@ -262,8 +262,14 @@ def test_another_size_is_refused(model, change, expected):
 def test_numbers_of_another_kind_are_refused(model):
     theirs = state_dict("videomae", "finetune")
     name = "blocks.0.mlp.fc1.weight"
-    for odd in (theirs[name].to(torch.int8), theirs[name].to_sparse(), theirs[name].to("meta")):
-        with pytest.raises(WeightsError, match=r"mlp\.fc1\.weight holds .*, expected torch.float32"):
+    kinds = {
+        "holds torch.int8, expected torch.float32": theirs[name].to(torch.int8),
+        "is a tensor of the layout torch.sparse_coo": theirs[name].to_sparse(),
+        "is a meta tensor": theirs[name].to("meta"),
+        "is a quantized tensor": torch.quantize_per_tensor(theirs[name], 0.1, 0, torch.qint8),
+    }
+    for expected, odd in kinds.items():
+        with pytest.raises(WeightsError, match=rf"mlp\.fc1\.weight {expected}"):
             load_weights(model("finetune"), theirs | {name: odd})
     half = {key: value.half() for key, value in theirs.items()}
     ours = model("finetune")

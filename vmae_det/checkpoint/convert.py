@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from vmae_det.checkpoint.files import check_suffix, read_checkpoint, write_checkpoint
+from vmae_det.checkpoint.files import check_suffix, read_checkpoint, some, write_checkpoint
 from vmae_det.checkpoint.limits import check_expressible
-from vmae_det.checkpoint.published import POSITIONS, from_our_names, inflate
+from vmae_det.checkpoint.published import PATCH_EMBEDDING, POSITIONS, Recognised, from_our_names, inflate
+from vmae_det.checkpoint.state_dicts import StateDict
 from vmae_det.checkpoint.stored_config import stored_config
-from vmae_det.checkpoint.weights import read_weights, some
+from vmae_det.checkpoint.weights import read_weights
 from vmae_det.config import CfgNode
 from vmae_det.modeling.embedding import POSITIONS as position_tables
 from vmae_det.utils.errors import WeightsError
@@ -30,6 +31,7 @@ class ConvertReport:
         source_format, format: the names of both formats.
         written: parameters in the new file.
         left_out: parameters of the old file that have no place in the new one.
+        source: where in the old file they were.
         settings: what the file does not say, and their model must be built with; '' where that is not known.
     """
 
@@ -38,10 +40,13 @@ class ConvertReport:
     format: str
     written: tuple[str, ...]
     left_out: tuple[str, ...]
+    source: StateDict
     settings: str = ""
 
     def __str__(self) -> str:
         text = f"{self.output}: {len(self.written)} parameters, from {self.source_format} to {self.format}"
+        if self.source.others:
+            text += f", {self.source}"
         if self.left_out:
             text += f"; left out, as that has no place for them: {some(self.left_out)}"
         if self.settings:
@@ -71,13 +76,15 @@ def convert_weights(
         label_map: the fields of a LabelMap; None takes the one that travels with the weights, if any.
 
     Raises:
-        WeightsError: the source cannot be read or recognised, the format cannot express the model, or the
-            output cannot be written.
+        WeightsError: the source cannot be read or recognised, it holds a model in part, or parameters that
+            are of no model of this program, the format cannot express the model, or the output cannot be
+            written.
     """
     output = Path(output)
     check_suffix(output)
     content = read_checkpoint(source)
-    recognised = read_weights(content, where=str(source))
+    found, recognised = read_weights(content, str(source))
+    _check_whole(recognised, str(source))
     weights = inflate(recognised.weights, _TUBELET_SIZE)
     keep_config = cfg is None and recognised.format.names is None
     cfg = cfg or stored_config(content, source)
@@ -103,6 +110,7 @@ def convert_weights(
         target.name,
         tuple(state_dict),
         (*recognised.unused, *left_out),
+        found,
         settings,
     )
 
@@ -127,3 +135,28 @@ def _settings(cfg: CfgNode) -> str:
         "pixel deviation": " ".join(f"{value:g}" for value in cfg.MODEL.PIXEL_STD),
     }
     return ", ".join(f"{name} {value}" for name, value in settings.items())
+
+
+def _check_whole(recognised: Recognised, source: str) -> None:
+    """WeightsError unless a file holds all of a backbone, and only parameters that have a meaning here."""
+    lost = tuple(name for name, part in recognised.unused.items() if part)
+    if lost:
+        raise WeightsError(
+            f"{source}: no model of this program has {some(lost)}; without, it is another model"
+        )
+    blocks: dict[int, set[str]] = {}
+    for name in recognised.weights:
+        if name.startswith("backbone.blocks."):
+            number, _, rest = name.removeprefix("backbone.blocks.").partition(".")
+            blocks.setdefault(int(number), set()).add(rest)
+    every = set().union(*blocks.values())
+    lacking = [
+        f"backbone.blocks.{number}.{rest}"
+        for number in range(min(max(blocks, default=0) + 1, len(blocks) + 1))
+        for rest in sorted(every - blocks.get(number, set()))
+    ]
+    if not any(name.startswith(("backbone.norm.", "fc_norm.")) for name in recognised.weights):
+        lacking.append("a norm after the last block")
+    lacking += [name for name in (PATCH_EMBEDDING,) if name not in recognised.weights]
+    if lacking:
+        raise WeightsError(f"{source}: holds a model in part, without {some(tuple(lacking))}")

@@ -74,6 +74,22 @@ _HUGGING_FACE_BLOCK = (
     ("attention.attention.value.bias", "attn.value.bias"),
 )
 
+_HUGGING_FACE = NameTable(
+    (
+        ("videomae.embeddings.patch_embeddings.projection.{p}", "backbone.patch_embed.proj.{p}"),
+        ("videomae.embeddings.position_embeddings", "backbone.positions"),
+        *blocks("videomae.encoder.layer", "backbone.blocks", _HUGGING_FACE_BLOCK),
+        ("videomae.layernorm.{p}", "backbone.norm.{p}"),
+        ("encoder_to_decoder.weight", "encoder_to_decoder.weight"),
+        ("mask_token", "mask_token"),
+        *blocks("decoder.decoder_layers", "decoder.blocks", _HUGGING_FACE_BLOCK),
+        ("decoder.norm.{p}", "decoder.norm.{p}"),
+        ("decoder.head.{p}", "decoder.head.{p}"),
+        ("fc_norm.{p}", "fc_norm.{p}"),
+        ("classifier.{p}", "head.{p}"),
+    )
+)
+
 PUBLISHED_DETECTOR = "VideoMAE action detection"
 
 # The first format that recognises a file is taken, so those with more in common with others come first.
@@ -151,22 +167,16 @@ FORMATS = (
         "huggingface",
         "Hugging Face VideoMAE",
         (r"videomae\.embeddings\.", r"videomae\.encoder\.layer\."),
-        NameTable(
-            (
-                ("videomae.embeddings.patch_embeddings.projection.{p}", "backbone.patch_embed.proj.{p}"),
-                ("videomae.embeddings.position_embeddings", "backbone.positions"),
-                *blocks("videomae.encoder.layer", "backbone.blocks", _HUGGING_FACE_BLOCK),
-                ("videomae.layernorm.{p}", "backbone.norm.{p}"),
-                ("encoder_to_decoder.weight", "encoder_to_decoder.weight"),
-                ("mask_token", "mask_token"),
-                *blocks("decoder.decoder_layers", "decoder.blocks", _HUGGING_FACE_BLOCK),
-                ("decoder.norm.{p}", "decoder.norm.{p}"),
-                ("decoder.head.{p}", "decoder.head.{p}"),
-                ("fc_norm.{p}", "fc_norm.{p}"),
-                ("classifier.{p}", "head.{p}"),
-            )
-        ),
+        _HUGGING_FACE,
         top_key=None,
+    ),
+    Format(
+        "huggingface",
+        "Hugging Face VideoMAEModel",
+        (r"embeddings\.patch_embeddings\.", r"encoder\.layer\."),
+        NameTable((theirs.removeprefix("videomae."), ours) for theirs, ours in _HUGGING_FACE.rows),
+        top_key=None,
+        writable=False,
     ),
     Format(
         "mmaction2",

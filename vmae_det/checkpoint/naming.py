@@ -36,6 +36,23 @@ class NameTable:
         """Their name of our parameter `name`, or None if the table does not have it."""
         return _translate(name, self._to_theirs)
 
+    def part_of(self, name: str) -> str:
+        """The part of our models, such as "backbone", that a name of theirs belongs to by its beginning.
+
+        The name need not be in the table; '' if none there begins like it.
+        """
+        return self._parts.get(name.partition(".")[0], "")
+
+    @cached_property
+    def _parts(self) -> dict[str, str]:
+        return {theirs.partition(".")[0]: part_of(ours) for theirs, ours in reversed(self.rows)}
+
+
+def part_of(name: str) -> str:
+    """The part of a model that a parameter of ours belongs to, such as backbone, decoder, head."""
+    first = name.partition(".")[0]
+    return "decoder" if first in ("encoder_to_decoder", "mask_token") else first
+
 
 def blocks(theirs: str, ours: str, rows: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     """Rows of one transformer block as rows of all blocks under the prefixes `theirs` and `ours`."""

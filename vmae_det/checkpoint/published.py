@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,13 @@ POSITIONS = "backbone.positions"
 _CLASSIFIER = "roi_head.classifier."
 _BACKGROUND = "roi_head.background."
 _BOTH = "roi_head.background_and_classifier."
+# What torch.compile, FSDP and activation checkpointing write into names.
+_WRAPPERS = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# The patch embedding of every format, and what stands before it.
+_EMBEDDING = re.compile(
+    r"(.*?)(patch_embed\.proj|patch_embed\.projection|embeddings\.patch_embeddings\.projection)\.weight$"
+)
+_MAX_PREFIX = 100  # letters of a prefix
 
 
 @dataclass(frozen=True)
@@ -25,12 +33,13 @@ class Recognised:
     Args:
         format: of the file.
         weights: under our names.
-        unused: names in the file that have no counterpart among ours.
+        unused: names in the file that have no counterpart among ours, each with the part of a model that it
+            belongs to, such as "backbone"; '' where the format does not say.
     """
 
     format: Format
     weights: dict[str, torch.Tensor]
-    unused: tuple[str, ...]
+    unused: dict[str, str]
 
 
 def to_our_names(state_dict: dict[str, torch.Tensor]) -> Recognised | None:
@@ -38,20 +47,25 @@ def to_our_names(state_dict: dict[str, torch.Tensor]) -> Recognised | None:
 
     A position table (1, N, C) becomes (N, C). The first row of mmaction2's detection classifier, the
     background's, is kept apart as `roi_head.background`, which our models do not have, unless it is zero.
+
+    Raises:
+        WeightsError: it holds several models, or a parameter twice.
     """
-    state_dict = _without_wrapper(state_dict)
-    known = next((known for known in FORMATS if _has(state_dict, known.recognised_by)), None)
+    state_dict, known = _unwrap(state_dict)
     if known is None:
         return None
     if known.names is None:
-        return Recognised(known, dict(state_dict), ())
-    weights, unused = {}, []
+        return Recognised(known, state_dict, {})
+    weights: dict[str, torch.Tensor] = {}
+    unused = {}
     for name, value in state_dict.items():
         ours = known.names.to_ours(name)
         if ours is None or ours in weights:
-            unused.append(name)
+            unused[name] = known.names.part_of(name)
         else:
             weights[ours] = value
+    if known.family == "image-mae" and PATCH_EMBEDDING in weights and weights[PATCH_EMBEDDING].ndim != 4:
+        raise WeightsError("a video model with a class token, which no model of this program has")
     if POSITIONS in weights and weights[POSITIONS].ndim == 3:
         weights[POSITIONS] = weights[POSITIONS][0]
     for part in ("weight", "bias"):
@@ -60,7 +74,7 @@ def to_our_names(state_dict: dict[str, torch.Tensor]) -> Recognised | None:
             weights[_CLASSIFIER + part] = rows[1:]
             if rows[:1].any():
                 weights[_BACKGROUND + part] = rows[:1]
-    return Recognised(known, fuse_attention(weights), tuple(unused))
+    return Recognised(known, fuse_attention(weights), unused)
 
 
 def from_our_names(
@@ -117,13 +131,33 @@ def inflate(weights: dict[str, torch.Tensor], tubelet_size: int) -> dict[str, to
     return weights | {PATCH_EMBEDDING: video}
 
 
-def _has(state_dict: dict[str, torch.Tensor], expressions: tuple[str, ...]) -> bool:
-    return all(any(re.match(expression, name) for name in state_dict) for expression in expressions)
+def _unwrap(state_dict: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], Format | None]:
+    """The state dict without what wrappers of modules write before and into its names, and its format.
+
+    A prefix, such as `module.` or `model.backbone.`, is what stands before the name of the patch embedding.
+    """
+    bare: dict[str, torch.Tensor] = {}
+    for name, value in state_dict.items():
+        if (inner := _WRAPPERS.sub("", name)) in bare:
+            raise WeightsError(f"{inner} comes twice, once as {name}")
+        bare[inner] = value
+    stems = {found[1] for name in bare if (found := _EMBEDDING.match(name))}
+    for stem in sorted(stems, key=len):
+        dots = [place + 1 for place, letter in enumerate(stem[:_MAX_PREFIX]) if letter == "."]
+        for prefix in ("", *(stem[:end] for end in dots)):
+            inside = {name.removeprefix(prefix) for name in bare if name.startswith(prefix)}
+            known = next((known for known in FORMATS if _has(inside, known.recognised_by)), None)
+            if known is None:
+                continue
+            if len(stems) > 1:
+                models = ", ".join(sorted(f"'{stem}'" for stem in stems)[:4])
+                raise WeightsError(f"holds several models, whose names begin with {models}; save one alone")
+            inner = {name.removeprefix(prefix): value for name, value in bare.items()}
+            if len(inner) < len(bare):
+                raise WeightsError(f"some names come both with and without '{prefix}'")
+            return inner, known
+    return bare, None
 
 
-def _without_wrapper(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Without the `module.` of DistributedDataParallel, or a `model.`, before every name."""
-    for prefix in ("module.", "model."):
-        if state_dict and all(name.startswith(prefix) for name in state_dict):
-            return {name.removeprefix(prefix): value for name, value in state_dict.items()}
-    return state_dict
+def _has(names: Iterable[str], expressions: tuple[str, ...]) -> bool:
+    return all(any(re.match(expression, name) for name in names) for expression in expressions)

@@ -86,7 +86,7 @@ def _encode_latin1(text: str, encoding: str) -> bytes:
 
 
 # What a pickle of arrays calls, under the names that the versions of numpy gave it.
-_STAND_INS: dict[str, Callable[..., Any]] = {
+STAND_INS: dict[str, Callable[..., Any]] = {
     "numpy.ndarray": PickledArray,
     "numpy.dtype": _PickledType,
     "_codecs.encode": _encode_latin1,
@@ -103,15 +103,16 @@ _STAND_INS: dict[str, Callable[..., Any]] = {
 }
 
 
-class _ArrayUnpickler(pickle._Unpickler):
+class ArrayUnpickler(pickle._Unpickler):
     """Loads containers, text, numbers and numpy arrays; refuses a pickle that wants to call anything else.
 
     In Python, not C: a few broken bytes make the C one ask for all of the memory.
     """
 
     def find_class(self, module: str, name: str) -> Any:
+        """The stand-in for a name; UnpicklingError if there is none."""
         try:
-            return _STAND_INS[f"{module}.{name}"]
+            return STAND_INS[f"{module}.{name}"]
         except KeyError:
             refused = f"wants to run {module}.{name}; expected plain data and numpy arrays"
             raise pickle.UnpicklingError(refused) from None
@@ -144,7 +145,7 @@ def load_plain_pickle(path: Path, holds: str) -> Any:
     with open_plain(path) as file:
         content = io.BytesIO(file.read())
     try:
-        return _ArrayUnpickler(content, encoding="latin1").load()
+        return ArrayUnpickler(content, encoding="latin1").load()
     except pickle.UnpicklingError as error:
         raise DataError(f"is not a pickle of {holds}: {error}", path) from None
     except Exception as error:  # a broken pickle raises whatever its broken content leads to

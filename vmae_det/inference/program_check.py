@@ -15,6 +15,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from vmae_det.checkpoint.archives import open_archive, read_part
 from vmae_det.utils.errors import WeightsError
 
 _EXTRA = "extra/"
@@ -64,11 +65,11 @@ def safe_copy(path: Path) -> io.BytesIO:
     """
     copy = io.BytesIO()
     try:
-        with zipfile.ZipFile(path) as source, zipfile.ZipFile(copy, "w") as target:
+        with open_archive(path) as source, zipfile.ZipFile(copy, "w") as target:
             names = {name.partition("/")[2]: name for name in source.namelist()}
             if _GRAPH not in names:
                 raise WeightsError(f"{path}: damaged, or not an archive of torch.export: no {_GRAPH} in it")
-            if len(names) < len(source.namelist()):
+            if len(names) < len(source.namelist()):  # names with other folders before them
                 raise WeightsError(f"{path}: refused: a name comes twice in the archive")
             for inner, name in names.items():
                 if not inner.startswith(_EXTRA):
@@ -84,10 +85,10 @@ def safe_copy(path: Path) -> io.BytesIO:
 def read_extra(path: Path, name: str) -> str | None:
     """An extra file of an archive, alone; None if it has none of that name. WeightsError as above."""
     try:
-        with zipfile.ZipFile(path) as source:
+        with open_archive(path) as source:
             for full in source.namelist():
                 if full.partition("/")[2] == _EXTRA + name:
-                    return source.read(full).decode("utf-8")
+                    return read_part(source, full).decode("utf-8")
     except (zipfile.BadZipFile, OSError, EOFError, UnicodeDecodeError) as error:
         raise WeightsError(f"{path}: damaged, or not an archive of torch.export: {error}") from None
     return None
@@ -97,13 +98,13 @@ def _safe_part(inner: str, source: zipfile.ZipFile, name: str, path: Path) -> by
     if inner == _SAMPLES:
         return b""
     if _RAW.fullmatch(inner):
-        return source.read(name)
+        return read_part(source, name)
     try:
         if inner in _PAYLOADS:
-            content = json.loads(source.read(name))
+            content = json.loads(read_part(source, name))
             _check_payloads(content)
         elif inner == _GRAPH:
-            content = json.loads(source.read(name))
+            content = json.loads(read_part(source, name))
             _strip(content)
             _check(content)
         else:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from vmae_det.checkpoint.files import read_checkpoint, state_dict_of
+from vmae_det.checkpoint.files import read_checkpoint
 from vmae_det.checkpoint.locate import locate
+from vmae_det.checkpoint.state_dicts import state_dict_of
 from vmae_det.config import CfgNode
 from vmae_det.data.pickles import PickledArray, load_plain_pickle
 from vmae_det.inference.person_detectors.interface import (
@@ -110,7 +111,7 @@ def _weights(zoo: ModuleType, node: CfgNode) -> tuple[dict[str, torch.Tensor], s
 def _read(path: Path) -> dict[str, torch.Tensor]:
     """The zoo's files are pickles of arrays, of which nothing is run; others are read as checkpoints are."""
     if path.suffix != ".pkl":
-        return state_dict_of(read_checkpoint(path))
+        return state_dict_of(read_checkpoint(path), str(path))
     content = load_plain_pickle(path, "weights")
     arrays = content.get("model", content) if isinstance(content, dict) else {}
     try:

@@ -12,7 +12,8 @@ import torch
 from filelock import FileLock
 from torchvision.models import get_model, get_model_weights
 
-from vmae_det.checkpoint.files import read_checkpoint, state_dict_of
+from vmae_det.checkpoint.files import read_checkpoint
+from vmae_det.checkpoint.state_dicts import state_dict_of
 from vmae_det.config import CfgNode
 from vmae_det.inference.person_detectors.interface import (
     PERSON_DETECTOR_REGISTRY,
@@ -77,7 +78,7 @@ def _weights(name: str, source: str) -> dict[str, torch.Tensor] | None:
     """Tensors by name; None for random ones."""
     if source == RANDOM:
         return None
-    return state_dict_of(read_checkpoint(source)) if source else _published(name)
+    return state_dict_of(read_checkpoint(source), source) if source else _published(name)
 
 
 def _published(name: str) -> dict[str, torch.Tensor]:
