@@ -11,14 +11,13 @@ from torch import nn
 
 from vmae_det.checkpoint.optimizer_state import load_whole, make_tensors, tensors_by_name
 from vmae_det.checkpoint.sharded import load_tensors
+from vmae_det.checkpoint.state_dicts import AVERAGED_WEIGHTS
 from vmae_det.config import CfgNode
 from vmae_det.config.differences import config_differences
 from vmae_det.engine.ema import WeightAverage
 from vmae_det.utils import distributed
 
 logger = logging.getLogger(__name__)
-
-AVERAGED_WEIGHTS = "averaged_model"  # their key in a checkpoint
 
 
 def restore(

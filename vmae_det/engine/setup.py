@@ -19,6 +19,7 @@ import vmae_det
 from vmae_det.checkpoint import Checkpointer, LoadReport, load_weights, save_weights
 from vmae_det.checkpoint.formats import PUBLISHED_DETECTOR
 from vmae_det.checkpoint.optimizer_state import tensors_by_name
+from vmae_det.checkpoint.state_dicts import AVERAGED_WEIGHTS
 from vmae_det.config import CfgNode, check_config
 from vmae_det.config.size import clips_per_pass, least_training_bytes
 from vmae_det.data.annotations import LabelMap
@@ -44,7 +45,7 @@ from vmae_det.engine.hooks import (
 from vmae_det.engine.inference import run_inference
 from vmae_det.engine.loss_guard import LossGuard
 from vmae_det.engine.parallel import is_sharded, spread
-from vmae_det.engine.resuming import AVERAGED_WEIGHTS, report_differences, restore
+from vmae_det.engine.resuming import report_differences, restore
 from vmae_det.engine.trainer import HookBase, Trainer
 from vmae_det.evaluation.evaluator import EVALUATOR_REGISTRY
 from vmae_det.modeling import build_model, model_class
@@ -211,7 +212,7 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
     newest = checkpointer.load_newest() if resume else None
     start = newest[1]["step"] if newest else 0
     if newest and newest[0].is_file():
-        load_weights(model, newest[1])
+        load_weights(model, newest[1]["model"], where=str(newest[0]))
     trained = spread(cfg, model.to(device), device)
     optimizer = build_optimizer(cfg, model)
     average = WeightAverage(model, cfg.SOLVER.EMA_DECAY) if cfg.SOLVER.EMA_DECAY else None
