@@ -227,6 +227,7 @@ def test_a_whole_model_is_refused(tmp_path):
         convert_weights(tmp_path / "model.pt", tmp_path / "out.pt", "vmae_det")
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_the_content_says_what_a_file_is(tmp_path):
     tensors = state_dict("videomae", "finetune")
     safetensors.torch.save_file(tensors, tmp_path / "pytorch_model.bin")
@@ -264,6 +265,7 @@ def test_a_changed_number_is_found_by_its_checksum(tmp_path):
         read_checkpoint(tmp_path / "x.pt")
 
 
+@pytest.mark.filterwarnings("ignore")  # torch's, that some of these kinds will change
 def test_odd_tensors_are_refused_by_name(tmp_path):
     theirs = state_dict("videomae", "finetune")
     name = "blocks.0.mlp.fc1.weight"

@@ -84,11 +84,11 @@ def convert_weights(
     check_suffix(output)
     content = read_checkpoint(source)
     found, recognised = read_weights(content, str(source))
-    _check_whole(recognised, str(source))
     weights = inflate(recognised.weights, _TUBELET_SIZE)
     keep_config = cfg is None and recognised.format.names is None
     cfg = cfg or stored_config(content, source)
     check_expressible(family, weights, cfg)
+    _check_whole(recognised, str(source))
     if family == "mmaction2" and cfg is not None and cfg.MODEL.BACKBONE.POSITIONS != "flat":
         weights = {POSITIONS: _position_table(cfg)} | weights
     if family == "huggingface":
