@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import BatchSampler
 
 from vmae_det.data.loader import build_dataset, build_test_loader, build_train_dataset, build_train_loader
+from vmae_det.data.readers.interface import OutsideVideo, is_inside
 from vmae_det.data.supervision import Loader, WorkerError
 from vmae_det.data.tolerance import BadFiles, TolerantDataset
 from vmae_det.engine.setup import run_training
@@ -61,6 +62,10 @@ def hang(path):
     time.sleep(1000)
 
 
+def outside(path):
+    raise OutsideVideo(f"keyframe 22: {path}: second 22.000 lies outside the video", "set.yaml")
+
+
 def get_killed(path):
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -78,7 +83,7 @@ def make_loader(videos, workers=0, training=True, fraction=0.5, seconds=60.0, ba
         TolerantDataset(videos, training, 7, workers),
         BatchSampler([(0, index) for index in range(SIZE)], batch, drop_last=False),
         lambda groups: [sample["index"] for group in groups for sample in group],
-        BadFiles(SIZE, fraction, in_step=training),
+        BadFiles(SIZE, SIZE, fraction, in_step=training),
         workers=workers,
         seconds=seconds,
         finish=lambda number, batch: (number, batch),
@@ -97,7 +102,7 @@ def test_an_unreadable_video_is_replaced_and_named_once(workers, caplog):
     assert first[4] != 4
     assert read(loader) == first  # the replacement follows from the sample
     assert caplog.text.count("video4.mp4: holds no frames") == 1
-    assert list(loader.bad_files.reasons) == ["video4.mp4"]
+    assert list(loader.bad_files.found) == ["video4.mp4"]
 
 
 def test_replacements_do_not_depend_on_the_number_of_processes():
@@ -122,9 +127,30 @@ def test_too_many_end_the_run_with_the_list():
         read(make_loader(videos, fraction=0.0))
 
 
+def test_a_keyframe_outside_of_its_video_is_no_bad_video(caplog):
+    loader = make_loader(Videos(video2=unreadable, video4=outside), fraction=1 / SIZE)
+    assert 4 not in read(loader)
+    assert (loader.bad_files.count("video"), loader.bad_files.count("keyframe")) == (1, 1)
+    assert "left out: set.yaml: keyframe 22: video4.mp4" in caplog.text
+    with pytest.raises(
+        DataError, match=r"^1 of 12 keyframes lie outside their videos, .*: set.yaml: keyframe 22"
+    ):
+        read(make_loader(Videos(video4=outside), fraction=0.0))
+
+
+@pytest.mark.parametrize("rate", [8, 24, 25, 30, 30000 / 1001])
+def test_the_end_of_a_video_is_one_frame_after_its_last(rate):
+    last = 299 / rate
+    assert is_inside(300 / rate, last, rate)
+    assert is_inside(last + 1 / rate, last, rate)
+    assert not is_inside(last + 1.1 / rate, last, rate)
+    assert is_inside(-1 / rate, last, rate)
+    assert not is_inside(-1.1 / rate, last, rate)
+
+
 def test_a_set_without_any_readable_video_ends():
     videos = Videos(**{f"video{n}": unreadable for n in range(SIZE)})
-    with pytest.raises(DataError, match="100 videos in a row cannot be read"):
+    with pytest.raises(DataError, match="100 clips in a row cannot be read"):
         read(make_loader(videos, fraction=1.0))
     assert read(make_loader(videos, fraction=1.0, training=False)) == []
 

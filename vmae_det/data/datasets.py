@@ -25,7 +25,7 @@ from vmae_det.data.keyframe_offset import describe_keyframes
 from vmae_det.data.keyframes import Keyframes, group_by_keyframe
 from vmae_det.data.person_boxes import read_person_boxes
 from vmae_det.data.readers import VideoReader, open_video
-from vmae_det.data.readers.interface import Source
+from vmae_det.data.readers.interface import OutsideVideo, Source
 from vmae_det.data.sampling import (
     evenly_placed_clip,
     keyframe_frames,
@@ -286,10 +286,9 @@ class ActionKeyframes(ClipDataset):
         reader = self.open(self.files.source(video))
         try:
             keyframe = reader.index_at(timestamp - self.starts[video])
-        except DataError as error:
-            raise DataError(
-                f"keyframe {timestamp:g} (video_start is {self.starts[video]:g}): {error}", self.spec.name
-            ) from None
+        except OutsideVideo as error:
+            problem = f"keyframe {timestamp:g} (video_start is {self.starts[video]:g}): {error}"
+            raise OutsideVideo(problem, self.spec.name) from None
         return reader.frames(keyframe_frames(self.cfg.INPUT, keyframe, len(reader)))
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[Clip, Sample]:

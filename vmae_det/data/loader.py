@@ -258,7 +258,7 @@ def _loader(
         TolerantDataset(dataset, training, cfg.SEED, node.NUM_WORKERS),
         batches,
         collate_fn,
-        BadFiles(dataset.num_files, node.MAX_BAD_FRACTION, in_step=training),
+        BadFiles(dataset.num_files, len(dataset), node.MAX_BAD_FRACTION, in_step=training),
         workers=node.NUM_WORKERS,
         seconds=node.TIMEOUT,
         finish=finish,

@@ -1,18 +1,21 @@
-"""Videos that cannot be read: each is named once, another one takes its place, and too many end the run."""
+"""Videos that cannot be read, and keyframes outside of theirs: each is named once, another one takes its
+place, and too many end the run."""
 
 from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from vmae_det.data.readers.interface import OutsideVideo
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import DataError, UserError
 
@@ -24,36 +27,59 @@ _ATTEMPTS = 100
 _SHOWN = 5
 
 
+class Bad(NamedTuple):
+    """Something that was tried in vain.
+
+    Args:
+        kind: "video", which cannot be read, or "keyframe", which lies outside its video.
+        name: the video's path; of a keyframe, all that `reason` says.
+        reason: why.
+    """
+
+    kind: str
+    name: str
+    reason: str
+
+
+_PROBLEMS = {"video": "videos cannot be read", "keyframe": "keyframes lie outside their videos"}
+
+
 @dataclass(frozen=True)
 class Answer:
     """What became of one sample, as it travels from a loader process to the training process.
 
     Args:
         samples: those cut from the video; none where it could not be read in testing.
-        bad: (path, reason) of each video that was tried in vain.
+        bad: what was tried in vain.
         error: what ends the run.
     """
 
     samples: list[dict[str, Any]]
-    bad: tuple[tuple[str, str], ...] = ()
+    bad: tuple[Bad, ...] = ()
     error: UserError | None = None
 
 
 class BadFiles:
-    """The videos of a dataset that could not be read so far, in any process.
+    """The videos of a dataset that could not be read so far, and its keyframes outside of videos, in any
+    process.
 
     Args:
         num_files: of the dataset.
-        max_fraction: of them that may be bad.
+        num_clips: of the dataset: keyframes, where it has any.
+        max_fraction: of either that may be bad.
         in_step: all processes read the same number of batches, and tell each other of bad videos with each;
             else they do so at the end of the set.
     """
 
-    def __init__(self, num_files: int, max_fraction: float, in_step: bool) -> None:
-        self.num_files = num_files
+    def __init__(self, num_files: int, num_clips: int, max_fraction: float, in_step: bool) -> None:
+        self.totals = {"video": num_files, "keyframe": num_clips}
         self.max_fraction = max_fraction
         self.in_step = in_step
-        self.reasons: dict[str, str] = {}
+        self.found: dict[str, Bad] = {}
+
+    def count(self, kind: str) -> int:
+        """How many of a kind of `Bad` there are so far."""
+        return sum(bad.kind == kind for bad in self.found.values())
 
     def watch(self, batches: Generator[tuple[Any, list[Answer]], None, None]) -> Iterator[Any]:
         """What batches hold, without those that hold nothing; all processes end in the error of one.
@@ -61,7 +87,7 @@ class BadFiles:
         Args:
             batches: a batch or None, and the answers of its samples that hold more than samples.
         """
-        found: dict[str, str] = {}
+        found: dict[str, Bad] = {}
         error: UserError | None = None
         with closing(batches):
             while not error:
@@ -71,46 +97,46 @@ class BadFiles:
                     break
                 except UserError as raised:
                     content, notable, error = None, [], raised
-                for path, reason in (pair for answer in notable for pair in answer.bad):
-                    found.setdefault(path, reason)
+                for bad in (bad for answer in notable for bad in answer.bad):
+                    found.setdefault(bad.name, bad)
                 error = next((answer.error for answer in notable if answer.error), error)
                 if self.in_step or distributed.get_world_size() == 1:
                     self.share(found, error)
                     found = {}
-                elif self._are_too_many(self.reasons | found):
+                elif self._too_many(self.found | found):
                     break
                 if content is not None:
                     yield content
         self.share(found, error)
 
-    def share(self, found: dict[str, str], error: UserError | None = None) -> None:
+    def share(self, found: dict[str, Bad], error: UserError | None = None) -> None:
         """Take note of what this process has met and what the others have, which call this too.
 
-        Each bad video is logged the first time that it is met.
+        Each is logged the first time that it is met.
 
         Args:
-            found: reasons by path.
+            found: by name.
             error: what ends the run in this process.
 
         Raises:
             DataError: there are more than `max_fraction` of all.
             UserError: of the first process that has one.
         """
-        found = {path: reason for path, reason in found.items() if path not in self.reasons}
+        found = {name: bad for name, bad in found.items() if name not in self.found}
         if not distributed.any_process(bool(found or error)):
             return
         shared = distributed.all_gather_object((found, error))
         for others, _ in shared:
-            for path, reason in others.items():
-                if path not in self.reasons:
-                    self.reasons[path] = reason
+            for name, bad in others.items():
+                if name not in self.found:
+                    self.found[name] = bad
                     if distributed.is_main_process():
-                        logger.warning("left out: %s", reason)
-        if self._are_too_many(self.reasons):
-            shown = "; ".join(list(self.reasons.values())[-_SHOWN:])
-            more = len(self.reasons) - _SHOWN
+                        logger.warning("left out: %s", bad.reason)
+        if kind := self._too_many(self.found):
+            reasons = [bad.reason for bad in self.found.values() if bad.kind == kind]
+            shown, more = "; ".join(reasons[-_SHOWN:]), len(reasons) - _SHOWN
             raise DataError(
-                f"{len(self.reasons)} of {self.num_files} videos cannot be read, more than "
+                f"{len(reasons)} of {self.totals[kind]} {_PROBLEMS[kind]}, more than "
                 f"DATALOADER.MAX_BAD_FRACTION {self.max_fraction:g} allows: {shown}"
                 + (f"; and {more} more, in the log" if more > 0 else "")
             )
@@ -118,8 +144,10 @@ class BadFiles:
             if others_error:
                 raise others_error
 
-    def _are_too_many(self, reasons: dict[str, str]) -> bool:
-        return len(reasons) > self.max_fraction * self.num_files
+    def _too_many(self, found: dict[str, Bad]) -> str | None:
+        """The kind of which there are more than may be."""
+        counts = Counter(bad.kind for bad in found.values())
+        return next((kind for kind, n in counts.items() if n > self.max_fraction * self.totals[kind]), None)
 
 
 class Board:
@@ -182,7 +210,7 @@ class TolerantDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> Answer:
         epoch, index = key
-        bad: list[tuple[str, str]] = []
+        bad: list[Bad] = []
         for attempt in range(_ATTEMPTS if self.training else 1):
             if attempt:
                 rng = np.random.default_rng((self.seed, *key, attempt))
@@ -192,11 +220,13 @@ class TolerantDataset(torch.utils.data.Dataset):
                 if path in self.condemned:
                     raise DataError(self.condemned[path], path)
                 return Answer(self._read(epoch, index), tuple(bad))
+            except OutsideVideo as error:
+                bad.append(Bad("keyframe", str(error), str(error)))
             except DataError as error:
-                bad.append((path, str(error)))
+                bad.append(Bad("video", path, str(error)))
             except UserError as error:
                 return Answer([], tuple(bad), error)
-        error = DataError(f"{_ATTEMPTS} videos in a row cannot be read; the last: {bad[-1][1]}")
+        error = DataError(f"{_ATTEMPTS} clips in a row cannot be read; the last: {bad[-1].reason}")
         return Answer([], tuple(bad), error if self.training else None)
 
     def _read(self, epoch: int, index: int) -> list[dict[str, Any]]:

@@ -180,24 +180,24 @@ class StopOnSignal(HookBase):
 
 
 class BadVideos(HookBase):
-    """Puts the number of videos that were left out so far beside the losses, and says it at the end."""
+    """Puts the number of videos and keyframes that were left out so far beside the losses, and says it at the
+    end."""
 
     def __init__(self, bad_files: BadFiles) -> None:
         self.bad_files = bad_files
 
     def after_step(self) -> None:
         """Put the number where there are any."""
-        if self.bad_files.reasons:
-            self.trainer.storage.put_last("bad_videos", float(len(self.bad_files.reasons)))
+        for kind in self.bad_files.totals:
+            if count := self.bad_files.count(kind):
+                self.trainer.storage.put_last(f"bad_{kind}s", float(count))
 
     def after_train(self) -> None:
         """Say the number where there are any."""
-        if self.bad_files.reasons:
-            logger.info(
-                "%d of %d videos were left out, each named above with its reason",
-                len(self.bad_files.reasons),
-                self.bad_files.num_files,
-            )
+        for kind, total in self.bad_files.totals.items():
+            if count := self.bad_files.count(kind):
+                what = f"{count} of {total} {kind}s were left out, each named above with its reason"
+                logger.info(what)
 
 
 class Timing(HookBase):

@@ -22,7 +22,13 @@ _DASHES = ("-", "--", ":", "-.")  # of runs that share a colour
 _HIDDEN = "_seconds"  # what ends so is drawn where it is asked for
 _PANEL = (5.0, 3.4)  # inches
 _MOST_ACROSS = 3
-_ASIDE = ("gradient_norm", "lr", "bad_videos", "skipped_steps")  # that tell how a run goes, not how well
+_ASIDE = (
+    "gradient_norm",
+    "lr",
+    "bad_videos",
+    "bad_keyframes",
+    "skipped_steps",
+)  # that tell how a run goes, not how well
 _FEW = 30  # values that are drawn with a dot each
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,11 @@ from vmae_det.utils.errors import DataError
 from vmae_det.utils.registry import Registry
 
 READER_REGISTRY = Registry("READER")
+_ROUNDING = 1e-6  # seconds; the sum of two times may miss the third by some bits
+
+
+class OutsideVideo(DataError):
+    """A moment lies outside a video, which itself can be read."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +71,13 @@ class VideoReader(ABC):
         return len(self.times)
 
     def index_at(self, seconds: float) -> int:
-        """The frame nearest to a moment, in seconds from the first frame on; DataError if it lies outside."""
-        end = self.times[-1] + 1 / float(self.rate)
-        if not -1 / float(self.rate) <= seconds <= end:
-            raise DataError(
-                f"second {seconds:.2f} lies outside the video, which is {end:.2f} seconds long", self.path
+        """The frame nearest to a moment, in seconds from the first frame on; OutsideVideo if `is_inside`
+        denies that."""
+        last, rate = float(self.times[-1]), float(self.rate)
+        if not is_inside(seconds, last, rate):
+            raise OutsideVideo(
+                f"second {seconds:.3f} lies outside the video, whose last frame begins at second {last:.3f}",
+                self.path,
             )
         return int(np.abs(self.times - seconds).argmin())
 
@@ -109,6 +117,19 @@ class VideoReader(ABC):
     @abstractmethod
     def _read(self, wanted: np.ndarray) -> np.ndarray:
         """The frames at `wanted` (n,), which ascend, as uint8 RGB (n, H, W, 3)."""
+
+
+def is_inside(seconds: Any, last: Any, rate: Any) -> Any:
+    """Whether a moment lies in a video: from a frame's length before the first frame to one after the last
+    frame begins. Of numbers, or of arrays or columns of them.
+
+    Args:
+        seconds: from the first frame on.
+        last: when the last frame begins, in the same seconds.
+        rate: frames per second.
+    """
+    slack = 1 / rate + _ROUNDING
+    return (seconds >= -slack) & (seconds <= last + slack)
 
 
 def reduced_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
