@@ -176,6 +176,7 @@ def test_a_test_sample_has_detected_persons(tiny_cfg):
     )
     (sample,) = dataset[0, 0]
     assert sample["video"].shape[2:] == (64, 96)  # 64 x 85, padded to whole patches
+    assert sample["size"].tolist() == [85, 64]
     assert (sample["person_scores"] >= 0.8).all()
     expected = sample["boxes_relative"] * np.array([85, 64, 85, 64])
     np.testing.assert_allclose(sample["boxes"].numpy(), expected, atol=0.5)

@@ -81,6 +81,7 @@ def batch(counts, height, width):
         "video": torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8),
         "boxes": boxes,
         "person_scores": [torch.rand(count, generator=generator) for count in counts],
+        "size": [torch.tensor([width - 9.0, height])] * len(counts),
     }
 
 
@@ -254,7 +255,7 @@ def foreign(path, metadata):
         (None, "no metadata of vmae_det in it"),
         ("{", "its metadata is damaged"),
         (json.dumps({"format": 1, "config": 3, "label_map": None}), "its metadata is damaged"),
-        (json.dumps({"format": 99, "config": "", "label_map": None}), "metadata of version 99, expected 1"),
+        (json.dumps({"format": 99, "config": "", "label_map": None}), "metadata of version 99, expected 2"),
     ],
 )
 def test_metadata_that_is_missing_or_wrong(form, metadata, expected, tmp_path):

@@ -184,7 +184,20 @@ def test_a_clip_without_boxes():
 def test_boxes_are_widened_about_their_centre_and_clipped():
     boxes = torch.tensor([[20.0, 40.0, 30.0, 60.0], [0.0, 0.0, 100.0, 100.0]])
     expected = torch.tensor([[19.5, 39.5, 30.5, 60.5], [0.0, 0.0, 100.0, 100.0]])
-    torch.testing.assert_close(scale_boxes(boxes, (1.1, 1.05), 100, 100), expected)
+    torch.testing.assert_close(scale_boxes(boxes, (1.1, 1.05), torch.tensor([100, 100])), expected)
+    sizes = torch.tensor([[30.0, 60.0], [100.0, 98.0]])
+    expected = torch.tensor([[19.5, 39.5, 30.0, 60.0], [0.0, 0.0, 100.0, 98.0]])
+    torch.testing.assert_close(scale_boxes(boxes, (1.1, 1.05), sizes), expected)
+
+
+def test_test_boxes_are_clipped_to_the_frame_and_not_to_its_padding():
+    """A box at the right border of a frame of 28 x 32 in a clip of 32 x 32."""
+    model = small("ActionDetector").eval()
+    batch = {"video": clips(1), "person_scores": [torch.ones(1)], "size": [torch.tensor([28.0, 32.0])]}
+    scores = model({**batch, "boxes": [torch.tensor([[8.0, 0.0, 28.0, 32.0]])]})["scores"][0]
+    features = model.features(model.normalization(batch["video"]))
+    expected = model.roi_head(features, [torch.tensor([[7.0, 0.0, 28.0, 32.0]])]).sigmoid()
+    torch.testing.assert_close(scores, expected)
 
 
 def test_jitter_stays_within_its_limits_and_follows_the_seed():

@@ -303,7 +303,9 @@ class ActionKeyframes(ClipDataset):
         """The whole frame around a keyframe with detected persons."""
         clip, scores = self._read(index)
         video, timestamp, boxes, _ = self.keyframes[index]
+        height, width = transforms.resized_size(*clip.size, self.cfg.INPUT.TEST_SHORT_SIDE)
         return transforms.whole_frame(clip, self.cfg), {
+            "size": torch.tensor([width, height], dtype=torch.float32),
             "person_scores": torch.as_tensor(scores, dtype=torch.float32),
             "boxes_relative": boxes.astype(np.float32),
             "video_name": str(self.keyframes.videos[video]),

@@ -19,8 +19,9 @@ from vmae_det.inference.exported_program import ExportedModel, read_torch_metada
 from vmae_det.inference.onnx_files import OnnxModel, read_onnx_metadata
 from vmae_det.utils.errors import ConfigError
 
-# Takes a batch on the CPU: `video` uint8 (B, 3, T, H, W), `boxes`, list of (N_i, 4) float32 xyxy pixels, and
-# `person_scores`, list of (N_i,). Gives the scores of each clip's people, list of (N_i, classes) float32.
+# Takes a batch on the CPU: `video` uint8 (B, 3, T, H, W), `boxes`, list of (N_i, 4) float32 xyxy pixels,
+# `person_scores`, list of (N_i,), and `size`, list of (2,) float32: width and height less the padding. Gives
+# the scores of each clip's people, list of (N_i, classes) float32.
 Scorer = Callable[[dict], list[np.ndarray]]
 
 

@@ -51,10 +51,15 @@ class DetectorGraph(nn.Module):
         self.model = model
 
     def forward(
-        self, video: torch.Tensor, boxes: torch.Tensor, clips: torch.Tensor, person_scores: torch.Tensor
+        self,
+        video: torch.Tensor,
+        boxes: torch.Tensor,
+        clips: torch.Tensor,
+        person_scores: torch.Tensor,
+        sizes: torch.Tensor,
     ) -> torch.Tensor:
         """Scores (R, classes) of R people in a video uint8 (B, 3, T, H, W); see `ActionDetector.scores`."""
-        return self.model.scores(self.model.normalization(video), boxes, clips, person_scores)
+        return self.model.scores(self.model.normalization(video), boxes, clips, person_scores, sizes)
 
 
 class ClassifierGraph(nn.Module):
@@ -240,6 +245,7 @@ def _inputs(graph: nn.Module, cfg: CfgNode, case: tuple[int, int, int, int]) -> 
         "boxes": boxes * torch.tensor([width, height, width, height]),
         "clips": torch.randint(0, batch, (number,), generator=generator),
         "person_scores": torch.rand(number, generator=generator),
+        "sizes": torch.tensor([width - 5.0, height - 3.0]).expand(number, 2).clone(),
     }
     return tuple(inputs[name] for name in graph.inputs)
 

@@ -16,8 +16,8 @@ from vmae_det.utils.paths import is_address
 ONNX_SUFFIX = ".onnx"
 TORCH_SUFFIX = ".pt2"
 METADATA_KEY = "vmae_det"  # in the metadata of an ONNX file; with .json, among the extra files of a .pt2
-FORMAT_VERSION = 1
-DETECTOR_INPUTS = ("video", "boxes", "clips", "person_scores")
+FORMAT_VERSION = 2
+DETECTOR_INPUTS = ("video", "boxes", "clips", "person_scores", "sizes")
 # What may be another at the time of use than at that of the export: all else of MODEL is fixed in the graph.
 _FREE_KEYS = ("WEIGHTS", "DEVICE", "INIT", "COMPILE", "BACKBONE.CHECKPOINT", "BACKBONE.DROP_PATH")
 _UNUSED_GROUPS = ("DECODER", "MASK", "RECONSTRUCTION")
@@ -74,7 +74,8 @@ def _leaves(node: CfgNode, prefix: str = "") -> list[tuple[str, Any]]:
 def flatten(batch: dict) -> dict[str, torch.Tensor]:
     """A detector's batch, with lists by clip, as the inputs of an exported detector, one row for each person.
 
-    Gives `video` uint8 (B, 3, T, H, W), `boxes` (R, 4), `clips` (R,) int64 and `person_scores` (R,).
+    Gives `video` uint8 (B, 3, T, H, W), `boxes` (R, 4), `clips` (R,) int64, `person_scores` (R,) and `sizes`
+    (R, 2).
     """
     counts = torch.tensor([len(boxes) for boxes in batch["boxes"]])
     return {
@@ -82,6 +83,7 @@ def flatten(batch: dict) -> dict[str, torch.Tensor]:
         "boxes": torch.cat(batch["boxes"]),
         "clips": torch.arange(len(counts)).repeat_interleave(counts),
         "person_scores": torch.cat(batch["person_scores"]),
+        "sizes": torch.stack(batch["size"]).repeat_interleave(counts, dim=0),
     }
 
 

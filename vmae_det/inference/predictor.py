@@ -137,6 +137,7 @@ class ActionPredictor:
                 "video": torch.stack([item.clip.video for item in items]),
                 "boxes": [torch.as_tensor(i.boxes) * torch.tensor(i.clip.scale * 2) for i in items],
                 "person_scores": [torch.as_tensor(i.person_scores, dtype=torch.float32) for i in items],
+                "size": [torch.tensor(i.clip.size[::-1]) * torch.tensor(i.clip.scale) for i in items],
             }
         with watch.part("model"):
             for number, found_scores in zip(peopled, self.scorer(batch)):

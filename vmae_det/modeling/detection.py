@@ -61,7 +61,8 @@ class ActionDetector(nn.Module):
         Args:
             batch: `video` uint8 (B, 3, T, H, W); `boxes`, list of (N_i, 4) xyxy pixels; training:
             `labels`, list of
-                (N_i, classes), and `seed` (B,); testing: `person_scores`, list of (N_i,).
+                (N_i, classes), and `seed` (B,); testing: `person_scores`, list of (N_i,), and `size`, list of
+                (2,) width and height of each frame without its padding (missing: there is none).
 
         Returns:
             Training: {"loss"}. Testing: {"scores": list of (N_i, classes)}, in [0, 1].
@@ -75,11 +76,18 @@ class ActionDetector(nn.Module):
             return {"loss": box_loss(self.logits(video, boxes), torch.cat(batch["labels"]), self.loss)}
         counts = [len(box) for box in boxes]
         clips = torch.arange(len(boxes)).repeat_interleave(torch.tensor(counts)).to(video.device)
-        scores = self.scores(video, torch.cat(boxes), clips, torch.cat(batch["person_scores"]))
+        sizes = batch.get("size") or [boxes[0].new_tensor([width, height])] * len(boxes)
+        sizes = torch.cat([size.expand(count, 2) for size, count in zip(sizes, counts)])
+        scores = self.scores(video, torch.cat(boxes), clips, torch.cat(batch["person_scores"]), sizes)
         return {"scores": list(scores.split(counts))}
 
     def scores(
-        self, video: torch.Tensor, boxes: torch.Tensor, clips: torch.Tensor, person_scores: torch.Tensor
+        self,
+        video: torch.Tensor,
+        boxes: torch.Tensor,
+        clips: torch.Tensor,
+        person_scores: torch.Tensor,
+        sizes: torch.Tensor,
     ) -> torch.Tensor:
         """Scores (R, classes), in [0, 1], of R people in a normalised video (B, 3, T, H, W).
 
@@ -87,8 +95,9 @@ class ActionDetector(nn.Module):
             boxes: (R, 4) xyxy pixels, of the person detector: they are scaled here.
             clips: (R,) the number in the batch of each person's clip.
             person_scores: (R,).
+            sizes: (R, 2) width and height of the frame of each person's clip, without its padding.
         """
-        boxes = scale_boxes(boxes, self.test_box_scale, *video.shape[-2:])
+        boxes = scale_boxes(boxes, self.test_box_scale, sizes)
         scores = self.logits(video, torch.cat([clips[:, None].to(boxes), boxes], dim=1)).float().sigmoid()
         return scores * person_scores[:, None] if self.use_person_score else scores
 

@@ -97,11 +97,16 @@ def jitter_boxes(
     return jittered
 
 
-def scale_boxes(boxes: torch.Tensor, factors: tuple[float, float], height: int, width: int) -> torch.Tensor:
-    """Boxes (N, 4) xyxy pixels scaled about their centres by (width, height) factors and clipped."""
+def scale_boxes(boxes: torch.Tensor, factors: tuple[float, float], sizes: torch.Tensor) -> torch.Tensor:
+    """Boxes (N, 4) xyxy pixels scaled about their centres by (width, height) factors and clipped.
+
+    Args:
+        sizes: (N, 2) or (2,) width and height of the frame; padding is outside of it.
+    """
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     half = (boxes[:, 2:] - boxes[:, :2]) / 2 * boxes.new_tensor(factors)
-    return clip_boxes(torch.cat([centre - half, centre + half], dim=1), height, width)
+    corners = [corner.clamp(min=0).minimum(sizes.to(boxes)) for corner in (centre - half, centre + half)]
+    return torch.cat(corners, dim=1)
 
 
 def clip_boxes(boxes: torch.Tensor, height: int, width: int) -> torch.Tensor:
