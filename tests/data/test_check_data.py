@@ -251,7 +251,6 @@ DAMAGES = {
     ),
     "class missing in the label map": (label_map_without, TRUTH, "unknown_action", None),
     "duplicate": (lambda d: d.append(TRUTH, d.lines(TRUTH)[16]), TRUTH, "duplicate_row", None),
-    "duplicate person box": (lambda d: d.append(BOXES, d.lines(BOXES)[3]), BOXES, "duplicate_row", None),
     "validation video in training": (leak, TRUTH, "video_in_both_sets", None),
     "person boxes of an unknown video": (
         person_boxes_moved(lambda f: [f"{f[0]}.mp4", *f[1:]]),
@@ -421,6 +420,16 @@ def test_scores_below_the_usual_threshold_are_a_warning(damaged, in_process):
     report = damaged.check()
     assert not report.errors
     assert [finding.kind for finding in report.warnings] == ["person_boxes_low_scores"]
+
+
+def test_a_person_box_that_is_there_twice(damaged, in_process):
+    before = damaged.check()
+    damaged.append(BOXES, damaged.lines(BOXES)[3])
+    after = damaged.check()
+    assert [f.kind for f in after.findings] == ["person_boxes_repeated", *(f.kind for f in before.findings)]
+    assert not after.errors
+    assert after.counts == before.counts
+    assert after.recall == before.recall
 
 
 def test_clips_of_one_action(damaged, in_process):

@@ -1,12 +1,17 @@
 import json
 import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from vmae_det.data.annotations import read_action_csv
 from vmae_det.data.person_boxes import read_person_boxes
+from vmae_det.evaluation.person_boxes import evaluate_person_boxes
 from vmae_det.utils.errors import DataError
+
+SHARED = Path(__file__).parents[3] / "shared"
 
 BOXES = {("a", 902.0): [[0.1, 0.2, 0.5, 0.9], [0.25, 0.0, 1.0, 1.0]], ("b", 903.0): [[0.0, 0.0, 0.5, 0.5]]}
 SCORES = {("a", 902.0): [0.9, 0.5], ("b", 903.0): [0.75]}
@@ -174,3 +179,64 @@ def test_a_pickle_that_runs_code_is_refused_by_name(tmp_path):
     with pytest.raises(DataError, match=r"wants to run \w+\.mkdir"):
         read_person_boxes(path)
     assert not trace.exists()
+
+
+def test_a_line_for_each_label_of_a_box_is_one_person(tmp_path, caplog):
+    lines = [
+        "a,0902,0.1,0.2,0.5,0.9,12,0.4",
+        "a,0902,0.3,0.2,0.5,0.9,12,0.7",
+        "a,0902,0.10,0.2,0.5,0.9,17,0.9",
+        "a,0903,0.1,0.2,0.5,0.9,12,0.5",
+        "b,0902,0.1,0.2,0.5,0.9,12,0.6",
+    ]
+    (tmp_path / "p.csv").write_text("\n".join(lines) + "\n")
+    persons = read_person_boxes(tmp_path / "p.csv")
+    boxes, scores = persons.at("a", 902)
+    assert boxes.tolist() == [[0.1, 0.2, 0.5, 0.9], [0.3, 0.2, 0.5, 0.9]]
+    assert scores.tolist() == [0.9, 0.7]
+    assert len(persons) == 4
+    assert "1 of 5 person boxes repeat a box of their keyframe" in caplog.text
+
+
+def test_persons_of_a_real_set_count_once():
+    folder = SHARED / "cases/real/person_boxes"
+    if not folder.exists():
+        pytest.skip("the real files lie beside the repository, in ../shared/cases, and are not here")
+    once, labelled = (read_person_boxes(folder / name) for name in ("persons.csv", "persons_labels.csv"))
+    assert len(once) == len(labelled) == 20
+    orders = np.argsort(once.timestamp), np.argsort(labelled.timestamp)
+    for name in ("timestamp", "boxes", "score"):
+        left, right = (getattr(p, name)[order] for p, order in zip((once, labelled), orders))
+        np.testing.assert_array_equal(left, right)
+    assert evaluate_person_boxes(read_action_csv(folder / "val.csv"), labelled).ap == pytest.approx(1)
+    with pytest.raises(DataError, match=r"predicted_ann.csv:9: .*x1"):
+        read_person_boxes(folder / "predicted_ann.csv")
+
+
+def write_json(path, categories=None, **changes):
+    entries = coco_entries()
+    for i, number in changes.items():
+        entries[int(i[1:])]["category_id"] = number
+    content = {"images": IMAGES, "annotations": entries}
+    path.write_text(json.dumps(content | ({} if categories is None else {"categories": categories})))
+    return path
+
+
+def test_of_boxes_with_categories_persons_are_read(tmp_path, caplog):
+    persons = read_person_boxes(write_json(tmp_path / "p.json", _0=62))
+    assert persons.score.tolist() == [0.5, 0.75]
+    assert "1 of 3 boxes are of other categories than person (62: 1); they are dropped" in caplog.text
+    names = [{"id": 1, "name": "bicycle"}, {"id": 7, "name": "Person"}]
+    persons = read_person_boxes(write_json(tmp_path / "p.json", names, _1=7))
+    assert persons.score.tolist() == [0.5]
+    with pytest.raises(DataError, match=r"p.json: 3 of 3 boxes are of other categories than person \(0: 3\)"):
+        read_person_boxes(write_json(tmp_path / "p.json", _0=0, _1=0, _2=0))
+    with pytest.raises(DataError, match="none of its categories is a person: 'bicycle'"):
+        read_person_boxes(write_json(tmp_path / "p.json", names[:1]))
+
+
+def test_an_image_id_of_two_keyframes(tmp_path):
+    images = [IMAGES[0], IMAGES[1] | {"id": IMAGES[0]["id"]}]
+    (tmp_path / "p.json").write_text(json.dumps({"images": images, "annotations": coco_entries()}))
+    with pytest.raises(DataError, match="image 1: the id 9020902 is that of the keyframe a,902 already"):
+        read_person_boxes(tmp_path / "p.json")

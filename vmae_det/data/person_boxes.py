@@ -8,6 +8,9 @@
   both lists may also stand in one file, the boxes as "annotations".
 - Pickle of mmaction2 (proposals): `{"video_id,0902": array of (N, 5)}` with x1, y1, x2, y2, score.
 
+Boxes of one keyframe with the same coordinates are one person: a line for each label of a box is common. Of
+boxes with a category only persons are read.
+
 See SlowFast's ava_helper.py, AlphAction's dataset/datasets/ava.py and tools/ava/csv2COCO.py, and mmaction2's
 ava_dataset.py.
 """
@@ -15,8 +18,10 @@ ava_dataset.py.
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 from array import array
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +31,7 @@ import numpy as np
 import polars as pl
 
 from vmae_det.data.box_rows import (
+    COORDINATES,
     MAX_TIMESTAMP,
     BoxRule,
     Row,
@@ -40,6 +46,10 @@ from vmae_det.data.pickles import PickledArray, load_plain_pickle
 from vmae_det.utils.errors import DataError
 from vmae_det.utils.inputs import read_text
 
+logger = logging.getLogger(__name__)
+
+# What classes of people are called, in lower case.
+PERSON_NAMES = frozenset(("person", "persons", "people", "pedestrian", "pedestrians", "human", "humans"))
 PERSON_BOX_RULE = BoxRule(slack=0.05, allow_empty=False)
 
 
@@ -100,7 +110,28 @@ def read_person_boxes(path: str | Path, images: str | Path | None = None) -> Per
     """
     path = Path(path)
     readers = {".json": lambda file: _read_json(file, images), ".pkl": _read_pickle, ".pickle": _read_pickle}
-    return readers.get(path.suffix.lower(), _read_csv)(path)
+    return _merge_repeated(readers.get(path.suffix.lower(), _read_csv)(path), path)
+
+
+def _merge_repeated(persons: PersonBoxes, path: Path) -> PersonBoxes:
+    """Each box once in its keyframe, where it stands first, with its highest score."""
+    frame = pl.DataFrame(persons.boxes, schema=list(COORDINATES), orient="row").with_columns(
+        key=pl.Series(keyframe_keys(persons.video, persons.timestamp)), score=pl.Series(persons.score)
+    )
+    merged = (
+        frame.with_row_index("row")
+        .group_by("key", *COORDINATES, maintain_order=True)
+        .agg(pl.first("row"), pl.max("score"))
+    )
+    if len(merged) == len(persons):
+        return persons
+    logger.warning(
+        "%s: %d of %d person boxes repeat a box of their keyframe; each counts once, with its highest score",
+        path,
+        len(persons) - len(merged),
+        len(persons),
+    )
+    return replace(persons.select(merged["row"].to_numpy()), score=merged["score"].to_numpy())
 
 
 def person_box_lines(video: str, timestamp: float, boxes: np.ndarray, scores: np.ndarray) -> list[str]:
@@ -178,13 +209,14 @@ def _read_json(path: Path, images: str | Path | None) -> PersonBoxes:
         raise DataError(f"{problem}, or put both into one file under 'images' and 'annotations'", path)
     else:
         image_path = Path(images)
-        coco = _load_json(image_path)
-        entries, image_list = content, coco.get("images") if isinstance(coco, dict) else None
+        content, entries = _load_json(image_path), content
+        image_list = content.get("images") if isinstance(content, dict) else None
     if not isinstance(image_list, list):
         raise DataError("expected a list under 'images' (id, movie, timestamp, width, height)", image_path)
     if not isinstance(entries, list) or not entries:
         raise DataError("expected a list of boxes (image_id, bbox, score)", path)
 
+    entries = _persons_only(entries, content.get("categories"), path)
     keyframe_of, size_of = {}, {}
     for i, image in enumerate(image_list):
         where = f"image {i}"
@@ -193,14 +225,17 @@ def _read_json(path: Path, images: str | Path | None) -> PersonBoxes:
             _number(_entry(image, key, (int, float, str), image_path, where), key, image_path, where)
             for key in ("timestamp", "width", "height")
         )
-        keyframe_of[number] = _keyframe(str(video), time, image_path, where)
+        keyframe = _keyframe(str(video), time, image_path, where)
+        if keyframe_of.setdefault(number, keyframe) != keyframe:
+            first = "{},{:g}".format(*keyframe_of[number])
+            raise DataError(f"{where}: the id {number!r} is that of the keyframe {first} already", image_path)
         if width <= 0 or height <= 0:
             raise DataError(
                 f"{where}: width and height must be positive, got {width:g} x {height:g}", image_path
             )
         size_of[number] = (width, height)
     keyframes, boxes, scores = [], array("d"), array("d")
-    for i, entry in enumerate(entries):
+    for i, entry in entries:
         where = f"box {i}"
         number = _entry(entry, "image_id", (int, str), path, where)
         if number not in keyframe_of:
@@ -219,6 +254,34 @@ def _read_json(path: Path, images: str | Path | None) -> PersonBoxes:
         boxes.extend(box)
         scores.append(score)
     return _person_boxes(keyframes, np.array(boxes).reshape(-1, 4), np.array(scores))
+
+
+def _persons_only(entries: list[Any], categories: Any, path: Path) -> list[tuple[int, Any]]:
+    """The entries that are persons, each with its number: all of them where none has a category."""
+    numbered = list(enumerate(entries))
+    if not any(isinstance(entry, dict) and "category_id" in entry for entry in entries):
+        return numbered
+    persons = {1}  # COCO's
+    if categories:
+        names = [c for c in categories if isinstance(c, dict)] if isinstance(categories, list) else []
+        persons = {c.get("id") for c in names if str(c.get("name")).strip().lower() in PERSON_NAMES}
+        if not persons:
+            shown_names = ", ".join(str(c.get("name")) for c in names[:10])
+            raise DataError(f"none of its categories is a person: {shown(shown_names)}", path)
+    kept, other = [], Counter()
+    for i, entry in numbered:
+        number = _entry(entry, "category_id", (int,), path, f"box {i}")
+        if number in persons:
+            kept.append((i, entry))
+        else:
+            other[number] += 1
+    if other:
+        ids = ", ".join(f"{number}: {count}" for number, count in other.most_common(5))
+        text = f"{other.total()} of {len(entries)} boxes are of other categories than person ({ids})"
+        if not kept:
+            raise DataError(f"{text}; a person's category id is {min(persons)}", path)
+        logger.warning("%s: %s; they are dropped", path, text)
+    return kept
 
 
 def _load_json(path: Path) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -73,18 +75,57 @@ def find_videos(videos: Path | Shards) -> VideoTable:
     return FileTable(videos, (file.relative_to(videos) for file in files))
 
 
-def videos_by_id(videos: Path | Shards) -> dict[str, Path]:
-    """Video id to file, or to folder of images: the KEYs of shards, or of those that lie in a folder itself a
-    file's name without suffix, a folder's name."""
+class VideosById(Mapping[str, Path]):
+    """The videos and folders of images that lie in a folder itself, by id: a file's name without suffix, a
+    folder's name.
+
+    An id with two files is an error where it is asked for.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._paths: dict[str, list[Path]] = defaultdict(list)
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() in VIDEO_SUFFIXES:
+                self._paths[path.stem].append(path)
+            elif holds_images(path):
+                self._paths[path.name].append(path)
+
+    def __getitem__(self, video: str) -> Path:
+        if video not in self._paths:
+            raise KeyError(video)
+        return only_path(video, self._paths[video], self._folder)
+
+    def __contains__(self, video: object) -> bool:
+        return video in self._paths
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+
+def only_path(video: str, paths: Sequence[Path], folder: Path) -> Path:
+    """The file or folder of images of a video id, the first of `paths` where all are links to one.
+
+    Raises:
+        DataError: there are two; it names both.
+    """
+    for other in paths[1:]:
+        if os.path.realpath(paths[0]) != os.path.realpath(other):
+            first, second = (path.relative_to(folder) for path in (paths[0], other))
+            raise DataError(
+                f"the video '{video}' is there twice: {first} and {second}; keep one of them", folder
+            )
+    return paths[0]
+
+
+def videos_by_id(videos: Path | Shards) -> Mapping[str, Path]:
+    """Video id to file, or to folder of images: the KEYs of shards, or what `VideosById` finds."""
     if isinstance(videos, Shards):
         return {key: videos.videos[number] for key, number in videos.videos.numbers_by_key().items()}
-    found = {}
-    for path in sorted(videos.iterdir()):
-        if path.suffix.lower() in VIDEO_SUFFIXES:
-            found[path.stem] = path
-        elif _holds_images(path):
-            found[path.name] = path
-    return found
+    return VideosById(videos)
 
 
 def files_of_ids(ids: np.ndarray, videos: Path | Shards) -> VideoTable:
@@ -102,7 +143,8 @@ def files_of_ids(ids: np.ndarray, videos: Path | Shards) -> VideoTable:
     return videos.videos.select(found) if sharded else FileTable(videos, (path.name for path in found))
 
 
-def _holds_images(path: Path) -> bool:
+def holds_images(path: Path) -> bool:
+    """Whether a path is a folder in which there are images."""
     if not path.is_dir():
         return False
     with os.scandir(path) as entries:

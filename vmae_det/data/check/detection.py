@@ -34,7 +34,11 @@ from vmae_det.utils.errors import DataError
 
 _SAME_ROW = {
     "annotations": ["video", "ms", *COORDINATES, "action", "person"],
-    "person_boxes": ["video", "ms", *COORDINATES, "score"],
+    "person_boxes": ["video", "ms", *COORDINATES],
+}
+_REPEATED = {
+    "annotations": ("duplicate_row", "remove the copies: each counts as one more person"),
+    "person_boxes": ("person_boxes_repeated", "they count once, with the highest score"),
 }
 
 
@@ -64,6 +68,11 @@ def check_detection(case: Case) -> None:
         shifted = "person_boxes_wrong_time" if start_fits else "wrong_video_start"
         detected = _check_rows(case, boxes, videos, shifted)
         case.found += _score_findings(detected, boxes.path)
+        # As read_person_boxes has it: a line for each label of a box is one person.
+        same = _SAME_ROW["person_boxes"]
+        detected = detected.with_columns(pl.col("score").max().over(same)).unique(
+            same, keep="first", maintain_order=True
+        )
         case.counts["person boxes"] = len(detected)
     if boxes is not None and truth is not None and len(truth) and len(detected):
         kept = _sound(truth).filter(~pl.col("video").is_in(list(shared)))
@@ -131,9 +140,9 @@ def _check_rows(
         .then("text")
         .otherwise(pl.concat_str("text", pl.lit("  (as in line "), "first", pl.lit(")")))
     )
-    advice = "remove the copies: each counts as one more person"
+    kind, advice = _REPEATED[table.holds]
     case.found += finding_of_rows(
-        "duplicate_row", again, table.path, f"of {len(rows)} rows stand there already", advice, "shown"
+        kind, again, table.path, f"of {len(rows)} rows stand there already", advice, "shown"
     )
     return rows
 

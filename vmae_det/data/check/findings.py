@@ -36,8 +36,16 @@ KINDS = {
     "class_without_rows": "a class of the label map that the validation set never shows",
     "person_boxes_low_scores": "person boxes that find the people, but with scores below the usual threshold",
     "person_boxes_not_annotated": "person boxes of a video that has a file and no annotations",
+    "person_boxes_repeated": "a person box that its keyframe has already",
 }
-WARNINGS = frozenset(("class_without_rows", "person_boxes_low_scores", "person_boxes_not_annotated"))
+WARNINGS = frozenset(
+    (
+        "class_without_rows",
+        "person_boxes_low_scores",
+        "person_boxes_not_annotated",
+        "person_boxes_repeated",
+    )
+)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import polars as pl
@@ -21,7 +21,7 @@ from vmae_det.data.video_lists import videos_by_id
 _PATIENCE = {"none": 60, "ends": 120, "all": 7200}
 
 
-def files_by_id(videos: Path | Shards) -> dict[str, Path]:
+def files_by_id(videos: Path | Shards) -> Mapping[str, Path]:
     """Video id to file, as training looks for them: in shards, or in the folder itself; none without such a
     folder."""
     return videos_by_id(videos) if isinstance(videos, Shards) or videos.is_dir() else {}
@@ -57,7 +57,7 @@ def unreadable_findings(facts: dict[Path, VideoFacts]) -> list[Finding]:
 
 
 def missing_findings(
-    rows: pl.DataFrame, path: Path, known: dict[str, Path], videos: Path | Shards
+    rows: pl.DataFrame, path: Path, known: Mapping[str, Path], videos: Path | Shards
 ) -> list[Finding]:
     """One finding for all ids of `rows` (`video`, `line`, `text`) without a file; it counts videos."""
     first = rows.filter(~pl.col("video").is_in(list(known))).unique(
@@ -73,7 +73,7 @@ def missing_findings(
     return finding_of_rows("missing_video", first, path, what, advice)
 
 
-def _guess(name: str, known: dict[str, Path], videos: Path | Shards) -> str:
+def _guess(name: str, known: Mapping[str, Path], videos: Path | Shards) -> str:
     """Why an id has no file, where it can be told."""
     stem = Path(name).stem
     if stem != name and stem in known:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vmae_det.data.file_types import VIDEO_SUFFIXES
+from vmae_det.data.video_lists import holds_images, only_path
 from vmae_det.utils.errors import DataError
 
 
@@ -19,6 +20,7 @@ class VideoIndex:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._paths: dict[str, list[str]] = defaultdict(list)
         for path in sorted(_videos_below(folder)):
             self._paths[Path(path).stem].append(path)
@@ -31,13 +33,24 @@ class VideoIndex:
 
     def find(self, stem: str, *preferred: str) -> str | None:
         """Path of a video relative to the folder, None without one; of several, the one that lies below a
-        folder called `preferred`, the first of these first."""
+        folder called `preferred`, the first of these first.
+
+        Raises:
+            DataError: there are two such, or a folder of images of that name beside it.
+        """
         paths = self._paths.get(stem, [])
         for parent in preferred:
-            for path in paths:
-                if parent in path.split("/")[:-1]:
-                    return path
-        return paths[0] if paths else None
+            below = [path for path in paths if parent in path.split("/")[:-1]]
+            if below:
+                paths = below
+                break
+        found = [self._folder / path for path in paths]
+        beside = [path.parent / stem for path in found if holds_images(path.parent / stem)]
+        return (
+            only_path(stem, found + beside, self._folder).relative_to(self._folder).as_posix()
+            if found
+            else None
+        )
 
 
 def _videos_below(folder: Path) -> Iterator[str]:

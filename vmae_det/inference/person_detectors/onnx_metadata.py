@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vmae_det.data.person_boxes import PERSON_NAMES
 from vmae_det.utils.errors import WeightsError
 
 _TASKS = ("detect", "segment", "pose")
-_PERSON_NAMES = {"person", "persons", "people", "pedestrian", "pedestrians", "human", "humans"}
 _LONGEST = 100_000  # characters of a value; a thousand class names take a fifth of it
 
 
@@ -88,7 +88,7 @@ def parse_onnx_metadata(custom: Mapping[str, str], source: str) -> OnnxMetadata:
 
 def person_classes(names: Mapping[int, str]) -> list[int]:
     """Ids of the classes that are people, by their names."""
-    return [key for key, name in names.items() if name.strip().lower() in _PERSON_NAMES]
+    return [key for key, name in names.items() if name.strip().lower() in PERSON_NAMES]
 
 
 def _class_names(names: dict | list | tuple, source: str) -> dict[int, str]:
