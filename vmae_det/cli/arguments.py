@@ -21,12 +21,21 @@ def positive(text: str) -> int:
 
 def seconds(text: str) -> float:
     """A time above 0."""
+    return _above_zero(text, "seconds")
+
+
+def frame_rate(text: str) -> float:
+    """Frames per second, above 0."""
+    return _above_zero(text, "frames per second")
+
+
+def _above_zero(text: str, what: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not (value > 0 and math.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"expected seconds above 0, got '{text}'")
+        raise argparse.ArgumentTypeError(f"expected {what} above 0, got '{text}'")
     return value
 
 

@@ -27,6 +27,8 @@ COMMANDS = {
     "shard": "the videos of a dataset into tar shards",
     "check-data": "what is wrong with a dataset, before a night of training is lost",
     "evaluate": "frame-mAP, video-mAP or person recall of detections in a file",
+    "link": "detections in keyframes to tubes, for video-mAP",
+    "convert-tubes": "tubes in the pickles of ACT and MultiSports to CSV",
     "benchmark": "time and memory of the program's parts on this machine",
     "quickstart": "the whole way on a small built-in dataset, in a few minutes on a CPU",
 }

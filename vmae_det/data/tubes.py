@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 
 from vmae_det.data.box_rows import COORDINATES, MAX_TIMESTAMP, Row, is_video_name, iterate_rows, shown
 from vmae_det.utils.errors import DataError
+from vmae_det.utils.files import write_whole
 
 # Classes of MultiSports that are too rare to be scored; see its evaluate_multisports.py.
 MULTISPORTS_NOT_SCORED = (
@@ -107,6 +109,37 @@ def read_tubes(path: str | Path, kind: str = "ground_truth") -> Tubes:
         np.array(frame),
         np.array(boxes).reshape(-1, 4),
     )
+
+
+def write_tubes(path: str | Path, tubes: Tubes, kind: str = "detections") -> None:
+    """Write the CSV with its header, each video's tubes numbered from 0; the score of ground truth is empty.
+
+    Coordinates keep 6 decimals, and scores 9 significant digits. A detection that has no area then stays.
+
+    Raises:
+        DataError: a video or label that such a file cannot hold.
+    """
+    for name in sorted({*tubes.video, *tubes.label}):
+        if not is_video_name(name) or "," in name:
+            raise DataError(f"a CSV of tubes cannot hold the name {shown(name)}: no commas or quotes", path)
+    number: dict[str, int] = {}
+    ids = []
+    for video in tubes.video:
+        ids.append(number.setdefault(video, 0))
+        number[video] += 1
+    columns = {"video_id": tubes.video, "tube_id": np.array(ids, dtype=np.int64), "label": tubes.label}
+    text = {"video_id": pl.String, "label": pl.String}
+    frame = pl.DataFrame(
+        {name: values[tubes.tube].tolist() for name, values in columns.items()}
+        | {"score": tubes.score[tubes.tube], "frame": tubes.frame}
+        | dict(zip(COORDINATES, tubes.boxes.T)),
+        schema_overrides=text | {"tube_id": pl.Int64},
+    )
+    score = pl.lit(None) if kind == "ground_truth" else pl.col("score").round_sig_figs(9)
+    with write_whole(Path(path)) as temporary:
+        frame.with_columns(pl.col(COORDINATES).round(6), score.alias("score")).write_csv(
+            temporary, quote_style="never"
+        )
 
 
 def _tube(row: Row, kind: str) -> tuple[tuple[str, int], tuple[str, float]]:

@@ -52,8 +52,12 @@ class TubeFile:
     splits: list[tuple[list[str], list[str]]]
 
 
-def read_tube_pickle(path: Path) -> TubeFile:
+def read_tube_pickle(path: Path, in_pixels: bool = False) -> TubeFile:
     """Read such a pickle; nothing in it is run.
+
+    Args:
+        in_pixels: keep boxes as they are, and read the test sets alone; `resolution` and `train_videos` may
+            then be missing.
 
     Raises:
         DataError: names the file, the entry, what was got and what was expected.
@@ -61,7 +65,10 @@ def read_tube_pickle(path: Path) -> TubeFile:
     content = load_plain_pickle(path, "tubes")
     if not isinstance(content, dict):
         raise DataError(f"expected a dict with labels, gttubes, ..., got a {type(content).__name__}", path)
-    part = {key: entry(content, key, kind, path) for key, kind in _PARTS.items()}
+    needless = ("resolution", "train_videos") if in_pixels else ()
+    part = {key: entry(content, key, kind, path) for key, kind in _PARTS.items() if key not in needless}
+    if in_pixels:
+        part["train_videos"] = [[] for _ in part["test_videos"]]
     labels = names(part["labels"], "labels", path)
     if len(set(labels)) != len(labels) or not labels:
         raise DataError("labels: expected names that differ", path)
@@ -75,7 +82,7 @@ def read_tube_pickle(path: Path) -> TubeFile:
         raise DataError("expected train_videos and test_videos of the same splits", path)
     tubes = {}
     for video in dict.fromkeys(video for split in splits for videos in split for video in videos):
-        size = _size(part["resolution"], video, path)
+        size = np.ones(4) if in_pixels else _size(part["resolution"], video, path)
         tubes[video] = _tubes(part["gttubes"], video, size, len(labels), path)
     return TubeFile(labels, tubes, splits)
 
@@ -106,16 +113,17 @@ def names(value: Any, what: str, path: Path) -> list[str]:
     return list(value)
 
 
-def table(value: Any, columns: int, where: str, path: Path) -> np.ndarray:
+def table(value: Any, columns: int | tuple[int, ...], where: str, path: Path) -> np.ndarray:
     """float64 (N, columns) of finite numbers; DataError where it is something else."""
-    expected = f"{where}: expected an array (N, {columns}) of numbers"
+    numbers = columns if isinstance(columns, tuple) else (columns,)
+    expected = f"{where}: expected an array (N, {' or '.join(map(str, numbers))}) of numbers"
     if not isinstance(value, PickledArray):
         raise DataError(f"{expected}, got a {type(value).__name__}", path)
     try:
         array = value.to_numpy()
     except pickle.UnpicklingError as error:
         raise DataError(f"{expected}, got {error}", path) from None
-    if array.ndim != 2 or array.shape[1] != columns:
+    if array.ndim != 2 or array.shape[1] not in numbers:
         raise DataError(f"{expected}, got shape {array.shape}", path)
     array = array.astype(np.float64)
     if not np.isfinite(array).all():
