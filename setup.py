@@ -28,7 +28,7 @@ setup(
         "timm>=1.0",
         "safetensors>=0.4.3",
         "fvcore>=0.1.5.post20221221",
-        "iopath>=0.1.10",
+        "iopath>=0.1.9",
         "numpy>=1.26",
         "polars>=1.21",
         "scipy>=1.10",

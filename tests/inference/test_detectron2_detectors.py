@@ -24,7 +24,7 @@ class Instances:
 
 
 class StubNetwork(torch.nn.Module):
-    """Finds one person and one other thing; how sure it is says its weight."""
+    """Finds things of class 0 and 5; how sure it is of the first says its weight."""
 
     def __init__(self):
         super().__init__()
@@ -53,9 +53,11 @@ def detectron2(monkeypatch, tmp_path):
             {
                 "MODEL": {
                     "DEVICE": "cuda",
-                    "ROI_HEADS": {"SCORE_THRESH_TEST": 0.05, "NMS_THRESH_TEST": 0.5},
-                    "RETINANET": {"SCORE_THRESH_TEST": 0.05, "NMS_THRESH_TEST": 0.5},
+                    "META_ARCHITECTURE": "GeneralizedRCNN",
+                    "ROI_HEADS": {"SCORE_THRESH_TEST": 0.05, "NMS_THRESH_TEST": 0.5, "NUM_CLASSES": 80},
+                    "RETINANET": {"SCORE_THRESH_TEST": 0.05, "NMS_THRESH_TEST": 0.5, "NUM_CLASSES": 80},
                 },
+                "DATASETS": {"TRAIN": (), "TEST": ()},
                 "INPUT": {"MIN_SIZE_TEST": 800, "MAX_SIZE_TEST": 1333, "FORMAT": "BGR"},
                 "TEST": {"DETECTIONS_PER_IMAGE": 100},
             }
@@ -74,10 +76,16 @@ def detectron2(monkeypatch, tmp_path):
     data, modeling = types.ModuleType("detectron2.data"), types.ModuleType("detectron2.modeling")
     data.transforms = types.SimpleNamespace(ResizeShortestEdge=ResizeShortestEdge)
     modeling.build_model = lambda cfg: network
-    for module in (package, data, modeling):
+    names = {}
+    data.MetadataCatalog = types.SimpleNamespace(
+        list=lambda: list(names), get=lambda name: {"thing_classes": names[name]}
+    )
+    config_module = types.ModuleType("detectron2.config")
+    config_module.get_cfg = lambda: get_config("")
+    for module in (package, data, modeling, config_module):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setitem(sys.modules, "detectron2.model_zoo", zoo)
-    return types.SimpleNamespace(network=network, weights=url)
+    return types.SimpleNamespace(network=network, weights=url, names=names)
 
 
 def test_detectron2_where_it_is_installed(detectron2):
@@ -112,3 +120,83 @@ def test_detectron2_where_it_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "detectron2", None)
     with pytest.raises(ConfigError, match=r"detectron2 is not installed here.*or choose fasterrcnn"):
         build_person_detector(config("detectron2"))
+
+
+@pytest.mark.parametrize("name", ["pkg_resources", "omegaconf"])
+def test_detectron2_that_lacks_a_package(detectron2, monkeypatch, name):
+    """model_zoo of detectron2 imports pkg_resources, which setuptools 81 has dropped."""
+
+    class Zoo(types.ModuleType):
+        def __getattr__(self, attribute):
+            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+
+    package = Zoo("detectron2")
+    package.__path__ = []
+    monkeypatch.setitem(sys.modules, "detectron2", package)
+    monkeypatch.delitem(sys.modules, "detectron2.model_zoo")
+    cure = r' \(`pip install "setuptools<81"`\)' if name == "pkg_resources" else ""
+    with pytest.raises(
+        ConfigError,
+        match=f"detectron2 is installed here, but .* it needs {name}, which is not installed{cure};",
+    ):
+        build_person_detector(config("detectron2"))
+
+
+def test_detectron2_that_fits_no_library_here(detectron2, monkeypatch):
+    class Broken(types.ModuleType):
+        def __getattr__(self, attribute):
+            raise ImportError("_C.so: undefined symbol: _ZN3c10")
+
+    monkeypatch.setitem(sys.modules, "detectron2.modeling", Broken("detectron2.modeling"))
+    with pytest.raises(ConfigError, match=r"cannot be imported: ImportError: _C.so: undefined symbol"):
+        build_person_detector(config("detectron2"))
+
+
+@pytest.fixture
+def own(tmp_path):
+    """own(YAML, KEY, VALUE, ...): the config of a detector of one's own, with weights."""
+    torch.save({"model": {"sure": torch.tensor(0.9)}}, tmp_path / "own.pth")
+
+    def write(text, *opts):
+        (tmp_path / "own.yaml").write_text(text)
+        given = ("CONFIG", str(tmp_path / "own.yaml"), "WEIGHTS", str(tmp_path / "own.pth"), *opts)
+        return config("detectron2", *given)
+
+    return write
+
+
+def test_an_own_detector_of_one_class(detectron2, own):
+    one = "MODEL: {ROI_HEADS: {NUM_CLASSES: 1}}\nDATASETS: {TRAIN: [my_people]}\nINPUT: {MIN_SIZE_TEST: 64}"
+    ((boxes, scores),) = build_person_detector(own(one)).detect([picture()])
+    assert boxes.tolist() == [[1, 2, 30, 40]]
+    assert scores.tolist() == pytest.approx([0.9])
+    assert detectron2.network.given[0]["image"].shape[1] == 64, "the file's size"
+    retina = "MODEL: {META_ARCHITECTURE: RetinaNet, RETINANET: {NUM_CLASSES: 1}}"
+    assert len(build_person_detector(own(retina)).detect([picture()])[0][0]) == 1
+    with pytest.raises(ConfigError, match=r"PERSON_DETECTOR.WEIGHTS: names no file; .*own.yaml needs one"):
+        build_person_detector(own(one, "WEIGHTS", ""))
+    detectron2.names["my_people"] = ["helmet"]
+    with pytest.raises(
+        ConfigError, match=r"own.yaml: expected one class that is a person, got 0 among helmet"
+    ):
+        build_person_detector(own(one))
+
+
+def test_an_own_detector_of_several_classes(detectron2, own):
+    several = "MODEL: {ROI_HEADS: {NUM_CLASSES: 6}}\nDATASETS: {TRAIN: [mine]}"
+    with pytest.raises(
+        ConfigError, match=r"which of its 6 classes is a person is unknown: none of its DATASETS"
+    ):
+        build_person_detector(own(several))
+    detectron2.names["mine"] = ["car", "dog", "cat", "bus", "tree", "Person"]
+    ((boxes, scores),) = build_person_detector(own(several)).detect([picture()])
+    assert boxes.tolist() == [[5, 5, 9, 9]], "the last class, by its name"
+    assert scores.tolist() == pytest.approx([0.99])
+
+
+@pytest.mark.parametrize(
+    "text", ["MODEL: [", "MODEL: {NO_SUCH_KEY: 1}", "MODEL: !!python/object/apply:os.abort []", "- 1"]
+)
+def test_an_own_file_that_is_no_config(detectron2, own, text):
+    with pytest.raises(ConfigError, match=r"own.yaml: not a config of detectron2: "):
+        build_person_detector(own(text))

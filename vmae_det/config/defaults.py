@@ -276,7 +276,7 @@ _C.PERSON_DETECTOR.NAME = Key(
 # A file or address of weights; empty: those that torchvision or detectron2 publish, fetched once; random: of
 # a network that has learned nothing. onnx: the ONNX file.
 _C.PERSON_DETECTOR.WEIGHTS = Key("", text())
-# detectron2: which network of its model zoo, trained on COCO.
+# detectron2: a network of its model zoo, trained on COCO, or a YAML file of one's own, with its WEIGHTS.
 _C.PERSON_DETECTOR.CONFIG = Key("COCO-Detection/faster_rcnn_X_101_32x8d_FPN_3x.yaml", text())
 # onnx: how the output is laid out, yolov5 (v7 too), yolov8 (and later) or end_to_end (overlaps removed);
 # auto: by its shape, its values and the file's metadata.

@@ -1,4 +1,4 @@
-"""The COCO models of detectron2's model zoo, where detectron2 is installed."""
+"""detectron2's networks, of its model zoo or one's own, where detectron2 is installed."""
 
 from __future__ import annotations
 
@@ -22,44 +22,42 @@ from vmae_det.inference.person_detectors.interface import (
     PersonDetector,
     no_weights,
 )
+from vmae_det.inference.person_detectors.onnx_metadata import person_classes
 from vmae_det.utils.errors import ConfigError, WeightsError
 
 _PERSON = 0  # of detectron2's COCO classes
-_INSTALL = (
-    "PERSON_DETECTOR.NAME: detectron2 is not installed here; `pip install 'vmae_det[detectron2]'` gets it "
-    "(built from source), or choose fasterrcnn_resnet50_fpn_v2 or another of torchvision's networks"
+_STEPS = (
+    "docs/person_detectors.md has the steps that install it, or choose fasterrcnn_resnet50_fpn_v2 or another "
+    "of torchvision's networks"
 )
 
 
 @PERSON_DETECTOR_REGISTRY.register_as("detectron2")
 class Detectron2Detector(PersonDetector):
-    """A network of detectron2's model zoo; PERSON_DETECTOR.CONFIG names it."""
+    """The network that PERSON_DETECTOR.CONFIG names: of detectron2's model zoo, or in a YAML file."""
 
     def __init__(self, cfg: CfgNode, device: torch.device) -> None:
         super().__init__(cfg, device)
         zoo, build_model, transforms = _import()
-        own = self._config(zoo, cfg.PERSON_DETECTOR)
+        node = cfg.PERSON_DETECTOR
+        if Path(node.CONFIG).is_file():
+            zoo, own = None, _read_config(node.CONFIG)
+            self.person = _person_class(own, node.CONFIG)
+        else:
+            own, self.person = _zoo_config(node.CONFIG, zoo), _PERSON
+        self._set(own, node)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(cfg.SEED)
             self.model = build_model(own).eval()
-        if cfg.PERSON_DETECTOR.WEIGHTS != RANDOM:
-            _load(self.model, *_weights(zoo, cfg.PERSON_DETECTOR))
+        if node.WEIGHTS != RANDOM:
+            _load(self.model, *_weights(node, zoo))
         self.resize = transforms.ResizeShortestEdge(
             [own.INPUT.MIN_SIZE_TEST, own.INPUT.MIN_SIZE_TEST], own.INPUT.MAX_SIZE_TEST
         )
         self.is_bgr = own.INPUT.FORMAT == "BGR"
 
-    def _config(self, zoo: ModuleType, node: CfgNode) -> Any:
-        """detectron2's config of the network, with our thresholds."""
-        if not node.CONFIG.startswith("COCO-"):
-            raise ConfigError(
-                f"PERSON_DETECTOR.CONFIG: expected a COCO config of detectron2's model zoo, such as "
-                f"COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml, got '{node.CONFIG}'"
-            )
-        try:
-            own = zoo.get_config(node.CONFIG)
-        except RuntimeError as error:
-            raise ConfigError(f"PERSON_DETECTOR.CONFIG: {error}") from None
+    def _set(self, own: Any, node: CfgNode) -> None:
+        """Device, thresholds and size in detectron2's config."""
         own.defrost()
         own.MODEL.DEVICE = str(self.device)
         own.MODEL.ROI_HEADS.SCORE_THRESH_TEST = own.MODEL.RETINANET.SCORE_THRESH_TEST = node.SCORE
@@ -67,13 +65,12 @@ class Detectron2Detector(PersonDetector):
         own.TEST.DETECTIONS_PER_IMAGE = max(100, 2 * node.MAX_PEOPLE)
         if node.SHORT_SIDE:
             own.INPUT.MIN_SIZE_TEST = node.SHORT_SIDE
-        return own
 
     def _detect(self, frames: Sequence[np.ndarray]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         found = [result.get("instances") for result in self.model([self._input(frame) for frame in frames])]
         if any(instances is None for instances in found):
             raise ConfigError(f"PERSON_DETECTOR.CONFIG: {self.node.CONFIG} finds no instances of classes")
-        people = [instances[instances.pred_classes == _PERSON] for instances in found]
+        people = [instances[instances.pred_classes == self.person] for instances in found]
         return [(instances.pred_boxes.tensor, instances.scores) for instances in people]
 
     def _input(self, frame: np.ndarray) -> dict[str, Any]:
@@ -84,20 +81,88 @@ class Detectron2Detector(PersonDetector):
 
 
 def _import() -> tuple[ModuleType, Any, ModuleType]:
+    """The parts of detectron2 that are used; ConfigError with the reason where it cannot be imported."""
     try:
         from detectron2 import model_zoo
         from detectron2.data import transforms
         from detectron2.modeling import build_model
-    except ImportError as error:
-        missing = (error.name or "").partition(".")[0] == "detectron2"
-        raise ConfigError(_INSTALL if missing else f"{_INSTALL} ({error})") from None
+    except ModuleNotFoundError as error:
+        if error.name == "detectron2":
+            raise ConfigError(f"PERSON_DETECTOR.NAME: detectron2 is not installed here; {_STEPS}") from None
+        cure = ' (`pip install "setuptools<81"`)' if error.name == "pkg_resources" else ""
+        raise _broken(f"it needs {error.name}, which is not installed{cure}") from None
+    except Exception as error:  # a library that lacks a symbol, or one whose version it does not fit
+        raise _broken(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from None
     return model_zoo, build_model, transforms
 
 
-def _weights(zoo: ModuleType, node: CfgNode) -> tuple[dict[str, torch.Tensor], str]:
+def _broken(reason: str) -> ConfigError:
+    return ConfigError(
+        f"PERSON_DETECTOR.NAME: detectron2 is installed here, but cannot be imported: {reason}; {_STEPS}"
+    )
+
+
+def _zoo_config(name: str, zoo: ModuleType) -> Any:
+    if not name.startswith("COCO-"):
+        raise ConfigError(
+            "PERSON_DETECTOR.CONFIG: expected a YAML file of detectron2, or a COCO config of its model zoo, "
+            f"such as COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml, got '{name}'"
+        )
+    try:
+        return zoo.get_config(name)
+    except RuntimeError as error:
+        raise ConfigError(f"PERSON_DETECTOR.CONFIG: {error}") from None
+
+
+def _read_config(path: str) -> Any:
+    """detectron2's config in a YAML file, of which nothing is run."""
+    from detectron2.config import get_cfg
+
+    own = get_cfg()
+    try:
+        own.merge_from_file(path, allow_unsafe=False)
+    except Exception as error:  # of YAML, of unknown keys and of wrong values, which have no common base
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"PERSON_DETECTOR.CONFIG: {path}: not a config of detectron2: {reason}") from None
+    return own
+
+
+def _person_class(own: Any, path: str) -> int:
+    """The class that is a person: by the names that the config's datasets have, or the only one."""
+    from detectron2.data import MetadataCatalog
+
+    one_stage = own.MODEL.META_ARCHITECTURE == "RetinaNet"
+    count = own.MODEL.RETINANET.NUM_CLASSES if one_stage else own.MODEL.ROI_HEADS.NUM_CLASSES
+    for dataset in (*own.DATASETS.TEST, *own.DATASETS.TRAIN):
+        names = _thing_classes(dataset, MetadataCatalog)
+        if len(names) != count:
+            continue
+        people = person_classes(dict(enumerate(names)))
+        if len(people) == 1:
+            return people[0]
+        raise ConfigError(
+            f"PERSON_DETECTOR.CONFIG: {path}: expected one class that is a person, got {len(people)} among "
+            f"{', '.join(names[:10])}"
+        )
+    if count != 1:
+        raise ConfigError(
+            f"PERSON_DETECTOR.CONFIG: {path}: which of its {count} classes is a person is unknown: none of "
+            "its DATASETS is registered with as many names ('thing_classes')"
+        )
+    return 0
+
+
+def _thing_classes(dataset: str, catalog: Any) -> list[str]:
+    """The names of a dataset's classes; [] where it is not registered in detectron2."""
+    return catalog.get(dataset).get("thing_classes", []) if dataset in catalog.list() else []
+
+
+def _weights(node: CfgNode, zoo: ModuleType | None) -> tuple[dict[str, torch.Tensor], str]:
     """Tensors by name, and where they are from."""
     if node.WEIGHTS:
         return _read(locate(node.WEIGHTS)), node.WEIGHTS
+    if zoo is None:
+        raise ConfigError(f"PERSON_DETECTOR.WEIGHTS: names no file; {node.CONFIG} needs one")
     try:
         url = zoo.get_checkpoint_url(node.CONFIG)
     except RuntimeError as error:
