@@ -3,9 +3,10 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
-from conftest import relative_error
+from conftest import SHARED, relative_error
 
 from vmae_det.checkpoint import load_weights, read_checkpoint
 from vmae_det.checkpoint.convert import convert_weights
@@ -13,6 +14,10 @@ from vmae_det.checkpoint.huggingface_folder import write_folder
 from vmae_det.cli.common import load_config
 from vmae_det.cli.main import main
 from vmae_det.config import get_cfg
+from vmae_det.data.catalog import get_dataset
+from vmae_det.data.label_map import LabelMap
+from vmae_det.data.readers import open_video
+from vmae_det.data.transforms import make_clip, to_video, view_crop
 from vmae_det.inference.predictor import read_config, read_label_map
 from vmae_det.modeling import build_model
 from vmae_det.utils.errors import WeightsError
@@ -202,6 +207,46 @@ def test_our_folder_is_taken_as_it_is(folders, tmp_path, capsys, kind):
     assert main(["export", "--weights", ours, "--format", "huggingface", "--output", str(exported)]) == 0
     for file in ("config.json", "preprocessor_config.json", "model.safetensors"):
         assert (exported / file).read_bytes() == (again / file).read_bytes()
+
+
+def test_a_real_clip(folders):
+    """Through their whole pipeline and through ours, with a frame that both resize to whole pixels."""
+    path = SHARED / "video" / "test.mp4"
+    if not path.exists():
+        pytest.skip("real videos lie beside the repository, in ../shared/video, and are not here")
+    folder, theirs = folders["classification"]
+    ours, cfg = ours_of(folder)
+    frames = open_video(path).frames(np.arange(0, 16, 4))
+    frames = np.ascontiguousarray(frames[:, :256, :320])  # becomes 72 x 90
+    video = to_video(view_crop(make_clip(frames), cfg))[None]
+    pixels = transformers.VideoMAEImageProcessor.from_pretrained(folder)(list(frames), return_tensors="pt")
+    with torch.inference_mode():
+        expected = theirs(pixels.pixel_values).logits
+        assert relative_error(ours.logits(ours.normalization(video)), expected) < 1e-4
+
+
+def test_the_command_test_needs_no_config(folders, mini_ava, tmp_path, monkeypatch):
+    """A folder of Transformers and a dataset are enough; the classes are the dataset's."""
+    actions = LabelMap.from_file(get_dataset(str(mini_ava / "clips_val.yaml"), "").label_map).names
+    folder = tmp_path / "theirs"
+    save_theirs(folder, "classification", id2label=dict(enumerate(actions)), label2id={})
+    monkeypatch.chdir(tmp_path)
+    opts = [
+        "DATASETS.TEST",
+        f"('{mini_ava / 'clips_val.yaml'}',)",
+        "TEST.NUM_CLIPS",
+        "1",
+        "TEST.NUM_CROPS",
+        "1",
+    ]
+    opts += ["MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0"]
+    assert main(["convert", "theirs", "ours.pt", "--to", "vmae_det"]) == 0
+    results = []
+    for weights in ("theirs", "ours.pt"):
+        assert main(["test", "MODEL.WEIGHTS", weights, *opts, "OUTPUT_DIR", f"{weights}_out"]) == 0
+        results.append((tmp_path / f"{weights}_out" / "results.json").read_text())
+    assert results[0] == results[1]
+    assert "top1" in results[0]
 
 
 def test_a_label_map_of_the_users(folders, tmp_path):
