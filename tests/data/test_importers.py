@@ -210,7 +210,7 @@ def test_a_cvat_project_holds_several_videos(tmp_path):
             ":1: <box>: frame=expected a whole number from 0 on, got 'x'|number, got",
         ),
         (cvat("\n\n<track id='1'/>"), ":3: <track>: expected the attribute label="),
-        ("<annotations><track id='1' label='a'/></annotations>", "does not name its video"),
+        ("<annotations><track id='1' label='a'/></annotations>", "does not say of which video"),
         ("<a/>", "root is <annotations>"),
         ("<annotations><meta></annotations>", "not valid XML: mismatched tag"),
         (

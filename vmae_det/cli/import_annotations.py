@@ -9,7 +9,8 @@ from pathlib import Path
 from vmae_det.cli.arguments import output_folder
 from vmae_det.data.importers import ImportOptions, import_annotations
 from vmae_det.data.importers.formats import AUTO, format_names
-from vmae_det.utils.errors import ConfigError
+from vmae_det.data.importers.names import video_id
+from vmae_det.utils.errors import ConfigError, DataError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +45,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rate", type=_positive, metavar="FPS", help="frames per second by which frames are numbered"
     )
     parser.add_argument(
+        "--video",
+        metavar="NAME",
+        help="the video, where the files do not name it (default: the one in --videos of a file's own name, "
+        "else the only one there)",
+    )
+    parser.add_argument(
+        "--frame-size",
+        type=_size,
+        metavar="WIDTHxHEIGHT",
+        help="pixels of the frames, where the files do not say it and --videos has neither videos nor images",
+    )
+    parser.add_argument(
         "--first-frame",
         type=int,
         choices=(0, 1),
@@ -73,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
         rate=args.rate,
         first_frame=args.first_frame,
         ignored=frozenset(args.ignore),
+        video=None if args.video is None else _video(args.video),
+        frame_size=args.frame_size,
     )
     report = import_annotations(args.sources, args.output, options, args.overwrite)
     print(report.as_text())
@@ -80,6 +95,20 @@ def run(args: argparse.Namespace) -> int:
         print(f"put the videos into {args.output / 'videos'}, then:")
     print(f"vmae-det check-data {args.output / 'dataset.yaml'}")
     return 0
+
+
+def _video(text: str) -> str:
+    try:
+        return video_id(text)
+    except DataError as error:
+        raise ConfigError(f"--video: {error.problem}") from None
+
+
+def _size(text: str) -> tuple[int, int]:
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(s.isascii() and s.isdigit() and 0 < len(s) < 6 and int(s) for s in sides):
+        raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT, such as 1280x720, got '{text}'")
+    return int(sides[0]), int(sides[1])
 
 
 def _positive(text: str) -> float:

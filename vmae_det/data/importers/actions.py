@@ -7,12 +7,17 @@ say actions by attributes somewhere; a class that a given label map holds always
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 
 from vmae_det.data.importers.tracks import Point
 
-# Attributes that name the person, and those by which tools describe the box itself.
-PERSON_NAMES = frozenset(("person_id", "person id", "person", "track_id", "track id", "instance_id", "id"))
+# Attributes that name the person; those that do so if their values look like it; and those by which tools
+# describe the box itself.
+_IDENTITY = frozenset(
+    ("person_id", "person id", "personid", "track_id", "track id", "trackid", "instance_id", "instance id")
+)
+_PERHAPS_IDENTITY = frozenset(("person", "id", "identity"))
 _OF_THE_BOX = frozenset(
     ("occluded", "truncated", "difficult", "outside", "keyframe", "rotation", "iscrowd", "crowd")
 )
@@ -25,11 +30,55 @@ def clean_name(text: str) -> str:
     return " ".join(text.replace('"', "'").replace("\\", "/").split())
 
 
-def attribute_actions(name: str, value: str | bool) -> tuple[tuple[str, str], ...]:
+class Identities:
+    """Which attributes say who a person is: judged by their names, their types and all of their values.
+
+    An attribute called `person_id` or alike does, unless it can have several values at once or is a checkbox.
+    One called `person` or `id` does if besides all of its values look like ids: "2", "p2", "person 2", "A".
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[str, set[str]] = defaultdict(set)
+        self._several: set[str] = set()
+
+    def add(self, name: str, values: Iterable[str], several: bool = False) -> None:
+        """Take note of values of an attribute; `several`: it can have more than one at once."""
+        name = clean_name(name).lower()
+        if name in _IDENTITY or name in _PERHAPS_IDENTITY:
+            found = {clean_name(value) for value in values}
+            self._values[name] |= {value for value in found if value.lower() not in _UNSET}
+            if several or any(value.lower() == "true" for value in found):
+                self._several.add(name)
+
+    def __contains__(self, name: str) -> bool:
+        name = clean_name(name).lower()
+        if name in self._several or not self._values.get(name):
+            return False
+        return name in _IDENTITY or all(map(_looks_like_id, self._values[name]))
+
+    def remarks(self) -> list[str]:
+        """What was read as identity, and what was not although its name suggests it."""
+        found = []
+        for name, values in sorted(self._values.items()):
+            some = ", ".join(sorted(values)[:3]) + (", ..." if len(values) > 3 else "")
+            if name in self:
+                found.append(f"the attribute '{name}' is read as who a person is ({some})")
+            elif values:
+                found.append(f"the attribute '{name}' is read as actions ({some}), not as who a person is")
+        return found
+
+
+def _looks_like_id(value: str) -> bool:
+    return len(value) <= 2 or any(character.isdigit() for character in value)
+
+
+def attribute_actions(
+    name: str, value: str | bool, identities: Identities | tuple[()] = ()
+) -> tuple[tuple[str, str], ...]:
     """(attribute, action) pairs of an attribute's value: its name if it is true, a text itself; none for
     numbers, unset values, and attributes that describe box or person."""
     name = clean_name(name)
-    if name.lower() in PERSON_NAMES or name.lower() in _OF_THE_BOX:
+    if name in identities or name.lower() in _OF_THE_BOX:
         return ()
     text = clean_name(str(value))
     if text.lower() == "true":

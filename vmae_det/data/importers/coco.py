@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vmae_det.data.importers.actions import attribute_actions, clean_name
+from vmae_det.data.importers.actions import Identities, attribute_actions, clean_name
 from vmae_det.data.importers.formats import IMPORTER_REGISTRY, Importer, Source
 from vmae_det.data.importers.json_tree import Json
 from vmae_det.data.importers.names import frame_of_image, video_id
@@ -16,6 +16,7 @@ from vmae_det.data.importers.tracks import AnnotatedVideo, Point, Track, ordered
 from vmae_det.utils.errors import DataError
 
 _PERSON_KEYS = ("track_id", "instance_id", "person_id")
+_KINDS = {"images": "image", "categories": "category", "videos": "video"}
 
 
 @IMPORTER_REGISTRY.register_as("coco")
@@ -31,13 +32,11 @@ class CocoImporter(Importer):
         """One video for each video id and frame size; annotations of one image and track, or with the same
         box, are actions of one person."""
         root = source.json
-        categories = _by_id(root.get("categories"))
-        tables = _by_id(root.get("videos"))
-        images = {
-            key: _frame_of(image, tables) for key, image in _by_id(root.need("images"), required=True).items()
-        }
-        videos: dict[tuple[str, tuple[float, float] | None], AnnotatedVideo] = {}
-        points: dict[tuple[str, tuple[float, float] | None], dict[object, list[Point]]] = {}
+        categories, tables = _by_id(root, "categories"), _by_id(root, "videos")
+        images = {key: _frame_of(image, tables) for key, image in _by_id(root, "images").items()}
+        identities = _identities(root)
+        videos: dict[tuple[str | None, tuple[float, float] | None], AnnotatedVideo] = {}
+        points: dict[tuple[str | None, tuple[float, float] | None], dict[object, list[Point]]] = {}
         for annotation in root.need("annotations").items():
             reference = annotation.need("image_id")
             image = images.get(reference.key())
@@ -49,18 +48,22 @@ class CocoImporter(Importer):
             if (bbox := annotation.get("bbox")) is None or bbox.value == []:
                 videos[key].left_out["annotations without a box"] += 1
                 continue
+            if _rotation(annotation) % 360:
+                videos[key].left_out["rotated boxes"] += 1
+                continue
             x, y, width, height = bbox.numbers(4, "x, y, width, height")
             box = (x, y, x + width, y + height)
             point = Point(
                 frame,
                 box,
                 _category(annotation, categories),
-                tuple(_attributes(annotation.get("attributes"))),
+                tuple(_attributes(annotation.get("attributes"), identities)),
             )
-            person = _person(annotation)
+            person = _person(annotation, identities)
             who = person if person is not None else (frame, box)
             points.setdefault(key, {}).setdefault(who, []).append(point)
         for key, video in videos.items():
+            video.remarks = identities.remarks()
             video.tracks = [
                 Track(who if isinstance(who, str) else None, ordered_points(found))
                 for who, found in points.get(key, {}).items()
@@ -68,15 +71,42 @@ class CocoImporter(Importer):
         return list(videos.values())
 
 
-def _by_id(table: Json | None, required: bool = False) -> dict[str, Json]:
-    if table is None:
-        return {}
-    found = {}
-    for entry in table.items():
-        number = entry.need("id") if required else entry.get("id")
-        if number is not None:
-            found[number.key()] = entry
+def _by_id(root: Json, name: str) -> dict[str, Json]:
+    """The entries of a table by their ids, of which each must be one entry's alone."""
+    table = root.need(name) if name == "images" else root.get(name)
+    found: dict[str, Json] = {}
+    for entry in table.items() if table else ():
+        number = entry.need("id") if name == "images" else entry.get("id")
+        if number is None:
+            continue
+        first = found.setdefault(number.key(), entry)
+        if first.value != entry.value:
+            problem = f"the {_KINDS[name]} id {number.key()} occurs twice, first at {first.place}"
+            raise DataError(f"{number.place}: {problem}; were two files joined?", root.path)
     return found
+
+
+def _identities(root: Json) -> Identities:
+    identities = Identities()
+    for annotation in root.need("annotations").items():
+        attributes = annotation.get("attributes")
+        for key, value in attributes.entries() if attributes and isinstance(attributes.value, dict) else ():
+            values = value.value if isinstance(value.value, list) else [value.value]
+            identities.add(key, map(str, values), several=isinstance(value.value, list | bool))
+    return identities
+
+
+def _rotation(annotation: Json) -> float:
+    """Degrees by which a box is turned, as CVAT writes it among the attributes."""
+    attributes = annotation.get("attributes")
+    inside = attributes is not None and isinstance(attributes.value, dict)
+    found = annotation.get("rotation") or (attributes.get("rotation") if inside else None)
+    if found is None or found.value == "":
+        return 0.0
+    try:
+        return float(found.value) if isinstance(found.value, str) else found.number()
+    except ValueError:
+        return found.number()
 
 
 def _frame_of(image: Json, tables: dict[str, Json]) -> tuple[AnnotatedVideo, int]:
@@ -103,10 +133,11 @@ def _frame_of(image: Json, tables: dict[str, Json]) -> tuple[AnnotatedVideo, int
             named = video_id(title.key())
         except DataError as error:
             raise title.named(error) from None
-    if named is None:
-        image.need("file_name").fail("a name that says of which video the image is (VIDEO_000123.jpg)")
     rate = (table.get("fps", "frame_rate") if table else None) or image.get("fps", "frame_rate")
-    return AnnotatedVideo(named, [], extent, rate.positive() if rate else None, first_frame=None), frame
+    picture = image.get("file_name")
+    video = AnnotatedVideo(named, [], extent, rate.positive() if rate else None, first_frame=None)
+    video.picture = picture.text() if picture else None
+    return video, frame
 
 
 def _category(annotation: Json, categories: dict[str, Json]) -> tuple[str, ...]:
@@ -119,24 +150,26 @@ def _category(annotation: Json, categories: dict[str, Json]) -> tuple[str, ...]:
     return (clean_name(category.need("name").text()),)
 
 
-def _person(annotation: Json) -> str | None:
+def _person(annotation: Json, identities: Identities) -> str | None:
     found = annotation.get(*_PERSON_KEYS)
     attributes = annotation.get("attributes")
     if found is None and attributes is not None and isinstance(attributes.value, dict):
-        found = attributes.get(*_PERSON_KEYS)
-    return None if found is None else found.key()
+        found = next((value for key, value in attributes.entries() if key in identities), None)
+    return None if found is None or found.value is None else found.key()
 
 
-def _attributes(node: Json | None, name: str = "attributes") -> Iterator[tuple[str, str]]:
+def _attributes(
+    node: Json | None, identities: Identities, name: str = "attributes"
+) -> Iterator[tuple[str, str]]:
     """Actions of `attributes`, a list of names or an object of true, a name, or a list of names."""
     if node is None:
         return
     if isinstance(node.value, list):
         for item in node.items():
-            yield from attribute_actions(name, item.text())
+            yield from attribute_actions(name, item.text(), identities)
         return
     for key, value in node.entries():
         if isinstance(value.value, list):
-            yield from _attributes(value, key)
+            yield from _attributes(value, identities, key)
         elif isinstance(value.value, str | bool):
-            yield from attribute_actions(key, value.value)
+            yield from attribute_actions(key, value.value, identities)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vmae_det.data.importers.actions import PERSON_NAMES, attribute_actions, clean_name
+from vmae_det.data.box_rows import shown
+from vmae_det.data.importers.actions import Identities, attribute_actions, clean_name
 from vmae_det.data.importers.formats import IMPORTER_REGISTRY, Importer, Source
 from vmae_det.data.importers.names import frame_of_image, video_id
 from vmae_det.data.importers.tracks import AnnotatedVideo, Box, Point, Track, ordered_points
@@ -40,7 +41,8 @@ class CvatImporter(Importer):
     def read(self, source: Source) -> list[AnnotatedVideo]:
         """One video for each task with tracks; images are gathered by the video in their names."""
         tasks: dict[str, _Task] = {}
-        videos: dict[tuple[str, str], AnnotatedVideo] = {}
+        identities = _identities(source)
+        videos: dict[tuple[str, str | None], AnnotatedVideo] = {}
         elements = read_xml(source.path)
         root = next(elements, None)
         if root is None or root.tag != "annotations":
@@ -49,9 +51,11 @@ class CvatImporter(Importer):
             if element.tag == "meta":
                 tasks = _tasks(element)
             elif element.tag == "track":
-                _add_track(element, _task_of(element, tasks), videos)
+                _add_track(element, _task_of(element, tasks), videos, identities)
             elif element.tag == "image":
-                _add_image(element, _task_of(element, tasks, needed=False), videos)
+                _add_image(element, _task_of(element, tasks), videos, identities)
+        for video in videos.values():
+            video.remarks = identities.remarks()
         return list(videos.values())
 
 
@@ -59,12 +63,40 @@ def _tasks(meta: Element) -> dict[str, _Task]:
     """Tasks by id: that of a task's or a job's export, or those of a project's."""
     project = meta.find("project", "tasks")
     found = project.all("task") if project else [*meta.all("task"), *meta.all("job")]
+    tasks: dict[str, _Task] = {}
+    for task in found:
+        number = task.find("id")
+        key = number.text if number else ""
+        if key in tasks:
+            task.fail(f"the task id {shown(key)} occurs twice")
+        tasks[key] = _task(task, meta)
+    return tasks
+
+
+def _identities(source: Source) -> Identities:
+    """By the types and values that <meta> declares of attributes, and the values that shapes have."""
+    identities = Identities()
+
+    def look(element: Element) -> None:
+        if element.tag == "attribute" and "name" in element.attributes:
+            identities.add(element.attributes["name"], [element.text], element.text in ("true", "false"))
+        elif element.tag == "attribute" and (name := element.find("name")):
+            values, kind = element.find("values"), element.find("input_type")
+            is_checkbox = kind is not None and kind.text == "checkbox"
+            declared = values.text.split("\n") if values and kind and kind.text in ("select", "radio") else []
+            identities.add(name.text, declared, several=is_checkbox)
+        for child in element.children:
+            look(child)
+
+    for element in read_xml(source.path):
+        look(element)
+    return identities
+
+
+def _task(task: Element, meta: Element) -> _Task:
+    """Of a task or a job; what a job's export does not say in it stands beside it."""
+    size, step = task.find("original_size") or meta.find("original_size"), 1
     source = meta.find("source")
-    return {(number.text if (number := task.find("id")) else ""): _task(task, source) for task in found}
-
-
-def _task(task: Element, source: Element | None) -> _Task:
-    size, step = task.find("original_size"), 1
     extent = None
     if size:
         sides = [size.find(side) for side in ("width", "height")]
@@ -94,18 +126,21 @@ def _task(task: Element, source: Element | None) -> _Task:
     )
 
 
-def _task_of(element: Element, tasks: dict[str, _Task], needed: bool = True) -> _Task:
-    task = tasks.get(element.attributes.get("task_id", ""))
-    if task is None and len(tasks) == 1:
-        task = next(iter(tasks.values()))
-    if task is None or (needed and task.video is None):
-        if needed:
-            element.fail("<meta> does not name its video (expected <task> with <source>VIDEO.mp4</source>)")
-        return _Task(None, None, 0, None, 1)
-    return task
+def _task_of(element: Element, tasks: dict[str, _Task]) -> _Task:
+    number = element.attributes.get("task_id", "")
+    if number in tasks or len(tasks) == 1:
+        return tasks.get(number) or next(iter(tasks.values()))
+    if element.tag == "track" and len(tasks) > 1:
+        element.fail(f"expected the task_id= of one of the tasks in <meta>, got {shown(number)}")
+    return _Task(None, None, 0, None, 1)
 
 
-def _add_track(element: Element, task: _Task, videos: dict[tuple[str, str], AnnotatedVideo]) -> None:
+def _add_track(
+    element: Element,
+    task: _Task,
+    videos: dict[tuple[str, str | None], AnnotatedVideo],
+    identities: Identities,
+) -> None:
     video = videos.setdefault(
         ("tracks", task.video),
         AnnotatedVideo(
@@ -122,7 +157,7 @@ def _add_track(element: Element, task: _Task, videos: dict[tuple[str, str], Anno
         if shape.tag != "box":
             video.left_out["shapes other than boxes"] += shape.tag in _OTHER_SHAPES
             continue
-        attributes, _ = _attributes(shape)
+        attributes, _ = _attributes(shape, identities)
         gone = shape.attributes.get("outside") in _TRUE
         box = None if gone else _box(shape, video)
         points.append(Point(shape.whole("frame"), box, label, attributes, goes_on=box is not None))
@@ -130,15 +165,18 @@ def _add_track(element: Element, task: _Task, videos: dict[tuple[str, str], Anno
         video.tracks.append(Track(element.attributes.get("id"), ordered_points(points)))
 
 
-def _add_image(element: Element, task: _Task, videos: dict[tuple[str, str], AnnotatedVideo]) -> None:
+def _add_image(
+    element: Element,
+    task: _Task,
+    videos: dict[tuple[str, str | None], AnnotatedVideo],
+    identities: Identities,
+) -> None:
     try:
         name, frame = frame_of_image(element.attribute("name"))
     except DataError as error:
         raise element.named(error) from None
     from_video = name is None and task.video is not None
     name = name or task.video
-    if name is None:
-        element.fail("neither its name nor <meta> says of which video it is; expected VIDEO_000123.jpg")
     extent = (element.number("width"), element.number("height"))
     if min(extent) < 1:
         element.fail("expected width= and height= in pixels")
@@ -149,22 +187,22 @@ def _add_image(element: Element, task: _Task, videos: dict[tuple[str, str], Anno
     )
     video.left_out["shapes other than boxes"] += sum(child.tag in _OTHER_SHAPES for child in element.children)
     for shape in boxes:
-        attributes, person = _attributes(shape)
+        attributes, person = _attributes(shape, identities)
         label = (clean_name(shape.attribute("label")),)
         box = _box(shape, video)
         if box is not None:
             video.tracks.append(Track(person, [Point(frame, box, label, attributes)]))
 
 
-def _attributes(shape: Element) -> tuple[tuple[tuple[str, str], ...], str | None]:
+def _attributes(shape: Element, identities: Identities) -> tuple[tuple[tuple[str, str], ...], str | None]:
     """(attribute, action) pairs, and the person's id where an attribute gives one."""
     found: tuple[tuple[str, str], ...] = ()
     person = None
     for attribute in shape.all("attribute"):
         name = attribute.attribute("name")
-        if name.lower() in PERSON_NAMES and attribute.text:
+        if name in identities and attribute.text:
             person = attribute.text
-        found += attribute_actions(name, attribute.text)
+        found += attribute_actions(name, attribute.text, identities)
     return found, person
 
 

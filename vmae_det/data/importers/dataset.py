@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,61 +15,16 @@ from vmae_det.data.annotations import GROUND_TRUTH_RULE, ActionBoxes, write_acti
 from vmae_det.data.box_rows import MAX_TIMESTAMP, box_problem
 from vmae_det.data.check.videos import files_by_id
 from vmae_det.data.importers.actions import ActionRule
-from vmae_det.data.importers.formats import AUTO, Source, find_importer
-from vmae_det.data.importers.keyframes import Clock, boxes_at, choose_keyframes
-from vmae_det.data.importers.tracks import AnnotatedVideo
+from vmae_det.data.importers.formats import Source, find_importer
+from vmae_det.data.importers.keyframes import boxes_at, choose_keyframes
+from vmae_det.data.importers.options import ImportOptions, ImportReport
+from vmae_det.data.importers.tracks import AnnotatedVideo, Point, Range, said_between, spans
+from vmae_det.data.importers.video_clock import clock_of
 from vmae_det.data.label_map import LabelMap, write_label_map
-from vmae_det.data.readers import open_video
-from vmae_det.utils.errors import DataError, UserError, did_you_mean
+from vmae_det.utils.errors import ConfigError, DataError, UserError, did_you_mean
 from vmae_det.utils.files import write_text
 
 FILES = ("annotations.csv", "actions.pbtxt", "dataset.yaml")
-
-
-@dataclass(frozen=True)
-class ImportOptions:
-    """How annotations are read.
-
-    Args:
-        format: a name of the registry, or "auto".
-        videos: folder of the video files.
-        every: seconds between keyframes.
-        label_map: names and ids of the actions; None: made of those found.
-        video_start: second of the dataset's clock at which every video file starts.
-        rate: frames per second of the frame numbers, against what the file or the videos say.
-        first_frame: number of a video's first frame in names of images.
-        ignored: classes, attributes and actions to pass over.
-    """
-
-    format: str = AUTO
-    videos: Path | None = None
-    every: float = 1.0
-    label_map: Path | None = None
-    video_start: float = 0.0
-    rate: float | None = None
-    first_frame: int = 0
-    ignored: frozenset[str] = frozenset()
-
-
-@dataclass
-class ImportReport:
-    """What became of the annotations: counts, what was left out, and what to look after."""
-
-    videos: int = 0
-    keyframes: int = 0
-    persons: int = 0
-    boxes: int = 0
-    labels: int = 0
-    rows: int = 0
-    left_out: Counter[str] = field(default_factory=Counter)
-    notes: list[str] = field(default_factory=list)
-
-    def as_text(self) -> str:
-        """For people, a few lines."""
-        counts = ("videos", "keyframes", "persons", "boxes", "labels", "rows")
-        lines = [", ".join(f"{getattr(self, name)} {name}" for name in counts)]
-        lines += [f"left out: {count} {what}" for what, count in sorted(self.left_out.items()) if count]
-        return "\n".join(lines + [f"note: {note}" for note in self.notes])
 
 
 @dataclass(frozen=True)
@@ -97,10 +50,13 @@ def import_annotations(
         raise UserError(f"{output / present[0]} is there already; choose another folder, or --overwrite")
     report = ImportReport()
     given = LabelMap.from_file(options.label_map) if options.label_map else None
-    videos = _read(sources, options, report)
-    points = (point for video in videos for track in video.tracks for point in track.points)
+    files = files_by_id(options.videos) if options.videos else {}
+    videos = _read(sources, files, options, report)
+    points = (point for video in videos for point in _with_ranges(video))
+    if options.frame_size is not None and all(video.extent is not None for video in videos):
+        raise ConfigError("--frame-size: the annotations say the frame size themselves")
     rule = ActionRule(points, frozenset(given.names if given else ()), options.ignored)
-    rows = _rows(videos, rule, options, report)
+    rows = _rows(videos, files, rule, options, report)
     if not rows:
         reasons = ", ".join(f"{count} {what}" for what, count in report.left_out.items() if count)
         raise DataError(f"no box with an action is left ({reasons or 'there is none'})", sources[0])
@@ -111,26 +67,73 @@ def import_annotations(
     return report
 
 
-def _read(sources: Sequence[Path], options: ImportOptions, report: ImportReport) -> list[AnnotatedVideo]:
+def _read(
+    sources: Sequence[Path], files: Mapping[str, Path], options: ImportOptions, report: ImportReport
+) -> list[AnnotatedVideo]:
     videos = []
+    remarks: dict[str, None] = {}
     source_of: dict[str, int] = {}
+    named = False
     for number, path in enumerate(sources):
         source = Source(path)
         found = find_importer(source, options.format).read(source)
+        unnamed = [video for video in found if video.name is None]
+        if unnamed:
+            name, why = _name_video(source.path, unnamed[0], files, options)
+            remarks[f"{source.path.name} does not name its video: it is read as that of '{name}', {why}"] = (
+                None
+            )
         for video in found:
+            remarks.update(dict.fromkeys(video.remarks))
+            video.name = name if video.name is None else video.name
             report.left_out.update(video.left_out)
             if source_of.setdefault(video.name, number) != number:
                 for track in video.tracks:  # the same id is someone else in another file
                     if track.person is not None:
                         track.person = f"{number}/{track.person}"
         videos += found
+        named |= bool(unnamed)
+    if options.video is not None and not named:
+        some = ", ".join(sorted({video.name for video in videos})[:3])
+        raise ConfigError(f"--video: the annotations name their videos themselves ({some})")
+    report.notes += remarks
     return videos
 
 
+def _name_video(
+    source: Path, video: AnnotatedVideo, files: Mapping[str, Path], options: ImportOptions
+) -> tuple[str, str]:
+    """The video that a file means which does not say it, and why."""
+    if options.video is not None:
+        return options.video, "by --video"
+    if source.stem in files:
+        return source.stem, "by the file's own name"
+    if len(files) == 1:
+        return next(iter(files)), f"the only one in {options.videos}"
+    images = f" (its images are named like {video.picture})" if video.picture else ""
+    raise DataError(
+        f"does not say of which video its annotations are{images}; give --video NAME, or name the file as "
+        "the video in --videos",
+        source,
+    )
+
+
+def _with_ranges(video: AnnotatedVideo) -> Iterator[Point]:
+    """The points of a video; each with the actions, too, that ranges give to the stretch which it begins."""
+    for track in video.tracks:
+        ends = dict(spans(track, video.last_frame))
+        for point in track.points:
+            said = said_between(video.ranges, point.frame, ends.get(point.frame, point.frame))
+            yield point._replace(attributes=point.attributes + said)
+
+
 def _rows(
-    videos: list[AnnotatedVideo], rule: ActionRule, options: ImportOptions, report: ImportReport
+    videos: list[AnnotatedVideo],
+    files: Mapping[str, Path],
+    rule: ActionRule,
+    options: ImportOptions,
+    report: ImportReport,
 ) -> list[_Row]:
-    files = files_by_id(options.videos) if options.videos else {}
     absent = sorted({video.name for video in videos} - files.keys()) if options.videos else []
     if absent:
         report.notes.append(
@@ -139,7 +142,7 @@ def _rows(
     persons: dict[str, dict[str, int]] = {}
     rows: dict[_Row, None] = {}
     for video in tqdm(videos, desc="importing", unit="video", disable=None):
-        clock, extent = _clock(video, files.get(video.name), options, report)
+        clock, extent = clock_of(video, files.get(video.name), options, report)
         ids = persons.setdefault(video.name, {})
         for track in video.tracks:
             if track.person is not None:
@@ -147,15 +150,18 @@ def _rows(
         _number_persons(ids)
         keyframes = choose_keyframes(video, clock, options.every, options.video_start)
         keyframes.sort(key=lambda keyframe: keyframe.frame)
+        met: set[Range] = set()
         for track in video.tracks:
-            late = sum(p.box is not None and not clock.first <= p.frame <= clock.last for p in track.points)
+            late = sum(p.box is not None and not clock.has(p.frame) for p in track.points)
             report.left_out["boxes outside the video's time"] += late
             person = -1 if track.person is None else ids[track.person]
             for keyframe, point in boxes_at(track, video.last_frame, keyframes):
                 if rule.ignores(point):
                     report.left_out["boxes of ignored classes"] += 1
                     continue
-                actions = rule.actions(point)
+                said = said_between(video.ranges, keyframe.frame, keyframe.frame)
+                met.update(range for range in video.ranges if range.start <= keyframe.frame <= range.end)
+                actions = rule.actions(point._replace(attributes=point.attributes + said))
                 box = _relative(point.box, extent)
                 if not actions:
                     report.left_out["boxes without an action"] += 1
@@ -167,41 +173,12 @@ def _rows(
                         report.left_out["boxes at impossible times"] += 1
                         continue
                     rows.update((_Row(video.name, seconds, box, action, person), None) for action in actions)
-    return sorted(rows, key=lambda row: (row.video, row.seconds, row.person, row.box, row.action))
-
-
-def _clock(
-    video: AnnotatedVideo, file: Path | None, options: ImportOptions, report: ImportReport
-) -> tuple[Clock, tuple[float, float]]:
-    """The clock of a video's frame numbers, and the corner of its frames; DataError says what to give."""
-    first = options.first_frame if video.first_frame is None else video.first_frame
-    steps = {"step": video.frame_step, "step_from": video.step_from}
-    extent, rate, end = video.extent, video.rate, math.inf
-    times = None
-    if file is not None:
-        reader = open_video(file)
-        end = float(reader.times[-1]) + 1 / float(reader.rate)
-        extent = extent or tuple(float(side) for side in reader.frames(np.array([0])).shape[2:0:-1])
-        counted = video.expected_frames in (None, len(reader))
-        if counted or rate is None:
-            times = reader.times
-        elif not video.own_ticks:
+        report.left_out["ranges of time without a box"] += len(set(video.ranges) - met)
+        if video.ranges and len(video.tracks) > 1:
             report.notes.append(
-                f"{video.name}: its annotations count {video.expected_frames} frames, the file has "
-                f"{len(reader)}; times are by their own rate, {rate:.3f} a second"
+                f"{video.name}: the actions of ranges of time are those of everyone who has a box then"
             )
-    if extent is None:
-        raise DataError(f"the annotations do not say the frame size of '{video.name}'; give --videos FOLDER")
-    if options.rate and not video.own_ticks:
-        times, rate = None, options.rate
-    if times is not None and not video.own_ticks:
-        return Clock(first, times, 1.0, end, **steps), extent
-    if rate is None:
-        raise DataError(
-            f"the annotations do not say the frame rate of '{video.name}'; give --videos FOLDER with its "
-            "file, or --rate FPS"
-        )
-    return Clock(first, None, rate, end, **steps), extent
+    return sorted(rows, key=lambda row: (row.video, row.seconds, row.person, row.box, row.action))
 
 
 def _number(person: str) -> int | None:

@@ -107,10 +107,21 @@ class Json:
         return [item.number() for item in items]
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; KeyError where a key occurs twice, of which one value would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        raise KeyError(next(key for key, _ in pairs if key in seen or seen.add(key)))
+    return found
+
+
 def read_json(path: Path) -> Json:
     """The root of a JSON file; DataError where it is none."""
     try:
-        return Json(json.loads(read_text(path, "JSON")), "$", path)
+        return Json(json.loads(read_text(path, "JSON"), object_pairs_hook=_object), "$", path)
+    except KeyError as error:
+        raise DataError(f"the key {shown(error.args[0])} occurs twice in one object", path) from None
     except json.JSONDecodeError as error:
         raise DataError(f"not valid JSON: {error.msg} (column {error.colno})", path, error.lineno) from None
     except (RecursionError, ValueError) as error:  # ValueError: a number of thousands of digits

@@ -23,6 +23,7 @@ class Clock:
         rate: frames per second, where there are no times.
         end: length of the video in seconds; infinite where unknown.
         step, step_from: only each such frame, counted from `step_from`, can be annotated.
+        numbers: of the frames at `times`, where they do not follow each other by one; ascending.
     """
 
     first: int
@@ -31,16 +32,28 @@ class Clock:
     end: float = math.inf
     step: int = 1
     step_from: int = 0
+    numbers: np.ndarray | None = None
+
+    def has(self, frame: int) -> bool:
+        """Whether the video has a frame of this number."""
+        if self.numbers is None:
+            return self.first <= frame <= self.last
+        place = int(np.searchsorted(self.numbers, frame))
+        return place < len(self.numbers) and bool(self.numbers[place] == frame)
 
     @property
     def last(self) -> float:
         """Number of the last frame."""
+        if self.numbers is not None:
+            return int(self.numbers[-1])
         if self.times is not None:
             return self.first + len(self.times) - 1
         return self.first + self.end * self.rate
 
     def seconds(self, frame: int) -> float:
         """The moment of a frame from `first` to `last`."""
+        if self.numbers is not None:
+            return float(self.times[np.searchsorted(self.numbers, frame)])
         if self.times is not None:
             return float(self.times[frame - self.first])
         return (frame - self.first) / self.rate
@@ -51,7 +64,7 @@ class Clock:
             right = min(int(np.searchsorted(self.times, seconds)), len(self.times) - 1)
             left = max(right - 1, 0)
             closer = left if seconds - self.times[left] <= self.times[right] - seconds else right
-            frame = self.first + closer
+            frame = self.first + closer if self.numbers is None else int(self.numbers[closer])
         else:
             frame = self.first + round(seconds * self.rate)
         return self.step_from + round((frame - self.step_from) / self.step) * self.step
@@ -71,7 +84,7 @@ def annotated_intervals(video: AnnotatedVideo, clock: Clock) -> list[tuple[int, 
     found: list[tuple[int, int]] = []
     for start, end in sorted(span for track in video.tracks for span in spans(track, video.last_frame)):
         start, end = max(start, clock.first), min(end, last)
-        if start > end:
+        if start > end or (start == end and not clock.has(start)):
             continue
         if found and start <= found[-1][1]:
             found[-1] = (found[-1][0], max(end, found[-1][1]))
@@ -95,7 +108,9 @@ def choose_keyframes(video: AnnotatedVideo, clock: Clock, every: float, offset: 
     """
     intervals = annotated_intervals(video, clock)
     if _are_rare(intervals, clock, every):
-        frames = [frame for low, high in intervals for frame in range(low, high + 1, clock.step)]
+        frames = [
+            frame for low, high in intervals for frame in range(low, high + 1, clock.step) if clock.has(frame)
+        ]
         return [Keyframe(clock.seconds(frame), frame) for frame in frames]
     chosen: dict[int, Keyframe] = {}
     for low, high in intervals:

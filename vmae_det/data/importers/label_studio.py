@@ -1,4 +1,5 @@
-"""Label Studio's JSON export of video tasks: `videorectangle` results.
+"""Label Studio's JSON export of video tasks: `videorectangle` results, and `timelinelabels`, whose actions
+everyone in their frames does.
 
 Boxes are in percent of the frame, frames count from 1, and a box moves linearly between the entries of its
 `sequence`. An entry shows its box at its own frame; `enabled` says whether it is there after that frame, too.
@@ -9,11 +10,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from vmae_det.data.importers.actions import PERSON_NAMES, attribute_actions, clean_name
+from vmae_det.data.importers.actions import Identities, attribute_actions, clean_name
 from vmae_det.data.importers.formats import IMPORTER_REGISTRY, Importer, Source
 from vmae_det.data.importers.json_tree import Json
 from vmae_det.data.importers.names import video_id
-from vmae_det.data.importers.tracks import AnnotatedVideo, Point, Track, ordered_points
+from vmae_det.data.importers.tracks import AnnotatedVideo, Point, Range, Track, ordered_points
 from vmae_det.utils.errors import DataError
 
 _CLASSES = ("labels", "videorectanglelabels", "rectanglelabels")
@@ -66,10 +67,15 @@ def _name(data: Json) -> str:
 
 def _video(results: list[Json], name: str) -> AnnotatedVideo:
     video = AnnotatedVideo(name, extent=(100.0, 100.0), first_frame=1)
-    said, persons = _per_region(results)
+    identities = _identities(results)
+    video.remarks = identities.remarks()
+    said, persons = _per_region(results, identities)
     for result in results:
         kind = result.need("type").text()
         value = result.get("value")
+        if value is not None and isinstance(value.value, dict) and "ranges" in value.value:
+            video.ranges += _ranges(result, value)
+            continue
         if value is None or not isinstance(value.value, dict) or "sequence" not in value.value:
             video.left_out["shapes other than boxes"] += kind in ("videopolygonlabels", "brushlabels")
             continue
@@ -87,8 +93,36 @@ def _video(results: list[Json], name: str) -> AnnotatedVideo:
     return video
 
 
+def _ranges(result: Json, value: Json) -> list[Range]:
+    title = result.get("from_name")
+    name = title.text() if title else ""
+    labels = value.get("timelinelabels", "labels", "choices")
+    pairs = tuple(
+        pair for item in (labels.items() if labels else ()) for pair in attribute_actions(name, item.text())
+    )
+    return [
+        Range(item.need("start").whole(), item.need("end").whole(), pairs)
+        for item in value.need("ranges").items()
+    ]
+
+
+def _identities(results: list[Json]) -> Identities:
+    identities = Identities()
+    for result in results:
+        value, title = result.get("value"), result.get("from_name")
+        if value is None or title is None or not isinstance(value.value, dict):
+            continue
+        number, text, choices = value.get("number"), value.get("text"), value.get("choices")
+        if number is not None:
+            identities.add(title.text(), [str(number.value)])
+        for node in (text, choices):
+            if node is not None and isinstance(node.value, list):
+                identities.add(title.text(), map(str, node.value), several=len(node.value) > 1)
+    return identities
+
+
 def _per_region(
-    results: list[Json],
+    results: list[Json], identities: Identities
 ) -> tuple[dict[str | None, tuple[tuple[str, str], ...]], dict[str | None, str]]:
     """What choices, texts and numbers say of a region: actions, and the person's id, by the region's id."""
     said: dict[str | None, tuple[tuple[str, str], ...]] = defaultdict(tuple)
@@ -98,14 +132,14 @@ def _per_region(
         if value is None or region is None or not isinstance(value.value, dict):
             continue
         key, name = region.key(), title.text() if title else ""
-        if name.lower() in PERSON_NAMES:
-            number, text = value.get("number"), value.get("text")
+        if name in identities:
+            number, text = value.get("number"), value.get("text", "choices")
             if number is not None:
                 persons[key] = str(number.whole())
             elif text is not None and isinstance(text.value, list) and text.items():
                 persons[key] = text.items()[0].key()
         for item in value.get("choices").items() if value.get("choices") else ():
-            said[key] += attribute_actions(name, item.text())
+            said[key] += attribute_actions(name, item.text(), identities)
     return said, persons
 
 

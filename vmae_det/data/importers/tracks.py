@@ -28,6 +28,14 @@ class Point(NamedTuple):
     goes_on: bool = False
 
 
+class Range(NamedTuple):
+    """A stretch of time, from frame `start` to frame `end`, and the (attribute, action) pairs of it."""
+
+    start: int
+    end: int
+    attributes: tuple[tuple[str, str], ...]
+
+
 @dataclass
 class Track:
     """A box through time.
@@ -46,7 +54,7 @@ class AnnotatedVideo:
     """One video's annotations, out of one file.
 
     Args:
-        name: the video's id.
+        name: the video's id; None where the file does not say of which video it is.
         extent: x and y of the frame's bottom right corner, in the units of the boxes; None: the size in
             pixels, to be had from the video.
         rate: frames per second of the numbering, if the file says so.
@@ -55,10 +63,13 @@ class AnnotatedVideo:
         last_frame: where a track ends that goes on after its last point; None: at that point.
         frame_step: only each such frame, counted from `step_from`, can have been annotated.
         expected_frames: how many frames the tool believes the video to have.
+        ranges: stretches of time with actions of everyone who is to be seen then.
+        picture: name of one of the images that are its frames.
+        remarks: what was read as what.
         left_out: what was not read, with its count.
     """
 
-    name: str
+    name: str | None
     tracks: list[Track] = field(default_factory=list)
     extent: tuple[float, float] | None = None
     rate: float | None = None
@@ -68,6 +79,9 @@ class AnnotatedVideo:
     frame_step: int = 1
     step_from: int = 0
     expected_frames: int | None = None
+    ranges: list[Range] = field(default_factory=list)
+    picture: str | None = None
+    remarks: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
 
 
@@ -84,6 +98,11 @@ def ordered_points(points: Sequence[Point]) -> list[Point]:
                 attributes=tuple(dict.fromkeys(known.attributes + point.attributes)),
             )
     return [by_frame[frame] for frame in sorted(by_frame)]
+
+
+def said_between(ranges: Sequence[Range], first: int, last: int) -> tuple[tuple[str, str], ...]:
+    """The pairs of the ranges that meet the frames from `first` to `last`."""
+    return tuple(pair for start, end, pairs in ranges if start <= last and end >= first for pair in pairs)
 
 
 def spans(track: Track, last_frame: int | None) -> list[tuple[int, int]]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vmae_det.data.importers.actions import PERSON_NAMES, attribute_actions
+from vmae_det.data.importers.actions import Identities, attribute_actions
 from vmae_det.data.importers.formats import IMPORTER_REGISTRY, Importer, Source
 from vmae_det.data.importers.json_tree import Json
 from vmae_det.data.importers.names import frame_of_image, video_id
 from vmae_det.data.importers.tracks import AnnotatedVideo, Point, Track, ordered_points
 from vmae_det.utils.errors import DataError
 
+_CHECKBOX = 2  # type of an attribute
 _RECTANGLES = (2, 8)  # rectangle, and rectangle by extreme points
 _IMAGE = 2
 _TICKS = 1000  # a second: times are kept as whole milliseconds
@@ -43,28 +44,30 @@ class Via3Importer(Importer):
     def read(self, source: Source) -> list[AnnotatedVideo]:
         """One video for each video file, and one for each video whose frames are images."""
         root = source.json
-        videos: dict[tuple[str, bool], AnnotatedVideo] = {}
-        regions: dict[tuple[str, bool], list[_Region]] = {}
+        identities = _identities(root)
+        videos: dict[tuple[str | None, bool], AnnotatedVideo] = {}
+        regions: dict[tuple[str | None, bool], list[_Region]] = {}
         for _, entry in root.need("metadata").entries():
-            name, frame = _file_of(entry, root)
+            name, frame, picture = _file_of(entry, root)
             key = (name, frame is None)
             if key not in videos:
                 videos[key] = (
                     AnnotatedVideo(name, rate=_TICKS, own_ticks=True)
                     if frame is None
-                    else AnnotatedVideo(name, first_frame=None)
+                    else AnnotatedVideo(name, first_frame=None, picture=picture)
                 )
                 regions[key] = []
-            region = _region(entry, root, frame, videos[key])
+            region = _region(entry, root, frame, videos[key], identities)
             if region:
                 regions[key].append(region)
         for key, video in videos.items():
             video.tracks = _tracks(regions[key])
+            video.remarks = identities.remarks()
         return list(videos.values())
 
 
-def _file_of(entry: Json, root: Json) -> tuple[str, int | None]:
-    """Video id, and the frame's number where the file is an image."""
+def _file_of(entry: Json, root: Json) -> tuple[str | None, int | None, str | None]:
+    """Video id, and where the file is an image the frame's number and the image's name."""
     view = root.need("view").need(entry.need("vid").key())
     files = view.need("fid_list").items()
     if len(files) != 1:
@@ -74,16 +77,32 @@ def _file_of(entry: Json, root: Json) -> tuple[str, int | None]:
     text, kind = name.text(), file.get("type")
     try:
         if kind is None or kind.value != _IMAGE:
-            return video_id(text), None
+            return video_id(text), None, None
         video, frame = frame_of_image(text)
     except DataError as error:
         raise name.named(error) from None
-    if video is None:
-        name.fail("a name that says of which video the image is (VIDEO_000123.jpg)")
-    return video, frame
+    return video, frame, text
 
 
-def _region(entry: Json, root: Json, frame: int | None, video: AnnotatedVideo) -> _Region | None:
+def _identities(root: Json) -> Identities:
+    """By the types and options of attributes, and by the values that regions have."""
+    identities = Identities()
+    used: dict[str, set[str]] = {}
+    for _, entry in root.need("metadata").entries():
+        for key, value in entry.get("av").entries() if entry.get("av") else ():
+            used.setdefault(key, set()).add(str(value.value))
+    for key, attribute in root.need("attribute").entries():
+        name, kind = attribute.need("aname").text(), attribute.get("type")
+        options = dict(attribute.get("options").entries()) if attribute.get("options") else {}
+        several = kind is not None and kind.value in (_CHECKBOX, str(_CHECKBOX))
+        several |= any("," in value and value not in options for value in used.get(key, ()) if options)
+        identities.add(name, [o.text() for o in options.values()] or used.get(key, ()), several)
+    return identities
+
+
+def _region(
+    entry: Json, root: Json, frame: int | None, video: AnnotatedVideo, identities: Identities
+) -> _Region | None:
     xy, z = entry.get("xy"), entry.get("z")
     times = [item.number() for item in z.items()] if z else []
     box = None
@@ -101,11 +120,13 @@ def _region(entry: Json, root: Json, frame: int | None, video: AnnotatedVideo) -
         (z or entry).fail("the times of a box in a video, [seconds], from 0 on")
     else:
         start, end = round(min(times) * _TICKS), round(max(times) * _TICKS)
-    attributes, person = _attributes(entry, root)
+    attributes, person = _attributes(entry, root, identities)
     return _Region(start, end, box, attributes, person)
 
 
-def _attributes(entry: Json, root: Json) -> tuple[tuple[tuple[str, str], ...], str | None]:
+def _attributes(
+    entry: Json, root: Json, identities: Identities
+) -> tuple[tuple[tuple[str, str], ...], str | None]:
     found: tuple[tuple[str, str], ...] = ()
     person = None
     values = entry.get("av")
@@ -114,12 +135,12 @@ def _attributes(entry: Json, root: Json) -> tuple[tuple[tuple[str, str], ...], s
         name = attribute.need("aname").text()
         options = dict(attribute.get("options").entries()) if attribute.get("options") else {}
         text = str(value.value) if isinstance(value.value, bool) else value.key()
-        if name.lower() in PERSON_NAMES:
+        if name in identities:
             person = options[text].text() if text in options else text or None
             continue
         chosen = [text] if text in options or not options else [part.strip() for part in text.split(",")]
         for part in chosen:
-            found += attribute_actions(name, options[part].text() if part in options else part)
+            found += attribute_actions(name, options[part].text() if part in options else part, identities)
     return found, person
 
 

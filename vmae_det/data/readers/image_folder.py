@@ -15,6 +15,7 @@ from vmae_det.utils.errors import ConfigError, DataError
 from vmae_det.utils.inputs import read_text
 
 _NUMBER = re.compile(r"%0?(\d*)d")
+_IMAGE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 DEFAULT_RATE = Fraction(30)  # of SlowFast's frames of AVA: ffmpeg -r 30
 
 
@@ -73,6 +74,19 @@ def natural_key(name: str) -> list[tuple[int, int | str]]:
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", name) if part]
 
 
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except _IMAGE_ERRORS as error:
+        raise _bad_image(path, error) from None
+
+
+def _bad_image(path: Path, error: Exception) -> DataError:
+    return DataError(f"cannot be read as an image: {str(error).replace(str(path), 'it')}", path)
+
+
 def _read_image(path: Path, short_side: int | None) -> tuple[tuple[int, int], np.ndarray]:
     """Width and height in the file, and uint8 RGB (H, W, 3), reduced."""
     try:
@@ -82,8 +96,8 @@ def _read_image(path: Path, short_side: int | None) -> tuple[tuple[int, int], np
             if reduced != size:
                 image.draft("RGB", reduced)  # JPEG: decodes at 1/2, 1/4 or 1/8 where that is still enough
             rgb = image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"cannot be read as an image: {str(error).replace(str(path), 'it')}", path) from None
+    except _IMAGE_ERRORS as error:
+        raise _bad_image(path, error) from None
     if rgb.size != reduced:
         rgb = rgb.resize(reduced, Image.Resampling.BOX)
     return size, np.asarray(rgb)
