@@ -1,5 +1,5 @@
-"""Annotations as people export them: files that do not name their video, attributes whose names mislead, joined
-files, ranges of time, folders of images."""
+"""Annotations as people export them: files that do not name their video, attributes whose names mislead,
+joined files, ranges of time, folders of images."""
 
 import json
 
@@ -78,10 +78,10 @@ def test_real_via_project_with_actions_under_person(cases, tmp_path, capsys):
         ("coco_dup.json", [], "$.images[10].id: the image id 1 occurs twice, first at $.images[0]"),
         ("ls_timeline_only.json", [], "2 ranges of time without a box"),
         ("cvat_coco.json", [], "images are named like frame_000000.PNG); give --video NAME"),
-        ("coco_rot90.json", ["--video", "clip"], "--video: the annotations name their videos themselves (clip)"),
-        ("coco_rot90.json", ["--frame-size", "9x9"], "--frame-size: the annotations say the frame size themselves"),
+        ("coco_rot90.json", ["--video", "clip"], "--video: the annotations name their videos"),
+        ("coco_rot90.json", ["--frame-size", "9x9"], "--frame-size: the annotations say the frame size"),
     ],
-)  # fmt: skip
+)
 def test_cases_that_are_refused(cases, tmp_path, capsys, name, more, problem):
     videos = ["--videos", str(cases / "import/videos")]
     assert (
@@ -114,7 +114,10 @@ def coco(names, annotations, size=(100, 100), **tables):
 
 def test_turned_boxes_of_coco_are_counted(tmp_path):
     turned = [{"image_id": 0, "attributes": {"rotation": angle}} for angle in (90.0, "45", -0.5)]
-    good = [{"image_id": 0, "bbox": [0, 0, 10 + i, 10], "attributes": {"rotation": a}} for i, a in enumerate((0, "0.0", 360, ""))]  # fmt: skip
+    good = [
+        {"image_id": 0, "bbox": [0, 0, 10 + i, 10], "attributes": {"rotation": angle}}
+        for i, angle in enumerate((0, "0.0", 360, ""))
+    ]
     rows, report = run(tmp_path, coco(["v_000000.jpg"], turned + good), rate=1)
     assert len(rows) == 4
     assert report.left_out["rotated boxes"] == 3
@@ -197,7 +200,8 @@ def test_an_attribute_is_identity_by_its_values(tmp_path, name, values, is_ident
 
 
 def test_options_that_cvat_declares_count_even_where_one_alone_is_used(tmp_path):
-    declared = "<attribute><name>person</name><input_type>select</input_type><values>1\nwalking\nsitting</values></attribute>"  # fmt: skip
+    declared = "<name>person</name><input_type>select</input_type><values>1\nwalking\nsitting</values>"
+    declared = f"<attribute>{declared}</attribute>"
     rows, _ = run(tmp_path, cvat_job([ATTRIBUTE.format("person", "walking")], declared), rate=1, video="v")
     assert [row[3] for row in rows] == ["walking"]
 
