@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from vmae_det.cli.train import train_or_evaluate
 from vmae_det.engine.hooks import HookBase, Interrupted, TrainingError
 from vmae_det.engine.launch import launch
-from vmae_det.engine.setup import run_evaluation, run_training
+from vmae_det.engine.setup import run_evaluation, run_training, set_labels
 from vmae_det.utils.errors import ConfigError, WeightsError
 
 
@@ -55,12 +56,35 @@ def test_from_pre_training_to_frame_map(tiny_cfg, tmp_path):
     assert (tmp_path / "detect" / "detections.csv").exists()
     assert "fine/model_final.pt: " in (tmp_path / "detect" / "log.txt").read_text()
 
-    # The saved config and weights give the same number again.
+    # The saved config and weights give the same number again, but not in the run's own folder.
+    saved = (tmp_path / "detect" / "config.yaml").read_text()
     cfg.merge_from_file(tmp_path / "detect" / "config.yaml")
+    cfg.MODEL.WEIGHTS = str(tmp_path / "detect" / "model_final.pt")
+    with pytest.raises(ConfigError, match=r"OUTPUT_DIR: .*detect holds a training run.*detect/test"):
+        train_or_evaluate(cfg, eval_only=True)
+    assert (tmp_path / "detect" / "config.yaml").read_text() == saved
     cfg.merge_from_list(
         ["OUTPUT_DIR", str(tmp_path / "test"), "MODEL.WEIGHTS", str(tmp_path / "detect" / "model_final.pt")]
     )
     assert train_or_evaluate(cfg, eval_only=True) == pytest.approx(results)
+
+    # Two sets whose files have one name keep their results apart.
+    val = Path(cfg.DATASETS.TEST[0])
+    names = [tmp_path / part / "dataset.yaml" for part in "ab"]
+    for name in names:
+        content = yaml.safe_load(val.read_text())
+        paths = {
+            key: str(val.parent / text) for key, text in content.items() if (val.parent / str(text)).exists()
+        }
+        name.parent.mkdir()
+        name.write_text(yaml.safe_dump(content | paths))
+    cfg.merge_from_list(["DATASETS.TEST", tuple(map(str, names)), "OUTPUT_DIR", str(tmp_path / "two")])
+    both = train_or_evaluate(cfg, eval_only=True)
+    assert {key: both[key] for key in both if key.endswith("/frame_mAP")} == pytest.approx(
+        dict.fromkeys(["a_dataset/frame_mAP", "b_dataset/frame_mAP"], results["frame_mAP"])
+    )
+    assert (tmp_path / "two/a_dataset/detections.csv").exists()
+    assert (tmp_path / "two/b_dataset/detections.csv").exists()
 
 
 class StopAfter(HookBase):
@@ -73,6 +97,24 @@ class StopAfter(HookBase):
     def before_step(self):
         if self.trainer.step == self.step - 1:
             os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (["mini_ava_val", "x/other.yaml"], ["mini_ava_val", "other"]),
+        (["a/dataset.yaml", "b/dataset.yaml"], ["a_dataset", "b_dataset"]),
+        (["/x/a/val/d.yaml", "/x/b/val/d.yaml", "c"], ["a_val_d", "b_val_d", "c"]),
+        (["d.yaml", "/d.json", "/e/d.yaml"], None),
+        (["a", "a"], None),
+    ],
+)
+def test_each_test_set_has_a_name_of_its_own(names, labels):
+    if labels is None:
+        with pytest.raises(ConfigError, match=r"DATASETS\.TEST: names two datasets alike"):
+            set_labels(names)
+    else:
+        assert set_labels(names) == dict(zip(names, labels))
 
 
 @pytest.mark.parametrize("task", ["pretrain", "detect"])

@@ -66,6 +66,7 @@ from vmae_det.utils.weights_and_biases import WandbWriter
 logger = logging.getLogger(__name__)
 
 FINAL_WEIGHTS = "model_final.pt"
+METRICS = "metrics.jsonl"
 
 
 def find_device(cfg: CfgNode) -> torch.device:
@@ -90,12 +91,22 @@ def choose_device(cfg: CfgNode) -> torch.device:
     return device
 
 
-def start_run(cfg: CfgNode) -> torch.device:
-    """Check the config, start the log, save the config beside the results; gives the device."""
+def start_run(cfg: CfgNode, training: bool = True) -> torch.device:
+    """Check the config, start the log, save the config beside the results; gives the device.
+
+    Raises:
+        ConfigError: the config is wrong, OUTPUT_DIR cannot be written to, or holds a training run that an
+            evaluation would overwrite.
+    """
     check_config(cfg)
     model_class(cfg)
     device = choose_device(cfg)
     folder = Path(cfg.OUTPUT_DIR)
+    if not training and any((folder / name).exists() for name in (METRICS, FINAL_WEIGHTS)):
+        raise ConfigError(
+            f"OUTPUT_DIR: {folder} holds a training run, whose config.yaml and results.json this would "
+            f"overwrite; name another folder, such as OUTPUT_DIR {folder / 'test'}"
+        )
     try:
         setup_logging(folder)
         if distributed.is_main_process():
@@ -174,7 +185,7 @@ def _settle_convention(cfg: CfgNode, report: LoadReport) -> None:
 
 def run_evaluation(cfg: CfgNode) -> dict[str, float]:
     """Evaluate MODEL.WEIGHTS on DATASETS.TEST; metrics, also in OUTPUT_DIR/results.json."""
-    device = start_run(cfg)
+    device = start_run(cfg, training=False)
     if not cfg.DATASETS.TEST:
         raise ConfigError("DATASETS.TEST: names no dataset; give one such as \"('mini_ava_val',)\"")
     tests = _TestSets(cfg, device)
@@ -313,7 +324,7 @@ def _writers(folder: Path, start: int, total: int, cfg: CfgNode) -> list[Writer]
     writers: list[Writer] = []
 
     def build() -> None:
-        writers.append(JSONWriter(folder / "metrics.jsonl", start))
+        writers.append(JSONWriter(folder / METRICS, start))
         writers.append(TensorBoardWriter(folder / "tensorboard", start))
         if cfg.WANDB.PROJECT:
             config = yaml.safe_load(cfg.dump())
@@ -333,6 +344,21 @@ def _label_map(cfg: CfgNode) -> dict[str, Any] | None:
     return None
 
 
+def set_labels(names: Sequence[str]) -> dict[str, str]:
+    """What the results of each dataset are called: its name or its file's without folder and suffix, with as
+    many of the folders above it as it takes to tell the sets apart.
+
+    Raises:
+        ConfigError: a dataset is named twice.
+    """
+    parts = [(*(part for part in Path(name).parent.parts if part != "/"), Path(name).stem) for name in names]
+    for depth in range(1, max(map(len, parts), default=1) + 1):
+        labels = ["_".join(own[-depth:]) for own in parts]
+        if len(set(labels)) == len(names):
+            return dict(zip(names, labels))
+    raise ConfigError(f"DATASETS.TEST: names two datasets alike: {', '.join(names)}")
+
+
 class _TestSets:
     """The datasets of DATASETS.TEST, checked and opened before a long training starts."""
 
@@ -345,25 +371,25 @@ class _TestSets:
             if cfg.DATASETS.TEST
             else None
         )
-        self.sets = {}
+        self.sets = {}  # by label
         self.metrics: list[Metric] = []  # what `evaluate` gives, but not in its order
-        for name in cfg.DATASETS.TEST:
+        for name, label in set_labels(cfg.DATASETS.TEST).items():
             dataset = build_dataset(cfg, task, name, training=False)
             found = evaluator(cfg, dataset.spec)
-            self.sets[name] = (build_test_loader(cfg, dataset), found)
-            lead = f"{Path(name).stem}/" if len(cfg.DATASETS.TEST) > 1 else ""
+            self.sets[label] = (build_test_loader(cfg, dataset), found)
+            lead = f"{label}/" if len(cfg.DATASETS.TEST) > 1 else ""
             self.metrics += [Metric(lead + metric, found.lower_is_better) for metric in found.metrics]
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Metrics of all sets; with several, a name is led by the set's."""
         results = {}
-        for name, (loader, evaluator) in self.sets.items():
+        for label, (loader, evaluator) in self.sets.items():
             metrics = run_inference(model, loader, evaluator, self.device, self.cfg.SOLVER.AMP)
-            logger.info("%s: %s", name, ", ".join(f"{key} {value:.4f}" for key, value in metrics.items()))
+            logger.info("%s: %s", label, ", ".join(f"{key} {value:.4f}" for key, value in metrics.items()))
             folder = Path(self.cfg.OUTPUT_DIR)
             if len(self.sets) > 1:
-                metrics = {f"{Path(name).stem}/{key}": value for key, value in metrics.items()}
-                folder = folder / Path(name).stem
+                metrics = {f"{label}/{key}": value for key, value in metrics.items()}
+                folder = folder / label
             results |= metrics
             in_main_process(lambda evaluator=evaluator, folder=folder: evaluator.write(folder))
         if results:
