@@ -10,12 +10,14 @@ import av
 import numpy as np
 import pytest
 import yaml
+from test_preparation import write_video
 
 from vmae_det.data.catalog import get_dataset
 from vmae_det.data.check import KINDS, check_dataset, doctor
 from vmae_det.data.check.probe import probe_video
 from vmae_det.data.check.workers import WorkerDied, run_apart
-from vmae_det.utils.errors import ConfigError
+from vmae_det.data.readers import open_video
+from vmae_det.utils.errors import ConfigError, DataError
 
 TRUTH, BOXES = "annotations/mini_ava_train.csv", "person_boxes/mini_ava_train.csv"
 WIDTH, HEIGHT, RATE, START = 192, 144, 12, 900
@@ -528,6 +530,37 @@ def misbehave(item):
     if item == "hang":
         time.sleep(60)
     return item.upper()
+
+
+# Thousandths of a second at which frames are shown: 8 a second, and with a last frame that lasts long.
+STEADY = [125 * n for n in range(24)]
+UNEVEN = [*STEADY, 4000, 4100, 7000]
+
+
+@pytest.mark.parametrize("times", [STEADY, UNEVEN])
+@pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "v.webm"])
+def test_check_data_and_training_agree_on_what_lies_in_a_video(tmp_path, in_process, name, times):
+    path = tmp_path / "videos" / name
+    write_video(path, frames=len(times), size=(64, 48), times=times)
+    reader = open_video(path)
+    facts = probe_video(str(path))
+    assert (facts.last, facts.rate) == pytest.approx((reader.times[-1], float(reader.rate)), abs=1e-6)
+    seconds = [*np.arange(0, 8.5, 0.04), *(times[-1] / 1000 + step for step in (0.1, 0.124, 0.126, 0.2))]
+    rows = [f"v,{second + 1:.3f},0.1,0.1,0.5,0.5,1,0" for second in seconds]
+    (tmp_path / "train.csv").write_text("\n".join(["v,1,0.1,0.1,0.5,0.5,1,0", *rows]) + "\n")
+    (tmp_path / "map.txt").write_text("1: sit\n")
+    content = "type: detection\nvideos: videos\nannotations: train.csv\nlabel_map: map.txt\nvideo_start: 1\n"
+    (tmp_path / "train.yaml").write_text(content)
+    report = check_dataset(get_dataset(str(tmp_path / "train.yaml")))
+    outside = 0
+    for row in rows:
+        try:
+            reader.index_at(float(row.split(",")[1]) - 1)
+        except DataError:
+            outside += 1
+    found = {finding.kind: finding.count for finding in report.findings if "duplicate" not in finding.kind}
+    assert 0 < outside < len(rows)
+    assert found == {"keyframe_outside_video": outside}
 
 
 def test_a_crash_or_a_hang_costs_one_file():

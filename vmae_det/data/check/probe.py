@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -10,8 +11,9 @@ import numpy as np
 
 from vmae_det.data.readers import open_video
 from vmae_det.data.readers.geometry import square_size, turn_of
-from vmae_det.data.readers.interface import Source, unreadable
+from vmae_det.data.readers.interface import Source, VideoReader, unreadable
 from vmae_det.data.readers.opening import find_source
+from vmae_det.data.readers.packet_index import average_rate
 from vmae_det.data.readers.pyav_reader import PyAVReader
 from vmae_det.data.readers.video_file import VideoFile, size_of
 from vmae_det.utils.errors import DataError
@@ -22,22 +24,21 @@ _END_MARGIN = 0.5  # seconds that the last frame may come before the end that th
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """Of one video file: number of frames, length in seconds, size in pixels; or its problem, '' without.
+    """Of one video file: number of frames, length in seconds, second at which the last frame begins, frames
+    per second, size in pixels; or its problem, '' without.
 
-    The size is the upright picture's, as the readers give it; the stored one's where nothing is decoded.
+    The last frame, the rate and the size (of the upright picture) are as the readers give them; those of the
+    header where nothing is decoded.
     """
 
     path: str
     frames: int = 0
     seconds: float = 0.0
+    last: float = 0.0
+    rate: float = 0.0
     width: int = 0
     height: int = 0
     problem: str = ""
-
-    @property
-    def rate(self) -> float:
-        """Frames per second."""
-        return self.frames / self.seconds if self.seconds else 0.0
 
 
 def probe_video(path: str, decode: str = "ends") -> VideoFacts:
@@ -76,8 +77,12 @@ def _probe_images(facts: VideoFacts) -> VideoFacts:
         height, width = reader.frames(np.array([0, len(reader) - 1])).shape[1:3]
     except DataError as error:
         return replace(facts, problem=error.problem)
-    seconds = len(reader) / float(reader.rate)
-    return replace(facts, frames=len(reader), seconds=seconds, width=width, height=height)
+    return replace(_times_of(facts, reader), width=width, height=height)
+
+
+def _times_of(facts: VideoFacts, reader: VideoReader) -> VideoFacts:
+    last, rate = float(reader.times[-1]), float(reader.rate)
+    return replace(facts, frames=len(reader), seconds=last + 1 / rate, last=last, rate=rate)
 
 
 def _is_headed(file: VideoFile) -> bool:
@@ -90,15 +95,22 @@ def _read_header(facts: VideoFacts, file: VideoFile) -> VideoFacts:
     stream = file.stream
     width, height = square_size(stream, stream.codec_context.width, stream.codec_context.height)
     seconds = float(stream.duration * stream.time_base)
-    return replace(facts, frames=stream.frames, seconds=seconds, width=width, height=height)
+    rate = float(_stated_rate(stream))
+    facts = replace(
+        facts, frames=stream.frames, seconds=seconds, last=max(seconds - 1 / rate, 0.0), rate=rate
+    )
+    return replace(facts, width=width, height=height)
+
+
+def _stated_rate(stream: av.VideoStream) -> Fraction:
+    return stream.average_rate or stream.guessed_rate or Fraction(25)
 
 
 def _probe_packets(facts: VideoFacts, reader: PyAVReader, decode: str) -> tuple[VideoFacts, str]:
     """Facts and problem of a file whose packets had to be read to know its frames."""
     frames = len(reader)
     width, height = reader.size
-    seconds = float(reader.times[-1]) + 1 / float(reader.rate)
-    facts = replace(facts, frames=frames, seconds=seconds, width=width, height=height)
+    facts = replace(_times_of(facts, reader), width=width, height=height)
     if decode == "ends":
         reader.frames(np.array([0, frames - 1]))
     decoded = sum(1 for _ in reader.decoded()) if decode == "all" else frames
@@ -132,10 +144,12 @@ def _decode_ends(file: VideoFile, facts: VideoFacts) -> tuple[VideoFacts, str]:
     last = max((frame.pts for frame in container.decode(stream) if frame.pts is not None), default=None)
     if last is None:
         return facts, "its last frames cannot be decoded"
-    reached = float((last - start) * stream.time_base) + 1 / facts.rate
+    reached = float((last - start) * stream.time_base) + facts.seconds / facts.frames
     if reached < facts.seconds - _END_MARGIN:
         return facts, f"cut off: frames up to {reached:.1f} of {facts.seconds:.1f} seconds"
-    return facts, ""
+    passed = (last - (start if first.pts is None else first.pts)) * stream.time_base
+    rate = average_rate(facts.frames, passed, _stated_rate(stream))
+    return replace(facts, last=float(passed), rate=float(rate)), ""
 
 
 def _turned(facts: VideoFacts, frame: av.VideoFrame) -> VideoFacts:

@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from vmae_det.data.check.findings import Finding, finding_of_rows
+from vmae_det.data.readers.interface import is_inside
 from vmae_det.data.video_starts import VideoStarts
 
 AVA_START = 900.0  # second at which AVA's annotated part begins, and where many cut their files
@@ -32,25 +33,20 @@ def mark_times(
 
     Args:
         rows: `video`, `timestamp`, and `start` as of `add_starts`; rows without a start have no fault.
-        videos: `video`, `frames`, `seconds` of readable videos; rows of others have no fault.
+        videos: `video`, `frames`, `seconds`, `last`, `rate` of readable videos; rows of others have no fault.
         shifted: the finding that rows are which another video_start would put into their videos; None where
             each video has its own start.
     """
-    rows = rows.join(
-        videos.select("video", "frames", "seconds"), on="video", how="left", maintain_order="left"
-    )
-    # As the readers: a frame's length beyond the ends is let pass.
-    slack = pl.col("seconds") / pl.col("frames")
+    facts = ("frames", "seconds", "last", "rate")
+    rows = rows.join(videos.select("video", *facts), on="video", how="left", maintain_order="left")
     position = pl.col("timestamp") - pl.col("start")
-    rows = rows.with_columns(
-        outside=(~position.is_between(-slack, pl.col("seconds") + slack)).fill_null(False)
-    )
+    rows = rows.with_columns(outside=(~is_inside(position, pl.col("last"), pl.col("rate"))).fill_null(False))
     if shifted and (rows["outside"].mean() or 0) >= 0.5 and _possible_starts(rows) is not None:
         fault = pl.when("outside").then(pl.lit(shifted))
     else:
         kind = pl.when(_counts_frames()).then(pl.lit("frame_number_as_timestamp"))
         fault = pl.when("outside").then(kind.otherwise(pl.lit("keyframe_outside_video")))
-    return rows.with_columns(time_fault=fault).drop("frames", "seconds", "outside")
+    return rows.with_columns(time_fault=fault).drop(*facts, "outside")
 
 
 def _possible_starts(rows: pl.DataFrame) -> tuple[float, float] | None:
@@ -91,7 +87,9 @@ def time_findings(
         (pl.col("timestamp") - pl.col("start")).round(2),
         pl.lit(" of a video of "),
         pl.col("seconds").round(2),
-        pl.lit(" s)"),
+        pl.lit(" s, whose last frame begins at "),
+        pl.col("last").round(3),
+        pl.lit(")"),
     )
     bad = bad.with_columns(shown=length)
     shown_start = start.path.name if isinstance(start, VideoStarts) else f"{start:g}"

@@ -92,10 +92,9 @@ def _guess(name: str, known: Mapping[str, Path], videos: Path | Shards) -> str:
 
 
 def sizes_of(facts: dict[str, VideoFacts]) -> pl.DataFrame:
-    """`video`, `width`, `height`, `frames`, `seconds` of the readable videos, by id."""
+    """`video`, `width`, `height`, `frames`, `seconds`, `last` and `rate` of the readable videos, by id."""
     good = {name: fact for name, fact in facts.items() if not fact.problem}
-    columns = {
-        key: [getattr(f, key) for f in good.values()] for key in ("width", "height", "frames", "seconds")
-    }
-    schema = {"width": pl.Int64, "height": pl.Int64, "frames": pl.Int64, "seconds": pl.Float64}
+    schema = dict.fromkeys(("width", "height", "frames"), pl.Int64)
+    schema |= dict.fromkeys(("seconds", "last", "rate"), pl.Float64)
+    columns = {name: [getattr(fact, name) for fact in good.values()] for name in schema}
     return pl.DataFrame({"video": list(good), **columns}, schema={"video": pl.String, **schema})

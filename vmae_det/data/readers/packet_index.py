@@ -148,7 +148,7 @@ def _read_index(source: Source, file: VideoFile) -> VideoIndex:
         stamps=stamps,
         keys=keys,
         time_base=scan.time_base,
-        rate=_average_rate(stamps, scan.time_base, scan.rate),
+        rate=average_rate(len(stamps), int(stamps[-1] - stamps[0]) * scan.time_base, scan.rate),
         width=size[0],
         height=size[1],
         turn=turn,
@@ -233,14 +233,19 @@ def _decode(packet: av.Packet) -> list[av.VideoFrame]:
         return []
 
 
-def _average_rate(stamps: np.ndarray, time_base: Fraction, said: Fraction) -> Fraction:
-    """The header's rate where the frames' times agree with it, else theirs."""
-    seconds = int(stamps[-1] - stamps[0]) * time_base
+def average_rate(count: int, seconds: Fraction, said: Fraction) -> Fraction:
+    """The header's rate where the frames' times agree with it, else theirs.
+
+    Args:
+        count: frames.
+        seconds: from the first of them to the last.
+        said: by the header.
+    """
     if not seconds:
         return said
-    measured = (len(stamps) - 1) / seconds
+    measured = (count - 1) / seconds
     # The last frame's length is not known, and stamps are rounded.
-    slack = 0.01 + 1 / len(stamps)
+    slack = 0.01 + 1 / count
     return said if abs(measured / said - 1) <= slack else measured.limit_denominator(1001)
 
 
