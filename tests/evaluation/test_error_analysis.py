@@ -142,6 +142,16 @@ def test_a_run_that_lost_something():
     assert [row["name"] for row in result.to_json()["classes"]] == ["sit"]
 
 
+def test_one_video_allows_no_interval_and_few_are_named():
+    truth = [("a", second, LEFT, 2, 1) for second in range(4)]
+    found = [("a", second, LEFT, 2, 0.5) for second in range(4)]
+    result = compare(*(match(rows(*truth), rows(*part), LABEL_MAP) for part in (found[:2], found)))
+    assert result.summary() == "+50.00 points against the base, one video allows no interval"
+    assert result.to_json()["interval"] is None
+    assert result.to_json()["classes"][0]["interval"] is None
+    assert "over 2 videos, too few to rely on" in compare(matches(PERFECT), matches(PERFECT)).summary()
+
+
 def test_calibration():
     score = np.array([0.05, 0.05, 0.65, 0.65, 0.65, 0.65, 1.0])
     hit = np.array([False, False, True, True, False, False, True])

@@ -258,6 +258,84 @@ def test_no_detections_at_all_score_zero():
         assert frame_map(truth, rows([]), LABEL_MAP, protocol=protocol).mean_ap == 0
 
 
+@pytest.mark.parametrize("protocol", ["challenge", "slowfast", "mmaction2"])
+@pytest.mark.parametrize(
+    ("found", "problem"),
+    [
+        ([], "there are no detections"),
+        (
+            [("b", 1, [0, 0, 1, 1], 2, 0.5)],
+            "no video id is in both files: the ground truth has 'a', the detect",
+        ),
+        ([("a", 901, [0, 0, 1, 1], 2, 0.5)], "has seconds 1 to 2, the detections 901 to 901"),
+        (
+            [("a", 1, [0, 0, 1, 1], 3, 0.5)],
+            "the label map has the action ids 2, 5, 9 ..., the detections have 3",
+        ),
+        ([("a", 1, [0, 0, 1, 1], 9, 0.5)], "none claims an action that is annotated in its keyframe"),
+        (
+            [("a", 1, [0, 0, 0.1, 1], 2, 0.5)],
+            "the largest IoU with an annotated box is 0.1, and 0.5 is needed",
+        ),
+    ],
+)
+def test_zero_has_a_reason(found, problem, protocol):
+    truth = rows([("a", time, [0, 0, 1, 1], 2, 1) for time in (1, 2)])
+    result = frame_map(truth, rows(found), LABEL_MAP, protocol=protocol)
+    assert result.mean_ap == 0
+    assert problem in result.table()
+    assert problem in result.to_json()["problem"]
+
+
+def test_keyframes_without_detections_are_counted():
+    truth = rows([("a", time, [0, 0, 1, 1], 2, 1) for time in range(5)])
+    found = rows([("a", time, [0, 0, 1, 1], 2, 0.5) for time in (1, 2)])
+    for protocol in ("challenge", "slowfast", "mmaction2"):
+        result = frame_map(truth, found, LABEL_MAP, protocol=protocol)
+        assert (result.num_keyframes, result.num_undetected) == (5, 3)
+        assert "3 of 5 annotated keyframes have no detections" in result.table()
+        assert not result.problem
+
+
+def test_what_mmaction2_counts_otherwise():
+    """Excluded keyframes are missed, empty boxes false, classes without detections not in the mean."""
+    truth = [("a", 1, [0, 0, 1, 1], 2, 1), ("a", 2, [0, 0, 1, 1], 2, 1), ("a", 1, [0, 0, 1, 1], 5, 1)]
+    found = [("a", time, [0, 0, 1, 1], 2, 0.5) for time in (1, 2)]
+    empty = ("a", 1, [0.5, 0, 0.5, 1], 2, 0.9)
+    assert frame_map(rows(truth), rows(found), LABEL_MAP, protocol="mmaction2").mean_ap == 1
+    assert frame_map(rows(truth), rows(found), LABEL_MAP).mean_ap == 0.5
+    excluded = {"excluded": {("a", 2.0)}, "protocol": "mmaction2"}
+    assert frame_map(rows(truth), rows(found), LABEL_MAP, **excluded).mean_ap == 0.5
+    false = frame_map(rows(truth), rows([*found, empty]), LABEL_MAP, protocol="mmaction2").mean_ap
+    assert false == pytest.approx(2 / 3)  # precision 0, 1/2, 2/3
+    # 80 rows of one keyframe all count, and the keyframe where the ground truth has no action does not.
+    crowd = [("a", 1, [0, 0, 0.1, 0.1], 2, 0.9)] * 80
+    assert frame_map(rows(truth), rows([*found, *crowd]), LABEL_MAP, protocol="mmaction2").mean_ap < 0.03
+    named = [*truth, ("b", 1, [0, 0, 1, 1], 77, 1)]
+    elsewhere = [("b", 1, [0, 0, 1, 1], 2, 0.9)]
+    assert frame_map(rows(named), rows(found + elsewhere), LABEL_MAP, protocol="mmaction2").mean_ap == 1
+    # float32 makes one score of these two.
+    near = [("a", 1, [0, 0, 1, 1], 2, 0.5), ("a", 1, [0, 0, 0.1, 0.1], 2, 0.5 + 1e-9)]
+    one = frame_map(rows(truth[:1]), rows(near), LABEL_MAP, protocol="mmaction2")
+    assert one.mean_range == (0.5, 1)
+
+
+def test_an_empty_file_of_detections_is_zero(ava_files, tmp_path, capsys):
+    files = ["--ground-truth", str(ava_files.truth), "--label-map", str(ava_files.labels)]
+    empty = tmp_path / "empty.csv"
+    empty.write_text("\n")
+    for protocol in ("challenge", "slowfast", "mmaction2"):
+        arguments = [*files, "--detections", str(empty), "--protocol", protocol]
+        assert cli_main.main(["evaluate", *arguments, "--report", str(tmp_path / "report")]) == 0
+        printed = capsys.readouterr().out
+        assert "frame-mAP    0.00" in printed
+        assert "No detection counts: there are no detections." in printed
+    assert (
+        cli_main.main(["evaluate", *files[2:], "--ground-truth", str(empty), "--detections", str(empty)]) == 2
+    )
+    assert "holds no rows" in capsys.readouterr().err
+
+
 def test_chance_lies_far_below_a_detector_and_repeats():
     truth, found = random_case(2, keyframes=60)
     boxes, first = np.unique(found.boxes, axis=0, return_index=True)

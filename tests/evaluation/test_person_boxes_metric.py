@@ -1,4 +1,5 @@
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -53,6 +54,40 @@ def test_excluded_and_unnamed_keyframes_do_not_count(tmp_path):
     assert (nothing.ap, nothing.recall_50, nothing.num_detections) == (0, 0, 0)
     with pytest.raises(DataError, match="no box in a keyframe that counts"):
         scores_of(tmp_path, persons, excluded={("a", 902.0), ("a", 903.0)})
+
+
+@pytest.mark.parametrize(
+    ("persons", "problem"),
+    [
+        ("", "there are no detections"),
+        ("b,0902,0.0,0.0,0.4,1.0,,0.9\n", "no video id is in both files: the ground truth has 'a'"),
+        ("a,0002,0.0,0.0,0.4,1.0,,0.9\n", "has seconds 902 to 904, the detections 2 to 2"),
+        ("a,0903,0.9,0.9,1.0,1.0,,0.9\n", "none reaches IoU 0.5 with an annotated person"),
+    ],
+)
+def test_zero_has_a_reason(tmp_path, capsys, persons, problem):
+    (tmp_path / "gt.csv").write_text(TRUTH)
+    (tmp_path / "p.csv").write_text(persons)
+    arguments = ["evaluate", "--ground-truth", str(tmp_path / "gt.csv")]
+    assert cli_main.main([*arguments, "--person-boxes", str(tmp_path / "p.csv")]) == 0
+    printed = capsys.readouterr().out
+    assert "AP, IoU 0.5:0.95    0.00" in printed
+    assert problem in printed
+    missed = 1 if "0903" in persons else 2
+    assert f"{missed} of 2 annotated keyframes have no detections" in printed
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("p.json", b"[]"), ("p.pkl", pickle.dumps({})), ("p.csv", b"")]
+)
+def test_no_boxes_in_any_format_are_zero_here_and_an_error_elsewhere(tmp_path, capsys, name, content):
+    (tmp_path / "gt.csv").write_text(TRUTH)
+    (tmp_path / name).write_bytes(content)
+    arguments = ["evaluate", "--ground-truth", str(tmp_path / "gt.csv")]
+    assert cli_main.main([*arguments, "--person-boxes", str(tmp_path / name)]) == 0
+    assert "recall, IoU 0.5     0.00" in capsys.readouterr().out
+    with pytest.raises(DataError, match=r"holds no rows|got no"):
+        read_person_boxes(tmp_path / name)
 
 
 def test_the_command_takes_the_other_formats_too(tmp_path, capsys):

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from vmae_det.data.catalog import get_dataset
+from vmae_det.data.label_map import LabelMap
+from vmae_det.utils.errors import DataError
 from vmae_det.visualization import contact_sheet
 from vmae_det.visualization.contact_sheet import draw_contact_sheets
-from vmae_det.visualization.plates import KIND_COLOURS
+from vmae_det.visualization.plates import KIND_COLOURS, Style, render_plate
 
 TRUTH = "annotations/mini_ava_train.csv"
 
@@ -47,6 +49,36 @@ def test_person_boxes_are_dashed_and_white(folder, monkeypatch):
     other = sheets(folder, number=1)[0]
     inside = (slice(40, 390), slice(12, 488))
     assert (one[inside] == 255).all(axis=2).sum() > (other[inside] == 255).all(axis=2).sum() + 100
+
+
+def test_a_caption_keeps_the_second_whatever_the_name(folder, monkeypatch):
+    black_frames(monkeypatch)
+    written = []
+    fit = contact_sheet.fit_text
+    monkeypatch.setattr(contact_sheet, "fit_text", lambda *args: written.append(text := fit(*args)) or text)
+    long = "v_HandstandPushups_g01_c02_" + 12 * "very_long_name_"
+    (folder / TRUTH).write_text(f"{long},1234.567,0.1,0.1,0.9,0.9,1,0\n")
+    sheets(folder, number=1)
+    letters = [text.letters for text in written]
+    assert "1234.567 s" in letters
+    assert any(text.startswith("v_Handstand") and text.endswith("…") for text in letters)
+    monkeypatch.setattr(
+        contact_sheet, "_read_frame", lambda *_: (_ for _ in ()).throw(DataError("no video file"))
+    )
+    written.clear()
+    sheets(folder, number=1)
+    assert "1234.567 s" in [text.letters for text in written]
+
+
+def test_annotations_carry_no_score(folder):
+    (label,) = contact_sheet._labels([1], LabelMap((1,), ("walk",), ("PERSON_MOVEMENT",)))
+    assert label.score is None
+    bare, scored = (
+        render_plate((label._replace(score=score),), None, Style.of_frame(360, 480)) for score in (None, 1.0)
+    )
+    assert bare.colour.shape[1] < scored.colour.shape[1]  # no number
+    colour = KIND_COLOURS["PERSON_MOVEMENT"]
+    assert (bare.colour[-1] == colour).all(axis=1).sum() < (scored.colour[-1] == colour).all(axis=1).sum()
 
 
 def test_boxes_in_pixels_cannot_be_seen(folder, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from vmae_det.cli.arguments import output_file, output_folder, refuse_overwriting
@@ -172,8 +173,12 @@ def _person_boxes(args: argparse.Namespace) -> dict[str, Any]:
     from vmae_det.data.person_boxes import read_person_boxes
     from vmae_det.evaluation.person_boxes import evaluate_person_boxes
 
+    if args.images and Path(args.person_boxes).suffix.lower() != ".json":
+        raise UserError("--images explains the image ids of a JSON of person boxes, and this is none")
     result = evaluate_person_boxes(
-        read_action_csv(args.ground_truth), read_person_boxes(args.person_boxes, args.images), _excluded(args)
+        read_action_csv(args.ground_truth),
+        read_person_boxes(args.person_boxes, args.images, may_be_empty=True),
+        _excluded(args),
     )
     files = _files(args, "person_boxes", "images", "excluded")
     return result.to_json() | files | {"tables": ["", result.table()]}

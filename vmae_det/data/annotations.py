@@ -174,7 +174,7 @@ def _read_line_by_line(path: Path, kind: str, rule: BoxRule, label_map: LabelMap
     rank = np.argsort(np.argsort(np.array(list(names), dtype=object))).astype(np.int32)
     return ActionBoxes(
         videos,
-        rank[np.frombuffer(video, dtype=np.int32)],
+        rank[np.array(video, dtype=np.int32)],
         np.array(timestamp),
         np.array(boxes).reshape(-1, 4),
         np.array(action, dtype=np.int32),

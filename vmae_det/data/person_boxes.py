@@ -50,6 +50,12 @@ logger = logging.getLogger(__name__)
 
 # What classes of people are called, in lower case.
 PERSON_NAMES = frozenset(("person", "persons", "people", "pedestrian", "pedestrians", "human", "humans"))
+_EMPTY = {
+    ".json": "expected a list of boxes (image_id, bbox, score), got none",
+    **dict.fromkeys(
+        (".pkl", ".pickle"), "expected a dict of 'video_id,timestamp' and arrays (N, 5), got no box"
+    ),
+}
 PERSON_BOX_RULE = BoxRule(slack=0.05, allow_empty=False)
 
 
@@ -99,18 +105,24 @@ class PersonBoxes:
         return order, keys[order]
 
 
-def read_person_boxes(path: str | Path, images: str | Path | None = None) -> PersonBoxes:
+def read_person_boxes(
+    path: str | Path, images: str | Path | None = None, may_be_empty: bool = False
+) -> PersonBoxes:
     """Read person boxes in any of the three formats; suffix .json or .pkl, else CSV.
 
     Args:
         images: the COCO annotation file that says which keyframes the image ids of a JSON of AlphAction are.
+        may_be_empty: whether a file without boxes is none or an error.
 
     Raises:
         DataError: names the file, where it has lines the line, what was got and what was expected.
     """
     path = Path(path)
     readers = {".json": lambda file: _read_json(file, images), ".pkl": _read_pickle, ".pickle": _read_pickle}
-    return _merge_repeated(readers.get(path.suffix.lower(), _read_csv)(path), path)
+    persons = readers.get(path.suffix.lower(), _read_csv)(path)
+    if not len(persons) and not may_be_empty:
+        raise DataError(_EMPTY.get(path.suffix.lower(), "holds no rows"), path)
+    return _merge_repeated(persons, path)
 
 
 def _merge_repeated(persons: PersonBoxes, path: Path) -> PersonBoxes:
@@ -178,8 +190,6 @@ def _read_line_by_line(path: Path) -> PersonBoxes:
         keyframes.append(row.keyframe())
         boxes.extend(row.box(PERSON_BOX_RULE))
         scores.append(_csv_score(row))
-    if not keyframes:
-        raise DataError("holds no rows", path)
     return _person_boxes(keyframes, np.array(boxes).reshape(-1, 4), np.array(scores))
 
 
@@ -202,6 +212,8 @@ def _person_boxes(keyframes: list[tuple[str, float]], boxes: np.ndarray, scores:
 
 def _read_json(path: Path, images: str | Path | None) -> PersonBoxes:
     content = _load_json(path)
+    if content == []:  # needs no images
+        return _person_boxes([], np.zeros((0, 4)), np.zeros(0))
     if isinstance(content, dict):
         entries, image_list, image_path = content.get("annotations"), content.get("images"), path
     elif images is None:
@@ -213,7 +225,7 @@ def _read_json(path: Path, images: str | Path | None) -> PersonBoxes:
         image_list = content.get("images") if isinstance(content, dict) else None
     if not isinstance(image_list, list):
         raise DataError("expected a list under 'images' (id, movie, timestamp, width, height)", image_path)
-    if not isinstance(entries, list) or not entries:
+    if not isinstance(entries, list):
         raise DataError("expected a list of boxes (image_id, bbox, score)", path)
 
     entries = _persons_only(entries, content.get("categories"), path)
@@ -332,7 +344,7 @@ def _check(box: tuple[float, ...], score: float, path: Path, where: str) -> None
 
 def _read_pickle(path: Path) -> PersonBoxes:
     content = load_plain_pickle(path, "person boxes")
-    if not isinstance(content, dict) or not content:
+    if not isinstance(content, dict):
         raise DataError("expected a dict of 'video_id,timestamp' and arrays (N, 5)", path)
     keyframes, tables = [], []
     for key, value in content.items():
@@ -344,7 +356,7 @@ def _read_pickle(path: Path) -> PersonBoxes:
         table = _table(value, path, where)
         keyframes.extend([keyframe] * len(table))
         tables.append(table)
-    rows = np.concatenate(tables)
+    rows = np.concatenate([np.zeros((0, 5)), *tables])
     boxes, scores = rows[:, :4], rows[:, 4]
     if not (PERSON_BOX_RULE.accepts(boxes) and ((scores >= 0) & (scores <= 1)).all()):
         for (video, time), row in zip(keyframes, rows):

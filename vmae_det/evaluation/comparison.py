@@ -12,6 +12,8 @@ from vmae_det.evaluation.average_precision import average_precision
 from vmae_det.evaluation.matching import Matches, Rows
 
 RESAMPLES = 200
+# All draws from one video are the same; those from a few are one of a handful of differences.
+_LEAST_VIDEOS, _FEW_VIDEOS = 2, 10
 
 
 @dataclass(frozen=True)
@@ -20,9 +22,10 @@ class Comparison:
 
     Args:
         base, ap: (C,) of the base and of the run; NaN for a class without ground truth.
-        interval: (C, 2) of the difference.
-        mean_interval: (2,) of the difference of the means.
-        resamples: of the bootstrap.
+        interval: (C, 2) of the difference; NaN with one video.
+        mean_interval: (2,) of the difference of the means; likewise.
+        num_videos: with ground truth.
+        resamples: of the bootstrap; 0 with one video.
     """
 
     label_map: LabelMap
@@ -30,6 +33,7 @@ class Comparison:
     ap: np.ndarray
     interval: np.ndarray
     mean_interval: np.ndarray
+    num_videos: int
     resamples: int
 
     @property
@@ -45,7 +49,9 @@ class Comparison:
         return {
             "base_mAP": float(np.nanmean(self.base)),
             "mAP": float(np.nanmean(self.ap)),
-            "interval": self.mean_interval.tolist(),
+            "interval": _finite(self.mean_interval),
+            "num_videos": self.num_videos,
+            "summary": self.summary(),
             "resamples": self.resamples,
             "classes": [
                 {
@@ -53,7 +59,7 @@ class Comparison:
                     "base": float(self.base[column]),
                     "ap": float(self.ap[column]),
                     "gain": float(self.gain[column]),
-                    "interval": self.interval[column].tolist(),
+                    "interval": _finite(self.interval[column]),
                 }
                 for column in order
             ],
@@ -63,28 +69,38 @@ class Comparison:
         """The difference of the means as one line."""
         low, high = 100 * self.mean_interval
         gain = 100 * (np.nanmean(self.ap) - np.nanmean(self.base))
-        return f"{gain:+.2f} points against the base, 95 % interval {low:+.2f} to {high:+.2f} over videos"
+        interval = f"95 % interval {low:+.2f} to {high:+.2f} over {self.num_videos} videos"
+        if not self.resamples:
+            interval = "one video allows no interval"
+        elif self.num_videos < _FEW_VIDEOS:
+            interval += ", too few to rely on"
+        return f"{gain:+.2f} points against the base, {interval}"
 
 
 def compare(base: Matches, run: Matches, iou: float = 0.5, seed: int = 0) -> Comparison:
     """Compare two matches of one ground truth and protocol.
 
     The bootstrap draws as many videos as there are, with repetition, the same for both, RESAMPLES times. A
-    video that is drawn twice counts twice in recall and precision.
+    video that is drawn twice counts twice in recall and precision. One video allows no interval.
     """
     generator = np.random.default_rng(seed)
     truth = base.ground_truth
     videos = np.sort(truth.source.videos[np.unique(truth.source.video[truth.row])].astype(object))
+    if len(videos) < _LEAST_VIDEOS:
+        none = np.full((len(base.label_map), 2), np.nan)
+        return Comparison(base.label_map, _ap(base, iou), _ap(run, iou), none, none[0], len(videos), 0)
     draws = generator.multinomial(len(videos), np.full(len(videos), 1 / len(videos)), RESAMPLES)
     samples = [_Weighted(matches, iou, videos) for matches in (base, run)]
-    differences = np.stack([samples[1].ap(weights) - samples[0].ap(weights) for weights in draws])
-    means = np.nanmean(differences, axis=1, keepdims=True)
+    # Classes that one run does not detect are in the other's mean alone, under mmaction2's protocol.
+    of_base, of_run = (np.stack([sample.ap(weights) for weights in draws]) for sample in samples)
+    means = np.nanmean(of_run, axis=1, keepdims=True) - np.nanmean(of_base, axis=1, keepdims=True)
     return Comparison(
         base.label_map,
         _ap(base, iou),
         _ap(run, iou),
-        _interval(differences),
+        _interval(of_run - of_base),
         _interval(means)[0],
+        len(videos),
         RESAMPLES,
     )
 
@@ -127,6 +143,10 @@ def _ap(matches: Matches, iou: float) -> np.ndarray:
     hit = matches.true_positives(iou)
     counts = matches.num_ground_truth
     return np.array([average_precision(hit[rows], count) for rows, count in zip(matches.ranked, counts)])
+
+
+def _finite(interval: np.ndarray) -> list[float] | None:
+    return None if np.isnan(interval).any() else interval.tolist()
 
 
 def _interval(samples: np.ndarray) -> np.ndarray:

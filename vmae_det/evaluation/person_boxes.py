@@ -14,6 +14,7 @@ from vmae_det.data.annotations import ActionBoxes
 from vmae_det.data.box_rows import keyframe_keys
 from vmae_det.data.person_boxes import PersonBoxes
 from vmae_det.evaluation.matching import Keyframes
+from vmae_det.evaluation.mismatch import Places, why_nothing_matches
 from vmae_det.utils.errors import DataError
 
 # Of a keyframe's boxes, the best-scored ones that count: COCO's number.
@@ -31,6 +32,9 @@ class PersonBoxScores:
         recall_50: the share of persons found at IoU 0.5.
         num_persons: in the ground truth, each once per keyframe.
         num_detections: in the keyframes that the ground truth names.
+        num_keyframes: with persons.
+        num_undetected: those of them without any detection.
+        problem: why no box finds anybody, or ''.
     """
 
     ap: float
@@ -39,8 +43,11 @@ class PersonBoxScores:
     recall_50: float
     num_persons: int
     num_detections: int
+    num_keyframes: int
+    num_undetected: int
+    problem: str
 
-    def to_json(self) -> dict[str, float]:
+    def to_json(self) -> dict[str, float | str]:
         """What json.dump takes."""
         return asdict(self)
 
@@ -53,7 +60,16 @@ class PersonBoxScores:
             "recall_50": "recall, IoU 0.5",
         }
         lines = [f"{title:16}  {100 * getattr(self, name):6.2f}" for name, title in names.items()]
-        return "\n".join([*lines, f"{self.num_detections} boxes for {self.num_persons} persons"])
+        lines.append(f"{self.num_detections} boxes for {self.num_persons} persons")
+        # pycocotools, whose numbers these are, has no other order.
+        lines.append("equal scores are ordered by video id, time and the order of the file")
+        if self.num_undetected:
+            lines.append(
+                f"{self.num_undetected} of {self.num_keyframes} annotated keyframes have no detections"
+            )
+        if self.problem:
+            lines.append(f"No box counts: {self.problem}.")
+        return "\n".join(lines)
 
 
 def evaluate_person_boxes(
@@ -85,7 +101,20 @@ def evaluate_person_boxes(
     counted = np.isin(keys[1], keyframes)
     keyframe = np.searchsorted(keyframes, keys[1][counted])
     found = np.column_stack([keyframe, persons.boxes[counted], persons.score[counted]])
-    return PersonBoxScores(*_coco_metrics(truth, found, len(keyframes)), len(truth), len(found))
+    metrics = _coco_metrics(truth, found, len(keyframes))
+    annotated, detected = np.unique(truth[:, 0]), np.unique(found[:, 0])
+    problem = ""
+    if not metrics[-1]:
+        places = [Places(rows.videos, rows.video, rows.timestamp) for rows in (ground_truth, persons)]
+        problem = why_nothing_matches(*places) or "none reaches IoU 0.5 with an annotated person"
+    return PersonBoxScores(
+        *metrics,
+        num_persons=len(truth),
+        num_detections=len(found),
+        num_keyframes=len(annotated),
+        num_undetected=len(np.setdiff1d(annotated, detected)),
+        problem=problem,
+    )
 
 
 def _coco_metrics(truth: np.ndarray, found: np.ndarray, num_keyframes: int) -> tuple[float, ...]:

@@ -169,7 +169,7 @@ def _draw_detection(cfg: CfgNode, dataset: JoinedDatasets, batch: Batch) -> list
 
 
 def _labels(row: np.ndarray, label_map: LabelMap) -> tuple[ActionLabel, ...]:
-    return tuple(ActionLabel(label_map.names[c], 1.0, label_map.kinds[c] or None) for c in row.nonzero()[0])
+    return tuple(ActionLabel(label_map.names[c], None, label_map.kinds[c] or None) for c in row.nonzero()[0])
 
 
 def _draw_people(

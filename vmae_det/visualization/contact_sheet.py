@@ -59,7 +59,7 @@ def draw_contact_sheets(spec: DatasetSpec, num_keyframes: int = NUM_KEYFRAMES) -
         leave=False,
     )
     for video, timestamp, ms in bar:
-        title, here = f"{video}  {timestamp:g} s", (pl.col("video") == video) & (pl.col("ms") == ms)
+        title, here = (video, _seconds(ms)), (pl.col("video") == video) & (pl.col("ms") == ms)
         try:
             frame = _read_frame(files.get(video), timestamp - spec.start_of(video))
         except DataError as error:
@@ -68,6 +68,10 @@ def draw_contact_sheets(spec: DatasetSpec, num_keyframes: int = NUM_KEYFRAMES) -
         cells.append(_draw_keyframe(frame, title, truth.filter(here), detected.filter(here), label_map))
     per_page = COLUMNS * ROWS
     return [_page(cells[i : i + per_page]) for i in range(0, len(cells), per_page)]
+
+
+def _seconds(milliseconds: int) -> str:
+    return f"{milliseconds / 1000:.3f}".rstrip("0").rstrip(".") + " s"
 
 
 def _read_frame(path: Path | None, seconds: float) -> np.ndarray:
@@ -79,7 +83,11 @@ def _read_frame(path: Path | None, seconds: float) -> np.ndarray:
 
 
 def _draw_keyframe(
-    frame: np.ndarray, title: str, truth: pl.DataFrame, detected: pl.DataFrame, label_map: LabelMap
+    frame: np.ndarray,
+    title: tuple[str, str],
+    truth: pl.DataFrame,
+    detected: pl.DataFrame,
+    label_map: LabelMap,
 ) -> np.ndarray:
     height, width = frame.shape[:2]
     scale = min(_CELL[0] / width, _CELL[1] / height)
@@ -103,7 +111,7 @@ def _labels(actions: list[int], label_map: LabelMap) -> list[ActionLabel]:
     known = dict(zip(label_map.ids, zip(label_map.names, label_map.kinds)))
     unknown = ("not in the label map", "")
     named = [(action, *known.get(action, unknown)) for action in actions]
-    return [ActionLabel(f"{action} {name}", 1.0, kind) for action, name, kind in named]
+    return [ActionLabel(f"{action} {name}", None, kind) for action, name, kind in named]
 
 
 def _is_visible(box: np.ndarray, size: np.ndarray) -> bool:
@@ -123,16 +131,22 @@ def draw_dashed(picture: np.ndarray, box: np.ndarray) -> None:
             cv2.line(picture, (x, y), (x, min(y + _DASH, y2)), _DETECTED, 1)
 
 
-def _cell(picture: np.ndarray, title: str, problem: str) -> np.ndarray:
-    """A picture in the middle of its cell, its title above; what is wrong stands beside the title, in red."""
+def _cell(picture: np.ndarray, title: tuple[str, str], problem: str) -> np.ndarray:
+    """A picture in the middle of its cell; above it the video, as much of its name as there is room for, and
+    the second, and in red what is wrong."""
     cell = Image.new("RGB", (_CELL[0], _CELL[1] + _CAPTION), _PAPER)
     top = _CAPTION + (_CELL[1] - picture.shape[0]) // 2
     cell.paste(Image.fromarray(picture), ((_CELL[0] - picture.shape[1]) // 2, top))
     pen, baseline = ImageDraw.Draw(cell), _CAPTION - 6
-    left = fit_text(title, _CELL[0] / 2, _FONT_SIZE)
-    pen.text((0, baseline), left.letters, fill=_INK, font=left.font, anchor="ls")
+    video, second = title
+    room = _CELL[0] / 2 if problem else _CELL[0]
+    second = fit_text(second, room, _FONT_SIZE)
+    name = fit_text(video, room - second.width - _GAP, _FONT_SIZE)
+    at = round(name.font.getlength(name.letters)) + _GAP
+    pen.text((0, baseline), name.letters, fill=_INK, font=name.font, anchor="ls")
+    pen.text((at, baseline), second.letters, fill=_INK, font=second.font, anchor="ls")
     if problem:
-        right = fit_text(problem, _CELL[0] - left.width - _GAP, _FONT_SIZE)
+        right = fit_text(problem, _CELL[0] - at - second.width - _GAP, _FONT_SIZE)
         pen.text((_CELL[0], baseline), right.letters, fill=_ALARM, font=right.font, anchor="rs")
     return np.array(cell)
 

@@ -168,8 +168,11 @@ def _note(
 
 def _top_actions(person: PersonOverlay, top_k: int, threshold: float) -> tuple[ActionLabel, ...]:
     """The actions to show, by falling score; scores rounded as printed, so that equal plates are cached."""
-    kept = sorted((a for a in person.actions if a.score >= threshold), key=lambda a: -a.score)
-    return tuple(a._replace(score=round(float(a.score), 2)) for a in kept[:top_k])
+    certain = [a for a in person.actions if a.score is None]
+    kept = sorted(
+        (a for a in person.actions if a.score is not None and a.score >= threshold), key=lambda a: -a.score
+    )
+    return tuple(certain + [a._replace(score=round(float(a.score), 2)) for a in kept])[:top_k]
 
 
 def _box_colour(actions: Sequence[ActionLabel]) -> tuple[int, int, int]:

@@ -32,10 +32,13 @@ _TAG_TEXT = (0, 0, 0)
 
 
 class ActionLabel(NamedTuple):
-    """One action of one person: name, score in [0, 1], kind (as in `KIND_COLOURS`; others are grey)."""
+    """One action of one person: name, score in [0, 1], kind (as in `KIND_COLOURS`; others are grey).
+
+    Annotations have no score: None.
+    """
 
     name: str
-    score: float
+    score: float | None
     kind: str | None = None
 
 
@@ -85,9 +88,9 @@ def colour_of(kind: str | None) -> tuple[int, int, int]:
     return KIND_COLOURS.get(kind, OTHER_COLOUR)
 
 
-def strength(score: float) -> float:
+def strength(score: float | None) -> float:
     """From 0 to 1, how strongly an action is drawn: unlikely ones fade."""
-    return min(max((score - 0.2) / 0.5, 0.0), 1.0)
+    return 1.0 if score is None else min(max((score - 0.2) / 0.5, 0.0), 1.0)
 
 
 def mix(base: tuple[int, int, int], top: tuple[int, int, int], opacity: float) -> tuple[int, int, int]:
@@ -95,7 +98,7 @@ def mix(base: tuple[int, int, int], top: tuple[int, int, int], opacity: float) -
     return tuple(round(b + (t - b) * opacity) for b, t in zip(base, top))
 
 
-def text_colour(score: float) -> tuple[int, int, int]:
+def text_colour(score: float | None) -> tuple[int, int, int]:
     """Of an action's name on a plate: white, and greyer the less likely."""
     return mix(PLATE_COLOUR, WHITE, 0.7 + 0.3 * strength(score))
 
@@ -127,7 +130,9 @@ def _lay_out(actions: tuple[ActionLabel, ...], person_id: int | None, style: Sty
     size, typeface = style.font_size, style.typeface
     rows = tuple(
         _Row(
-            a, fit_text(a.name, style.name_width, size, typeface), fit_text(f"{a.score:.2f}", 9 * size, size)
+            a,
+            fit_text(a.name, style.name_width, size, typeface),
+            fit_text("" if a.score is None else f"{a.score:.2f}", 9 * size, size),
         )
         for a in actions
     )
@@ -158,10 +163,11 @@ def render_plate(actions: tuple[ActionLabel, ...], person_id: int | None, style:
     for i, row in enumerate(layout.rows):
         top, bottom = i * style.row_height, (i + 1) * style.row_height
         kind, score = row.action.kind, row.action.score
-        full, ground = bar_colours(kind, score)
-        reach = left + round(min(max(score, 0.0), 1.0) * (right - left))
-        canvas.fill(left, bottom - style.bar, right, bottom, ground)
-        canvas.fill(left, bottom - style.bar, reach, bottom, full)
+        if score is not None:
+            full, ground = bar_colours(kind, score)
+            reach = left + round(min(max(score, 0.0), 1.0) * (right - left))
+            canvas.fill(left, bottom - style.bar, right, bottom, ground)
+            canvas.fill(left, bottom - style.bar, reach, bottom, full)
         canvas.fill(layout.tag_width, top, left, bottom, colour_of(kind))
         texts = [(row.name, left + style.padding, "ls"), (row.score, right - style.padding, "rs")]
         canvas.write(texts, top, bottom - style.bar, text_colour(score), style)
