@@ -538,7 +538,7 @@ UNEVEN = [*STEADY, 4000, 4100, 7000]
 
 
 @pytest.mark.parametrize("times", [STEADY, UNEVEN])
-@pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "v.webm"])
+@pytest.mark.parametrize("name", ["v.mp4", "v.webm"])
 def test_check_data_and_training_agree_on_what_lies_in_a_video(tmp_path, in_process, name, times):
     path = tmp_path / "videos" / name
     write_video(path, frames=len(times), size=(64, 48), times=times)
