@@ -206,6 +206,16 @@ def test_times_of_a_program_stream(tmp_path, bframes):
     check(path, list(range(120)), np.array(GAP) / 25)
 
 
+def test_small_frames_of_a_program_stream(tmp_path, caplog):
+    """Many share a packet, of which only one has its time stated."""
+    options = {"g": "12", "bf": "2"}
+    recipe = Recipe(suffix=".mpg", codec="mpeg2video", options=options, count=900, size=(64, 64))
+    video = open_video(write_numbered(tmp_path / "v", recipe))
+    np.testing.assert_allclose(video.times, np.arange(900) / 25, atol=1e-3)
+    assert not caplog.records
+    assert video.sound is not None
+
+
 @pytest.mark.parametrize(
     ("suffix", "codec", "options"),
     [

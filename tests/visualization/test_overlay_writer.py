@@ -1,5 +1,7 @@
 """The overlay that is drawn while keyframes are scored: what frames wait for, and for how long."""
 
+import os
+import signal
 import time
 from fractions import Fraction
 
@@ -15,7 +17,7 @@ from vmae_det.inference.stream import ActionStream, StreamOptions
 from vmae_det.inference.video_sources import FileSource, LiveSource
 from vmae_det.utils.errors import DataError
 from vmae_det.visualization import overlay_writer
-from vmae_det.visualization.detect_video import _write_all
+from vmae_det.visualization.detect_video import _Interrupts, _write_all
 from vmae_det.visualization.overlay_writer import OverlayStyle, OverlayWriter
 
 LABELS = LabelMap((1,), ("wave",), ("PERSON_MOVEMENT",))
@@ -138,18 +140,19 @@ def test_an_interrupt_completes_the_files_of_a_live_stream(tmp_path, cfg):
         source, plan_keyframes(source, cfg, None, 0.1), Falling(), score, cfg, StreamOptions()
     )
 
-    class Interrupted:
+    class Impatient:
         count = 0
 
         def update(self, time):
             self.count += 1
             if self.count == 3:
-                raise KeyboardInterrupt
+                os.kill(os.getpid(), signal.SIGINT)
 
     with OverlayWriter(tmp_path / "live.mp4", source, LABELS, 0.1, OverlayStyle()) as writer:
         stream.sink = writer
-        with stream:
-            _write_all(stream, [writer], Interrupted())
+        with _Interrupts(stream) as interrupts, stream:
+            _write_all(stream, [writer], Impatient())
+    assert interrupts.received == signal.SIGINT
     drawn = open_video(tmp_path / "live.mp4")
     assert len(drawn) > 5
     found = numbers(drawn.frames(np.arange(5)))

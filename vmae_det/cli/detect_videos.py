@@ -20,7 +20,7 @@ from vmae_det.inference.predictor import ActionPredictor
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import UserError
 from vmae_det.utils.logging import setup_logging
-from vmae_det.visualization.detect_video import Settings, detect_video
+from vmae_det.visualization.detect_video import Settings, detect_video, unfinished_mark
 from vmae_det.visualization.overlay_writer import OverlayStyle
 from vmae_det.visualization.result_writers import output_paths
 
@@ -75,12 +75,13 @@ def _label_map(args: argparse.Namespace) -> LabelMap | None:
 def _left_to_do(
     inputs: list[VideoInput], output: Path, formats: Sequence[str], overwrite: bool
 ) -> list[VideoInput]:
-    """The videos of which a file is missing; live ones are always new."""
+    """The videos of which a file is missing or holds a part only; live ones are always new."""
     todo = [
         found
         for found in inputs
         if overwrite
         or found.is_live
+        or unfinished_mark(output / found.stem).exists()
         or not all(path.exists() for path in output_paths(output / found.stem, list(formats)).values())
     ]
     if len(todo) < len(inputs):

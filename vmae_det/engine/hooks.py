@@ -31,14 +31,15 @@ class TrainingError(UserError):
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, has saved its state, and can be resumed.
+    """The run was asked to stop, and has saved what is done.
 
     Args:
         signal_number: what asked for it.
+        state: what is done, and how to go on.
     """
 
-    def __init__(self, signal_number: int, step: int) -> None:
-        super().__init__(f"interrupted after step {step}; the state is saved: go on with --resume")
+    def __init__(self, signal_number: int, state: str) -> None:
+        super().__init__(f"interrupted {state}")
         self.signal_number = signal_number
 
 
@@ -170,7 +171,8 @@ class StopOnSignal(HookBase):
         """Save and leave if any process was asked to."""
         if self._leave:
             self.checkpointing.save(wait=True)
-            raise Interrupted(self._leave, self.trainer.step)
+            done = f"after step {self.trainer.step}; the state is saved: go on with --resume"
+            raise Interrupted(self._leave, done)
 
     def close(self) -> None:
         """Give the signals back."""

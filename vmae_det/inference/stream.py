@@ -91,6 +91,7 @@ class ActionStream(Iterator[KeyframeActions]):
         sink: where frames go, too; to be set before the first result is asked for.
         latency: of the latest keyframe of a live source, in seconds.
         missing: frames that are damaged, of those that were needed.
+        broken_off: whether the source could not be read to its end.
 
     Raises:
         DataError: no frame can be decoded.
@@ -109,6 +110,7 @@ class ActionStream(Iterator[KeyframeActions]):
         self.sink: FrameSink | None = None
         self.latency: float | None = None
         self.missing = 0
+        self.broken_off = self._stopped = False
         self._persons, self._score_boxes = persons, score
         self._batch = cfg.TEST.BATCH_SIZE
         self._options = options
@@ -158,6 +160,11 @@ class ActionStream(Iterator[KeyframeActions]):
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def stop(self) -> None:
+        """Take no more frames; the results of those that have come in still come."""
+        self._stopped = True
+        self.source.close()
+
     def close(self) -> None:
         """End the threads; results that nobody has taken are lost."""
         if not self._ended and self.sink is not None:
@@ -188,6 +195,8 @@ class ActionStream(Iterator[KeyframeActions]):
         last = last_place = -1
         try:
             for frame in self._watch.of(self.source.frames(first, wanted), "decode"):
+                if self._stopped:
+                    return
                 place = frame.index - first if wanted is None else int(np.searchsorted(wanted, frame.index))
                 self.missing += place - last_place - 1
                 last, last_place = frame.index, place
@@ -195,7 +204,11 @@ class ActionStream(Iterator[KeyframeActions]):
         except DataError as error:
             if last < 0:
                 raise
+            self.broken_off = True
             logger.warning("%s; what comes after is left out", error)
+            return
+        if self._stopped:
+            return
         if last < 0:
             raise DataError("none of its frames can be decoded", self.source.name)
         if self.source.times is not None and not self._is_done(float(self.source.times[last])):
@@ -230,7 +243,8 @@ class ActionStream(Iterator[KeyframeActions]):
             if self._is_done(frame.time):
                 self.source.close()
                 return
-        yield from self._cutter.finish()
+        if self.source.live or not self._stopped:
+            yield from self._cutter.finish()
 
     def _needed(self, time: float) -> float:
         """The keyframe whose result the picture of a moment needs."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import re
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
+from stat import S_ISREG
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -18,8 +19,9 @@ import av
 import numpy as np
 
 from vmae_det.data.readers import VideoReader, open_video
-from vmae_det.data.readers.geometry import turn_of
+from vmae_det.data.readers.clock import Clock
 from vmae_det.data.readers.image_folder import is_pattern
+from vmae_det.inference.addresses import Address, SeekError, unreachable
 from vmae_det.inference.channel import Channel, Closed
 from vmae_det.utils.errors import DataError
 from vmae_det.utils.paths import is_address
@@ -28,15 +30,9 @@ logger = logging.getLogger(__name__)
 
 WEB, LIVE = ("http://", "https://"), ("rtsp://", "rtsps://", "rtmp://", "udp://", "rtp://", "tcp://")
 _CAMERA = "/dev/video"
-_FORMATS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,asf,flv,ogg,mjpeg,mpjpeg,rtsp,rtp,sdp"
-_PROTOCOLS = "http,https,httpproxy,tcp,tls,udp,rtp,rtmp,rtsp,crypto"
-_WAIT = (20.0, 20.0)  # seconds for a connection, and for more data
 _DEFAULT_RATE = Fraction(30)
+_END_MARGIN = 1.0  # seconds that the last frame may come before the end that the header states
 _WAITING_FRAMES = 4  # of a live stream, before frames are dropped
-
-
-class SeekError(DataError):
-    """A file at an address that can only be read after all of it was fetched."""
 
 
 class Frame(NamedTuple):
@@ -104,11 +100,16 @@ class FileSource(VideoSource):
         self._reader, self.name = reader, str(reader.path)
         self.rate, self.times, self.start = reader.rate, reader.times, reader.start
         self.sound = reader.sound
+        self._opened = _identity(reader.path)
 
     def frames(self, first: int = 0, wanted: np.ndarray | None = None) -> Iterator[Frame]:
         """As of VideoSource."""
         for index, image in self._reader.stream(first, wanted):
             yield Frame(index, float(self.times[index]), image)
+        now = _identity(self._reader.path)
+        if self._opened and now and now[0] == self._opened[0] and now != self._opened:
+            problem = f"changed while it was read, from {self._opened[1]} to {now[1]} bytes"
+            raise DataError(problem, self.name)
 
     def indices_at(self, seconds: np.ndarray) -> np.ndarray:
         """As of VideoReader.index_at."""
@@ -121,32 +122,38 @@ class FileSource(VideoSource):
         return np.where(is_before, before, after)
 
 
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Number and size of a file; None where there is none, or a folder."""
+    with suppress(OSError):
+        status = path.stat()
+        return (status.st_ino, status.st_size) if S_ISREG(status.st_mode) else None
+    return None
+
+
 class WebSource(VideoSource):
     """A video file at an address, decoded while it comes in; nothing of it is dropped."""
 
-    def __init__(self, address: str) -> None:
-        self.name = address
-        self._container = open_address(address)
-        self._stream = self._container.streams.video[0]
-        self._stream.codec_context.thread_count = 1
-        self.rate = self._stream.average_rate or _DEFAULT_RATE
-        begin = self._stream.start_time
-        self.start = float(begin * self._stream.time_base) if begin is not None else 0.0
-        self.sound = address if self._container.streams.audio else None
+    def __init__(self, address: Address) -> None:
+        self.name, self._address = address.name, address
+        stream = address.stream
+        self.rate = stream.average_rate or _DEFAULT_RATE
+        begin = stream.start_time
+        self.start = float(begin * stream.time_base) if begin is not None else 0.0
+        self.sound = address.name if address.container.streams.audio else None
 
     def frames(self, first: int = 0, wanted: np.ndarray | None = None) -> Iterator[Frame]:
         """As of VideoSource; all frames are decoded."""
-        begin = None
-        try:
-            for index, (stamp, image) in enumerate(_decoded(self._container, self._stream)):
-                seconds = index / float(self.rate) if stamp is None else stamp
-                begin = seconds if begin is None else begin
-                if index >= first:
-                    yield Frame(index, seconds - begin, image)
-        except (av.FFmpegError, OSError) as error:
-            raise _unreachable(self.name, error) from None
-        finally:
-            self._container.close()
+        begin = seconds = None
+        stream, container = self._address.stream, self._address.container.format.name
+        clock = Clock(stream.time_base, self.rate, container)
+        for index, (stamp, image) in enumerate(self._address.pictures()):
+            seconds = float(clock.add(stamp) * stream.time_base)
+            begin = seconds if begin is None else begin
+            if index >= first:
+                yield Frame(index, seconds - begin, image)
+        promised, got = self._address.duration, 0.0 if seconds is None else seconds - begin
+        if got + 1 / float(self.rate) < promised - _END_MARGIN:
+            raise DataError(f"broke off at second {got:.1f} of {promised:.1f}", self.name)
 
 
 class LiveSource(VideoSource):
@@ -210,7 +217,7 @@ class LiveSource(VideoSource):
         except Closed:
             pass
         except (av.FFmpegError, OSError) as error:
-            self._waiting.end(_unreachable(self.name, error))
+            self._waiting.end(unreachable(self.name, error))
         except BaseException as error:
             self._waiting.end(error)
         else:
@@ -223,7 +230,7 @@ def video_id(video: str | Path) -> str:
     name = str(video)
     if is_pattern(Path(name).name):
         return Path(name).parent.resolve().name
-    if name.isdecimal():
+    if _is_camera_number(name):
         return f"camera_{name}"
     if is_address(name):
         parts = urlsplit(name)
@@ -234,7 +241,11 @@ def video_id(video: str | Path) -> str:
 
 def is_live(address: str) -> bool:
     """Whether a name is that of a camera (a number, or a device) or of a stream."""
-    return address.isdecimal() or address.startswith((_CAMERA, *LIVE))
+    return _is_camera_number(address) or address.startswith((_CAMERA, *LIVE))
+
+
+def _is_camera_number(name: str) -> bool:
+    return name.isdecimal() and not Path(name).exists()
 
 
 def open_source(video: str | Path, reader: str = "auto") -> VideoSource:
@@ -242,69 +253,38 @@ def open_source(video: str | Path, reader: str = "auto") -> VideoSource:
 
     Args:
         video: what `open_video` takes, or the http(s) address of a video file, an address of a stream (rtsp,
-            rtmp, udp, rtp), a camera's number or device.
+            rtmp, udp, rtp), a camera's number or device. A number that is a file's name is the file.
         reader: of files; a name of the reader registry, or "auto".
 
     Raises:
         DataError: it cannot be read.
     """
     name = str(video)
-    if name.isdecimal() or name.startswith(_CAMERA):
+    if _is_camera_number(name) or name.startswith(_CAMERA):
         images, rate = _open_camera(name)
         return LiveSource(images, rate, name)
-    if name.startswith(LIVE):
-        container = open_address(name)
-        stream = container.streams.video[0]
-        return LiveSource(_images(container, stream), stream.average_rate or _DEFAULT_RATE, name)
-    if name.startswith(WEB):
+    if name.startswith((*WEB, *LIVE)):
         try:
-            return WebSource(name)
+            address = Address(name)
         except SeekError:
+            if name.startswith(LIVE):
+                raise
             logger.info("%s: is fetched first, as its index stands at its end", name)
+        else:
+            if name.startswith(WEB) and address.has_end:
+                return WebSource(address)
+            return LiveSource(address.images(), address.stream.average_rate or _DEFAULT_RATE, name)
     return FileSource(open_video(video, reader))
-
-
-def open_address(address: str) -> av.container.InputContainer:
-    """A container at an address that holds video; DataError if there is none."""
-    options = {"format_whitelist": _FORMATS, "protocol_whitelist": _PROTOCOLS}
-    if address.startswith(("rtsp://", "rtsps://")):
-        options["rtsp_transport"] = "tcp"  # over UDP, lost packets spoil pictures
-    try:
-        container = av.open(address, options=options, timeout=_WAIT, metadata_errors="replace")
-    except (av.FFmpegError, OSError, ValueError) as error:
-        if getattr(error, "errno", None) == errno.EIO:
-            raise SeekError("cannot be read: it breaks off, or its server gives no parts", address) from None
-        raise _unreachable(address, error) from None
-    if not container.streams.video or container.streams.video[0].codec_context is None:
-        container.close()
-        raise DataError("holds no video stream", address)
-    return container
-
-
-def _decoded(
-    container: av.container.InputContainer, stream: av.VideoStream
-) -> Iterator[tuple[float | None, np.ndarray]]:
-    """Seconds and pictures, upright; packets that cannot be decoded are passed over."""
-    for packet in container.demux(stream):
-        try:
-            frames = packet.decode()
-        except av.InvalidDataError:
-            continue
-        for frame in frames:
-            yield frame.time, np.ascontiguousarray(turn_of(frame).apply(frame.to_ndarray(format="rgb24")))
-
-
-def _images(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[np.ndarray]:
-    with container:
-        for _, image in _decoded(container, stream):
-            yield image
 
 
 def _open_camera(name: str) -> tuple[Iterator[np.ndarray], Fraction]:
     import cv2
 
-    camera = cv2.VideoCapture(int(name) if name.isdecimal() else name)
-    if not camera.isOpened():
+    is_number = name.isdecimal()
+    camera = None
+    if not is_number or len(name) < 10:  # OpenCV takes 31 bits
+        camera = cv2.VideoCapture(int(name) if is_number else name)
+    if camera is None or not camera.isOpened():
         raise DataError("there is no camera of this number or name, or another program holds it", name)
     said = camera.get(cv2.CAP_PROP_FPS)
     rate = Fraction(said).limit_denominator(1001) if np.isfinite(said) and said > 0 else _DEFAULT_RATE
@@ -322,10 +302,3 @@ def _camera_images(camera: object) -> Iterator[np.ndarray]:
             yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     finally:
         camera.release()
-
-
-def _unreachable(address: str, error: Exception) -> DataError:
-    reason = getattr(error, "strerror", None) or str(error)
-    if isinstance(error, av.ExitError):
-        reason = f"nothing came for {_WAIT[1]:.0f} seconds"
-    return DataError(f"cannot be read: {' '.join(str(reason).split())[:160]}", address)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 from tqdm import tqdm
 
 from vmae_det.data.person_boxes import PersonBoxes
+from vmae_det.engine.hooks import PATIENCE, Interrupted
 from vmae_det.inference.person_sources import PersonSource
 from vmae_det.inference.predictor import ActionPredictor
 from vmae_det.inference.stopwatch import Stopwatch
@@ -58,6 +64,9 @@ def detect_video(
 ) -> list[Path]:
     """Write what the people of a video do, in each of the formats; gives the files, all or none of them.
 
+    Where the video cannot be read to its end, or a signal asks to leave, the files hold what comes before,
+    and `unfinished_mark` is there.
+
     Args:
         persons: as of ActionPredictor.
         stem: where the files go, to which each format adds its suffix.
@@ -65,6 +74,7 @@ def detect_video(
 
     Raises:
         UserError: the video cannot be read, or a file not be written.
+        Interrupted: after a signal; of a live source, where this is the usual end, only without any result.
     """
     source = video if isinstance(video, VideoSource) else open_source(video, predictor.cfg.DATALOADER.READER)
     options = StreamOptions(
@@ -77,15 +87,30 @@ def detect_video(
     )
     stream = predictor.stream(source, persons, every=settings.every, options=options)
     paths = output_paths(stem, settings.formats)
-    with ExitStack() as stack:
+    with _Interrupts(stream) as interrupts, ExitStack() as stack:
         writers = [
             stack.enter_context(WRITERS[name](_output(path, stream, predictor, settings)))
             for name, path in paths.items()
         ]
         stream.sink = next((writer for writer in writers if isinstance(writer, OverlayWriter)), None)
         stack.enter_context(stream)
-        _write_all(stream, writers, stack.enter_context(_Progress(stream, options, title)))
+        last = _write_all(stream, writers, stack.enter_context(_Progress(stream, options, title)))
+        if interrupts.received and last is None:
+            raise Interrupted(interrupts.received, "before the first keyframe; nothing is written")
+    is_cut = not source.live and (interrupts.received or stream.broken_off)
+    if is_cut:
+        unfinished_mark(stem).touch()
+    else:
+        unfinished_mark(stem).unlink(missing_ok=True)
+    if interrupts.received and not source.live:
+        done = f"at second {last:.1f}; what is done is in {stem.parent}: run it again for the rest"
+        raise Interrupted(interrupts.received, done)
     return list(paths.values())
+
+
+def unfinished_mark(stem: Path) -> Path:
+    """The file that is there where a video's files hold a part of it only."""
+    return stem.with_name(f".{stem.name}.unfinished")
 
 
 def _output(path: Path, stream: ActionStream, predictor: ActionPredictor, settings: Settings) -> Output:
@@ -102,19 +127,49 @@ def _output(path: Path, stream: ActionStream, predictor: ActionPredictor, settin
     )
 
 
-def _write_all(stream: ActionStream, writers: Sequence[ResultWriter], progress: _Progress) -> None:
-    """Hand each result to the writers; an interrupt ends a live stream as its end would."""
-    while True:
-        try:
-            for result in stream:
-                for writer in writers:
-                    writer.write(result)
-                progress.update(result.time)
-            return
-        except KeyboardInterrupt:
-            if not stream.source.live:
-                raise
-            stream.source.close()
+def _write_all(stream: ActionStream, writers: Sequence[ResultWriter], progress: _Progress) -> float | None:
+    """Hand each result to the writers; gives the time of the last one."""
+    last = None
+    for result in stream:
+        for writer in writers:
+            writer.write(result)
+        progress.update(result.time)
+        last = result.time
+    return last
+
+
+class _Interrupts:
+    """While the block lasts, a first signal to leave stops the stream; what is done is then written.
+
+    A second one, some seconds later, ends the process as if there were no block.
+
+    Attributes:
+        received: the first signal; 0 before.
+    """
+
+    def __init__(self, stream: ActionStream) -> None:
+        self.received = 0
+        self._stream, self._since = stream, 0.0
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> _Interrupts:
+        if threading.current_thread() is threading.main_thread():  # Python gives signals to this one alone
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers.clear()
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if not self.received:
+            self.received, self._since = number, time.monotonic()
+            self._stream.stop()
+        elif time.monotonic() - self._since > PATIENCE:
+            self.__exit__()
+            os.kill(os.getpid(), number)
 
 
 class _Progress:

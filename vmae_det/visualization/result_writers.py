@@ -161,11 +161,12 @@ class PageFile:
 
 
 # Formats by the name that --format gives them; a new one is a class as ResultWriter, and a line here. Files
-# get their names from the last one to the first: what is most likely to fail stands last.
+# get their names from the last one to the first. The page comes last of all: it reads the video again, which
+# may have gone, and the others are there then.
 WRITERS: dict[str, type[ResultWriter]] = {
+    "html": PageFile,
     "csv": CsvWriter,
     "jsonl": JsonLinesWriter,
-    "html": PageFile,
     "overlay": OverlayFile,
 }
 

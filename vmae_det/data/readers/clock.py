@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
-
 from vmae_det.data.readers.notices import warn
 
 # Seconds without a frame from which the clock of a stream that can be spliced is taken to have leapt.
 _LEAP = 10
+_GUESSED = 3  # frames by which the guessed times of a program stream may be wrong
 _SPLICED = ("mpegts", "mpeg", "flv", "ogg")
 
 
@@ -21,10 +21,11 @@ def find_breaks(
 ) -> tuple[int, ...]:
     """The packets at which the clock restarts or leaps, of (number, decoding time) in decoding order."""
     breaks, last, leap = [], None, _leap(time_base, rate, container)
+    back = _GUESSED / rate / time_base if container == "mpeg" else 0
     for number, stamp in order:
         if stamp is None:
             continue
-        if last is not None and not last <= stamp < last + leap:
+        if last is not None and not last - back <= stamp < last + leap:
             breaks.append(number)
         last = stamp
     return tuple(breaks)
@@ -55,25 +56,52 @@ def shown_places(
     return [None] * len(decoded)
 
 
-def joined(stamps: Sequence[int | None], time_base: Fraction, rate: Fraction, container: str) -> np.ndarray:
-    """Stamps of frames in the order they are shown in, int64 (n,), made to ascend.
+def steadied(
+    frames: Sequence[tuple[int | None, int]], time_base: Fraction, rate: Fraction
+) -> list[int | None]:
+    """Time stamps of a program stream's frames, of (stamp, duration) in the order they are shown in.
+
+    It states the times of some frames only, and FFmpeg may guess wrong which they are where frames are small.
+    Then stamps go back by a few frames here and there, and durations tell more than stamps that are near.
+    """
+    stamps, slack = [stamp for stamp, _ in frames], _GUESSED / rate / time_base
+    known = [stamp for stamp in stamps if stamp is not None]
+    if not any(0 <= before - after <= slack for before, after in itertools.pairwise(known)):
+        return stamps
+    found, expected = [], None
+    for stamp, duration in frames:
+        if expected is not None and (stamp is None or abs(stamp - expected) <= slack):
+            stamp = expected
+        found.append(stamp)
+        expected = None if stamp is None else stamp + (duration or round(1 / rate / time_base))
+    return found
+
+
+class Clock:
+    """Brings the time stamps of frames, in the order they are shown in, onto one clock.
 
     A frame without a time follows the one before by a frame's length. So does the first one after the clock
     restarted or leapt, and those after it keep their distances to it.
     """
-    period, leap = max(round(1 / rate / time_base), 1), _leap(time_base, rate, container)
-    found, shift, last = np.empty(len(stamps), dtype=np.int64), 0, None
-    for place, stamp in enumerate(stamps):
+
+    def __init__(self, time_base: Fraction, rate: Fraction, container: str) -> None:
+        self._period = max(round(1 / rate / time_base), 1)
+        self._leap = _leap(time_base, rate, container)
+        self._shift = 0
+        self._last: int | None = None
+
+    def add(self, stamp: int | None) -> int:
+        """The next frame's time, above the one before."""
+        last = self._last
         if last is None:
-            last = stamp or 0
+            self._last = stamp or 0
         elif stamp is None:
-            last += period
+            self._last = last + self._period
         else:
-            if not last < stamp + shift < last + leap:
-                shift = last + period - stamp
-            last = stamp + shift
-        found[place] = last
-    return found
+            if not last < stamp + self._shift < last + self._leap:
+                self._shift = last + self._period - stamp
+            self._last = stamp + self._shift
+        return self._last
 
 
 def _leap(time_base: Fraction, rate: Fraction, container: str) -> float:

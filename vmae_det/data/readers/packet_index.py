@@ -11,7 +11,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from vmae_det.data.readers.clock import find_breaks, joined, shown_places
+from vmae_det.data.readers.clock import Clock, find_breaks, shown_places, steadied
 from vmae_det.data.readers.geometry import Turn, square_size, turn_of
 from vmae_det.data.readers.h264 import is_idr, length_size
 from vmae_det.data.readers.interface import Source, unreadable
@@ -134,11 +134,15 @@ def _read_index(source: Source, file: VideoFile) -> VideoIndex:
     if scan.timed:
         stamps, keys = scan.stamps()
     else:
-        shown = _decode_stamps(VideoFile(source))
+        decoded = [frame for packet in VideoFile(source).packets() for frame in _timing(packet)]
+        shown = [stamp for stamp, _ in decoded]
+        if scan.format == "mpeg":
+            shown = steadied(decoded, scan.time_base, scan.rate)
         if scan.format == "avi":
             packets = [(packet.pts, packet.dts) for packet in scan.packets]
             shown = shown_places(shown, packets, context.reorder_depth, source.path)
-        stamps = joined(shown, scan.time_base, scan.rate, scan.format)
+        clock = Clock(scan.time_base, scan.rate, scan.format)
+        stamps = np.array([clock.add(stamp) for stamp in shown], dtype=np.int64)
         keys = stamps[:1]
     if scan.splices:
         warn_of_clock(source.path, len(scan.splices))
@@ -221,9 +225,9 @@ def _stated_rate(file: VideoFile, source: Source) -> Fraction:
     return rate
 
 
-def _decode_stamps(file: VideoFile) -> list[int | None]:
-    """The time stamps of all frames, in the order in which they come out of the decoder."""
-    return [frame.pts for packet in file.packets() for frame in _decode(packet)]
+def _timing(packet: av.Packet) -> list[tuple[int | None, int]]:
+    """Time stamp and duration of the frames that a packet brings out."""
+    return [(frame.pts, frame.duration) for frame in _decode(packet)]
 
 
 def _decode(packet: av.Packet) -> list[av.VideoFrame]:

@@ -214,6 +214,8 @@ class Run:
             index = expected if numbered else self._index_of(frame)
             if index is None:
                 continue
+            if index == len(stamps):  # the file has grown since its frames were counted
+                return
             if expected is None:
                 expected = index
             for missing in range(expected, index):
