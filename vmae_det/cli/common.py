@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 from pathlib import Path
 
 from vmae_det import model_zoo
@@ -80,12 +79,15 @@ def load_weights_config(args: argparse.Namespace) -> CfgNode:
 
 def load_label_map(args: argparse.Namespace) -> dict[str, list] | None:
     """The fields of the LabelMap of --label-map, else of the one that travels with --weights, if any."""
+    from vmae_det.data.classes import ModelClasses
     from vmae_det.data.label_map import LabelMap
     from vmae_det.inference.backends import read_extras
+    from vmae_det.inference.predictor import label_map_of
 
-    if args.label_map:
-        return {key: list(value) for key, value in asdict(LabelMap.from_file(args.label_map)).items()}
-    return read_extras(args.weights).get("label_map")
+    if not args.label_map:
+        return read_extras(args.weights).get("label_map")
+    given = label_map_of(args.weights, LabelMap.from_file(args.label_map))
+    return ModelClasses(given, str(args.label_map)).to_stored()
 
 
 # What weights decide: their network, and the pixels that it takes.
@@ -97,7 +99,7 @@ _OF_WEIGHTS = (
     *(f"MODEL.RECONSTRUCTION.{key}" for key in ("NORMALIZE", "NUM_FRAMES", "SAMPLING_RATE")),
     *("MODEL.CLASSIFIER.NUM_CLASSES", "MODEL.ROI_HEAD.NAME", "MODEL.ROI_HEAD.NUM_CLASSES"),
     *(f"MODEL.ROI_HEAD.{key}" for key in ("RESOLUTION", "SAMPLING_RATIO", "ALIGNED")),
-    *(f"INPUT.{key}" for key in ("NUM_FRAMES", "CROP_SIZE", "TEST_SHORT_SIDE")),
+    *(f"INPUT.{key}" for key in ("NUM_FRAMES", "CROP_SIZE", "TEST_SHORT_SIDE", "CONVENTION")),
 )
 _OF_A_RUN = ("OUTPUT_DIR", "WANDB.")  # not taken over from the run that weights are of
 

@@ -125,15 +125,17 @@ def _add_attention(parser: argparse.ArgumentParser) -> None:
 
 
 def _draw_attention(args: argparse.Namespace) -> list[Path]:
-    from vmae_det.inference.predictor import read_label_map
+    from vmae_det.data.label_map import LabelMap
+    from vmae_det.inference.predictor import label_map_of
     from vmae_det.utils.errors import WeightsError
     from vmae_det.visualization.attention import animate_attention, attend_boxes, draw_attention
     from vmae_det.visualization.frame_rows import write_animation
     from vmae_det.visualization.reconstruction import write_png
 
     cfg = load_weights_config(args)
+    given = LabelMap.from_file(args.label_map) if args.label_map else None
     try:
-        names = read_label_map(args.weights).names
+        names = label_map_of(args.weights, given).names
     except WeightsError:  # names are an extra
         names = ()
     found = attend_boxes(cfg, args.video, args.at, args.box, args.method, names)

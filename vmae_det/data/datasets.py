@@ -21,6 +21,7 @@ from vmae_det.data.annotations import LabelMap, read_action_csv, read_excluded
 from vmae_det.data.augmentation import ClipAugmentation
 from vmae_det.data.cache import ClipCache
 from vmae_det.data.catalog import DatasetSpec
+from vmae_det.data.classes import ModelClasses
 from vmae_det.data.keyframe_offset import describe_keyframes
 from vmae_det.data.keyframes import Keyframes, group_by_keyframe
 from vmae_det.data.person_boxes import read_person_boxes
@@ -54,11 +55,22 @@ class ClipDataset(torch.utils.data.Dataset, ABC):
     """
 
     files: VideoTable
+    label_map: LabelMap | None = None  # of the dataset's classes; None: it has none, or without names
+    columns: np.ndarray | None = None  # the model's output for each of them; None: their own order
 
     def __init__(self, cfg: CfgNode, spec: DatasetSpec, training: bool) -> None:
         self.cfg = cfg
         self.spec = spec
         self.training = training
+
+    def use_classes(self, classes: ModelClasses) -> None:
+        """Label samples for a model with these classes, by their names.
+
+        Raises:
+            ConfigError: the dataset has a class that the model lacks.
+        """
+        if self.label_map is not None:
+            self.columns = classes.columns_of(self.label_map, str(self.spec.label_map))
 
     @abstractmethod
     def __len__(self) -> int:
@@ -179,6 +191,8 @@ class LabelledVideos(ClipDataset):
         super().__init__(cfg, spec, training)
         _require_type(spec, "classification")
         self.files, self.labels = labelled_videos(spec.annotations, spec.videos)
+        if spec.label_map is not None:
+            self.label_map = LabelMap.from_file(spec.label_map)
         num_classes = cfg.MODEL.CLASSIFIER.NUM_CLASSES
         if self.labels.max() >= num_classes:
             where = spec.annotations or spec.videos
@@ -186,8 +200,26 @@ class LabelledVideos(ClipDataset):
                 f"MODEL.CLASSIFIER.NUM_CLASSES: {num_classes}, but {where} has a label "
                 f"{self.labels.max()}: set it to {self.labels.max() + 1} or more"
             )
+        if self.label_map and self.labels.max() >= len(self.label_map):
+            raise DataError(
+                f"has a label {self.labels.max()}, but {spec.label_map} has {len(self.label_map)} entries, "
+                "which labels count from 0",
+                str(spec.annotations or spec.videos),
+            )
         self.views = cfg.TEST.NUM_CLIPS * cfg.TEST.NUM_CROPS
         self.augment = ClipAugmentation(cfg)
+
+    def use_classes(self, classes: ModelClasses) -> None:
+        """The labels become columns of the model's outputs."""
+        super().use_classes(classes)
+        if self.columns is not None:
+            self.labels = self.columns[self.labels]
+        else:
+            logger.warning(
+                "%s: names no classes: its labels are taken for those of %s in their order",
+                self.spec.name,
+                classes.source,
+            )
 
     def __len__(self) -> int:
         return len(self.files) * (1 if self.training else self.views)
@@ -232,11 +264,6 @@ class ActionKeyframes(ClipDataset):
         super().__init__(cfg, spec, training)
         _require_type(spec, "detection")
         self.label_map = LabelMap.from_file(spec.label_map)
-        if len(self.label_map) != cfg.MODEL.ROI_HEAD.NUM_CLASSES:
-            raise ConfigError(
-                f"MODEL.ROI_HEAD.NUM_CLASSES: {cfg.MODEL.ROI_HEAD.NUM_CLASSES}, but {spec.label_map} has "
-                f"{len(self.label_map)} classes: set it to {len(self.label_map)}"
-            )
         excluded = read_excluded(spec.excluded) if spec.excluded else None
         self.keyframes = self._annotated(excluded) if training else self._detected(excluded)
         self.files = files_of_ids(self.keyframes.videos, spec.videos)
@@ -245,6 +272,24 @@ class ActionKeyframes(ClipDataset):
         video, timestamp, _, _ = self.keyframes[0]
         name = str(self.keyframes.videos[video])
         logger.info("%s: %s", spec.name, describe_keyframes(name, timestamp, self.starts[video]))
+
+    def use_classes(self, classes: ModelClasses) -> None:
+        """Labels and scores are found by name among the model's classes."""
+        number, found = self.cfg.MODEL.ROI_HEAD.NUM_CLASSES, len(classes.label_map)
+        if number != found:
+            raise ConfigError(
+                f"MODEL.ROI_HEAD.NUM_CLASSES: {number}, but {classes.source} has {found} classes: set it to "
+                f"{found}"
+            )
+        super().use_classes(classes)
+        if self.training and len(self.columns) < len(classes.label_map):
+            logger.warning(
+                "%s: has %d of the %d classes of %s: its people count as not doing the others",
+                self.spec.label_map,
+                len(self.columns),
+                len(classes.label_map),
+                classes.source,
+            )
 
     def _annotated(self, excluded: Any) -> Keyframes:
         rows = read_action_csv(self.spec.annotations, self.label_map)
@@ -295,8 +340,8 @@ class ActionKeyframes(ClipDataset):
         """The clip around an annotated keyframe, each person once."""
         clip, columns = self._read(index)
         boxes, person = np.unique(clip.boxes.numpy(), axis=0, return_inverse=True)
-        labels = torch.zeros(len(boxes), len(self.label_map))
-        labels[person.reshape(-1), columns] = 1
+        labels = torch.zeros(len(boxes), self.cfg.MODEL.ROI_HEAD.NUM_CLASSES)
+        labels[person.reshape(-1), columns if self.columns is None else self.columns[columns]] = 1
         return Clip(clip.frames, torch.from_numpy(boxes)), {"labels": labels}
 
     def load_test(self, index: int) -> tuple[Clip, Sample]:

@@ -23,6 +23,7 @@ from vmae_det.config import CfgNode
 from vmae_det.data.arena import Arena, as_bytes
 from vmae_det.data.augmentation import BatchMixing
 from vmae_det.data.catalog import get_dataset
+from vmae_det.data.classes import ModelClasses
 from vmae_det.data.datasets import DATASET_REGISTRY, ClipDataset, Sample
 from vmae_det.data.supervision import Loader
 from vmae_det.data.tolerance import BadFiles, TolerantDataset
@@ -111,17 +112,44 @@ def collate_by_size(samples: list[list[Sample]]) -> list[Batch]:
     return [collate(groups) for groups in by_size.values()]
 
 
-def build_dataset(cfg: CfgNode, task: str, name: str, training: bool) -> ClipDataset:
-    """The dataset called `name` as the dataset class of a task takes it."""
+def build_dataset(
+    cfg: CfgNode, task: str, name: str, training: bool, classes: ModelClasses | None = None
+) -> ClipDataset:
+    """The dataset called `name` as the dataset class of a task takes it.
+
+    Args:
+        classes: of the model; None: not known, those of the dataset.
+
+    Raises:
+        ConfigError: the dataset has classes that the model lacks, or the config another number of them.
+    """
     dataset_class = lookup(DATASET_REGISTRY, task, "MODEL.META_ARCHITECTURE (its task)")
-    return dataset_class(cfg, get_dataset(name, cfg.DATASETS.ROOT), training)
+    dataset = dataset_class(cfg, get_dataset(name, cfg.DATASETS.ROOT), training)
+    _use_classes([dataset], classes)
+    return dataset
+
+
+def _use_classes(datasets: list[ClipDataset], classes: ModelClasses | None) -> ModelClasses | None:
+    """Label samples of datasets alike: with `classes`, else with those of the first that names its own."""
+    for dataset in datasets:
+        if classes is None and dataset.label_map is not None:
+            classes = ModelClasses(dataset.label_map, str(dataset.spec.label_map))
+    if classes is not None:
+        for dataset in datasets:
+            dataset.use_classes(classes)
+    return classes
 
 
 class JoinedDatasets(torch.utils.data.Dataset):
-    """Several datasets one after the other, with indices that run on."""
+    """Several datasets one after the other, with indices that run on.
 
-    def __init__(self, datasets: list[ClipDataset]) -> None:
+    Args:
+        classes: that their samples are labelled with; None where the task has none, or they have no names.
+    """
+
+    def __init__(self, datasets: list[ClipDataset], classes: ModelClasses | None = None) -> None:
         self.datasets = datasets
+        self.classes = classes
         self.ends = np.cumsum([len(dataset) for dataset in datasets])
 
     def __len__(self) -> int:
@@ -159,11 +187,17 @@ def steps_per_epoch(cfg: CfgNode, dataset: Any) -> int:
     return len(dataset) // cfg.SOLVER.BATCH_SIZE
 
 
-def build_train_dataset(cfg: CfgNode, task: str) -> JoinedDatasets:
-    """The datasets of DATASETS.TRAIN, joined."""
+def build_train_dataset(cfg: CfgNode, task: str, classes: ModelClasses | None = None) -> JoinedDatasets:
+    """The datasets of DATASETS.TRAIN, joined.
+
+    Args:
+        classes: of a model that goes on training; None: of the first dataset that names its own.
+    """
     if not cfg.DATASETS.TRAIN:
         raise ConfigError("DATASETS.TRAIN: names no dataset; give one such as \"('mini_ava_train',)\"")
-    return JoinedDatasets([build_dataset(cfg, task, name, training=True) for name in cfg.DATASETS.TRAIN])
+    dataset_class = lookup(DATASET_REGISTRY, task, "MODEL.META_ARCHITECTURE (its task)")
+    datasets = [dataset_class(cfg, get_dataset(name, cfg.DATASETS.ROOT), True) for name in cfg.DATASETS.TRAIN]
+    return JoinedDatasets(datasets, _use_classes(datasets, classes))
 
 
 def build_train_loader(cfg: CfgNode, dataset: JoinedDatasets, start_step: int = 0) -> Loader:

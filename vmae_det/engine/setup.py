@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,13 @@ import yaml
 from torch import nn
 
 import vmae_det
-from vmae_det.checkpoint import Checkpointer, LoadReport, load_weights, save_weights
+from vmae_det.checkpoint import Checkpointer, LoadReport, load_weights, read_checkpoint, save_weights
 from vmae_det.checkpoint.formats import PUBLISHED_DETECTOR
 from vmae_det.checkpoint.optimizer_state import tensors_by_name
 from vmae_det.checkpoint.state_dicts import AVERAGED_WEIGHTS
 from vmae_det.config import CfgNode, check_config
 from vmae_det.config.size import clips_per_pass, least_training_bytes
-from vmae_det.data.annotations import LabelMap
-from vmae_det.data.catalog import get_dataset
+from vmae_det.data.classes import ModelClasses
 from vmae_det.data.loader import (
     build_dataset,
     build_test_loader,
@@ -150,7 +148,12 @@ def build_model_with_weights(cfg: CfgNode, complete: bool = False) -> nn.Module:
     Args:
         complete: WeightsError unless MODEL.WEIGHTS holds every parameter, as testing needs.
     """
-    model = build_model(cfg)
+    return _build_with_classes(cfg, complete)[0]
+
+
+def _build_with_classes(cfg: CfgNode, complete: bool = False) -> tuple[nn.Module, ModelClasses | None]:
+    """The same, with the classes of the head that MODEL.WEIGHTS holds, where it holds one and names them."""
+    model, classes = build_model(cfg), None
     if cfg.MODEL.BACKBONE.CHECKPOINT and not cfg.MODEL.WEIGHTS:
         report = load_weights(model, cfg.MODEL.BACKBONE.CHECKPOINT, backbone_only=True)
         logger.info("%s: %s", cfg.MODEL.BACKBONE.CHECKPOINT, report)
@@ -158,6 +161,9 @@ def build_model_with_weights(cfg: CfgNode, complete: bool = False) -> nn.Module:
         report = load_weights(model, cfg.MODEL.WEIGHTS)
         logger.info("%s: %s", cfg.MODEL.WEIGHTS, report)
         _settle_convention(cfg, report)
+        has_head = any(not name.startswith("backbone.") for name in report.loaded)
+        if has_head and model.task != "pretraining":
+            classes = _stored_classes(cfg.MODEL.WEIGHTS)
         if complete and report.missing:
             raise WeightsError(
                 f"{cfg.MODEL.WEIGHTS}: a {report.format} file without {', '.join(report.missing[:3])}: not "
@@ -165,7 +171,19 @@ def build_model_with_weights(cfg: CfgNode, complete: bool = False) -> nn.Module:
             )
     elif complete:
         raise ConfigError("MODEL.WEIGHTS: names no file; testing needs the weights of a trained model")
-    return model
+    return model, classes
+
+
+def _stored_classes(weights: str) -> ModelClasses | None:
+    """The classes that travel with weights; None, and a warning, where they hold no names."""
+    classes = ModelClasses.from_stored(read_checkpoint(weights).get("label_map"), weights)
+    if classes is None:
+        logger.warning(
+            "%s: holds no names of classes: its outputs are taken for the classes of the label map that they "
+            "are used with, in its order",
+            weights,
+        )
+    return classes
 
 
 def _settle_convention(cfg: CfgNode, report: LoadReport) -> None:
@@ -188,9 +206,9 @@ def run_evaluation(cfg: CfgNode) -> dict[str, float]:
     device = start_run(cfg, training=False)
     if not cfg.DATASETS.TEST:
         raise ConfigError("DATASETS.TEST: names no dataset; give one such as \"('mini_ava_val',)\"")
-    tests = _TestSets(cfg, device)
-    model = build_model_with_weights(cfg, complete=True).to(device)
-    return tests.evaluate(model)
+    model, classes = _build_with_classes(cfg, complete=True)
+    tests = _TestSets(cfg, device, classes)
+    return tests.evaluate(model.to(device))
 
 
 def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] = ()) -> dict[str, float]:
@@ -213,15 +231,17 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
             "or name another folder"
         )
     versions = code_versions()
-    dataset = build_train_dataset(cfg, model_class(cfg).task)
-    epoch_steps = steps_per_epoch(cfg, dataset)
-    total = epoch_steps * cfg.SOLVER.EPOCHS
-    tests = _TestSets(cfg, device)
-    best_metric = choose_metric(cfg.TEST.BEST_METRIC, tests.metrics)
     check_training_memory(cfg, device)
-    model = build_model_with_weights(cfg)
+    model, classes = _build_with_classes(cfg)
     newest = checkpointer.load_newest() if resume else None
     start = newest[1]["step"] if newest else 0
+    if newest:
+        classes = ModelClasses.from_stored(newest[1].get("label_map"), str(newest[0])) or classes
+    dataset = build_train_dataset(cfg, model_class(cfg).task, classes)
+    epoch_steps = steps_per_epoch(cfg, dataset)
+    total = epoch_steps * cfg.SOLVER.EPOCHS
+    tests = _TestSets(cfg, device, dataset.classes)
+    best_metric = choose_metric(cfg.TEST.BEST_METRIC, tests.metrics)
     if newest and newest[0].is_file():
         load_weights(model, newest[1]["model"], where=str(newest[0]))
     trained = spread(cfg, model.to(device), device)
@@ -251,6 +271,8 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
     elif resume:
         logger.info("no whole checkpoint in %s: a fresh start", folder)
 
+    label_map = dataset.classes and dataset.classes.to_stored()
+
     def state() -> dict[str, Any]:
         averaged = {AVERAGED_WEIGHTS: average.state_dict()} if average else {}
         return averaged | {
@@ -264,6 +286,7 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
             "seed": cfg.SEED,
             "num_processes": distributed.get_world_size(),
             "config": cfg.dump(),
+            "label_map": label_map,
             "versions": versions,
         }
 
@@ -276,7 +299,7 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
         return whole_model.to(device)
 
     def save(shown: nn.Module, path: Path, **extras: Any) -> None:
-        save_weights(shown.state_dict(), cfg.dump(), path, _label_map(cfg), **extras)
+        save_weights(shown.state_dict(), cfg.dump(), path, label_map, **extras)
 
     best = BestWeights(folder, best_metric if cfg.TEST.PERIOD else None, newest is not None)
 
@@ -335,15 +358,6 @@ def _writers(folder: Path, start: int, total: int, cfg: CfgNode) -> list[Writer]
     return writers
 
 
-def _label_map(cfg: CfgNode) -> dict[str, Any] | None:
-    """The names of the classes, which travel with the weights."""
-    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
-        spec = get_dataset(name, cfg.DATASETS.ROOT)
-        if spec.label_map is not None:
-            return {key: list(value) for key, value in asdict(LabelMap.from_file(spec.label_map)).items()}
-    return None
-
-
 def set_labels(names: Sequence[str]) -> dict[str, str]:
     """What the results of each dataset are called: its name or its file's without folder and suffix, with as
     many of the folders above it as it takes to tell the sets apart.
@@ -360,9 +374,13 @@ def set_labels(names: Sequence[str]) -> dict[str, str]:
 
 
 class _TestSets:
-    """The datasets of DATASETS.TEST, checked and opened before a long training starts."""
+    """The datasets of DATASETS.TEST, checked and opened before a long training starts.
 
-    def __init__(self, cfg: CfgNode, device: torch.device) -> None:
+    Args:
+        classes: of the model; None: not known, those of each dataset.
+    """
+
+    def __init__(self, cfg: CfgNode, device: torch.device, classes: ModelClasses | None) -> None:
         self.cfg = cfg
         self.device = device
         task = model_class(cfg).task
@@ -374,8 +392,9 @@ class _TestSets:
         self.sets = {}  # by label
         self.metrics: list[Metric] = []  # what `evaluate` gives, but not in its order
         for name, label in set_labels(cfg.DATASETS.TEST).items():
-            dataset = build_dataset(cfg, task, name, training=False)
+            dataset = build_dataset(cfg, task, name, training=False, classes=classes)
             found = evaluator(cfg, dataset.spec)
+            found.columns = dataset.columns
             self.sets[label] = (build_test_loader(cfg, dataset), found)
             lead = f"{label}/" if len(cfg.DATASETS.TEST) > 1 else ""
             self.metrics += [Metric(lead + metric, found.lower_is_better) for metric in found.metrics]

@@ -23,7 +23,7 @@ class FrameMAPEvaluator(Evaluator):
 
     A batch holds video_name (list of str), timestamp (list of seconds) and boxes_relative (list of (N_i, 4)
     person boxes in [0, 1] of the frame); predictions hold scores, a list of (N_i, C) with columns in the
-    order of the label map.
+    order of the label map, or where `columns` says.
     """
 
     metrics = ("frame_mAP", *(f"frame_mAP/{protocol}" for protocol in PROTOCOLS))
@@ -43,7 +43,8 @@ class FrameMAPEvaluator(Evaluator):
         self._times.extend(float(time) for time in batch["timestamp"])
         for boxes, scores in zip(batch["boxes_relative"], predictions["scores"]):
             self._boxes.append(np.asarray(boxes, dtype=np.float32).reshape(-1, 4))
-            self._scores.append(scores.detach().float().cpu().numpy())
+            scores = scores.detach().float().cpu().numpy()
+            self._scores.append(scores if self.columns is None else scores[:, self.columns])
 
     def evaluate(self) -> dict[str, float]:
         """frame_mAP under TEST.PROTOCOL, and under each protocol by name; in [0, 1]."""

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+
 from vmae_det.utils.registry import Registry
 
 if TYPE_CHECKING:  # half of the start of `vmae-det evaluate`, which needs neither
@@ -25,6 +27,8 @@ class Evaluator(ABC):
     # What `evaluate` gives by name, first the one that training is judged by; none: by none of them.
     metrics: tuple[str, ...] = ()
     lower_is_better = False
+    # The columns of scores that stand for the dataset's classes, in their order; None: all columns do.
+    columns: np.ndarray | None = None
 
     def __init__(self, cfg: CfgNode, spec: DatasetSpec) -> None:
         self.cfg = cfg

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from vmae_det.checkpoint.stored_config import stored_config
 from vmae_det.config import CfgNode
+from vmae_det.data.classes import ModelClasses
 from vmae_det.data.label_map import LabelMap
 from vmae_det.data.person_boxes import PersonBoxes
 from vmae_det.engine.setup import choose_device
@@ -30,7 +31,7 @@ class ActionPredictor:
 
     Args:
         cfg: of an ActionDetector; MODEL.WEIGHTS names its weights.
-        label_map: of the classes; None takes the one that travels with the weights.
+        label_map: of the classes, for weights that hold none; where they do, the same names with other ids.
         actions: names or ids of the classes that are kept; None: all.
 
     Attributes:
@@ -50,7 +51,7 @@ class ActionPredictor:
                 f"got {cfg.MODEL.META_ARCHITECTURE}"
             )
         self.cfg = cfg = cfg.clone()
-        label_map = label_map or read_label_map(cfg.MODEL.WEIGHTS)
+        label_map = label_map_of(cfg.MODEL.WEIGHTS, label_map)
         if len(label_map) != cfg.MODEL.ROI_HEAD.NUM_CLASSES:
             raise ConfigError(
                 f"MODEL.ROI_HEAD.NUM_CLASSES: {cfg.MODEL.ROI_HEAD.NUM_CLASSES}, but the label map has "
@@ -179,9 +180,19 @@ def find_config(weights: str | Path) -> CfgNode | None:
     return cfg
 
 
-def read_label_map(weights: str | Path) -> LabelMap:
-    """The label map that travels with weights that this program wrote; WeightsError if there is none."""
-    content = read_extras(weights).get("label_map")
-    if not isinstance(content, dict):
+def label_map_of(weights: str | Path, given: LabelMap | None = None) -> LabelMap:
+    """The classes of a model in the order of its outputs: those that travel with its weights.
+
+    Args:
+        given: for weights that hold none, in that order; where they hold some, of the same names: its ids.
+
+    Raises:
+        WeightsError: there are none.
+        ConfigError: `given` has other names than the weights.
+    """
+    stored = ModelClasses.from_stored(read_extras(weights).get("label_map"), str(weights))
+    if stored is None and given is None:
         raise WeightsError(f"{weights}: holds no label map; give one by --label-map")
-    return LabelMap(**{key: tuple(value) for key, value in content.items()})
+    if stored is None:
+        return given
+    return stored.label_map if given is None else stored.renumbered(given, "--label-map")

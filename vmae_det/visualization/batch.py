@@ -132,11 +132,8 @@ def _draw_classification(cfg: CfgNode, dataset: JoinedDatasets, batch: Batch) ->
 
 
 def _class_names(dataset: JoinedDatasets) -> dict[int, str]:
-    """Names by label, of the first dataset that has a label map; a label counts its entries from 0."""
-    for part in dataset.datasets:
-        if part.spec.label_map is not None:
-            return dict(enumerate(LabelMap.from_file(part.spec.label_map).names))
-    return {}
+    """Names by label, where they are known."""
+    return dict(enumerate(dataset.classes.label_map.names)) if dataset.classes else {}
 
 
 def _draw_detection(cfg: CfgNode, dataset: JoinedDatasets, batch: Batch) -> list[DrawnClip]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from vmae_det.data.catalog import DatasetSpec
+from vmae_det.data.check.classes import class_findings
 from vmae_det.data.check.findings import Example, Finding, finding_of_rows
 from vmae_det.data.check.persons import RecallRow
 from vmae_det.data.check.probe import VideoFacts
@@ -61,6 +62,19 @@ class Case:
         except DataError as error:
             self.add_broken(path, error)
             return None
+
+    def compare_classes(self, label_map: LabelMap | None) -> None:
+        """Note the classes that differ in the other set's label map; models find them by name."""
+        if label_map is None or self.against is None or self.against.label_map is None:
+            return
+        try:
+            other = LabelMap.from_file(self.against.label_map)
+        except DataError as error:
+            self.add_broken(self.against.label_map, error)
+            return
+        self.found += class_findings(
+            (label_map, self.spec.label_map), (other, self.against.label_map), self.training
+        )
 
     def add_broken(self, path: Path | str, error: DataError) -> None:
         """Note a file that a reader refuses as a whole."""

@@ -28,6 +28,38 @@ def unknown_action_findings(
     )
 
 
+def class_findings(own: tuple[LabelMap, Path], other: tuple[LabelMap, Path], training: bool) -> list[Finding]:
+    """What differs between the label maps (with their files) of two sets, of which `own` is for training or
+    not."""
+    (trained, _), (tested, path) = (own, other) if training else (other, own)
+    places = {name: (column, trained.ids[column]) for column, name in enumerate(trained.names)}
+    differ = {"class_not_trained": [], "class_ids_differ": []}
+    for column, (name, number) in enumerate(zip(tested.names, tested.ids)):
+        if name not in places:
+            differ["class_not_trained"].append(f"{number} {name}")
+        elif places[name] != (column, number):
+            differ["class_ids_differ"].append(f"{number} {name}")
+    advice = {
+        "class_not_trained": "a model has no output for them: use the same names in both label maps",
+        "class_ids_differ": "classes are matched by name; the same label map for both sets is simpler",
+    }
+    what = {
+        "class_not_trained": f"of {len(tested)} classes are not in the training set's label map",
+        "class_ids_differ": f"of {len(tested)} classes have another id or place in the training set's",
+    }
+    return [
+        Finding(
+            kind,
+            len(names),
+            f"{len(names)} {what[kind]}",
+            tuple(Example(str(path), None, name) for name in names[:MAX_EXAMPLES]),
+            advice[kind],
+        )
+        for kind, names in differ.items()
+        if names
+    ]
+
+
 def rows_by_class(rows: pl.DataFrame, label_map: LabelMap) -> dict[int, int]:
     """Number of rows of each id of the label map."""
     counts = dict(rows.group_by("action").len().iter_rows())

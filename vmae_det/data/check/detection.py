@@ -46,6 +46,7 @@ def check_detection(case: Case) -> None:
     """Annotations, person boxes, label map and videos of a detection dataset, each and together."""
     spec = case.spec
     label_map = case.read_label_map()
+    case.compare_classes(label_map)
     annotations = case.read(spec.annotations, "annotations")
     boxes = case.read(spec.person_boxes, "person_boxes")
     excluded = case.read(spec.excluded, "excluded")

@@ -32,6 +32,8 @@ KINDS = {
     "person_boxes_missing": "an annotated video without any person box",
     "person_boxes_wrong_time": "person boxes at other times than the annotations of their video",
     "person_boxes_misplaced": "person boxes at the right times that do not overlap the annotated persons",
+    "class_not_trained": "a class of the validation set that the training set's label map lacks",
+    "class_ids_differ": "a class with another id, or place, in the label map of the other set",
     "class_without_training_rows": "a class of the label map that the training set never shows",
     "class_without_rows": "a class of the label map that the validation set never shows",
     "person_boxes_low_scores": "person boxes that find the people, but with scores below the usual threshold",
@@ -40,6 +42,7 @@ KINDS = {
 }
 WARNINGS = frozenset(
     (
+        "class_ids_differ",
         "class_without_rows",
         "person_boxes_low_scores",
         "person_boxes_not_annotated",

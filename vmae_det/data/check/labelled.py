@@ -22,6 +22,7 @@ def check_classification(case: Case) -> None:
     """The list of videos, its labels and the videos."""
     spec = case.spec
     label_map = case.read_label_map()
+    case.compare_classes(label_map)
     if spec.annotations is None:
         rows, source = _rows_of_shards(spec.videos), str(spec.videos)
     else:
