@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from vmae_det.utils.errors import OutputError, UserError
 from vmae_det.utils.files import check_output_file, check_output_folder
@@ -55,6 +56,13 @@ def _checked(check: Callable[[str], None], text: str) -> Path:
     except OutputError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return Path(text)
+
+
+def refuse_unused(args: argparse.Namespace, reason: str, **defaults: Any) -> None:
+    """UserError where an option that would not be used has another value than its default."""
+    for name, default in defaults.items():
+        if getattr(args, name) != default:
+            raise UserError(f"--{name.replace('_', '-')}: {reason}")
 
 
 def refuse_overwriting(output: Path, *inputs: str | None) -> None:

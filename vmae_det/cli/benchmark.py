@@ -11,7 +11,7 @@ from typing import Any
 
 from vmae_det.benchmarks.ava_files import DETECTION_ROWS
 from vmae_det.benchmarks.cluster import SIZES, Cluster
-from vmae_det.cli.arguments import output_file
+from vmae_det.cli.arguments import output_file, refuse_unused
 from vmae_det.cli.common import add_config_arguments, load_config
 from vmae_det.utils.errors import UserError
 from vmae_det.utils.files import write_json
@@ -146,6 +146,8 @@ def _data(args: argparse.Namespace) -> tuple[str, Any]:
     from vmae_det.benchmarks.data import benchmark_data
     from vmae_det.benchmarks.videos import make_dataset
 
+    if not args.videos:
+        refuse_unused(args, "is of the videos that --videos makes", key_every=250)
     cfg = load_config(args.config_file, args.opts)
     with tempfile.TemporaryDirectory(prefix="vmae_det_benchmark_") as folder:
         if args.videos:
@@ -169,6 +171,8 @@ def _loader_memory(args: argparse.Namespace) -> tuple[str, Any]:
 def _train(args: argparse.Namespace) -> tuple[str, Any]:
     from vmae_det.benchmarks.train import Settings, benchmark_train
 
+    if not args.against:
+        refuse_unused(args, "is about the model of --against", alike=False)
     cfg = load_config(args.config_file, args.opts)
     names = [field.name for field in fields(Settings)]
     result = benchmark_train(cfg, Settings(**{name: getattr(args, name) for name in names}))

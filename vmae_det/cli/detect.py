@@ -6,7 +6,7 @@ import argparse
 import math
 from pathlib import Path
 
-from vmae_det.cli.arguments import output_folder, positive, seconds
+from vmae_det.cli.arguments import output_folder, positive, refuse_unused, seconds
 from vmae_det.cli.common import add_weights_arguments
 
 _VIDEO = (
@@ -95,5 +95,13 @@ def run(args: argparse.Namespace) -> int:
     from vmae_det.inference.inputs import find_inputs
     from vmae_det.visualization.result_writers import choose_formats
 
-    inputs, formats = find_inputs(args.videos), choose_formats(args.format + ",html" * args.html)
+    formats = choose_formats(args.format + ",html" * args.html)
+    if args.boxes:
+        refuse_unused(args, "--boxes says at which times there are people", every=1.0)
+    if "overlay" not in formats:
+        missing = "the overlay alone shows it, which --format does not have"
+        refuse_unused(args, missing, timeline=False, font=None, top_k=3)
+        if "html" not in formats:
+            refuse_unused(args, "--format has neither the overlay nor the page, which show it", threshold=0.3)
+    inputs = find_inputs(args.videos)
     return launch(detect_videos, (args, inputs, formats), num_processes=min(args.num_gpus, len(inputs)))

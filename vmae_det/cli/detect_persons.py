@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from vmae_det.cli.arguments import output_file, positive, seconds
+from vmae_det.cli.arguments import output_file, positive, refuse_unused, seconds
 from vmae_det.cli.common import add_overrides, load_config
 
 
@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     # Frames are read by a thread: all cores are the detector's.
     cfg = load_config(args.config_file, [*args.opts, "DATALOADER.NUM_WORKERS", "0"])
     if args.dataset:
+        refuse_unused(args, "--dataset has keyframes and a clock of its own", every=1.0, video_start=0.0)
         videos = annotated_videos(get_dataset(args.dataset, cfg.DATASETS.ROOT))
     else:
         videos = videos_at(args.videos, args.video_start, args.every)

@@ -12,6 +12,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vmae_det.cli.arguments import refuse_unused
 from vmae_det.cli.common import add_config_arguments, load_config
 from vmae_det.config import CfgNode
 from vmae_det.utils.errors import USER_ERROR_STATUS, ConfigError, UserError
@@ -109,6 +110,8 @@ def _parameters(args: argparse.Namespace, cfg: CfgNode) -> dict[str, Any]:
         if not found:
             raise ConfigError(f"--sbatch: expected NAME=VALUE, got {option}")
         others[name.lstrip("-")] = value
+    if args.cluster == "local":
+        refuse_unused(args, "is an option of SLURM, and --cluster is local", partition=None, sbatch=[])
     wanted = {
         "name": args.name,
         "nodes": args.nodes,

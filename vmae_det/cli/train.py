@@ -28,6 +28,8 @@ def run(args: argparse.Namespace) -> int:
     """Check the config, then train or evaluate in as many processes as asked for."""
     if args.profile and args.eval_only:
         raise UserError("--profile: looks at steps of training, of which --eval-only has none")
+    if args.resume and args.eval_only:
+        raise UserError("--resume: goes on with a training, which --eval-only is not; set MODEL.WEIGHTS")
     cfg = load_config(args.config_file, args.opts)
     from vmae_det.engine.launch import launch
 

@@ -64,10 +64,11 @@ def _from_zero(text: str) -> int:
 
 
 def _add_reconstruction(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
         "--video", type=Path, metavar="FILE", help="clips of this file, spread evenly over it"
     )
-    parser.add_argument(
+    source.add_argument(
         "--dataset", default="", metavar="DATASET", help="else of its first videos (the config's test set)"
     )
     parser.add_argument("--clips", type=positive, default=3, metavar="N", help="how many (%(default)s)")
