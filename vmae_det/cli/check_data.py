@@ -8,6 +8,7 @@ from pathlib import Path
 from vmae_det.cli.arguments import output_file, output_folder, positive
 from vmae_det.data.catalog import DatasetSpec, get_dataset
 from vmae_det.data.check import check_dataset
+from vmae_det.data.check.fix import fix_dataset
 from vmae_det.data.check.probe import DECODE
 from vmae_det.utils.errors import ConfigError
 from vmae_det.utils.files import write_json
@@ -35,6 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=positive, metavar="N", help="processes that read videos")
     parser.add_argument("--json", type=output_file, metavar="FILE", help="write the findings there, too")
     parser.add_argument(
+        "--fix",
+        type=output_folder,
+        metavar="OUTPUT",
+        help="write a fixed dataset into this new folder, with a list of all changes, and check that: boxes "
+        "slightly outside the frame are clipped, repeated rows dropped, ...",
+    )
+    parser.add_argument(
         "--sheets",
         type=output_folder,
         metavar="DIR",
@@ -48,6 +56,10 @@ def run(args: argparse.Namespace) -> int:
     against = get_dataset(args.against) if args.against else None
     if args.sheets and spec.type != "detection":
         raise ConfigError(f"--sheets: shows boxes, which {args.dataset}, of type '{spec.type}', has none of")
+    if args.fix:
+        fixed = fix_dataset(spec, args.fix, args.decode, args.workers)
+        print(fixed.as_text() + "\n")
+        spec = get_dataset(str(fixed.dataset))
     report = check_dataset(spec, against, args.decode, args.workers)
     print(report.as_text())
     if args.json:

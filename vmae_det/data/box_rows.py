@@ -21,6 +21,8 @@ from vmae_det.utils.inputs import GZIP, decode, open_plain
 
 # Seconds; larger ones are frame numbers or noise, and keyframe_keys relies on it.
 MAX_TIMESTAMP = 1e9
+# How far outside [0, 1] a coordinate may lie to be clipped by a fix; further out something else is wrong.
+MAX_CLIP = 0.1
 COORDINATES = ("x1", "y1", "x2", "y2")
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
 
@@ -104,6 +106,8 @@ def box_problem(box: tuple[float, float, float, float], rule: BoxRule) -> str:
     for name, value in zip(COORDINATES, box):
         if not -rule.slack <= value <= 1 + rule.slack:
             guess = ", looks like pixels" if value > 1.5 else ", which is outside the frame"
+            if -MAX_CLIP <= value <= 1 + MAX_CLIP:
+                guess += "; `vmae-det check-data DATASET --fix OUTPUT` clips it"
             return f"coordinates must be in [0, 1] (AVA's relative form); got {name}={value:g}{guess}"
     for low, high in ((0, 2), (1, 3)):
         if box[low] > box[high] or (box[low] == box[high] and not rule.allow_empty):

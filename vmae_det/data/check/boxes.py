@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from vmae_det.data.annotations import GROUND_TRUTH_RULE
-from vmae_det.data.box_rows import COORDINATES, BoxRule
+from vmae_det.data.box_rows import COORDINATES, MAX_CLIP, BoxRule
 from vmae_det.data.check.findings import Finding, finding_of_rows
 from vmae_det.data.person_boxes import PERSON_BOX_RULE
 
@@ -86,7 +86,8 @@ def box_findings(rows: pl.DataFrame, path: Path, sizes: pl.DataFrame, holds: str
         "box_outside_frame": (
             f"reach more than {slack:g} outside the frame",
             lambda bad: (
-                "clip the coordinates to [0, 1]; check that they were divided by the frame's own size"
+                "check that they were divided by the frame's own size; --fix OUTPUT clips those that reach "
+                f"less than {MAX_CLIP:g} outside"
             ),
         ),
     }

@@ -17,7 +17,7 @@ from vmae_det.data.person_boxes import read_person_boxes
 from vmae_det.utils.inputs import open_plain
 
 # Columns that a line may have, by what the file holds.
-_WIDTHS = {"annotations": (2, 7, 8), "person_boxes": (7, 8), "excluded": (2,)}
+WIDTHS = {"annotations": (2, 7, 8), "person_boxes": (7, 8), "excluded": (2,)}
 _FORMS = {
     "annotations": "video_id,timestamp,x1,y1,x2,y2,action_id,person_id",
     "person_boxes": "video_id,timestamp,x1,y1,x2,y2,,score",
@@ -88,7 +88,7 @@ def read_table(path: Path, holds: str) -> Table:
         return _strict_table(path)
     if holds == "video list":
         return _list_table(path)
-    widths = _WIDTHS[holds]
+    widths = WIDTHS[holds]
     fields = pl.col("fields").list
     frame = (
         _lines(path)
