@@ -593,3 +593,11 @@ def test_json_and_text_say_the_same(damaged, in_process):
     assert f"{damaged.folder / TRUTH}:1: " in text
     assert "ERROR box_in_pixels: 80 of 80 boxes" in text
     assert "... and 75 more" in text
+
+
+def test_more_people_in_a_keyframe_than_can_be_handled(damaged, in_process):
+    fields = damaged.lines(BOXES)[3].split(",")
+    for k in range(2001):
+        fields[2] = f"{k / 100_000:.5f}"
+        damaged.append(BOXES, ",".join(fields))
+    assert "too_many_person_boxes" in [finding.kind for finding in damaged.check().errors]

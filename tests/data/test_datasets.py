@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from vmae_det.data.catalog import dataset_names, get_dataset
-from vmae_det.data.keyframes import group_by_keyframe
+from vmae_det.data.keyframes import group_by_keyframe, rows_by_value
 from vmae_det.data.loader import (
     TrainSampler,
     build_dataset,
@@ -108,6 +108,13 @@ class Rows:
     video = np.array([1, 0, 1, 1, 0])
     timestamp = np.array([902.0, 903.0, 902.0, 905.0, 902.0])
     boxes = np.arange(20.0).reshape(5, 4)
+
+
+def test_the_rows_of_each_value():
+    values, rows = rows_by_value(np.array([3.5, 1.0, 3.5, 2.0, 1.0]))
+    assert values.tolist() == [1, 2, 3.5]
+    assert [own.tolist() for own in rows] == [[1, 4], [3], [0, 2]]
+    assert rows_by_value(np.zeros(0))[1] == []
 
 
 def test_rows_are_grouped_by_keyframe():

@@ -240,3 +240,14 @@ def test_an_image_id_of_two_keyframes(tmp_path):
     (tmp_path / "p.json").write_text(json.dumps({"images": images, "annotations": coco_entries()}))
     with pytest.raises(DataError, match="image 1: the id 9020902 is that of the keyframe a,902 already"):
         read_person_boxes(tmp_path / "p.json")
+
+
+def test_thousands_of_people_in_a_keyframe_are_refused(tmp_path):
+    lines = [f"a,0902,0.1,0.2,0.5,{0.3 + k / 10000:.4f},,0.4" for k in range(2001)]
+    (tmp_path / "p.csv").write_text("b,0902,0.1,0.2,0.5,0.9,,0.4\n" + "\n".join(lines[:2000]))
+    assert len(read_person_boxes(tmp_path / "p.csv")) == 2001
+    (tmp_path / "p.csv").write_text("b,0902,0.1,0.2,0.5,0.9,,0.4\n" + "\n".join(lines))
+    with pytest.raises(
+        DataError, match=r"p.csv: the keyframe a,902 has 2001 person boxes, expected at most 2000"
+    ):
+        read_person_boxes(tmp_path / "p.csv")

@@ -8,6 +8,13 @@ from typing import Any
 import numpy as np
 
 
+def rows_by_value(values: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The values that occur in (R,), ascending, and the rows of each, ascending; in O(R log R)."""
+    order = np.argsort(values, kind="stable")
+    distinct, first = np.unique(values[order], return_index=True)
+    return distinct, np.split(order, first[1:]) if len(distinct) else []
+
+
 @dataclass(frozen=True)
 class Keyframes:
     """Boxes of K keyframes; those of keyframe k are rows starts[k] to starts[k + 1].

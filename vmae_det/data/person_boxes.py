@@ -56,6 +56,7 @@ _EMPTY = {
         (".pkl", ".pickle"), "expected a dict of 'video_id,timestamp' and arrays (N, 5), got no box"
     ),
 }
+MAX_PEOPLE = 2000  # in a keyframe; tracking and matching compare each with each
 PERSON_BOX_RULE = BoxRule(slack=0.05, allow_empty=False)
 
 
@@ -135,6 +136,15 @@ def _merge_repeated(persons: PersonBoxes, path: Path) -> PersonBoxes:
         .group_by("key", *COORDINATES, maintain_order=True)
         .agg(pl.first("row"), pl.max("score"))
     )
+    keys, counts = np.unique(merged["key"].to_numpy(), return_counts=True)
+    if counts.max(initial=0) > MAX_PEOPLE:
+        row = merged.filter(pl.col("key") == keys[counts.argmax()])["row"][0]
+        keyframe = f"{persons.videos[persons.video[row]]},{persons.timestamp[row]:g}"
+        raise DataError(
+            f"the keyframe {keyframe} has {counts.max()} person boxes, expected at most {MAX_PEOPLE}; drop "
+            "those of low scores",
+            path,
+        )
     if len(merged) == len(persons):
         return persons
     logger.warning(

@@ -18,6 +18,8 @@ from vmae_det.data.sampling import clip_shift, keyframe_frames
 from vmae_det.inference.video_sources import Frame, VideoSource
 from vmae_det.utils.errors import DataError
 
+_MOST_PER_FRAME = 100  # keyframes; several may be nearest to one frame
+
 
 class Grid(Sequence[float]):
     """`start`, `start + every`, ... up to `end`, which may be infinity."""
@@ -34,6 +36,16 @@ class Grid(Sequence[float]):
         if number >= len(self):
             raise IndexError(number)
         return self.start + number * self.every
+
+
+def check_number_of_keyframes(count: float, frames: int, name: str) -> None:
+    """DataError where a video is to have far more keyframes than it has frames."""
+    if count > _MOST_PER_FRAME * frames:
+        raise DataError(
+            f"{count:.3g} keyframes are asked for, but it has {frames} frames; make --every larger, or give "
+            "boxes at fewer times",
+            name,
+        )
 
 
 @dataclass(frozen=True)
@@ -92,11 +104,16 @@ def plan_keyframes(
     """
     known = source.times is not None
     if given is None:
-        times: Sequence[float] = Grid(start, every, min(end, source.times[-1] if known else math.inf))
+        end = min(end, source.times[-1] if known else math.inf)
+        if known:
+            check_number_of_keyframes((end - start) / every, len(source.times), source.name)
+        times: Sequence[float] = Grid(start, every, end)
     else:
         if known:
             source.indices_at(given)  # a wrong clock shows at once, whatever part is asked for
         times = given[(given >= start) & (given <= end)]
+        if known:
+            check_number_of_keyframes(len(times), len(source.times), source.name)
     if not len(times):
         raise DataError(f"no keyframe lies between second {start:g} and {end:g} of the video", source.name)
     if not known:

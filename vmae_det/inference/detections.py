@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from vmae_det.data.annotations import ActionBoxes
+from vmae_det.data.keyframes import rows_by_value
 from vmae_det.data.label_map import LabelMap
 from vmae_det.inference.tracking import link
 
@@ -127,8 +128,7 @@ class ActionDetections:
 
     def keyframes(self) -> Iterator[KeyframeActions]:
         """The same, one keyframe with people at a time."""
-        for moment in np.unique(self.timestamp):
-            rows = np.flatnonzero(self.timestamp == moment)
+        for moment, rows in zip(*rows_by_value(self.timestamp)):
             yield KeyframeActions(
                 time=float(moment) - self.video_start,
                 timestamp=float(moment),

@@ -18,10 +18,12 @@ from vmae_det.config import CfgNode
 from vmae_det.data.annotations import read_action_csv
 from vmae_det.data.box_rows import is_video_name
 from vmae_det.data.catalog import DatasetSpec
+from vmae_det.data.keyframes import rows_by_value
 from vmae_det.data.person_boxes import person_box_lines
 from vmae_det.data.readers import VideoReader, open_video
 from vmae_det.data.readers.opening import find_source
 from vmae_det.data.video_lists import files_of_ids, find_videos
+from vmae_det.inference.clips import check_number_of_keyframes
 from vmae_det.inference.person_detectors import PersonDetector, build_person_detector
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import ConfigError, DataError, UserError
@@ -53,7 +55,9 @@ class Keyframed:
         """Seconds on the boxes' clock."""
         if self.times is not None:
             return np.array(self.times)
-        return self.start + self.every * np.arange(int(reader.times[-1] / self.every) + 1)
+        count = reader.times[-1] / self.every + 1
+        check_number_of_keyframes(count, len(reader), str(self.path))
+        return self.start + self.every * np.arange(int(count))
 
 
 def videos_at(paths: Iterable[Path], start: float, every: float) -> list[Keyframed]:
@@ -80,14 +84,15 @@ def annotated_videos(spec: DatasetSpec) -> list[Keyframed]:
         raise ConfigError(f"--dataset: '{spec.name}' is of type '{spec.type}', expected 'detection'")
     rows = read_action_csv(spec.annotations)
     files = files_of_ids(rows.videos, spec.videos)
+    numbers, rows_of = rows_by_value(rows.video)
     return [
         Keyframed(
-            str(name),
+            name := str(rows.videos[number]),
             files[number],
-            spec.start_of(str(name)),
-            tuple(np.unique(rows.timestamp[rows.video == number]).tolist()),
+            spec.start_of(name),
+            tuple(np.unique(rows.timestamp[own]).tolist()),
         )
-        for number, name in enumerate(rows.videos)
+        for number, own in zip(numbers.tolist(), rows_of)
     ]
 
 

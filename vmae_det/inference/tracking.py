@@ -10,6 +10,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torchvision.ops import box_iou
 
+from vmae_det.data.keyframes import rows_by_value
+
 # Rounds of matching: how far boxes are widened, in their own widths and heights on each side, and the IoU of
 # two widened boxes from which on they may be one person. Near pairs are made first, as in C-BIoU (Yang et
 # al., WACV 2023); its second buffer is smaller, for videos of many frames a second.
@@ -97,8 +99,7 @@ def _widen(boxes: np.ndarray, buffer: float) -> np.ndarray:
 def link(timestamp: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """The tracks, int64 (R,) from 1, of the boxes (R, 4) of one video; `timestamp` (R,) ascends."""
     tracker, track = Tracker(), np.zeros(len(timestamp), dtype=np.int64)
-    for moment in np.unique(timestamp):
-        rows = np.flatnonzero(timestamp == moment)
+    for moment, rows in zip(*rows_by_value(timestamp)):
         track[rows] = tracker.update(boxes[rows], np.ones(len(rows)), float(moment))
     return track
 
@@ -172,8 +173,7 @@ def smooth_scores(
         timestamp: seconds, (R,), in any order.
     """
     smoother, smoothed = ScoreSmoother(window, look_ahead), scores.copy()
-    moments = np.unique(timestamp)
-    rows = [np.flatnonzero(timestamp == moment) for moment in moments]
+    moments, rows = rows_by_value(timestamp)
     ready = []
     for moment, own in zip(moments, rows):
         ready += smoother.add(float(moment), tracks[own], scores[own])

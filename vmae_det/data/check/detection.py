@@ -25,7 +25,7 @@ from vmae_det.data.check.times import add_starts, mark_times, time_findings
 from vmae_det.data.check.videos import files_by_id, missing_findings, real_paths, sizes_of
 from vmae_det.data.keyframe_offset import describe_keyframes
 from vmae_det.data.label_map import LabelMap
-from vmae_det.data.person_boxes import read_person_boxes
+from vmae_det.data.person_boxes import MAX_PEOPLE, read_person_boxes
 from vmae_det.data.readers.tar_shard import key_of
 from vmae_det.data.shards import Shards
 from vmae_det.data.video_lists import videos_by_id
@@ -75,7 +75,17 @@ def check_detection(case: Case) -> None:
             same, keep="first", maintain_order=True
         )
         case.counts["person boxes"] = len(detected)
-    if boxes is not None and truth is not None and len(truth) and len(detected):
+    if boxes is not None and _most_in_a_keyframe(detected) > MAX_PEOPLE:
+        case.found.append(
+            Finding(
+                "too_many_person_boxes",
+                1,
+                f"a keyframe has {_most_in_a_keyframe(detected)} person boxes, expected at most {MAX_PEOPLE}",
+                (),
+                "drop the boxes of low scores",
+            )
+        )
+    elif boxes is not None and truth is not None and len(truth) and len(detected):
         kept = _sound(truth).filter(~pl.col("video").is_in(list(shared)))
         if excluded is not None:
             kept = kept.join(excluded.rows, on=["video", "ms"], how="anti", maintain_order="left")
@@ -87,6 +97,10 @@ def check_detection(case: Case) -> None:
         case.recall = recall_table(persons, sound)
         case.found += low_score_findings(case.recall, boxes.path)
     _ask_strict_readers(case, annotations, boxes)
+
+
+def _most_in_a_keyframe(rows: pl.DataFrame) -> int:
+    return rows.group_by("video", "ms").len()["len"].max() or 0
 
 
 def _describe_keyframes(rows: pl.DataFrame, videos: pl.DataFrame) -> str:

@@ -26,6 +26,7 @@ KINDS = {
     "box_outside_frame": "a box that reaches outside the frame",
     "unknown_action": "an action id, or a class, that the label map lacks",
     "duplicate_row": "a line that stands in the file already",
+    "too_many_person_boxes": "a keyframe with more person boxes than can be handled",
     "score_outside_range": "a person's score that is not in [0, 1]",
     "video_in_both_sets": "a video that the training and the validation set share",
     "person_boxes_wrong_video": "person boxes under a video id that is neither annotated nor has a file",
