@@ -270,3 +270,13 @@ def test_addresses_that_end_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(addresses, "_WAIT", (2.0, 2.0))
     with serve(lambda handler, write: None) as address, pytest.raises(DataError, match="cannot be read"):
         open_source(f"{address}/nothing.ts")
+
+
+def test_pixels_that_are_not_square_in_what_is_drawn(tmp_path, detect):  # noqa: F811
+    video = make(tmp_path / "v", size=(64, 64), aspect=Fraction(3, 2))
+    assert detect(video, "--html", "--threshold", 1)[0] == 0
+    drawn = open_video(tmp_path / "out/v_actions.mp4")
+    assert drawn.frames([0]).shape == (1, 64, 96, 3)
+    box = json.loads((tmp_path / "out/v.jsonl").open().readline())["people"][0]["box"]
+    assert box == [0, 0, 1, 1]
+    assert (tmp_path / "out/v.html").exists()

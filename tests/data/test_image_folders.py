@@ -1,3 +1,4 @@
+import json
 from fractions import Fraction
 
 import numpy as np
@@ -5,8 +6,16 @@ import pytest
 from numbered_videos import numbered_frame, numbers
 from PIL import Image
 
-from vmae_det.data.readers import open_video
+from vmae_det.cli.main import main
+from vmae_det.data.annotations import read_action_csv
+from vmae_det.data.check.probe import probe_video
+from vmae_det.data.readers import notices, open_video
 from vmae_det.utils.errors import ConfigError, DataError
+
+
+@pytest.fixture(autouse=True)
+def nothing_told(monkeypatch):
+    monkeypatch.setattr(notices, "_told", set())
 
 
 @pytest.fixture
@@ -75,3 +84,55 @@ def test_broken_folders(folder, tmp_path):
     third.unlink()
     with pytest.raises(DataError, match=r"_3\.jpg: cannot be read as an image: .*No such file"):
         video.frames([2])
+
+
+def numbered(folder, numbers_, name="img_{:05d}.png"):
+    folder.mkdir()
+    for number in numbers_:
+        Image.fromarray(numbered_frame(number, 96, 64)).save(folder / name.format(number))
+    return folder
+
+
+def test_images_that_are_missing(tmp_path, caplog):
+    there = [*range(1, 11), *range(18, 31)]
+    video = open_video(numbered(tmp_path / "walk1", there))
+    np.testing.assert_allclose(video.times, (np.array(there) - 1) / 30)
+    assert numbers(video.frames([video.index_at(17 / 30), len(video) - 1])) == [18, 30]
+    assert "walk1: 7 images are missing among its 23" in caplog.text
+    facts = probe_video(str(tmp_path / "walk1"))
+    assert (facts.frames, facts.seconds) == (23, pytest.approx(1.0))
+
+
+@pytest.mark.parametrize(
+    ("there", "name", "warned"),
+    [
+        (range(0, 60, 10), "img_{:05d}.png", False),  # each tenth frame
+        ([1000, 1033, 1067, 1100], "{}.png", True),  # milliseconds
+        ([1, 2, 4], "a{0}_b{0}.png", False),
+        ([5], "{}.png", False),
+    ],
+)
+def test_numbers_that_are_no_numbers_of_frames(tmp_path, caplog, there, name, warned):
+    video = open_video(numbered(tmp_path / "v", there, name))
+    np.testing.assert_allclose(video.times, np.arange(len(there)) / 30)
+    assert bool(caplog.records) == warned
+
+
+def test_boxes_of_a_folder_with_a_gap_lie_on_their_images(tmp_path):
+    """Frame numbers of annotations, times of the import, and the reader's frames are one."""
+    there = [*range(10), *range(16, 30)]
+    numbered(tmp_path / "walk1", there)
+    size = {"width": 96, "height": 64}
+    marked = [0, 8, 16, 25]
+    images = [{"id": n, "file_name": f"walk1/img_{n:05d}.png", **size} for n in marked]
+    boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": [n, 10, 20, 30]} for n in marked]
+    content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "walk"}]}
+    (tmp_path / "gap.json").write_text(json.dumps(content))
+    for number, rate in enumerate(([], ["--rate", "30"])):
+        out = tmp_path / f"out{number}"
+        command = ["import", str(tmp_path / "gap.json"), "--output", str(out), "--videos", str(tmp_path)]
+        assert main([*command, "--every", "0.01", *rate]) == 0
+        rows = read_action_csv(next(out.glob("*.csv")))
+        video = open_video(tmp_path / "walk1")
+        shown = numbers(video.frames([video.index_at(time) for time in rows.timestamp]))
+        assert shown == np.rint(rows.boxes[:, 0] * 96).tolist() == marked

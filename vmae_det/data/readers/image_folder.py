@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from fractions import Fraction
 from pathlib import Path
@@ -11,9 +12,11 @@ from PIL import Image
 
 from vmae_det.data.file_types import IMAGE_SUFFIXES
 from vmae_det.data.readers.interface import READER_REGISTRY, Source, VideoReader, reduced_size
+from vmae_det.data.readers.notices import warn
 from vmae_det.utils.errors import ConfigError, DataError
 from vmae_det.utils.inputs import read_text
 
+_LAST_NUMBER = re.compile(r"(?P<before>.*?)(?P<number>[0-9]+)(?P<after>[^0-9]*)")
 _NUMBER = re.compile(r"%0?(\d*)d")
 _IMAGE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 DEFAULT_RATE = Fraction(30)  # of SlowFast's frames of AVA: ffmpeg -r 30
@@ -23,7 +26,9 @@ DEFAULT_RATE = Fraction(30)  # of SlowFast's frames of AVA: ffmpeg -r 30
 class ImageFolderReader(VideoReader):
     """Reads the images of a folder in the natural order of their names (2 before 10) as frames.
 
-    The rate is that of its rate.txt, a number or a fraction such as 30000/1001, else the source's, else 30.
+    Where images are missing among those that are numbered one after the other, the others are shown when
+    their numbers say. The rate is that of the folder's rate.txt, a number or a fraction such as 30000/1001,
+    else the source's, else 30.
     """
 
     def __init__(self, source: Source, short_side: int | None = None) -> None:
@@ -39,7 +44,7 @@ class ImageFolderReader(VideoReader):
             raise DataError(what, self.path)
         self.files = sorted(files, key=lambda path: natural_key(path.name))
         self.rate = _read_rate(source.file / "rate.txt") or source.rate or DEFAULT_RATE
-        self.times = np.arange(len(self.files)) / float(self.rate)
+        self.times = _places(self.files, self.path) / float(self.rate)
         self._short_side = short_side
 
     def _read(self, wanted: np.ndarray) -> np.ndarray:
@@ -55,6 +60,33 @@ class ImageFolderReader(VideoReader):
                 )
             frames[place] = image
         return frames
+
+
+def _places(files: list[Path], folder: Path) -> np.ndarray:
+    """Numbers of frames (n,) from the first image on: those in their names less the first one's.
+
+    Where the last number of the names is not all that differs, or leaves out more than there is, as times of
+    day do, or keeps one step, it is the images' order.
+    """
+    order, count = np.arange(len(files)), len(files)
+    names = [_LAST_NUMBER.fullmatch(path.stem) for path in files]
+    if not all(names) or len({name["before"] + "\n" + name["after"] for name in names}) > 1:
+        return order
+    numbers = [int(name["number"]) for name in names]
+    steps = {after - before for before, after in itertools.pairwise(numbers)}
+    if min(steps, default=0) <= 0 or len(steps) == 1:
+        return order
+    missing = numbers[-1] - numbers[0] + 1 - count
+    if missing > count:
+        warn(
+            folder,
+            f"numbers of its images leave out {missing}, so their order alone says when they are shown",
+        )
+        return order
+    warn(
+        folder, f"{missing} images are missing among its {count}; the others are shown when their numbers say"
+    )
+    return np.array(numbers) - numbers[0]
 
 
 def pattern_expression(pattern: str) -> re.Pattern[str]:
