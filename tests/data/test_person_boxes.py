@@ -150,7 +150,7 @@ def test_json_errors_have_their_line(tmp_path):
         ({"a,0902": [[0, 0, 1, 1, 1]]}, r"entry 'a,0902': expected an array \(N, 5\)"),
         ({"a,0902": np.zeros((2, 3))}, r"expected an array \(N, 5\) .* got shape \(2, 3\)"),
         ({"a,0902": np.array([[None] * 5])}, "got an array of something else than numbers"),
-        ({"a": np.zeros((2, 5))}, "the timestamp must be a finite number"),
+        ({"a": np.zeros((2, 5))}, "got a dict of 1, such as .a.: an array"),
         ({"a,0902": np.array([[10, 20, 30, 40, 0.5]])}, "entry 'a,0902': .*looks like pixels"),
         (
             {"a,0902": np.array([[0, 0, np.nan, 1, 0.5]])},
@@ -251,3 +251,25 @@ def test_thousands_of_people_in_a_keyframe_are_refused(tmp_path):
         DataError, match=r"p.csv: the keyframe a,902 has 2001 person boxes, expected at most 2000"
     ):
         read_person_boxes(tmp_path / "p.csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "got"),
+    [
+        ([np.zeros((2, 5))], r"got a list of 1, such as an array \(2, 5\)"),
+        ([], "got a list"),
+        ({"v": np.zeros((2, 5))}, r"got a dict of 1, such as 'v': an array \(2, 5\)"),
+        ({("v", 902): np.zeros((2, 5))}, r"got a dict of 1, such as a tuple: an array \(2, 5\)"),
+        ({"v": {"bboxes": [1]}}, "got a dict of 1, such as 'v': a dict of 1, such as 'bboxes': a list"),
+        ({"v,902": [[0, 0, 1, 1, 1]]}, "entry 'v,902': .*, got a list of 1, such as a list of 5"),
+        ({"v,902": np.zeros((2, 6))}, r"entry 'v,902': expected an array \(N, 5\).*, got shape \(2, 6\)"),
+        (np.zeros((3, 7)), r"got an array \(3, 7\)"),
+        (np.str_("v"), "got a str"),
+    ],
+)
+def test_a_pickle_of_another_shape_says_what_it_is_and_what_is_expected(tmp_path, content, got):
+    path = tmp_path / "proposals.pkl"
+    path.write_bytes(pickle.dumps(content))
+    with pytest.raises(DataError, match=got) as error:
+        read_person_boxes(path)
+    assert "expected a" in str(error.value)

@@ -42,7 +42,7 @@ from vmae_det.data.box_rows import (
     read_columns,
     shown,
 )
-from vmae_det.data.pickles import PickledArray, load_plain_pickle
+from vmae_det.data.pickles import PickledArray, described, load_plain_pickle
 from vmae_det.utils.errors import DataError
 from vmae_det.utils.inputs import read_text
 
@@ -354,12 +354,13 @@ def _check(box: tuple[float, ...], score: float, path: Path, where: str) -> None
 
 def _read_pickle(path: Path) -> PersonBoxes:
     content = load_plain_pickle(path, "person boxes")
+    expected = "expected a dict of arrays (N, 5) of x1, y1, x2, y2, score by 'video_id,timestamp'"
     if not isinstance(content, dict):
-        raise DataError("expected a dict of 'video_id,timestamp' and arrays (N, 5)", path)
+        raise DataError(f"{expected}, got {described(content)}", path)
     keyframes, tables = [], []
     for key, value in content.items():
-        if not isinstance(key, str):
-            raise DataError(f"expected keys 'video_id,timestamp', got a {type(key).__name__}", path)
+        if not isinstance(key, str) or "," not in key:
+            raise DataError(f"{expected}, got {described(content)}", path)
         where = f"entry {shown(key)}"
         video, _, seconds = key.rpartition(",")
         keyframe = _keyframe(video, _number(seconds, "the timestamp", path, where), path, where)
@@ -381,7 +382,7 @@ def _table(value: Any, path: Path, where: str) -> np.ndarray:
     """Boxes and scores (N, 5) of one keyframe."""
     expected = "expected an array (N, 5) of x1, y1, x2, y2, score"
     if not isinstance(value, PickledArray):
-        raise DataError(f"{where}: {expected}, got a {type(value).__name__}", path)
+        raise DataError(f"{where}: {expected}, got {described(value)}", path)
     try:
         table = value.to_numpy()
     except pickle.UnpicklingError as error:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from vmae_det.data.box_rows import shown
 from vmae_det.utils.errors import DataError
 from vmae_det.utils.inputs import open_plain
 
@@ -131,6 +132,20 @@ class ArrayUnpickler(pickle._Unpickler):
         pickle.BUILD[0]: _load_build,
         pickle.BYTEARRAY8[0]: _load_bytearray8,
     }
+
+
+def described(value: Any, depth: int = 2) -> str:
+    """What a value of a pickle is, in a few words: `a dict of 3, such as 'boxes': an array (5, 4)`."""
+    if isinstance(value, PickledArray):
+        shape = value.state[0] if value.state else None
+        return f"an array {shape}" if isinstance(shape, tuple) and len(shape) < 10 else "an array"
+    if isinstance(value, dict) and value and depth:
+        key, first = next(iter(value.items()))
+        name = shown(key) if isinstance(key, str) else described(key, 0)
+        return f"a dict of {len(value)}, such as {name}: {described(first, depth - 1)}"
+    if isinstance(value, list | tuple) and value and depth:
+        return f"a {type(value).__name__} of {len(value)}, such as {described(value[0], depth - 1)}"
+    return f"{'an' if type(value).__name__[0] in 'aeiou' else 'a'} {type(value).__name__}"
 
 
 def load_plain_pickle(path: Path, holds: str) -> Any:
