@@ -160,7 +160,7 @@ def _rows(
                     report.left_out["boxes of ignored classes"] += 1
                     continue
                 said = said_between(video.ranges, keyframe.frame, keyframe.frame)
-                met.update(range for range in video.ranges if range.start <= keyframe.frame <= range.end)
+                met.update(one for one in video.ranges if one.start <= keyframe.frame <= one.end)
                 actions = rule.actions(point._replace(attributes=point.attributes + said))
                 box = _relative(point.box, extent)
                 if not actions:
