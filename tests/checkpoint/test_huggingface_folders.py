@@ -18,7 +18,7 @@ from vmae_det.data.catalog import get_dataset
 from vmae_det.data.label_map import LabelMap
 from vmae_det.data.readers import open_video
 from vmae_det.data.transforms import make_clip, to_video, view_crop
-from vmae_det.inference.predictor import read_config, read_label_map
+from vmae_det.inference.predictor import label_map_of, read_config
 from vmae_det.modeling import build_model
 from vmae_det.utils.errors import WeightsError
 
@@ -128,8 +128,8 @@ def test_their_folder_needs_no_config(folders, kind):
     # The file alone finds the settings beside it.
     COMPARE[kind](ours_of(folder / "model.safetensors")[0], theirs, folder)
     if kind == "classification":
-        assert read_label_map(str(folder)).names == NAMES
-        assert read_label_map(str(folder)).ids == (1, 2, 3)
+        assert label_map_of(str(folder)).names == NAMES
+        assert label_map_of(str(folder)).ids == (1, 2, 3)
 
 
 def test_the_users_keys_go_before_those_of_the_folder(folders, tmp_path):
@@ -249,15 +249,22 @@ def test_the_command_test_needs_no_config(folders, mini_ava, tmp_path, monkeypat
     assert "top1" in results[0]
 
 
-def test_a_label_map_of_the_users(folders, tmp_path):
-    folder, _ = folders["classification"]
+def test_a_label_map_for_classes_without_names(folders, tmp_path):
+    """LABEL_0, LABEL_1, ... are no names; those of --label-map become id2label."""
+    folder = shutil.copytree(folders["classification"][0], tmp_path / "folder")
+    content = json.loads((folder / "config.json").read_text())
+    content["id2label"] = {str(n): f"LABEL_{n}" for n in range(3)}
+    (folder / "config.json").write_text(json.dumps(content))
     actions = tmp_path / "actions.pbtxt"
     actions.write_text("".join(f'item {{ name: "a{n}" id: {n} }}\n' for n in (1, 2, 4)))
-    output = tmp_path / "theirs"
-    assert (
-        main(["convert", str(folder), str(output), "--to", "huggingface", "--label-map", str(actions)]) == 0
-    )
-    assert json.loads((output / "config.json").read_text())["id2label"] == {"0": "a1", "1": "a2", "2": "a4"}
+    convert = ["convert", str(folder), str(tmp_path / "out"), "--to", "huggingface"]
+    for opts, names in (
+        ([], ["LABEL_0", "LABEL_1", "LABEL_2"]),
+        (["--label-map", str(actions)], ["a1", "a2", "a4"]),
+    ):
+        assert main([*convert, *opts]) == 0
+        written = json.loads((tmp_path / "out" / "config.json").read_text())["id2label"]
+        assert list(written.values()) == names
 
 
 def test_attention_without_biases(tmp_path):

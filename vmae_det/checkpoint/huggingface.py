@@ -6,6 +6,7 @@ VideoMAEImageProcessor, whose defaults hold where a file lacks one.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import re
@@ -45,7 +46,7 @@ def read_settings(folder: Path, tensors: dict[str, torch.Tensor]) -> dict[str, A
         return {}
     fields = _Fields(read_json(path), path)
     if fields.text("model_type", MODEL_TYPE) != MODEL_TYPE:
-        logger.warning(
+        _warn(
             "%s: its model_type is '%s', not '%s': not used", path, fields.text("model_type", ""), MODEL_TYPE
         )
         return {}
@@ -65,6 +66,12 @@ def read_settings(folder: Path, tensors: dict[str, torch.Tensor]) -> dict[str, A
     keys |= _preprocessor_keys(folder, keys["INPUT.CROP_SIZE"])
     content["config"] = yaml.safe_dump(keys)
     return content
+
+
+@functools.cache
+def _warn(text: str, *parts: object) -> None:
+    """A warning, once for several readings of a file."""
+    logger.warning(text, *parts)
 
 
 class _Fields:
@@ -201,7 +208,7 @@ def _label_map(names: list[str], path: Path) -> dict[str, list] | None:
     if all(re.fullmatch(r"LABEL_\d+", name) for name in names):
         return None
     if len(set(names)) < len(names):
-        logger.warning("%s: names of 'id2label' come twice: not used as a label map", path)
+        _warn("%s: names of 'id2label' come twice: not used as a label map", path)
         return None
     return {"ids": list(range(1, len(names) + 1)), "names": names, "kinds": [""] * len(names)}
 
@@ -209,9 +216,7 @@ def _label_map(names: list[str], path: Path) -> dict[str, list] | None:
 def _preprocessor_keys(folder: Path, crop_size: int) -> dict[str, Any]:
     path = next((folder / name for name in _PREPROCESSORS if (folder / name).is_file()), None)
     if path is None:
-        logger.warning(
-            "%s: no %s there; MODEL.PIXEL_MEAN and PIXEL_STD are the config's", folder, PREPROCESSOR
-        )
+        _warn("%s: no %s there; MODEL.PIXEL_MEAN and PIXEL_STD are the config's", folder, PREPROCESSOR)
         return {"INPUT.TEST_SHORT_SIDE": crop_size}
     fields = _Fields(read_json(path), path)
     scale = fields.number("rescale_factor", 1 / 255) if fields.flag("do_rescale", True) else 1.0
@@ -240,10 +245,10 @@ def _short_side(fields: _Fields, crop_size: int) -> int:
     if isinstance(size, int):
         size = {"shortest_edge": size}
     if "shortest_edge" not in size:
-        logger.warning(
+        _warn(
             "%s: 'size' %s stretches frames to a square; here their aspect is kept and they are cropped",
             fields.path,
-            size,
+            str(size),
         )
         return crop_size
     edge = _Fields(size, fields.path).whole("shortest_edge", 224)
