@@ -428,3 +428,13 @@ def test_the_evaluator_of_the_training_loop_gives_what_its_file_gives(ava_files,
         share.evaluate()
     monkeypatch.setattr("vmae_det.utils.distributed.all_gather_object", lambda _: gathered)
     assert all(share.evaluate() == metrics for share in shares)
+
+
+def test_thousands_of_boxes_in_a_keyframe_are_refused(tmp_path, capsys):
+    (tmp_path / "map.pbtxt").write_text('item { name: "stand" id: 1 }\n')
+    lines = [f"v,0902,0.1,0.1,0.5,{0.2 + k / 10000:.4f},1" for k in range(2001)]
+    (tmp_path / "gt.csv").write_text("\n".join(lines))
+    (tmp_path / "found.csv").write_text("\n".join(f"{line},0.5" for line in lines))
+    files = ("--ground-truth", str(tmp_path / "gt.csv"), "--detections", str(tmp_path / "found.csv"))
+    assert cli_main.main(["evaluate", *files, "--label-map", str(tmp_path / "map.pbtxt")]) == 2
+    assert "a keyframe has 2001 annotated boxes and 2001 detections of a class" in capsys.readouterr().err

@@ -37,6 +37,8 @@ from vmae_det.evaluation.average_precision import PrecisionRecall, precision_rec
 from vmae_det.evaluation.grouping import index_in, stable_order, unique
 from vmae_det.utils.errors import DataError, UserError
 
+_MOST_PAIRS = 4_000_000  # of a keyframe and class
+
 PROTOCOLS = ("challenge", "slowfast", "mmaction2")
 # The capacity that ActivityNet's evaluator gives a keyframe.
 _CHALLENGE_ROWS = 50
@@ -310,6 +312,7 @@ def pair(
     by_group = truth.order(np.arange(len(group)), group)
     groups, start, size = np.unique(group[by_group], return_index=True, return_counts=True)
     group = index_in(found.keyframe.astype(np.int64) * num_classes + found.column, groups)
+    _check_pairs(size, np.bincount(group[group >= 0], minlength=len(size)))
 
     candidates = np.flatnonzero(group >= 0)
     places = candidates[np.argsort(group[candidates], kind="stable")]
@@ -332,6 +335,18 @@ def pair(
     at_best = np.flatnonzero(overlap == best[left])
     _, earliest = np.unique(left[at_best], return_index=True)
     return found, (chooser, right[at_best[earliest]], best)
+
+
+def _check_pairs(annotated: np.ndarray, detected: np.ndarray) -> None:
+    """DataError where a keyframe has so many boxes (G,) of a class that they cannot be compared each with
+    each."""
+    pairs = annotated * detected
+    if pairs.max(initial=0) > _MOST_PAIRS:
+        worst = int(pairs.argmax())
+        raise DataError(
+            f"a keyframe has {annotated[worst]} annotated boxes and {detected[worst]} detections of a "
+            f"class; expected at most {_MOST_PAIRS:.0e} pairs of these"
+        )
 
 
 def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
