@@ -90,7 +90,7 @@ def test_prices_add_up_whatever_the_errors():
             for _ in range(rng.integers(0, 30)):
                 near = np.clip(box + rng.normal(0, 0.08, 4), 0, 1)
                 found.append((video, second + rng.integers(0, 2), near, rng.choice([2, 5, 9]), rng.random()))
-        for protocol in ("challenge", "slowfast"):
+        for protocol in ("challenge", "slowfast", "mmaction2"):
             result = analysis(found, truth, protocol=protocol)
             lost = 1 - frame_map(rows(*truth), rows(*found), LABEL_MAP, protocol=protocol).mean_ap
             assert result.prices.sum() == pytest.approx(lost)

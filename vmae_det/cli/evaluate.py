@@ -151,6 +151,8 @@ def _frame_map(args: argparse.Namespace) -> dict[str, Any]:
     if args.report:
         base = read_action_csv(args.compare, kind="detections") if args.compare else None
         explanation = explain(*boxes, iou=thresholds[0], base=base, **rules)
+        if explanation["comparison"]:
+            tables.append(f"\n{explanation['comparison']['summary']}")
         tables.append(f"\nreport: {write_report(args.report, explanation, args.detections)}")
     return result | {"tables": tables}
 
