@@ -66,7 +66,7 @@ def test_a_second_time_needs_overwrite(coco_file, mini_ava, tmp_path, capsys):
     ("arguments", "said"),
     [
         (["--videos", "nowhere"], "--videos: nowhere is not a folder"),
-        (["--rate", "0"], "expected a number above 0, got '0'"),
+        (["--rate", "0"], "expected a number in [0.001, 100000], got '0'"),
         (["--format", "pascal"], "invalid choice: 'pascal'"),
     ],
 )

@@ -3,41 +3,49 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vmae_det.config.ranges import Range, integer, number, shown
 from vmae_det.utils.errors import OutputError, UserError
 from vmae_det.utils.files import check_output_file, check_output_folder
 
 
-def positive(text: str) -> int:
-    """A whole number from 1 on."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got '{text}'")
-    return int(text)
+def whole(interval: str) -> Callable[[str], int]:
+    """The type of whole numbers in an interval such as "[1, 100]"."""
+    return _number(integer(interval), int, r"[+-]?[0-9]{1,20}", f"a whole number in {interval}")
 
 
-def seconds(text: str) -> float:
-    """A time above 0."""
-    return _above_zero(text, "seconds")
+def decimal(interval: str) -> Callable[[str], float]:
+    """The type of numbers in an interval such as "(0, 1]", which 0 is outside of."""
+    return _number(number(interval), float, r"\S{1,50}", f"a number in {interval}")
 
 
-def frame_rate(text: str) -> float:
-    """Frames per second, above 0."""
-    return _above_zero(text, "frames per second")
+def _number(numbers: Range, convert: Callable, form: str, expected: str) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        try:
+            if not re.fullmatch(form, text):
+                raise ValueError
+            value = convert(text)
+            numbers.check(value, "")
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {shown(text)}") from None
+        return value
+
+    return parse
 
 
-def _above_zero(text: str, what: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (value > 0 and math.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"expected {what} above 0, got '{text}'")
-    return value
+positive = whole("[1, 1000000]")
+processes = whole("[1, 1024]")
+seed = whole("[0, 4294967295]")
+every = decimal("[0.001, 1000000]")  # seconds from keyframe to keyframe
+clock = decimal("[-1000000000, 1000000000]")  # a second on the clock of a dataset
+moment = decimal("[0, 1000000000]")  # a second of a video
+frame_rate = decimal("[0.001, 100000]")
+fraction = decimal("[0, 1]")
 
 
 def output_file(text: str) -> Path:

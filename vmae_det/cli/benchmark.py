@@ -11,7 +11,7 @@ from typing import Any
 
 from vmae_det.benchmarks.ava_files import DETECTION_ROWS
 from vmae_det.benchmarks.cluster import SIZES, Cluster
-from vmae_det.cli.arguments import output_file, refuse_unused
+from vmae_det.cli.arguments import decimal, output_file, positive, refuse_unused, whole
 from vmae_det.cli.common import add_config_arguments, load_config
 from vmae_det.utils.errors import UserError
 from vmae_det.utils.files import write_json
@@ -29,19 +29,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     frame_map = topics.add_parser("frame-map", help=summary, description=summary)
     frame_map.add_argument(
         "--rows",
-        type=_at_least(320),  # a quarter is then a person box with 80 scores
+        type=whole("[320, 100000000]"),  # a quarter is then a person box with 80 scores
         default=DETECTION_ROWS,
         help="detections; keyframes and ground truth in proportion (%(default)s)",
     )
     summary = "clips a second of the loader by stage, beside what decoding alone allows"
     data = topics.add_parser("data", help=summary, description=summary)
-    data.add_argument("--clips", type=_at_least(32), default=64, help="decoded clips of a turn (%(default)s)")
+    data.add_argument(
+        "--clips", type=whole("[32, 1000000]"), default=64, help="decoded clips of a turn (%(default)s)"
+    )
     data.add_argument("--videos", metavar="WxH", help="make videos of that size in place of DATASETS.TRAIN")
     summary = "frames between the key frames of these videos (%(default)s, x264's own; cameras: 30 to 60)"
-    data.add_argument("--key-every", type=_at_least(1), default=250, help=summary)
+    data.add_argument("--key-every", type=positive, default=250, help=summary)
     summary = "memory of annotations of AVA's size, with one loader process and with many"
     memory = topics.add_parser("loader-memory", help=summary, description=summary)
-    memory.add_argument("--workers", type=_at_least(1), nargs="+", default=[1, 2, 4, 8], help="processes")
+    memory.add_argument("--workers", type=positive, nargs="+", default=[1, 2, 4, 8], help="processes")
     train = topics.add_parser("train", help=_TRAIN, description=_TRAIN)
     _add_train_arguments(train)
     detect = topics.add_parser("detect", help=_DETECT, description=_DETECT)
@@ -52,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_gpu_scaling_arguments(gpu_scaling)
     for topic in (frame_map, data, memory, train, detect, scaling):
         topic.add_argument(
-            "--repeats", type=_at_least(1), default=3, help="runs of each measurement (%(default)s)"
+            "--repeats", type=positive, default=3, help="runs of each measurement (%(default)s)"
         )
     for topic in topics.choices.values():
         topic.add_argument("--json", type=output_file, metavar="FILE", help="write the figures there, too")
@@ -64,9 +66,9 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against", choices=["huggingface"], default="", help="time that model, too, in turn"
     )
-    parser.add_argument("--batch", type=_at_least(1), default=4, help="clips of a step (%(default)s)")
-    parser.add_argument("--threads", type=_at_least(1), default=2, help="of the CPU (%(default)s)")
-    parser.add_argument("--steps", type=_at_least(1), default=2, help="steps of a run (%(default)s)")
+    parser.add_argument("--batch", type=positive, default=4, help="clips of a step (%(default)s)")
+    parser.add_argument("--threads", type=positive, default=2, help="of the CPU (%(default)s)")
+    parser.add_argument("--steps", type=positive, default=2, help="steps of a run (%(default)s)")
     parser.add_argument("--compile", action="store_true", help="torch.compile the models")
     parser.add_argument(
         "--alike", action="store_true", help="the other model with our settings of the CPU, too"
@@ -86,10 +88,10 @@ def _add_detect_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_scaling_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--batch", type=_at_least(1), default=2, help="clips of each process (%(default)s)")
+    parser.add_argument("--batch", type=positive, default=2, help="clips of each process (%(default)s)")
     parser.add_argument(
         "--processes",
-        type=_at_least(1),
+        type=positive,
         nargs="+",
         default=[1, 2, 4],
         metavar="N",
@@ -101,7 +103,7 @@ def _add_gpu_scaling_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", choices=SIZES, nargs="+", default=list(SIZES), help="(%(default)s)")
     parser.add_argument(
         "--total-gpus",
-        type=_at_least(1),
+        type=positive,
         nargs="+",
         default=[8, 16, 32, 64, 128, 256, 512],
         metavar="N",
@@ -112,7 +114,7 @@ def _add_gpu_scaling_arguments(parser: argparse.ArgumentParser) -> None:
     for part in fields(Cluster):
         name = f"--{part.name.replace('_', '-')}"
         text = f"{part.metadata['help']} (%(default)g)"
-        assumed.add_argument(name, type=_positive, default=part.default, metavar="X", help=text)
+        assumed.add_argument(name, type=decimal("(0, 1e18]"), default=part.default, metavar="X", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -204,19 +206,4 @@ def _gpu_scaling(args: argparse.Namespace) -> tuple[str, Any]:
 
 
 def _numbers(text: str) -> list[float]:
-    return [float(part) for part in text.split(",") if part]
-
-
-def _positive(text: str) -> float:
-    if not (value := float(text)) > 0:
-        raise argparse.ArgumentTypeError("must be above 0")
-    return value
-
-
-def _at_least(least: int) -> Any:
-    def number(text: str) -> int:
-        if (value := int(text)) < least:
-            raise argparse.ArgumentTypeError(f"must be {least} or more")
-        return value
-
-    return number
+    return [decimal("(0, 10000]")(part) for part in text.split(",") if part]

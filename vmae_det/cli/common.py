@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from vmae_det import model_zoo
+from vmae_det.cli.arguments import decimal, positive, processes, whole
 from vmae_det.config import CfgNode, check_config, get_cfg
 from vmae_det.config.node import flatten
 from vmae_det.utils.errors import ConfigError, did_you_mean
@@ -27,20 +28,24 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
     """How many processes, on how many machines."""
-    parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine (on the CPU too)")
-    parser.add_argument("--num-machines", type=int, default=1)
-    parser.add_argument("--machine-rank", type=int, default=0, help="this machine's number, from 0")
+    parser.add_argument(
+        "--num-gpus", type=processes, default=1, help="processes on this machine (on the CPU too)"
+    )
+    parser.add_argument("--num-machines", type=positive, default=1)
+    parser.add_argument(
+        "--machine-rank", type=whole("[0, 999999]"), default=0, help="this machine's number, from 0"
+    )
     parser.add_argument("--dist-url", default="auto", help="HOST:PORT of machine 0, with several machines")
     parser.add_argument(
         "--max-restarts",
-        type=int,
+        type=whole("[0, 10000]"),
         default=0,
         metavar="N",
         help="start all processes again, from the newest checkpoint, when one is lost; so many times at most",
     )
     parser.add_argument(
         "--timeout",
-        type=float,
+        type=decimal("(0, 10000000]"),
         default=TIMEOUT,
         metavar="SECONDS",
         help="end a run that makes no progress for so long (default: %(default)g)",
@@ -55,13 +60,13 @@ def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """`--opts`, for commands whose other arguments take several values."""
+    """`KEY VALUE` pairs at the end, which `split_overrides` takes off; argparse has `--opts` for its help."""
     parser.add_argument(
         "--opts",
         nargs=argparse.REMAINDER,
         default=[],
         metavar="KEY VALUE",
-        help="config keys to override, last of all",
+        help="config keys to override, last of all; --opts itself may be left out",
     )
 
 
@@ -130,13 +135,12 @@ def _merge(cfg: CfgNode, config_file: str, opts: list[str]) -> CfgNode:
     if config_file:
         path = Path(config_file)
         if not path.is_file():
-            names = model_zoo.config_names()
-            if config_file not in names:
-                raise ConfigError(
-                    f"--config-file: {config_file} is neither a file nor a config of the model zoo"
-                    f"{did_you_mean(config_file, names)}"
-                )
-            path = model_zoo.get_config_file(config_file)
+            try:
+                path = model_zoo.get_config_file(config_file)
+            except ConfigError:
+                problem = f"{config_file} is neither a file nor a config of the model zoo"
+                hint = did_you_mean(config_file, model_zoo.config_names())
+                raise ConfigError(f"--config-file: {problem}{hint}") from None
         cfg.merge_from_file(path)
     cfg.merge_from_list(opts)
     return cfg

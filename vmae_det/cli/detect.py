@@ -6,8 +6,19 @@ import argparse
 import math
 from pathlib import Path
 
-from vmae_det.cli.arguments import output_folder, positive, refuse_unused, seconds
+from vmae_det.cli.arguments import (
+    clock,
+    decimal,
+    every,
+    fraction,
+    moment,
+    output_folder,
+    positive,
+    processes,
+    refuse_unused,
+)
 from vmae_det.cli.common import add_weights_arguments
+from vmae_det.utils.errors import UserError
 
 _VIDEO = (
     "a video file, a folder of videos or of frames, a pattern such as frames/%%05d.jpg, an http(s) address, "
@@ -44,7 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--html", action="store_true", help="write a page for the browser, too")
     parser.add_argument("--top-k", type=positive, default=3, help="actions drawn for a person (%(default)s)")
     parser.add_argument(
-        "--threshold", type=float, default=0.3, help="lowest score of an action that is drawn (%(default)s)"
+        "--threshold",
+        type=fraction,
+        default=0.3,
+        help="lowest score of an action that is drawn (%(default)s)",
     )
     parser.add_argument(
         "--timeline", action="store_true", help="below the frames, people's actions over time"
@@ -52,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--font", metavar="FILE", help="font for names in scripts that the usual ones lack")
     parser.add_argument("--overwrite", action="store_true", help="make again what is there already")
     parser.add_argument(
-        "--num-gpus", type=positive, default=1, help="processes that share the videos (on the CPU too)"
+        "--num-gpus", type=processes, default=1, help="processes that share the videos (on the CPU too)"
     )
     add_weights_arguments(parser)
 
@@ -60,28 +74,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_time_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--every",
-        type=seconds,
+        type=every,
         default=1.0,
         metavar="S",
         help="seconds between keyframes, where the boxes dictate none (%(default)s)",
     )
     parser.add_argument(
         "--smooth",
-        type=float,
+        type=decimal("[0, 1000000]"),
         default=2.0,
         metavar="S",
         help="seconds before a keyframe, and half as many after it, over which a person's scores are "
         "averaged (%(default)s); 0: as the model gives them",
     )
     parser.add_argument(
-        "--start", type=float, default=0.0, metavar="S", help="second of the video to begin at"
+        "--start", type=moment, default=0.0, metavar="S", help="second of the video to begin at"
     )
     parser.add_argument(
-        "--end", type=float, default=math.inf, metavar="S", help="second of the video to end at"
+        "--end", type=decimal("(0, inf]"), default=math.inf, metavar="S", help="second of the video to end at"
     )
     parser.add_argument(
         "--video-start",
-        type=float,
+        type=clock,
         default=0.0,
         metavar="S",
         help="second of the boxes' clock at which the file starts",
@@ -91,10 +105,13 @@ def _add_time_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Detect in all videos; gives the exit status."""
     from vmae_det.cli.detect_videos import detect_videos
-    from vmae_det.engine.launch import launch
+    from vmae_det.engine.launch import check_processes, launch
     from vmae_det.inference.inputs import find_inputs
     from vmae_det.visualization.result_writers import choose_formats
 
+    check_processes(args.num_gpus)
+    if args.end <= args.start:
+        raise UserError(f"--end: {args.end:g} s lie before --start {args.start:g}")
     formats = choose_formats(args.format + ",html" * args.html)
     if args.boxes:
         refuse_unused(args, "--boxes says at which times there are people", every=1.0)

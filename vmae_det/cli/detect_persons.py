@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from vmae_det.cli.arguments import output_file, positive, refuse_unused, seconds
+from vmae_det.cli.arguments import clock, every, output_file, processes, refuse_unused
 from vmae_det.cli.common import add_overrides, load_config
 
 
@@ -29,18 +29,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=output_file, required=True, metavar="FILE", help="a CSV of person boxes"
     )
     parser.add_argument(
-        "--every", type=seconds, default=1.0, metavar="S", help="seconds between keyframes (%(default)s)"
+        "--every", type=every, default=1.0, metavar="S", help="seconds between keyframes (%(default)s)"
     )
     parser.add_argument(
         "--video-start",
-        type=float,
+        type=clock,
         default=0.0,
         metavar="S",
         help="second of the boxes' clock at which the files start (%(default)s)",
     )
     parser.add_argument("--config-file", default="", metavar="FILE", help="with a PERSON_DETECTOR group")
     parser.add_argument(
-        "--num-gpus", type=positive, default=1, help="processes that share the videos (on the CPU too)"
+        "--num-gpus", type=processes, default=1, help="processes that share the videos (on the CPU too)"
     )
     add_overrides(parser)
 
@@ -48,10 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Find the people and write their boxes; gives the exit status."""
     from vmae_det.data.catalog import get_dataset
-    from vmae_det.engine.launch import launch
+    from vmae_det.engine.launch import check_processes, launch
     from vmae_det.inference.find_people import annotated_videos, find_people, parts_folder, videos_at
     from vmae_det.utils.errors import ConfigError
 
+    check_processes(args.num_gpus)
     if args.output.exists() and not parts_folder(args.output).exists():
         raise ConfigError(f"--output: {args.output} exists already; remove it, or name another file")
     # Frames are read by a thread: all cores are the detector's.

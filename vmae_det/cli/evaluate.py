@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from vmae_det.cli.arguments import output_file, output_folder, refuse_overwriting
+from vmae_det.cli.arguments import decimal, output_file, output_folder, refuse_overwriting
 from vmae_det.data.annotations import read_action_csv, read_excluded
 from vmae_det.data.label_map import LabelMap
 from vmae_det.evaluation.frame_map import FrameMAP
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--iou",
-        type=float,
+        type=decimal("(0, 1]"),
         nargs="+",
         metavar="IOU",
         help="one threshold or several (default: 0.5; with --tubes those of the protocol)",

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 
-from vmae_det.cli.arguments import output_folder
+from vmae_det.cli.arguments import every, frame_rate, moment, output_folder, whole
 from vmae_det.data.importers import ImportOptions, import_annotations
 from vmae_det.data.importers.formats import AUTO, format_names
 from vmae_det.data.importers.names import video_id
@@ -28,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--every",
-        type=_positive,
+        type=every,
         default=1.0,
         metavar="SECONDS",
         help="from keyframe to keyframe (default: 1)",
@@ -36,13 +35,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--label-map", metavar="FILE", type=Path, help="actions.pbtxt to keep ids of")
     parser.add_argument(
         "--video-start",
-        type=_not_negative,
+        type=moment,
         default=0.0,
         metavar="SECOND",
         help="second of the dataset's clock at which every video file starts (default: 0)",
     )
     parser.add_argument(
-        "--rate", type=_positive, metavar="FPS", help="frames per second by which frames are numbered"
+        "--rate",
+        type=frame_rate,
+        metavar="FPS",
+        help="frames per second by which frames are numbered",
     )
     parser.add_argument(
         "--video",
@@ -58,8 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--first-frame",
-        type=int,
-        choices=(0, 1),
+        type=whole("[0, 1]"),
         default=0,
         help="number of a video's first frame in names of images (ffmpeg: 1; default: 0)",
     )
@@ -107,23 +108,5 @@ def _video(text: str) -> str:
 def _size(text: str) -> tuple[int, int]:
     sides = text.lower().split("x")
     if len(sides) != 2 or not all(s.isascii() and s.isdigit() and 0 < len(s) < 6 and int(s) for s in sides):
-        raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT, such as 1280x720, got '{text}'")
+        raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT, such as 1280x720, got '{text[:50]}'")
     return int(sides[0]), int(sides[1])
-
-
-def _positive(text: str) -> float:
-    return _number(text, lambda value: value > 0, "a number above 0")
-
-
-def _not_negative(text: str) -> float:
-    return _number(text, lambda value: value >= 0, "a number from 0 on")
-
-
-def _number(text: str, accepts: object, expected: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value) or not accepts(value):
-        raise argparse.ArgumentTypeError(f"expected {expected}, got '{text}'")
-    return value

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vmae_det.cli.arguments import frame_rate, output_file, positive, refuse_overwriting
+from vmae_det.cli.arguments import frame_rate, output_file, positive, refuse_overwriting, whole
 from vmae_det.data.annotations import ActionBoxes, read_action_csv
 from vmae_det.data.box_rows import MAX_TIMESTAMP, keyframe_keys, shown
 from vmae_det.data.label_map import LabelMap
@@ -42,8 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--first-frame",
-        type=int,
-        choices=(0, 1),
+        type=whole("[0, 1]"),
         help="number of the first frame with --keyframes or --rate (default: 0, as `prepare` writes tubes)",
     )
 

@@ -8,9 +8,11 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import vmae_det
-from vmae_det.utils.errors import USER_ERROR_STATUS, UserError, file_error
+from vmae_det.cli.overrides import split_overrides, take_local_rank
+from vmae_det.utils.errors import USER_ERROR_STATUS, ConfigError, UserError, file_error
 
 COMMANDS = {
     "train": "pre-train, fine-tune or transfer, as a config says",
@@ -38,24 +40,8 @@ _MODULES = {"import": "import_annotations"}  # where the command's name cannot b
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; gives its exit status. An error that the user can mend is one line on stderr,
     status 2."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
-        prog="vmae-det",
-        description="VideoMAE: pre-training on video, fine-tuning, spatio-temporal action detection.",
-    )
-    parser.add_argument("--version", action="version", version=f"vmae-det {vmae_det.__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    module = None
-    for name, summary in COMMANDS.items():
-        command = commands.add_parser(
-            name, help=summary, description=summary, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
-        if argv[:1] == [name]:
-            module = importlib.import_module(f"vmae_det.cli.{_MODULES.get(name, name.replace('-', '_'))}")
-            module.add_arguments(command)
-    args = parser.parse_args(argv)
     try:
-        return module.run(args)
+        return _run(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:
         return _fail(error)
     except KeyboardInterrupt:
@@ -66,6 +52,43 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
     except OSError as error:
         return _fail(file_error(error))
+
+
+def build_parser(name: str) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser | None, Any]:
+    """The parser of the program; that of the command called `name`, and its module, where there is one.
+
+    Other commands are known by their names alone, so that their modules need no import.
+    """
+    parser = argparse.ArgumentParser(
+        prog="vmae-det",
+        description="VideoMAE: pre-training on video, fine-tuning, spatio-temporal action detection.",
+    )
+    parser.add_argument("--version", action="version", version=f"vmae-det {vmae_det.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    asked, module = None, None
+    for command, summary in COMMANDS.items():
+        added = commands.add_parser(
+            command, help=summary, description=summary, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        if command == name:
+            asked = added
+            module = importlib.import_module(f"vmae_det.cli.{_MODULES.get(name, name.replace('-', '_'))}")
+            module.add_arguments(asked)
+    return parser, asked, module
+
+
+def _run(argv: list[str]) -> int:
+    command, *argv = take_local_rank(argv) or [""]
+    parser, asked, module = build_parser(command)
+    overrides: list[str] = []
+    if asked:
+        argv, overrides = split_overrides(argv, asked)
+    args = parser.parse_args([command, *argv] if command else [])
+    if overrides:
+        if not hasattr(args, "opts"):
+            raise ConfigError(f"{overrides[0]}: vmae-det {command} takes no config keys")
+        args.opts = [*args.opts, *overrides]
+    return module.run(args)
 
 
 def _fail(error: UserError) -> int:

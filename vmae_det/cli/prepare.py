@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from vmae_det.cli.arguments import positive
+from vmae_det.cli.arguments import fraction, positive
 from vmae_det.data.catalog import datasets_root
 from vmae_det.data.preparation.common import PREPARERS, only_run, preparer
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
         dataset.add_argument(
             "--max-bad",
-            type=_part,
+            type=fraction,
             default=0.01,
             metavar="PART",
             help="part of the videos, 0 to 1, that may be broken with an exit status of 0 (default: 0.01)",
@@ -50,13 +50,3 @@ def run(args: argparse.Namespace) -> int:
         print(f"{outcome.bad_fraction:.1%} of the videos are bad, more than --max-bad {args.max_bad:g}")
         return 1
     return 0
-
-
-def _part(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got '{text}'")
-    return value

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import simplejson
 
-from vmae_det.cli.arguments import output_folder
+from vmae_det.cli.arguments import output_folder, processes, seed
 
 NUM_OVERLAYS = 2
 _DONE = "done.txt"  # of a finished stage: how long it took
@@ -23,9 +23,9 @@ _DONE = "done.txt"  # of a finished stage: how long it took
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where to, and the seed."""
     parser.add_argument("--output", type=output_folder, default=Path("output/quickstart"), metavar="DIR")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order, augmentation and masks")
+    parser.add_argument("--seed", type=seed, default=0, help="of weights, order, augmentation and masks")
     parser.add_argument(
-        "--num-gpus", type=int, metavar="N", help="processes; default: one per GPU, or two on the CPU"
+        "--num-gpus", type=processes, metavar="N", help="processes; default: one per GPU, or two on the CPU"
     )
     parser.add_argument(
         "--datasets", default="", metavar="DIR", help="where MiniAVA is made; default ./datasets"
@@ -37,8 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run all stages; those that are done with the same config are not run again."""
-    from vmae_det.engine.launch import run_guarded
+    from vmae_det.engine.launch import check_processes, run_guarded
 
+    check_processes(args.num_gpus or 1)
     return run_guarded(_run, args)
 
 

@@ -12,7 +12,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vmae_det.cli.arguments import refuse_unused
+from vmae_det.cli.arguments import decimal, positive, processes, refuse_unused, whole
 from vmae_det.cli.common import add_config_arguments, load_config
 from vmae_det.config import CfgNode
 from vmae_det.utils.errors import USER_ERROR_STATUS, ConfigError, UserError
@@ -27,26 +27,26 @@ _PORTS = range(20_000, 30_000)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the job may take, then the config."""
-    parser.add_argument("--nodes", type=int, default=1)
+    parser.add_argument("--nodes", type=positive, default=1)
     parser.add_argument(
         "--num-gpus",
-        type=int,
+        type=processes,
         default=1,
         help="processes on each node; as many GPUs unless MODEL.DEVICE is cpu",
     )
     parser.add_argument(
-        "--time", type=int, required=True, metavar="MINUTES", help="after which the job must make room"
+        "--time", type=positive, required=True, metavar="MINUTES", help="after which the job must make room"
     )
     parser.add_argument(
         "--requeue-before",
-        type=int,
+        type=positive,
         default=120,
         metavar="SECONDS",
         help="save and go back into the queue so long before the time is up (default: %(default)d)",
     )
     parser.add_argument("--partition")
-    parser.add_argument("--cpus-per-node", type=int)
-    parser.add_argument("--memory", type=int, metavar="GB", help="on each node")
+    parser.add_argument("--cpus-per-node", type=positive)
+    parser.add_argument("--memory", type=positive, metavar="GB", help="on each node")
     parser.add_argument(
         "--sbatch",
         action="append",
@@ -58,8 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="go on from the newest checkpoint in OUTPUT_DIR"
     )
-    parser.add_argument("--max-restarts", type=int, default=3, metavar="N", help="within one job")
-    parser.add_argument("--timeout", type=float, default=TIMEOUT, metavar="SECONDS", help="as of train")
+    parser.add_argument(
+        "--max-restarts", type=whole("[0, 10000]"), default=3, metavar="N", help="within one job"
+    )
+    parser.add_argument(
+        "--timeout", type=decimal("(0, 10000000]"), default=TIMEOUT, metavar="SECONDS", help="as of train"
+    )
     parser.add_argument(
         "--cluster",
         choices=("slurm", "local"),

@@ -31,8 +31,9 @@ def run(args: argparse.Namespace) -> int:
     if args.resume and args.eval_only:
         raise UserError("--resume: goes on with a training, which --eval-only is not; set MODEL.WEIGHTS")
     cfg = load_config(args.config_file, args.opts)
-    from vmae_det.engine.launch import launch
+    from vmae_det.engine.launch import check_processes, launch
 
+    check_processes(args.num_gpus)
     return launch(
         train_or_evaluate,
         (cfg, args.resume, args.eval_only, args.profile),

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from vmae_det.cli import visualize_page
-from vmae_det.cli.arguments import output_file, output_folder, positive
+from vmae_det.cli.arguments import decimal, fraction, moment, output_file, output_folder, positive, whole
 from vmae_det.cli.common import load_config, load_weights_config
 
 
@@ -53,13 +53,6 @@ def _add_config(parser: argparse.ArgumentParser, summary: str) -> None:
     )
 
 
-def _from_zero(text: str) -> int:
-    """A whole number from 0 on."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, got '{text}'")
-    return int(text)
-
-
 # ---------------------------------------------------------------- reconstruction
 
 
@@ -74,7 +67,7 @@ def _add_reconstruction(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clips", type=positive, default=3, metavar="N", help="how many (%(default)s)")
     parser.add_argument(
         "--ratio",
-        type=float,
+        type=decimal("(0, 1)"),
         action="append",
         metavar="R",
         help="a mask ratio; repeat it for several (0.75, 0.9, 0.95)",
@@ -105,11 +98,11 @@ def _draw_reconstruction(args: argparse.Namespace) -> list[Path]:
 def _add_attention(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--video", type=Path, required=True, metavar="FILE")
     parser.add_argument(
-        "--at", type=float, required=True, metavar="S", help="second of the keyframe in the file"
+        "--at", type=moment, required=True, metavar="S", help="second of the keyframe in the file"
     )
     parser.add_argument(
         "--box",
-        type=float,
+        type=fraction,
         nargs=4,
         action="append",
         required=True,
@@ -152,7 +145,9 @@ def _draw_attention(args: argparse.Namespace) -> list[Path]:
 
 
 def _add_batch(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--step", type=_from_zero, default=0, metavar="N", help="of training, from 0")
+    parser.add_argument(
+        "--step", type=whole("[0, 1000000000]"), default=0, metavar="N", help="of training, from 0"
+    )
     parser.add_argument("--clips", type=positive, default=8, metavar="N", help="how many (%(default)s)")
     _add_output(parser)
     _add_config(parser, "a YAML file, or a name of the model zoo")

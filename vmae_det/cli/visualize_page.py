@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vmae_det.cli.arguments import output_file
+from vmae_det.cli.arguments import clock, fraction, output_file
 
 SUMMARY = "a video and the actions of an AVA CSV as a page for the browser"
 
@@ -24,13 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=output_file, required=True, metavar="PAGE.html")
     parser.add_argument(
         "--video-start",
-        type=float,
+        type=clock,
         default=0.0,
         metavar="S",
         help="second of the CSV's clock at which the file starts, 900 for AVA's own (%(default)s)",
     )
     parser.add_argument(
-        "--threshold", type=float, default=0.3, help="lowest score that is shown at first (%(default)s)"
+        "--threshold", type=fraction, default=0.3, help="lowest score that is shown at first (%(default)s)"
     )
 
 

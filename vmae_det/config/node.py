@@ -12,6 +12,7 @@ from fvcore.common.config import BASE_KEY
 from fvcore.common.config import CfgNode as FvcoreCfgNode
 
 from vmae_det.config.defaults import KEYS
+from vmae_det.config.foreign import instead_of
 from vmae_det.config.ranges import shown
 from vmae_det.utils.errors import ConfigError, did_you_mean
 from vmae_det.utils.yaml_text import YAMLProblem, load_yaml, read_yaml
@@ -129,6 +130,10 @@ class CfgNode(FvcoreCfgNode):
         for key in cfg_list[0::2]:
             if key.startswith("-"):
                 raise ConfigError(f"{key}: no config key; options come before the first KEY VALUE")
+            if "=" in key:
+                name, _, value = key.partition("=")
+                hint = instead_of(name) or f"; write {name} {value}"
+                raise ConfigError(f"{shown(key)[1:-1]}: a key and its value are two arguments{hint}")
         if len(cfg_list) % 2:
             raise ConfigError(
                 f"{cfg_list[-1]}: a key without a value; overrides come in pairs: KEY VALUE KEY VALUE ..."
@@ -180,6 +185,9 @@ def _accepted(path: Sequence[Any], value: Any, source: str, literals: bool = Fal
     if key in _GROUPS and isinstance(value, Mapping):
         return CfgNode(value, path)
     if key not in KEYS:
+        while isinstance(value, Mapping) and value and len(path) < 9:  # a group of another toolkit
+            name, value = next(iter(value.items()))
+            path = (*path, name)
         raise _unknown(path, source)
     if literals and isinstance(value, str) and not KEYS[key].range.is_text:
         value = _literal(value)
@@ -198,7 +206,8 @@ def _literal(text: str) -> Any:
 
 def _unknown(path: Sequence[Any], source: str) -> ConfigError:
     key = ".".join(map(str, path))
-    return ConfigError(f"{shown(key)[1:-1]}: no such config key{source}{did_you_mean(key, KEYS)}")
+    hint = instead_of(key) or did_you_mean(key, KEYS)
+    return ConfigError(f"{shown(key)[1:-1]}: no such config key{source}{hint}")
 
 
 def nested(values: Iterable[tuple[str, Any]]) -> dict[str, Any]:

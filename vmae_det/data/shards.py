@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 import numpy as np
 from filelock import FileLock
@@ -23,7 +22,7 @@ from vmae_det.data.file_table import FileTable, TextTable
 from vmae_det.data.file_types import SHARD_SUFFIX, VIDEO_SUFFIXES
 from vmae_det.data.readers.interface import Source
 from vmae_det.data.readers.tar_shard import BAD_CLASS, NO_CLASS, key_of, list_shard, scan_shard
-from vmae_det.utils.downloads import cache_folder
+from vmae_det.utils.downloads import cache_folder, split_address
 from vmae_det.utils.errors import DataError
 from vmae_det.utils.files import write_whole
 from vmae_det.utils.paths import is_address, local_path
@@ -75,7 +74,7 @@ def find_shards(text: str, base: Path = Path()) -> Shards | None:
     """
     if is_address(text):
         names = _expanded(text)
-        if not names or not all(urlsplit(name).path.endswith(SHARD_SUFFIX) for name in names):
+        if not names or not all(split_address(name).path.endswith(SHARD_SUFFIX) for name in names):
             raise DataError(f"expected tar shards ({SHARD_SUFFIX}) at an address of videos", text)
         bar = tqdm(names, desc="shards", unit="shard", disable=None if len(names) > 1 else True, leave=False)
         return Shards(text, [local_path(name) for name in bar])

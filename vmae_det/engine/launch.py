@@ -20,10 +20,12 @@ from torch import distributed as dist
 from vmae_det.engine.agent import LOST, Job, Place, run_agent, say
 from vmae_det.engine.hooks import Interrupted
 from vmae_det.utils import distributed
+from vmae_det.utils.cpu import count_cores
 from vmae_det.utils.errors import USER_ERROR_STATUS, ConfigError, UserError, file_error
 from vmae_det.utils.watchdog import TIMEOUT, Watchdog
 
 _LINGER = 10.0  # seconds that a hung process waits for those of other machines to notice, too
+_PER_CORE = 4  # processes that may share a core
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl(2)
 
 
@@ -73,6 +75,24 @@ def launch(
         raise ConfigError(f"--dist-url: expected HOST:PORT, got {dist_url}")
     place = Place(max(num_processes, 1), num_machines, machine_rank, address)
     return run_agent(_worker, job, place, max_restarts)
+
+
+def check_processes(number: int) -> None:
+    """Refuse a --num-gpus of more than this machine has; where it has none, say that the CPU is used.
+
+    Raises:
+        ConfigError: there are too few GPUs, or far too few cores.
+    """
+    if number <= 1:
+        return
+    gpus, cores = torch.cuda.device_count(), count_cores()
+    if gpus and number > gpus:
+        raise ConfigError(f"--num-gpus: got {number}, and this machine has {gpus} GPU{'s' * (gpus > 1)}")
+    if not gpus:
+        where = f"this machine has no GPU that torch can use, and {cores} CPU core{'s' * (cores > 1)}"
+        if number > _PER_CORE * cores:
+            raise ConfigError(f"--num-gpus: got {number}, and {where}")
+        say(f"warning: --num-gpus {number}: {where}; {number} processes run on the CPU")
 
 
 def _worker(job: Job) -> None:

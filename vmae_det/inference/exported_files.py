@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 
 from vmae_det.config import CfgNode, get_cfg
+from vmae_det.utils.downloads import split_address
 from vmae_det.utils.errors import ConfigError, WeightsError
 from vmae_det.utils.paths import is_address
 
@@ -25,7 +25,7 @@ _UNUSED_GROUPS = ("DECODER", "MASK", "RECONSTRUCTION")
 
 def is_exported(source: str | Path) -> bool:
     """Whether the suffix of a file or an address is that of an exported model."""
-    path = urlsplit(str(source)).path if is_address(source) else source
+    path = split_address(str(source)).path if is_address(source) else source
     return Path(path).suffix in (ONNX_SUFFIX, TORCH_SUFFIX)
 
 

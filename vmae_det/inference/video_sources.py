@@ -13,7 +13,7 @@ from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from stat import S_ISREG
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import av
 import numpy as np
@@ -23,6 +23,7 @@ from vmae_det.data.readers.clock import Clock
 from vmae_det.data.readers.image_folder import is_pattern
 from vmae_det.inference.addresses import Address, SeekError, unreachable
 from vmae_det.inference.channel import Channel, Closed
+from vmae_det.utils.downloads import split_address
 from vmae_det.utils.errors import DataError
 from vmae_det.utils.paths import is_address
 
@@ -233,7 +234,7 @@ def video_id(video: str | Path) -> str:
     if _is_camera_number(name):
         return f"camera_{name}"
     if is_address(name):
-        parts = urlsplit(name)
+        parts = split_address(name)
         stem = PurePosixPath(unquote(parts.path)).stem or parts.hostname or "stream"
         return re.sub(r"[^\w.-]", "_", stem)
     return Path(name).stem

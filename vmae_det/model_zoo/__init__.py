@@ -33,8 +33,9 @@ def config_names() -> list[str]:
 
 
 def get_config_file(name: str) -> Path:
-    """The file of the config called `name`; ConfigError if there is none."""
-    path = config_folder() / name
+    """The file of the config called `name`, with a leading `configs/` or without; ConfigError if there is
+    none."""
+    path = config_folder() / name.removeprefix("./").removeprefix("configs/")
     if not path.is_file():
         raise ConfigError(f"{name}: no such config in the model zoo{did_you_mean(name, config_names())}")
     return path

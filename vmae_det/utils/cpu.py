@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import platform
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,13 @@ import torch
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _fast = False
+
+
+def count_cores() -> int:
+    """CPU cores that this process may use."""
+    with suppress(AttributeError):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def speed_up(on: bool = True) -> None:

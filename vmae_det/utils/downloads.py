@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from filelock import FileLock
 from tqdm import tqdm
@@ -62,9 +62,19 @@ def download(url: str, sha256: str | None = None) -> Path:
     return target
 
 
+def split_address(address: str) -> SplitResult:
+    """The parts of an address; UserError where it is none."""
+    try:
+        parts = urlsplit(address)
+        _ = parts.port  # which looks at it
+    except ValueError as error:
+        raise UserError(f"{address}: not a valid address: {error}") from None
+    return parts
+
+
 def _cached_path(url: str) -> Path:
     """Where the file of an address lies: by host and path, made of harmless characters."""
-    parts = urlsplit(url)
+    parts = split_address(url)
     names = [_PLAIN.sub("_", unquote(part)) for part in parts.path.split("/")]
     names = [name for name in names if name.strip(".")]
     if not parts.hostname or not names:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -157,6 +158,6 @@ def _quotable(name: str) -> str:
 
 
 def _short_side(text: str) -> int:
-    if not text.isdecimal() or not 16 <= int(text) <= 4320:
-        raise argparse.ArgumentTypeError(f"expected pixels, 16 to 4320, got '{text}'")
+    if not re.fullmatch("[0-9]{1,4}", text) or not 16 <= int(text) <= 4320:
+        raise argparse.ArgumentTypeError(f"expected pixels, 16 to 4320, got '{text[:50]}'")
     return int(text)
