@@ -9,6 +9,7 @@ import yaml
 
 _LONGEST = 2_000_000  # characters
 _MOST_VALUES = 200_000
+_DEEPEST = 50
 
 
 class YAMLProblem(ValueError):
@@ -20,25 +21,32 @@ class YAMLProblem(ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which also bounds what aliases multiply."""
+    """PyYAML's safe loader, which bounds the depth and what aliases multiply."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
+        self.depth = 0
         self.sizes: dict[int, int] = {}  # by the id of a node: values in it, aliases written out
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
-        node = super().compose_node(parent, index)
-        if id(node) not in self.sizes:
-            inside: list[yaml.Node] = []
-            if isinstance(node, yaml.MappingNode):
-                inside = [part for pair in node.value for part in pair]
-            elif isinstance(node, yaml.SequenceNode):
-                inside = node.value
-            if any(id(part) not in self.sizes for part in inside):
+        if self.check_event(yaml.AliasEvent):
+            node = super().compose_node(parent, index)
+            if id(node) not in self.sizes:
                 raise yaml.YAMLError("an alias stands inside of what it names")
-            self.sizes[id(node)] = 1 + sum(self.sizes[id(part)] for part in inside)
-            if self.sizes[id(node)] > _MOST_VALUES:
-                raise yaml.YAMLError(f"more than {_MOST_VALUES} values, with its aliases written out")
+            return node
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise yaml.YAMLError(f"nested deeper than {_DEEPEST} levels")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        inside: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            inside = [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            inside = node.value
+        self.sizes[id(node)] = 1 + sum(self.sizes[id(part)] for part in inside)
+        if self.sizes[id(node)] > _MOST_VALUES:
+            raise yaml.YAMLError(f"more than {_MOST_VALUES} values, with its aliases written out")
         return node
 
 
@@ -56,8 +64,6 @@ def load_yaml(text: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or error
         raise YAMLProblem(f"not valid YAML: {problem}", mark.line + 1 if mark else None) from None
-    except RecursionError:
-        raise YAMLProblem("its brackets or groups are nested too deeply") from None
     except (ValueError, OverflowError) as error:  # a number of thousands of digits, a month 13
         raise YAMLProblem(f"a value that cannot be read: {error}") from None
 

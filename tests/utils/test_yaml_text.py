@@ -1,0 +1,81 @@
+import itertools
+import time
+
+import pytest
+
+from vmae_det.config import get_cfg
+from vmae_det.data.catalog import read_dataset_file
+from vmae_det.utils.errors import ConfigError, DataError
+from vmae_det.utils.yaml_text import YAMLProblem, load_yaml
+
+LEVELS = "abcdefghij"
+
+
+def bomb(opening, closing, first):
+    """Ten levels, each of which names the one before ten times."""
+    lines = [f"a: &a {first}"]
+    for before, name in itertools.pairwise(LEVELS):
+        lines.append(f"{name}: &{name} {opening}{', '.join([f'*{before}'] * 10)}{closing}")
+    return "\n".join(lines)
+
+
+BAD = {
+    "unhashable": "? [a, b]\n: 1\n? {c: 1}\n: 2\n",
+    "brackets": "[" * 5000,
+    "closed brackets": "SOLVER: " + "[" * 5000 + "]" * 5000,
+    "braces": "{a: " * 3000,
+    "digits": "SEED: " + "9" * 5000,
+    "month": "SEED: 2024-13-45\n",
+    "list bomb": bomb("[", "]", "[1, 2]"),
+    "merge bomb": bomb("{<<: [", "]}", "{k: 1}"),
+    "itself": "SOLVER: &a {EPOCHS: *a}\n",
+    "base itself": "_BASE_: &a [*a]\n",
+    "tag": "SEED: !!python/name:os.system\n",
+    "long": "#" * 3_000_000,
+    "no anchor": "SEED: *a\n",
+    "control": "SEED: \x01\n",
+    "list": "- a\n",
+    "number": "3\n",
+}
+
+
+@pytest.mark.parametrize("text", BAD.values(), ids=BAD)
+def test_bad_yaml_is_refused_at_once_and_by_its_file(tmp_path, text):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    began = time.perf_counter()
+    with pytest.raises(ConfigError) as error:
+        get_cfg().merge_from_file(path)
+    with pytest.raises(DataError) as data_error:
+        read_dataset_file(path)
+    with pytest.raises(ConfigError, match=r"^weights\.pt: |SEED|_BASE_"):
+        get_cfg().merge_from_text(text, "weights.pt")
+    assert time.perf_counter() - began < 20
+    for said in (str(error.value), str(data_error.value)):
+        assert "bad.yaml" in said
+        assert len(said) < 1000
+
+
+def test_text_that_is_no_text(tmp_path):
+    (tmp_path / "bad.yaml").write_bytes(b"SEED: \xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"bad\.yaml: not UTF-8 text"):
+        get_cfg().merge_from_file(tmp_path / "bad.yaml")
+    with pytest.raises(ConfigError, match=r"cannot be read as a config file: Is a directory"):
+        get_cfg().merge_from_file(tmp_path)
+    with pytest.raises(ConfigError, match=r"cannot be read as a config file: File name too long"):
+        get_cfg().merge_from_file("x" * 5000)
+
+
+def test_a_file_with_a_byte_order_mark_aliases_and_merges(tmp_path):
+    path = tmp_path / "good.yaml"
+    path.write_text("SOLVER: &a {EPOCHS: 7}\nTEST: {PERIOD: 2}\n", encoding="utf-8-sig")
+    cfg = get_cfg()
+    cfg.merge_from_file(path)
+    assert (cfg.SOLVER.EPOCHS, cfg.TEST.PERIOD) == (7, 2)
+    assert load_yaml("a: &a {k: 1}\nb: {<<: *a, l: 2}\nc: [*a, *a]\n")["b"] == {"k": 1, "l": 2}
+
+
+def test_the_line_of_a_mistake():
+    with pytest.raises(YAMLProblem, match="not valid YAML") as error:
+        load_yaml("a: 1\nb: [\n")
+    assert error.value.line == 3
