@@ -1,14 +1,16 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
+import torch
 
 from vmae_det import model_zoo
 from vmae_det.config import CfgNode, check_config, get_cfg
 from vmae_det.config.defaults import KEYS
 from vmae_det.config.ranges import Group, Key, integer
 from vmae_det.config.size import clips_per_pass, least_training_bytes
-from vmae_det.engine import inspection, setup
+from vmae_det.engine import inspection, launch, setup
 from vmae_det.modeling import build_model
 from vmae_det.utils.errors import ConfigError
 
@@ -152,8 +154,6 @@ def test_what_makes_no_sense_is_refused_by_the_name_of_its_key(key, values):
 
 
 def test_numbers_of_other_types_of_their_kind_are_taken():
-    import numpy as np
-
     assert Key(1, integer("[0, 9]")).convert(np.int64(3)) == 3
     cfg = get_cfg()
     cfg.SOLVER.BASE_LR, cfg.INPUT.CROP_SCALES = 1, [1, 0.5]
@@ -190,3 +190,22 @@ def test_a_metric_that_no_evaluation_gives_is_found_before_training(tiny_cfg, mo
     monkeypatch.setattr(setup, "build_model_with_weights", lambda cfg: pytest.fail("training has begun"))
     with pytest.raises(ConfigError, match=r"TEST\.BEST_METRIC: .* no 'foo'; known are: top1"):
         setup.run_training(tiny_cfg("finetune", "TEST.BEST_METRIC", "foo"))
+
+
+def run_out(kind):
+    if kind == "torch":
+        torch.empty(1 << 60, dtype=torch.uint8)
+    elif kind == "numpy":
+        np.zeros((1 << 29, 1 << 29))
+    else:
+        raise RuntimeError("a fault of the program")
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy"])
+def test_a_lack_of_memory_is_one_line(capsys, kind):
+    assert launch.run_guarded(run_out, kind) == 2
+    said = capsys.readouterr().err
+    assert "out of memory (" in said
+    assert said.count("\n") == 1
+    with pytest.raises(RuntimeError, match="a fault"):
+        launch.run_guarded(run_out, "program")

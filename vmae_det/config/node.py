@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from ast import literal_eval
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -47,6 +48,10 @@ class CfgNode(FvcoreCfgNode):
 
     def __reduce__(self) -> tuple:
         return _restore, (dict(self), self._path, self.is_frozen())
+
+    def __deepcopy__(self, memo: dict) -> CfgNode:
+        items = {name: deepcopy(value, memo) for name, value in self.items() if isinstance(value, CfgNode)}
+        return _restore({**self, **items}, self._path, self.is_frozen())
 
     # ------------------------------------------------------------ changes from Python
 

@@ -22,6 +22,7 @@ from vmae_det.engine.hooks import Interrupted
 from vmae_det.utils import distributed
 from vmae_det.utils.cpu import count_cores
 from vmae_det.utils.errors import USER_ERROR_STATUS, ConfigError, UserError, file_error
+from vmae_det.utils.memory import is_out_of_memory
 from vmae_det.utils.watchdog import TIMEOUT, Watchdog
 
 _LINGER = 10.0  # seconds that a hung process waits for those of other machines to notice, too
@@ -155,7 +156,8 @@ def _too_few_gpus(local_rank: int) -> None:
 def run_guarded(
     main: Callable[..., Any], *args: Any, report: Callable[[UserError], None] | None = None
 ) -> int:
-    """Call `main(*args)`; a user's error or an interrupt becomes one line on stderr and an exit status.
+    """Call `main(*args)`; a user's error, an interrupt or a lack of memory becomes one line on stderr and an
+    exit status.
 
     Args:
         report: gets the user's error in place of `print_error`.
@@ -167,6 +169,13 @@ def run_guarded(
         return USER_ERROR_STATUS
     except OSError as error:
         (report or print_error)(file_error(error))
+        return USER_ERROR_STATUS
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        problem = str(error).partition("\n")[0][:300] or "no more memory"
+        hint = "a smaller SOLVER.BATCH_SIZE or TEST.BATCH_SIZE, or a larger SOLVER.ACCUMULATE, needs less"
+        (report or print_error)(UserError(f"out of memory ({problem}); {hint}"))
         return USER_ERROR_STATUS
     except Interrupted as interrupt:
         if int(os.environ.get("RANK", 0)) == 0:

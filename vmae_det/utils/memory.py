@@ -30,6 +30,14 @@ def device_memory(device: torch.device) -> int:
     return machine_memory()
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether this is how Python or torch tell that memory has run out."""
+    # On the CPU torch has no class of errors.
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "DefaultCPUAllocator" in str(
+        error
+    )
+
+
 def in_gb(size: int) -> str:
     """A number of bytes for people."""
     return f"{size / 1e9:,.1f} GB"
