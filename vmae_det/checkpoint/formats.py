@@ -197,3 +197,5 @@ FORMATS = (
         top_key="state_dict",
     ),
 )
+
+OWN_FORMAT = next(known for known in FORMATS if known.names is None)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from vmae_det.checkpoint.files import read_checkpoint, some
-from vmae_det.checkpoint.formats import FORMATS
+from vmae_det.checkpoint.formats import FORMATS, OWN_FORMAT
 from vmae_det.checkpoint.naming import part_of
 from vmae_det.checkpoint.published import POSITIONS, Recognised, inflate, to_our_names
 from vmae_det.checkpoint.shapes import keys_of
@@ -79,9 +79,9 @@ def load_weights(
     if not isinstance(source, dict):
         where, source = str(source), read_checkpoint(source)
     where = where or "state dict"
-    found, recognised = read_weights(source, where)
-    weights = inflate(recognised.weights, model.backbone.tubelet_size)
     own = model.state_dict()
+    found, recognised = read_weights(source, where, own)
+    weights = inflate(recognised.weights, model.backbone.tubelet_size)
     own.pop(POSITIONS, None)
     parts = {"backbone"} if backbone_only else {part_of(name) for name in own}
     nameless = tuple(name for name, part in recognised.unused.items() if part in parts)
@@ -109,11 +109,14 @@ def load_weights(
     return LoadReport(recognised.format.name, tuple(shared), missing, unused, found)
 
 
-def read_weights(content: dict[str, Any], where: str) -> tuple[StateDict, Recognised]:
+def read_weights(
+    content: dict[str, Any], where: str, own: Iterable[str] = ()
+) -> tuple[StateDict, Recognised]:
     """The weights in a state dict or the content of a file, and the same under our names.
 
     Args:
         where: the content is from; for the error.
+        own: names of a model's parameters, by which the file of a backbone of the user's is recognised.
 
     Raises:
         WeightsError: its parameter names are of no known format, or of several models.
@@ -123,6 +126,9 @@ def read_weights(content: dict[str, Any], where: str) -> tuple[StateDict, Recogn
         recognised = to_our_names(found.tensors)
     except WeightsError as error:
         raise WeightsError(f"{where}: {error}") from None
+    backbone = {name for name in own if name.startswith(BACKBONE_PREFIX)}
+    if recognised is None and backbone and backbone <= found.tensors.keys():
+        recognised = Recognised(OWN_FORMAT, dict(found.tensors), {})
     if recognised is None and found.tensors:
         formats = ", ".join(dict.fromkeys(known.name for known in FORMATS))
         raise WeightsError(

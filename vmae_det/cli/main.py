@@ -13,6 +13,7 @@ from typing import Any
 import vmae_det
 from vmae_det.cli.overrides import split_overrides, take_local_rank
 from vmae_det.utils.errors import USER_ERROR_STATUS, ConfigError, UserError, file_error
+from vmae_det.utils.extensions import OPTION, import_extensions, take_extensions
 
 COMMANDS = {
     "train": "pre-train, fine-tune or transfer, as a config says",
@@ -34,6 +35,11 @@ COMMANDS = {
     "benchmark": "time and memory of the program's parts on this machine",
     "quickstart": "the whole way on a small built-in dataset, in a few minutes on a CPU",
 }
+# Those that build models, datasets, readers or person detectors by name, which may be the user's.
+EXTENSIBLE = (
+    *("train", "submit", "test", "detect", "detect-persons", "visualize", "inspect", "export"),
+    *("check-data",),
+)
 _MODULES = {"import": "import_annotations"}  # where the command's name cannot be the module's
 
 
@@ -74,6 +80,9 @@ def build_parser(name: str) -> tuple[argparse.ArgumentParser, argparse.ArgumentP
             asked = added
             module = importlib.import_module(f"vmae_det.cli.{_MODULES.get(name, name.replace('-', '_'))}")
             module.add_arguments(asked)
+            if name in EXTENSIBLE:
+                own = "of own parts, to be imported first (docs/extend.md)"
+                asked.add_argument(OPTION, action="append", metavar="MODULE", help=own)
     return parser, asked, module
 
 
@@ -81,6 +90,9 @@ def _run(argv: list[str]) -> int:
     command, *argv = take_local_rank(argv) or [""]
     parser, asked, module = build_parser(command)
     overrides: list[str] = []
+    extensions: list[str] = []
+    if command in EXTENSIBLE:
+        argv, extensions = take_extensions(argv)
     if asked:
         argv, overrides = split_overrides(argv, asked)
     args = parser.parse_args([command, *argv] if command else [])
@@ -88,6 +100,7 @@ def _run(argv: list[str]) -> int:
         if not hasattr(args, "opts"):
             raise ConfigError(f"{overrides[0]}: vmae-det {command} takes no config keys")
         args.opts = [*args.opts, *overrides]
+    import_extensions(extensions)
     return module.run(args)
 
 

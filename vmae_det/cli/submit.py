@@ -7,7 +7,7 @@ import argparse
 import os
 import signal
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from vmae_det.cli.arguments import decimal, positive, processes, refuse_unused, 
 from vmae_det.cli.common import add_config_arguments, load_config
 from vmae_det.config import CfgNode
 from vmae_det.utils.errors import USER_ERROR_STATUS, ConfigError, UserError
+from vmae_det.utils.extensions import import_extensions, imported_extensions
 from vmae_det.utils.watchdog import TIMEOUT
 
 if TYPE_CHECKING:
@@ -142,6 +143,7 @@ class SubmittedRun:
         resume: whether checkpoints may be there; the first time they may not.
         processes: on each node.
         requeue_before: seconds to save in when the time is nearly up.
+        extensions: modules to import first.
     """
 
     cfg: CfgNode
@@ -150,6 +152,7 @@ class SubmittedRun:
     max_restarts: int
     timeout: float
     requeue_before: int
+    extensions: tuple[str, ...] = field(default_factory=imported_extensions)
 
     def __call__(self) -> None:
         """Train; ends the process with the exit status of the run."""
@@ -166,6 +169,7 @@ class SubmittedRun:
         resume = self.resume or int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0  # after a node failed
         port = _PORTS[int(job.raw_job_id) % len(_PORTS)]
         try:
+            import_extensions(self.extensions)
             status = launch(
                 train_or_evaluate,
                 (self.cfg, resume),

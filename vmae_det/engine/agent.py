@@ -31,6 +31,7 @@ from torch.distributed.elastic.rendezvous import (
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from vmae_det.utils.errors import USER_ERROR_STATUS, ConfigError
+from vmae_det.utils.extensions import imported_extensions
 from vmae_det.utils.watchdog import HUNG, STACK_SIGNAL
 
 LOST = 75  # exit status of a process that lost its connection to another
@@ -53,6 +54,7 @@ class Job:
         several_machines: whether the processes live on more than one.
         notes: a folder for `note_of`; made by `run_agent`.
         restarted: whether this machine has seen an earlier group.
+        extensions: modules that each process imports first.
     """
 
     main: Callable[..., Any]
@@ -62,6 +64,7 @@ class Job:
     several_machines: bool = False
     notes: Path = field(default_factory=Path)
     restarted: bool = False
+    extensions: tuple[str, ...] = field(default_factory=imported_extensions)
 
     def note_of(self, rank: int) -> Path:
         """Where a process leaves the line that says why it ends, for the agent to print it."""

@@ -22,6 +22,7 @@ from vmae_det.engine.hooks import Interrupted
 from vmae_det.utils import distributed
 from vmae_det.utils.cpu import count_cores
 from vmae_det.utils.errors import USER_ERROR_STATUS, ConfigError, UserError, file_error
+from vmae_det.utils.extensions import import_extensions
 from vmae_det.utils.memory import is_out_of_memory
 from vmae_det.utils.watchdog import TIMEOUT, Watchdog
 
@@ -131,7 +132,8 @@ def _run_in_group(job: Job, report: Callable[[UserError], None]) -> int:
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=patience)
         # A machine that came back belongs to the same run as those that stayed.
         again = distributed.any_process(job.restarted) and job.restart_args is not None
-        status = run_guarded(job.main, *(job.restart_args if again else job.args), report=report)
+        args = job.restart_args if again else job.args
+        status = run_guarded(_run_extended, job, args, report=report)
     except Exception as error:
         if _is_lost_connection(error):
             return LOST
@@ -140,6 +142,11 @@ def _run_in_group(job: Job, report: Callable[[UserError], None]) -> int:
     if status == 0:
         dist.destroy_process_group()
     return status
+
+
+def _run_extended(job: Job, args: tuple[Any, ...]) -> None:
+    import_extensions(job.extensions)
+    job.main(*args)
 
 
 def _is_lost_connection(error: Exception) -> bool:

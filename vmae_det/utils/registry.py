@@ -29,5 +29,8 @@ def lookup(registry: Registry, name: str, key: str) -> Any:
     """What `registry` holds under `name`; ConfigError naming the config `key` if there is none."""
     if name not in registry:
         known = [known_name for known_name, _ in registry]
-        raise ConfigError(f"{key}: got '{name}', which is not registered{did_you_mean(name, known)}")
+        raise ConfigError(
+            f"{key}: got '{name}', which is not registered{did_you_mean(name, known)}; "
+            "--import MODULE registers own parts"
+        )
     return registry.get(name)

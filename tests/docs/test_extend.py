@@ -1,0 +1,86 @@
+"""The parts of docs/extend.md, from the page, by `--import`."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from vmae_det.checkpoint import read_checkpoint
+from vmae_det.cli.main import main
+from vmae_det.engine.launch import launch
+from vmae_det.utils import extensions
+
+PAGE = Path(__file__).parents[2] / "docs" / "extend.md"
+pytestmark = pytest.mark.skipif(not PAGE.is_file(), reason="the pages are part of a clone")
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """The folder of the page's my_parts.py; registered once, as registries have no way back."""
+    folder = tmp_path_factory.mktemp("parts")
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (folder / "my_parts.py").write_text("\n\n".join(blocks))
+    yield folder
+    sys.path[:] = [path for path in sys.path if path != str(folder)]
+    extensions._imported.clear()
+
+
+PARTS = (
+    *("MODEL.BACKBONE.NAME", "MyBackbone", "MODEL.ROI_HEAD.NAME", "MyHead"),
+    *("DATALOADER.READER", "grey", "DATASETS.TRAIN", "('my_set_train',)"),
+)
+
+
+def parts_are_known():
+    from vmae_det.modeling import ROI_HEAD_REGISTRY
+
+    assert "MyHead" in ROI_HEAD_REGISTRY
+
+
+def test_the_parts_of_the_page(parts, tiny_cfg, mini_ava, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(parts)
+    cfg = tiny_cfg("detect", "DATASETS.ROOT", str(mini_ava.parent))
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    config = ("--config-file", str(tmp_path / "config.yaml"))
+    assert main(["train", *config, *PARTS]) == 2  # not imported yet
+    assert "--import MODULE registers own parts" in capsys.readouterr().err
+    assert main(["train", "--import", "my_parts", *config, *PARTS]) == 0
+    weights = f"{cfg.OUTPUT_DIR}/model_final.pt"
+    names = read_checkpoint(weights)["model"]
+    assert "backbone.stem.weight" in names
+    assert "roi_head.hidden.0.weight" in names
+    video = next((mini_ava / "videos").glob("*.mp4"))
+    output = ("--output", str(tmp_path / "out"), "--whole-frame", "--format", "csv")
+    assert main(["detect", str(video), "--weights", weights, *output, "--import=my_parts"]) == 0
+    # A process that is started imports the module, too.
+    assert launch(parts_are_known, (), max_restarts=1) == 0  # by the agent
+
+
+@pytest.mark.parametrize(
+    ("module", "content", "message"),
+    [
+        ("no_such_module", None, "no_such_module is neither in "),
+        ("broken_part", "1 / 0", "broken_part: fails while it is imported: ZeroDivisionError"),
+        ("needs_more", "import no_such_dependency", "no_such_dependency is neither in"),
+        ("exits_at_once", "raise SystemExit(0)", "exits_at_once: fails while it is imported: SystemExit"),
+        ("my_head.py", None, "expected a module's name such as my_package.my_head, got 'my_head.py'"),
+        ("", None, "expected a module's name"),
+    ],
+)
+def test_a_module_that_cannot_be_imported(tmp_path, monkeypatch, capsys, module, content, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    if content:
+        (tmp_path / f"{module}.py").write_text(content)
+    assert main(["inspect", "--config-file", "MiniAVA/detect.yaml", "--import", module]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_the_option_is_refused_where_nothing_is_built(capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--import", "my_parts"])
+    assert main(["train", "--import"]) == 2
+    assert "expected a module's name after it" in capsys.readouterr().err
