@@ -187,7 +187,7 @@ def test_a_batch_that_cannot_fit_is_refused_before_training(tiny_cfg, monkeypatc
 
 
 def test_a_metric_that_no_evaluation_gives_is_found_before_training(tiny_cfg, monkeypatch):
-    monkeypatch.setattr(setup, "build_model_with_weights", lambda cfg: pytest.fail("training has begun"))
+    monkeypatch.setattr(setup, "Trainer", lambda *_, **__: pytest.fail("training has begun"))
     with pytest.raises(ConfigError, match=r"TEST\.BEST_METRIC: .* no 'foo'; known are: top1"):
         setup.run_training(tiny_cfg("finetune", "TEST.BEST_METRIC", "foo"))
 

@@ -124,7 +124,7 @@ def start_run(cfg: CfgNode, training: bool = True) -> torch.device:
 
 
 def check_training_memory(cfg: CfgNode, device: torch.device) -> None:
-    """Refuse a run that cannot fit into the memory of the device, before anything large is made.
+    """Refuse a run that cannot fit into the memory of the device, before its first step.
 
     Raises:
         ConfigError: it says what needs how much.
@@ -231,7 +231,6 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
             "or name another folder"
         )
     versions = code_versions()
-    check_training_memory(cfg, device)
     model, classes = _build_with_classes(cfg)
     newest = checkpointer.load_newest() if resume else None
     start = newest[1]["step"] if newest else 0
@@ -242,6 +241,7 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
     total = epoch_steps * cfg.SOLVER.EPOCHS
     tests = _TestSets(cfg, device, dataset.classes)
     best_metric = choose_metric(cfg.TEST.BEST_METRIC, tests.metrics)
+    check_training_memory(cfg, device)
     if newest and newest[0].is_file():
         load_weights(model, newest[1]["model"], where=str(newest[0]))
     trained = spread(cfg, model.to(device), device)
