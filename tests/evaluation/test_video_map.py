@@ -9,7 +9,7 @@ from vmae_det.data.tubes import read_tubes
 from vmae_det.evaluation.average_precision import points_area
 from vmae_det.evaluation.tube_matching import tube_overlaps
 from vmae_det.evaluation.video_map import video_map
-from vmae_det.utils.errors import DataError
+from vmae_det.utils.errors import DataError, UserError
 
 
 def write(path, tubes):
@@ -273,8 +273,8 @@ def test_options_of_other_measures_are_refused(tmp_path, capsys):
         "--protocol challenge does not go with --tubes; choose from continuous, act"
         in capsys.readouterr().err
     )
-    assert cli_main.main([*files, "--iou", "50"]) == 2
-    assert "IoU thresholds must be in (0, 1], got 50" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"IoU thresholds must be in \(0, 1\], got 50"):
+        video_map(read_tubes(truth), read_tubes(truth, "detections"), thresholds=[50])
     for kind, option, value in (
         ("--person-boxes", "--protocol", "challenge"),
         ("--person-boxes", "--iou", "0.5"),

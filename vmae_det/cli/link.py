@@ -78,9 +78,7 @@ def _frames(detections: ActionBoxes, args: argparse.Namespace) -> np.ndarray:
     if args.keyframes:
         return first + _places(detections, Path(args.keyframes), Path(args.detections))
     if args.rate:
-        with np.errstate(over="ignore"):
-            frame = np.rint(np.minimum(detections.timestamp * args.rate, 2 * MAX_TIMESTAMP))
-        return first + frame.astype(np.int64)
+        return first + np.rint(detections.timestamp * args.rate).astype(np.int64)
     fraction = detections.timestamp % 1 != 0
     if fraction.any():
         time = detections.timestamp[fraction.argmax()]
