@@ -20,6 +20,13 @@ pytest_plugins = ["browser"]
 torch.set_num_threads(2)
 
 
+def pytest_make_parametrize_id(val):
+    """Names of tests that are alike in every process, and printable."""
+    if isinstance(val, bytes):
+        return f"{len(val)}_bytes"
+    return ascii(val)[1:41] if isinstance(val, str) and not (val.isascii() and len(val) <= 80) else None
+
+
 @pytest.fixture(autouse=True)
 def default_products():
     """Commands set what suits this CPU; each test starts without."""

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from vmae_det.utils.errors import ConfigError, DataError, did_you_mean
+from vmae_det.utils.errors import ConfigError, DataError, did_you_mean, one_line
 from vmae_det.utils.events import EventStorage, JSONWriter
 from vmae_det.utils.files import write_whole
 from vmae_det.utils.registry import Registry, lookup
@@ -70,3 +70,11 @@ def test_registries():
     assert lookup(registry, "hammer", "TOOLS.NAME") is dict
     with pytest.raises(ConfigError, match=r"TOOLS\.NAME: got 'hamer'.*did you mean 'hammer'"):
         lookup(registry, "hamer", "TOOLS.NAME")
+
+
+def test_a_message_is_one_line_and_not_too_long():
+    assert one_line("a\n  b\tc") == "a b c"
+    text = one_line("begin " + "x" * 100_000 + " end")
+    assert len(text) < 1100
+    assert text.startswith("begin x")
+    assert text.endswith("x end")

@@ -8,11 +8,11 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import vmae_det
 from vmae_det.cli.overrides import split_overrides, take_local_rank
-from vmae_det.utils.errors import USER_ERROR_STATUS, ConfigError, UserError, file_error
+from vmae_det.utils.errors import USER_ERROR_STATUS, ConfigError, UserError, file_error, one_line
 from vmae_det.utils.extensions import OPTION, import_extensions, take_extensions
 
 COMMANDS = {
@@ -43,6 +43,13 @@ EXTENSIBLE = (
 _MODULES = {"import": "import_annotations"}  # where the command's name cannot be the module's
 
 
+class _Parser(argparse.ArgumentParser):
+    """Ends in one line, as all errors do, where argparse would print its usage before."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USER_ERROR_STATUS, f"{self.prog}: error: {one_line(message)}; see {self.prog} --help\n")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; gives its exit status. An error that the user can mend is one line on stderr,
     status 2."""
@@ -65,7 +72,7 @@ def build_parser(name: str) -> tuple[argparse.ArgumentParser, argparse.ArgumentP
 
     Other commands are known by their names alone, so that their modules need no import.
     """
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="vmae-det",
         description="VideoMAE: pre-training on video, fine-tuning, spatio-temporal action detection.",
     )
@@ -105,7 +112,7 @@ def _run(argv: list[str]) -> int:
 
 
 def _fail(error: UserError) -> int:
-    print(f"vmae-det: error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"vmae-det: error: {one_line(error)}", file=sys.stderr)
     return USER_ERROR_STATUS
 
 

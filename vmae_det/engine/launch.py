@@ -21,7 +21,7 @@ from vmae_det.engine.agent import LOST, Job, Place, run_agent, say
 from vmae_det.engine.hooks import Interrupted
 from vmae_det.utils import distributed
 from vmae_det.utils.cpu import count_cores
-from vmae_det.utils.errors import USER_ERROR_STATUS, ConfigError, UserError, file_error
+from vmae_det.utils.errors import USER_ERROR_STATUS, ConfigError, UserError, file_error, one_line
 from vmae_det.utils.extensions import import_extensions
 from vmae_det.utils.memory import is_out_of_memory
 from vmae_det.utils.watchdog import TIMEOUT, Watchdog
@@ -195,11 +195,6 @@ def print_error(error: UserError) -> None:
     """One line on stderr, from the first process that is able to say it."""
     if int(os.environ.get("RANK", 0)) == 0:
         _say_error(one_line(error))
-
-
-def one_line(error: UserError) -> str:
-    """Its message without line breaks."""
-    return " ".join(str(error).split())
 
 
 def _say_error(message: str) -> None:

@@ -51,7 +51,7 @@ from vmae_det.solver import build_optimizer, build_schedule
 from vmae_det.utils import cpu, distributed
 from vmae_det.utils.errors import ConfigError, UserError, WeightsError
 from vmae_det.utils.events import JSONWriter, TerminalWriter, Writer
-from vmae_det.utils.files import write_json, write_text
+from vmae_det.utils.files import make_output_folder, write_json, write_text
 from vmae_det.utils.logging import setup_logging
 from vmae_det.utils.memory import device_memory, in_gb
 from vmae_det.utils.provenance import code_versions
@@ -100,12 +100,13 @@ def start_run(cfg: CfgNode, training: bool = True) -> torch.device:
     model_class(cfg)
     device = choose_device(cfg)
     folder = Path(cfg.OUTPUT_DIR)
-    if not training and any((folder / name).exists() for name in (METRICS, FINAL_WEIGHTS)):
-        raise ConfigError(
-            f"OUTPUT_DIR: {folder} holds a training run, whose config.yaml and results.json this would "
-            f"overwrite; name another folder, such as OUTPUT_DIR {folder / 'test'}"
-        )
     try:
+        make_output_folder(folder)
+        if not training and any((folder / name).exists() for name in (METRICS, FINAL_WEIGHTS)):
+            raise ConfigError(
+                f"OUTPUT_DIR: {folder} holds a training run, whose config.yaml and results.json this would "
+                f"overwrite; name another folder, such as OUTPUT_DIR {folder / 'test'}"
+            )
         setup_logging(folder)
         if distributed.is_main_process():
             write_text(folder / "config.yaml", cfg.dump())

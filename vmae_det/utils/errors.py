@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 USER_ERROR_STATUS = 2  # exit status of a command that ends in a UserError
+_READABLE = 1000  # characters of a message
 
 
 class UserError(Exception):
@@ -50,8 +51,13 @@ def file_error(error: OSError) -> UserError:
     """An OSError about a file as an error that the user can mend. One that names no file is raised again."""
     if error.filename is None:
         raise error
-    name = str(error.filename)
-    return UserError(f"{name if len(name) <= 300 else name[:300] + '...'}: {error.strerror}")
+    return UserError(f"{error.filename}: {error.strerror}")
+
+
+def one_line(message: object) -> str:
+    """A message without line breaks, and without the middle of what is too long to read."""
+    text = " ".join(str(message).split())
+    return text if len(text) <= _READABLE else f"{text[: _READABLE - 300]} ... {text[-300:]}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
