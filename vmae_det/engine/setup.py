@@ -21,6 +21,7 @@ from vmae_det.checkpoint.optimizer_state import tensors_by_name
 from vmae_det.checkpoint.state_dicts import AVERAGED_WEIGHTS
 from vmae_det.config import CfgNode, check_config
 from vmae_det.config.size import clips_per_pass, least_training_bytes
+from vmae_det.data.catalog import get_dataset
 from vmae_det.data.classes import ModelClasses
 from vmae_det.data.loader import (
     build_dataset,
@@ -232,6 +233,9 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
             "or name another folder"
         )
     versions = code_versions()
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        get_dataset(name, cfg.DATASETS.ROOT)  # what is missing shows first
+    check_training_memory(cfg, device)
     model, classes = _build_with_classes(cfg)
     newest = checkpointer.load_newest() if resume else None
     start = newest[1]["step"] if newest else 0
@@ -242,7 +246,6 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
     total = epoch_steps * cfg.SOLVER.EPOCHS
     tests = _TestSets(cfg, device, dataset.classes)
     best_metric = choose_metric(cfg.TEST.BEST_METRIC, tests.metrics)
-    check_training_memory(cfg, device)
     if newest and newest[0].is_file():
         load_weights(model, newest[1]["model"], where=str(newest[0]))
     trained = spread(cfg, model.to(device), device)
