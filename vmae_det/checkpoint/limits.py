@@ -13,8 +13,10 @@ from vmae_det.utils.errors import WeightsError
 
 # Heads by width, of the networks that the authors' code builds by name (VideoMAE and VideoMAE V2, their
 # modeling_pretrain.py and modeling_finetune.py). A file says nothing of them.
-_HEADS = {384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16}
-_DECODER_HEADS = {192: 3, 384: 6, 512: 8, 640: 8}
+HEADS_OF_WIDTH = {
+    "backbone": {384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16},
+    "decoder": {192: 3, 384: 6, 512: 8, 640: 8},
+}
 _IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 
 
@@ -55,7 +57,7 @@ def _of_config(family: str, cfg: CfgNode) -> Iterator[str]:
     if backbone.POSITIONS != "flat" and family != "mmaction2":  # whose files hold the table
         yield f"MODEL.BACKBONE.POSITIONS is {backbone.POSITIONS}, and its models compute flat ones"
     if family == "videomae":
-        yield from _other_heads("BACKBONE", backbone, _HEADS)
+        yield from _other_heads("BACKBONE", backbone)
     if model.META_ARCHITECTURE == "MaskedAutoencoder":
         yield from _of_pretraining(family, cfg)
     if model.META_ARCHITECTURE == "ActionDetector" and family == "videomae":
@@ -73,7 +75,7 @@ def _of_pretraining(family: str, cfg: CfgNode) -> Iterator[str]:
                 f"(0 or {own})"
             )
     if family == "videomae":
-        yield from _other_heads("DECODER", decoder, _DECODER_HEADS)
+        yield from _other_heads("DECODER", decoder)
         return
     if decoder.MASK != "none":
         yield f"MODEL.DECODER.MASK is {decoder.MASK}, and Transformers predicts all masked tokens"
@@ -93,8 +95,8 @@ def _of_detector(cfg: CfgNode) -> Iterator[str]:
             yield f"MODEL.ROI_HEAD.{key} is {head[key]}, and the published detector's is {value}"
 
 
-def _other_heads(group: str, node: CfgNode, published: dict[int, int]) -> Iterator[str]:
-    heads = published.get(node.EMBED_DIM)
+def _other_heads(group: str, node: CfgNode) -> Iterator[str]:
+    heads = HEADS_OF_WIDTH[group.lower()].get(node.EMBED_DIM)
     if heads is not None and heads != node.NUM_HEADS:
         yield (
             f"MODEL.{group}.NUM_HEADS is {node.NUM_HEADS}, and its models of width {node.EMBED_DIM} have "

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from vmae_det import model_zoo
-from vmae_det.config import CfgNode, get_cfg
+from vmae_det.config import CfgNode, check_config, get_cfg
+from vmae_det.config.checks import value_of
+from vmae_det.config.node import flatten
+from vmae_det.utils.yaml_text import load_yaml
 
 
 def stored_config(content: dict[str, Any], source: str | Path) -> CfgNode | None:
@@ -16,12 +19,22 @@ def stored_config(content: dict[str, Any], source: str | Path) -> CfgNode | None
         source: where the content was read from.
 
     Raises:
-        ConfigError: the config in the file is damaged.
+        ConfigError: the config in the file is damaged, or a value is out of range.
     """
     text = content.get("config")
     if isinstance(text, str) and text:
         cfg = get_cfg()
         cfg.merge_from_text(text, str(source))
+        check_config(cfg)
         return cfg
     known = model_zoo.WEIGHTS.get(str(source))
     return model_zoo.get_config(known.config) if known else None
+
+
+def stored_values(content: dict[str, Any], source: str | Path) -> dict[str, Any]:
+    """The values of the keys that `stored_config` decides, without those that it leaves at their defaults."""
+    cfg = stored_config(content, source)
+    if cfg is None:
+        return {}
+    keys = (key for key, _ in flatten(load_yaml(content.get("config") or cfg.dump())))
+    return {key: value_of(cfg, key) for key in keys}

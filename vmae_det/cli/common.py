@@ -89,8 +89,9 @@ def load_label_map(args: argparse.Namespace) -> dict[str, list] | None:
     from vmae_det.inference.backends import read_extras
     from vmae_det.inference.predictor import label_map_of
 
+    stored = ModelClasses.from_stored(read_extras(args.weights).get("label_map"), args.weights)
     if not args.label_map:
-        return read_extras(args.weights).get("label_map")
+        return stored and stored.to_stored()
     given = label_map_of(args.weights, LabelMap.from_file(args.label_map))
     return ModelClasses(given, str(args.label_map)).to_stored()
 

@@ -161,6 +161,8 @@ def _make_spec(content: dict[str, Any], base: Path, name: str, source: str) -> D
             values[key] = _video_start(value, base, source)
         elif key == "videos" and value:
             values[key] = find_shards(str(value), base) or _file(key, value, base, source)
+            if isinstance(values[key], Path) and not values[key].is_dir():
+                raise DataError(f"videos: {values[key]} is a file; expected a folder, or tar shards", source)
         elif key != "type" and value:
             values[key] = _file(key, value, base, source)
     labelled = kind == "classification" and isinstance(values.get("videos"), Shards)  # by their KEY.cls

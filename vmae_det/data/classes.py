@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from vmae_det.data.label_map import LabelMap
-from vmae_det.utils.errors import ConfigError, WeightsError, did_you_mean
+from vmae_det.utils.errors import ConfigError, did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -29,19 +29,12 @@ class ModelClasses:
 
     @classmethod
     def from_stored(cls, content: Any, source: str) -> ModelClasses | None:
-        """What weights hold under `label_map`, None where that is nothing; WeightsError if it is damaged."""
-        if content is None:
-            return None
-        try:
-            label_map = LabelMap(*(tuple(content[key]) for key in ("ids", "names", "kinds")))
-            usable = len({len(label_map.ids), len(label_map.names), len(label_map.kinds)}) == 1
-            usable = usable and len(set(label_map.names)) == len(label_map) > 0
-            usable = usable and all(type(number) is int and number > 0 for number in label_map.ids)
-        except (TypeError, KeyError, ValueError):
-            usable = False
-        if not usable or not all(isinstance(name, str) for name in label_map.names):
-            raise WeightsError(f"{source}: its label map is damaged: expected ids, names and kinds")
-        return cls(label_map, source)
+        """What weights hold under `label_map`, None where that is nothing.
+
+        Raises:
+            DataError: it is damaged, as a file of it could be.
+        """
+        return None if content is None else cls(LabelMap.from_fields(content, source), source)
 
     def to_stored(self) -> dict[str, Any]:
         """The same as `from_stored` takes it."""

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -69,9 +70,7 @@ class LabelMap:
         path = Path(path)
         text = read_text(path, "a label map (pbtxt)")
         entries = _list_entries(text, path) if _is_list(text) else _pbtxt_entries(text, path)
-        ids: dict[int, int] = {}
-        names: dict[str, int] = {}
-        kinds = []
+        fields = []
         for line, entry in entries:
             number, name = entry.get("id", entry.get("label_id")), entry.get("name")
             if name is None or number is None:
@@ -79,16 +78,53 @@ class LabelMap:
                 raise DataError(
                     f"an entry without {missing}; expected item {{ name: ... id: ... }}", path, line
                 )
-            if not _ID.fullmatch(number) or not 1 <= int(number) < _MAX_ID:
+            if not _ID.fullmatch(number):
                 raise DataError(f"id must be a whole number from 1 on, got {shown(number)}", path, line)
-            for value, seen, what in ((int(number), ids, "id"), (name, names, "name")):
+            fields.append((line, int(number), name, entry.get("label_type", "")))
+        return cls._checked(fields, path)
+
+    @classmethod
+    def from_fields(cls, content: Any, source: str | Path) -> LabelMap:
+        """The label map that travels with weights: a dict of `ids`, `names` and `kinds`.
+
+        Args:
+            source: the weights, for the error.
+
+        Raises:
+            DataError: it is of another form, or a label map file would be refused for the same fault.
+        """
+        columns = (
+            [content.get(name) for name in ("ids", "names", "kinds")] if isinstance(content, dict) else []
+        )
+        if not columns or not all(isinstance(column, (list, tuple)) for column in columns):
+            raise DataError("its label map: expected lists of ids, names and kinds", source)
+        if len({len(column) for column in columns}) > 1:
+            raise DataError(
+                f"its label map: lists of {', '.join(str(len(c)) for c in columns)} entries", source
+            )
+        for number, *texts in zip(*columns):
+            if type(number) is not int or not all(isinstance(text, str) for text in texts):
+                raise DataError(
+                    "its label map: expected whole numbers as ids, text as names and kinds", source
+                )
+        return cls._checked([(None, *entry) for entry in zip(*columns)], source)
+
+    @classmethod
+    def _checked(cls, fields: list[tuple[int | None, int, str, str]], source: str | Path) -> LabelMap:
+        """The label map of (line, id, name, kind) of each entry."""
+        ids: dict[int, int | None] = {}
+        names: dict[str, int | None] = {}
+        for line, number, name, _ in fields:
+            if not 1 <= number < _MAX_ID:
+                raise DataError(f"id must be a whole number from 1 on, got {number:.9g}", source, line)
+            for value, seen, what in ((number, ids, "id"), (name, names, "name")):
                 if value in seen:
-                    raise DataError(f"{what} {value!r} comes twice, first in line {seen[value]}", path, line)
+                    first = f", first in line {seen[value]}" if line else ""
+                    raise DataError(f"{what} {value!r:.80} comes twice{first}", source, line)
                 seen[value] = line
-            kinds.append(entry.get("label_type", ""))
         if not ids:
-            raise DataError('holds no entries; expected item { name: "..." id: 1 }', path)
-        return cls(tuple(ids), tuple(names), tuple(kinds))
+            raise DataError('holds no entries; expected item { name: "..." id: 1 }', source)
+        return cls(tuple(ids), tuple(names), tuple(kind for *_, kind in fields))
 
 
 def write_label_map(path: str | Path, label_map: LabelMap) -> None:

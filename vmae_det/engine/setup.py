@@ -16,6 +16,7 @@ from torch import nn
 
 import vmae_det
 from vmae_det.checkpoint import Checkpointer, LoadReport, load_weights, read_checkpoint, save_weights
+from vmae_det.checkpoint.comparison import compare_configs
 from vmae_det.checkpoint.formats import PUBLISHED_DETECTOR
 from vmae_det.checkpoint.optimizer_state import tensors_by_name
 from vmae_det.checkpoint.state_dicts import AVERAGED_WEIGHTS
@@ -157,11 +158,9 @@ def _build_with_classes(cfg: CfgNode, complete: bool = False) -> tuple[nn.Module
     """The same, with the classes of the head that MODEL.WEIGHTS holds, where it holds one and names them."""
     model, classes = build_model(cfg), None
     if cfg.MODEL.BACKBONE.CHECKPOINT and not cfg.MODEL.WEIGHTS:
-        report = load_weights(model, cfg.MODEL.BACKBONE.CHECKPOINT, backbone_only=True)
-        logger.info("%s: %s", cfg.MODEL.BACKBONE.CHECKPOINT, report)
+        _load(model, cfg, cfg.MODEL.BACKBONE.CHECKPOINT, backbone_only=True)
     if cfg.MODEL.WEIGHTS:
-        report = load_weights(model, cfg.MODEL.WEIGHTS)
-        logger.info("%s: %s", cfg.MODEL.WEIGHTS, report)
+        report = _load(model, cfg, cfg.MODEL.WEIGHTS, complete=complete)
         _settle_convention(cfg, report)
         has_head = any(not name.startswith("backbone.") for name in report.loaded)
         if has_head and model.task != "pretraining":
@@ -186,6 +185,17 @@ def _stored_classes(weights: str) -> ModelClasses | None:
             weights,
         )
     return classes
+
+
+def _load(
+    model: nn.Module, cfg: CfgNode, source: str, backbone_only: bool = False, complete: bool = False
+) -> LoadReport:
+    """Load a file into the model of a config, and compare that with the file's own."""
+    content = read_checkpoint(source)
+    report = load_weights(model, content, backbone_only=backbone_only, where=source)
+    compare_configs(cfg, content, source, report, complete)
+    logger.info("%s: %s", source, report)
+    return report
 
 
 def _settle_convention(cfg: CfgNode, report: LoadReport) -> None:

@@ -1,0 +1,212 @@
+"""What a file says of itself, against the run's config and as it stands."""
+
+import json
+import logging
+
+import pytest
+import safetensors.torch
+import torch
+import yaml
+from published_files import save, state_dict
+
+from vmae_det.cli.main import main
+from vmae_det.engine.setup import build_model_with_weights
+from vmae_det.inference.predictor import label_map_of, read_config
+from vmae_det.modeling import build_model
+from vmae_det.utils.errors import ConfigError, DataError, UserError, WeightsError
+
+
+@pytest.fixture
+def saved(tiny_cfg, tmp_path):
+    """saved(TASK): a config and a file of weights made with it."""
+
+    def make(task, *opts):
+        cfg = tiny_cfg(task, *opts)
+        path = tmp_path / f"{task}.pt"
+        torch.save({"model": build_model(cfg).state_dict(), "config": cfg.dump()}, path)
+        return path
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "task"),
+    [
+        ("MODEL.BACKBONE.NUM_HEADS", 4, "detect"),
+        ("MODEL.BACKBONE.POSITIONS", "flat", "detect"),
+        ("MODEL.PIXEL_MEAN", (127.5, 127.5, 127.5), "detect"),
+        ("MODEL.PIXEL_STD", (127.5, 127.5, 127.5), "finetune"),
+        ("MODEL.ROI_HEAD.RESOLUTION", 3, "detect"),
+        ("MODEL.ROI_HEAD.ALIGNED", True, "detect"),
+        ("MODEL.DECODER.NUM_HEADS", 4, "pretrain"),
+        ("MODEL.RECONSTRUCTION.NORMALIZE", False, "pretrain"),
+    ],
+)
+def test_another_value_would_give_other_results(saved, tiny_cfg, key, value, task):
+    path = saved(task)
+    build_model_with_weights(tiny_cfg(task, "MODEL.WEIGHTS", str(path)), complete=True)
+    with pytest.raises(ConfigError, match=rf"{key}: .*{path.name} was made with"):
+        build_model_with_weights(tiny_cfg(task, key, value, "MODEL.WEIGHTS", str(path)), complete=True)
+
+
+@pytest.mark.parametrize("where", ["MODEL.WEIGHTS", "MODEL.BACKBONE.CHECKPOINT"])
+def test_training_from_weights(saved, tiny_cfg, where, caplog):
+    path = str(saved("pretrain"))
+    for key, value in (("MODEL.BACKBONE.NUM_HEADS", 4), ("MODEL.BACKBONE.POSITIONS", "flat")):
+        with pytest.raises(ConfigError, match=rf"{key}: .* was made with"):
+            build_model_with_weights(tiny_cfg("detect", key, value, where, path))
+    with caplog.at_level(logging.WARNING):
+        build_model_with_weights(tiny_cfg("detect", "MODEL.DECODER.NUM_HEADS", 4, where, path))
+        assert not caplog.records  # the detector has no decoder
+        build_model_with_weights(tiny_cfg("detect", "MODEL.PIXEL_STD", (1.0, 1.0, 1.0), where, path))
+    assert "MODEL.PIXEL_STD: (1.0, 1.0, 1.0), but" in caplog.text
+    assert "training has to make up for it" in caplog.text
+
+
+def test_other_clips_than_in_training_are_said(saved, tiny_cfg, caplog):
+    cfg = tiny_cfg("detect", "INPUT.SAMPLING_RATE", 1, "MODEL.WEIGHTS", str(saved("detect")))
+    with caplog.at_level(logging.WARNING):
+        build_model_with_weights(cfg, complete=True)
+    assert "INPUT.SAMPLING_RATE: 1, but" in caplog.text
+
+
+def test_published_files_have_flat_positions(tiny_cfg, tmp_path, caplog):
+    save("videomae", "finetune", tmp_path / "theirs.pth")
+    opts = ("MODEL.CLASSIFIER.NUM_CLASSES", 5, "MODEL.WEIGHTS", str(tmp_path / "theirs.pth"))
+    with pytest.raises(ConfigError, match=r"MODEL\.BACKBONE\.POSITIONS: 'axes', but .* was made with 'flat'"):
+        build_model_with_weights(tiny_cfg("finetune", *opts), complete=True)
+    with caplog.at_level(logging.WARNING):
+        build_model_with_weights(
+            tiny_cfg("finetune", "MODEL.BACKBONE.POSITIONS", "flat", *opts), complete=True
+        )
+    assert not caplog.records
+    # One with the table in it has its own.
+    save("mmaction2", "finetune", tmp_path / "theirs.pth")
+    build_model_with_weights(tiny_cfg("finetune", *opts), complete=True)
+
+
+def test_the_averaged_weights_of_a_checkpoint_are_tested(tiny_cfg, tmp_path, caplog):
+    cfg = tiny_cfg("finetune", "MODEL.WEIGHTS", str(tmp_path / "checkpoint_0000001.pt"))
+    trained, averaged = build_model(cfg), build_model(tiny_cfg("finetune", "SEED", 5))
+    content = {"averaged_model": averaged.state_dict(), "model": trained.state_dict(), "config": cfg.dump()}
+    torch.save(content, cfg.MODEL.WEIGHTS)
+    with caplog.at_level(logging.INFO):
+        model = build_model_with_weights(cfg, complete=True)
+    assert torch.equal(model.head.weight, averaged.head.weight)
+    assert "the averaged weights under 'averaged_model', not those under 'model'" in caplog.text
+
+
+NESTED = {}
+NESTED["ids"] = NESTED
+LABEL_MAPS = [
+    NESTED,
+    [1, 2],
+    "item { name: 'a' id: 1 }",
+    {"ids": [1], "names": ["a"]},
+    {"ids": [1, 2], "names": ["a"], "kinds": [""]},
+    {"ids": [1, 1], "names": ["a", "b"], "kinds": ["", ""]},
+    {"ids": [1, 2], "names": ["a", "a"], "kinds": ["", ""]},
+    {"ids": [0], "names": ["a"], "kinds": [""]},
+    {"ids": [10**30], "names": ["a"], "kinds": [""]},
+    {"ids": [1.5], "names": ["a"], "kinds": [""]},
+    {"ids": [[[]]], "names": ["a"], "kinds": [""]},
+    {"ids": [1], "names": [None], "kinds": [""]},
+    {"ids": [], "names": [], "kinds": []},
+]
+
+
+@pytest.mark.parametrize("label_map", LABEL_MAPS, ids=range(len(LABEL_MAPS)))
+def test_a_label_map_in_weights_is_checked_as_one_in_a_file(tmp_path, label_map):
+    torch.save({"model": {}, "label_map": label_map}, tmp_path / "x.pt")
+    with pytest.raises(DataError, match=r"x\.pt: "):
+        label_map_of(tmp_path / "x.pt")
+
+
+def deep(depth):
+    tree = "1"
+    for _ in range(depth):
+        tree = {"MODEL": tree}
+    return json.dumps(tree)
+
+
+CONFIGS = {
+    "a list": "[1, 2]",
+    "no YAML": "a: [",
+    "nested": "MODEL: " + "[" * 5000,
+    "deep": "{MODEL: " * 500 + "1" + "}" * 500,
+    "itself": "MODEL: &a\n  BACKBONE: *a\n",
+    "laughs": "a: &a [x, x]\n"
+    + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefghij", "bcdefghijk")),
+    "huge width": "MODEL: {BACKBONE: {EMBED_DIM: 100000000000}}",
+    "a wrong type": "MODEL: {BACKBONE: {DEPTH: many}}",
+    "out of range": "MODEL: {BACKBONE: {DEPTH: -1}}",
+    "no group": "MODEL: 3",
+    "an unknown key": "MODEL: {BACKBONE: {DEPHT: 3}}",
+    "an object": "!!python/object/apply:os.system ['touch hacked']",
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_in_weights_is_checked_as_one_in_a_file(tmp_path, name):
+    torch.save({"model": {}, "config": CONFIGS[name]}, tmp_path / "x.pt")
+    with pytest.raises(UserError) as error:
+        read_config(tmp_path / "x.pt")
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize("config", [3, {"MODEL": {}}, ["a"], NESTED, None])
+def test_a_config_that_is_no_text(tmp_path, config):
+    torch.save({"model": {}, "config": config}, tmp_path / "x.pt")
+    with pytest.raises(WeightsError, match="holds no config"):
+        read_config(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize(
+    "metadata", ["[1]", '"x"', "3", "null", '{"config": 1}', '{"config": {"a": "b"}}', '{"a": 1}']
+)
+def test_metadata_of_safetensors_that_is_no_mapping_of_text(tmp_path, metadata):
+    path = tmp_path / "x.safetensors"
+    header = (
+        '{"__metadata__":' + metadata + ',"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    ).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    for command in (
+        ["convert", str(path), str(tmp_path / "y.pt"), "--to", "vmae_det"],
+        ["export", str(path), "y.onnx"],
+    ):
+        assert main(command) == 2
+
+
+@pytest.mark.parametrize("text", ["no JSON", "[" * 3000, "3", '{"ids": 3}', '"SEED: many"'])
+@pytest.mark.parametrize("key", ["config", "label_map"])
+def test_metadata_of_safetensors_of_other_types(tmp_path, key, text, capsys):
+    path = tmp_path / "x.safetensors"
+    safetensors.torch.save_file(state_dict("videomae", "detect"), path, metadata={key: text})
+    assert (
+        main(["detect", str(tmp_path / "v.mp4"), "--weights", str(path), "--output", str(tmp_path / "out")])
+        == 2
+    )
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_dataset_whose_videos_are_a_file(tiny_cfg, mini_ava, tmp_path, capsys):
+    spec = yaml.safe_load((mini_ava / "train.yaml").read_text())
+    content = {
+        key: str(mini_ava / value) if key != "type" else value
+        for key, value in spec.items()
+        if key != "video_start"
+    }
+    (tmp_path / "file").write_text("")
+    for task in ("detect", "finetune", "pretrain"):
+        kind = {"detect": "detection", "finetune": "classification", "pretrain": "videos"}[task]
+        own = content if task == "detect" else {"annotations": str(mini_ava / "clips_train.csv")}
+        (tmp_path / "d.yaml").write_text(
+            yaml.safe_dump(own | {"type": kind, "videos": str(tmp_path / "file")})
+        )
+        cfg = tiny_cfg(
+            task, "DATASETS.TRAIN", (str(tmp_path / "d.yaml"),), "DATASETS.TEST", (str(tmp_path / "d.yaml"),)
+        )
+        (tmp_path / "c.yaml").write_text(cfg.dump())
+        for command in ("train", "test"):
+            assert main([command, "--config-file", str(tmp_path / "c.yaml")]) == 2
+            assert "expected a folder" in capsys.readouterr().err
