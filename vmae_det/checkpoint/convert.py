@@ -20,6 +20,7 @@ from vmae_det.utils.errors import WeightsError
 
 # Frames of a cube in all published video models.
 _TUBELET_SIZE = 2
+_EMBEDDING = (PATCH_EMBEDDING, PATCH_EMBEDDING.replace("weight", "bias"))
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,6 @@ def _check_whole(recognised: Recognised, source: str) -> None:
     ]
     if not any(name.startswith(("backbone.norm.", "fc_norm.")) for name in recognised.weights):
         lacking.append("a norm after the last block")
-    lacking += [name for name in (PATCH_EMBEDDING,) if name not in recognised.weights]
+    lacking += [name for name in _EMBEDDING if name not in recognised.weights]
     if lacking:
         raise WeightsError(f"{source}: holds a model in part, without {some(tuple(lacking))}")
