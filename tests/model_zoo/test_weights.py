@@ -1,8 +1,11 @@
 import re
 
 import pytest
+import torch
 
 from vmae_det import model_zoo
+from vmae_det.checkpoint.shapes import keys_of
+from vmae_det.modeling import build_model
 from vmae_det.utils.errors import ConfigError
 
 DOCS = model_zoo.config_folder().parent / "docs"
@@ -20,6 +23,44 @@ def test_published_weights_name_an_address_and_a_config(name):
     size = next((size for size in ("small", "large", "huge") if size in name), "base")
     assert f"vit_{size}_" in weights.config
     assert ("ssv2" in name) == weights.config.startswith("SSv2/")
+
+
+# Of each size, from the config.json of the published models and the authors' modeling_pretrain.py and
+# modeling_finetune.py: width, blocks, heads; the same of the decoder that pre-trained it. The config.json of the
+# small models says 16 heads; the authors' code, which trained them, has 6.
+SIZES = {
+    "small": ((384, 12, 6), None),
+    "base": ((768, 12, 12), (384, 4, 6)),
+    "large": ((1024, 24, 16), (512, 12, 8)),
+    "huge": ((1280, 32, 16), None),
+}
+
+
+@pytest.mark.parametrize("name", model_zoo.WEIGHTS)
+def test_each_config_builds_the_network_of_its_weights(name):
+    cfg = model_zoo.get_config(model_zoo.get_weights(name).config)
+    encoder, decoder = SIZES[next((size for size in SIZES if size in name), "base")]
+    with torch.device("meta"):
+        model = build_model(cfg)
+    found = keys_of(model.state_dict())
+    backbone = cfg.MODEL.BACKBONE
+    sizes = [found[f"MODEL.BACKBONE.{key}"] for key in ("EMBED_DIM", "DEPTH")]
+    assert (*sizes, backbone.NUM_HEADS) == encoder
+    assert [found[f"MODEL.BACKBONE.{key}"] for key in ("PATCH_SIZE", "TUBELET_SIZE", "MLP_RATIO")] == [
+        16,
+        2,
+        4,
+    ]
+    assert (cfg.INPUT.NUM_FRAMES, cfg.INPUT.CROP_SIZE, backbone.POSITIONS) == (16, 224, "flat")
+    assert cfg.MODEL.PIXEL_MEAN == (123.675, 116.28, 103.53)
+    assert cfg.MODEL.PIXEL_STD == (58.395, 57.12, 57.375)
+    if "finetuned" in name:
+        assert found["MODEL.CLASSIFIER.NUM_CLASSES"] == (174 if "ssv2" in name else 400)
+    else:
+        sizes = [found[f"MODEL.DECODER.{key}"] for key in ("EMBED_DIM", "DEPTH")]
+        assert (*sizes, cfg.MODEL.DECODER.NUM_HEADS) == decoder
+        assert cfg.MODEL.RECONSTRUCTION.NORMALIZE
+        assert model.decoder.head.out_features == 1536
 
 
 def test_unknown_weights():
