@@ -17,7 +17,7 @@ from vmae_det.data.loader import build_train_dataset
 from vmae_det.engine.setup import run_evaluation, run_training
 from vmae_det.evaluation.ava import FrameMAPEvaluator
 from vmae_det.modeling import build_model
-from vmae_det.utils.errors import ConfigError, WeightsError
+from vmae_det.utils.errors import ConfigError, DataError
 
 
 @pytest.fixture
@@ -235,7 +235,7 @@ def test_renumbered_takes_ids_and_order(actions):
     ],
 )
 def test_a_damaged_label_map_in_weights(stored):
-    with pytest.raises(WeightsError, match=r"model\.pt: its label map is damaged"):
+    with pytest.raises(DataError, match=r"model\.pt: its label map: "):
         ModelClasses.from_stored(stored, "model.pt")
 
 

@@ -26,8 +26,8 @@ def test_published_weights_name_an_address_and_a_config(name):
 
 
 # Of each size, from the config.json of the published models and the authors' modeling_pretrain.py and
-# modeling_finetune.py: width, blocks, heads; the same of the decoder that pre-trained it. The config.json of the
-# small models says 16 heads; the authors' code, which trained them, has 6.
+# modeling_finetune.py: width, blocks, heads; the same of the decoder that pre-trained it. The config.json of
+# the small models says 16 heads; the authors' code, which trained them, has 6.
 SIZES = {
     "small": ((384, 12, 6), None),
     "base": ((768, 12, 12), (384, 4, 6)),

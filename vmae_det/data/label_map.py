@@ -107,7 +107,10 @@ class LabelMap:
                 raise DataError(
                     "its label map: expected whole numbers as ids, text as names and kinds", source
                 )
-        return cls._checked([(None, *entry) for entry in zip(*columns)], source)
+        try:
+            return cls._checked([(None, *entry) for entry in zip(*columns)], source)
+        except DataError as error:
+            raise DataError(f"its label map: {error.problem}", source) from None
 
     @classmethod
     def _checked(cls, fields: list[tuple[int | None, int, str, str]], source: str | Path) -> LabelMap:
