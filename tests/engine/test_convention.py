@@ -11,12 +11,15 @@ from vmae_det.inference.person_sources import WholeFrame
 from vmae_det.modeling import build_model
 
 
+FLAT = ("MODEL.BACKBONE.POSITIONS", "flat")
+
+
 @pytest.fixture
 def published(tiny_cfg, tmp_path):
     """published(TASK, KEY, VALUE, ...): a config whose weights are a file in the authors' format."""
 
     def make(task, *keys):
-        cfg = tiny_cfg(task, *keys, "MODEL.WEIGHTS", str(tmp_path / f"{task}.pth"))
+        cfg = tiny_cfg(task, *keys, *FLAT, "MODEL.WEIGHTS", str(tmp_path / f"{task}.pth"))
         _, state_dict, _ = from_our_names(build_model(cfg).state_dict(), "videomae")
         torch.save({"module": state_dict}, cfg.MODEL.WEIGHTS)
         return cfg

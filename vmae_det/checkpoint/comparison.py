@@ -61,7 +61,8 @@ def compare_configs(
     """
     own = stored_values(content, source)
     parts = {part_of(name) for name in report.loaded}
-    published = next(known for known in FORMATS if known.name == report.format).names is not None
+    known = next(known for known in FORMATS if known.name == report.format)
+    published = known.family not in ("vmae_det", "image-mae")  # images have other positions anyway
     if published:
         own = {_POSITIONS: "flat", **own}
     if POSITIONS in report.loaded and "decoder" not in parts:
