@@ -11,6 +11,7 @@ import zipfile
 from contextlib import suppress
 
 import pytest
+import torch
 
 from vmae_det.checkpoint import load_weights, read_checkpoint
 from vmae_det.checkpoint.convert import convert_weights
@@ -310,7 +311,9 @@ def test_bombs_are_refused_at_once(a_gigabyte, tmp_path):
         path.write_bytes(content)
         start = time.perf_counter()
         for read in (load_weights, convert_weights):
-            arguments = (None, path) if read is load_weights else (path, tmp_path / "out.pt", "vmae_det")
+            arguments = (
+                (torch.nn.Module(), path) if read is load_weights else (path, tmp_path / "out.pt", "vmae_det")
+            )
             with pytest.raises(WeightsError) as raised:
                 read(*arguments)
             assert str(path) in str(raised.value), name

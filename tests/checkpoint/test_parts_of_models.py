@@ -177,7 +177,9 @@ def test_a_part_of_a_model_is_not_converted(tmp_path):
 
 def test_unknown_names_are_shown(tmp_path):
     with pytest.raises(WeightsError, match=r"the first under 'model' are layer1\.0\.conv1\.weight, fc\.bias"):
-        load_weights(None, {"model": {"layer1.0.conv1.weight": torch.ones(2), "fc.bias": torch.ones(2)}})
+        load_weights(
+            torch.nn.Module(), {"model": {"layer1.0.conv1.weight": torch.ones(2), "fc.bias": torch.ones(2)}}
+        )
     torch.save({"optimizer_state_dict": {}, "epoch": 1}, tmp_path / "x.pt")
     with pytest.raises(WeightsError, match="holds no parameters, but optimizer_state_dict, epoch"):
-        load_weights(None, tmp_path / "x.pt")
+        load_weights(torch.nn.Module(), tmp_path / "x.pt")

@@ -10,7 +10,6 @@ from vmae_det.inference import ActionPredictor
 from vmae_det.inference.person_sources import WholeFrame
 from vmae_det.modeling import build_model
 
-
 FLAT = ("MODEL.BACKBONE.POSITIONS", "flat")
 
 
