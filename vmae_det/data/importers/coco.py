@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from vmae_det.data.importers.actions import Identities, attribute_actions, clean_name
 from vmae_det.data.importers.formats import IMPORTER_REGISTRY, Importer, Source
 from vmae_det.data.importers.json_tree import Json
-from vmae_det.data.importers.names import frame_of_image, video_id
+from vmae_det.data.importers.names import Origins, frame_of_image, video_id
 from vmae_det.data.importers.tracks import AnnotatedVideo, Point, Track, ordered_points
 from vmae_det.utils.errors import DataError
 
@@ -33,7 +33,8 @@ class CocoImporter(Importer):
         box, are actions of one person."""
         root = source.json
         categories, tables = _by_id(root, "categories"), _by_id(root, "videos")
-        images = {key: _frame_of(image, tables) for key, image in _by_id(root, "images").items()}
+        origins = Origins()
+        images = {key: _frame_of(image, tables, origins) for key, image in _by_id(root, "images").items()}
         identities = _identities(root)
         videos: dict[tuple[str | None, tuple[float, float] | None], AnnotatedVideo] = {}
         points: dict[tuple[str | None, tuple[float, float] | None], dict[object, list[Point]]] = {}
@@ -65,7 +66,7 @@ class CocoImporter(Importer):
         for key, video in videos.items():
             video.remarks = identities.remarks()
             video.tracks = [
-                Track(who if isinstance(who, str) else None, ordered_points(found))
+                Track(who if isinstance(who, str) else None, ordered_points(found, video.left_out))
                 for who, found in points.get(key, {}).items()
             ]
         return list(videos.values())
@@ -109,13 +110,17 @@ def _rotation(annotation: Json) -> float:
         return found.number()
 
 
-def _frame_of(image: Json, tables: dict[str, Json]) -> tuple[AnnotatedVideo, int]:
-    """An empty AnnotatedVideo that says what the image does, and the frame's number."""
-    size = (image.get("width"), image.get("height"))
+def _size(entry: Json) -> tuple[float, float] | None:
+    size = (entry.get("width"), entry.get("height"))
     known = all(side is not None and side.number() > 0 for side in size)
-    extent = (size[0].positive(), size[1].positive()) if known else None
+    return (size[0].positive(), size[1].positive()) if known else None
+
+
+def _frame_of(image: Json, tables: dict[str, Json], origins: Origins) -> tuple[AnnotatedVideo, int]:
+    """An empty AnnotatedVideo that says what the image does, and the frame's number."""
     reference = image.get("video_id", "video")
     table = tables.get(reference.key()) if reference else None
+    extent = _size(image) or (_size(table) if table else None)
     if reference and tables and table is None:
         reference.fail("the id of a video in $.videos")
     number = image.get("frame_id", "frame_index", "frame_number", "frame")
@@ -124,6 +129,8 @@ def _frame_of(image: Json, tables: dict[str, Json]) -> tuple[AnnotatedVideo, int
         name = image.need("file_name")
         try:
             named, from_name = frame_of_image(name.text())
+            if reference is None:
+                origins.add(named, name.text(), from_name)
         except DataError as error:
             raise name.named(error) from None
         frame = from_name if frame is None else frame
@@ -131,6 +138,7 @@ def _frame_of(image: Json, tables: dict[str, Json]) -> tuple[AnnotatedVideo, int
         title = table.need("name", "file_name") if table else reference
         try:
             named = video_id(title.key())
+            origins.add(named, title.key())
         except DataError as error:
             raise title.named(error) from None
     rate = (table.get("fps", "frame_rate") if table else None) or image.get("fps", "frame_rate")

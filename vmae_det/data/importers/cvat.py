@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from vmae_det.data.box_rows import shown
 from vmae_det.data.importers.actions import Identities, attribute_actions, clean_name
 from vmae_det.data.importers.formats import IMPORTER_REGISTRY, Importer, Source
-from vmae_det.data.importers.names import frame_of_image, video_id
+from vmae_det.data.importers.names import Origins, frame_of_image, video_id
 from vmae_det.data.importers.tracks import AnnotatedVideo, Box, Point, Track, ordered_points
 from vmae_det.data.importers.xml_tree import Element, read_xml
 from vmae_det.utils.errors import DataError
@@ -43,6 +43,7 @@ class CvatImporter(Importer):
         tasks: dict[str, _Task] = {}
         identities = _identities(source)
         videos: dict[tuple[str, str | None], AnnotatedVideo] = {}
+        origins = Origins()
         elements = read_xml(source.path)
         root = next(elements, None)
         if root is None or root.tag != "annotations":
@@ -53,7 +54,7 @@ class CvatImporter(Importer):
             elif element.tag == "track":
                 _add_track(element, _task_of(element, tasks), videos, identities)
             elif element.tag == "image":
-                _add_image(element, _task_of(element, tasks), videos, identities)
+                _add_image(element, _task_of(element, tasks), videos, identities, origins)
         for video in videos.values():
             video.remarks = identities.remarks()
         return list(videos.values())
@@ -162,7 +163,7 @@ def _add_track(
         box = None if gone else _box(shape, video)
         points.append(Point(shape.whole("frame"), box, label, attributes, goes_on=box is not None))
     if points:
-        video.tracks.append(Track(element.attributes.get("id"), ordered_points(points)))
+        video.tracks.append(Track(element.attributes.get("id"), ordered_points(points, video.left_out)))
 
 
 def _add_image(
@@ -170,9 +171,11 @@ def _add_image(
     task: _Task,
     videos: dict[tuple[str, str | None], AnnotatedVideo],
     identities: Identities,
+    origins: Origins,
 ) -> None:
     try:
         name, frame = frame_of_image(element.attribute("name"))
+        origins.add(name or task.video, element.attribute("name"), frame)
     except DataError as error:
         raise element.named(error) from None
     from_video = name is None and task.video is not None
@@ -186,8 +189,13 @@ def _add_image(
         (kind, name), AnnotatedVideo(name, extent=extent, first_frame=0 if from_video else None)
     )
     video.left_out["shapes other than boxes"] += sum(child.tag in _OTHER_SHAPES for child in element.children)
+    tags: tuple[tuple[str, str], ...] = ()  # of the image, so of everyone in it
+    for tag in element.all("tag"):
+        tags += attribute_actions("tag", tag.attribute("label")) + _attributes(tag, identities)[0]
+    video.left_out["tags of images without a box"] += len(tags) if not boxes else 0
     for shape in boxes:
         attributes, person = _attributes(shape, identities)
+        attributes = tuple(dict.fromkeys(attributes + tags))
         label = (clean_name(shape.attribute("label")),)
         box = _box(shape, video)
         if box is not None:

@@ -16,6 +16,7 @@ from vmae_det.data.box_rows import MAX_TIMESTAMP, box_problem
 from vmae_det.data.check.videos import files_by_id
 from vmae_det.data.importers.actions import ActionRule
 from vmae_det.data.importers.formats import Source, find_importer
+from vmae_det.data.importers.frame_fit import check_unit, describe_cut
 from vmae_det.data.importers.keyframes import boxes_at, choose_keyframes
 from vmae_det.data.importers.options import ImportOptions, ImportReport
 from vmae_det.data.importers.tracks import AnnotatedVideo, Point, Range, said_between, spans
@@ -143,6 +144,8 @@ def _rows(
     rows: dict[_Row, None] = {}
     for video in tqdm(videos, desc="importing", unit="video", disable=None):
         clock, extent = clock_of(video, files.get(video.name), options, report)
+        check_unit(video, extent)
+        report.notes += describe_cut(video, extent)
         ids = persons.setdefault(video.name, {})
         for track in video.tracks:
             if track.person is not None:

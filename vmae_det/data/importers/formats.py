@@ -14,6 +14,7 @@ from vmae_det.utils.registry import Registry, lookup
 
 IMPORTER_REGISTRY = Registry("IMPORTER")
 AUTO = "auto"
+_UTF16_XML = ("\ufeff<".encode("utf-16-le"), "\ufeff<".encode("utf-16-be"))
 
 
 class Source:
@@ -29,7 +30,7 @@ class Source:
             head = file.read(64)
         if head.startswith(b"PK"):
             raise DataError("a zip archive; unpack it and give the annotation file inside", self.path)
-        return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
+        return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"<", *_UTF16_XML))
 
     @cached_property
     def json(self) -> Json:

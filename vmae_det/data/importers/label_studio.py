@@ -13,8 +13,8 @@ from collections import defaultdict
 from vmae_det.data.importers.actions import Identities, attribute_actions, clean_name
 from vmae_det.data.importers.formats import IMPORTER_REGISTRY, Importer, Source
 from vmae_det.data.importers.json_tree import Json
-from vmae_det.data.importers.names import video_id
-from vmae_det.data.importers.tracks import AnnotatedVideo, Point, Range, Track, ordered_points
+from vmae_det.data.importers.names import Origins, video_id
+from vmae_det.data.importers.tracks import PERCENT, AnnotatedVideo, Point, Range, Track, ordered_points
 from vmae_det.utils.errors import DataError
 
 _CLASSES = ("labels", "videorectanglelabels", "rectanglelabels")
@@ -35,12 +35,13 @@ class LabelStudioImporter(Importer):
         """One video for each task with annotations; of several annotations the first not cancelled."""
         root = source.json
         videos = []
+        origins = Origins()
         for task in root.items() if isinstance(root.value, list) else [root]:
             done = task.get("annotations", "completions")
             kept = [entry for entry in done.items() if not _cancelled(entry)] if done else []
             if not kept:
                 continue
-            video = _video(kept[0].need("result").items(), _name(task.need("data")))
+            video = _video(kept[0].need("result").items(), _name(task.need("data"), origins))
             video.left_out["further annotations of a task"] += len(kept) - 1
             videos.append(video)
         return videos
@@ -51,8 +52,8 @@ def _cancelled(entry: Json) -> bool:
     return flag is not None and flag.flag()
 
 
-def _name(data: Json) -> str:
-    """The video's id: under `video`, else the first text that names a video file."""
+def _name(data: Json, origins: Origins) -> str:
+    """The video's id: under `video`, else the first text."""
     node = data.get("video", "video_url")
     if node is None:
         node = next((value for _, value in data.entries() if isinstance(value.value, str)), None)
@@ -60,28 +61,29 @@ def _name(data: Json) -> str:
         data.fail("an object with the video's address under 'video'")
     text = node.text()
     try:
-        return video_id(text)
+        name = video_id(text)
+        if "/upload/" not in text:  # each upload of a file has an address of its own
+            origins.add(name, text if "?d=" in text else text.partition("?")[0])
+        return name
     except DataError as error:
         raise node.named(error) from None
 
 
 def _video(results: list[Json], name: str) -> AnnotatedVideo:
-    video = AnnotatedVideo(name, extent=(100.0, 100.0), first_frame=1)
+    video = AnnotatedVideo(name, extent=PERCENT, first_frame=1)
     identities = _identities(results)
     video.remarks = identities.remarks()
-    said, persons = _per_region(results, identities)
+    said, persons = _per_region(results, identities, video)
     for result in results:
         kind = result.need("type").text()
-        value = result.get("value")
-        if value is not None and isinstance(value.value, dict) and "ranges" in value.value:
-            video.ranges += _ranges(result, value)
+        if _has(result, "ranges"):
+            video.ranges += _ranges(result, result.need("value"))
             continue
-        if value is None or not isinstance(value.value, dict) or "sequence" not in value.value:
+        if not _has(result, "sequence"):
             video.left_out["shapes other than boxes"] += kind in ("videopolygonlabels", "brushlabels")
             continue
+        value, key = result.need("value"), _region_of(result)
         _read_length(value, video)
-        region = result.get("id")
-        key = region.key() if region else None
         labels = tuple(
             clean_name(item.text())
             for field in _CLASSES
@@ -122,25 +124,44 @@ def _identities(results: list[Json]) -> Identities:
 
 
 def _per_region(
-    results: list[Json], identities: Identities
+    results: list[Json], identities: Identities, video: AnnotatedVideo
 ) -> tuple[dict[str | None, tuple[tuple[str, str], ...]], dict[str | None, str]]:
     """What choices, texts and numbers say of a region: actions, and the person's id, by the region's id."""
     said: dict[str | None, tuple[tuple[str, str], ...]] = defaultdict(tuple)
     persons: dict[str | None, str] = {}
+    regions = {_region_of(result) for result in results if _has(result, "sequence")}
     for result in results:
-        value, region, title = result.get("value"), result.get("id"), result.get("from_name")
-        if value is None or region is None or not isinstance(value.value, dict):
+        value, title = result.get("value"), result.get("from_name")
+        if value is None or not isinstance(value.value, dict) or _has(result, "ranges"):
             continue
-        key, name = region.key(), title.text() if title else ""
+        key, name = _region_of(result), title.text() if title else ""
+        text, choices, taxonomy = (value.get(kind) for kind in ("text", "choices", "taxonomy"))
+        if key is None or key not in regions:
+            video.left_out["choices and texts on a whole video"] += bool(text or choices or taxonomy)
+            continue
         if name in identities:
-            number, text = value.get("number"), value.get("text", "choices")
+            number, text = value.get("number"), text or choices
             if number is not None:
                 persons[key] = str(number.whole())
             elif text is not None and isinstance(text.value, list) and text.items():
                 persons[key] = text.items()[0].key()
-        for item in value.get("choices").items() if value.get("choices") else ():
+        else:
+            video.left_out["texts on boxes"] += bool(text)
+        chosen = choices.items() if choices else []
+        chosen += [path.items()[-1] for path in (taxonomy.items() if taxonomy else ()) if path.items()]
+        for item in chosen:
             said[key] += attribute_actions(name, item.text(), identities)
     return said, persons
+
+
+def _has(result: Json, key: str) -> bool:
+    value = result.get("value")
+    return value is not None and isinstance(value.value, dict) and key in value.value
+
+
+def _region_of(result: Json) -> str | None:
+    region = result.get("id")
+    return region.key() if region else None
 
 
 def _read_length(value: Json, video: AnnotatedVideo) -> None:
@@ -171,4 +192,4 @@ def _points(
             video.left_out["rotated boxes"] += 1
             box = None
         points.append(Point(frame, box, labels, attributes, goes_on and box is not None and not every_frame))
-    return ordered_points(points)
+    return ordered_points(points, video.left_out)

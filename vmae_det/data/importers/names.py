@@ -12,6 +12,8 @@ from vmae_det.utils.errors import DataError
 
 _FRAME = re.compile(r"(?P<prefix>.*?)[_\-. ]?(?P<frame>[0-9]{1,9})")
 _GENERIC = frozenset(("", "frame", "frames", "img", "image", "images"))
+# Roboflow turns VIDEO.mp4 and its frame 12 into VIDEO_mp4-0012_jpg.rf.HASH.jpg.
+_ROBOFLOW = re.compile(r"(?P<name>.+)_(?:jpe?g|png|bmp|webp|tiff?)\.rf\.[0-9A-Za-z]{16,64}", re.IGNORECASE)
 _UPLOADED = re.compile(r"[0-9a-f]{8}-(?P<name>.+)")
 
 
@@ -42,17 +44,43 @@ def video_id(text: str) -> str:
 
 def frame_of_image(text: str) -> tuple[str | None, int]:
     """Video id and frame number of an image: VIDEO_000123.jpg, VIDEO/000123.jpg or VIDEO/frame_000123.jpg;
-    the id is None where the name holds only the number.
+    the id is None where the name holds only the number. Roboflow's names are known.
 
     Raises:
         DataError: the name does not end in a number.
     """
     path = PurePosixPath(text.replace("\\", "/"))
-    match = _FRAME.fullmatch(path.stem)
+    packed = _ROBOFLOW.fullmatch(path.stem)
+    match = _FRAME.fullmatch(packed["name"] if packed else path.stem)
     if not match:
         raise DataError(f"expected an image named VIDEO_000123.jpg or VIDEO/000123.jpg, got {shown(text)}")
     frame = int(match["frame"])
-    if match["prefix"].lower() not in _GENERIC:
-        return video_id(match["prefix"]), frame
+    prefix = match["prefix"]
+    if packed:
+        stem, _, suffix = prefix.rpartition("_")
+        prefix = stem if f".{suffix.lower()}" in VIDEO_SUFFIXES else prefix
+    if prefix.lower() not in _GENERIC:
+        return video_id(prefix), frame
     folder = path.parent.name
     return (None if folder.lower() in _GENERIC else video_id(folder)), frame
+
+
+class Origins:
+    """From which file each video, or each of its frames, comes: by one file only, or boxes of two videos
+    would be mixed."""
+
+    def __init__(self) -> None:
+        self._files: dict[tuple[str | None, int | None], str] = {}
+
+    def add(self, video: str | None, text: str, frame: int | None = None) -> None:
+        """Take note of a video's file, or of the image that is one of its frames.
+
+        Raises:
+            DataError: another file is the same video or frame.
+        """
+        path = text.replace("\\", "/")
+        first = self._files.setdefault((video, frame), path)
+        if first != path:
+            what = "the video" if frame is None else f"frame {frame} of the video"
+            name = "" if video is None else f" '{video}'"
+            raise DataError(f"{shown(path)} and {shown(first)} are both {what}{name}; rename one of them")

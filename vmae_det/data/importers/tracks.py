@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 Box = tuple[float, float, float, float]
+PERCENT = (100.0, 100.0)  # the `extent` of boxes in percent of the frame
 
 
 class Point(NamedTuple):
@@ -85,19 +87,32 @@ class AnnotatedVideo:
     left_out: Counter[str] = field(default_factory=Counter)
 
 
-def ordered_points(points: Sequence[Point]) -> list[Point]:
-    """The points by frame; of several at one frame the first visible one, with the actions of all."""
+def ordered_points(points: Sequence[Point], left_out: Counter[str]) -> list[Point]:
+    """The points by frame; of several at one frame the first visible one, with the actions of those that are
+    boxes of the same person. The others are counted in `left_out`."""
     by_frame: dict[int, Point] = {}
     for point in points:
         known = by_frame.get(point.frame)
         if known is None or known.box is None:
             by_frame[point.frame] = point
+        elif point.box is not None and not _is_same(known.box, point.box):
+            left_out["boxes of a person who has another box in the frame"] += 1
         elif point.box is not None:
             by_frame[point.frame] = known._replace(
                 labels=tuple(dict.fromkeys(known.labels + point.labels)),
                 attributes=tuple(dict.fromkeys(known.attributes + point.attributes)),
             )
     return [by_frame[frame] for frame in sorted(by_frame)]
+
+
+def _is_same(a: Box, b: Box) -> bool:
+    """Whether two boxes can be of one person: half of both together is in both."""
+    if a == b:
+        return True
+    sides = [(max(a[i], b[i]), min(a[i + 2], b[i + 2])) for i in (0, 1)]
+    common = math.prod(max(high - low, 0.0) for low, high in sides)
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
+    return 2 * common >= areas - common
 
 
 def said_between(ranges: Sequence[Range], first: int, last: int) -> tuple[tuple[str, str], ...]:

@@ -6,12 +6,13 @@ See https://gitlab.com/vgg/via (via-3.x.y): `xy` is [2, x, y, width, height] in 
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from vmae_det.data.importers.actions import Identities, attribute_actions
 from vmae_det.data.importers.formats import IMPORTER_REGISTRY, Importer, Source
 from vmae_det.data.importers.json_tree import Json
-from vmae_det.data.importers.names import frame_of_image, video_id
+from vmae_det.data.importers.names import Origins, frame_of_image, video_id
 from vmae_det.data.importers.tracks import AnnotatedVideo, Point, Track, ordered_points
 from vmae_det.utils.errors import DataError
 
@@ -47,8 +48,9 @@ class Via3Importer(Importer):
         identities = _identities(root)
         videos: dict[tuple[str | None, bool], AnnotatedVideo] = {}
         regions: dict[tuple[str | None, bool], list[_Region]] = {}
+        origins = Origins()
         for _, entry in root.need("metadata").entries():
-            name, frame, picture = _file_of(entry, root)
+            name, frame, picture = _file_of(entry, root, origins)
             key = (name, frame is None)
             if key not in videos:
                 videos[key] = (
@@ -61,12 +63,12 @@ class Via3Importer(Importer):
             if region:
                 regions[key].append(region)
         for key, video in videos.items():
-            video.tracks = _tracks(regions[key])
+            video.tracks = _tracks(regions[key], video.left_out)
             video.remarks = identities.remarks()
         return list(videos.values())
 
 
-def _file_of(entry: Json, root: Json) -> tuple[str | None, int | None, str | None]:
+def _file_of(entry: Json, root: Json, origins: Origins) -> tuple[str | None, int | None, str | None]:
     """Video id, and where the file is an image the frame's number and the image's name."""
     view = root.need("view").need(entry.need("vid").key())
     files = view.need("fid_list").items()
@@ -77,8 +79,11 @@ def _file_of(entry: Json, root: Json) -> tuple[str | None, int | None, str | Non
     text, kind = name.text(), file.get("type")
     try:
         if kind is None or kind.value != _IMAGE:
-            return video_id(text), None, None
+            video = video_id(text)
+            origins.add(video, text)
+            return video, None, None
         video, frame = frame_of_image(text)
+        origins.add(video, text, frame)
     except DataError as error:
         raise name.named(error) from None
     return video, frame, text
@@ -116,7 +121,8 @@ def _region(
         start = end = frame
     elif not times or min(times) < 0:
         if box is None:
-            return None  # a remark on the whole file
+            video.left_out["attributes of a whole video"] += bool(_attributes(entry, root, identities)[0])
+            return None
         (z or entry).fail("the times of a box in a video, [seconds], from 0 on")
     else:
         start, end = round(min(times) * _TICKS), round(max(times) * _TICKS)
@@ -144,7 +150,7 @@ def _attributes(
     return found, person
 
 
-def _tracks(regions: list[_Region]) -> list[Track]:
+def _tracks(regions: list[_Region], left_out: Counter[str]) -> list[Track]:
     """A track for each person that is named, else for each box; segments give their actions to the boxes in
     their time, those that name a person to that person's only."""
     segments = [region for region in regions if region.box is None]
@@ -165,4 +171,4 @@ def _tracks(regions: list[_Region]) -> list[Track]:
             tracks.append(Track(region.person, points))
         else:
             by_person.setdefault(region.person, []).append(point)
-    return tracks + [Track(person, ordered_points(points)) for person, points in by_person.items()]
+    return tracks + [Track(person, ordered_points(points, left_out)) for person, points in by_person.items()]

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from vmae_det.data.importers.frame_fit import describe_stretch
 from vmae_det.data.importers.keyframes import Clock
 from vmae_det.data.importers.names import frame_of_image
 from vmae_det.data.importers.options import ImportOptions, ImportReport
@@ -30,7 +31,9 @@ def clock_of(
     if file is not None:
         reader = open_video(file)
         end = float(reader.times[-1]) + 1 / float(reader.rate)
-        extent = extent or tuple(float(side) for side in reader.frames(np.array([0])).shape[2:0:-1])
+        shown = tuple(float(side) for side in reader.frames(np.array([0])).shape[2:0:-1])
+        extent = extent or shown
+        report.notes += describe_stretch(video.name, extent, shown)
         if file.is_dir() and video.first_frame is None:
             numbers = _image_numbers(reader.files)
         counted = video.expected_frames in (None, len(reader))
