@@ -10,6 +10,7 @@ from vmae_det.cli.main import main
 from vmae_det.data.annotations import read_action_csv
 from vmae_det.data.check.probe import probe_video
 from vmae_det.data.readers import notices, open_video
+from vmae_det.data.readers.image_folder import image_size
 from vmae_det.utils.errors import ConfigError, DataError
 
 
@@ -44,7 +45,7 @@ def test_the_rate(folder):
     assert open_video(folder, rate=10).index_at(1.0) == 10
     (folder / "rate.txt").write_text("30000/1001\n")
     assert open_video(folder, rate=10).rate == Fraction(30000, 1001)
-    for wrong in ("", "fast", "0", "-5", "1/0", "nan"):
+    for wrong in ("", "fast", "0", "-5", "1/0", "nan", "1e400", "1e999999999"):
         (folder / "rate.txt").write_text(wrong)
         with pytest.raises(DataError, match=r"rate\.txt: expected frames per second"):
             open_video(folder)
@@ -62,6 +63,39 @@ def test_frames_at_the_needed_size(tmp_path, suffix):
 def test_grey_pictures_become_colour(tmp_path):
     Image.fromarray(numbered_frame(5, 96, 64)).convert("L").save(tmp_path / "1.png")
     assert numbers(open_video(tmp_path).frames([0])) == [5]
+
+
+def test_pictures_of_16_bits(tmp_path):
+    grey = numbered_frame(5, 96, 64)[..., 0]
+    Image.fromarray(grey.astype(np.uint16) * 256).save(tmp_path / "1.png")
+    np.testing.assert_array_equal(open_video(tmp_path).frames([0])[0, :, :, 1], grey)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_pictures_that_are_turned_by_exif(tmp_path, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees clockwise
+    stored = Image.fromarray(np.rot90(numbered_frame(77, 480, 320)))
+    stored.save(tmp_path / f"1{suffix}", exif=exif)
+    for short_side, shape in ((None, (320, 480, 3)), (64, (64, 96, 3))):
+        frames = open_video(tmp_path, short_side=short_side).frames([0])
+        assert frames.shape[1:] == shape
+        assert numbers(frames) == [77]
+    assert image_size(tmp_path / f"1{suffix}") == (480, 320)
+
+
+def test_a_frame_that_is_there_twice(folder):
+    (folder / f"{folder.name}_3.png").write_bytes(b"")
+    with pytest.raises(
+        DataError, match=r"1j20qq1JyX4: 1j20qq1JyX4_3\.jpg and 1j20qq1JyX4_3\.png have one name"
+    ):
+        open_video(folder)
+
+
+def test_numbers_beyond_64_bits(tmp_path):
+    for number in (0, 1, 3):
+        Image.fromarray(numbered_frame(number, 96, 64)).save(tmp_path / f"{10**30 + number}.png")
+    np.testing.assert_allclose(open_video(tmp_path).times, [0, 1 / 30, 3 / 30])
 
 
 def test_broken_folders(folder, tmp_path):

@@ -98,8 +98,6 @@ def with_pictures(path, sizes, default, counts):
 )
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_the_stream_that_players_show(tmp_path, suffix, sizes, default, counts, chosen):
-    if suffix == ".mkv" and min(counts) == 1:
-        pytest.skip("Matroska does not state the number of frames")
     if suffix == ".mp4" and default is None:
         pytest.skip("FFmpeg then makes the first one the default")
     path = with_pictures(tmp_path / f"v{suffix}", sizes, default, counts)
@@ -222,6 +220,7 @@ def test_small_frames_of_a_program_stream(tmp_path, caplog):
         (".h264", "libx264", CLOSED),
         (".hevc", "libx265", {"x265-params": "log-level=none:keyint=12"}),
         (".m2v", "mpeg2video", {"g": "12", "bf": "2", "qmin": "2"}),
+        (".m1v", "mpeg1video", {"g": "12"}),
     ],
 )
 def test_bare_streams(tmp_path, suffix, codec, options):

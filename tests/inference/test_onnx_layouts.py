@@ -130,6 +130,15 @@ RIGHT = {
         {},
     ),
     "torchvision": ({"boxes": boxes(), "labels": np.array([1, 3]), "scores": np.array([0.9, 0.95])}, {}),
+    "TensorFlow's Object Detection API": (
+        {
+            "detection_boxes:0": filled(boxes(normalised=True)[:, [1, 0, 3, 2]], 100),
+            "detection_classes:0": np.array([[1.0, 3.0] + [1.0] * 98]),
+            "detection_scores:0": np.array([[0.9, 0.95] + [0.0] * 98]),
+            "num_detections:0": np.array([100.0]),
+        },
+        {},
+    ),
     "labels": (
         {
             "num_dets": np.array([[2]]),
@@ -257,14 +266,14 @@ def test_a_named_layout_settles_what_values_leave_open(tmp_path):
     np.testing.assert_allclose(found, [[128, 32, 512, 320]], atol=1)
 
 
-def test_class_0_without_names_is_said_once(tmp_path, caplog):
-    path = write_fixed_detector(
-        tmp_path / "net.onnx", {"output0": by_class(scores=class_scores(3), turned=True)}
-    )
+@pytest.mark.parametrize("classes", [1, 3])
+def test_class_0_without_names_is_said_once(tmp_path, caplog, classes):
+    scores = class_scores(3)[:, :classes]
+    path = write_fixed_detector(tmp_path / "net.onnx", {"output0": by_class(scores=scores, turned=True)})
     detector = build_person_detector(config("onnx", "WEIGHTS", str(path)))
     for _ in range(2):
         detector.detect([FRAME])
-    assert caplog.text.count("has no class names; class 0 of 3 is taken as the person") == 1
+    assert caplog.text.count(f"has no class names; class 0 of {classes} is taken as the person") == 1
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

@@ -77,6 +77,16 @@ def steadied(
     return found
 
 
+def by_durations(durations: Sequence[int], time_base: Fraction, rate: Fraction) -> list[int]:
+    """Time stamps of a bare stream's frames, which follow each other; those that FFmpeg gives are guesses.
+
+    Args:
+        durations: of the frames, in units of time_base; 0 where it is not known.
+    """
+    known = [duration or round(1 / rate / time_base) for duration in durations]
+    return [0, *itertools.accumulate(known)][: len(known)]
+
+
 class Clock:
     """Brings the time stamps of frames, in the order they are shown in, onto one clock.
 

@@ -8,7 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from vmae_det.data.file_types import IMAGE_SUFFIXES
 from vmae_det.data.readers.interface import READER_REGISTRY, Source, VideoReader, reduced_size
@@ -18,7 +18,9 @@ from vmae_det.utils.inputs import read_text
 
 _LAST_NUMBER = re.compile(r"(?P<before>.*?)(?P<number>[0-9]+)(?P<after>[^0-9]*)")
 _NUMBER = re.compile(r"%0?(\d*)d")
+_RATE = re.compile(r"[0-9]{1,6}(\.[0-9]{1,12})?|[0-9]{1,9}/[0-9]{1,9}")
 _IMAGE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+_ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # of EXIF: the tag, and values that exchange the sides
 DEFAULT_RATE = Fraction(30)  # of SlowFast's frames of AVA: ffmpeg -r 30
 
 
@@ -43,6 +45,7 @@ class ImageFolderReader(VideoReader):
             what = "there are no images of this name" if source.pattern else "a folder without images"
             raise DataError(what, self.path)
         self.files = sorted(files, key=lambda path: natural_key(path.name))
+        _check_names(self.files, self.path)
         self.rate = _read_rate(source.file / "rate.txt") or source.rate or DEFAULT_RATE
         self.times = _places(self.files, self.path) / float(self.rate)
         self._short_side = short_side
@@ -60,6 +63,15 @@ class ImageFolderReader(VideoReader):
                 )
             frames[place] = image
         return frames
+
+
+def _check_names(files: list[Path], folder: Path) -> None:
+    """DataError where a frame is there twice, as 1.jpg and 1.png."""
+    by_stem = {}
+    for file in files:
+        other = by_stem.setdefault(file.stem, file)
+        if other is not file:
+            raise DataError(f"{other.name} and {file.name} have one name; keep one of each two", folder)
 
 
 def _places(files: list[Path], folder: Path) -> np.ndarray:
@@ -86,7 +98,7 @@ def _places(files: list[Path], folder: Path) -> np.ndarray:
     warn(
         folder, f"{missing} images are missing among its {count}; the others are shown when their numbers say"
     )
-    return np.array(numbers) - numbers[0]
+    return np.array([number - numbers[0] for number in numbers])
 
 
 def pattern_expression(pattern: str) -> re.Pattern[str]:
@@ -107,10 +119,10 @@ def natural_key(name: str) -> list[tuple[int, int | str]]:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Width and height of an image."""
+    """Width and height of an image, as it is shown."""
     try:
         with Image.open(path) as image:
-            return image.size
+            return _shown_size(image)
     except _IMAGE_ERRORS as error:
         raise _bad_image(path, error) from None
 
@@ -119,17 +131,27 @@ def _bad_image(path: Path, error: Exception) -> DataError:
     return DataError(f"cannot be read as an image: {str(error).replace(str(path), 'it')}", path)
 
 
+def _shown_size(image: Image.Image) -> tuple[int, int]:
+    turned = image.getexif().get(_ORIENTATION) in _ON_ITS_SIDE
+    return image.size[::-1] if turned else image.size
+
+
 def _read_image(path: Path, short_side: int | None) -> tuple[tuple[int, int], np.ndarray]:
-    """Width and height in the file, and uint8 RGB (H, W, 3), reduced."""
+    """Width and height in the file, and uint8 RGB (H, W, 3), reduced; both turned as EXIF says."""
     try:
         with Image.open(path) as image:
-            size = image.size
-            reduced = reduced_size(*size, short_side)
-            if reduced != size:
-                image.draft("RGB", reduced)  # JPEG: decodes at 1/2, 1/4 or 1/8 where that is still enough
-            rgb = image.convert("RGB")
+            size = _shown_size(image)
+            stored = reduced_size(*image.size, short_side)
+            if stored != image.size:
+                image.draft("RGB", stored)  # JPEG: decodes at 1/2, 1/4 or 1/8 where that is still enough
+            ImageOps.exif_transpose(image, in_place=True)
+            if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip to 8
+                rgb = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+            else:
+                rgb = image.convert("RGB")
     except _IMAGE_ERRORS as error:
         raise _bad_image(path, error) from None
+    reduced = reduced_size(*size, short_side)
     if rgb.size != reduced:
         rgb = rgb.resize(reduced, Image.Resampling.BOX)
     return size, np.asarray(rgb)
@@ -140,8 +162,8 @@ def _read_rate(path: Path) -> Fraction | None:
         return None
     text = read_text(path, "frames per second").strip()
     try:
-        rate = Fraction(text)
-    except (ValueError, ZeroDivisionError):
+        rate = Fraction(text) if _RATE.fullmatch(text) else Fraction(0)
+    except ZeroDivisionError:
         rate = Fraction(0)
     if rate <= 0:
         raise DataError(f"expected frames per second, such as 30 or 30000/1001, got '{text[:40]}'", path)

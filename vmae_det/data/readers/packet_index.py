@@ -11,7 +11,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from vmae_det.data.readers.clock import Clock, find_breaks, shown_places, steadied
+from vmae_det.data.readers.clock import Clock, by_durations, find_breaks, shown_places, steadied
 from vmae_det.data.readers.geometry import Turn, square_size, turn_of
 from vmae_det.data.readers.h264 import is_idr, length_size
 from vmae_det.data.readers.interface import Source, unreadable
@@ -138,6 +138,10 @@ def _read_index(source: Source, file: VideoFile) -> VideoIndex:
         shown = [stamp for stamp, _ in decoded]
         if scan.format == "mpeg":
             shown = steadied(decoded, scan.time_base, scan.rate)
+        if scan.format in RAW_FORMATS:
+            stated = bool(context.framerate)  # else FFmpeg takes 25 frames a second
+            durations = [duration * stated for _, duration in decoded]
+            shown = by_durations(durations, scan.time_base, scan.rate)
         if scan.format == "avi":
             packets = [(packet.pts, packet.dts) for packet in scan.packets]
             shown = shown_places(shown, packets, context.reorder_depth, source.path)
@@ -194,6 +198,7 @@ class _Scan:
         self.splices = find_breaks(order, self.time_base, self.rate, self.format)
         self.timed = (
             (self.format.startswith(_TIMED) or context.reorder_depth == 0)
+            and self.format not in RAW_FORMATS
             and all(packet.pts is not None for packet in self.packets)
             and (self.first is None or self.first.pts is not None)
             and not self.splices

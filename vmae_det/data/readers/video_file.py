@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import av
 
@@ -63,19 +63,29 @@ class VideoFile:
             self.container.close()
 
 
-def choose_stream(container: av.container.InputContainer) -> av.VideoStream | None:
+def choose_stream(
+    container: av.container.InputContainer, pictures: Collection[int] = ()
+) -> av.VideoStream | None:
     """The video that players show: no cover or thumbnail, the default one, the largest; None if there is
-    none."""
-    streams = [stream for stream in container.streams.video if not stream.disposition & _PICTURES]
-    return max(streams, key=_rank, default=None)
+    none.
+
+    Args:
+        pictures: indices of streams that hold one picture, where the file does not state numbers of frames.
+    """
+    streams = _videos(container)
+    return max(streams, key=lambda stream: _rank(stream, stream.index in pictures), default=None)
 
 
-def _rank(stream: av.VideoStream) -> tuple[bool, bool, bool, int]:
+def _videos(container: av.container.InputContainer) -> list[av.VideoStream]:
+    return [stream for stream in container.streams.video if not stream.disposition & _PICTURES]
+
+
+def _rank(stream: av.VideoStream, is_picture: bool) -> tuple[bool, bool, bool, int]:
     context = stream.codec_context
     if context is None:
         return False, False, False, 0
     is_default = bool(stream.disposition & _Disposition.default)
-    return True, stream.frames != 1, is_default, context.width * context.height
+    return True, stream.frames != 1 and not is_picture, is_default, context.width * context.height
 
 
 def _open(
@@ -84,13 +94,23 @@ def _open(
     if size_of(source) == 0:
         raise unreadable(source.path, "it is empty")
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file,subfile"} | (options or {})
-    try:
-        container = av.open(
-            source.address, options=options, stream_options=stream_options, metadata_errors="replace"
-        )
-    except _READ_ERRORS as error:
-        raise unreadable(source.path, _cause(source, error)) from None
-    stream = choose_stream(container)
+
+    def opened() -> av.container.InputContainer:
+        try:
+            return av.open(
+                source.address, options=options, stream_options=stream_options, metadata_errors="replace"
+            )
+        except _READ_ERRORS as error:
+            raise unreadable(source.path, _cause(source, error)) from None
+
+    container = opened()
+    pictures: set[int] = set()
+    videos = _videos(container)
+    if len(videos) > 1 and not all(stream.frames for stream in videos):
+        pictures = _find_pictures(container, videos)
+        container.close()
+        container = opened()
+    stream = choose_stream(container, pictures)
     if stream is None or stream.codec_context is None:
         container.close()
         raise unreadable(
@@ -98,6 +118,19 @@ def _open(
         )
     stream.codec_context.thread_count = 1
     return container, stream
+
+
+def _find_pictures(container: av.container.InputContainer, videos: list[av.VideoStream]) -> set[int]:
+    """Indices of those videos that have fewer than two packets; reads up to the second one of each."""
+    counts = {stream.index: 0 for stream in videos}
+    try:
+        for packet in container.demux(videos):
+            counts[packet.stream.index] += packet.size > 0
+            if min(counts.values()) > 1:
+                break
+    except _READ_ERRORS:
+        pass  # the file breaks off here, for those who read its frames too
+    return {index for index, count in counts.items() if count < 2}
 
 
 def size_of(source: Source) -> int:
@@ -111,5 +144,5 @@ def size_of(source: Source) -> int:
 def _cause(source: Source, error: Exception) -> str:
     reason = getattr(error, "strerror", None) or str(error)
     if isinstance(error, av.ArgumentError):  # a format that is not in the list
-        reason = "not a format of video files"
+        reason = "not a format of video files that is read here; if it is a video, convert it to mp4"
     return f"{reason} ({size_of(source)} bytes)"

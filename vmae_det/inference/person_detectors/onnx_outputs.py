@@ -131,6 +131,9 @@ class OutputReader:
         box = rest.pop(boxes[0]).float()
         if box.ndim != 3 or len(box) != pictures:
             return None
+        tensorflow = "detection_boxes" in boxes[0].lower()  # TensorFlow's Object Detection API
+        if tensorflow:
+            box = box[..., [1, 0, 3, 2]]  # from y1, x1, y2, x2
         of_boxes = {name: values for name, values in rest.items() if values.shape[:2] == box.shape[:2]}
         counts = [rest[name] for name in rest if name not in of_boxes]
         if len(counts) > 1 or any(values.numel() != pictures for values in counts):
@@ -143,13 +146,14 @@ class OutputReader:
             return None
         label = of_boxes.pop(labels[0]).float()
         (score,) = (values.float() for values in of_boxes.values())
-        if alone and (label == 0).any():  # torchvision's class 0 is the background
+        from_one = alone or tensorflow  # their class 0 is the background
+        if alone and (label == 0).any():
             return None
         if score.numel() and not -1 <= float(score.min()) <= float(score.max()) <= 1 + _TOLERANCE:
             return None
         lengths = counts[0].reshape(-1).tolist() if counts else [box.shape[1]] * pictures
         parts = zip(box, score, label, map(int, lengths))
-        return "labelled", [self._labelled(b[:n], s[:n], c[:n], int(alone)) for b, s, c, n in parts]
+        return "labelled", [self._labelled(b[:n], s[:n], c[:n], int(from_one)) for b, s, c, n in parts]
 
     def _class_scores(self, boxes: torch.Tensor, scores: torch.Tensor) -> tuple[str, list[Rows]] | None:
         """Of boxes (batch, N, 4) and scores (batch, N, classes), one of which may be that of no object."""
@@ -178,7 +182,7 @@ class OutputReader:
         """bool (count,), whether each class is a person."""
         people = torch.zeros(count, dtype=torch.bool)
         if self._people_ids is None:
-            if count not in (1, *COCO_PERSON):
+            if count not in COCO_PERSON:
                 self._warn_once(f"class 0 of {count}")
             people[COCO_PERSON.get(count, 0)] = True
         else:
