@@ -119,7 +119,6 @@ def _add_attention(parser: argparse.ArgumentParser) -> None:
 
 
 def _draw_attention(args: argparse.Namespace) -> list[Path]:
-    from vmae_det.data.label_map import LabelMap
     from vmae_det.inference.predictor import label_map_of
     from vmae_det.utils.errors import WeightsError
     from vmae_det.visualization.attention import animate_attention, attend_boxes, draw_attention
@@ -127,9 +126,8 @@ def _draw_attention(args: argparse.Namespace) -> list[Path]:
     from vmae_det.visualization.reconstruction import write_png
 
     cfg = load_weights_config(args)
-    given = LabelMap.from_file(args.label_map) if args.label_map else None
     try:
-        names = label_map_of(args.weights, given).names
+        names = label_map_of(args.weights).names
     except WeightsError:  # names are an extra
         names = ()
     found = attend_boxes(cfg, args.video, args.at, args.box, args.method, names)
