@@ -56,6 +56,16 @@ def assert_the_boxes(persons):
     assert len(persons) == 3
 
 
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_keyframes_without_people_in_a_pickle(tmp_path, protocol):
+    table = {"a,0902": np.zeros((0, 5)), "a,0903": np.array([[0, 0, 1, 1, 0.5]]), "a,0904": np.array([])}
+    path = tmp_path / "p.pkl"
+    path.write_bytes(pickle.dumps(table, protocol=protocol))
+    persons = read_person_boxes(path)
+    assert persons.timestamp.tolist() == [903]
+    assert persons.score.tolist() == [0.5]
+
+
 @pytest.mark.parametrize("label", [[""], ["12"], []], ids=["SlowFast", "with a label", "seven columns"])
 def test_csv(tmp_path, label):
     assert_the_boxes(read_person_boxes(write_csv(tmp_path / "p.csv", label)))
@@ -233,6 +243,29 @@ def test_of_boxes_with_categories_persons_are_read(tmp_path, caplog):
         read_person_boxes(write_json(tmp_path / "p.json", _0=0, _1=0, _2=0))
     with pytest.raises(DataError, match="none of its categories is a person: 'bicycle'"):
         read_person_boxes(write_json(tmp_path / "p.json", names[:1]))
+
+
+@pytest.mark.parametrize("number", [[3], "3", None])
+def test_a_category_whose_id_is_no_number(tmp_path, number):
+    path = write_json(tmp_path / "p.json", [{"id": number, "name": "person"}])
+    with pytest.raises(DataError, match=r"p\.json: category 'person': 'id' is "):
+        read_person_boxes(path)
+
+
+def test_boxes_of_a_json_that_are_no_pixels(tmp_path):
+    entries = [entry | {"bbox": [0.1, 0.2, 0.5, 0.7]} for entry in coco_entries()]
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps({"images": IMAGES, "annotations": entries}))
+    with pytest.raises(DataError, match=r"p\.json: no bbox reaches beyond 1, expected .* in pixels"):
+        read_person_boxes(path)
+
+
+@pytest.mark.parametrize(("separator", "name"), [("\t", "tabs"), (";", "semicolons")])
+def test_columns_that_no_comma_separates(tmp_path, separator, name):
+    path = write_csv(tmp_path / "p.csv", [""])
+    path.write_text(path.read_text().replace(",", separator))
+    with pytest.raises(DataError, match=rf"p\.csv:1: expected columns separated by commas, got {name}"):
+        read_person_boxes(path)
 
 
 def test_an_image_id_of_two_keyframes(tmp_path):

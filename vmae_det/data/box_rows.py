@@ -141,7 +141,11 @@ def iterate_rows(path: str | Path) -> Iterator[Row]:
         for line, raw in enumerate(stream, start=1):
             text = decode(raw, path, "a CSV file", line).strip()
             if text.strip(", \t"):
-                yield Row(path, line, [field.strip() for field in text.split(",")])
+                row = Row(path, line, [field.strip() for field in text.split(",")])
+                if len(row.fields) == 1 and ("\t" in text or ";" in text):
+                    got = "tabs" if "\t" in text else "semicolons"
+                    raise row.error(f"expected columns separated by commas, got {got}")
+                yield row
 
 
 @dataclass(frozen=True)

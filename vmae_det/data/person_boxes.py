@@ -256,7 +256,7 @@ def _read_json(path: Path, images: str | Path | None) -> PersonBoxes:
                 f"{where}: width and height must be positive, got {width:g} x {height:g}", image_path
             )
         size_of[number] = (width, height)
-    keyframes, boxes, scores = [], array("d"), array("d")
+    keyframes, boxes, scores, reach = [], array("d"), array("d"), 0.0
     for i, entry in entries:
         where = f"box {i}"
         number = _entry(entry, "image_id", (int, str), path, where)
@@ -269,12 +269,15 @@ def _read_json(path: Path, images: str | Path | None) -> PersonBoxes:
             )
         x, y, w, h = (_number(value, "bbox", path, where) for value in bbox)
         width, height = size_of[number]
+        reach = max(reach, x + w, y + h)
         box = (x / width, y / height, (x + w) / width, (y + h) / height)
         score = _number(_entry(entry, "score", (int, float), path, where), "score", path, where)
         _check(box, score, path, where)
         keyframes.append(keyframe_of[number])
         boxes.extend(box)
         scores.append(score)
+    if keyframes and reach <= 1 + PERSON_BOX_RULE.slack:
+        raise DataError("no bbox reaches beyond 1, expected [x, y, width, height] in pixels", path)
     return _person_boxes(keyframes, np.array(boxes).reshape(-1, 4), np.array(scores))
 
 
@@ -286,7 +289,11 @@ def _persons_only(entries: list[Any], categories: Any, path: Path) -> list[tuple
     persons = {1}  # COCO's
     if categories:
         names = [c for c in categories if isinstance(c, dict)] if isinstance(categories, list) else []
-        persons = {c.get("id") for c in names if str(c.get("name")).strip().lower() in PERSON_NAMES}
+        persons = {
+            _entry(category, "id", (int,), path, f"category {str(category['name'])!r}")
+            for category in names
+            if str(category.get("name")).strip().lower() in PERSON_NAMES
+        }
         if not persons:
             shown_names = ", ".join(str(c.get("name")) for c in names[:10])
             raise DataError(f"none of its categories is a person: {shown(shown_names)}", path)
@@ -387,6 +394,8 @@ def _table(value: Any, path: Path, where: str) -> np.ndarray:
         table = value.to_numpy()
     except pickle.UnpicklingError as error:
         raise DataError(f"{where}: {expected}, got {error}", path) from None
+    if table.shape == (0,):  # np.array([]) for no boxes
+        table = np.zeros((0, 5))
     if table.ndim != 2 or table.shape[1] not in (4, 5):
         raise DataError(f"{where}: {expected}, got shape {table.shape}", path)
     if table.shape[1] == 4:  # ground truth written as proposals

@@ -86,6 +86,13 @@ def _encode_latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes(*content: Any) -> bytes:
+    """Bytes of an empty array in the protocols before 3, which have no other way to write them."""
+    if content:
+        raise pickle.UnpicklingError("bytes made of something else")
+    return b""
+
+
 # What a pickle of arrays calls, under the names that the versions of numpy gave it.
 STAND_INS: dict[str, Callable[..., Any]] = {
     "numpy.ndarray": PickledArray,
@@ -99,6 +106,8 @@ STAND_INS: dict[str, Callable[..., Any]] = {
     "numpy._core.multiarray.scalar": _scalar,
     "collections.OrderedDict": _empty_dict,
     "collections.defaultdict": _empty_dict,
+    "builtins.bytes": _no_bytes,
+    "__builtin__.bytes": _no_bytes,
     "builtins.list": list,
     "__builtin__.list": list,
 }
