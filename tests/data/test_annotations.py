@@ -38,16 +38,20 @@ def test_both_forms_of_label_map_are_read_in_file_order(tmp_path):
 
 def test_a_list_of_ids_and_names_is_a_label_map(tmp_path):
     path = write(tmp_path / "list.txt", "# actions", "1: bend/bow", "", "3: 'sit: low'", "12 : run (a // b)")
-    assert LabelMap.from_file(path) == LabelMap(
-        (1, 3, 12), ("bend/bow", "sit: low", "run (a // b)"), ("",) * 3
-    )
+    names = ("bend/bow", "sit: low", "run (a // b)")
+    assert LabelMap.from_file(path) == LabelMap((1, 3, 12), names, ("",) * 3)
+    for separator in ("\t", " ", ", ", ","):
+        path = write(tmp_path / "list.txt", *(f"{i}{separator}{name}" for i, name in zip((1, 3, 12), names)))
+        assert LabelMap.from_file(path).names == names
+    with pytest.raises(DataError, match=":1: expected item"):  # a CSV of boxes is none
+        LabelMap.from_file(write(tmp_path / "boxes.csv", "1,902,0.1,0.2,0.3,0.4,12"))
 
 
 def test_single_quotes_comments_and_escapes_of_label_maps(tmp_path):
     text = r"""item { name: 'a // "b" # c' id: 1 } // the first
-    item { name: "it's \"x\" caf\303\251 \\ \q" id: 2 } # the second"""
+    item { name: "it's \"x\" caf\303\251 \xc3\xa9t\xc3\xa9\n\\ \q" id: 2 } # the second"""
     path = write(tmp_path / "map.pbtxt", text)
-    names = ('a // "b" # c', 'it\'s "x" café \\ \\q')
+    names = ('a // "b" # c', 'it\'s "x" café été \\ \\q')
     assert LabelMap.from_file(path).names == names
     write_label_map(tmp_path / "again.pbtxt", LabelMap.from_file(path))
     assert LabelMap.from_file(tmp_path / "again.pbtxt").names == names
@@ -105,7 +109,8 @@ def test_columns_follow_the_label_map_and_mark_strangers():
         ('item { name: "a" id: 0 }', r"id must be a whole number from 1 on"),
         ('item { name: "a"\nitem { name: "b" id: 2 }', r":2: expected item"),
         ('item { name: "a"\n id: 1', r":1: the entry has no closing brace"),
-        ("1,bend\n2,sit", r":1: expected item"),
+        ("1-bend\n2-sit", r":1: expected item"),
+        ("item { name: ' ' id: 1 }", r":1: the name is empty"),
         ("", r"holds no entries"),
     ],
 )

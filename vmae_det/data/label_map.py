@@ -1,5 +1,5 @@
 """Label maps: which action id has which name, in the two pbtxt forms that AVA's files come in, or as a list
-of lines `ID: NAME`."""
+of lines `ID: NAME`, also with a comma or blanks between."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ _TOKEN = re.compile(
     rf"(?P<skip>[\s,;]+|\#[^\n]*|//[^\n]*)|(?P<string>{_STRING.pattern})|(?P<mark>[{{}}:])"
     r"|(?P<word>[\w.+-]+)|(?P<bad>.)"
 )
-_ESCAPE = re.compile(rb"""\\(?:([0-7]{1,3})|(["'\\]))""")  # text formats write UTF-8 in octal digits
+# Of protobuf's text format, which writes UTF-8 in octal or hexadecimal digits.
+_ESCAPE = re.compile(rb"""\\(?:([0-7]{1,3})|[xX]([0-9a-fA-F]{1,2})|([nrt])|(["'\\]))""")
+_LIST_LINE = re.compile(r"""([0-9]+)(?:\s*:|[\s,](?=\s*(?:["']|[^\W\d])))\s*(.+)""")
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,8 @@ class LabelMap:
         for line, number, name, _ in fields:
             if not 1 <= number < _MAX_ID:
                 raise DataError(f"id must be a whole number from 1 on, got {number:.9g}", source, line)
+            if not name.strip():
+                raise DataError("the name is empty", source, line)
             for value, seen, what in ((number, ids, "id"), (name, names, "name")):
                 if value in seen:
                     first = f", first in line {seen[value]}" if line else ""
@@ -173,10 +177,10 @@ def _list_entries(text: str, path: Path) -> list[tuple[int, dict[str, str]]]:
     """(line, fields) of each line `ID: NAME`."""
     entries = []
     for line, content in _list_lines(text):
-        number, _, name = (part.strip() for part in content.partition(":"))
-        if not number.isdecimal() or not name:
+        found = _LIST_LINE.fullmatch(content)
+        if not found:
             raise DataError(f"expected ID: NAME as in the other lines, got {shown(content)}", path, line)
-        entries.append((line, {"id": number, "name": _value(name, path, line)}))
+        entries.append((line, {"id": found[1], "name": _value(found[2], path, line)}))
     return entries
 
 
@@ -189,7 +193,7 @@ def _list_lines(text: str) -> Iterator[tuple[int, str]]:
 
 def _is_list(text: str) -> bool:
     _, first = next(_list_lines(text), (0, ""))
-    return first.partition(":")[0].strip().isdecimal()
+    return bool(_LIST_LINE.fullmatch(first))
 
 
 def _tokens(text: str, path: Path) -> list[tuple[int, str]]:
@@ -215,8 +219,14 @@ def _value(text: str, path: Path, line: int) -> str:
     if not _STRING.fullmatch(text):
         return text
     content = text[1:-1].encode()
-    content = _ESCAPE.sub(lambda found: bytes([int(found[1], 8) & 0xFF]) if found[1] else found[2], content)
-    return decode(content, path, "a name", line)
+    return decode(_ESCAPE.sub(_unescaped, content), path, "a name", line)
+
+
+def _unescaped(found: re.Match[bytes]) -> bytes:
+    octal, hexadecimal, blank, other = found.groups()
+    if octal or hexadecimal:
+        return bytes([(int(octal, 8) if octal else int(hexadecimal, 16)) & 0xFF])
+    return b" " if blank else other
 
 
 def _quoted(name: str) -> str:
