@@ -94,6 +94,30 @@ def test_what_has_one_meaning_is_fixed_and_listed(spoilt, tmp_path, capsys):
     assert LabelMap.from_file(out / "label_map.pbtxt").names == ("sit", "bend/bow")
 
 
+@pytest.mark.parametrize(
+    ("line", "fixed"),
+    [
+        ('"v","0","0.1","0.2","0.3","0.4","1","7"', "v,0,0.1,0.2,0.3,0.4,1,7"),
+        ("v,0,0.1,0.2,0.3,0.4,1.0,7.00", "v,0,0.1,0.2,0.3,0.4,1,7"),
+        ("v,0,0.1,0.2,0.3,0.4,1,7,,", "v,0,0.1,0.2,0.3,0.4,1,7"),
+        ("v,0,0.1,0.2,0.3,0.4,1,", "v,0,0.1,0.2,0.3,0.4,1"),
+        ("v,0,,,,,,", "v,0"),
+        ("# made by hand", ""),
+        ("v;0;0,1;0,2;0,3;0,4;1;7", "v;0;0,1;0,2;0,3;0,4;1;7"),  # decimal commas: not for a fix
+        ("v,0,0.1,0.2,0.3,0.4,1.5,7", "v,0,0.1,0.2,0.3,0.4,1.5,7"),
+    ],
+)
+@pytest.mark.parametrize("ends", ["\n", "\r"])
+def test_lines_of_other_programs(spoilt, tmp_path, line, fixed, ends):
+    good = "v,1,0.1,0.2,0.3,0.4,1,7"
+    (spoilt / "truth.csv").write_bytes(ends.join((good, line)).encode())
+    main(["check-data", str(spoilt / "val.yaml"), "--fix", str(tmp_path / "fixed"), "--decode", "none"])
+    kept = (tmp_path / "fixed/annotations.csv").read_text().split("\n")
+    assert kept == [good, *([fixed] if fixed else []), ""]
+    listed = [change[2] for change in changes(tmp_path / "fixed") if change[0] == "truth.csv"]
+    assert len(listed) == (line != fixed) + (ends == "\r")
+
+
 def test_nothing_is_overwritten(spoilt, tmp_path, capsys):
     arguments = ["check-data", str(spoilt / "val.yaml"), "--fix"]
     assert main([*arguments, str(spoilt)]) == 2

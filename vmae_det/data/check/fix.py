@@ -1,15 +1,18 @@
 """Fix a detection dataset where there is no doubt how. New files are written elsewhere, all changes listed.
 
-Fixed are byte order marks, line ends, tabs or semicolons between columns, and a header line. Boxes that reach
-a little outside the frame are clipped; repeated rows and keyframes outside of their videos are dropped. What
-has several possible meanings stays as it is, and `check_dataset` names it.
+Fixed are byte order marks, line ends, tabs or semicolons between columns, quotes, empty columns, ids such
+as 1.0, comments and a header line. Boxes that reach a little outside the frame are clipped; repeated rows and
+keyframes outside of their videos are dropped. What has several possible meanings stays as it is, and
+`check_dataset` names it.
 """
 
 from __future__ import annotations
 
 import codecs
 import os
+import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,8 @@ from vmae_det.utils.inputs import decode, open_plain
 from vmae_det.utils.paths import is_address
 
 CHANGES = "changes.csv"
+_WHOLE = re.compile(r"^([0-9]{1,9})\.0{1,9}$")
+_QUOTED = re.compile(r'"[^"]*"|[^"]*')
 _BOXES = ("annotations", "person_boxes")
 _TABLES = (*_BOXES, "excluded")
 _LABEL_MAPS = ("label_map", "scored_classes")
@@ -96,21 +101,47 @@ def _mend_text(path: Path, holds: str, fixed: Fixed) -> list[str]:
         content = file.read()
     if content.startswith(codecs.BOM_UTF8):
         fixed.changes.append((str(path), 1, "byte order mark removed", "", ""))
-    if b"\r\n" in content:
-        fixed.changes.append((str(path), 1, "line ends of Windows replaced", "", ""))
+    for ends, system in ((b"\r\n", "Windows"), (b"\r", "old Macs")):
+        if ends in content and (ends == b"\r\n" or b"\n" not in content):
+            fixed.changes.append((str(path), 1, f"line ends of {system} replaced", "", ""))
+            content = content.replace(ends, b"\n")
     lines = []
     for number, raw in enumerate(decode(content, path, "a CSV file").split("\n"), start=1):
-        mended = line = raw.strip()
-        for separator, name in (("\t", "tabs"), (";", "semicolons")):
-            if "," not in line and line.count(separator) + 1 in WIDTHS[holds]:
-                mended = ",".join(part.strip() for part in raw.strip("\r\n").split(separator))
-                fixed.changes.append((str(path), number, f"{name} became commas", line, mended))
-        fields = mended.split(",")
-        if number == 1 and len(fields) in WIDTHS[holds] and all(_is_title(part) for part in fields[1:3]):
-            fixed.changes.append((str(path), number, "header dropped", line, ""))
-            mended = ""
+        mended = raw.strip()
+        for change, after in _mend_line(raw.strip("\r"), holds, number == 1):
+            fixed.changes.append((str(path), number, change, mended, after))
+            mended = after
         lines.append(mended)
     return lines
+
+
+def _mend_line(line: str, holds: str, is_first: bool) -> Iterator[tuple[str, str]]:
+    """What is changed in a line, one after the other, and the line after it; '' where it is dropped."""
+    if line.lstrip().startswith("#") and "," not in line:
+        yield "comment dropped", ""
+        return
+    widths = WIDTHS[holds]
+    for separator, name in (("\t", "tabs"), (";", "semicolons")):
+        if "," not in line and line.count(separator) + 1 in widths:
+            line = ",".join(part.strip() for part in line.split(separator))
+            yield f"{name} became commas", line
+    fields = [field.strip() for field in line.split(",")]
+    if '"' in line and all(map(_QUOTED.fullmatch, fields)):
+        fields = [field.strip('"').strip() for field in fields]
+        yield "quotes removed", ",".join(fields)
+    if is_first and len(fields) in widths and all(_is_title(part) for part in fields[1:3]):
+        yield "header dropped", ""
+        return
+    keep = max(widths)
+    if holds == "annotations":  # the eighth column, a person's id, may be missing, or all but the keyframe
+        keep = 2 if not any(fields[2:]) else 7 if not any(fields[7:]) else 8
+    if len(fields) > keep and any(fields) and not any(fields[keep:]):
+        fields = fields[:keep]
+        yield "empty columns dropped", ",".join(fields)
+    if holds == "annotations" and len(fields) in (7, 8):
+        whole = [*fields[:6], *(_WHOLE.sub(r"\1", field) for field in fields[6:])]
+        if whole != fields:
+            yield "ids became whole numbers", ",".join(whole)
 
 
 def _is_title(text: str) -> bool:
