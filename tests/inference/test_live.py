@@ -196,6 +196,17 @@ def test_a_file_with_its_index_at_the_end_is_fetched_first(served, tmp_path, mon
     assert source.video_id == "late"
 
 
+def test_a_file_that_tells_its_times_as_a_whole_is_fetched_first(served, tmp_path, monkeypatch):
+    """In AVI, FFmpeg's times are wrong after frames that the camera dropped."""
+    monkeypatch.setenv("VMAE_DET_CACHE", str(tmp_path / "cache"))
+    stamps = [*range(20), *range(40, 60)]
+    recipe = Recipe(suffix=".avi", options=x264(keyint=12, bframes=2), stamps=stamps)
+    write_numbered(tmp_path / "camera", recipe)
+    frames = list(open_source(f"{served}/camera.avi").frames())
+    assert numbers([frame.image for frame in frames]) == list(range(40))
+    np.testing.assert_allclose([frame.time for frame in frames], np.array(stamps) / 25, atol=1e-3)
+
+
 def test_addresses_that_hold_no_video(served, tmp_path):
     (tmp_path / "page.html").write_text("<p>no video")
     for name in ("page.html", "missing.mp4"):

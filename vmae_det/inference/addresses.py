@@ -10,10 +10,11 @@ import numpy as np
 
 from vmae_det.data.readers.geometry import square_size, turn_of
 from vmae_det.data.readers.notices import warn, warn_of_colours
-from vmae_det.data.readers.video_file import choose_stream
+from vmae_det.data.readers.video_file import FORMATS, choose_stream
 from vmae_det.utils.errors import DataError
 
-_FORMATS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,asf,flv,ogg,mjpeg,mpjpeg,rtsp,rtp,sdp"
+_FORMATS = ",".join((FORMATS, "mjpeg,mpjpeg,rtsp,rtp,sdp"))
+_ONE_CLOCK = ("mov", "matroska")  # containers that state when each frame is shown, on a clock without breaks
 _PROTOCOLS = "http,https,httpproxy,tcp,tls,udp,rtp,rtmp,rtsp,crypto"
 _WAIT = (20.0, 20.0)  # seconds for a connection, and for more data
 # Over UDP, lost packets spoil pictures: TCP first, and UDP where a server refuses it (status 461).
@@ -63,6 +64,11 @@ class Address:
             return True
         warn(self.name, "states no length, so it is read as a live stream, by the clock of this machine")
         return False
+
+    @property
+    def tells_times(self) -> bool:
+        """Whether frames can be timed while they come in, as a reader of the whole file would."""
+        return self.container.format.name.startswith(_ONE_CLOCK)
 
     def pictures(self) -> Iterator[tuple[int | None, np.ndarray]]:
         """Time stamps and frames as players show them, uint8 RGB (H, W, 3), all of the first one's size.

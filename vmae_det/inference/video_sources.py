@@ -272,9 +272,12 @@ def open_source(video: str | Path, reader: str = "auto") -> VideoSource:
                 raise
             logger.info("%s: is fetched first, as its index stands at its end", name)
         else:
-            if name.startswith(WEB) and address.has_end:
+            if not (name.startswith(WEB) and address.has_end):
+                return LiveSource(address.images(), address.stream.average_rate or _DEFAULT_RATE, name)
+            if address.tells_times:
                 return WebSource(address)
-            return LiveSource(address.images(), address.stream.average_rate or _DEFAULT_RATE, name)
+            address.container.close()
+            logger.info("%s: is fetched first, as only all of it tells when its frames are shown", name)
     return FileSource(open_video(video, reader))
 
 
