@@ -219,6 +219,20 @@ def test_zero_has_a_reason(tmp_path, found, problem, protocol):
     assert result.problem in result.table()
 
 
+@pytest.mark.parametrize(
+    ("first", "others", "warns"), [(1, 0, True), (0, 1, True), (1, 1, False), (2, 0, False)]
+)
+def test_frames_counted_from_different_numbers_are_warned_of(tmp_path, first, others, warns):
+    box = [10, 10, 50, 50]
+    truth, found = (
+        write(tmp_path / name, [("v", 0, "run", 1, {start + i: box for i in range(10)})])
+        for name, start in (("truth.csv", first), ("found.csv", others))
+    )
+    result = video_map(read_tubes(truth), read_tubes(found, kind="detections"))
+    assert ("WARNING: the first frame of the ground truth is" in result.table()) == warns
+    assert bool(result.to_json()["warning"]) == warns
+
+
 def test_overlap_by_hand(tmp_path):
     truth = write(tmp_path / "gt.csv", [("v", 1, "run", "", {f: [0, 0, 10, 10] for f in range(4)})])
     # Frames 2..5: 2 of 6 are shared, with IoU 1/2 and 1.

@@ -42,6 +42,7 @@ class VideoMAP:
         num_videos: with ground truth.
         num_undetected: those of them without detections.
         problem: why no detection finds anything, or ''.
+        warning: that frames seem to be counted from 0 in one file and from 1 in the other, or ''.
     """
 
     protocol: str
@@ -57,6 +58,7 @@ class VideoMAP:
     num_videos: int
     num_undetected: int
     problem: str
+    warning: str
 
     def columns(self) -> dict[str, np.ndarray]:
         """(C, 3) at each reported threshold and for each average, by name."""
@@ -94,6 +96,7 @@ class VideoMAP:
             "num_videos": self.num_videos,
             "num_undetected_videos": self.num_undetected,
             "problem": self.problem,
+            "warning": self.warning,
         }
 
     def table(self) -> str:
@@ -126,6 +129,8 @@ class VideoMAP:
             lines.append(f"{self.num_undetected} of {self.num_videos} annotated videos have no detections")
         if self.problem:
             lines.append(f"No tube counts: {self.problem}.")
+        if self.warning:
+            lines.append(f"WARNING: {self.warning}")
         return "\n".join(lines)
 
 
@@ -195,6 +200,18 @@ def video_map(
         num_videos=len(annotated),
         num_undetected=len(annotated - set(found.video)),
         problem="" if ap[..., 2].any() else _why_nothing_counts(truth, found, detections, pairs, min(every)),
+        warning=_different_first_frames(truth, found),
+    )
+
+
+def _different_first_frames(truth: Tubes, found: Tubes) -> str:
+    """That one file seems to count frames from 0 and the other from 1, or ''."""
+    first = [int(tubes.frame.min(initial=2)) for tubes in (truth, found)]
+    if sorted(first) != [0, 1]:
+        return ""
+    return (
+        f"the first frame of the ground truth is {first[0]}, that of the detections {first[1]}: do both "
+        "count from the same number?"
     )
 
 
