@@ -3,9 +3,14 @@ present."""
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+# Threads that wait for each other spin by default, which takes most of the time where cores are shared. Read
+# when torch is loaded, here and in processes that tests start.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch

@@ -22,6 +22,15 @@ def test_a_sound_dataset_gives_status_0(mini_ava, tmp_path, capsys):
     assert report["person_box_recall"]
 
 
+def test_a_file_of_the_dataset_is_not_overwritten(mini_ava, tmp_path, capsys):
+    folder = shutil.copytree(mini_ava, tmp_path / "mini_ava")
+    for name in ("val.yaml", "train.yaml", "annotations/mini_ava_val.csv"):
+        sets = [str(folder / "val.yaml"), "--against", str(folder / "train.yaml")]
+        assert main(["check-data", *sets, "--json", str(folder / name)]) == 2
+        assert "is the file that is read" in capsys.readouterr().err
+        assert (folder / name).read_bytes() == (mini_ava / name).read_bytes()
+
+
 def test_an_error_gives_status_1_and_sheets_are_drawn(mini_ava, tmp_path, capsys):
     folder = shutil.copytree(mini_ava, tmp_path / "mini_ava")
     truth = folder / "annotations/mini_ava_train.csv"

@@ -58,6 +58,12 @@ def error_of(capsys, *argv):
         (["--opts", "TEST.CHECKPOINT_FILE_PATH", "x"], "use MODEL.WEIGHTS instead"),
         (["train_cfg.max_epochs", "9"], "a key of mmaction2, use SOLVER.EPOCHS instead"),
         (["train_cfg.max_epochs=9"], "a key of mmaction2, use SOLVER.EPOCHS instead"),
+        (["MULTIGRID.SHORT_CYCLE", "True"], "a key of SlowFast without counterpart here"),
+        (["BN.NORM_TYPE", "x"], "without counterpart here: there is no batch normalisation"),
+        (["SOLVER.NESTEROV", "True"], "a key of SlowFast, use SOLVER.MOMENTUM instead"),
+        (["MODEL.RESNETS.DEPTH", "50"], "use PERSON_DETECTOR.CONFIG, a YAML file of detectron2 instead"),
+        (["INPUT.CROP.ENABLED", "True"], "a key of detectron2, use INPUT.TRAIN_CROP and INPUT.CROP_SIZE"),
+        (["solver.epochs", "9"], "did you mean 'SOLVER.EPOCHS'?"),
         (["SOLVER.EPOCHS=9"], "write SOLVER.EPOCHS 9"),
         (
             ["--cfg-options", "train_cfg.max_epochs=9"],

@@ -34,6 +34,8 @@ BAD = {
     "long": "#" * 3_000_000,
     "no anchor": "SEED: *a\n",
     "control": "SEED: \x01\n",
+    "repeated key": "SEED: 1\nSEED: 2\n",
+    "repeated group": "SOLVER: {EPOCHS: 3}\nSEED: 1\nSOLVER: {BASE_LR: 0.1}\n",
     "list": "- a\n",
     "number": "3\n",
 }
@@ -73,9 +75,14 @@ def test_a_file_with_a_byte_order_mark_aliases_and_merges(tmp_path):
     cfg.merge_from_file(path)
     assert (cfg.SOLVER.EPOCHS, cfg.TEST.PERIOD) == (7, 2)
     assert load_yaml("a: &a {k: 1}\nb: {<<: *a, l: 2}\nc: [*a, *a]\n")["b"] == {"k": 1, "l": 2}
+    merged = load_yaml("a: &a {k: 1}\nb: &b {<<: *a, k: 2}\nc: {<<: *b, k: 3}\n1: x\n'1': y\n")
+    assert merged == {"a": {"k": 1}, "b": {"k": 2}, "c": {"k": 3}, 1: "x", "1": "y"}
 
 
 def test_the_line_of_a_mistake():
     with pytest.raises(YAMLProblem, match="not valid YAML") as error:
         load_yaml("a: 1\nb: [\n")
     assert error.value.line == 3
+    with pytest.raises(YAMLProblem, match="the key 'b' is there twice") as error:
+        load_yaml("a: 1\nc:\n  b: 2\n  d: 0\n  b: 2\n")
+    assert error.value.line == 5

@@ -340,6 +340,18 @@ def test_a_large_video_beside_the_page_is_not_copied(detections, monkeypatch, tm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "other.html"]
 
 
+def test_no_video_is_replaced_by_that_of_a_page(detections, monkeypatch, tmp_path):
+    monkeypatch.setattr(page_video, "EMBED_BYTES", 0)
+    own = write_numbered(tmp_path / "clip", Recipe(codec="mpeg4", count=100))  # browsers do not play it
+    (tmp_path / "page.mp4").write_bytes(b"another video")
+    kept = {path: path.read_bytes() for path in (own, tmp_path / "page.mp4")}
+    for _ in range(2):
+        assert b"clip_page.mp4" in write_page(detect(own), tmp_path / "clip.html").read_bytes()
+    write_page(detections, tmp_path / "page.html")
+    assert (tmp_path / "page_page.mp4").read_bytes() == detections.video.read_bytes()
+    assert kept == {path: path.read_bytes() for path in kept}
+
+
 @pytest.mark.parametrize(
     ("recipe", "suffix"),
     [

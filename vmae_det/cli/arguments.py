@@ -73,7 +73,7 @@ def refuse_unused(args: argparse.Namespace, reason: str, **defaults: Any) -> Non
             raise UserError(f"--{name.replace('_', '-')}: {reason}")
 
 
-def refuse_overwriting(output: Path, *inputs: str | None) -> None:
+def refuse_overwriting(output: Path, *inputs: str | Path | None) -> None:
     """UserError where an output is one of the files that a command reads."""
     for path in inputs:
         if path and os.path.exists(path) and (output.is_file() or output.is_dir()) and output.samefile(path):

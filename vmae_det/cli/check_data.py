@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vmae_det.cli.arguments import output_file, output_folder, positive
+from vmae_det.cli.arguments import output_file, output_folder, positive, refuse_overwriting
 from vmae_det.data.catalog import DatasetSpec, get_dataset
 from vmae_det.data.check import check_dataset
 from vmae_det.data.check.fix import fix_dataset
@@ -56,6 +56,10 @@ def run(args: argparse.Namespace) -> int:
     against = get_dataset(args.against) if args.against else None
     if args.sheets and spec.type != "detection":
         raise ConfigError(f"--sheets: shows boxes, which {args.dataset}, of type '{spec.type}', has none of")
+    if args.json:
+        for read in filter(None, (spec, against)):
+            files = [value for value in vars(read).values() if isinstance(value, Path)]
+            refuse_overwriting(args.json, read.name, getattr(read.video_start, "path", None), *files)
     if args.fix:
         fixed = fix_dataset(spec, args.fix, args.decode, args.workers)
         print(fixed.as_text() + "\n")

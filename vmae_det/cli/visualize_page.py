@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vmae_det.cli.arguments import clock, fraction, output_file
+from vmae_det.cli.arguments import clock, fraction, output_file, refuse_overwriting
 
 SUMMARY = "a video and the actions of an AVA CSV as a page for the browser"
 
@@ -41,6 +41,7 @@ def draw(args: argparse.Namespace) -> list[Path]:
     from vmae_det.inference.from_rows import detections_of
     from vmae_det.visualization.page import write_page
 
+    refuse_overwriting(args.output, args.video, args.detections, args.label_map)
     label_map = LabelMap.from_file(args.label_map)
     rows = read_action_csv(args.detections, label_map, kind="detections")
     detections = detections_of(rows, args.video, label_map, args.video_start)

@@ -5,6 +5,10 @@ from __future__ import annotations
 _DATASET_FILE = "a dataset file in DATASETS.TRAIN and DATASETS.TEST (docs/data.md)"
 _NUM_CLASSES = "MODEL.CLASSIFIER.NUM_CLASSES or MODEL.ROI_HEAD.NUM_CLASSES"
 _EPOCHS = "SOLVER.EPOCHS, for schedules count in epochs"
+_PERSON_DETECTOR = "PERSON_DETECTOR.CONFIG, a YAML file of detectron2"
+_NOTHING = "nothing"
+_SCHEDULE = "nothing: the schedule is a warm-up and a cosine"
+_NO_BATCH_NORM = "nothing: there is no batch normalisation"
 _TEMPLATE = "MODEL.META_ARCHITECTURE and a config of the model zoo (docs/model_zoo.md)"
 
 # By project, key and what takes its place. A key that ends in a dot or _ stands for all that begin so.
@@ -72,7 +76,7 @@ _KEYS = {
         "MASK.": "a key of MODEL.MASK",
         "RESNET.": "a key of MODEL.BACKBONE",
         "SLOWFAST.": "a key of MODEL.BACKBONE",
-        "BN.": "nothing: there is no batch normalisation",
+        "BN.": _NO_BATCH_NORM,
         "SOLVER.MAX_EPOCH": "SOLVER.EPOCHS",
         "SOLVER.OPTIMIZING_METHOD": "SOLVER.OPTIMIZER",
         "SOLVER.COSINE_END_LR": "SOLVER.MIN_LR",
@@ -80,8 +84,8 @@ _KEYS = {
         "SOLVER.CLIP_GRAD_L2NORM": "SOLVER.CLIP_GRAD",
         "SOLVER.CLIP_GRAD_VAL": "SOLVER.CLIP_GRAD, the largest norm",
         "SOLVER.BASE_LR_SCALE_NUM_SHARDS": "SOLVER.BASE_LR, which is per 256 videos of a batch",
-        "SOLVER.LR_POLICY": "nothing: the schedule is a warm-up and a cosine",
-        "SOLVER.STEPS": "nothing: the schedule is a warm-up and a cosine",
+        "SOLVER.LR_POLICY": _SCHEDULE,
+        "SOLVER.STEPS": _SCHEDULE,
         "NUM_GPUS": "the option --num-gpus",
         "NUM_SHARDS": "the option --num-machines",
         "SHARD_ID": "the option --machine-rank",
@@ -89,12 +93,35 @@ _KEYS = {
         "LOG_PERIOD": "SOLVER.LOG_PERIOD",
         "DIST_BACKEND": "nothing: gloo on the CPU, NCCL on GPUs",
         "DEMO.": "vmae-det detect",
+        "TEST.NUM_TEMPORAL_CLIPS": "TEST.NUM_CLIPS",
+        "VIS_MASK.": "vmae-det visualize reconstruction",
+        "BENCHMARK.": "vmae-det benchmark",
+        "MULTIGRID.": _NOTHING,
+        "CONTRASTIVE.": "MODEL.META_ARCHITECTURE MaskedAutoencoder, the only pre-training here",
+        "X3D.": "a key of MODEL.BACKBONE",
+        "NONLOCAL.": "a key of MODEL.BACKBONE",
+        "MODEL.SINGLE_PATHWAY_ARCH": "MODEL.BACKBONE.NAME",
+        "MODEL.MULTI_PATHWAY_ARCH": "MODEL.BACKBONE.NAME",
+        "MODEL.DROPCONNECT_RATE": "MODEL.BACKBONE.DROP_PATH",
+        "MODEL.FC_INIT_STD": "MODEL.INIT",
+        "MODEL.DETACH_FINAL_FC": "MODEL.CLASSIFIER.LINEAR_PROBE",
+        "MODEL.FROZEN_BN": _NO_BATCH_NORM,
+        "MODEL.FP16_ALLREDUCE": "SOLVER.AMP",
+        "SOLVER.STEP_SIZE": _SCHEDULE,
+        "SOLVER.LRS": _SCHEDULE,
+        "SOLVER.COSINE_AFTER_WARMUP": _SCHEDULE,
+        "SOLVER.DAMPENING": "SOLVER.MOMENTUM",
+        "SOLVER.NESTEROV": "SOLVER.MOMENTUM",
+        "SOLVER.ZERO_WD_1D_PARAM": "nothing: biases and norms have no weight decay",
+        "SOLVER.LARS_ON": "SOLVER.OPTIMIZER: adamw or sgd",
+        "TASK": "MODEL.META_ARCHITECTURE",
+        "LOG_MODEL_INFO": "vmae-det inspect",
     },
     "detectron2": {
         "SOLVER.MAX_ITER": _EPOCHS,
         "SOLVER.IMS_PER_BATCH": "SOLVER.BATCH_SIZE",
-        "SOLVER.GAMMA": "nothing: the schedule is a warm-up and a cosine",
-        "SOLVER.LR_SCHEDULER_NAME": "nothing: the schedule is a warm-up and a cosine",
+        "SOLVER.GAMMA": _SCHEDULE,
+        "SOLVER.LR_SCHEDULER_NAME": _SCHEDULE,
         "SOLVER.BASE_LR_END": "SOLVER.MIN_LR",
         "SOLVER.WARMUP_ITERS": "SOLVER.WARMUP_EPOCHS",
         "SOLVER.WARMUP_FACTOR": "SOLVER.WARMUP_LR",
@@ -114,7 +141,47 @@ _KEYS = {
         "INPUT.MAX_SIZE_TEST": "INPUT.TEST_SHORT_SIDE",
         "INPUT.RANDOM_FLIP": "INPUT.FLIP",
         "INPUT.FORMAT": "nothing: frames are RGB",
+        "INPUT.MIN_SIZE_TRAIN_SAMPLING": "INPUT.TRAIN_CROP",
+        "INPUT.CROP.": "INPUT.TRAIN_CROP and INPUT.CROP_SIZE",
+        "INPUT.MASK_FORMAT": _NOTHING,
         "DATALOADER.ASPECT_RATIO_GROUPING": "nothing: clips of one size are batched together",
+        "DATALOADER.SAMPLER_TRAIN": "nothing: an epoch is each video once, shuffled",
+        "DATALOADER.REPEAT_": "nothing: an epoch is each video once, shuffled",
+        "DATALOADER.FILTER_EMPTY_ANNOTATIONS": "nothing: keyframes without boxes are not trained on",
+        "DATASETS.PROPOSAL_FILES_": "person_boxes in " + _DATASET_FILE,
+        "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_": "PERSON_DETECTOR.MAX_PEOPLE",
+        "MODEL.BACKBONE.FREEZE_AT": "MODEL.CLASSIFIER.LINEAR_PROBE, or SOLVER.LAYER_DECAY",
+        # Of the detector that finds people, which detectron2's own YAML file configures.
+        "MODEL.LOAD_PROPOSALS": _PERSON_DETECTOR,
+        "MODEL.MASK_ON": _PERSON_DETECTOR,
+        "MODEL.KEYPOINT_ON": _PERSON_DETECTOR,
+        "MODEL.FPN.": _PERSON_DETECTOR,
+        "MODEL.PROPOSAL_GENERATOR.": _PERSON_DETECTOR,
+        "MODEL.ANCHOR_GENERATOR.": _PERSON_DETECTOR,
+        "MODEL.RPN.": _PERSON_DETECTOR,
+        "MODEL.ROI_BOX_CASCADE_HEAD.": _PERSON_DETECTOR,
+        "MODEL.ROI_MASK_HEAD.": _PERSON_DETECTOR,
+        "MODEL.ROI_KEYPOINT_HEAD.": _PERSON_DETECTOR,
+        "MODEL.SEM_SEG_HEAD.": _PERSON_DETECTOR,
+        "MODEL.PANOPTIC_FPN.": _PERSON_DETECTOR,
+        "MODEL.RETINANET.": _PERSON_DETECTOR,
+        "MODEL.RESNETS.": _PERSON_DETECTOR,
+        "SOLVER.NUM_DECAYS": _SCHEDULE,
+        "SOLVER.RESCALE_INTERVAL": _SCHEDULE,
+        "SOLVER.WARMUP_METHOD": _SCHEDULE,
+        "SOLVER.WEIGHT_DECAY_NORM": "nothing: biases and norms have no weight decay",
+        "SOLVER.WEIGHT_DECAY_BIAS": "nothing: biases and norms have no weight decay",
+        "SOLVER.BIAS_LR_FACTOR": "nothing: biases learn as their layer does",
+        "SOLVER.REFERENCE_WORLD_SIZE": "SOLVER.BATCH_SIZE, which is over all processes",
+        "TEST.AUG.": "TEST.NUM_CLIPS and TEST.NUM_CROPS",
+        "TEST.PRECISE_BN.": _NO_BATCH_NORM,
+        "TEST.EXPECTED_RESULTS": _NOTHING,
+        "TEST.KEYPOINT_OKS_SIGMAS": _NOTHING,
+        "VIS_PERIOD": "vmae-det visualize",
+        "VERSION": _NOTHING,
+        "CUDNN_BENCHMARK": _NOTHING,
+        "FLOAT32_PRECISION": _NOTHING,
+        "GLOBAL.": _NOTHING,
     },
     "mmaction2": {
         "train_cfg.max_epochs": "SOLVER.EPOCHS",
@@ -220,9 +287,16 @@ def instead_of(key: str) -> str:
     """`; a key of SlowFast, use ... instead` for a key of another toolkit, else nothing."""
     for project, table in _KEYS.items():
         if key in table:
-            return f"; a key of {project}, use {table[key]} instead"
+            return _hint(project, table[key])
     for project, table in _KEYS.items():
         for prefix, ours in table.items():
             if prefix.endswith((".", "_")) and key.startswith(prefix):
-                return f"; a key of {project}, use {ours} instead"
+                return _hint(project, ours)
     return ""
+
+
+def _hint(project: str, ours: str) -> str:
+    use, _, reason = ours.partition(": ")
+    if use == "nothing":
+        return f"; a key of {project} without counterpart here{': ' if reason else ''}{reason}"
+    return f"; a key of {project}, use {ours} instead"

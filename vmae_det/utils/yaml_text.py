@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import yaml
 _LONGEST = 2_000_000  # characters
 _MOST_VALUES = 200_000
 _DEEPEST = 50
+_MERGE = "tag:yaml.org,2002:merge"  # of the key <<
 
 
 class YAMLProblem(ValueError):
@@ -21,7 +23,7 @@ class YAMLProblem(ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which bounds the depth and what aliases multiply."""
+    """PyYAML's safe loader, which refuses repeated keys and bounds the depth and what aliases multiply."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -42,12 +44,24 @@ class _Loader(yaml.SafeLoader):
         inside: list[yaml.Node] = []
         if isinstance(node, yaml.MappingNode):
             inside = [part for pair in node.value for part in pair]
+            _refuse_repeated(key for key, _ in node.value)
         elif isinstance(node, yaml.SequenceNode):
             inside = node.value
         self.sizes[id(node)] = 1 + sum(self.sizes[id(part)] for part in inside)
         if self.sizes[id(node)] > _MOST_VALUES:
             raise yaml.YAMLError(f"more than {_MOST_VALUES} values, with its aliases written out")
         return node
+
+
+def _refuse_repeated(keys: Iterable[yaml.Node]) -> None:
+    """PyYAML takes the last of several values of a key, and loses the others."""
+    seen = set()
+    for key in keys:
+        if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
+            if (key.tag, key.value) in seen:
+                problem = f"the key '{key.value[:50]}' is there twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add((key.tag, key.value))
 
 
 def load_yaml(text: str) -> Any:

@@ -51,7 +51,8 @@ def add_video(reader: VideoReader, page: Path, progress: bool = False) -> PageVi
     """Make the reader's video one that a browser plays from `page`.
 
     A small file goes into the page. A larger one is referred to where it lies in the page's folder already,
-    and else copied there under the page's name.
+    and else copied there under the page's name,
+    with _page where that would replace another video.
 
     Raises:
         DataError: the video has to be encoded anew, and none of its frames can be decoded.
@@ -59,11 +60,11 @@ def add_video(reader: VideoReader, page: Path, progress: bool = False) -> PageVi
     """
     suffix = played_suffix(reader.path)
     if suffix:
-        return _refer(reader.path, page, suffix, reader.start)
+        return _refer(reader.path, reader.path, page, suffix, reader.start)
     with TemporaryDirectory() as folder:
         encoded = Path(folder) / "video.mp4"
         start = _encode(reader, encoded, progress)
-        return _refer(encoded, page, ".mp4", start)
+        return _refer(encoded, reader.path, page, ".mp4", start)
 
 
 def played_suffix(path: Path) -> str:
@@ -79,11 +80,14 @@ def played_suffix(path: Path) -> str:
     return suffix if coding in codecs and pixels in _PIXELS else ""
 
 
-def _refer(video: Path, page: Path, suffix: str, start: float) -> PageVideo:
+def _refer(video: Path, source: Path, page: Path, suffix: str, start: float) -> PageVideo:
+    """`video` is what browsers play of the user's `source`."""
     media_type = f"video/{suffix[1:]}"
     if video.stat().st_size <= EMBED_BYTES:
         return PageVideo("", base64.b64encode(video.read_bytes()).decode("ascii"), media_type, start)
     beside = page.with_suffix(suffix)
+    if beside.exists() and (beside.samefile(source) or not page.exists()):  # not of an earlier page
+        beside = page.with_name(f"{page.stem}_page{suffix}")
     if video.parent.resolve() == page.parent.resolve() and video.suffix.lower() == suffix:
         beside = video
     else:
