@@ -151,9 +151,10 @@ def test_mixed_precision_trains(tiny_cfg):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_cfg):
+    grows = ("SOLVER.BASE_LR", 1000.0, "SOLVER.WEIGHT_DECAY", 100.0, "SOLVER.MAX_LOSS", float("inf"))
+    cfg = tiny_cfg("pretrain", *grows, "SOLVER.EPOCHS", 4)
     with pytest.raises(TrainingError, match=r"loss is (nan|inf) at step \d+.*SOLVER\.BASE_LR"):
-        grows = ("SOLVER.BASE_LR", 1000.0, "SOLVER.WEIGHT_DECAY", 100.0, "SOLVER.MAX_LOSS", float("inf"))
-        run_training(tiny_cfg("pretrain", *grows, "SOLVER.EPOCHS", 4))
+        run_training(cfg)
 
 
 def test_testing_needs_complete_weights(tiny_cfg, tmp_path):
