@@ -77,6 +77,15 @@ def test_processes_share_the_videos(tmp_path, detect):
     assert made(tmp_path) == ["a.jsonl", "b.jsonl", "c.jsonl"]
 
 
+def test_keyframes_before_the_beginning_of_the_clock(tmp_path, detect):
+    video = make(tmp_path / "v", count=100)
+    assert "--video-start: -2 puts keyframes before second 0" in detect(video, "--video-start", -2)[1].err
+    status, _ = detect(video, "--video-start", -2, "--start", 2, "--format", "csv")
+    assert status == 0
+    rows = read_action_csv(tmp_path / "out/v.csv", kind="detections")
+    assert set(rows.timestamp) == {0, 0.5, 1, 1.5}
+
+
 def test_what_is_chosen(tmp_path, detect):
     video = make(tmp_path / "v", count=100)
     arguments = (video, "--start", 1, "--end", 2.4, "--actions", "7", "stand")

@@ -1,14 +1,17 @@
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "inference"))  # the maker of ONNX files lies there
 
 from vmae_det.cli.main import main
 from vmae_det.data.annotations import read_action_csv
 from vmae_det.data.person_boxes import person_box_lines, read_person_boxes
+from vmae_det.data.readers import open_video
 from vmae_det.inference import find_people as module
 
 pytest.importorskip("onnx", reason="onnx makes the detector of these tests")
@@ -146,6 +149,36 @@ def test_several_processes_write_the_same_file(videos, detector, tmp_path):
     assert one.read_bytes() == two.read_bytes()
 
 
+def test_frames_are_a_video_of_the_name_that_detect_gives_it(videos, detector, tmp_path):
+    folder = tmp_path / "film"
+    folder.mkdir()
+    for index, frame in enumerate(open_video(sorted(videos.iterdir())[0]).frames(np.arange(0, 36, 12))):
+        Image.fromarray(frame).save(folder / f"img_{index:05d}.png")
+    found = []
+    for asked in (folder, folder / "img_%05d.png"):
+        output = tmp_path / f"{len(found)}.csv"
+        assert main(["detect-persons", str(asked), "--output", str(output), *detector]) == 0
+        found.append(output.read_text())
+    assert found[0].startswith("film,0000,")
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--output", "boxes.json"], "boxes.json: boxes are written as CSV"),
+        (["--output", "boxes.PKL"], "boxes.PKL: boxes are written as CSV"),
+        (["--output", "boxes.csv", "--video-start", "-5"], "expected a number in [0,"),
+        (["rtsp://127.0.0.1:9/street", "--output", "boxes.csv"], "street: a live stream"),
+    ],
+)
+def test_boxes_that_could_not_be_read_again(videos, detector, tmp_path, monkeypatch, capsys, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    with suppress(SystemExit):
+        assert main(["detect-persons", str(videos), *arguments, *detector]) == 2
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("problem", ["same name", "comma", "missing", "empty folder", "nothing asked"])
 def test_videos_that_cannot_be_taken(videos, detector, tmp_path, capsys, problem):
     first = sorted(videos.iterdir())[0]
@@ -161,7 +194,7 @@ def test_videos_that_cannot_be_taken(videos, detector, tmp_path, capsys, problem
         asked, said = [str(videos / "none.mp4")], "no such video file"
     elif problem == "empty folder":
         (tmp_path / "empty").mkdir()
-        asked, said = [str(tmp_path / "empty")], "no video files below"
+        asked, said = [str(tmp_path / "empty")], "holds no videos and no images"
     else:
         with pytest.raises(SystemExit):
             main(["detect-persons", "--output", str(tmp_path / "p.csv"), *detector])

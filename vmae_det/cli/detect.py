@@ -115,6 +115,8 @@ def run(args: argparse.Namespace) -> int:
     formats = choose_formats(args.format + ",html" * args.html)
     if args.boxes:
         refuse_unused(args, "--boxes says at which times there are people", every=1.0)
+    elif args.video_start + args.start < 0:
+        raise UserError(f"--video-start: {args.video_start:g} puts keyframes before second 0 of AVA's clock")
     if "overlay" not in formats:
         missing = "the overlay alone shows it, which --format does not have"
         refuse_unused(args, missing, timeline=False, font=None, top_k=3)

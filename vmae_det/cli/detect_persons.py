@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from vmae_det.cli.arguments import clock, every, output_file, processes, refuse_unused
+from vmae_det.cli.arguments import every, moment, output_file, processes, refuse_unused
 from vmae_det.cli.common import add_overrides, load_config
 
 
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     videos = parser.add_mutually_exclusive_group(required=True)
     # With a default, argparse lets a positional argument be one of several.
     videos.add_argument(
-        "videos", nargs="*", default=[], metavar="VIDEO", help="video files, and folders of them"
+        "videos", nargs="*", default=[], metavar="VIDEO", help="video files, and folders of them or of frames"
     )
     videos.add_argument(
         "--dataset",
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--video-start",
-        type=clock,
+        type=moment,
         default=0.0,
         metavar="S",
         help="second of the boxes' clock at which the files start (%(default)s)",
@@ -48,11 +48,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Find the people and write their boxes; gives the exit status."""
     from vmae_det.data.catalog import get_dataset
+    from vmae_det.data.person_boxes import NO_CSV
     from vmae_det.engine.launch import check_processes, launch
     from vmae_det.inference.find_people import annotated_videos, find_people, parts_folder, videos_at
     from vmae_det.utils.errors import ConfigError
 
     check_processes(args.num_gpus)
+    if args.output.suffix.lower() in NO_CSV:
+        raise ConfigError(
+            f"--output: {args.output}: boxes are written as CSV; expected a name such as boxes.csv"
+        )
     if args.output.exists() and not parts_folder(args.output).exists():
         raise ConfigError(f"--output: {args.output} exists already; remove it, or name another file")
     # Frames are read by a thread: all cores are the detector's.

@@ -56,6 +56,7 @@ _EMPTY = {
         (".pkl", ".pickle"), "expected a dict of 'video_id,timestamp' and arrays (N, 5), got no box"
     ),
 }
+NO_CSV = frozenset(_EMPTY)  # suffixes of files that are read in another format
 MAX_PEOPLE = 2000  # in a keyframe; tracking and matching compare each with each
 PERSON_BOX_RULE = BoxRule(slack=0.05, allow_empty=False)
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +22,9 @@ from vmae_det.data.keyframes import rows_by_value
 from vmae_det.data.person_boxes import person_box_lines
 from vmae_det.data.readers import VideoReader, open_video
 from vmae_det.data.readers.opening import find_source
-from vmae_det.data.video_lists import files_of_ids, find_videos
+from vmae_det.data.video_lists import files_of_ids
 from vmae_det.inference.clips import check_number_of_keyframes
+from vmae_det.inference.inputs import find_inputs
 from vmae_det.inference.person_detectors import PersonDetector, build_person_detector
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import ConfigError, DataError, UserError
@@ -60,21 +61,22 @@ class Keyframed:
         return self.start + self.every * np.arange(int(count))
 
 
-def videos_at(paths: Iterable[Path], start: float, every: float) -> list[Keyframed]:
-    """The videos named, and those below the folders named, by their names without suffix.
+def videos_at(names: Sequence[str], start: float, every: float) -> list[Keyframed]:
+    """The videos named, and those below the folders named, as `find_inputs` finds and `detect` calls them.
 
     Raises:
-        DataError: there is none, two have one name, or a name cannot stand in a table.
+        DataError: there is none, one has no end, two have one name, or a name cannot stand in a table.
     """
     files: dict[str, Path] = {}
-    for path in map(local_path, paths):
-        for file in find_videos(path) if path.is_dir() else [path]:
-            name = file.stem
-            if name in files:
-                raise DataError(f"has the name of {files[name]}; boxes are told apart by names", file)
-            if not is_video_name(name) or "," in name:
-                raise DataError(f"'{name}' cannot be a video's id in a table of boxes", file)
-            files[name] = file
+    for found in find_inputs(names):
+        if found.is_live:
+            raise DataError("a live stream, expected videos that have an end", found.video)
+        file, name = local_path(found.video), found.stem.name
+        if name in files:
+            raise DataError(f"has the name of {files[name]}; boxes are told apart by names", file)
+        if not is_video_name(name) or "," in name:
+            raise DataError(f"'{name}' cannot be a video's id in a table of boxes", file)
+        files[name] = file
     return [Keyframed(name, file, start, every=every) for name, file in files.items()]
 
 
