@@ -584,9 +584,11 @@ def test_boxes_past_the_end_of_a_video_are_counted(tmp_path, in_process, capsys)
     site, _, more = make_site(tmp_path, multisports)
     write_video(site.videos / "basketball" / "v_a_c002.mp4", frames=3)
     assert site.prepare(*more) == 0
-    assert (
-        "NOTE: multisports val: 3 boxes lie beyond the last frame of their video" in capsys.readouterr().out
-    )
+    printed = capsys.readouterr().out
+    assert "NOTE: multisports val: 3 boxes lie beyond the last frame of their video" in printed
+    assert "NOTE: multisports val: 2 boxes of detected persons have no frame of their number" in printed
+    warning = "1 of 3 videos have another number of frames than was annotated, such as v_a_c002: 3, not 8"
+    assert f"WARNING: {warning}" in printed
 
 
 def test_multisports_leaves_rare_classes_out_of_the_score(tmp_path, in_process):

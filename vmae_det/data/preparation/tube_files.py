@@ -45,11 +45,13 @@ class TubeFile:
         labels: names of the classes.
         tubes: of each video, by its name in the file.
         splits: videos of the training and the test set of each split.
+        num_frames: of the videos that it says it of.
     """
 
     labels: list[str]
     tubes: dict[str, list[Tube]]
     splits: list[tuple[list[str], list[str]]]
+    num_frames: dict[str, int]
 
 
 def read_tube_pickle(path: Path, in_pixels: bool = False) -> TubeFile:
@@ -84,7 +86,8 @@ def read_tube_pickle(path: Path, in_pixels: bool = False) -> TubeFile:
     for video in dict.fromkeys(video for split in splits for videos in split for video in videos):
         size = np.ones(4) if in_pixels else _size(part["resolution"], video, path)
         tubes[video] = _tubes(part["gttubes"], video, size, len(labels), path)
-    return TubeFile(labels, tubes, splits)
+    counts = content.get("nframes")
+    return TubeFile(labels, tubes, splits, frame_counts(counts if isinstance(counts, dict) else {}))
 
 
 _PARTS = {"labels": list, "gttubes": dict, "resolution": dict, "train_videos": list, "test_videos": list}
@@ -129,6 +132,11 @@ def table(value: Any, columns: int | tuple[int, ...], where: str, path: Path) ->
     if not np.isfinite(array).all():
         raise DataError(f"{expected}, got values that are not finite", path)
     return array
+
+
+def frame_counts(counts: dict[Any, Any]) -> dict[str, int]:
+    """Those of the numbers of frames of videos that are numbers."""
+    return {video: int(count) for video, count in counts.items() if isinstance(count, (int, float))}
 
 
 def frame_numbers(values: np.ndarray, where: str, path: Path) -> np.ndarray:

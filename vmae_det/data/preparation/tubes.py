@@ -71,22 +71,44 @@ def prepare_tubes(
             what = f"{place.relative_to(folder.parent)} {part}"
             if not (rows.action >= 0).any():
                 made.append(f"{what}: no boxes, so there is no such set")
+                remarks += _remarks(what, lost)
                 (place / f"{part}.yaml").unlink(missing_ok=True)
                 continue
             write_action_csv(place / f"{part}.csv", rows, kind="ground_truth")
             write_tubes(place / f"{part}_tubes.csv", kept, official.labels)
             here = persons if part == "val" else None
-            files.append(_write_dataset(place, part, here, times, set(kept), folder, bool(not_scored)))
+            if here is not None:
+                every = rows_of(here, set(kept))
+                here = _in_seconds(every, times)
+                lost["of detected persons have no frame of their number"] += len(every) - len(here)
+            files.append(_write_dataset(place, part, here, folder, bool(not_scored)))
             boxes = int((rows.action >= 0).sum())
             made.append(
                 f"{what}: {boxes} boxes in {sum(map(len, kept.values()))} tubes of {len(kept)} videos"
             )
-            remarks += [f"NOTE: {what}: {number} boxes {why}" for why, number in lost.items() if number]
+            remarks += _remarks(what, lost)
+    remarks += _other_lengths(official, ids, times)
     if persons is None:
         remarks.append("NOTE: a model is tested on val with detected persons: --person-boxes")
     return Outcome(
         made, len(ids), found.broken, found.missing, remarks=remarks + ask_doctor(files, args.workers)
     )
+
+
+def _remarks(what: str, lost: Counter) -> list[str]:
+    return [f"NOTE: {what}: {number} boxes {why}" for why, number in lost.items() if number]
+
+
+def _other_lengths(official: TubeFile, ids: Mapping[str, str], times: Mapping[str, np.ndarray]) -> list[str]:
+    """A warning of videos that are not those which were annotated, by their numbers of frames, or nothing."""
+    counts = {ids[video]: count for video, count in official.num_frames.items() if ids.get(video) in times}
+    other = [v for v, count in counts.items() if abs(len(times[v]) - count) > max(2, 0.02 * count)]
+    if not other:
+        return []
+    return [
+        f"WARNING: {len(other)} of {len(counts)} videos have another number of frames than was annotated, "
+        f"such as {other[0]}: {len(times[other[0]])}, not {counts[other[0]]}; boxes may lie in other frames"
+    ]
 
 
 def action_rows(
@@ -206,8 +228,6 @@ def _write_dataset(
     place: Path,
     part: str,
     persons: PersonBoxes | None,
-    times: Mapping[str, np.ndarray],
-    videos: set[str],
     folder: Path,
     has_scored: bool,
 ) -> Path:
@@ -216,7 +236,7 @@ def _write_dataset(
     if has_scored:
         content["scored_classes"] = f"{up}scored_actions.pbtxt"
     if persons is not None:
-        write_person_boxes(place / f"{part}_persons.csv", _in_seconds(rows_of(persons, videos), times))
+        write_person_boxes(place / f"{part}_persons.csv", persons)
         content["person_boxes"] = f"{part}_persons.csv"
     write_dataset_file(place / f"{part}.yaml", **content)
     return place / f"{part}.yaml"

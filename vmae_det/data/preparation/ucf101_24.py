@@ -20,7 +20,7 @@ from vmae_det.data.box_rows import shown
 from vmae_det.data.pickles import load_plain_pickle
 from vmae_det.data.preparation.common import Outcome, read_lines, require_file
 from vmae_det.data.preparation.detection import add_detection_arguments
-from vmae_det.data.preparation.tube_files import Tube, TubeFile, entry, read_tube_pickle, table
+from vmae_det.data.preparation.tube_files import Tube, TubeFile, entry, frame_counts, read_tube_pickle, table
 from vmae_det.data.preparation.tubes import prepare_tubes
 from vmae_det.utils.errors import DataError
 
@@ -57,7 +57,8 @@ def read_corrected(path: Path) -> TubeFile:
     split = tuple([v for v in _read_list(require_file(path.parent, name)) if v in tubes] for name in LISTS)
     if not any(split):
         raise DataError(f"has no video of {' and '.join(LISTS)}", path)
-    return TubeFile(labels, tubes, [split])
+    counts = {video: one.get("numf") for video, one in content.items()}
+    return TubeFile(labels, tubes, [split], frame_counts(counts))
 
 
 def _read_list(path: Path) -> list[str]:
