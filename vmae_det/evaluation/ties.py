@@ -16,7 +16,9 @@ def describe_ties(mean_range: tuple[float, float], order: str) -> str:
     """How equal scores are ordered, and how far another order could move a mean in [0, 1], as a line."""
     low, high = (100 * end for end in mean_range)
     moved = (
-        f"another order gives {low:.4f} to {high:.4f}" if high - low > 1e-9 else "their order does not matter"
+        f"another order gives no less than {low:.4f} and no more than {high:.4f}"
+        if high - low > 1e-9
+        else "their order does not matter"
     )
     return f"equal scores are ordered by {order}; {moved}"
 
@@ -26,7 +28,8 @@ def ap_range(matches: Matches, iou: float) -> np.ndarray:
 
     Within a keyframe and class, detections of one score that choose the same box are one true positive and
     otherwise false ones, whichever comes first; so the range is that of true positives after and before false
-    ones of their score. Where rows tie for the last places of a keyframe's cap, the range is a bound: at best
+    ones of their score. It is a bound in two cases. A false positive that chose the box of a true positive of
+    its score never comes before that one. And where rows tie for the last places of a keyframe's cap, at best
     all true positives of them are kept and no false ones, at worst the reverse.
     """
     hit = matches.true_positives(iou)
