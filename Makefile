@@ -15,10 +15,10 @@ quickstart: install
 	$(BIN)/vmae-det quickstart
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 coverage: install
-	$(BIN)/python -m pytest --cov=vmae_det --cov-report=term:skip-covered --cov-fail-under=85
+	$(BIN)/python -m pytest -n auto --cov=vmae_det --cov-report=term:skip-covered --cov-fail-under=85
 
 lint: install
 	$(BIN)/ruff check .

@@ -49,6 +49,7 @@ setup(
         "test": [
             "pytest>=8",
             "pytest-cov>=5",
+            "pytest-xdist>=3.5",
             "ruff==0.17.*",
             "transformers>=4.44",
             "hypothesis>=6.100",

@@ -22,7 +22,9 @@ from vmae_det.utils import cpu
 SHARED = Path(__file__).parents[2] / "shared"
 
 pytest_plugins = ["browser"]
-torch.set_num_threads(2)
+# Each worker of pytest-xdist, and what it starts, has a core of its own.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 def pytest_make_parametrize_id(val):

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.api import CheckpointException
 
 from vmae_det.checkpoint import sharded
 from vmae_det.checkpoint.digest import DIGEST_SUFFIX, check_digest, write_with_digest
@@ -99,7 +98,11 @@ class Checkpointer:
             if distributed.is_main_process():
                 for old in self.all()[: -self.keep]:
                     _remove(old)
-        except (OSError, CheckpointException) as error:
+        except BaseException as error:
+            # The failures of several processes come in torch's CheckpointException, a BaseException. Its
+            # module takes a second to import, so it is told by its attribute.
+            if not (isinstance(error, OSError) or hasattr(error, "failures")):
+                raise
             kept = [other.name for other in self.all() if other != path]
             rest = f"the newest on disk is {kept[-1]}" if kept else "there is none on disk"
             self._error = WeightsError(f"{path}: the checkpoint cannot be written: {_reason(error)}; {rest}")
@@ -167,9 +170,9 @@ def _remove(path: Path) -> None:
         path.with_name(path.name + DIGEST_SUFFIX).unlink(missing_ok=True)
 
 
-def _reason(error: OSError | CheckpointException) -> str:
+def _reason(error: BaseException) -> str:
     """What the system said, of the first process that met something."""
-    if isinstance(error, CheckpointException):
+    if hasattr(error, "failures"):
         causes = [failure[0] for failure in error.failures.values()]
         error = next((cause for cause in causes if isinstance(cause, OSError)), causes[0])
     return getattr(error, "strerror", None) or str(error)
