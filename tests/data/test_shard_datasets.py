@@ -317,7 +317,8 @@ def server(tmp_path, monkeypatch):
 def test_a_dataset_at_an_address_is_fetched_once(tiny_cfg, mini_ava, tmp_path, server):
     labels = {file.stem: label for file, label in clips(mini_ava)}
     pack(tmp_path / "site/shards", {file.stem: file for file, _ in clips(mini_ava)}, labels=labels)
-    (tmp_path / "site/names.pbtxt").write_text('item { name: "x" id: 1 }\n')
+    names = [f'item {{ name: "{n}" id: {n + 1} }}\n' for n in range(max(labels.values()) + 1)]
+    (tmp_path / "site/names.pbtxt").write_text("".join(names))
     own = tmp_path / "own.yaml"
     own.write_text(
         f"type: classification\nvideos: {server.url}/shards/train-{{000..002}}.tar\n"
