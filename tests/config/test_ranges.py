@@ -7,6 +7,7 @@ import torch
 
 from vmae_det import model_zoo
 from vmae_det.config import CfgNode, check_config, get_cfg
+from vmae_det.config.checks import unused_keys
 from vmae_det.config.defaults import KEYS
 from vmae_det.config.ranges import Group, Key, integer
 from vmae_det.config.size import clips_per_pass, least_training_bytes
@@ -26,6 +27,26 @@ def test_every_key_has_a_range_that_its_default_lies_in():
     assert len(KEYS) > 90
     for name, key in KEYS.items():
         key.range.check(key.convert(key.default), name)
+
+
+def test_inf_and_nan_on_the_command_line():
+    assert float("inf") == checked("SOLVER.MAX_LOSS", "inf").SOLVER.MAX_LOSS
+    for value in ("nan", "-inf"):
+        with pytest.raises(ConfigError, match=rf"^SOLVER\.MAX_LOSS: must lie in \(0, inf\], got {value}"):
+            checked("SOLVER.MAX_LOSS", value)
+
+
+def test_keys_that_a_run_does_not_use_are_named():
+    cfg = checked("INPUT.MIXUP", 0.8, "INPUT.SAMPLING", "segments", "DATALOADER.CLIPS_PER_VIDEO", 2)
+    (sampling, mixup) = unused_keys(cfg)
+    assert sampling.startswith("INPUT.SAMPLING: segments has no effect, as MaskedAutoencoder")
+    assert (
+        mixup == "INPUT.MIXUP: 0.8 has no effect, as MaskedAutoencoder does not use it; VideoClassifier does"
+    )
+    cfg.MODEL.META_ARCHITECTURE = "VideoClassifier"
+    assert [line.partition(":")[0] for line in unused_keys(cfg)] == ["DATALOADER.CLIPS_PER_VIDEO"]
+    for name in model_zoo.config_names():
+        assert not list(unused_keys(model_zoo.get_config(name))), name
 
 
 def test_a_key_without_a_range_is_refused():

@@ -1,5 +1,6 @@
 """The parts of docs/extend.md, from the page, by `--import`."""
 
+import pickle
 import re
 import sys
 from pathlib import Path
@@ -8,8 +9,10 @@ import pytest
 
 from vmae_det.checkpoint import read_checkpoint
 from vmae_det.cli.main import main
-from vmae_det.engine.launch import launch
+from vmae_det.engine.agent import Job
+from vmae_det.engine.launch import _run_extended
 from vmae_det.utils import extensions
+from vmae_det.utils.extensions import import_extensions
 
 PAGE = Path(__file__).parents[2] / "docs" / "extend.md"
 pytestmark = pytest.mark.skipif(not PAGE.is_file(), reason="the pages are part of a clone")
@@ -32,10 +35,19 @@ PARTS = (
 )
 
 
-def parts_are_known():
-    from vmae_det.modeling import ROI_HEAD_REGISTRY
+def part_is_imported():
+    assert "another_part" in sys.modules
 
-    assert "MyHead" in ROI_HEAD_REGISTRY
+
+def test_processes_that_are_started_import_modules_too(parts, monkeypatch):
+    monkeypatch.chdir(parts)
+    (parts / "another_part.py").write_text("")
+    import_extensions(["another_part"])
+    job = pickle.loads(pickle.dumps(Job(part_is_imported, (), None, 60.0)))  # what the agent sends
+    monkeypatch.delitem(sys.modules, "another_part")
+    with pytest.raises(AssertionError):
+        part_is_imported()
+    _run_extended(job, ())
 
 
 def test_the_parts_of_the_page(parts, tiny_cfg, mini_ava, tmp_path, monkeypatch, capsys):
@@ -53,8 +65,6 @@ def test_the_parts_of_the_page(parts, tiny_cfg, mini_ava, tmp_path, monkeypatch,
     video = next((mini_ava / "videos").glob("*.mp4"))
     output = ("--output", str(tmp_path / "out"), "--whole-frame", "--format", "csv")
     assert main(["detect", str(video), "--weights", weights, *output, "--import=my_parts"]) == 0
-    # A process that is started imports the module, too.
-    assert launch(parts_are_known, (), max_restarts=1) == 0  # by the agent
 
 
 @pytest.mark.parametrize(
@@ -66,6 +76,7 @@ def test_the_parts_of_the_page(parts, tiny_cfg, mini_ava, tmp_path, monkeypatch,
         ("exits_at_once", "raise SystemExit(0)", "exits_at_once: fails while it is imported: SystemExit"),
         ("my_head.py", None, "expected a module's name such as my_package.my_head, got 'my_head.py'"),
         ("", None, "expected a module's name"),
+        ("no_dataset", "import vmae_det.data.catalog as c; c.CatalogEntry()", "either content or file"),
     ],
 )
 def test_a_module_that_cannot_be_imported(tmp_path, monkeypatch, capsys, module, content, message):
@@ -77,6 +88,11 @@ def test_a_module_that_cannot_be_imported(tmp_path, monkeypatch, capsys, module,
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_an_abbreviated_option_imports_too(capsys):
+    assert main(["inspect", "--config-file", "MiniAVA/detect.yaml", "--imp", "no_such_module"]) == 2
+    assert "no_such_module is neither in" in capsys.readouterr().err
 
 
 def test_the_option_is_refused_where_nothing_is_built(capsys):

@@ -107,7 +107,7 @@ def _run(argv: list[str]) -> int:
         if not hasattr(args, "opts"):
             raise ConfigError(f"{overrides[0]}: vmae-det {command} takes no config keys")
         args.opts = [*args.opts, *overrides]
-    import_extensions(extensions)
+    import_extensions([*extensions, *(getattr(args, "import", None) or ())])  # the latter of --imp
     return module.run(args)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from vmae_det.config.defaults import KEYS
@@ -10,6 +11,20 @@ from vmae_det.config.size import tokens_per_clip
 from vmae_det.utils.errors import ConfigError
 
 _MOST_TOKENS = 1 << 18  # a clip of 64 frames of 1440 x 1440 pixels, 167 times that of the paper
+
+
+# Keys that train one architecture alone, where others would do without them and not say so.
+_USED_BY = {
+    "DATALOADER.CLIPS_PER_VIDEO": "MaskedAutoencoder",
+    **dict.fromkeys(
+        (
+            *("INPUT.SAMPLING", "INPUT.RAND_AUGMENT", "INPUT.RAND_AUGMENT_WHOLE_FRAME"),
+            *("INPUT.RANDOM_ERASING", "INPUT.MIXUP", "INPUT.CUTMIX"),
+        ),
+        "VideoClassifier",
+    ),
+}
+_ARCHITECTURES = ("MaskedAutoencoder", "VideoClassifier", "ActionDetector")  # another may use any key
 
 
 def value_of(cfg: CfgNode, key: str) -> Any:
@@ -34,6 +49,15 @@ def check_config(cfg: CfgNode) -> None:
     _check_shapes(cfg)
     _check_solver(cfg)
     _check_person_detector(cfg)
+
+
+def unused_keys(cfg: CfgNode) -> Iterator[str]:
+    """A line for each key that was set and that training with MODEL.META_ARCHITECTURE does not use."""
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    for key, user in _USED_BY.items():
+        value = value_of(cfg, key)
+        if architecture in _ARCHITECTURES and architecture != user and value != KEYS[key].default:
+            yield f"{key}: {value} has no effect, as {architecture} does not use it; {user} does"
 
 
 def _check_shapes(cfg: CfgNode) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from ast import literal_eval
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NoReturn
@@ -206,6 +207,8 @@ def _literal(text: str) -> Any:
     try:
         return literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        with suppress(ValueError):
+            return float(text)  # inf and nan, which are no literals
         return text
 
 

@@ -80,6 +80,10 @@ class CatalogEntry:
     optional: tuple[str, ...] = ()
     made_by: str = ""
 
+    def __post_init__(self) -> None:
+        if (self.content is None) == (self.file is None):
+            raise ValueError("a dataset of the catalog takes either content or file")
+
 
 _CATALOG: dict[str, CatalogEntry] = {}
 

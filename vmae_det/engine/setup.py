@@ -21,6 +21,7 @@ from vmae_det.checkpoint.formats import PUBLISHED_DETECTOR
 from vmae_det.checkpoint.optimizer_state import tensors_by_name
 from vmae_det.checkpoint.state_dicts import AVERAGED_WEIGHTS
 from vmae_det.config import CfgNode, check_config
+from vmae_det.config.checks import unused_keys
 from vmae_det.config.size import clips_per_pass, least_training_bytes
 from vmae_det.data.catalog import get_dataset
 from vmae_det.data.classes import ModelClasses
@@ -123,6 +124,9 @@ def start_run(cfg: CfgNode, training: bool = True) -> torch.device:
         device,
         folder / "config.yaml",
     )
+    if training:
+        for line in unused_keys(cfg):
+            logger.warning(line)
     return device
 
 
