@@ -29,6 +29,11 @@ def test_every_key_has_a_range_that_its_default_lies_in():
         key.range.check(key.convert(key.default), name)
 
 
+def test_names_that_are_not_utf8_are_refused():
+    with pytest.raises(ConfigError, match=r"^OUTPUT_DIR: takes text in UTF-8, got 'caf\\udce9'"):
+        checked("OUTPUT_DIR", "caf\udce9")
+
+
 def test_inf_and_nan_on_the_command_line():
     assert float("inf") == checked("SOLVER.MAX_LOSS", "inf").SOLVER.MAX_LOSS
     for value in ("nan", "-inf"):

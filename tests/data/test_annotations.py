@@ -1,9 +1,15 @@
 import gzip
+import io
+import json
+import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from vmae_det.cli.main import main
 from vmae_det.data.annotations import (
     ActionBoxes,
     LabelMap,
@@ -139,6 +145,24 @@ def test_rows_of_two_seven_and_eight_columns_and_any_form_of_time(tmp_path):
         write(tmp_path / "d.csv", "a,1,0,0,1,1,3", "a,1,0,0,1,1,3,0.25"), kind="detections"
     )
     assert detections.score.tolist() == [1.0, 0.25]
+
+
+def test_names_that_are_not_utf8_or_ascii(tmp_path, monkeypatch):
+    """Files get their bytes; a terminal of another encoding shows them escaped."""
+    write(tmp_path / "truth.csv", GOOD)
+    write_label_map(tmp_path / "map.pbtxt", LABEL_MAP)
+    rows = read_action_csv(tmp_path / "truth.csv", LABEL_MAP, kind="ground_truth")
+    named = tmp_path / "caf\udce9.csv"
+    write_action_csv(named, replace(rows, score=np.ones(1)))
+    assert named.read_text() == "vid,0902,0.1,0.2,0.3,0.4,12,1.0\n"
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    files = ("--ground-truth", tmp_path / "truth.csv", "--detections", named)
+    options = ("--label-map", tmp_path / "map.pbtxt", "--json", f"{named}.json")
+    assert main(["evaluate", *map(str, files + options)]) == 0
+    terminal.flush()
+    assert b"caf\\udce9.csv against" in terminal.buffer.getvalue()
+    assert json.loads(Path(f"{named}.json").read_text())["mAP"] == 1.0
 
 
 @pytest.mark.parametrize("kind", ["ground_truth", "detections"])

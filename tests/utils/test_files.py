@@ -173,6 +173,7 @@ def test_a_path_that_cannot_be_a_file_is_named_before_the_work(site, path):
         ("file/deep", "file is no folder"),
         ("lost_folder", "a link to a folder"),
         ("n" * 300, "too long"),
+        ("n/" * 1500, "more than 200 folders"),
         ("loop", "a link to a folder"),
     ],
 )

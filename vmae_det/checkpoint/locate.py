@@ -38,5 +38,6 @@ def locate(source: str | Path, folders: bool = False) -> Path:
     except UserError as error:
         raise WeightsError(str(error)) from None
     if not path.is_file() and not (folders and path.is_dir()):
-        raise WeightsError(f"{path}: expected a checkpoint file, got a folder")
+        kind = "folder" if path.is_dir() else "device or pipe"
+        raise WeightsError(f"{path}: expected a checkpoint file, got a {kind}")
     return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import signal
 import sys
@@ -53,6 +54,8 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; gives its exit status. An error that the user can mend is one line on stderr,
     status 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names that its encoding lacks must not end a command
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:

@@ -157,6 +157,8 @@ class _Text:
             raise ValueError(f"takes at most {self.LONGEST} characters, got {len(value)}: {shown(value)}")
         if not value.isprintable() and any(ord(letter) < 32 for letter in value):
             raise ValueError(f"takes no line breaks and control characters, got {shown(value)}")
+        if any(0xD800 <= ord(letter) < 0xE000 for letter in value):  # how Python keeps other bytes
+            raise ValueError(f"takes text in UTF-8, got {shown(value)}")
         if value != value.strip() or not (value or self.blank):
             raise ValueError(
                 f"must not {'be blank' if not value.strip() else 'begin or end blank'}, got {shown(value)}"

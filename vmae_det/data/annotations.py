@@ -214,8 +214,9 @@ def write_action_csv(path: str | Path, rows: ActionBoxes, kind: str = "detection
     Whole seconds have AVA's four digits. Coordinates keep 6 decimals, and scores 9 significant digits, which
     tell any two float32 apart: the file has the frame-mAP of the rows.
     """
-    with write_whole(Path(path)) as temporary:
-        _lines(rows, kind).write_csv(temporary, include_header=False, quote_style="never")
+    # polars takes no names that are not UTF-8, but open files.
+    with write_whole(path) as temporary, temporary.open("wb") as file:
+        _lines(rows, kind).write_csv(file, include_header=False, quote_style="never")
 
 
 def action_lines(rows: ActionBoxes) -> str:

@@ -183,6 +183,8 @@ def read_columns(
         frame = pl.read_csv(source, has_header=False, schema=schema, quote_char=None, glob=False)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError):
         return None
+    except TypeError:  # of polars, for a path that is not UTF-8
+        return None
     if frame["timestamp"].null_count():
         frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines
     if frame.is_empty() or frame["timestamp"].null_count() or frame["video"].null_count():

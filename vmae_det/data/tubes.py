@@ -136,9 +136,9 @@ def write_tubes(path: str | Path, tubes: Tubes, kind: str = "detections") -> Non
         schema_overrides=text | {"tube_id": pl.Int64},
     )
     score = pl.lit(None) if kind == "ground_truth" else pl.col("score").round_sig_figs(9)
-    with write_whole(Path(path)) as temporary:
+    with write_whole(path) as temporary, temporary.open("wb") as file:
         frame.with_columns(pl.col(COORDINATES).round(6), score.alias("score")).write_csv(
-            temporary, quote_style="never"
+            file, quote_style="never"
         )
 
 

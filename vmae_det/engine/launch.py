@@ -60,6 +60,11 @@ def launch(
         raise ConfigError(f"--timeout: must be above 0 seconds, got {timeout:g}")
     if max_restarts < 0:
         raise ConfigError(f"--max-restarts: must be 0 or more, got {max_restarts}")
+    if not 0 <= machine_rank < num_machines:
+        raise ConfigError(
+            f"--machine-rank: must lie in 0..{num_machines - 1} with --num-machines {num_machines}, got "
+            f"{machine_rank}"
+        )
     job = Job(main, args, restart_args, timeout, num_machines > 1)
     if "TORCHELASTIC_RUN_ID" in os.environ or {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys():
         job.restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
@@ -70,8 +75,6 @@ def launch(
             return run_guarded(main, *args)
     if num_machines > 1 and dist_url == "auto":
         raise ConfigError("--dist-url: with several machines give HOST:PORT of the machine with rank 0")
-    if not 0 <= machine_rank < num_machines:
-        raise ConfigError(f"--machine-rank: must lie in 0..{num_machines - 1}, got {machine_rank}")
     address = "localhost:0" if dist_url == "auto" else dist_url.removeprefix("tcp://")
     if not address.rpartition(":")[2].isdecimal():
         raise ConfigError(f"--dist-url: expected HOST:PORT, got {dist_url}")

@@ -18,7 +18,7 @@ from vmae_det.data.sampling import clip_shift, keyframe_frames
 from vmae_det.inference.video_sources import Frame, VideoSource
 from vmae_det.utils.errors import DataError
 
-_MOST_PER_FRAME = 100  # keyframes; several may be nearest to one frame
+_MOST_PER_FRAME = 10  # keyframes; several may be nearest to one frame
 
 
 class Grid(Sequence[float]):

@@ -23,6 +23,7 @@ from vmae_det.utils.errors import OutputError
 _DESCRIPTORS = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
 _DESCRIPTOR_FOLDER = re.compile(r"(?:/dev/fd|/proc/self/fd)/([0-9]{1,6})")
 _MAX_LINKS = 40  # as in Linux
+_MAX_FOLDERS = 200  # to be made for one output
 _LONGEST_NAME = 255  # bytes, where the file system does not say
 _PIPE_PATIENCE = 30.0  # seconds that a pipe may be without a reader
 # Errors of a file that the system reports without its name.
@@ -139,6 +140,8 @@ def _check_folder(folder: Path, name: str = "") -> None:
             else "no folder"
         )
         raise NotADirectoryError(errno.ENOTDIR, f"{there} is {what}")
+    if len(missing) > _MAX_FOLDERS:
+        raise OSError(errno.ENAMETOOLONG, f"more than {_MAX_FOLDERS} folders would have to be made")
     longest = _longest_name(there)
     if any(len(os.fsencode(name)) > longest for name in missing):
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))

@@ -23,7 +23,7 @@ class _LogFile(logging.FileHandler):
     """A log file; where it cannot be written, the terminal says so once, and the run goes on."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, encoding="utf-8")
+        super().__init__(path, encoding="utf-8", errors="backslashreplace")
         self.failed = False
 
     def handleError(self, record: logging.LogRecord) -> None:

@@ -134,8 +134,8 @@ def write_person_boxes(path: Path, boxes: PersonBoxes) -> None:
         },
         schema_overrides={"video": pl.String},
     )
-    with write_whole(path) as temporary:
-        frame.with_columns(pl.col(COORDINATES).round(6)).write_csv(temporary, include_header=False)
+    with write_whole(path) as temporary, temporary.open("wb") as file:
+        frame.with_columns(pl.col(COORDINATES).round(6)).write_csv(file, include_header=False)
 
 
 def write_label_map(path: Path, names: Mapping[int, str]) -> None:

@@ -169,8 +169,8 @@ def write_tubes(path: Path, tubes: Mapping[str, list[Tube]], labels: list[str]) 
     ]
     frame = pl.concat(parts).filter((pl.col("x1") < pl.col("x2")) & (pl.col("y1") < pl.col("y2")))
     frame = frame.with_columns(pl.col(COORDINATES).round(6), score=pl.lit(None))
-    with write_whole(path) as temporary:
-        frame.select("video_id", "tube_id", "label", "score", "frame", *COORDINATES).write_csv(temporary)
+    with write_whole(path) as temporary, temporary.open("wb") as file:
+        frame.select("video_id", "tube_id", "label", "score", "frame", *COORDINATES).write_csv(file)
 
 
 def measure_times(path: str, source: Path, target: Path) -> str:
