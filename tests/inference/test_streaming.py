@@ -181,7 +181,7 @@ def test_in_place_of_damaged_frames_stand_their_neighbours(tmp_path, cfg, caplog
 @pytest.mark.parametrize("given", [None, np.linspace(0, 0.1, 51)])
 def test_far_more_keyframes_than_frames_are_refused(tmp_path, cfg, given):
     source = FileSource(open_video(write_numbered(tmp_path / "video", FILES["short"])))
-    with pytest.raises(DataError, match=r"video.*: (1.*e\+0\d|51) keyframes are asked for, but it has 5 frames"):
+    with pytest.raises(DataError, match=r"(1.*e\+0\d|51) keyframes are asked for, but it has 5 frames"):
         plan_keyframes(source, cfg, given, 1e-7)
 
 
