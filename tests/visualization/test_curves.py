@@ -47,10 +47,24 @@ def test_numbers_that_are_not_finite_leave_a_gap(run):
 
 def test_half_lines_and_strange_ones_are_counted(run):
     log = read_log(
-        run("a", {"step": 1, "loss": 1.0}, "[1]", '{"loss": 2}', '{"step": true}', '{"step": 2, "lo')
+        run(
+            "a",
+            {"step": 1, "loss": 1.0},
+            "[1]",
+            '{"loss": 2}',
+            '{"step": true}',
+            "[" * 9999,
+            '{"step": 2, "lo',
+        )
     )
     assert values(log, "loss") == ([1], [1])
-    assert log.skipped == 4
+    assert log.skipped == 5
+
+
+def test_a_name_that_is_no_utf8_is_drawn(run):
+    log = read_log(run("a", {"step": 1, "loss": 1.0}))
+    log.name = "run\udcff"
+    draw_curves([log]).canvas.draw()
 
 
 def test_a_metric_of_some_steps_and_words_among_numbers(run):

@@ -82,7 +82,7 @@ def _left_to_do(
         if overwrite
         or found.is_live
         or unfinished_mark(output / found.stem).exists()
-        or not all(path.exists() for path in output_paths(output / found.stem, list(formats)).values())
+        or not all(path.is_file() for path in output_paths(output / found.stem, list(formats)).values())
     ]
     if len(todo) < len(inputs):
         logger.info(

@@ -41,7 +41,7 @@ def parse_metadata(text: str | None, path: Path) -> dict[str, Any]:
         metadata = json.loads(text)
         version = metadata["format"]
         usable = isinstance(metadata["config"], str) and isinstance(metadata["label_map"], (dict, type(None)))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         usable, version = False, None
     if not usable:
         raise WeightsError(f"{path}: its metadata is damaged; expected a file that `export` wrote")

@@ -106,5 +106,5 @@ class JSONWriter(Writer):
 def _step_of(line: str) -> float:
     try:
         return simplejson.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):  # half a line, of a run that was killed
+    except (ValueError, KeyError, TypeError, RecursionError):  # half a line, of a run that was killed
         return float("inf")

@@ -130,7 +130,7 @@ def draw_curves(logs: Sequence[RunLog], metrics: Sequence[str] = (), smooth: int
 def _parse(line: str) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     step = row.get("step") if isinstance(row, dict) else None
     good = isinstance(step, (int, float)) and not isinstance(step, bool) and math.isfinite(step)

@@ -36,8 +36,9 @@ def missing(package: str) -> UserError:
 
 
 def plain(text: str) -> str:
-    """A text as matplotlib draws it letter by letter: a dollar sign begins no formula, and in a legend an
-    underscore hides nothing."""
+    """A text as matplotlib draws it letter by letter: a dollar sign begins no formula, in a legend an
+    underscore hides nothing, and bytes of a name that are no UTF-8 are question marks."""
+    text = text.encode("utf-8", "replace").decode("utf-8")
     return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
 
 

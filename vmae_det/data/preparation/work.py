@@ -29,7 +29,9 @@ class Journal:
         self.path, self.folder = path, folder
         self._entries: dict[str, tuple[list[int], str]] = {}
         for line in _lines_of(path):
-            with contextlib.suppress(ValueError, TypeError):  # the last line of a run that was killed
+            with contextlib.suppress(
+                ValueError, TypeError, RecursionError
+            ):  # the last line of a run that was killed
                 name, stamp, problem = json.loads(line)
                 self._entries[name] = (stamp, problem)
 
