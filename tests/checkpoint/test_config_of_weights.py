@@ -10,6 +10,7 @@ import yaml
 from published_files import save, state_dict
 
 from vmae_det.checkpoint.convert import convert_weights
+from vmae_det.checkpoint.huggingface_folder import write_folder
 from vmae_det.cli.main import main
 from vmae_det.engine.setup import build_model_with_weights
 from vmae_det.inference.predictor import label_map_of, read_config
@@ -83,6 +84,25 @@ def test_published_files_have_flat_positions(tiny_cfg, tmp_path, caplog):
     # One with the table in it has its own.
     save("mmaction2", "finetune", tmp_path / "theirs.pth")
     build_model_with_weights(tiny_cfg("finetune", *opts), complete=True)
+
+
+def test_the_heads_of_the_published_small_models(tiny_cfg, tmp_path, caplog):
+    """Their config.json says 16, where the authors' code has 6."""
+    shape = ("MODEL.BACKBONE.EMBED_DIM", 384, "MODEL.BACKBONE.DEPTH", 1, "MODEL.BACKBONE.POSITIONS", "flat")
+    made = build_model(tiny_cfg("finetune", *shape, "MODEL.BACKBONE.NUM_HEADS", 6))
+    cfg = tiny_cfg("finetune", *shape, "MODEL.BACKBONE.NUM_HEADS", 16)
+    write_folder(made.state_dict(), cfg, None, tmp_path / "small")
+    cfg = read_config(str(tmp_path / "small"))
+    assert cfg.MODEL.BACKBONE.NUM_HEADS == 16
+    assert "'num_attention_heads' is 16" in caplog.text
+    assert "set MODEL.BACKBONE.NUM_HEADS 6 for one of theirs" in caplog.text
+    cfg.merge_from_list(["MODEL.WEIGHTS", str(tmp_path / "small"), "MODEL.DEVICE", "cpu"])
+    for heads in (16, 6):
+        cfg.MODEL.BACKBONE.NUM_HEADS = heads
+        build_model_with_weights(cfg, complete=True)
+    cfg.MODEL.BACKBONE.NUM_HEADS = 12
+    with pytest.raises(ConfigError, match=r"NUM_HEADS: 12, but .*small was made with 16"):
+        build_model_with_weights(cfg, complete=True)
 
 
 def test_the_averaged_weights_of_a_checkpoint_are_tested(tiny_cfg, tmp_path, caplog):

@@ -330,6 +330,10 @@ def test_other_settings_of_the_processor(folders, tmp_path, caplog):
     path.write_text(json.dumps(content | {"size": {"height": 64, "width": 64}}))
     assert read_config(str(folder)).INPUT.TEST_SHORT_SIDE == 64
     assert "stretches frames to a square" in caplog.text
+    path.write_text(json.dumps(content | {"resample": 3, "crop_size": {"height": 48, "width": 48}}))
+    read_config(str(folder))
+    assert "'resample' is 3; here frames are resized by bilinear interpolation" in caplog.text
+    assert "'crop_size' is {'height': 48, 'width': 48}, but 'image_size' of config.json is 64" in caplog.text
     path.unlink()
     assert read_config(str(folder)).MODEL.PIXEL_MEAN == (123.675, 116.28, 103.53)
     assert "no preprocessor_config.json there" in caplog.text

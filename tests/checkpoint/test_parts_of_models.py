@@ -113,7 +113,17 @@ def test_names_that_wrappers_give(model, wrapper, family):
     assert torch.equal(ours.head.weight, theirs[head])
 
 
-KEYS = ("model_ema", "state_dict_ema", "model_state_dict", "model_state", "net", "state_dict")
+KEYS = (
+    "model_ema",
+    "state_dict_ema",
+    "model_state_dict",
+    "model_state",
+    "net",
+    "state_dict",
+    "params",
+    "weights",
+    "encoder",
+)
 
 
 @pytest.mark.parametrize("keys", [*((key,) for key in KEYS), ("ema", "module"), ("state_dict", "model")])
@@ -138,6 +148,44 @@ def test_running_averages_go_before_what_they_are_averages_of(model, tmp_path):
     converted = convert_weights(tmp_path / "x.pt", tmp_path / "y.pt", "vmae_det")
     assert "the averaged weights under 'model_ema', not those under 'model'" in str(converted)
     assert torch.equal(read_checkpoint(converted.output)["model"]["head.weight"], averaged["head.weight"])
+
+
+def test_which_of_several_weights_are_taken(model, tmp_path):
+    theirs, other = state_dict("videomae", "finetune"), state_dict("videomae", "finetune", seed=1)
+    contents = {
+        # mmengine's EMAHook swaps the two before it saves.
+        "the weights under 'state_dict', not those under 'ema_state_dict'": {
+            "state_dict": theirs,
+            "ema_state_dict": {"steps": torch.tensor(5)} | {f"module.{name}": other[name] for name in other},
+        },
+        "the weights under 'model', not those under 'state_dict'": {"model": theirs, "state_dict": other},
+        "the averaged weights under 'params_ema', not those under 'params'": {
+            "params": other,
+            "params_ema": theirs,
+        },
+        "": {"model": theirs, "ema": {"decay": 0.99, "updates": torch.tensor(5)}, "net": {"name": "vit"}},
+    }
+    for said, content in contents.items():
+        torch.save(content, tmp_path / "x.pt")
+        ours = model("finetune")
+        report = str(load_weights(ours, tmp_path / "x.pt"))
+        assert torch.equal(ours.head.weight, theirs["head.weight"])
+        assert report.endswith(f"VideoMAE classification format{said and ': '}{said}")
+    with pytest.raises(
+        WeightsError, match=r"holds several models, under 'student', 'teacher'; save one alone"
+    ):
+        load_weights(model("finetune"), {"student": theirs, "teacher": other, "epoch": 3})
+
+
+def test_weights_that_are_not_finite_are_refused(model):
+    for name, value in (("blocks.1.norm1.weight", torch.nan), ("head.bias", torch.inf)):
+        theirs = state_dict("videomae", "finetune")
+        theirs[name][2] = value
+        ours = model("finetune")
+        before = ours.head.weight.clone()
+        with pytest.raises(WeightsError, match=rf"numbers that are not finite, in (backbone\.)?{name}"):
+            load_weights(ours, theirs)
+        assert torch.equal(ours.head.weight, before)
 
 
 def test_a_videomae_model_of_transformers_without_its_prefix(model):

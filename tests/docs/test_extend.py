@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from vmae_det.checkpoint import read_checkpoint
 from vmae_det.cli.main import main
@@ -65,6 +66,12 @@ def test_the_parts_of_the_page(parts, tiny_cfg, mini_ava, tmp_path, monkeypatch,
     video = next((mini_ava / "videos").glob("*.mp4"))
     output = ("--output", str(tmp_path / "out"), "--whole-frame", "--format", "csv")
     assert main(["detect", str(video), "--weights", weights, *output, "--import=my_parts"]) == 0
+    copy = str(tmp_path / "copy.safetensors")
+    assert main(["convert", weights, copy, "--to", "vmae_det", "--import", "my_parts"]) == 0
+    assert names.keys() == read_checkpoint(copy)["model"].keys()
+    assert all(torch.equal(names[name], value) for name, value in read_checkpoint(copy)["model"].items())
+    assert main(["convert", weights, copy, "--to", "videomae", "--import", "my_parts"]) == 2
+    assert "MODEL.BACKBONE.NAME is MyBackbone, expected VideoViT" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

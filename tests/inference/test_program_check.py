@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from vmae_det.inference.exported_program import load_program
+from vmae_det.inference.exported_files import parse_metadata
+from vmae_det.inference.exported_program import ExportedModel, load_program
 from vmae_det.utils.errors import WeightsError
 
 GRAPH = "models/model.json"
@@ -127,6 +128,19 @@ def evil_spec(program):
     program["graph_module"]["module_call_graph"][0]["signature"]["in_spec"] = json.dumps(spec)
 
 
+def many_nodes(program):
+    nodes(program).extend(nodes(program)[-1:] * 20_000)
+
+
+def tensor_meta(config):
+    return next(iter(config["config"].values()))["tensor_meta"]
+
+
+def far_larger(config):
+    tensor_meta(config)["sizes"][0] = {"as_int": 1 << 40}
+    tensor_meta(config)["strides"][0] = {"as_int": 0}
+
+
 def evil_payload(config):
     next(iter(config["config"].values()))["use_pickle"] = True
 
@@ -142,6 +156,8 @@ def other_path(config):
         (GRAPH, evil_aten, r"the operation 'torch.ops.aten.from_file.default'"),
         (GRAPH, evil_kind, "a value of the kind 'as_custom_obj'"),
         (GRAPH, evil_spec, "an input of the type 'collections.defaultdict'"),
+        (GRAPH, many_nodes, "a graph of more than 10000 operations"),
+        (WEIGHTS, far_larger, "weights that are far larger than the file"),
         (WEIGHTS, evil_payload, "a pickled tensor"),
         (WEIGHTS, other_path, "expected a tensor, got '../../../etc/passwd'"),
         ("data/constants/custom_obj_0", b"", "a part that no exported model needs"),
@@ -155,9 +171,18 @@ def test_what_could_run_code_is_refused(written, part, change, expected):
         load_program(written({part: change}))
 
 
+SUMS = "*".join(f"(s{n}+s{n + 1})" for n in range(60))
+
+
 @pytest.mark.parametrize("where", ["size", "range"])
 @pytest.mark.parametrize(
-    "formula", ["{}", "Symbol('{}')", "s0.__class__", "9**9**9", "[{}]", "lambda: 0", "("]
+    "formula",
+    [
+        *("{}", "Symbol('{}')", "s0.__class__", "9**9**9", "[{}]", "lambda: 0", "("),
+        # SymPy hangs on them.
+        *("9" * 4000, "*".join(["9" * 4000] * 500), SUMS, "-" * 10**6 + "1", "(" * 10**5, "s0+" * 400 + "1"),
+    ],
+    ids=range(13),
 )
 def test_formulas_that_are_not_arithmetic_are_refused(written, tmp_path, where, formula):
     trace = tmp_path / "executed"
@@ -186,6 +211,27 @@ def test_names_that_come_twice_are_refused(written):
 def test_a_graph_of_another_form(written, content):
     with pytest.raises(WeightsError, match=r"model\.pt2: (its graph is not in the form|damaged)"):
         load_program(written({GRAPH: content}))
+
+
+def test_what_torch_refuses_is_one_line(written, capfd):
+    def other_size(config):
+        tensor_meta(config)["sizes"][0] = {"as_int": 5}
+
+    with pytest.raises(WeightsError, match=r"torch cannot load it: setStorage: sizes \[5, 2\]"):
+        load_program(written({WEIGHTS: other_size}))
+    assert not capfd.readouterr().err  # torch logs the traceback
+
+
+def test_what_torch_cannot_run_is_one_line(written):
+    model = ExportedModel(written({}), torch.device("cpu"))  # of another number of inputs
+    batch = {"video": torch.zeros(3, 4, 2), "boxes": [torch.zeros(1, 4)], "person_scores": [torch.ones(1)]}
+    with pytest.raises(WeightsError, match=r"model\.pt2: torch cannot run it: "):
+        model(batch | {"size": [torch.ones(2)]})
+
+
+def test_nested_metadata():
+    with pytest.raises(WeightsError, match="its metadata is damaged"):
+        parse_metadata("[" * 10**6, "model.pt2")
 
 
 def test_a_truncated_file(written):

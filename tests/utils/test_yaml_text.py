@@ -1,8 +1,10 @@
 import itertools
+import os
 import time
 
 import pytest
 
+from vmae_det.cli.main import main
 from vmae_det.config import get_cfg
 from vmae_det.data.catalog import read_dataset_file
 from vmae_det.utils.errors import ConfigError, DataError
@@ -62,10 +64,19 @@ def test_text_that_is_no_text(tmp_path):
     (tmp_path / "bad.yaml").write_bytes(b"SEED: \xff\xfe\x00")
     with pytest.raises(ConfigError, match=r"bad\.yaml: not UTF-8 text"):
         get_cfg().merge_from_file(tmp_path / "bad.yaml")
-    with pytest.raises(ConfigError, match=r"cannot be read as a config file: Is a directory"):
+    with pytest.raises(ConfigError, match=r"expected a file, got a folder"):
         get_cfg().merge_from_file(tmp_path)
     with pytest.raises(ConfigError, match=r"cannot be read as a config file: File name too long"):
         get_cfg().merge_from_file("x" * 5000)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "config.yaml").write_text("_BASE_: pipe.yaml")
+    with pytest.raises(ConfigError, match=r"pipe\.yaml: .* got a pipe.* \(the _BASE_ of .*config\.yaml\)"):
+        get_cfg().merge_from_file(tmp_path / "config.yaml")
+    assert main(["train", "--config-file", str(tmp_path / "pipe.yaml")]) == 2
+    assert "expected a file, got a pipe" in capsys.readouterr().err
 
 
 def test_a_file_with_a_byte_order_mark_aliases_and_merges(tmp_path):

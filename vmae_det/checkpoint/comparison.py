@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vmae_det.checkpoint.formats import FORMATS
+from vmae_det.checkpoint.huggingface import DOUBTFUL_HEADS
 from vmae_det.checkpoint.limits import HEADS_OF_WIDTH
 from vmae_det.checkpoint.naming import part_of
 from vmae_det.checkpoint.published import POSITIONS
@@ -19,10 +20,11 @@ from vmae_det.utils.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 _POSITIONS = "MODEL.BACKBONE.POSITIONS"
+_HEADS = "MODEL.BACKBONE.NUM_HEADS"
 # The same parameters compute something else with another value: an error, whatever they are loaded for. Each
 # key with the part of the model that it belongs to.
 _NETWORK = {
-    "MODEL.BACKBONE.NUM_HEADS": "backbone",
+    _HEADS: "backbone",
     _POSITIONS: "backbone",
     "MODEL.BACKBONE.TUBELET_SIZE": "backbone",
     "MODEL.BACKBONE.PATCH_SIZE": "backbone",
@@ -67,6 +69,10 @@ def compare_configs(
         own = {_POSITIONS: "flat", **own}
     if POSITIONS in report.loaded and "decoder" not in parts:
         own.pop(_POSITIONS, None)  # the table itself is in the file
+    width, heads = cfg.MODEL.BACKBONE.EMBED_DIM, cfg.MODEL.BACKBONE.NUM_HEADS
+    is_doubtful = known.family == "huggingface" and own.get(_HEADS) == DOUBTFUL_HEADS.get(width)
+    if is_doubtful and heads == HEADS_OF_WIDTH["backbone"].get(width):
+        own.pop(_HEADS, None)  # the run has what the warning of `read_settings` advises
     for key, part in (_NETWORK | _TRAINED_FOR).items():
         if part in parts and key in own and not _same(value_of(cfg, key), own[key]):
             message = (
@@ -79,7 +85,7 @@ def compare_configs(
     for key in _CLIPS if complete else ():
         if key in own and value_of(cfg, key) != own[key]:
             logger.warning("%s: %r, but %s was trained with %r", key, value_of(cfg, key), source, own[key])
-    if published and "MODEL.BACKBONE.NUM_HEADS" not in own:
+    if published and _HEADS not in own:
         _compare_heads(cfg, source, parts)
 
 
@@ -89,13 +95,15 @@ def _compare_heads(cfg: CfgNode, source: str | Path, parts: set[str]) -> None:
         usual = heads_of_width.get(node.EMBED_DIM, node.NUM_HEADS)
         if part in parts and usual != node.NUM_HEADS:
             logger.warning(
-                "MODEL.%s.NUM_HEADS: %d, but VideoMAE's models of width %d have %d; %s does not say how many "
-                "it was made with",
+                "MODEL.%s.NUM_HEADS: %d, but VideoMAE's models of width %d have %d: set %d unless %s was "
+                "made with %d",
                 part.upper(),
                 node.NUM_HEADS,
                 node.EMBED_DIM,
                 usual,
+                usual,
                 source,
+                node.NUM_HEADS,
             )
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from vmae_det.checkpoint.files import check_suffix, read_checkpoint, some, write_checkpoint
-from vmae_det.checkpoint.limits import check_expressible
+from vmae_det.checkpoint.limits import BACKBONE, check_expressible
 from vmae_det.checkpoint.published import PATCH_EMBEDDING, POSITIONS, Recognised, from_our_names, inflate
-from vmae_det.checkpoint.state_dicts import StateDict
+from vmae_det.checkpoint.state_dicts import StateDict, state_dict_of
 from vmae_det.checkpoint.stored_config import stored_config
 from vmae_det.checkpoint.weights import read_weights
 from vmae_det.config import CfgNode
@@ -84,12 +84,16 @@ def convert_weights(
     output = Path(output)
     check_suffix(output)
     content = read_checkpoint(source)
-    found, recognised = read_weights(content, str(source))
+    stored = stored_config(content, source)
+    is_own = (cfg or stored) is not None and (cfg or stored).MODEL.BACKBONE.NAME != BACKBONE
+    names = state_dict_of(content, str(source)) if is_own else ()
+    found, recognised = read_weights(content, str(source), names)
     weights = inflate(recognised.weights, _TUBELET_SIZE)
     keep_config = cfg is None and recognised.format.names is None
-    cfg = cfg or stored_config(content, source)
+    cfg = cfg or stored
     check_expressible(family, weights, cfg)
-    _check_whole(recognised, str(source))
+    if not is_own:
+        _check_whole(recognised, str(source))
     if family == "mmaction2" and cfg is not None and cfg.MODEL.BACKBONE.POSITIONS != "flat":
         weights = {POSITIONS: _position_table(cfg)} | weights
     if family == "huggingface":

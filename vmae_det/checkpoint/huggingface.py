@@ -27,6 +27,9 @@ _PREPROCESSORS = (PREPROCESSOR, "video_preprocessor_config.json")
 MODEL_TYPE = "videomae"
 # Our networks normalise with 1e-6, as the authors' do; the config.json of their models say 1e-12.
 _LARGEST_EPS = 1e-5
+BILINEAR = 2  # of PIL.Image.Resampling
+# By width: the config.json of MCG-NJU/videomae-small-* say so, although the authors' model has 6.
+DOUBTFUL_HEADS = {384: 16}
 _GELU = ("gelu", "gelu_python")
 _QUERY = re.compile(r"(?P<attention>(?:.*\.)?attention\.attention\.)query\.weight")
 
@@ -151,10 +154,19 @@ def _zero_biases(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def _backbone_keys(fields: _Fields) -> dict[str, Any]:
     width, hidden = fields.whole("hidden_size", 768), fields.whole("intermediate_size", 3072)
+    heads = fields.whole("num_attention_heads", 12)
+    if heads == DOUBTFUL_HEADS.get(width):
+        _warn(
+            "%s: 'num_attention_heads' is %d, as in MCG-NJU/videomae-small-*, but the authors' models of "
+            "this width have 6, and other results with %d: set MODEL.BACKBONE.NUM_HEADS 6 for one of theirs",
+            fields.path,
+            heads,
+            heads,
+        )
     return {
         "MODEL.BACKBONE.EMBED_DIM": width,
         "MODEL.BACKBONE.DEPTH": fields.whole("num_hidden_layers", 12),
-        "MODEL.BACKBONE.NUM_HEADS": fields.whole("num_attention_heads", 12),
+        "MODEL.BACKBONE.NUM_HEADS": heads,
         "MODEL.BACKBONE.MLP_RATIO": _ratio(hidden, width),
         "MODEL.BACKBONE.PATCH_SIZE": fields.side("patch_size", 16),
         "MODEL.BACKBONE.TUBELET_SIZE": fields.whole("tubelet_size", 2),
@@ -226,6 +238,18 @@ def _preprocessor_keys(folder: Path, crop_size: int) -> dict[str, Any]:
         mean, std = fields.triple("image_mean", (0.5,) * 3), fields.triple("image_std", (0.5,) * 3)
     if scale <= 0 or min(std) <= 0:
         raise fields.error("'rescale_factor' and 'image_std' must be above 0")
+    resample = fields.number("resample", BILINEAR)
+    if resample != BILINEAR:
+        _warn("%s: 'resample' is %g; here frames are resized by bilinear interpolation, 2", path, resample)
+    crop = fields.values.get("crop_size") or crop_size
+    if crop not in (crop_size, [crop_size] * 2, {"height": crop_size, "width": crop_size}):
+        _warn(
+            "%s: 'crop_size' is %s, but 'image_size' of %s is %d, which is taken",
+            path,
+            str(crop)[:80],
+            CONFIG,
+            crop_size,
+        )
     return {
         "MODEL.PIXEL_MEAN": [_rounded(value / scale) for value in mean],
         "MODEL.PIXEL_STD": [_rounded(value / scale) for value in std],

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from vmae_det.checkpoint.files import write_checkpoint
-from vmae_det.checkpoint.huggingface import CONFIG, MODEL_TYPE, PREPROCESSOR
+from vmae_det.checkpoint.huggingface import BILINEAR, CONFIG, MODEL_TYPE, PREPROCESSOR
 from vmae_det.checkpoint.limits import check_expressible
 from vmae_det.checkpoint.published import POSITIONS, from_our_names
 from vmae_det.config import CfgNode
@@ -21,7 +21,6 @@ ARCHITECTURES = {
     "MaskedAutoencoder": "VideoMAEForPreTraining",
     "VideoClassifier": "VideoMAEForVideoClassification",
 }
-_BILINEAR = 2  # of PIL.Image.Resampling
 
 
 def write_folder(
@@ -95,7 +94,7 @@ def preprocessor_fields(cfg: CfgNode) -> dict[str, Any]:
         "image_processor_type": "VideoMAEImageProcessor",
         "do_resize": True,
         "size": {"shortest_edge": cfg.INPUT.TEST_SHORT_SIDE},
-        "resample": _BILINEAR,
+        "resample": BILINEAR,
         "do_center_crop": True,
         "crop_size": {"height": side, "width": side},
         "do_rescale": True,

@@ -11,6 +11,7 @@ from vmae_det.config import CfgNode
 from vmae_det.modeling.embedding import flat_positions
 from vmae_det.utils.errors import WeightsError
 
+BACKBONE = "VideoViT"  # the one that published formats hold
 # Heads by width, of the networks that the authors' code builds by name (VideoMAE and VideoMAE V2, their
 # modeling_pretrain.py and modeling_finetune.py). A file says nothing of them.
 HEADS_OF_WIDTH = {
@@ -52,8 +53,8 @@ def _of_config(family: str, cfg: CfgNode) -> Iterator[str]:
     if family == "vmae_det":
         return
     model, backbone = cfg.MODEL, cfg.MODEL.BACKBONE
-    if backbone.NAME != "VideoViT":
-        yield f"MODEL.BACKBONE.NAME is {backbone.NAME}, expected VideoViT"
+    if backbone.NAME != BACKBONE:
+        yield f"MODEL.BACKBONE.NAME is {backbone.NAME}, expected {BACKBONE}"
     if backbone.POSITIONS != "flat" and family != "mmaction2":  # whose files hold the table
         yield f"MODEL.BACKBONE.POSITIONS is {backbone.POSITIONS}, and its models compute flat ones"
     if family == "videomae":

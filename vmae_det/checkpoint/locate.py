@@ -6,7 +6,8 @@ from pathlib import Path
 
 from vmae_det.checkpoint.hub import fetch_model, parse_hub_name
 from vmae_det.model_zoo.weights import WEIGHTS
-from vmae_det.utils.errors import UserError, WeightsError, did_you_mean
+from vmae_det.utils.errors import DataError, UserError, WeightsError, did_you_mean
+from vmae_det.utils.inputs import check_regular
 from vmae_det.utils.paths import is_address, local_path
 
 
@@ -37,7 +38,9 @@ def locate(source: str | Path, folders: bool = False) -> Path:
         path = local_path(text)
     except UserError as error:
         raise WeightsError(str(error)) from None
-    if not path.is_file() and not (folders and path.is_dir()):
-        kind = "folder" if path.is_dir() else "device or pipe"
-        raise WeightsError(f"{path}: expected a checkpoint file, got a {kind}")
+    if not (folders and path.is_dir()):
+        try:
+            check_regular(path)
+        except DataError as error:
+            raise WeightsError(str(error)) from None
     return path

@@ -74,7 +74,7 @@ def load_weights(
 
     Raises:
         WeightsError: the file is unreadable, of unknown format, or a parameter is missing, has no place, is
-            of another shape, or not of plain floating-point numbers; nothing has been loaded then.
+            of another shape, or not of finite floating-point numbers; nothing has been loaded then.
     """
     if not isinstance(source, dict):
         where, source = str(source), read_checkpoint(source)
@@ -101,6 +101,9 @@ def load_weights(
             f"{where}: of another architecture than the config's model: {differences}. Give the config that "
             "the file was made with; to replace a head, give the file as MODEL.BACKBONE.CHECKPOINT"
         )
+    broken = tuple(name for name in shared if not torch.isfinite(weights[name]).all())
+    if broken or (table is not None and not torch.isfinite(table).all()):
+        raise WeightsError(f"{where}: holds numbers that are not finite, in {some(broken or (POSITIONS,))}")
     model.load_state_dict({name: weights[name] for name in shared}, strict=False)
     if table is not None:
         model.backbone.set_positions(table)

@@ -135,7 +135,7 @@ def load_config(config_file: str, opts: list[str]) -> CfgNode:
 def _merge(cfg: CfgNode, config_file: str, opts: list[str]) -> CfgNode:
     if config_file:
         path = Path(config_file)
-        if not path.is_file():
+        if not path.exists() or path.is_dir():
             try:
                 path = model_zoo.get_config_file(config_file)
             except ConfigError:

@@ -39,7 +39,7 @@ COMMANDS = {
 # Those that build models, datasets, readers or person detectors by name, which may be the user's.
 EXTENSIBLE = (
     *("train", "submit", "test", "detect", "detect-persons", "visualize", "inspect", "export"),
-    *("check-data",),
+    *("convert", "check-data"),
 )
 _MODULES = {"import": "import_annotations"}  # where the command's name cannot be the module's
 

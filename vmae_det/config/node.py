@@ -16,7 +16,7 @@ from fvcore.common.config import CfgNode as FvcoreCfgNode
 from vmae_det.config.defaults import KEYS
 from vmae_det.config.foreign import instead_of
 from vmae_det.config.ranges import shown
-from vmae_det.utils.errors import ConfigError, did_you_mean
+from vmae_det.utils.errors import ConfigError, DataError, did_you_mean
 from vmae_det.utils.yaml_text import YAMLProblem, load_yaml, read_yaml
 
 _GROUPS = {key.rpartition(".")[0] for key in KEYS} | {
@@ -106,6 +106,8 @@ class CfgNode(FvcoreCfgNode):
             content = read_yaml(path)
         except FileNotFoundError:
             raise ConfigError(f"{path}: no such config file{asked}") from None
+        except DataError as error:
+            raise ConfigError(f"{error}{asked}") from None
         except YAMLProblem as error:
             where = f"{path}:{error.line}" if error.line else path
             raise ConfigError(f"{where}: {error}{asked}") from None

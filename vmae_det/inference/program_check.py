@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import io
 import json
+import math
 import re
 import zipfile
 from pathlib import Path
@@ -55,6 +56,14 @@ _KINDS = """
 _SPEC_TYPES = {None, "builtins.tuple", "builtins.list", "builtins.dict"}
 _SYMBOLIC = "Symbol Integer Add Mul FloorDiv Mod PythonMod CleanDiv Max Min Eq Ne Ge Gt Le Lt"
 _WORD = re.compile(r"[\w.:+-]*")
+# A detector of two blocks has 102 nodes. Formulas of sizes have up to 200 characters and expand into 3 terms;
+# SymPy hangs on much longer ones. Weights may share memory.
+_MOST_NODES = 10_000
+_LONGEST_FORMULA = 1000
+_MOST_TERMS = 64
+_LARGEST_SIZE = 2**63
+_SHARING = 4
+_ALWAYS_ALLOWED = 1 << 24  # numbers
 
 
 def safe_copy(path: Path) -> io.BytesIO:
@@ -102,7 +111,7 @@ def _safe_part(inner: str, source: zipfile.ZipFile, name: str, path: Path) -> by
     try:
         if inner in _PAYLOADS:
             content = json.loads(read_part(source, name))
-            _check_payloads(content)
+            _check_payloads(content, path.stat().st_size)
         elif inner == _GRAPH:
             content = json.loads(read_part(source, name))
             _strip(content)
@@ -116,8 +125,12 @@ def _safe_part(inner: str, source: zipfile.ZipFile, name: str, path: Path) -> by
     return json.dumps(content).encode()
 
 
-def _check_payloads(content: dict[str, Any]) -> None:
+def _check_payloads(content: dict[str, Any], file_size: int) -> None:
+    numbers = 0
     for payload in content["config"].values():
+        numbers += math.prod(size["as_int"] for size in payload["tensor_meta"]["sizes"])
+        if numbers > _SHARING * file_size + _ALWAYS_ALLOWED:
+            raise ValueError("weights that are far larger than the file")
         if payload["use_pickle"] is not False:
             raise ValueError("a pickled tensor")
         if not re.fullmatch(r"(weight|tensor)_\d+", payload["path_name"]):
@@ -131,6 +144,8 @@ def _strip(program: dict[str, Any]) -> None:
     module = program["graph_module"]
     module["metadata"] = {}
     module["treespec_namedtuple_fields"] = {}
+    if len(module["graph"]["nodes"]) > _MOST_NODES:
+        raise ValueError(f"a graph of more than {_MOST_NODES} operations")
     module["module_call_graph"] = [call for call in module["module_call_graph"] if call["fqn"] == ""]
     for node in module["graph"]["nodes"]:
         node["metadata"] = {}
@@ -182,16 +197,25 @@ def _check_spec(spec: Any) -> None:
 def _check_expression(text: str) -> None:
     """A size as a formula of whole numbers and symbols such as s30."""
     try:
+        if len(text) > _LONGEST_FORMULA:
+            raise ValueError
         tree = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, MemoryError, TypeError):
         raise ValueError(f"the size {text!r:.60}") from None
-    if not _is_formula(tree):
+    if not _is_formula(tree) or _terms(tree) > _MOST_TERMS:
         raise ValueError(f"the size {text!r:.60}")
+
+
+def _terms(node: ast.AST) -> int:
+    """How many terms a formula has when it is multiplied out."""
+    parts = [_terms(part) for part in ast.iter_child_nodes(node) if isinstance(part, ast.expr)]
+    name = node.func.id if isinstance(node, ast.Call) else type(getattr(node, "op", None)).__name__
+    return math.prod(parts) if name in ("Mul", "Mult") else max(sum(parts), 1)
 
 
 def _is_formula(node: ast.AST) -> bool:
     if isinstance(node, ast.Constant):
-        return type(node.value) in (int, bool) or (
+        return (type(node.value) in (int, bool) and node.value < _LARGEST_SIZE) or (
             isinstance(node.value, str) and re.fullmatch(r"[a-z]+\d+", node.value) is not None
         )
     if isinstance(node, ast.Name):

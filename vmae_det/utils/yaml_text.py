@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from vmae_det.utils.inputs import check_regular
+
 _LONGEST = 2_000_000  # characters
 _MOST_VALUES = 200_000
 _DEEPEST = 50
@@ -88,7 +90,9 @@ def read_yaml(path: Path) -> Any:
     Raises:
         YAMLProblem: it is not valid, too long, too deep, or not text.
         OSError: it cannot be read.
+        DataError: it is a folder, a pipe or a device.
     """
+    check_regular(path)
     try:
         with path.open(encoding="utf-8-sig") as file:
             return load_yaml(file.read(_LONGEST + 1))
