@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SHARED, relative_error
+from safetensors.torch import save_file
 
 from vmae_det.checkpoint import load_weights, read_checkpoint
 from vmae_det.checkpoint.convert import convert_weights
@@ -180,6 +181,14 @@ def test_shards(folders, tmp_path, file):
     index.unlink()
     with pytest.raises(WeightsError, match="only an index says whether all are there"):
         read_checkpoint(tmp_path)
+
+
+def test_a_parameter_comes_from_the_shard_that_the_index_names(tmp_path):
+    save_file({"a.weight": torch.ones(1), "b.weight": torch.zeros(1)}, tmp_path / "1.safetensors")
+    save_file({"a.weight": torch.zeros(1), "b.weight": torch.ones(1)}, tmp_path / "2.safetensors")
+    index = {"weight_map": {"a.weight": "1.safetensors", "b.weight": "2.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert read_checkpoint(tmp_path)["model"] == {"a.weight": torch.ones(1), "b.weight": torch.ones(1)}
 
 
 @pytest.mark.parametrize("kind", COMPARE)

@@ -186,6 +186,14 @@ def test_weights_that_are_not_finite_are_refused(model):
         with pytest.raises(WeightsError, match=rf"numbers that are not finite, in (backbone\.)?{name}"):
             load_weights(ours, theirs)
         assert torch.equal(ours.head.weight, before)
+    theirs = state_dict("videomae", "finetune")
+    theirs["head.weight"] = theirs["head.weight"].double() * 1e300  # float32 holds less
+    with pytest.raises(WeightsError, match=r"numbers that are not finite, in head\.weight"):
+        load_weights(model("finetune"), theirs)
+    theirs["head.weight"] = torch.full((5, 24), 0.5).to(torch.float8_e4m3fn)
+    ours = model("finetune")
+    load_weights(ours, theirs)
+    assert (ours.head.weight == 0.5).all()
 
 
 def test_a_videomae_model_of_transformers_without_its_prefix(model):

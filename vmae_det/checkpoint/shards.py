@@ -50,10 +50,12 @@ def read_shards(index: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str
         raise WeightsError(
             f"{index}: {len(missing)} of its {len(names)} files are missing, such as {missing[0]}"
         )
+    weight_map = read_json(index)["weight_map"]
     found = {}
     for name in names:
-        found |= read(index.with_name(name))
-    lacking = sorted(read_json(index)["weight_map"].keys() - found.keys())
+        content = read(index.with_name(name))
+        found |= {key: value for key, value in content.items() if weight_map.get(key, name) == name}
+    lacking = sorted(weight_map.keys() - found.keys())
     if lacking:
         raise WeightsError(f"{index}: its files lack {len(lacking)} parameters, such as {lacking[0]}")
     return found

@@ -101,7 +101,7 @@ def load_weights(
             f"{where}: of another architecture than the config's model: {differences}. Give the config that "
             "the file was made with; to replace a head, give the file as MODEL.BACKBONE.CHECKPOINT"
         )
-    broken = tuple(name for name in shared if not torch.isfinite(weights[name]).all())
+    broken = tuple(name for name in shared if not weights[name].to(own[name].dtype).isfinite().all())
     if broken or (table is not None and not torch.isfinite(table).all()):
         raise WeightsError(f"{where}: holds numbers that are not finite, in {some(broken or (POSITIONS,))}")
     model.load_state_dict({name: weights[name] for name in shared}, strict=False)
