@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install quickstart test coverage lint clean
+.PHONY: install quickstart test fuzz coverage lint clean
 
 install: $(VENV)/.installed
 
@@ -16,6 +16,9 @@ quickstart: install
 
 test: lint
 	$(BIN)/python -m pytest -n auto
+
+fuzz: install
+	$(BIN)/python -m tests.fuzz.driver --count 3000
 
 coverage: install
 	$(BIN)/python -m pytest -n auto --cov=vmae_det --cov-report=term:skip-covered --cov-fail-under=85

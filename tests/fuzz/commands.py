@@ -169,6 +169,11 @@ def every_input(site: Path, scratch: Path, seed: int) -> Iterator[Input]:
                     yield Input(number, f"{word}: {what}", flat)
 
 
+def is_slow(found: Input) -> bool:
+    """Whether an input takes many seconds: downloads are tried again, exports and measurements take long."""
+    return found.what.endswith("a refused address") or found.words[0] in ("benchmark", "export", "quickstart")
+
+
 def good_input(command: int, site: Path) -> Input:
     """A command as it works."""
     words = COMMANDS[command].split()

@@ -30,25 +30,31 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import Empty, Queue
 
-from tests.fuzz.commands import COMMANDS, Input, every_input, good_input
+from tests.fuzz.commands import COMMANDS, Input, every_input, good_input, is_slow
 from tests.fuzz.good_files import make_site
 
 ROOT = Path(__file__).parents[2]
 MEMORY = 8 << 30  # bytes of data that a worker may hold
 
 
-def choose(site: Path, scratch: Path, count: int, seed: int) -> list[Input]:
-    """`count` inputs, spread over the commands as evenly as they allow; first each command as it works."""
+def choose(site: Path, scratch: Path, count: int, seed: int, quick: bool = False) -> list[Input]:
+    """`count` inputs, spread over the commands as evenly as they allow; first each command as it works.
+
+    Args:
+        quick: without those that take many seconds.
+    """
     groups: dict[int, list[Input]] = {}
     for found in every_input(site, scratch, seed):
-        groups.setdefault(found.command, []).append(found)
+        if not (quick and is_slow(found)):
+            groups.setdefault(found.command, []).append(found)
     draw = random.Random(seed)
     for group in groups.values():
         draw.shuffle(group)
-    chosen = [good_input(number, site) for number in range(len(COMMANDS))]
-    while len(chosen) < count + len(COMMANDS) and any(groups.values()):
+    chosen: list[Input] = []
+    while len(chosen) < count and any(groups.values()):
         chosen += [group.pop() for group in groups.values() if group]
-    return chosen
+    good = [] if quick else [good_input(number, site) for number in range(len(COMMANDS))]
+    return good + chosen
 
 
 def run_all(inputs: list[Input], site: Path, workers: int, patience: int) -> Iterator[dict]:
@@ -208,10 +214,19 @@ def judge(printed: str) -> str:
 # ---------------------------------------------------------------- the whole
 
 
-def fuzz(count: int, seed: int, workers: int, folder: Path, patience: int = 60) -> tuple[Counter, list[dict]]:
+def fuzz(
+    count: int,
+    seed: int,
+    workers: int,
+    folder: Path,
+    patience: int = 60,
+    part: slice = slice(None),
+    quick: bool = False,
+    mini_ava: Path | None = None,
+) -> tuple[Counter, list[dict]]:
     """Make the site, run the inputs; gives how they ended, and those that ended badly."""
-    site = make_site(folder / "site")
-    inputs = choose(site, folder / "scratch", count, seed)
+    site = make_site(folder / "site", mini_ava)
+    inputs = choose(site, folder / "scratch", count, seed, quick)[part]
     ended: Counter = Counter()
     bad = []
     for done, result in enumerate(run_all(inputs, site, workers, patience), start=1):

@@ -29,9 +29,14 @@ from export_annotations import to_coco, to_cvat, to_labelstudio, to_via3  # noqa
 from onnx_detectors import write_bright_detector  # noqa: E402
 
 
-def make_site(folder: Path) -> Path:
-    """Make all files that the templates name; gives the folder."""
-    ava = make_mini_ava(folder / "mini_ava", size=TINY_AVA, progress=False)
+def make_site(folder: Path, mini_ava: Path | None = None) -> Path:
+    """Make all files that the templates name, or all but a tiny MiniAVA that is there; gives the folder."""
+    ava = folder / "mini_ava"
+    if mini_ava is None:
+        make_mini_ava(ava, size=TINY_AVA, progress=False)
+    else:
+        folder.mkdir(parents=True)
+        ava.symlink_to(mini_ava)
     (folder / "empty").mkdir()
     annotations = ava / "annotations"
     shutil.copy(annotations / "mini_ava_actions.pbtxt", folder / "labels.pbtxt")

@@ -1,0 +1,15 @@
+"""Every command on bad inputs; `make fuzz` runs others, and the slow ones."""
+
+import pytest
+
+from tests.fuzz.driver import fuzz, report
+
+COUNT = 1520
+
+
+@pytest.mark.parametrize("half", [0, 1])
+def test_bad_inputs_end_in_one_line(half, mini_ava, tmp_path):
+    part = slice(half, None, 2)
+    ended, bad = fuzz(COUNT, seed=0, workers=1, folder=tmp_path, part=part, quick=True, mini_ava=mini_ava)
+    assert not bad, report(bad)
+    assert ended["right"] >= COUNT // 2
