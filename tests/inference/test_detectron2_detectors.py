@@ -116,6 +116,19 @@ def test_detectron2_weights(detectron2, tmp_path):
             build_person_detector(config("detectron2", "CONFIG", name))
 
 
+def test_weights_of_a_deeper_network_are_refused(detectron2, tmp_path):
+    """All that a ResNet-50 needs is in a file of a ResNet-101."""
+    own = tmp_path / "own.pth"
+    network = detectron2.network
+    network.backbone = torch.nn.ModuleDict({"bottom_up": torch.nn.ModuleList([torch.nn.Linear(2, 2)])})
+    weights = network.state_dict()
+    torch.save({"model": weights | {"roi_heads.mask_head.fc.weight": torch.ones(2)}}, own)
+    build_person_detector(config("detectron2", "WEIGHTS", str(own)))
+    torch.save({"model": weights | {"backbone.bottom_up.1.weight": torch.ones(2, 2)}}, own)
+    with pytest.raises(WeightsError, match=r"no place for 1 parameters, such as backbone\.bottom_up\.1"):
+        build_person_detector(config("detectron2", "WEIGHTS", str(own)))
+
+
 def test_detectron2_where_it_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "detectron2", None)
     with pytest.raises(ConfigError, match=r"detectron2 is not installed here.*or choose fasterrcnn"):

@@ -26,6 +26,7 @@ from vmae_det.inference.person_detectors.onnx_metadata import person_classes
 from vmae_det.utils.errors import ConfigError, WeightsError
 
 _PERSON = 0  # of detectron2's COCO classes
+_PARAMETERS = (".weight", ".bias")
 _STEPS = (
     "docs/person_detectors.md has the steps that install it, or choose fasterrcnn_resnet50_fpn_v2 or another "
     "of torchvision's networks"
@@ -190,12 +191,25 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _load(model: torch.nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:
-    """Buffers, such as anchors, may be missing; parameters may not."""
+    """Buffers, such as anchors, may be missing; parameters may not. Parts that the model does not have, such as
+    the masks of a Mask R-CNN, are ignored; what its own parts do not have, such as deeper blocks, is not."""
     try:
-        missing = set(model.load_state_dict(weights, strict=False).missing_keys)
+        keys = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:
         reason = " ".join(" ".join(str(error).splitlines()[1:]).split())[:300]
         raise WeightsError(f"{source}: does not fit the person detector: {reason}") from None
-    lacking = [name for name, _ in model.named_parameters() if name in missing]
+    lacking = [name for name, _ in model.named_parameters() if name in keys.missing_keys]
+    parts = {_part(name) for name in model.state_dict()}
+    surplus = [name for name in keys.unexpected_keys if name.endswith(_PARAMETERS) and _part(name) in parts]
+    if surplus:
+        raise WeightsError(
+            f"{source}: does not fit the person detector: no place for {len(surplus)} parameters, such as "
+            f"{surplus[0]}; PERSON_DETECTOR.CONFIG names the network of the weights"
+        )
     if lacking:
         raise WeightsError(f"{source}: lacks {len(lacking)} parameters of the person detector: {lacking[:3]}")
+
+
+def _part(name: str) -> str:
+    """The part of a network that a parameter belongs to, such as "backbone.bottom_up"."""
+    return ".".join(name.split(".")[:2])
