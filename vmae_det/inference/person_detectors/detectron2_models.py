@@ -191,8 +191,11 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _load(model: torch.nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:
-    """Buffers, such as anchors, may be missing; parameters may not. Parts that the model does not have, such as
-    the masks of a Mask R-CNN, are ignored; what its own parts do not have, such as deeper blocks, is not."""
+    """Load weights, which may lack buffers, such as anchors, and hold other parts, such as a mask head.
+
+    Raises:
+        WeightsError: a parameter is missing or of another shape, or a part of the model has no place for one.
+    """
     try:
         keys = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:
