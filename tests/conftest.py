@@ -34,6 +34,13 @@ def pytest_make_parametrize_id(val):
     return ascii(val)[1:41] if isinstance(val, str) and not (val.isascii() and len(val) <= 80) else None
 
 
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport():
+    """Reports travel between processes as UTF-8, which names with half characters are not."""
+    report = (yield).get_result()
+    report.sections = [(name, text.encode("utf-8", "replace").decode()) for name, text in report.sections]
+
+
 @pytest.fixture(autouse=True)
 def default_products():
     """Commands set what suits this CPU; each test starts without."""
