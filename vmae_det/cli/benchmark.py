@@ -114,7 +114,7 @@ def _add_gpu_scaling_arguments(parser: argparse.ArgumentParser) -> None:
     for part in fields(Cluster):
         name = f"--{part.name.replace('_', '-')}"
         text = f"{part.metadata['help']} (%(default)g)"
-        assumed.add_argument(name, type=decimal("(0, 1e18]"), default=part.default, metavar="X", help=text)
+        assumed.add_argument(name, type=decimal("[1e-9, 1e18]"), default=part.default, metavar="X", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
