@@ -26,6 +26,7 @@ coverage: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 
 clean:
 	rm -rf $(VENV) output build *.egg-info

@@ -19,7 +19,8 @@ setup(
     package_dir={"vmae_det.model_zoo.configs": "configs"},
     package_data={
         "vmae_det.model_zoo.configs": ["**/*.yaml"],
-        "vmae_det.visualization": ["*.html", "page_template/*"],
+        "vmae_det.rendering": ["page_template/*"],
+        "vmae_det.visualization": ["*.html"],
     },
     python_requires=">=3.10",
     install_requires=[
@@ -51,6 +52,7 @@ setup(
             "pytest-cov>=5",
             "pytest-xdist>=3.5",
             "ruff==0.17.*",
+            "import-linter>=2.5",
             "transformers>=4.44",
             "hypothesis>=6.100",
             "selenium>=4.20",

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from vmae_det import model_zoo
-from vmae_det.data.mini_ava import TINY, make_mini_ava
+from vmae_det.mini_ava import TINY, make_mini_ava
 from vmae_det.utils import cpu
 
 SHARED = Path(__file__).parents[2] / "shared"

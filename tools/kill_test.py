@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from vmae_det import model_zoo
 from vmae_det.config import CfgNode
-from vmae_det.data.mini_ava import TINY, make_mini_ava
+from vmae_det.mini_ava import TINY, make_mini_ava
 
 _LIMIT = 600.0  # seconds that a run may take
 _GRACE = 60.0  # seconds in which the rest of a run may end after one of its processes was killed

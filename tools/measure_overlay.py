@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from vmae_det.visualization import ActionLabel, PersonOverlay, draw_people
+from vmae_det.rendering import ActionLabel, PersonOverlay, draw_people
 
 SIZES = [(340, 256), (1280, 720), (1920, 1080), (3840, 2160)]
 PEOPLE = [0, 1, 5, 20]

@@ -13,10 +13,10 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from vmae_det.data.label_map import LabelMap
+from vmae_det.formats.label_map import LabelMap
 from vmae_det.inference.predictor import ActionDetections
-from vmae_det.visualization.page import FLOOR, write_page
-from vmae_det.visualization.video_writer import VideoWriter
+from vmae_det.rendering.page import FLOOR, write_page
+from vmae_det.video.writer import VideoWriter
 
 _SIZE, _RATE = (64, 48), 25  # of the video, whose frames are grey: its own size says nothing
 _TIMES = """

@@ -13,8 +13,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from vmae_det.data.readers import open_video
-from vmae_det.data.readers.packet_index import forget_indices
+from vmae_det.video.readers import open_video
+from vmae_det.video.readers.packet_index import forget_indices
 
 
 def main() -> None:

@@ -19,9 +19,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torchvision.ops import box_iou
 
-from vmae_det.data.annotations import ActionBoxes, read_action_csv
 from vmae_det.data.catalog import get_dataset
-from vmae_det.data.person_boxes import read_person_boxes
+from vmae_det.formats.ava_csv import ActionBoxes, read_action_csv
+from vmae_det.formats.person_boxes import read_person_boxes
 from vmae_det.inference.tracking import Tracker
 
 Keyframe = tuple[float, np.ndarray, np.ndarray, np.ndarray]  # second, boxes, scores, persons (-1: nobody)

@@ -14,13 +14,13 @@ import numpy as np
 from PIL import Image
 
 from vmae_det.data.catalog import read_dataset_file
-from vmae_det.data.person_boxes import read_person_boxes
-from vmae_det.data.readers import open_video
+from vmae_det.formats.person_boxes import read_person_boxes
 from vmae_det.inference.predictor import ActionPredictor, read_config
+from vmae_det.rendering.overlay_writer import OverlayStyle
+from vmae_det.rendering.write_overlay import write_overlay
 from vmae_det.utils.files import write_whole
-from vmae_det.visualization import VideoWriter
-from vmae_det.visualization.overlay_writer import OverlayStyle
-from vmae_det.visualization.video import write_overlay
+from vmae_det.video.readers import open_video
+from vmae_det.video.writer import VideoWriter
 
 GAP = 8  # white columns between the moments
 

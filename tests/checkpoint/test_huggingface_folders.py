@@ -16,12 +16,12 @@ from vmae_det.cli.common import load_config
 from vmae_det.cli.main import main
 from vmae_det.config import get_cfg
 from vmae_det.data.catalog import get_dataset
-from vmae_det.data.label_map import LabelMap
-from vmae_det.data.readers import open_video
 from vmae_det.data.transforms import make_clip, to_video, view_crop
+from vmae_det.formats.label_map import LabelMap
 from vmae_det.inference.predictor import label_map_of, read_config
 from vmae_det.modeling import build_model
 from vmae_det.utils.errors import WeightsError
+from vmae_det.video.readers import open_video
 
 transformers = pytest.importorskip("transformers", reason="an extra of the tests: pip install transformers")
 

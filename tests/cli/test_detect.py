@@ -11,11 +11,11 @@ from PIL import Image
 
 from vmae_det.checkpoint import save_weights
 from vmae_det.cli.main import main
-from vmae_det.data.annotations import read_action_csv
-from vmae_det.data.readers import open_video
-from vmae_det.inference.inputs import find_inputs
+from vmae_det.formats.ava_csv import read_action_csv
 from vmae_det.modeling import build_model
 from vmae_det.utils.errors import DataError, UserError
+from vmae_det.video.inputs import find_inputs
+from vmae_det.video.readers import open_video
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_nothing_is_left_of_a_video_that_breaks(tmp_path, detect, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vmae_det.visualization.video_writer.VideoWriter.write", fail)
+    monkeypatch.setattr("vmae_det.video.writer.VideoWriter.write", fail)
     status, printed = detect(make(tmp_path / "v"))
     assert status == 2
     assert "cannot be written: No space left on device" in printed.err

@@ -17,12 +17,12 @@ from numbered_videos import Recipe, numbered_frame, numbers, write_numbered, x26
 from PIL import Image
 from test_detect import detect, made, make, weights  # noqa: F401 - fixtures
 
-from vmae_det.data.annotations import read_action_csv
-from vmae_det.data.readers import open_video
-from vmae_det.inference import addresses
-from vmae_det.inference.video_sources import is_live, open_source, video_id
+from vmae_det.formats.ava_csv import read_action_csv
+from vmae_det.rendering import detect_video
 from vmae_det.utils.errors import DataError
-from vmae_det.visualization import detect_video
+from vmae_det.video import addresses
+from vmae_det.video.readers import open_video
+from vmae_det.video.sources import is_live, open_source, video_id
 
 SECONDS = 40  # long enough that much of it is left after three keyframes
 

@@ -9,10 +9,10 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1] / "inference"))  # the maker of ONNX files lies there
 
 from vmae_det.cli.main import main
-from vmae_det.data.annotations import read_action_csv
-from vmae_det.data.person_boxes import person_box_lines, read_person_boxes
-from vmae_det.data.readers import open_video
+from vmae_det.formats.ava_csv import read_action_csv
+from vmae_det.formats.person_boxes import person_box_lines, read_person_boxes
 from vmae_det.inference import find_people as module
+from vmae_det.video.readers import open_video
 
 pytest.importorskip("onnx", reason="onnx makes the detector of these tests")
 pytest.importorskip("onnxruntime", reason="onnxruntime runs the detector of these tests")
@@ -59,8 +59,8 @@ def test_people_of_a_folder_of_videos(videos, detector, tmp_path, capsys):
 
 def test_the_boxes_are_those_of_the_frames(videos, detector, tmp_path):
     from vmae_det.config import get_cfg
-    from vmae_det.data.readers import open_video
     from vmae_det.inference.person_detectors import build_person_detector
+    from vmae_det.video.readers import open_video
 
     video, output = sorted(videos.iterdir())[0], tmp_path / "persons.csv"
     assert main(["detect-persons", str(video), "--output", str(output), *detector]) == 0

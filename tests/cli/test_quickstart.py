@@ -6,7 +6,7 @@ import pytest
 
 from vmae_det.cli.main import main
 from vmae_det.data import catalog
-from vmae_det.data.mini_ava import TINY, make_mini_ava
+from vmae_det.mini_ava import TINY, make_mini_ava
 
 STAGES = ("pretrain", "finetune", "detect_random", "detect_pretrained", "detect_pretrained_finetuned")
 SHORT = ["SOLVER.BATCH_SIZE", "2", "SOLVER.EPOCHS", "1", "SOLVER.WARMUP_EPOCHS", "0.0"]

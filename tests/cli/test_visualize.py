@@ -6,7 +6,7 @@ import pytest
 
 from vmae_det.checkpoint import save_weights
 from vmae_det.cli.main import main
-from vmae_det.data.label_map import LabelMap
+from vmae_det.formats.label_map import LabelMap
 from vmae_det.modeling import build_model
 
 

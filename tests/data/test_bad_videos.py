@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch.utils.data import BatchSampler
 
+from vmae_det.data.bad_samples import BadFiles, TolerantDataset
 from vmae_det.data.loader import build_dataset, build_test_loader, build_train_dataset, build_train_loader
-from vmae_det.data.readers.interface import OutsideVideo, is_inside
-from vmae_det.data.supervision import Loader, WorkerError
-from vmae_det.data.tolerance import BadFiles, TolerantDataset
+from vmae_det.data.worker_pool import Loader, WorkerError
 from vmae_det.engine.setup import run_training
 from vmae_det.utils.errors import ConfigError, DataError
+from vmae_det.video.readers.interface import OutsideVideo, is_inside
 
 SIZE = 12
 

@@ -3,7 +3,6 @@ import pytest
 import torch
 
 from vmae_det.data.catalog import dataset_names, get_dataset
-from vmae_det.data.keyframes import group_by_keyframe, rows_by_value
 from vmae_det.data.loader import (
     TrainSampler,
     build_dataset,
@@ -13,10 +12,11 @@ from vmae_det.data.loader import (
     collate_by_size,
     steps_per_epoch,
 )
-from vmae_det.data.sampling import evenly_placed_clip, keyframe_clip, random_clip
-from vmae_det.data.video_lists import find_videos, read_video_list
+from vmae_det.formats.keyframes import group_by_keyframe, rows_by_value
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import ConfigError, DataError
+from vmae_det.video.files import find_videos, read_video_list
+from vmae_det.video.sampling import evenly_placed_clip, keyframe_clip, random_clip
 
 # ---------------------------------------------------------------- which frames
 

@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vmae_det.data import shards as shards_module
 from vmae_det.data.catalog import get_dataset
-from vmae_det.data.check import check_dataset
-from vmae_det.data.check.probe import probe_video
 from vmae_det.data.loader import build_dataset, build_train_dataset, build_train_loader
-from vmae_det.data.readers import tar_shard
-from vmae_det.data.shards import expand, find_shards
+from vmae_det.dataset_tools.check import check_dataset
 from vmae_det.utils.errors import ConfigError, DataError
+from vmae_det.video import shards as shards_module
+from vmae_det.video.probe import probe_video
+from vmae_det.video.readers import tar_shard
+from vmae_det.video.shards import expand, find_shards
 
 
 @pytest.fixture(autouse=True)
@@ -241,7 +241,7 @@ def in_process(monkeypatch):
     def probe(paths, decode, workers):
         return {path: probe_video(str(path), decode) for path in set(paths)}
 
-    monkeypatch.setattr("vmae_det.data.check.case.probe_videos", probe)
+    monkeypatch.setattr("vmae_det.dataset_tools.check.case.probe_videos", probe)
 
 
 def test_the_doctor_looks_into_shards(mini_ava, sharded, in_process):

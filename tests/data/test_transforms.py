@@ -7,8 +7,8 @@ import torch
 from vmae_det.config import get_cfg
 from vmae_det.data import datasets, transforms
 from vmae_det.data.loader import build_train_dataset
-from vmae_det.data.readers import open_video
 from vmae_det.data.transforms import Clip, make_clip
+from vmae_det.video.readers import open_video
 
 
 def marked_clip(height=60, width=80, box=(20, 10, 40, 50)):

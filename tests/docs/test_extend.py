@@ -10,7 +10,7 @@ import torch
 
 from vmae_det.checkpoint import read_checkpoint
 from vmae_det.cli.main import main
-from vmae_det.engine.agent import Job
+from vmae_det.engine.elastic_agent import Job
 from vmae_det.engine.launch import _run_extended
 from vmae_det.utils import extensions
 from vmae_det.utils.extensions import import_extensions

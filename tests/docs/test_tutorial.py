@@ -15,8 +15,8 @@ from export_annotations import to_cvat
 from numbered_videos import Recipe, write_numbered, x264
 
 from vmae_det.cli.main import main
-from vmae_det.data.label_map import LabelMap
-from vmae_det.data.readers import open_video
+from vmae_det.formats.label_map import LabelMap
+from vmae_det.video.readers import open_video
 
 PAGE = Path(__file__).parents[2] / "docs" / "tutorial.md"
 RATE, START = 12, 900  # MiniAVA's

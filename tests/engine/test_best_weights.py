@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vmae_det.checkpoint import load_weights
-from vmae_det.engine.best import BestWeights, Metric, choose_metric
+from vmae_det.engine.best_checkpoint import BestWeights, Metric, choose_metric
 from vmae_det.engine.hooks import HookBase
 from vmae_det.engine.launch import launch
 from vmae_det.engine.setup import run_evaluation, run_training

@@ -10,12 +10,12 @@ import torch
 from vmae_det.checkpoint import read_checkpoint, save_weights
 from vmae_det.cli.main import main
 from vmae_det.data.catalog import get_dataset
-from vmae_det.data.check import check_dataset
 from vmae_det.data.classes import ModelClasses
-from vmae_det.data.label_map import LabelMap, write_label_map
 from vmae_det.data.loader import build_train_dataset
+from vmae_det.dataset_tools.check import check_dataset
 from vmae_det.engine.setup import run_evaluation, run_training
 from vmae_det.evaluation.ava import FrameMAPEvaluator
+from vmae_det.formats.label_map import LabelMap, write_label_map
 from vmae_det.modeling import build_model
 from vmae_det.utils.errors import ConfigError, DataError
 

@@ -8,7 +8,8 @@ import torch
 from interrupts import StopAfter
 from torch import nn
 
-from vmae_det.engine import inference, setup
+from vmae_det.engine import evaluation_loop as inference
+from vmae_det.engine import setup
 from vmae_det.engine.ema import WeightAverage
 from vmae_det.engine.hooks import HookBase, Interrupted
 from vmae_det.engine.launch import launch

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from vmae_det.data.annotations import ActionBoxes
-from vmae_det.data.label_map import LabelMap
 from vmae_det.evaluation.calibration import calibrate
 from vmae_det.evaluation.comparison import compare
 from vmae_det.evaluation.error_analysis import CAUSES, analyse_errors
 from vmae_det.evaluation.frame_map import frame_map
 from vmae_det.evaluation.matching import match
+from vmae_det.formats.ava_csv import ActionBoxes
+from vmae_det.formats.label_map import LabelMap
 
 LABEL_MAP = LabelMap((2, 5, 9), ("sit", "stand", "talk"), ("", "", ""))
 VIDEOS = np.array(["a", "b", "c"], dtype=object)

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from vmae_det.cli import main as cli_main
-from vmae_det.data.annotations import ActionBoxes, LabelMap, read_action_csv, write_action_csv
-from vmae_det.data.person_boxes import PersonBoxes
 from vmae_det.evaluation import FrameMAPEvaluator, evaluate_frame_map
 from vmae_det.evaluation.average_precision import average_precision
 from vmae_det.evaluation.frame_map import FrameMAP, chance_level, frame_map
 from vmae_det.evaluation.matching import match
+from vmae_det.formats.ava_csv import ActionBoxes, LabelMap, read_action_csv, write_action_csv
+from vmae_det.formats.person_boxes import PersonBoxes
 from vmae_det.utils.errors import DataError, UserError
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden" / "ava_eval"

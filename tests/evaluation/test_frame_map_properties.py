@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vmae_det.data.annotations import ActionBoxes, LabelMap
 from vmae_det.evaluation import matching
 from vmae_det.evaluation.average_precision import average_precision
 from vmae_det.evaluation.frame_map import FrameMAP, frame_map
 from vmae_det.evaluation.matching import PROTOCOLS, match
+from vmae_det.formats.ava_csv import ActionBoxes, LabelMap
 
 LABEL_MAP = LabelMap((5, 2), ("stand", "sit"), ("", ""))
 CAP = 2

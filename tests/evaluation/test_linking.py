@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from vmae_det.cli import main as cli_main
-from vmae_det.data.annotations import ActionBoxes
-from vmae_det.data.label_map import LabelMap
-from vmae_det.data.tubes import Tubes, read_tubes, write_tubes
 from vmae_det.evaluation.linking import METHODS, _strongest, link_boxes
+from vmae_det.formats.ava_csv import ActionBoxes
+from vmae_det.formats.label_map import LabelMap
+from vmae_det.formats.tubes import Tubes, read_tubes, write_tubes
 from vmae_det.utils.errors import DataError
 
 LABELS = LabelMap((1, 2), ("run", "fall"), ("", ""))

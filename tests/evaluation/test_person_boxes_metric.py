@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from vmae_det.cli import main as cli_main
-from vmae_det.data.annotations import read_action_csv
-from vmae_det.data.person_boxes import read_person_boxes
 from vmae_det.evaluation.person_boxes import evaluate_person_boxes
+from vmae_det.formats.ava_csv import read_action_csv
+from vmae_det.formats.person_boxes import read_person_boxes
 from vmae_det.utils.errors import DataError
 
 # Two persons in the first keyframe, one of them with two actions; one in the second; nobody in the third.

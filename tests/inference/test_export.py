@@ -12,7 +12,7 @@ from torch import nn
 from vmae_det.checkpoint import save_weights
 from vmae_det.cli.main import main
 from vmae_det.config import get_cfg
-from vmae_det.data.annotations import read_action_csv
+from vmae_det.formats.ava_csv import read_action_csv
 from vmae_det.inference import export
 from vmae_det.inference.backends import EagerModel, load_scorer, read_extras
 from vmae_det.inference.export import export_model

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from vmae_det.data.annotations import read_action_csv
-from vmae_det.data.label_map import LabelMap
+from vmae_det.formats.ava_csv import read_action_csv
+from vmae_det.formats.label_map import LabelMap
 from vmae_det.inference.from_rows import detections_of
 from vmae_det.utils.errors import DataError
 

@@ -7,8 +7,8 @@ from conftest import SHARED
 
 from vmae_det.checkpoint import save_weights
 from vmae_det.cli.main import main
-from vmae_det.data.annotations import LabelMap, read_action_csv
-from vmae_det.data.person_boxes import read_person_boxes
+from vmae_det.formats.ava_csv import LabelMap, read_action_csv
+from vmae_det.formats.person_boxes import read_person_boxes
 from vmae_det.inference import ActionPredictor
 from vmae_det.inference.predictor import read_config
 from vmae_det.inference.tracking import link

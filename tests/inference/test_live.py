@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from numbered_videos import Recipe, numbered_frame, numbers, write_numbered, x264
 
-from vmae_det.data.label_map import LabelMap
-from vmae_det.data.readers import open_video
+from vmae_det.formats.label_map import LabelMap
 from vmae_det.inference.clips import plan_keyframes
 from vmae_det.inference.person_sources import WholeFrame
 from vmae_det.inference.stream import ActionStream, StreamOptions
-from vmae_det.inference.video_sources import Frame, LiveSource, open_source, video_id
+from vmae_det.rendering.overlay_writer import OverlayStyle, OverlayWriter
 from vmae_det.utils.errors import DataError
-from vmae_det.visualization.overlay_writer import OverlayStyle, OverlayWriter
+from vmae_det.video.readers import open_video
+from vmae_det.video.sources import Frame, LiveSource, open_source, video_id
 
 RATE = 50
 LABELS = LabelMap((1,), ("wave",), ("PERSON_MOVEMENT",))
@@ -122,7 +122,7 @@ def test_a_live_overlay_waits_for_no_keyframe_longer_than_it_may(tmp_path):
 
 
 def test_a_full_overlay_of_a_live_source_drops_frames(tmp_path, monkeypatch):
-    monkeypatch.setattr("vmae_det.visualization.overlay_writer._WAITING_BYTES", 10 * 96 * 64 * 3)
+    monkeypatch.setattr("vmae_det.rendering.overlay_writer._WAITING_BYTES", 10 * 96 * 64 * 3)
     source = LiveSource([], Fraction(RATE), clock=Clock())
     source._began = 1000.0
     with OverlayWriter(tmp_path / "live.mp4", source, LABELS, 1.0, OverlayStyle()) as writer:

@@ -11,16 +11,16 @@ from numbered_videos import Recipe, numbers, write_numbered, x264
 from odd_videos import UNREADABLE
 
 from vmae_det.data import transforms
-from vmae_det.data.readers import open_video
-from vmae_det.data.sampling import keyframe_clip
 from vmae_det.inference.clips import ClipCutter, Grid, KeyframePlan, plan_keyframes
 from vmae_det.inference.detections import KeyframeActions
-from vmae_det.inference.people_over_time import PeopleOverTime
 from vmae_det.inference.person_sources import Detected, PersonSource, WholeFrame
 from vmae_det.inference.stream import ActionStream, StreamOptions
 from vmae_det.inference.tracking import link
-from vmae_det.inference.video_sources import FileSource, Frame, VideoSource
+from vmae_det.rendering.people_over_time import PeopleOverTime
 from vmae_det.utils.errors import DataError
+from vmae_det.video.readers import open_video
+from vmae_det.video.sampling import keyframe_clip
+from vmae_det.video.sources import FileSource, Frame, VideoSource
 
 VARIABLE = np.cumsum(np.random.default_rng(0).integers(8, 90, 90)) + 100
 FILES = {

@@ -6,20 +6,20 @@ import re
 
 import pytest
 
-from vmae_det.data.annotations import read_action_csv, read_excluded
 from vmae_det.data.catalog import read_dataset_file
-from vmae_det.data.check.tables import read_table
-from vmae_det.data.importers import ImportOptions, import_annotations
-from vmae_det.data.label_map import LabelMap
-from vmae_det.data.person_boxes import read_person_boxes
-from vmae_det.data.preparation.common import read_lines
-from vmae_det.data.preparation.kinetics import read_kinetics_csv
-from vmae_det.data.shards import find_shards
-from vmae_det.data.tubes import read_tubes
-from vmae_det.data.video_lists import read_video_list
-from vmae_det.data.video_starts import VideoStarts
+from vmae_det.dataset_tools.check.tables import read_table
+from vmae_det.dataset_tools.importers import ImportOptions, import_annotations
+from vmae_det.dataset_tools.prepare.common import read_lines
+from vmae_det.dataset_tools.prepare.kinetics import read_kinetics_csv
+from vmae_det.formats.ava_csv import read_action_csv, read_excluded
+from vmae_det.formats.label_map import LabelMap
+from vmae_det.formats.person_boxes import read_person_boxes
+from vmae_det.formats.tubes import read_tubes
+from vmae_det.formats.video_starts import VideoStarts
 from vmae_det.utils import inputs
 from vmae_det.utils.errors import DataError
+from vmae_det.video.files import read_video_list
+from vmae_det.video.shards import find_shards
 
 COCO = '{"images": [{"id": 1, "movie": "v", "timestamp": 1, "width": 10, "height": 10}], "annotations": %s}'
 BOX = "v,1,0.1,0.1,0.5,0.5"

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from vmae_det.data.readers import open_video
 from vmae_det.utils.errors import DataError, UserError
-from vmae_det.visualization import attention
-from vmae_det.visualization.attention import BoxAttention, animate_attention, attend_boxes, draw_attention
+from vmae_det.video.readers import open_video
+from vmae_det.visualization import box_attention as attention
+from vmae_det.visualization.box_attention import BoxAttention, animate_attention, attend_boxes, draw_attention
 
 BOX = (0.1, 0.2, 0.4, 0.9)
 

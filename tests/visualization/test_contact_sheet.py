@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from vmae_det.data.catalog import get_dataset
-from vmae_det.data.label_map import LabelMap
+from vmae_det.formats.label_map import LabelMap
+from vmae_det.rendering.plates import KIND_COLOURS, Style, render_plate
 from vmae_det.utils.errors import DataError
 from vmae_det.visualization import contact_sheet
 from vmae_det.visualization.contact_sheet import draw_contact_sheets
-from vmae_det.visualization.plates import KIND_COLOURS, Style, render_plate
 
 TRUTH = "annotations/mini_ava_train.csv"
 

@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from vmae_det.data.annotations import ActionBoxes
-from vmae_det.data.label_map import LabelMap
 from vmae_det.evaluation.report import explain
+from vmae_det.formats.ava_csv import ActionBoxes
+from vmae_det.formats.label_map import LabelMap
 from vmae_det.visualization.evaluation_report import write_report
 
 NASTY = "</script><script>document.title = 'hacked'</script>"

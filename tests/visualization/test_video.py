@@ -10,12 +10,12 @@ import pytest
 from numbered_videos import Recipe, numbered_frame, numbers, write_numbered, x264
 from PIL import Image
 
-from vmae_det.data.check.probe import probe_video
-from vmae_det.data.label_map import LabelMap
-from vmae_det.data.readers import open_video
+from vmae_det.formats.label_map import LabelMap
 from vmae_det.inference.detections import ActionDetections
-from vmae_det.visualization.overlay_writer import OverlayStyle
-from vmae_det.visualization.video import write_overlay
+from vmae_det.rendering.overlay_writer import OverlayStyle
+from vmae_det.rendering.write_overlay import write_overlay
+from vmae_det.video.probe import probe_video
+from vmae_det.video.readers import open_video
 
 SIZE = (480, 288)  # as stored
 BOX = (0.25, 0.75, 0.5, 1.0)  # the last row's second block, which is bit 10: black in all frames here

@@ -21,12 +21,12 @@ from torch.utils.data import DataLoader
 
 from vmae_det.config import CfgNode
 from vmae_det.data.loader import TrainSampler, build_train_dataset, build_train_loader, collate
-from vmae_det.data.readers import VideoReader
-from vmae_det.data.readers.interface import Source
-from vmae_det.data.readers.opening import find_source
-from vmae_det.data.supervision import PREFETCH
+from vmae_det.data.worker_pool import PREFETCH
 from vmae_det.engine.trainer import to_device
 from vmae_det.modeling import model_class
+from vmae_det.video.readers import VideoReader
+from vmae_det.video.readers.interface import Source
+from vmae_det.video.readers.opening import find_source
 
 _BATCH = 4
 _WARM_UP = 4  # batches

@@ -20,14 +20,14 @@ import numpy as np
 from vmae_det.benchmarks.videos import make_videos
 from vmae_det.checkpoint import save_weights
 from vmae_det.config import CfgNode
-from vmae_det.data.person_boxes import PersonBoxes
-from vmae_det.data.readers import open_video
+from vmae_det.formats.person_boxes import PersonBoxes
 from vmae_det.inference.person_sources import GivenBoxes
 from vmae_det.inference.predictor import ActionPredictor, read_config
 from vmae_det.inference.stopwatch import Stopwatch
 from vmae_det.modeling import build_model
+from vmae_det.rendering.detect_video import Settings, detect_video
 from vmae_det.utils.process import cpu_seconds, peak_memory
-from vmae_det.visualization.detect_video import Settings, detect_video
+from vmae_det.video.readers import open_video
 
 # What is shown, and the parts of the pipeline that it is the sum of.
 PARTS = {

@@ -79,9 +79,9 @@ def _in_fresh_process(files: AvaFiles, protocol: str) -> dict[str, float]:
 
 
 def _score(ground_truth: str, detections: str, label_map: str, protocol: str) -> dict[str, float]:
-    from vmae_det.data.annotations import read_action_csv
-    from vmae_det.data.label_map import LabelMap
     from vmae_det.evaluation.frame_map import frame_map
+    from vmae_det.formats.ava_csv import read_action_csv
+    from vmae_det.formats.label_map import LabelMap
 
     start = time.perf_counter()
     truth = read_action_csv(ground_truth, kind="ground_truth")

@@ -17,11 +17,11 @@ from torch.utils.data import BatchSampler, Dataset
 from tqdm import tqdm
 
 from vmae_det.config import get_cfg
-from vmae_det.data.annotations import ActionBoxes, write_action_csv
+from vmae_det.data.bad_samples import TolerantDataset
 from vmae_det.data.catalog import DatasetSpec
 from vmae_det.data.datasets import ActionKeyframes
-from vmae_det.data.supervision import Loader
-from vmae_det.data.tolerance import TolerantDataset
+from vmae_det.data.worker_pool import Loader
+from vmae_det.formats.ava_csv import ActionBoxes, write_action_csv
 from vmae_det.utils.errors import UserError
 
 # AVA v2.2's training set, rounded.

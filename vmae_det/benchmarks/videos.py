@@ -10,7 +10,7 @@ import numpy as np
 
 from vmae_det.config import CfgNode
 from vmae_det.modeling import model_class
-from vmae_det.visualization.video_writer import VideoWriter
+from vmae_det.video.writer import VideoWriter
 
 RATE = 30
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from vmae_det.utils.sharing import fill, is_shared
+from vmae_det.utils.sharded_tensors import fill, is_shared
 
 
 def tensors_by_name(optimizer: torch.optim.Optimizer) -> dict[str, dict[str, torch.Tensor]]:

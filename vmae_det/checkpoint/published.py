@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from vmae_det.checkpoint.attention import fuse_attention, split_attention
 from vmae_det.checkpoint.formats import FORMATS, Format
+from vmae_det.checkpoint.qkv import fuse_attention, split_attention
 from vmae_det.utils.errors import WeightsError
 
 PATCH_EMBEDDING = "backbone.patch_embed.proj.weight"

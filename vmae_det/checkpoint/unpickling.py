@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import torch
 
-from vmae_det.data.pickles import STAND_INS, ArrayUnpickler
+from vmae_det.utils.plain_pickle import STAND_INS, ArrayUnpickler
 
 # Tensors may share storages, as tied and flattened parameters do, up to this multiple of the file's size.
 _SHARING = 4

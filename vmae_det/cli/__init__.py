@@ -1,0 +1,4 @@
+"""The command line: one module per command.
+
+May import: every other package.
+"""

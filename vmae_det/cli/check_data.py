@@ -7,11 +7,11 @@ from pathlib import Path
 
 from vmae_det.cli.arguments import output_file, output_folder, positive, refuse_overwriting
 from vmae_det.data.catalog import DatasetSpec, get_dataset
-from vmae_det.data.check import check_dataset
-from vmae_det.data.check.fix import fix_dataset
-from vmae_det.data.check.probe import DECODE
+from vmae_det.dataset_tools.check import check_dataset
+from vmae_det.dataset_tools.check.fix import fix_dataset
 from vmae_det.utils.errors import ConfigError
 from vmae_det.utils.files import write_json
+from vmae_det.video.probe import DECODE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

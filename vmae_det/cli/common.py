@@ -85,7 +85,7 @@ def load_weights_config(args: argparse.Namespace) -> CfgNode:
 def load_label_map(args: argparse.Namespace) -> dict[str, list] | None:
     """The fields of the LabelMap of --label-map, else of the one that travels with --weights, if any."""
     from vmae_det.data.classes import ModelClasses
-    from vmae_det.data.label_map import LabelMap
+    from vmae_det.formats.label_map import LabelMap
     from vmae_det.inference.backends import read_extras
     from vmae_det.inference.predictor import label_map_of
 

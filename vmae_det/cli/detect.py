@@ -106,8 +106,8 @@ def run(args: argparse.Namespace) -> int:
     """Detect in all videos; gives the exit status."""
     from vmae_det.cli.detect_videos import detect_videos
     from vmae_det.engine.launch import check_processes, launch
-    from vmae_det.inference.inputs import find_inputs
-    from vmae_det.visualization.result_writers import choose_formats
+    from vmae_det.rendering.result_writers import choose_formats
+    from vmae_det.video.inputs import find_inputs
 
     check_processes(args.num_gpus)
     if args.end <= args.start:

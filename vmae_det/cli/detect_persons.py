@@ -48,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Find the people and write their boxes; gives the exit status."""
     from vmae_det.data.catalog import get_dataset
-    from vmae_det.data.person_boxes import NO_CSV
     from vmae_det.engine.launch import check_processes, launch
+    from vmae_det.formats.person_boxes import NO_CSV
     from vmae_det.inference.find_people import annotated_videos, find_people, parts_folder, videos_at
     from vmae_det.utils.errors import ConfigError
 

@@ -12,17 +12,17 @@ from torch import distributed as dist
 from tqdm import tqdm
 
 from vmae_det.cli.common import load_weights_config
-from vmae_det.data.label_map import LabelMap
-from vmae_det.data.person_boxes import PersonBoxes, read_person_boxes
-from vmae_det.inference.inputs import VideoInput
+from vmae_det.formats.label_map import LabelMap
+from vmae_det.formats.person_boxes import PersonBoxes, read_person_boxes
 from vmae_det.inference.person_sources import PersonSource, WholeFrame
 from vmae_det.inference.predictor import ActionPredictor
+from vmae_det.rendering.detect_video import Settings, detect_video, unfinished_mark
+from vmae_det.rendering.overlay_writer import OverlayStyle
+from vmae_det.rendering.result_writers import output_paths
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import UserError
 from vmae_det.utils.logging import setup_logging
-from vmae_det.visualization.detect_video import Settings, detect_video, unfinished_mark
-from vmae_det.visualization.overlay_writer import OverlayStyle
-from vmae_det.visualization.result_writers import output_paths
+from vmae_det.video.inputs import VideoInput
 
 logger = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from vmae_det.cli.arguments import decimal, output_file, output_folder, refuse_overwriting
-from vmae_det.data.annotations import read_action_csv, read_excluded
-from vmae_det.data.label_map import LabelMap
 from vmae_det.evaluation.frame_map import FrameMAP
 from vmae_det.evaluation.matching import PROTOCOLS, match
 from vmae_det.evaluation.report import explain
 from vmae_det.evaluation.tube_protocols import TUBE_PROTOCOLS
 from vmae_det.evaluation.video_map import video_map
+from vmae_det.formats.ava_csv import read_action_csv, read_excluded
+from vmae_det.formats.label_map import LabelMap
 from vmae_det.utils.errors import UserError
 from vmae_det.utils.files import write_json
 from vmae_det.visualization.evaluation_report import write_report
@@ -158,7 +158,7 @@ def _frame_map(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _tubes(args: argparse.Namespace) -> dict[str, Any]:
-    from vmae_det.data.tubes import read_tubes
+    from vmae_det.formats.tubes import read_tubes
 
     labels = LabelMap.from_file(args.label_map).names if args.label_map else None
     result = video_map(
@@ -172,8 +172,8 @@ def _tubes(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _person_boxes(args: argparse.Namespace) -> dict[str, Any]:
-    from vmae_det.data.person_boxes import read_person_boxes
     from vmae_det.evaluation.person_boxes import evaluate_person_boxes
+    from vmae_det.formats.person_boxes import read_person_boxes
 
     if args.images and Path(args.person_boxes).suffix.lower() != ".json":
         raise UserError("--images explains the image ids of a JSON of person boxes, and this is none")

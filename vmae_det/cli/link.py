@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from vmae_det.cli.arguments import frame_rate, output_file, positive, refuse_overwriting, whole
-from vmae_det.data.annotations import ActionBoxes, read_action_csv
-from vmae_det.data.box_rows import MAX_TIMESTAMP, keyframe_keys, shown
-from vmae_det.data.label_map import LabelMap
-from vmae_det.data.tubes import write_tubes
 from vmae_det.evaluation.linking import METHODS, link_boxes
-from vmae_det.utils.errors import DataError
+from vmae_det.formats.ava_csv import ActionBoxes, read_action_csv
+from vmae_det.formats.box_csv import MAX_TIMESTAMP, keyframe_keys
+from vmae_det.formats.label_map import LabelMap
+from vmae_det.formats.tubes import write_tubes
+from vmae_det.utils.errors import DataError, shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 
 from vmae_det.config.defaults import KEYS
 from vmae_det.config.foreign import OPTIONS, instead_of
-from vmae_det.data.file_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from vmae_det.utils.errors import ConfigError
+from vmae_det.utils.file_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 _GROUPS = {key.partition(".")[0] for key in KEYS if "." in key}
 # A file such as TEST.MP4 or model.pth is no key.

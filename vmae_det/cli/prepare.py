@@ -6,7 +6,7 @@ import argparse
 
 from vmae_det.cli.arguments import fraction, positive
 from vmae_det.data.catalog import datasets_root
-from vmae_det.data.preparation.common import PREPARERS, only_run, preparer
+from vmae_det.dataset_tools.prepare.common import PREPARERS, only_run, preparer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -121,9 +121,9 @@ def _results(folder: Path) -> dict[str, float]:
 
 def _chance(val) -> float:  # noqa: ANN001
     from vmae_det.config import get_cfg
-    from vmae_det.data.annotations import LabelMap, read_action_csv
-    from vmae_det.data.person_boxes import read_person_boxes
     from vmae_det.evaluation.frame_map import chance_level
+    from vmae_det.formats.ava_csv import LabelMap, read_action_csv
+    from vmae_det.formats.person_boxes import read_person_boxes
 
     label_map = LabelMap.from_file(val.label_map)
     persons = read_person_boxes(val.person_boxes)
@@ -132,10 +132,10 @@ def _chance(val) -> float:  # noqa: ANN001
 
 
 def _draw(weights: Path, val, folder: Path) -> list[Path]:  # noqa: ANN001
-    from vmae_det.data.person_boxes import read_person_boxes
+    from vmae_det.formats.person_boxes import read_person_boxes
     from vmae_det.inference.predictor import ActionPredictor, read_config
-    from vmae_det.visualization.detect_video import Settings, detect_video
-    from vmae_det.visualization.result_writers import WRITERS
+    from vmae_det.rendering.detect_video import Settings, detect_video
+    from vmae_det.rendering.result_writers import WRITERS
 
     predictor = ActionPredictor(read_config(weights))
     persons = read_person_boxes(val.person_boxes)

@@ -8,7 +8,7 @@ import re
 from vmae_det.cli.arguments import output_folder
 from vmae_det.config.ranges import shown
 from vmae_det.data.catalog import get_dataset
-from vmae_det.data.shard_writer import write_shards
+from vmae_det.dataset_tools.shard_writer import write_shards
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 

@@ -191,7 +191,7 @@ class SubmittedRun:
         """Called on the signal that the time is nearly up or the place is needed: save, and go on later."""
         from submitit.helpers import DelayedSubmission
 
-        from vmae_det.engine.agent import stop_processes
+        from vmae_det.engine.elastic_agent import stop_processes
 
         # What SLURM sends when the job goes back into the queue would only disturb the end.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

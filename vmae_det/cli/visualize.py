@@ -121,7 +121,7 @@ def _add_attention(parser: argparse.ArgumentParser) -> None:
 def _draw_attention(args: argparse.Namespace) -> list[Path]:
     from vmae_det.inference.predictor import label_map_of
     from vmae_det.utils.errors import WeightsError
-    from vmae_det.visualization.attention import animate_attention, attend_boxes, draw_attention
+    from vmae_det.visualization.box_attention import animate_attention, attend_boxes, draw_attention
     from vmae_det.visualization.frame_rows import write_animation
     from vmae_det.visualization.reconstruction import write_png
 

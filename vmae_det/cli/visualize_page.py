@@ -36,10 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def draw(args: argparse.Namespace) -> list[Path]:
     """Write the page; gives its path."""
-    from vmae_det.data.annotations import read_action_csv
-    from vmae_det.data.label_map import LabelMap
+    from vmae_det.formats.ava_csv import read_action_csv
+    from vmae_det.formats.label_map import LabelMap
     from vmae_det.inference.from_rows import detections_of
-    from vmae_det.visualization.page import write_page
+    from vmae_det.rendering.page import write_page
 
     refuse_overwriting(args.output, args.video, args.detections, args.label_map)
     label_map = LabelMap.from_file(args.label_map)

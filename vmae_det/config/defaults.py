@@ -185,7 +185,7 @@ _C.DATALOADER.NUM_WORKERS = Key(4, integer("[0, 512]"))
 # Detection training: decoded clips kept in memory by each loader process, in MB; 0: none.
 _C.DATALOADER.CACHE_MB = Key(0, integer("[0, 10000000]"))
 # A name of the reader registry; auto: PyAV (docs/readers.md).
-_C.DATALOADER.READER = Key("auto", registered("vmae_det.data.readers:READER_REGISTRY", besides=("auto",)))
+_C.DATALOADER.READER = Key("auto", registered("vmae_det.video.readers:READER_REGISTRY", besides=("auto",)))
 # Decode frames that are larger than any crop needs at a smaller size: faster, above all from 1080p, and
 # slightly other pixels than of whole frames made smaller.
 _C.DATALOADER.DECODE_SMALLER = Key(True, flag())

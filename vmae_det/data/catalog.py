@@ -9,13 +9,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from vmae_det.data.mini_ava import make_mini_ava
-from vmae_det.data.shards import Shards, find_shards
-from vmae_det.data.video_starts import VideoStarts
+from vmae_det.formats.video_starts import VideoStarts
+from vmae_det.mini_ava import make_mini_ava
 from vmae_det.utils.errors import ConfigError, DataError, did_you_mean
 from vmae_det.utils.inputs import read_text
 from vmae_det.utils.paths import is_address, local_path
 from vmae_det.utils.yaml_text import YAMLProblem, load_yaml
+from vmae_det.video.shards import Shards, find_shards
 
 # What a dataset of each type must name.
 TYPES = {

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vmae_det.data.label_map import LabelMap
+from vmae_det.formats.label_map import LabelMap
 from vmae_det.utils.errors import ConfigError, did_you_mean
 
 logger = logging.getLogger(__name__)

@@ -17,17 +17,21 @@ import torch
 
 from vmae_det.config import CfgNode
 from vmae_det.data import transforms
-from vmae_det.data.annotations import LabelMap, read_action_csv, read_excluded
 from vmae_det.data.augmentation import ClipAugmentation
-from vmae_det.data.cache import ClipCache
 from vmae_det.data.catalog import DatasetSpec
 from vmae_det.data.classes import ModelClasses
-from vmae_det.data.keyframe_offset import describe_keyframes
-from vmae_det.data.keyframes import Keyframes, group_by_keyframe
-from vmae_det.data.person_boxes import read_person_boxes
-from vmae_det.data.readers import VideoReader, open_video
-from vmae_det.data.readers.interface import OutsideVideo, Source
-from vmae_det.data.sampling import (
+from vmae_det.data.clip_cache import ClipCache
+from vmae_det.data.transforms import Clip, make_clip
+from vmae_det.formats.ava_csv import LabelMap, read_action_csv, read_excluded
+from vmae_det.formats.keyframes import Keyframes, group_by_keyframe
+from vmae_det.formats.person_boxes import read_person_boxes
+from vmae_det.utils.errors import ConfigError, DataError
+from vmae_det.utils.registry import Registry
+from vmae_det.video.files import VideoTable, files_of_ids, find_videos, labelled_videos
+from vmae_det.video.keyframe_offset import describe_keyframes
+from vmae_det.video.readers import VideoReader, open_video
+from vmae_det.video.readers.interface import OutsideVideo, Source
+from vmae_det.video.sampling import (
     evenly_placed_clip,
     keyframe_frames,
     random_clip,
@@ -35,10 +39,6 @@ from vmae_det.data.sampling import (
     training_frames,
     view_frames,
 )
-from vmae_det.data.transforms import Clip, make_clip
-from vmae_det.data.video_lists import VideoTable, files_of_ids, find_videos, labelled_videos
-from vmae_det.utils.errors import ConfigError, DataError
-from vmae_det.utils.registry import Registry
 
 logger = logging.getLogger(__name__)
 

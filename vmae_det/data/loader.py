@@ -20,13 +20,13 @@ from torch.utils.data import BatchSampler, Sampler
 from tqdm import tqdm
 
 from vmae_det.config import CfgNode
-from vmae_det.data.arena import Arena, as_bytes
 from vmae_det.data.augmentation import BatchMixing
+from vmae_det.data.bad_samples import BadFiles, TolerantDataset
+from vmae_det.data.buffer_pool import Arena, as_bytes
 from vmae_det.data.catalog import get_dataset
 from vmae_det.data.classes import ModelClasses
 from vmae_det.data.datasets import DATASET_REGISTRY, ClipDataset, Sample
-from vmae_det.data.supervision import Loader
-from vmae_det.data.tolerance import BadFiles, TolerantDataset
+from vmae_det.data.worker_pool import Loader
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import ConfigError
 from vmae_det.utils.registry import lookup

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from timm.data import auto_augment
 
-from vmae_det.data import colours
+from vmae_det.data import color as colours
 from vmae_det.data.transforms import Clip
 
 _BYTES = np.arange(256)

@@ -16,7 +16,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from vmae_det.config import CfgNode
-from vmae_det.data import colours
+from vmae_det.data import color as colours
 
 
 @dataclass

@@ -7,7 +7,7 @@ from torch import nn
 
 from vmae_det.engine.trainer import HookBase
 from vmae_det.utils.errors import WeightsError
-from vmae_det.utils.sharing import fill, own_part
+from vmae_det.utils.sharded_tensors import fill, own_part
 
 
 class WeightAverage(HookBase):

@@ -14,7 +14,7 @@ import torch
 from fvcore.common.param_scheduler import ParamScheduler
 
 from vmae_det.checkpoint import Checkpointer
-from vmae_det.data.tolerance import BadFiles
+from vmae_det.data.bad_samples import BadFiles
 from vmae_det.engine.trainer import HookBase
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import UserError, WeightsError

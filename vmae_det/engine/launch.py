@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
-from vmae_det.engine.agent import LOST, Job, Place, run_agent, say
+from vmae_det.engine.elastic_agent import LOST, Job, Place, run_agent, say
 from vmae_det.engine.hooks import Interrupted
 from vmae_det.utils import distributed
 from vmae_det.utils.cpu import count_cores

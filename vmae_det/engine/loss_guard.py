@@ -15,7 +15,7 @@ import torch
 from vmae_det.engine.hooks import TrainingError
 from vmae_det.engine.trainer import HookBase
 from vmae_det.utils import distributed
-from vmae_det.utils.sharing import whole
+from vmae_det.utils.sharded_tensors import whole
 
 logger = logging.getLogger(__name__)
 

@@ -32,8 +32,9 @@ from vmae_det.data.loader import (
     build_train_loader,
     steps_per_epoch,
 )
-from vmae_det.engine.best import BestWeights, Metric, choose_metric
+from vmae_det.engine.best_checkpoint import BestWeights, Metric, choose_metric
 from vmae_det.engine.ema import WeightAverage
+from vmae_det.engine.evaluation_loop import run_inference
 from vmae_det.engine.hooks import (
     BadVideos,
     Checkpointing,
@@ -43,10 +44,9 @@ from vmae_det.engine.hooks import (
     Timing,
     Writing,
 )
-from vmae_det.engine.inference import run_inference
 from vmae_det.engine.loss_guard import LossGuard
 from vmae_det.engine.parallel import is_sharded, spread
-from vmae_det.engine.resuming import report_differences, restore
+from vmae_det.engine.resume import report_differences, restore
 from vmae_det.engine.trainer import HookBase, Trainer
 from vmae_det.evaluation.evaluator import EVALUATOR_REGISTRY
 from vmae_det.modeling import build_model, model_class
@@ -59,7 +59,7 @@ from vmae_det.utils.logging import setup_logging
 from vmae_det.utils.memory import device_memory, in_gb
 from vmae_det.utils.provenance import code_versions
 from vmae_det.utils.registry import lookup
-from vmae_det.utils.sharing import whole_state
+from vmae_det.utils.sharded_tensors import whole_state
 from vmae_det.utils.tensorboard import TensorBoardWriter
 from vmae_det.utils.watchdog import write_stacks_to
 from vmae_det.utils.weights_and_biases import WandbWriter

@@ -16,7 +16,7 @@ from vmae_det.engine.parallel import without_exchange
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import UserError
 from vmae_det.utils.events import EventStorage
-from vmae_det.utils.sharing import whole
+from vmae_det.utils.sharded_tensors import whole
 from vmae_det.utils.watchdog import feed
 
 AMP_TYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}

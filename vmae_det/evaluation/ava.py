@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from vmae_det.data.annotations import ActionBoxes, read_action_csv, read_excluded, write_action_csv
-from vmae_det.data.box_rows import keyframe_keys
-from vmae_det.data.label_map import LabelMap
 from vmae_det.evaluation.evaluator import EVALUATOR_REGISTRY, Evaluator, gather
 from vmae_det.evaluation.frame_map import FrameMAP, frame_map
 from vmae_det.evaluation.matching import PROTOCOLS
+from vmae_det.formats.ava_csv import ActionBoxes, read_action_csv, read_excluded, write_action_csv
+from vmae_det.formats.box_csv import keyframe_keys
+from vmae_det.formats.label_map import LabelMap
 from vmae_det.utils.files import write_json
 
 

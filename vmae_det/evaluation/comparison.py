@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from vmae_det.data.label_map import LabelMap
 from vmae_det.evaluation.average_precision import average_precision
 from vmae_det.evaluation.matching import Matches, Rows
+from vmae_det.formats.label_map import LabelMap
 
 RESAMPLES = 200
 # All draws from one video are the same; those from a few are one of a handful of differences.

@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from vmae_det.data.annotations import ActionBoxes
-from vmae_det.data.label_map import LabelMap
 from vmae_det.evaluation.average_precision import average_precision
 from vmae_det.evaluation.matching import Matches, Rows, box_iou, match
+from vmae_det.formats.ava_csv import ActionBoxes
+from vmae_det.formats.label_map import LabelMap
 
 CAUSES = ("cap", "confusion", "duplicate", "loose box", "background", "not scored", "not detected")
 # Below this IoU a box has nothing to do with a person; TIDE's value.

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from vmae_det.data.annotations import ActionBoxes, read_action_csv, read_excluded
-from vmae_det.data.label_map import LabelMap
-from vmae_det.data.person_boxes import PersonBoxes
 from vmae_det.evaluation.average_precision import average_precision
 from vmae_det.evaluation.matching import PROTOCOLS, Matches, match
 from vmae_det.evaluation.mismatch import Places, why_nothing_matches
 from vmae_det.evaluation.ties import TIE_ORDER, ap_range, describe_ties
+from vmae_det.formats.ava_csv import ActionBoxes, read_action_csv, read_excluded
+from vmae_det.formats.label_map import LabelMap
+from vmae_det.formats.person_boxes import PersonBoxes
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vmae_det.data.annotations import ActionBoxes
-from vmae_det.data.label_map import LabelMap
-from vmae_det.data.tubes import Tubes
+from vmae_det.formats.ava_csv import ActionBoxes
+from vmae_det.formats.label_map import LabelMap
+from vmae_det.formats.tubes import Tubes
 
 _BEST_BOXES = 10  # of a keyframe and class, in both
 _LEAST_SCORE = 0.005  # of a tube, in ACT

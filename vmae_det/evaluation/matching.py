@@ -30,11 +30,11 @@ from functools import cached_property
 import numpy as np
 import polars as pl
 
-from vmae_det.data.annotations import ActionBoxes
-from vmae_det.data.box_rows import keyframe_keys
-from vmae_det.data.label_map import LabelMap
 from vmae_det.evaluation.average_precision import PrecisionRecall, precision_recall
 from vmae_det.evaluation.grouping import index_in, stable_order, unique
+from vmae_det.formats.ava_csv import ActionBoxes
+from vmae_det.formats.box_csv import keyframe_keys
+from vmae_det.formats.label_map import LabelMap
 from vmae_det.utils.errors import DataError, UserError
 
 _MOST_PAIRS = 4_000_000  # of a keyframe and class

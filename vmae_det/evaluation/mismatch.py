@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vmae_det.data.box_rows import shown
+from vmae_det.utils.errors import shown
 
 
 @dataclass(frozen=True)

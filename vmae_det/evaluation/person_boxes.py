@@ -10,11 +10,11 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from vmae_det.data.annotations import ActionBoxes
-from vmae_det.data.box_rows import keyframe_keys
-from vmae_det.data.person_boxes import PersonBoxes
 from vmae_det.evaluation.matching import Keyframes
 from vmae_det.evaluation.mismatch import Places, why_nothing_matches
+from vmae_det.formats.ava_csv import ActionBoxes
+from vmae_det.formats.box_csv import keyframe_keys
+from vmae_det.formats.person_boxes import PersonBoxes
 from vmae_det.utils.errors import DataError
 
 # Of a keyframe's boxes, the best-scored ones that count: COCO's number.

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from vmae_det.data.annotations import ActionBoxes
-from vmae_det.data.label_map import LabelMap
 from vmae_det.evaluation.average_precision import PrecisionRecall
 from vmae_det.evaluation.calibration import Calibration, calibrate
 from vmae_det.evaluation.comparison import compare
 from vmae_det.evaluation.error_analysis import CAUSES, ErrorAnalysis, analyse_errors
 from vmae_det.evaluation.frame_map import FrameMAP
 from vmae_det.evaluation.matching import Matches, match
+from vmae_det.formats.ava_csv import ActionBoxes
+from vmae_det.formats.label_map import LabelMap
 
 # Points of a curve that a picture of it needs.
 _CURVE_POINTS = 200

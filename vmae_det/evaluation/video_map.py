@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from vmae_det.data.box_rows import shown
-from vmae_det.data.tubes import Tubes
 from vmae_det.evaluation.mismatch import Places, why_nothing_matches
 from vmae_det.evaluation.ties import describe_ties
 from vmae_det.evaluation.tube_matching import Pairs, RankedClasses, box_overlaps, tube_overlaps
 from vmae_det.evaluation.tube_protocols import TUBE_PROTOCOLS, TubeProtocol
-from vmae_det.utils.errors import DataError, UserError
+from vmae_det.formats.tubes import Tubes
+from vmae_det.utils.errors import DataError, UserError, shown
 
 _FRAME_IOU = 0.5
 

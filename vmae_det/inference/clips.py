@@ -14,9 +14,9 @@ import torch
 
 from vmae_det.config import CfgNode
 from vmae_det.data import transforms
-from vmae_det.data.sampling import clip_shift, keyframe_frames
-from vmae_det.inference.video_sources import Frame, VideoSource
 from vmae_det.utils.errors import DataError
+from vmae_det.video.sampling import clip_shift, keyframe_frames
+from vmae_det.video.sources import Frame, VideoSource
 
 _MOST_PER_FRAME = 10  # keyframes; several may be nearest to one frame
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from vmae_det.data.annotations import ActionBoxes
-from vmae_det.data.keyframes import rows_by_value
-from vmae_det.data.label_map import LabelMap
+from vmae_det.formats.ava_csv import ActionBoxes
+from vmae_det.formats.keyframes import rows_by_value
+from vmae_det.formats.label_map import LabelMap
 from vmae_det.inference.tracking import link
 
 

@@ -15,22 +15,22 @@ import numpy as np
 from tqdm import tqdm
 
 from vmae_det.config import CfgNode
-from vmae_det.data.annotations import read_action_csv
-from vmae_det.data.box_rows import is_video_name
 from vmae_det.data.catalog import DatasetSpec
-from vmae_det.data.keyframes import rows_by_value
-from vmae_det.data.person_boxes import person_box_lines
-from vmae_det.data.readers import VideoReader, open_video
-from vmae_det.data.readers.opening import find_source
-from vmae_det.data.video_lists import files_of_ids
+from vmae_det.formats.ava_csv import read_action_csv
+from vmae_det.formats.box_csv import is_video_name
+from vmae_det.formats.keyframes import rows_by_value
+from vmae_det.formats.person_boxes import person_box_lines
 from vmae_det.inference.clips import check_number_of_keyframes
-from vmae_det.inference.inputs import find_inputs
 from vmae_det.inference.person_detectors import PersonDetector, build_person_detector
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import ConfigError, DataError, UserError
 from vmae_det.utils.files import write_text, write_whole
 from vmae_det.utils.logging import setup_logging
 from vmae_det.utils.paths import local_path
+from vmae_det.video.files import files_of_ids
+from vmae_det.video.inputs import find_inputs
+from vmae_det.video.readers import VideoReader, open_video
+from vmae_det.video.readers.opening import find_source
 
 logger = logging.getLogger(__name__)
 

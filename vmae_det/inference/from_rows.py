@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vmae_det.data.annotations import ActionBoxes
-from vmae_det.data.label_map import LabelMap
+from vmae_det.formats.ava_csv import ActionBoxes
+from vmae_det.formats.label_map import LabelMap
 from vmae_det.inference.detections import ActionDetections
 from vmae_det.utils.errors import DataError
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from vmae_det.data.person_boxes import PersonBoxes
+from vmae_det.formats.person_boxes import PersonBoxes
 from vmae_det.utils.errors import ConfigError, DataError
 
 People = tuple[np.ndarray, np.ndarray]

@@ -12,9 +12,9 @@ from tqdm import tqdm
 from vmae_det.checkpoint.stored_config import stored_config
 from vmae_det.config import CfgNode
 from vmae_det.data.classes import ModelClasses
-from vmae_det.data.label_map import LabelMap
-from vmae_det.data.person_boxes import PersonBoxes
 from vmae_det.engine.setup import choose_device
+from vmae_det.formats.label_map import LabelMap
+from vmae_det.formats.person_boxes import PersonBoxes
 from vmae_det.inference.backends import load_scorer, read_extras
 from vmae_det.inference.clips import plan_keyframes
 from vmae_det.inference.detections import ActionDetections
@@ -22,8 +22,8 @@ from vmae_det.inference.person_detectors import build_person_detector
 from vmae_det.inference.person_sources import Detected, GivenBoxes, PersonSource
 from vmae_det.inference.stopwatch import Stopwatch
 from vmae_det.inference.stream import ActionStream, Found, StreamOptions
-from vmae_det.inference.video_sources import VideoSource, open_source
 from vmae_det.utils.errors import ConfigError, WeightsError, did_you_mean
+from vmae_det.video.sources import VideoSource, open_source
 
 
 class ActionPredictor:

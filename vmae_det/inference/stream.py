@@ -12,14 +12,14 @@ from typing import Protocol
 import numpy as np
 
 from vmae_det.config import CfgNode
-from vmae_det.inference.channel import Channel, Stages, batches
 from vmae_det.inference.clips import ClipCutter, KeyframeClip, KeyframePlan
 from vmae_det.inference.detections import KeyframeActions
 from vmae_det.inference.person_sources import PersonSource
 from vmae_det.inference.stopwatch import Stopwatch
 from vmae_det.inference.tracking import ScoreSmoother, Tracker
-from vmae_det.inference.video_sources import Frame, VideoSource
+from vmae_det.utils.channel import Channel, Stages, batches
 from vmae_det.utils.errors import DataError
+from vmae_det.video.sources import Frame, VideoSource
 
 logger = logging.getLogger(__name__)
 

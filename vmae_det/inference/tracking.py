@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torchvision.ops import box_iou
 
-from vmae_det.data.keyframes import rows_by_value
+from vmae_det.formats.keyframes import rows_by_value
 
 # Rounds of matching: how far boxes are widened, in their own widths and heights on each side, and the IoU of
 # two widened boxes from which on they may be one person. Near pairs are made first, as in C-BIoU (Yang et

@@ -54,6 +54,11 @@ def file_error(error: OSError) -> UserError:
     return UserError(f"{error.filename}: {error.strerror}")
 
 
+def shown(text: str) -> str:
+    """A value as an error message shows it: quoted, unprintable characters escaped, cut when long."""
+    return repr(text if len(text) <= 40 else text[:37] + "...")
+
+
 def one_line(message: object) -> str:
     """A message without line breaks, and without the middle of what is too long to read."""
     text = " ".join(str(message).split())

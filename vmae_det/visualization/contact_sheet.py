@@ -10,16 +10,16 @@ import polars as pl
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from vmae_det.data.box_rows import COORDINATES
 from vmae_det.data.catalog import DatasetSpec
-from vmae_det.data.check.tables import read_table
-from vmae_det.data.check.videos import files_by_id
-from vmae_det.data.label_map import LabelMap
-from vmae_det.data.readers import open_video
+from vmae_det.dataset_tools.check.tables import read_table
+from vmae_det.dataset_tools.check.videos import files_by_id
+from vmae_det.formats.box_csv import COORDINATES
+from vmae_det.formats.label_map import LabelMap
+from vmae_det.rendering.fonts import fit_text, load_font
+from vmae_det.rendering.overlay import PersonOverlay, draw_people
+from vmae_det.rendering.plates import ActionLabel
 from vmae_det.utils.errors import DataError
-from vmae_det.visualization.fonts import fit_text, load_font
-from vmae_det.visualization.overlay import PersonOverlay, draw_people
-from vmae_det.visualization.plates import ActionLabel
+from vmae_det.video.readers import open_video
 
 NUM_KEYFRAMES = 36
 COLUMNS, ROWS = 4, 3  # keyframes on a page

@@ -15,10 +15,10 @@ from torch import nn
 from tqdm import tqdm
 
 from vmae_det.config import CfgNode
-from vmae_det.data.label_map import LabelMap
 from vmae_det.data.loader import build_dataset, build_test_loader
 from vmae_det.engine.setup import build_model_with_weights, choose_device
 from vmae_det.engine.trainer import AMP_TYPES, to_device
+from vmae_det.formats.label_map import LabelMap
 from vmae_det.modeling import VideoClassifier
 from vmae_det.utils.errors import ConfigError, DataError
 from vmae_det.utils.files import write_whole

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vmae_det.visualization.fonts import Text, fit_text, load_font
-from vmae_det.visualization.video_writer import VideoWriter
+from vmae_det.rendering.fonts import Text, fit_text, load_font
+from vmae_det.video.writer import VideoWriter
 
 LEAST_SIDE = 144  # pixels that the longer side of a frame has at least; smaller frames are magnified
 FONT_SIZE = 15

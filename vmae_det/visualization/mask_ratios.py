@@ -14,12 +14,12 @@ from vmae_det.data import transforms
 from vmae_det.data.catalog import DatasetSpec
 from vmae_det.data.datasets import ClipDataset, UnlabelledVideos
 from vmae_det.data.loader import build_dataset, collate, first_clips
-from vmae_det.data.sampling import evenly_placed_clip
 from vmae_det.data.transforms import Clip
 from vmae_det.engine.setup import build_model_with_weights, choose_device
 from vmae_det.engine.trainer import to_device
 from vmae_det.modeling import MaskedAutoencoder, model_class
 from vmae_det.utils.errors import ConfigError, DataError
+from vmae_det.video.sampling import evenly_placed_clip
 from vmae_det.visualization.frame_rows import draw_blocks, draw_rows, draw_text, frames_of, stack
 from vmae_det.visualization.reconstruction import mask_cubes
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vmae_det.visualization.fonts import load_font
+from vmae_det.rendering.fonts import load_font
 
 _PAPER, _INK, _GRID, _CURVE = (255, 255, 255), (60, 60, 60), (225, 225, 225), (31, 119, 180)
 _FONT_SIZE = 15

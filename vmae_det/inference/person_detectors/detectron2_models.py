@@ -15,7 +15,6 @@ from vmae_det.checkpoint.files import read_checkpoint
 from vmae_det.checkpoint.locate import locate
 from vmae_det.checkpoint.state_dicts import state_dict_of
 from vmae_det.config import CfgNode
-from vmae_det.data.pickles import PickledArray, load_plain_pickle
 from vmae_det.inference.person_detectors.interface import (
     PERSON_DETECTOR_REGISTRY,
     RANDOM,
@@ -24,6 +23,7 @@ from vmae_det.inference.person_detectors.interface import (
 )
 from vmae_det.inference.person_detectors.onnx_metadata import person_classes
 from vmae_det.utils.errors import ConfigError, WeightsError
+from vmae_det.utils.plain_pickle import PickledArray, load_plain_pickle
 
 _PERSON = 0  # of detectron2's COCO classes
 _PARAMETERS = (".weight", ".bias")

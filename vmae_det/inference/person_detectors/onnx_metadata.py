@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vmae_det.data.person_boxes import PERSON_NAMES
+from vmae_det.formats.person_boxes import PERSON_NAMES
 from vmae_det.utils.errors import WeightsError
 
 _TASKS = ("detect", "segment", "pose")

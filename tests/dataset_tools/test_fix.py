@@ -1,0 +1,168 @@
+"""check-data --fix: what has one meaning is fixed in new files, and every change is listed."""
+
+import csv
+import shutil
+
+import pytest
+from conftest import SHARED
+from test_prepare import write_video
+
+from vmae_det.cli.main import main
+from vmae_det.formats.ava_csv import read_action_csv
+from vmae_det.formats.label_map import LabelMap
+from vmae_det.formats.person_boxes import read_person_boxes
+from vmae_det.video.probe import probe_video
+
+TRUTH = """video_id,middle_frame_timestamp,x1,y1,x2,y2,action_id,person_id
+v,0,-0.0019,0.1,0.5,0.5,1,0
+v,0,0.2,0.1,0.5,0.5,1,1
+v,0,0.2,0.1,0.50,0.5,1,1
+v,0,0.2,0.1,0.5,0.5,2,1
+v,1,0.2,-0.08,1.05,0.5,2,1
+v,1,0.2,0.1,1.2,0.5,2,1
+v,9,0.2,0.1,0.5,0.5,2,1
+"""
+PERSONS = (
+    "v\t0\t0.2\t0.1\t0.5\t0.5\t\t0.8\nv\t0\t0.2\t0.1\t0.5\t0.5\t1\t0.9\nv\t1\t0.2\t0.1\t1.06\t0.5\t\t0.7\n"
+)
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    def probe(paths, decode, workers):
+        return {path: probe_video(str(path), decode) for path in set(paths)}
+
+    monkeypatch.setattr("vmae_det.dataset_tools.check.case.probe_videos", probe)
+    monkeypatch.setattr("vmae_det.dataset_tools.check.fix.probe_videos", probe)
+
+
+@pytest.fixture
+def spoilt(tmp_path, in_process):
+    """A dataset with faults of many kinds; the video has 60 frames, 25 a second."""
+    folder = tmp_path / "set"
+    write_video(folder / "videos/v.mp4", frames=60, size=(64, 48))
+    (folder / "truth.csv").write_bytes(b"\xef\xbb\xbf" + TRUTH.replace("\n", "\r\n").encode())
+    (folder / "persons.csv").write_text(PERSONS)
+    (folder / "excluded.csv").write_text("v,2\r\n")
+    (folder / "map.txt").write_text("1: sit\n2: bend/bow\n")
+    keys = "annotations: truth.csv\nperson_boxes: persons.csv\nexcluded: excluded.csv\nlabel_map: map.txt\n"
+    (folder / "val.yaml").write_text(f"type: detection\nvideos: videos\n{keys}")
+    return folder
+
+
+def changes(output):
+    with (output / "changes.csv").open() as file:
+        return [
+            (row["file"].rpartition("/")[2], int(row["line"]), row["change"]) for row in csv.DictReader(file)
+        ]
+
+
+def test_what_has_one_meaning_is_fixed_and_listed(spoilt, tmp_path, capsys):
+    before = {path: path.read_bytes() for path in spoilt.iterdir() if path.is_file()}
+    out = tmp_path / "fixed"
+    assert main(["check-data", str(spoilt / "val.yaml"), "--fix", str(out)]) == 1
+    printed = capsys.readouterr().out
+    assert "truth.csv: 2 x box clipped to the frame" in printed
+    assert "ERROR box_outside_frame: 1 of" in printed  # 1.2 is too far to be clipped without asking
+    assert {path: path.read_bytes() for path in before} == before
+    assert sorted(changes(out)) == sorted(
+        [
+            ("truth.csv", 1, "byte order mark removed"),
+            ("truth.csv", 1, "line ends of Windows replaced"),
+            ("truth.csv", 1, "header dropped"),
+            ("truth.csv", 2, "box clipped to the frame"),
+            ("truth.csv", 4, "repeated row dropped"),
+            ("truth.csv", 6, "box clipped to the frame"),
+            ("truth.csv", 8, "keyframe outside of its video dropped"),
+            *(("persons.csv", line, "tabs became commas") for line in (1, 2, 3)),
+            ("persons.csv", 2, "repeated row dropped"),
+            ("persons.csv", 1, "score of a repeated row taken"),
+            ("persons.csv", 3, "box clipped to the frame"),
+            ("excluded.csv", 1, "line ends of Windows replaced"),
+        ]
+    )
+    assert (out / "annotations.csv").read_text().splitlines() == [
+        "v,0,0,0.1,0.5,0.5,1,0",
+        "v,0,0.2,0.1,0.5,0.5,1,1",
+        "v,0,0.2,0.1,0.5,0.5,2,1",
+        "v,1,0.2,0,1,0.5,2,1",
+        "v,1,0.2,0.1,1.2,0.5,2,1",
+    ]
+    persons = read_person_boxes(out / "person_boxes.csv")
+    assert persons.score.tolist() == [0.9, 0.7]
+    assert persons.boxes[1].tolist() == [0.2, 0.1, 1, 0.5]
+    assert LabelMap.from_file(out / "label_map.pbtxt").names == ("sit", "bend/bow")
+
+
+@pytest.mark.parametrize(
+    ("line", "fixed"),
+    [
+        ('"v","0","0.1","0.2","0.3","0.4","1","7"', "v,0,0.1,0.2,0.3,0.4,1,7"),
+        ("v,0,0.1,0.2,0.3,0.4,1.0,7.00", "v,0,0.1,0.2,0.3,0.4,1,7"),
+        ("v,0,0.1,0.2,0.3,0.4,1,7,,", "v,0,0.1,0.2,0.3,0.4,1,7"),
+        ("v,0,0.1,0.2,0.3,0.4,1,", "v,0,0.1,0.2,0.3,0.4,1"),
+        ("v,0,,,,,,", "v,0"),
+        ("# made by hand", ""),
+        ("v;0;0,1;0,2;0,3;0,4;1;7", "v;0;0,1;0,2;0,3;0,4;1;7"),  # decimal commas: not for a fix
+        ("v,0,0.1,0.2,0.3,0.4,1.5,7", "v,0,0.1,0.2,0.3,0.4,1.5,7"),
+    ],
+)
+@pytest.mark.parametrize("ends", ["\n", "\r"])
+def test_lines_of_other_programs(spoilt, tmp_path, line, fixed, ends):
+    good = "v,1,0.1,0.2,0.3,0.4,1,7"
+    (spoilt / "truth.csv").write_bytes(ends.join((good, line)).encode())
+    main(["check-data", str(spoilt / "val.yaml"), "--fix", str(tmp_path / "fixed"), "--decode", "none"])
+    kept = (tmp_path / "fixed/annotations.csv").read_text().split("\n")
+    assert kept == [good, *([fixed] if fixed else []), ""]
+    listed = [change[2] for change in changes(tmp_path / "fixed") if change[0] == "truth.csv"]
+    assert len(listed) == (line != fixed) + (ends == "\r")
+
+
+def test_nothing_is_overwritten(spoilt, tmp_path, capsys):
+    arguments = ["check-data", str(spoilt / "val.yaml"), "--fix"]
+    assert main([*arguments, str(spoilt)]) == 2
+    assert f"{spoilt / 'val.yaml'} is there already; give a new folder" in capsys.readouterr().err
+    assert main([*arguments, str(tmp_path / "out")]) == 1
+    assert main([*arguments, str(tmp_path / "out")]) == 2
+    assert main(["check-data", str(spoilt / "videos"), "--fix", str(tmp_path / "new")]) == 2
+    assert "--fix: fixes detection datasets, and" in capsys.readouterr().err
+
+
+def test_a_sound_dataset_stays_as_it_is(mini_ava, tmp_path, capsys, in_process):
+    out = tmp_path / "out"
+    assert main(["check-data", str(mini_ava / "val.yaml"), "--fix", str(out), "--decode", "none"]) == 0
+    assert "nothing to fix" in capsys.readouterr().out
+    assert changes(out) == []
+    truth = mini_ava / "annotations/mini_ava_val.csv"
+    assert (out / "annotations.csv").read_text() == truth.read_text()
+
+
+def test_training_names_the_command(spoilt):
+    (spoilt / "truth.csv").write_text("v,0,-0.0019,0.1,0.5,0.5,1,0\n")
+    with pytest.raises(
+        Exception, match=r"x1=-0.0019, which is outside the frame; `vmae-det check-data DATASET"
+    ):
+        read_action_csv(spoilt / "truth.csv")
+
+
+def test_the_real_birds(tmp_path, capsys, in_process):
+    """A box at -0.0019, keyframes past the end, tabs in the person boxes."""
+    source = SHARED / "cases/real/ava2024"
+    if not source.exists():
+        pytest.skip("the real files lie beside the repository, in ../shared/cases, and are not here")
+    shutil.copytree(source, tmp_path / "set")
+    names = {line.split(",")[0] for line in (source / "ava_train_v2.2.csv").read_text().split()}
+    names |= {line.split(",")[0] for line in (source / "ava_val_v2.2.csv").read_text().split()}
+    for name in names:
+        write_video(tmp_path / f"set/videos/{name}.mp4", frames=602, size=(32, 16), rate=30)
+    for part, more in (("train", ""), ("val", "person_boxes: persons_tabs.csv\n")):
+        content = f"type: detection\nvideos: videos\nannotations: ava_{part}_v2.2.csv\n{more}"
+        (tmp_path / f"set/{part}.yaml").write_text(f"{content}label_map: ava_action_list_v2.2.pbtxt\n")
+        main(["check-data", str(tmp_path / f"set/{part}.yaml"), "--fix", str(tmp_path / part)])
+        printed = capsys.readouterr().out
+        for kind in ("box_outside_frame", "keyframe_outside_video", "malformed_line", "broken_file"):
+            assert kind not in printed
+        read_action_csv(tmp_path / part / "annotations.csv")
+    assert len(read_person_boxes(tmp_path / "val/person_boxes.csv"))
+    kinds = {change for _, _, change in changes(tmp_path / "train")}
+    assert {"box clipped to the frame", "keyframe outside of its video dropped"} <= kinds

@@ -1,0 +1,79 @@
+"""Where keyframes are found, and the table of docs/data.md that compares it with SlowFast."""
+
+import logging
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vmae_det.data.catalog import get_dataset
+from vmae_det.data.loader import build_dataset
+from vmae_det.dataset_tools.check import check_dataset
+from vmae_det.video.keyframe_offset import describe_keyframes, slowfast_frame
+from vmae_det.video.readers import VideoReader
+
+CUT = 900
+
+
+class Steady(VideoReader):
+    """A cut of 901 seconds with frames at a constant rate, the first of them at second 900."""
+
+    path = Path("steady.mp4")
+
+    def __init__(self, rate):
+        self.rate = rate
+        self.times = np.arange(int(901 * rate)) / float(rate)
+
+    def _read(self, wanted):
+        raise AssertionError
+
+
+def row_of_table(rate, second):
+    """What is compared, computed as training does it."""
+    video, place = Steady(rate), second - CUT
+    own, other = video.index_at(place), slowfast_frame(second)
+    off = (video.times[own] - place) * 1000
+    shown = other / float(rate) - place
+    end = "" if other < len(video) else ", past the end"
+    return f"| {float(rate):.5g} | {second} | {own} | {off:+.1f} ms | {other} | {shown:+.3f} s{end} |"
+
+
+@pytest.mark.parametrize("second", [902, 1798])
+@pytest.mark.parametrize("rate", [Fraction(30), Fraction(25), Fraction(30000, 1001)])
+def test_the_table_of_the_documents(rate, second):
+    documents = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
+    assert row_of_table(rate, second) in documents
+
+
+def test_what_is_said():
+    text = describe_keyframes("a", 902, 900)
+    assert "second 902 of a is the frame nearest to 2.000 s of its file (video_start 900)" in text
+    assert "SlowFast counts (902 - 900) x 30 = frame 60 from the first" in text
+    assert "frame 54 from the first at 27 a second" in describe_keyframes("a", 902, 900, 27)
+    assert "SlowFast" not in describe_keyframes("a", 2, 0)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_training_and_testing_say_it_once(tiny_cfg, mini_ava, caplog, training):
+    file = mini_ava / ("train.yaml" if training else "val.yaml")
+    with caplog.at_level(logging.INFO, "vmae_det"):
+        dataset = build_dataset(tiny_cfg("detect"), "detection", str(file), training)
+        for index in range(2):
+            dataset[0, index]
+    (said,) = [record.getMessage() for record in caplog.records if "keyframe" in record.getMessage()]
+    second = f"{dataset.keyframes.timestamp[0]:g}"
+    assert said.startswith(f"{file}: the keyframe of second {second} of ")
+    assert "(video_start 900)" in said
+
+
+def test_the_doctor_says_it(mini_ava, monkeypatch):
+    from vmae_det.video.probe import probe_video
+
+    monkeypatch.setattr(
+        "vmae_det.dataset_tools.check.case.probe_videos",
+        lambda paths, decode, workers: {path: probe_video(str(path), decode) for path in set(paths)},
+    )
+    report = check_dataset(get_dataset(str(mini_ava / "train.yaml")), decode="none")
+    assert "from the first at 12 a second; SlowFast counts" in report.as_text()
+    assert report.to_json()["keyframes"] == report.keyframes

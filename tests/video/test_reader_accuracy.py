@@ -1,0 +1,226 @@
+"""Each reader gives exactly the asked frames, of every kind of file."""
+
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from numbered_videos import Recipe, numbers, write_numbered, x264
+
+from vmae_det.video.readers import open_video, pyav_reader
+from vmae_det.video.readers.decord_reader import DecordReader
+from vmae_det.video.readers.h264 import no_frame_needs
+from vmae_det.video.readers.interface import Source
+from vmae_det.video.readers.packet_index import index_video
+
+READERS = ["decord", "pyav"]
+
+# Uneven on purpose: from 1 to 199 ms.
+VARIABLE = np.cumsum(np.random.default_rng(0).integers(1, 200, 60)) - 1
+
+RECIPES = {
+    "constant rate": Recipe(options=x264(keyint=12, bframes=0)),
+    "B-frames": Recipe(options=x264(keyint=24, bframes=3)),
+    "open GOP": Recipe(options=x264(keyint=12, bframes=3, open_gop=1)),
+    "open GOP mkv": Recipe(suffix=".mkv", options=x264(keyint=12, bframes=3, open_gop=1)),
+    "long GOP": Recipe(count=400, options=x264(keyint=300, bframes=3)),
+    "intra refresh": Recipe(count=120, options=x264(keyint=30, intra_refresh=1, bframes=0)),
+    "variable rate": Recipe(stamps=VARIABLE, time_base=Fraction(1, 1000), options=x264(keyint=12)),
+    "variable rate mkv": Recipe(
+        suffix=".mkv", stamps=VARIABLE, time_base=Fraction(1, 1000), options=x264(keyint=12)
+    ),
+    "turned by 90": Recipe(rotation=90, options=x264(keyint=12)),
+    "turned by 180": Recipe(rotation=180),
+    "turned by 270": Recipe(rotation=270),
+    "mirrored": Recipe(mirrored=True),
+    "turned by 90 and mirrored": Recipe(rotation=90, mirrored=True),
+    "turned by 270 and mirrored": Recipe(rotation=270, mirrored=True),
+    "late start": Recipe(stamps=range(50, 110), options=x264(keyint=12, bframes=2)),
+    "late start mkv": Recipe(suffix=".mkv", stamps=range(50, 110), options=x264(keyint=12, bframes=2)),
+    "transport stream": Recipe(suffix=".ts", stamps=range(50, 110), options=x264(keyint=12, bframes=2)),
+    "edit list": Recipe(skip=7, options=x264(keyint=24, bframes=2)),
+    "vp9 webm, odd size": Recipe(
+        suffix=".webm",
+        codec="libvpx-vp9",
+        size=(97, 65),
+        options={"g": "20", "deadline": "realtime", "cpu-used": "8"},
+    ),
+    "vp9 mp4": Recipe(codec="libvpx-vp9", options={"g": "20", "deadline": "realtime", "cpu-used": "8"}),
+    "vp8 webm": Recipe(suffix=".webm", codec="libvpx", options={"g": "20", "deadline": "realtime"}),
+    "mpeg4 avi": Recipe(suffix=".avi", codec="mpeg4", options={"g": "12"}),
+    "mpeg4 avi, B-frames": Recipe(suffix=".avi", codec="mpeg4", options={"g": "12", "bf": "2"}),
+    "mpeg4 avi, odd size": Recipe(suffix=".avi", codec="mpeg4", size=(97, 65)),
+    "mpeg4 mp4, B-frames": Recipe(codec="mpeg4", options={"g": "12", "bf": "2"}),
+    "h264 avi": Recipe(suffix=".avi", options=x264(keyint=12, bframes=0)),
+    "h264 avi, B-frames": Recipe(suffix=".avi", options=x264(keyint=12, bframes=2)),
+    "mpeg1": Recipe(suffix=".mpg", codec="mpeg1video", options={"g": "12", "bf": "2"}),
+    "mov": Recipe(suffix=".mov", options=x264(keyint=12, bframes=2)),
+    "flv": Recipe(suffix=".flv", options=x264(keyint=12, bframes=2)),
+    "wmv": Recipe(suffix=".wmv", codec="wmv2", options={"g": "12"}),
+    "10 bit": Recipe(pix_fmt="yuv420p10le", options=x264(keyint=12)),
+    "4:4:4, odd size": Recipe(pix_fmt="yuv444p", size=(97, 65), options=x264(keyint=12)),
+    "one frame": Recipe(count=1),
+}
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    """video(name): the file of a recipe, made once."""
+    folder, made = tmp_path_factory.mktemp("numbered"), {}
+
+    def get(name):
+        recipe = RECIPES[name]
+        if (recipe.rotation or recipe.mirrored) and not hasattr(av.VideoStream, "set_display_rotation"):
+            pytest.skip("PyAV writes display matrices from 18.1 on")
+        if name not in made:
+            made[name] = write_numbered(folder / name.replace(" ", "_").replace(",", ""), RECIPES[name])
+        return made[name]
+
+    return get
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("name", RECIPES)
+def test_exactly_the_asked_frames(video, name, reader):
+    recipe = RECIPES[name]
+    opened = open_video(video(name), reader)
+    truth = list(range(recipe.skip, recipe.count))
+    last = len(truth) - 1
+    assert len(opened) == len(truth)
+    frames = opened.frames(np.arange(len(truth)))
+    width, height = recipe.size[::-1] if recipe.rotation % 180 else recipe.size
+    assert frames.shape == (len(truth), height, width, 3)
+    assert frames.dtype == np.uint8
+    assert numbers(frames) == truth
+    rng = np.random.default_rng(0)
+    asked = [[last], [0], [last // 2], [last, 0], [last // 3, last // 3], sorted({0, last // 2, last})]
+    asked += [rng.integers(0, len(truth), 5).tolist() for _ in range(6)]
+    for indices in asked:
+        assert numbers(opened.frames(np.array(indices))) == [truth[index] for index in indices]
+        # And as the first that a reader is asked for.
+        fresh = open_video(video(name), reader)
+        assert numbers(fresh.frames(np.array(indices))) == [truth[index] for index in indices]
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("name", RECIPES)
+def test_all_frames_in_a_row(video, name, reader):
+    opened = open_video(video(name), reader)
+    indices, frames = zip(*opened.stream())
+    assert indices == tuple(range(len(opened)))
+    np.testing.assert_array_equal(np.stack(frames), open_video(video(name), reader).frames(indices))
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("name", RECIPES)
+def test_moments(video, name, reader):
+    recipe = RECIPES[name]
+    opened = open_video(video(name), reader)
+    if recipe.stamps is VARIABLE:
+        times = (VARIABLE - VARIABLE[0]) / 1000
+        assert float(opened.rate) == pytest.approx(59 / times[-1], rel=0.03)
+    else:
+        times = np.arange(recipe.count - recipe.skip) / recipe.rate
+        assert opened.rate == recipe.rate
+    np.testing.assert_allclose(opened.times, times, atol=1.1e-3)  # some containers round to milliseconds
+    for index in (0, len(times) // 2, len(times) - 1):
+        near = opened.index_at(times[index] + 0.0002)
+        assert numbers(opened.frames([near])) == [recipe.skip + index]
+
+
+@pytest.mark.parametrize(
+    ("name", "trusted"),
+    [
+        ("constant rate", True),
+        ("B-frames", True),
+        ("variable rate", True),
+        ("vp9 webm, odd size", True),
+        ("open GOP", False),
+        ("open GOP mkv", False),
+        ("intra refresh", False),
+        ("edit list", False),
+        ("turned by 90", False),
+        ("h264 avi", False),
+        ("transport stream", False),
+        ("mpeg4 mp4, B-frames", False),
+    ],
+)
+def test_decord_reads_where_it_can_be_trusted(video, name, trusted):
+    path = video(name)
+    assert (index_video(Source(path, path)).doubt == "") == trusted
+    assert DecordReader(Source(path, path)).is_decord == trusted
+
+
+MATRICES = {
+    "601 limited": ("ITU601", 5, 1, "yuv420p"),
+    "709 limited": ("ITU709", 1, 1, "yuv420p"),
+    "601 full": ("ITU601", 5, 2, "yuv420p"),
+    "709 full": ("ITU709", 1, 2, "yuv420p"),
+    "not said": ("ITU601", None, None, "yuv420p"),
+    "10 bit": ("ITU709", 1, 1, "yuv420p10le"),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("short_side", [None, 64])
+@pytest.mark.parametrize("name", MATRICES)
+def test_colours(tmp_path, name, short_side, reader):
+    matrix, space, span, pix_fmt = MATRICES[name]
+    colours = np.array(
+        [[(200, 40, 40), (40, 200, 40), (40, 40, 200)], [(200, 200, 40), (225, 225, 225), (180, 100, 60)]],
+        dtype=np.uint8,
+    )
+    image = colours.repeat(64, axis=0).repeat(64, axis=1)
+    path = tmp_path / "colours.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "4"})
+        stream.width, stream.height, stream.pix_fmt = 192, 128, pix_fmt
+        if space is not None:
+            stream.codec_context.colorspace, stream.codec_context.color_range = space, span
+        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+        frame = frame.reformat(format=pix_fmt, dst_colorspace=matrix, dst_color_range=span or 1)
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    read = open_video(path, reader, short_side=short_side).frames([0])[0]
+    cell = read.shape[0] // 2
+    centres = read[cell // 2 :: cell, cell // 2 :: cell]
+    assert np.abs(centres.astype(int) - colours).max() <= 5
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize(
+    ("name", "short_side", "size"),
+    [
+        ("B-frames", 32, (32, 48)),
+        ("open GOP", 32, (32, 48)),
+        ("turned by 90", 32, (48, 32)),
+        ("vp9 webm, odd size", 33, (33, 49)),
+        ("B-frames", 64, (64, 96)),
+        ("B-frames", 200, (64, 96)),
+    ],
+)
+def test_frames_at_the_needed_size(video, name, short_side, size, reader):
+    opened = open_video(video(name), reader, short_side=short_side)
+    frames = opened.frames(np.array([40, 3, 3, 59]))
+    assert frames.shape == (4, *size, 3)
+    assert numbers(frames) == [40, 3, 3, 59]
+
+
+@pytest.mark.parametrize("name", ["B-frames", "open GOP mkv", "edit list"])
+def test_frames_that_nothing_needs_are_passed_over_and_change_nothing(tmp_path, monkeypatch, name):
+    recipe = RECIPES[name]
+    path = write_numbered(tmp_path / f"video{recipe.suffix}", recipe)
+    asked = np.arange(1, len(open_video(path, "pyav")), 5)
+    answers = []
+
+    def noted(packet, length_size):
+        answers.append(no_frame_needs(packet, length_size))
+        return answers[-1]
+
+    monkeypatch.setattr(pyav_reader, "no_frame_needs", noted)
+    frames = open_video(path, "pyav").frames(asked)
+    assert any(answers)
+    assert not all(answers)
+    monkeypatch.setattr(pyav_reader, "length_size", lambda _: 0)
+    assert np.array_equal(open_video(path, "pyav").frames(asked), frames)
+    assert numbers(frames) == numbers(open_video(path, "decord").frames(asked))

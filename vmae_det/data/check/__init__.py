@@ -1,7 +1,0 @@
-"""The data doctor: what is wrong with a dataset, found before a night of training is lost."""
-
-from vmae_det.data.check.doctor import check_dataset
-from vmae_det.data.check.findings import KINDS, WARNINGS, Example, Finding
-from vmae_det.data.check.report import Report
-
-__all__ = ["KINDS", "WARNINGS", "Example", "Finding", "Report", "check_dataset"]

@@ -1,0 +1,105 @@
+"""UCF101-24: from the corrected annotations (pyannot.pkl), or UCF101v2-GT.pkl, and UCF101's videos.
+
+pyannot.pkl holds {CLASS/VIDEO: {annotations: [{label, sf, ef, boxes}], label, numf}}: frames from sf up to,
+and without, ef, counted from 0; boxes (ef - sf, 4) as x, y, width, height in pixels of 320 x 240; labels
+from 0 in the order of the classes' names. Keys and numbers may be scalars of numpy. The split is the first of
+UCF101's, by trainlist01.txt and testlist01.txt beside it, with lines CLASS/VIDEO.
+See github.com/gurkirt/corrected-UCF101-Annots.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from vmae_det.dataset_tools.prepare.common import Outcome, read_lines, require_file
+from vmae_det.dataset_tools.prepare.detection import add_detection_arguments
+from vmae_det.dataset_tools.prepare.tubes import prepare_tubes
+from vmae_det.formats.tube_annotations import Tube, TubeFile, entry, frame_counts, read_tube_pickle, table
+from vmae_det.utils.errors import DataError, shown
+from vmae_det.utils.plain_pickle import load_plain_pickle
+
+CORRECTED, ACT_FORM = "pyannot.pkl", "UCF101v2-GT.pkl"
+LISTS = ("trainlist01.txt", "testlist01.txt")
+SIZE = np.array([320.0, 240.0, 320.0, 240.0])
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where the official files lie."""
+    add_detection_arguments(
+        parser,
+        f"the folder with {CORRECTED}, trainlist01.txt and testlist01.txt; or with {ACT_FORM}",
+        "the folder UCF-101, with a folder for each class",
+        "detected persons of the test set with frame numbers from 1 for seconds, in any of the three formats",
+    )
+
+
+def prepare(name: str, folder: Path, args: argparse.Namespace) -> Outcome:
+    """Make `folder`."""
+    path = require_file(args.annotations, CORRECTED, ACT_FORM)
+    tubes = read_corrected(path) if path.name == CORRECTED else read_tube_pickle(path)
+    return prepare_tubes({folder: tubes.splits[0]}, tubes, folder, args)
+
+
+def read_corrected(path: Path) -> TubeFile:
+    """Read pyannot.pkl and the lists beside it; DataError names the entry, or the list's line."""
+    content = load_plain_pickle(path, "UCF101-24's annotations")
+    if not isinstance(content, dict) or not all(isinstance(video, str) for video in content):
+        raise DataError("expected a dict of annotations by CLASS/VIDEO", path)
+    tubes = {video: _tubes(content[video], video, path) for video in content}
+    labels, tubes = _name_labels(tubes, path)
+    # Those without annotations are not in the file: they are left out by its authors.
+    split = tuple([v for v in _read_list(require_file(path.parent, name)) if v in tubes] for name in LISTS)
+    if not any(split):
+        raise DataError(f"has no video of {' and '.join(LISTS)}", path)
+    counts = {video: one.get("numf") for video, one in content.items()}
+    return TubeFile(labels, tubes, [split], frame_counts(counts))
+
+
+def _read_list(path: Path) -> list[str]:
+    videos = []
+    for line, text in read_lines(path):
+        video = PurePosixPath(text.split()[0])
+        if len(video.parts) != 2:
+            raise DataError(f"expected CLASS/VIDEO, got {shown(text)}", path, line)
+        videos.append(str(video.with_suffix("")) if video.suffix == ".avi" else str(video))
+    return videos
+
+
+def _name_labels(tubes: dict[str, list[Tube]], path: Path) -> tuple[list[str], dict[str, list[Tube]]]:
+    """The classes in the order of their labels, and the tubes with labels that count these: the file may
+    hold some of the classes only. DataError where label and class are not one to one."""
+    classes: dict[int, str] = {}
+    numbers: dict[str, int] = {}
+    for video, found in tubes.items():
+        name = video.partition("/")[0]
+        for tube in found:
+            if (
+                classes.setdefault(tube.label, name) != name
+                or numbers.setdefault(name, tube.label) != tube.label
+            ):
+                problem = f"the label {tube.label} is not that of {name}, by other videos"
+                raise DataError(f"{shown(video)}: {problem}", path)
+    labels = [classes[label] for label in sorted(classes)]
+    place = {label: number for number, label in enumerate(sorted(classes))}
+    return labels, {
+        video: [replace(tube, label=place[tube.label]) for tube in found] for video, found in tubes.items()
+    }
+
+
+def _tubes(content: Any, video: str, path: Path) -> list[Tube]:
+    where = f"{shown(video)}: "
+    tubes = []
+    for number, one in enumerate(entry(content, "annotations", (list, tuple), path, where)):
+        here = f"{where}annotations[{number}]: "
+        label, first, end = (entry(one, key, int, path, here) for key in ("label", "sf", "ef"))
+        boxes = table(one.get("boxes"), 4, f"{here}boxes", path)
+        if first < 0 or end - first != len(boxes):
+            raise DataError(f"{here}expected {end - first} boxes, by sf and ef, got {len(boxes)}", path)
+        corners = np.column_stack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
+        tubes.append(Tube(label, np.arange(first, end), corners / SIZE))
+    return tubes

@@ -1,0 +1,253 @@
+"""AVA's annotation files: label map (pbtxt), ground truth and detections (CSV), excluded keyframes (CSV).
+
+A line of ground truth is `video_id,timestamp,x1,y1,x2,y2,action_id,person_id`, one of detections ends in the
+score instead; `video_id,timestamp` alone names a keyframe without boxes. Boxes are relative to the frame,
+times are in seconds.
+See https://research.google.com/ava/download.html
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from vmae_det.formats.box_csv import COORDINATES, MAX_TIMESTAMP, BoxRule, Row, iterate_rows, read_columns
+from vmae_det.formats.label_map import LabelMap
+from vmae_det.utils.errors import DataError
+from vmae_det.utils.files import write_whole
+
+# People draw inside the frame, up to rounding; detectors reach beyond it, and shrink boxes to nothing.
+GROUND_TRUTH_RULE = BoxRule(1e-3, allow_empty=False)
+_BOX_RULES = {"ground_truth": GROUND_TRUTH_RULE, "detections": BoxRule(0.05, allow_empty=True)}
+_LAST_COLUMN = {"ground_truth": "person_id", "detections": "score"}
+
+
+@dataclass(frozen=True)
+class ActionBoxes:
+    """Boxes with actions, a row for each box and action: ground truth and detections alike.
+
+    Args:
+        videos: (V,) unique video ids.
+        video: (R,) int32, index in videos.
+        timestamp: (R,) float64, seconds on the dataset's clock.
+        boxes: (R, 4) float64, xyxy in [0, 1] of the frame; NaN where the row only names a keyframe.
+        action: (R,) int32, id as in the label map; -1 where the row only names a keyframe.
+        score: (R,) float64; 1 in ground truth.
+        person: (R,) int32, -1 where unknown.
+    """
+
+    videos: np.ndarray
+    video: np.ndarray
+    timestamp: np.ndarray
+    boxes: np.ndarray
+    action: np.ndarray
+    score: np.ndarray
+    person: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.video)
+
+    def select(self, rows: np.ndarray) -> ActionBoxes:
+        """The rows that a mask (R,) or indices choose; `videos` stays."""
+        columns = ("video", "timestamp", "boxes", "action", "score", "person")
+        return replace(self, **{name: getattr(self, name)[rows] for name in columns})
+
+    @classmethod
+    def from_scores(
+        cls,
+        videos: np.ndarray,
+        video: np.ndarray,
+        timestamp: np.ndarray,
+        boxes: np.ndarray,
+        scores: np.ndarray,
+        label_map: LabelMap,
+    ) -> ActionBoxes:
+        """N boxes, each with a score for every action: N * C rows, box by box.
+
+        Args:
+            videos, video, timestamp, boxes: as the fields, for N boxes.
+            scores: (N, C), columns in the order of the label map.
+        """
+        count, classes = scores.shape
+        return cls(
+            videos=videos,
+            video=np.repeat(video.astype(np.int32), classes),
+            timestamp=np.repeat(timestamp.astype(np.float64), classes),
+            boxes=np.repeat(boxes.astype(np.float64), classes, axis=0),
+            action=np.tile(np.array(label_map.ids, dtype=np.int32), count),
+            score=scores.astype(np.float64).reshape(-1),
+            person=np.full(count * classes, -1, dtype=np.int32),
+        )
+
+
+def read_action_csv(
+    path: str | Path,
+    label_map: LabelMap | None = None,
+    kind: str = "ground_truth",
+    unknown_actions: str = "error",
+) -> ActionBoxes:
+    """Read AVA's CSV, plain or gzipped: rows of 2 (a keyframe without boxes), 7 or 8 columns.
+
+    Args:
+        label_map: None admits every action id.
+        kind: "ground_truth" (column 8 is the person's id) or "detections" (the score, 1 where it is missing),
+            of which there may be none.
+        unknown_actions: what to do with ids outside the label map: "error"; or "ignore", as AVA's evaluator
+            does: such detections are dropped, and such ground truth only names its keyframe.
+
+    Raises:
+        DataError: names the file and the line, what was got and what was expected.
+    """
+    path = Path(path)
+    rule = _BOX_RULES[kind]
+    strict_map = label_map if unknown_actions == "error" else None
+    rows = _read_regular(path, kind, rule, strict_map) or _read_line_by_line(path, kind, rule, strict_map)
+    if label_map is None or unknown_actions == "error":
+        return rows
+    unknown = (label_map.columns(rows.action) < 0) & (rows.action >= 0)
+    if not unknown.any():
+        return rows
+    if kind == "detections":
+        return rows.select(~unknown)
+    return replace(
+        rows,
+        boxes=np.where(unknown[:, None], np.nan, rows.boxes),
+        action=np.where(unknown, -1, rows.action),
+        person=np.where(unknown, -1, rows.person),
+    )
+
+
+def _read_regular(path: Path, kind: str, rule: BoxRule, label_map: LabelMap | None) -> ActionBoxes | None:
+    """The rows of a file that has no fault, and 8 columns wherever it has a box; None of any other."""
+    columns = read_columns(path, pl.Int32, pl.Float64 if kind == "detections" else pl.Int32)
+    if columns is None:
+        return None
+    action = columns.label.fill_null(-1).to_numpy()
+    boxed = ~columns.bare if columns.bare.any() else slice(None)
+    timestamp, value = columns.timestamp, columns.value[boxed]
+    good = (
+        bool((timestamp >= 0).all() and (timestamp <= MAX_TIMESTAMP).all() and (action[boxed] >= 1).all())
+        and rule.accepts(columns.boxes[boxed])
+        and bool(np.isfinite(value).all() if kind == "detections" else (value > -(2**31)).all())
+        and (label_map is None or bool((label_map.columns(action[boxed]) >= 0).all()))
+    )
+    if not good:
+        return None
+    score, person = np.ones(len(action)), np.full(len(action), -1, dtype=np.int32)
+    if kind == "detections":
+        score[boxed] = value
+    else:
+        person[boxed] = value
+    return ActionBoxes(columns.videos, columns.video, timestamp, columns.boxes, action, score, person)
+
+
+def _read_line_by_line(path: Path, kind: str, rule: BoxRule, label_map: LabelMap | None) -> ActionBoxes:
+    """The rows of any file, or the DataError of its first bad line."""
+    known = None if label_map is None else frozenset(label_map.ids)
+    names: dict[str, int] = {}
+    video, action, person = array("i"), array("i"), array("i")
+    timestamp, boxes, score = array("d"), array("d"), array("d")
+    for row in iterate_rows(path):
+        names_keyframe = 2 <= len(row.fields) <= 8 and not any(row.fields[2:])
+        if len(row.fields) not in (2, 7, 8) and not names_keyframe:
+            expected = f"video_id,timestamp[,x1,y1,x2,y2,action_id[,{_LAST_COLUMN[kind]}]]"
+            raise row.error(f"expected 2, 7 or 8 columns ({expected}), got {len(row.fields)}")
+        name, seconds = row.keyframe()
+        video.append(names.setdefault(name, len(names)))
+        timestamp.append(seconds)
+        if names_keyframe:
+            boxes.extend((np.nan,) * 4)
+            action.append(-1)
+        else:
+            boxes.extend(row.box(rule))
+            action.append(_action(row, known))
+        has_value = len(row.fields) == 8 and not names_keyframe
+        score.append(row.number(7, "the score") if has_value and kind == "detections" else 1.0)
+        person.append(row.whole_number(7, "the person id") if has_value and kind == "ground_truth" else -1)
+    if not names and kind == "ground_truth":
+        raise DataError("holds no rows", path)
+    videos = np.array(sorted(names), dtype=object)
+    rank = np.argsort(np.argsort(np.array(list(names), dtype=object))).astype(np.int32)
+    return ActionBoxes(
+        videos,
+        rank[np.array(video, dtype=np.int32)],
+        np.array(timestamp),
+        np.array(boxes).reshape(-1, 4),
+        np.array(action, dtype=np.int32),
+        np.array(score),
+        np.array(person, dtype=np.int32),
+    )
+
+
+def _action(row: Row, known: frozenset[int] | None) -> int:
+    action = row.whole_number(6, "the action id")
+    if action < 1:
+        raise row.error(f"action ids start at 1, got {action}")
+    if known is not None and action not in known:
+        ids = sorted(known)
+        some = ", ".join(map(str, ids if len(ids) <= 10 else [*ids[:5], "...", ids[-1]]))
+        raise row.error(f"action id {action} is not in the label map, which holds {some}")
+    return action
+
+
+def read_excluded(path: str | Path) -> frozenset[tuple[str, float]]:
+    """Read keyframes to leave out, lines of `video_id,timestamp`: (video id, seconds) pairs, perhaps none.
+
+    Raises:
+        DataError: names the file and the line.
+    """
+    keyframes = set()
+    for row in iterate_rows(path):
+        if len(row.fields) != 2:
+            raise row.error(f"expected 2 columns (video_id,timestamp), got {len(row.fields)}")
+        keyframes.add(row.keyframe())
+    return frozenset(keyframes)
+
+
+def write_action_csv(path: str | Path, rows: ActionBoxes, kind: str = "detections") -> None:
+    """Write AVA's CSV; column 8 is the score of detections, the person id (where known) of ground truth.
+
+    Whole seconds have AVA's four digits. Coordinates keep 6 decimals, and scores 9 significant digits, which
+    tell any two float32 apart: the file has the frame-mAP of the rows.
+    """
+    # polars takes no names that are not UTF-8, but open files.
+    with write_whole(path) as temporary, temporary.open("wb") as file:
+        _lines(rows, kind).write_csv(file, include_header=False, quote_style="never")
+
+
+def action_lines(rows: ActionBoxes) -> str:
+    """The lines that `write_action_csv` writes of detections."""
+    return _lines(rows, "detections").write_csv(include_header=False, quote_style="never")
+
+
+def _lines(rows: ActionBoxes, kind: str) -> pl.DataFrame:
+    is_truth = kind == "ground_truth"
+    columns = {"code": rows.video, "timestamp": rows.timestamp, "action": rows.action}
+    columns["value"] = rows.person if is_truth else rows.score
+    frame = pl.DataFrame(columns | dict(zip(COORDINATES, rows.boxes.T))).with_columns(
+        pl.col("timestamp").round(3),
+        pl.col(COORDINATES).round(6),
+        pl.col("value") if is_truth else pl.col("value").round_sig_figs(9),
+    )
+    names = pl.DataFrame({"code": np.arange(len(rows.videos), dtype=np.int32), "video": list(rows.videos)})
+    seconds = pl.col("timestamp")
+    whole = seconds.cast(pl.Int64).cast(pl.String).str.zfill(4)
+    keyframe = pl.concat_str(
+        "video",
+        pl.when(seconds == seconds.floor()).then(whole).otherwise(seconds.cast(pl.String)),
+        separator=",",
+    )
+    labelled = pl.concat_str(keyframe, *COORDINATES, "action", separator=",")
+    line = (
+        pl.when(pl.col("x1").is_nan())
+        .then(keyframe)
+        .when((pl.col("value") < 0) & is_truth)
+        .then(labelled)
+        .otherwise(pl.concat_str(labelled, "value", separator=","))
+    )
+    joined = frame.lazy().join(names.lazy(), on="code", how="left", maintain_order="left")
+    return joined.select(line).collect()

@@ -1,0 +1,403 @@
+"""Boxes of detected persons in keyframes, in the three formats that AVA's detectors are published in.
+
+- CSV of SlowFast: `video_id,0902,x1,y1,x2,y2,label,score`, where the label counts for nothing and may be
+  empty; or, as one would write it by hand, `video_id,0902,x1,y1,x2,y2,score`. Gzip too.
+- JSON of AlphAction (AIA), COCO's form of results: `[{"image_id": 9020902, "bbox": [x, y, width, height],
+  "score": 0.9}]` with boxes in pixels. What an image id means says the COCO annotation file beside it, in
+  `"images": [{"id": 9020902, "movie": "video_id", "timestamp": 902, "width": 640, "height": 360}]`;
+  both lists may also stand in one file, the boxes as "annotations".
+- Pickle of mmaction2 (proposals): `{"video_id,0902": array of (N, 5)}` with x1, y1, x2, y2, score.
+
+Boxes of one keyframe with the same coordinates are one person: a line for each label of a box is common. Of
+boxes with a category only persons are read.
+
+See SlowFast's ava_helper.py, AlphAction's dataset/datasets/ava.py and tools/ava/csv2COCO.py, and mmaction2's
+ava_dataset.py.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+from array import array
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from vmae_det.formats.box_csv import (
+    COORDINATES,
+    MAX_TIMESTAMP,
+    BoxRule,
+    Row,
+    box_problem,
+    is_video_name,
+    iterate_rows,
+    keyframe_keys,
+    read_columns,
+)
+from vmae_det.utils.errors import DataError, shown
+from vmae_det.utils.inputs import read_text
+from vmae_det.utils.plain_pickle import PickledArray, described, load_plain_pickle
+
+logger = logging.getLogger(__name__)
+
+# What classes of people are called, in lower case.
+PERSON_NAMES = frozenset(("person", "persons", "people", "pedestrian", "pedestrians", "human", "humans"))
+_EMPTY = {
+    ".json": "expected a list of boxes (image_id, bbox, score), got none",
+    **dict.fromkeys(
+        (".pkl", ".pickle"), "expected a dict of 'video_id,timestamp' and arrays (N, 5), got no box"
+    ),
+}
+NO_CSV = frozenset(_EMPTY)  # suffixes of files that are read in another format
+MAX_PEOPLE = 2000  # in a keyframe; tracking and matching compare each with each
+PERSON_BOX_RULE = BoxRule(slack=0.05, allow_empty=False)
+
+
+@dataclass(frozen=True)
+class PersonBoxes:
+    """Detected persons, in columns.
+
+    Args:
+        videos: (V,) unique video ids.
+        video: (R,) int32, index in videos.
+        timestamp: (R,) float64, seconds on the dataset's clock.
+        boxes: (R, 4) float64, xyxy in [0, 1] of the frame.
+        score: (R,) float64 in [0, 1].
+    """
+
+    videos: np.ndarray
+    video: np.ndarray
+    timestamp: np.ndarray
+    boxes: np.ndarray
+    score: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.video)
+
+    def select(self, rows: np.ndarray) -> PersonBoxes:
+        """The rows that a mask (R,) or indices choose; `videos` stays."""
+        columns = ("video", "timestamp", "boxes", "score")
+        return replace(self, **{name: getattr(self, name)[rows] for name in columns})
+
+    def at(self, video: str, timestamp: float) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes (N, 4) and scores (N,) of one keyframe, in the order of the file; N may be 0."""
+        index = self._index_of_video.get(video, -1)
+        order, keys = self._by_keyframe
+        key = keyframe_keys(np.array([index]), np.array([timestamp]))[0]
+        first, last = np.searchsorted(keys, [key, key + 1])
+        rows = order[first:last]
+        return self.boxes[rows], self.score[rows]
+
+    @cached_property
+    def _index_of_video(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.videos)}
+
+    @cached_property
+    def _by_keyframe(self) -> tuple[np.ndarray, np.ndarray]:
+        keys = keyframe_keys(self.video, self.timestamp)
+        order = np.argsort(keys, kind="stable")
+        return order, keys[order]
+
+
+def read_person_boxes(
+    path: str | Path, images: str | Path | None = None, may_be_empty: bool = False
+) -> PersonBoxes:
+    """Read person boxes in any of the three formats; suffix .json or .pkl, else CSV.
+
+    Args:
+        images: the COCO annotation file that says which keyframes the image ids of a JSON of AlphAction are.
+        may_be_empty: whether a file without boxes is none or an error.
+
+    Raises:
+        DataError: names the file, where it has lines the line, what was got and what was expected.
+    """
+    path = Path(path)
+    readers = {".json": lambda file: _read_json(file, images), ".pkl": _read_pickle, ".pickle": _read_pickle}
+    persons = readers.get(path.suffix.lower(), _read_csv)(path)
+    if not len(persons) and not may_be_empty:
+        raise DataError(_EMPTY.get(path.suffix.lower(), "holds no rows"), path)
+    return _merge_repeated(persons, path)
+
+
+def _merge_repeated(persons: PersonBoxes, path: Path) -> PersonBoxes:
+    """Each box once in its keyframe, where it stands first, with its highest score."""
+    frame = pl.DataFrame(persons.boxes, schema=list(COORDINATES), orient="row").with_columns(
+        key=pl.Series(keyframe_keys(persons.video, persons.timestamp)), score=pl.Series(persons.score)
+    )
+    merged = (
+        frame.with_row_index("row")
+        .group_by("key", *COORDINATES, maintain_order=True)
+        .agg(pl.first("row"), pl.max("score"))
+    )
+    keys, counts = np.unique(merged["key"].to_numpy(), return_counts=True)
+    if counts.max(initial=0) > MAX_PEOPLE:
+        row = merged.filter(pl.col("key") == keys[counts.argmax()])["row"][0]
+        keyframe = f"{persons.videos[persons.video[row]]},{persons.timestamp[row]:g}"
+        raise DataError(
+            f"the keyframe {keyframe} has {counts.max()} person boxes, expected at most {MAX_PEOPLE}; drop "
+            "those of low scores",
+            path,
+        )
+    if len(merged) == len(persons):
+        return persons
+    logger.warning(
+        "%s: %d of %d person boxes repeat a box of their keyframe; each counts once, with its highest score",
+        path,
+        len(persons) - len(merged),
+        len(persons),
+    )
+    return replace(persons.select(merged["row"].to_numpy()), score=merged["score"].to_numpy())
+
+
+def person_box_lines(video: str, timestamp: float, boxes: np.ndarray, scores: np.ndarray) -> list[str]:
+    """Lines of SlowFast's CSV for one keyframe; a box that has no area once it is written down is left out.
+
+    Args:
+        timestamp: seconds; kept to the millisecond, whole ones with AVA's four digits.
+        boxes: xyxy in [0, 1] of the frame, (N, 4).
+        scores: (N,) in [0, 1].
+    """
+    seconds = f"{timestamp:.3f}".rstrip("0").rstrip(".")
+    keyframe = f"{video},{seconds.zfill(4) if '.' not in seconds else seconds}"
+    rounded = np.round(np.asarray(boxes, dtype=np.float64), 6)
+    return [
+        f"{keyframe},{x1:.6f},{y1:.6f},{x2:.6f},{y2:.6f},,{score:.6f}\n"
+        for (x1, y1, x2, y2), score in zip(rounded, scores)
+        if x1 < x2 and y1 < y2
+    ]
+
+
+# ---------------------------------------------------------------- CSV
+
+
+def _read_csv(path: Path) -> PersonBoxes:
+    columns = read_columns(path, pl.String)
+    if columns is not None and not columns.bare.any():
+        timestamp, score = columns.timestamp, columns.value
+        inside = [
+            ((values >= 0) & (values <= top)).all()
+            for values, top in ((timestamp, MAX_TIMESTAMP), (score, 1))
+        ]
+        if all(inside) and PERSON_BOX_RULE.accepts(columns.boxes):
+            return PersonBoxes(columns.videos, columns.video, timestamp, columns.boxes, score)
+    return _read_line_by_line(path)
+
+
+def _read_line_by_line(path: Path) -> PersonBoxes:
+    """The rows of any file, or the DataError of its first bad line."""
+    keyframes, boxes, scores = [], array("d"), array("d")
+    for row in iterate_rows(path):
+        if len(row.fields) not in (7, 8):
+            expected = "video_id,timestamp,x1,y1,x2,y2[,label],score"
+            raise row.error(f"expected 7 or 8 columns ({expected}), got {len(row.fields)}")
+        keyframes.append(row.keyframe())
+        boxes.extend(row.box(PERSON_BOX_RULE))
+        scores.append(_csv_score(row))
+    return _person_boxes(keyframes, np.array(boxes).reshape(-1, 4), np.array(scores))
+
+
+def _csv_score(row: Row) -> float:
+    score = row.number(len(row.fields) - 1, "the score")
+    if not 0 <= score <= 1:
+        raise row.error(f"the score of a person must be in [0, 1], got {score:g}; is this ground truth?")
+    return score
+
+
+def _person_boxes(keyframes: list[tuple[str, float]], boxes: np.ndarray, scores: np.ndarray) -> PersonBoxes:
+    names = np.array([video for video, _ in keyframes], dtype=object)
+    videos, video = np.unique(names, return_inverse=True)
+    timestamp = np.array([time for _, time in keyframes], dtype=np.float64)
+    return PersonBoxes(videos, video.astype(np.int32), timestamp, boxes, scores)
+
+
+# ---------------------------------------------------------------- JSON
+
+
+def _read_json(path: Path, images: str | Path | None) -> PersonBoxes:
+    content = _load_json(path)
+    if content == []:  # needs no images
+        return _person_boxes([], np.zeros((0, 4)), np.zeros(0))
+    if isinstance(content, dict):
+        entries, image_list, image_path = content.get("annotations"), content.get("images"), path
+    elif images is None:
+        problem = "image ids stand for keyframes in another file; give its COCO annotations as `images`"
+        raise DataError(f"{problem}, or put both into one file under 'images' and 'annotations'", path)
+    else:
+        image_path = Path(images)
+        content, entries = _load_json(image_path), content
+        image_list = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(image_list, list):
+        raise DataError("expected a list under 'images' (id, movie, timestamp, width, height)", image_path)
+    if not isinstance(entries, list):
+        raise DataError("expected a list of boxes (image_id, bbox, score)", path)
+
+    entries = _persons_only(entries, content.get("categories"), path)
+    keyframe_of, size_of = {}, {}
+    for i, image in enumerate(image_list):
+        where = f"image {i}"
+        number, video = (_entry(image, key, (int, str), image_path, where) for key in ("id", "movie"))
+        time, width, height = (
+            _number(_entry(image, key, (int, float, str), image_path, where), key, image_path, where)
+            for key in ("timestamp", "width", "height")
+        )
+        keyframe = _keyframe(str(video), time, image_path, where)
+        if keyframe_of.setdefault(number, keyframe) != keyframe:
+            first = "{},{:g}".format(*keyframe_of[number])
+            raise DataError(f"{where}: the id {number!r} is that of the keyframe {first} already", image_path)
+        if width <= 0 or height <= 0:
+            raise DataError(
+                f"{where}: width and height must be positive, got {width:g} x {height:g}", image_path
+            )
+        size_of[number] = (width, height)
+    keyframes, boxes, scores, reach = [], array("d"), array("d"), 0.0
+    for i, entry in entries:
+        where = f"box {i}"
+        number = _entry(entry, "image_id", (int, str), path, where)
+        if number not in keyframe_of:
+            raise DataError(f"{where}: image id {number!r} is not in the images of {image_path}", path)
+        bbox = _entry(entry, "bbox", (list,), path, where)
+        if len(bbox) != 4:
+            raise DataError(
+                f"{where}: bbox must be [x, y, width, height] in pixels, got {len(bbox)} values", path
+            )
+        x, y, w, h = (_number(value, "bbox", path, where) for value in bbox)
+        width, height = size_of[number]
+        reach = max(reach, x + w, y + h)
+        box = (x / width, y / height, (x + w) / width, (y + h) / height)
+        score = _number(_entry(entry, "score", (int, float), path, where), "score", path, where)
+        _check(box, score, path, where)
+        keyframes.append(keyframe_of[number])
+        boxes.extend(box)
+        scores.append(score)
+    if keyframes and reach <= 1 + PERSON_BOX_RULE.slack:
+        raise DataError("no bbox reaches beyond 1, expected [x, y, width, height] in pixels", path)
+    return _person_boxes(keyframes, np.array(boxes).reshape(-1, 4), np.array(scores))
+
+
+def _persons_only(entries: list[Any], categories: Any, path: Path) -> list[tuple[int, Any]]:
+    """The entries that are persons, each with its number: all of them where none has a category."""
+    numbered = list(enumerate(entries))
+    if not any(isinstance(entry, dict) and "category_id" in entry for entry in entries):
+        return numbered
+    persons = {1}  # COCO's
+    if categories:
+        names = [c for c in categories if isinstance(c, dict)] if isinstance(categories, list) else []
+        persons = {
+            _entry(category, "id", (int,), path, f"category {str(category['name'])!r}")
+            for category in names
+            if str(category.get("name")).strip().lower() in PERSON_NAMES
+        }
+        if not persons:
+            shown_names = ", ".join(str(c.get("name")) for c in names[:10])
+            raise DataError(f"none of its categories is a person: {shown(shown_names)}", path)
+    kept, other = [], Counter()
+    for i, entry in numbered:
+        number = _entry(entry, "category_id", (int,), path, f"box {i}")
+        if number in persons:
+            kept.append((i, entry))
+        else:
+            other[number] += 1
+    if other:
+        ids = ", ".join(f"{number}: {count}" for number, count in other.most_common(5))
+        text = f"{other.total()} of {len(entries)} boxes are of other categories than person ({ids})"
+        if not kept:
+            raise DataError(f"{text}; a person's category id is {min(persons)}", path)
+        logger.warning("%s: %s; they are dropped", path, text)
+    return kept
+
+
+def _load_json(path: Path) -> Any:
+    try:
+        return json.loads(read_text(path, "JSON"))
+    except json.JSONDecodeError as error:
+        raise DataError(f"is not JSON: {error.msg}", path, error.lineno) from None
+    except (RecursionError, ValueError):
+        raise DataError("is not JSON", path) from None
+
+
+def _entry(entry: Any, key: str, types: tuple[type, ...], path: Path, where: str) -> Any:
+    if not isinstance(entry, dict) or key not in entry:
+        raise DataError(f"{where} has no '{key}'", path)
+    value = entry[key]
+    if not isinstance(value, types) or isinstance(value, bool):
+        raise DataError(f"{where}: '{key}' is {shown(str(value))}, a {type(value).__name__}", path)
+    return value
+
+
+def _number(value: Any, what: str, path: Path, where: str) -> float:
+    try:
+        number = np.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = np.nan
+    if not np.isfinite(number):
+        raise DataError(f"{where}: {what} must be a finite number, got {shown(str(value))}", path)
+    return number
+
+
+def _keyframe(video: str, timestamp: float, path: Path, where: str) -> tuple[str, float]:
+    if not is_video_name(video) or not 0 <= timestamp <= MAX_TIMESTAMP:
+        problem = f"expected a video id and seconds, got {shown(video)} and {timestamp:g}"
+        raise DataError(f"{where}: {problem}", path)
+    return video, timestamp
+
+
+def _check(box: tuple[float, ...], score: float, path: Path, where: str) -> None:
+    """Raise DataError for a bad box, relative to the frame, or a bad score."""
+    if problem := box_problem(box, PERSON_BOX_RULE):
+        raise DataError(f"{where}: {problem}", path)
+    if not 0 <= score <= 1:
+        raise DataError(f"{where}: the score of a person must be in [0, 1], got {score:g}", path)
+
+
+# ---------------------------------------------------------------- pickle
+
+
+def _read_pickle(path: Path) -> PersonBoxes:
+    content = load_plain_pickle(path, "person boxes")
+    expected = "expected a dict of arrays (N, 5) of x1, y1, x2, y2, score by 'video_id,timestamp'"
+    if not isinstance(content, dict):
+        raise DataError(f"{expected}, got {described(content)}", path)
+    keyframes, tables = [], []
+    for key, value in content.items():
+        if not isinstance(key, str) or "," not in key:
+            raise DataError(f"{expected}, got {described(content)}", path)
+        where = f"entry {shown(key)}"
+        video, _, seconds = key.rpartition(",")
+        keyframe = _keyframe(video, _number(seconds, "the timestamp", path, where), path, where)
+        table = _table(value, path, where)
+        keyframes.extend([keyframe] * len(table))
+        tables.append(table)
+    rows = np.concatenate([np.zeros((0, 5)), *tables])
+    boxes, scores = rows[:, :4], rows[:, 4]
+    if not (PERSON_BOX_RULE.accepts(boxes) and ((scores >= 0) & (scores <= 1)).all()):
+        for (video, time), row in zip(keyframes, rows):
+            where = f"entry {shown(f'{video},{time:04g}')}"
+            _check(
+                tuple(_number(value, "a coordinate", path, where) for value in row[:4]), row[4], path, where
+            )
+    return _person_boxes(keyframes, boxes, scores)
+
+
+def _table(value: Any, path: Path, where: str) -> np.ndarray:
+    """Boxes and scores (N, 5) of one keyframe."""
+    expected = "expected an array (N, 5) of x1, y1, x2, y2, score"
+    if not isinstance(value, PickledArray):
+        raise DataError(f"{where}: {expected}, got {described(value)}", path)
+    try:
+        table = value.to_numpy()
+    except pickle.UnpicklingError as error:
+        raise DataError(f"{where}: {expected}, got {error}", path) from None
+    if table.shape == (0,):  # np.array([]) for no boxes
+        table = np.zeros((0, 5))
+    if table.ndim != 2 or table.shape[1] not in (4, 5):
+        raise DataError(f"{where}: {expected}, got shape {table.shape}", path)
+    if table.shape[1] == 4:  # ground truth written as proposals
+        table = np.column_stack([table, np.ones(len(table))])
+    return table.astype(np.float64)
