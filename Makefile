@@ -15,7 +15,7 @@ quickstart: install
 	$(BIN)/vmae-det quickstart
 
 test: lint
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 fuzz: install
 	$(BIN)/python -m tests.fuzz.driver --count 3000
