@@ -14,7 +14,7 @@ import av
 import numpy as np
 
 from vmae_det.video.readers import open_video
-from vmae_det.video.readers.packet_index import forget_indices
+from vmae_det.video.readers.frame_index import clear_frame_indices
 
 
 def main() -> None:
@@ -43,9 +43,9 @@ def main() -> None:
 
 def actions(path: Path, reader: str, side: int | None) -> list[Callable[[], object]]:
     """What is measured, in this order: an index that was read is kept."""
-    forget_indices()
+    clear_frame_indices()
     count = len(open_video(path, "pyav"))
-    forget_indices()
+    clear_frame_indices()
     clip = np.arange(16) * 4 + max(0, count - 64) // 2
 
     def read() -> object:

@@ -14,7 +14,7 @@ from vmae_det.cli.main import main
 from vmae_det.formats.ava_csv import read_action_csv
 from vmae_det.modeling import build_model
 from vmae_det.utils.errors import DataError, UserError
-from vmae_det.video.inputs import find_inputs
+from vmae_det.video.discovery import find_video_inputs
 from vmae_det.video.readers import open_video
 
 
@@ -166,15 +166,15 @@ def test_inputs(tmp_path):
     frames = tmp_path / "set" / "frames"
     frames.mkdir()
     (frames / "1.jpg").touch()
-    found = find_inputs([str(tmp_path / "set"), "rtsp://host/live", "0"])
+    found = find_video_inputs([str(tmp_path / "set"), "rtsp://host/live", "0"])
     stems = [str(one.stem) for one in found]
     assert stems == ["9", "10", "frames", "sub/x", "live", "camera_0"]
     assert [one.is_live for one in found] == [False] * 4 + [True] * 2
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no videos and no images"):
-        find_inputs([str(tmp_path / "empty")])
+        find_video_inputs([str(tmp_path / "empty")])
     with pytest.raises(UserError, match="would be called 'x'"):
-        find_inputs(["a/x.mp4", "b/x.mp4"])
+        find_video_inputs(["a/x.mp4", "b/x.mp4"])
 
 
 def test_names_that_do_harm(tmp_path, detect):

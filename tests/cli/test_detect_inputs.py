@@ -20,7 +20,7 @@ from test_detect import detect, made, make, weights  # noqa: F401 - fixtures
 from vmae_det.formats.ava_csv import read_action_csv
 from vmae_det.rendering import detect_video
 from vmae_det.utils.errors import DataError
-from vmae_det.video import addresses
+from vmae_det.video import sources
 from vmae_det.video.readers import open_video
 from vmae_det.video.sources import is_live, open_source, video_id
 
@@ -267,7 +267,7 @@ def test_pixels_that_are_not_square_come_over_the_web_as_from_a_file(tmp_path):
 
 
 def test_addresses_that_end_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(addresses, "_WAIT", (2.0, 2.0))
+    monkeypatch.setattr(sources, "_WAIT", (2.0, 2.0))
     with serve(lambda handler, write: None) as address, pytest.raises(DataError, match="cannot be read"):
         open_source(f"{address}/nothing.ts")
 

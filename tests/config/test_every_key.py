@@ -9,8 +9,8 @@ import torch
 from vmae_det.config import check_config
 from vmae_det.config.defaults import KEYS
 from vmae_det.config.size import least_training_bytes
-from vmae_det.data.augmentation import BatchMixing
 from vmae_det.data.loader import build_train_dataset, collate
+from vmae_det.data.mixup import BatchMixing
 from vmae_det.modeling import build_model, model_class
 from vmae_det.solver import build_optimizer, build_schedule
 from vmae_det.utils.errors import ConfigError

@@ -9,10 +9,10 @@ from PIL import Image
 from timm.data import auto_augment
 
 from vmae_det.config import check_config, get_cfg
-from vmae_det.data import augmentation
-from vmae_det.data.augmentation import BatchMixing, erase_rectangle, partners
+from vmae_det.data import mixup
+from vmae_det.data.augmentation import OPERATIONS, ClipRandAugment, erase_rectangle
 from vmae_det.data.loader import build_train_dataset, build_train_loader
-from vmae_det.data.rand_augment import OPERATIONS, ClipRandAugment
+from vmae_det.data.mixup import BatchMixing, mixing_partners
 from vmae_det.data.transforms import make_clip
 from vmae_det.solver import build_schedule
 from vmae_det.utils import distributed
@@ -234,7 +234,7 @@ def test_copies_do_not_count_for_the_learning_rate(tiny_cfg):
     ],
 )
 def test_partners(batch_size, copies, expected):
-    assert partners(batch_size, copies).tolist() == expected
+    assert mixing_partners(batch_size, copies).tolist() == expected
 
 
 def drawn(mixup, cutmix, count=2000, size=32):
@@ -301,7 +301,7 @@ def test_clips_are_mixed_alike_in_any_number_of_processes(processes):
 
 
 def test_a_loader_knows_the_place_of_its_clips(tiny_cfg, monkeypatch):
-    monkeypatch.setattr(augmentation, "GROUP_SIZE", 2)
+    monkeypatch.setattr(mixup, "GROUP_SIZE", 2)
     cfg = tiny_cfg("finetune", "INPUT.MIXUP", 0.8, "DATALOADER.REPEATED_AUG", 2)
     dataset = build_train_dataset(cfg, "classification")
 

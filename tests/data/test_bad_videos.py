@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch.utils.data import BatchSampler
 
-from vmae_det.data.bad_samples import BadFiles, TolerantDataset
+from vmae_det.data.bad_samples import BadSampleTracker, FaultTolerantDataset
 from vmae_det.data.loader import build_dataset, build_test_loader, build_train_dataset, build_train_loader
-from vmae_det.data.worker_pool import Loader, WorkerError
+from vmae_det.data.worker_pool import FaultTolerantLoader, WorkerError
 from vmae_det.engine.setup import run_training
 from vmae_det.utils.errors import ConfigError, DataError
-from vmae_det.video.readers.interface import OutsideVideo, is_inside
+from vmae_det.video.readers.base import TimeOutsideVideoError, is_time_inside
 
 SIZE = 12
 
@@ -41,7 +41,7 @@ class Videos:
         return [{"index": key[1]}]
 
 
-def unreadable(path):
+def read_error(path):
     raise DataError("holds no frames", path)
 
 
@@ -63,7 +63,7 @@ def hang(path):
 
 
 def outside(path):
-    raise OutsideVideo(f"keyframe 22: {path}: second 22.000 lies outside the video", "set.yaml")
+    raise TimeOutsideVideoError(f"keyframe 22: {path}: second 22.000 lies outside the video", "set.yaml")
 
 
 def get_killed(path):
@@ -79,11 +79,11 @@ def children():
 
 
 def make_loader(videos, workers=0, training=True, fraction=0.5, seconds=60.0, batch=3):
-    return Loader(
-        TolerantDataset(videos, training, 7, workers),
+    return FaultTolerantLoader(
+        FaultTolerantDataset(videos, training, 7, workers),
         BatchSampler([(0, index) for index in range(SIZE)], batch, drop_last=False),
         lambda groups: [sample["index"] for group in groups for sample in group],
-        BadFiles(SIZE, SIZE, fraction, in_step=training),
+        BadSampleTracker(SIZE, SIZE, fraction, in_step=training),
         workers=workers,
         seconds=seconds,
         finish=lambda number, batch: (number, batch),
@@ -96,7 +96,7 @@ def read(loader):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_unreadable_video_is_replaced_and_named_once(workers, caplog):
-    loader = make_loader(Videos(video4=unreadable), workers)
+    loader = make_loader(Videos(video4=read_error), workers)
     first = read(loader)
     assert first[:4] + first[5:] == [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11]
     assert first[4] != 4
@@ -106,18 +106,18 @@ def test_an_unreadable_video_is_replaced_and_named_once(workers, caplog):
 
 
 def test_replacements_do_not_depend_on_the_number_of_processes():
-    videos = Videos(video1=unreadable, video4=unreadable, video8=unreadable)
+    videos = Videos(video1=read_error, video4=read_error, video8=read_error)
     assert read(make_loader(videos)) == read(make_loader(videos, 1)) == read(make_loader(videos, 2))
 
 
 def test_in_testing_the_place_stays_empty(caplog):
-    loader = make_loader(Videos(video0=unreadable, video4=unreadable), training=False, batch=1)
+    loader = make_loader(Videos(video0=read_error, video4=read_error), training=False, batch=1)
     assert read(loader) == [1, 2, 3, 5, 6, 7, 8, 9, 10, 11]
     assert "video0.mp4: holds no frames" in caplog.text
 
 
 def test_too_many_end_the_run_with_the_list():
-    videos = Videos(video2=unreadable, video5=unreadable, video7=unreadable)
+    videos = Videos(video2=read_error, video5=read_error, video7=read_error)
     with pytest.raises(DataError) as error:
         read(make_loader(videos, fraction=2 / SIZE))
     text = str(error.value)
@@ -128,7 +128,7 @@ def test_too_many_end_the_run_with_the_list():
 
 
 def test_a_keyframe_outside_of_its_video_is_no_bad_video(caplog):
-    loader = make_loader(Videos(video2=unreadable, video4=outside), fraction=1 / SIZE)
+    loader = make_loader(Videos(video2=read_error, video4=outside), fraction=1 / SIZE)
     assert 4 not in read(loader)
     assert (loader.bad_files.count("video"), loader.bad_files.count("keyframe")) == (1, 1)
     assert "left out: set.yaml: keyframe 22: video4.mp4" in caplog.text
@@ -141,15 +141,15 @@ def test_a_keyframe_outside_of_its_video_is_no_bad_video(caplog):
 @pytest.mark.parametrize("rate", [8, 24, 25, 30, 30000 / 1001])
 def test_the_end_of_a_video_is_one_frame_after_its_last(rate):
     last = 299 / rate
-    assert is_inside(300 / rate, last, rate)
-    assert is_inside(last + 1 / rate, last, rate)
-    assert not is_inside(last + 1.1 / rate, last, rate)
-    assert is_inside(-1 / rate, last, rate)
-    assert not is_inside(-1.1 / rate, last, rate)
+    assert is_time_inside(300 / rate, last, rate)
+    assert is_time_inside(last + 1 / rate, last, rate)
+    assert not is_time_inside(last + 1.1 / rate, last, rate)
+    assert is_time_inside(-1 / rate, last, rate)
+    assert not is_time_inside(-1.1 / rate, last, rate)
 
 
 def test_a_set_without_any_readable_video_ends():
-    videos = Videos(**{f"video{n}": unreadable for n in range(SIZE)})
+    videos = Videos(**{f"video{n}": read_error for n in range(SIZE)})
     with pytest.raises(DataError, match="100 clips in a row cannot be read"):
         read(make_loader(videos, fraction=1.0))
     assert read(make_loader(videos, fraction=1.0, training=False)) == []

@@ -5,7 +5,7 @@ import pickle
 import pytest
 import torch
 
-from vmae_det.data.buffer_pool import Arena
+from vmae_det.data.buffer_pool import BufferPool
 from vmae_det.data.loader import build_train_dataset, build_train_loader
 
 
@@ -24,7 +24,7 @@ def lies_in(arena, tensor):
 
 
 def test_a_batch_arrives_as_it_was_put():
-    arena = Arena(slot_bytes=100, slots=2, workers=2)
+    arena = BufferPool(slot_bytes=100, slots=2, workers=2)
     batch = sent(arena, worker=1, video=clips(3), target=clips(9, size=4))
     assert batch["video"].tolist() == torch.stack(clips(3)).tolist()
     assert batch["target"].tolist() == torch.stack(clips(9, size=4)).tolist()
@@ -33,7 +33,7 @@ def test_a_batch_arrives_as_it_was_put():
 
 
 def test_a_slot_is_free_when_no_view_is_left():
-    arena = Arena(slot_bytes=100, slots=1, workers=1)
+    arena = BufferPool(slot_bytes=100, slots=1, workers=1)
     batch = sent(arena, video=clips(3))
     place = batch["video"].data_ptr()
     part = batch.pop("video")[1:, 0]
@@ -45,14 +45,14 @@ def test_a_slot_is_free_when_no_view_is_left():
 
 
 def test_processes_have_slots_of_their_own():
-    arena = Arena(slot_bytes=36, slots=1, workers=2)
+    arena = BufferPool(slot_bytes=36, slots=1, workers=2)
     first, second = (sent(arena, worker=worker, video=clips(10 * worker))["video"] for worker in (0, 1))
     assert first.tolist() == torch.stack(clips(0)).tolist()
     assert second.tolist() == torch.stack(clips(10)).tolist()
 
 
 def test_what_does_not_fit_travels_otherwise():
-    arena = Arena(slot_bytes=35, slots=1, workers=1)
+    arena = BufferPool(slot_bytes=35, slots=1, workers=1)
     assert torch.equal(arena.put({"video": clips(1)}, 0)["video"], torch.stack(clips(1)))
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from vmae_det.data.catalog import dataset_names, get_dataset
+from vmae_det.data.catalog import DatasetSpec, dataset_names, get_dataset
 from vmae_det.data.loader import (
     TrainSampler,
     build_dataset,
@@ -15,8 +15,8 @@ from vmae_det.data.loader import (
 from vmae_det.formats.keyframes import group_by_keyframe, rows_by_value
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import ConfigError, DataError
-from vmae_det.video.files import find_videos, read_video_list
-from vmae_det.video.sampling import evenly_placed_clip, keyframe_clip, random_clip
+from vmae_det.video.discovery import find_videos
+from vmae_det.video.sampling import evenly_spaced_clip, keyframe_clip, random_clip
 
 # ---------------------------------------------------------------- which frames
 
@@ -30,8 +30,8 @@ def test_clips_lie_within_the_video():
         starts.add(int(indices[0]))
     assert starts == set(range(40 - 28))
     assert random_clip(3, 4, 2, rng).tolist() == [0, 2, 2, 2]
-    assert [evenly_placed_clip(40, 8, 4, n, 3)[0] for n in range(3)] == [0, 6, 11]
-    assert evenly_placed_clip(40, 8, 4, 0, 1)[0] == 6
+    assert [evenly_spaced_clip(40, 8, 4, n, 3)[0] for n in range(3)] == [0, 6, 11]
+    assert evenly_spaced_clip(40, 8, 4, 0, 1)[0] == 6
 
 
 def test_the_keyframe_is_in_the_middle_and_frames_repeat_beyond_the_ends():
@@ -46,16 +46,17 @@ def test_the_keyframe_is_in_the_middle_and_frames_repeat_beyond_the_ends():
 def test_lists_of_videos(tmp_path):
     path = tmp_path / "list.csv"
     path.write_text("a.mp4 0\nsub/b c.mp4 12\n\nd.mp4,3\ne.mp4\t4\nf, g/h.mp4 5\n")
-    files, labels = read_video_list(path, tmp_path)
+    spec = DatasetSpec(name="", type="classification", videos=tmp_path, annotations=path)
+    files, labels = spec.labeled_videos()
     names = [str(file.relative_to(tmp_path)) for file in files]
     assert names == ["a.mp4", "sub/b c.mp4", "d.mp4", "e.mp4", "f, g/h.mp4"]
     assert labels.tolist() == [0, 12, 3, 4, 5]
     path.write_text("a.mp4 0\nb.mp4\n")
     with pytest.raises(DataError, match=r"list\.csv:2: expected 'FILE LABEL'.*got 'b\.mp4'"):
-        read_video_list(path, tmp_path)
+        spec.labeled_videos()
     path.write_text("\n")
     with pytest.raises(DataError, match="holds no videos"):
-        read_video_list(path, tmp_path)
+        spec.labeled_videos()
 
 
 def test_a_folder_of_videos(tmp_path):

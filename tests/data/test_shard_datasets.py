@@ -100,7 +100,7 @@ def test_the_headers_are_read_once(tmp_path, monkeypatch, cache):
     first = find_shards(str(tmp_path / "many")).videos
     again = find_shards(str(tmp_path / "many")).videos
     assert sorted(read) == paths
-    assert [first.source(n) for n in range(6)] == [again.source(n) for n in range(6)]
+    assert [first.location(n) for n in range(6)] == [again.location(n) for n in range(6)]
     os.utime(paths[0], ns=(0, 0))  # another shard under the same name
     assert list(find_shards(str(tmp_path / "many")).videos) == list(first)
     assert len(read) == 6
@@ -142,8 +142,8 @@ def test_loader_processes_get_arrays(tmp_path):
     videos = find_shards(str(tmp_path / "many")).videos
     assert len(pickle.dumps(videos)) < 100 * len(videos)
     copied = pickle.loads(pickle.dumps(videos))
-    assert copied.source(777) == videos.source(777)
-    assert copied.source(777).file.read_bytes()[copied.source(777).start] == ord("x")
+    assert copied.location(777) == videos.location(777)
+    assert copied.location(777).file.read_bytes()[copied.location(777).start] == ord("x")
 
 
 # ---------------------------------------------------------------- datasets of each type

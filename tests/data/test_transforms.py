@@ -111,7 +111,7 @@ def test_the_same_random_numbers_give_the_same_clip():
 
 def test_all_frames_get_the_same_colours():
     clip = make_clip(np.full((5, 16, 16, 3), (100, 150, 200), dtype=np.uint8))
-    changed = transforms.jitter_colour(clip, 0.5, np.random.default_rng(0)).frames
+    changed = transforms.jitter_color(clip, 0.5, np.random.default_rng(0)).frames
     assert torch.equal(changed, changed[:1].expand_as(changed))
     assert not torch.equal(changed, clip.frames)
 
@@ -128,7 +128,7 @@ def test_test_crops_cover_the_longer_side():
 def test_test_frames_are_whole_patches():
     cfg = get_cfg()
     cfg.INPUT.TEST_SHORT_SIDE = 50
-    clip = transforms.whole_frame(marked_clip(), cfg)
+    clip = transforms.full_frame_transform(marked_clip(), cfg)
     assert clip.size == (64, 80)
     assert_box_fits(clip)
 

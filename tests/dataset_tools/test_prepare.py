@@ -28,10 +28,9 @@ from vmae_det.dataset_tools.prepare.resize import resize_video, resized
 from vmae_det.dataset_tools.prepare.work import Journal
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.utils.errors import UserError
-from vmae_det.video.files import read_video_list
 from vmae_det.video.probe import probe_video
 from vmae_det.video.readers import open_video
-from vmae_det.video.readers.geometry import Turn, turn_of
+from vmae_det.video.readers.video_file import Orientation, orientation_of
 
 _CODECS = {".mp4": "libx264", ".avi": "mpeg4", ".webm": "libvpx"}
 _OPTIONS = {".avi": {"bf": "2"}}  # as in UCF101
@@ -219,7 +218,7 @@ def test_from_the_official_files_to_training(
     assert "classes, where the whole dataset has" in capsys.readouterr().out
 
     spec = get_dataset(f"{name}_{train_name}", str(site.root))
-    files, labels = read_video_list(spec.annotations, spec.videos)
+    files, labels = spec.labeled_videos()
     assert all(file.is_file() for file in files)
     assert len(LabelMap.from_file(spec.label_map)) > labels.max()
     cfg = tiny_cfg("finetune", "DATASETS.ROOT", str(site.root), "SOLVER.EPOCHS", 1)
@@ -418,7 +417,7 @@ def test_a_turned_video_becomes_an_upright_file(tmp_path, rotation, mirrored):
     assert resize_video(source, target, 64) == ""
     with av.open(str(target)) as file:
         stored = next(file.decode(video=0))
-        assert turn_of(stored) == Turn()
+        assert orientation_of(stored) == Orientation()
     frames = open_video(target).frames(np.arange(6))
     assert frames.shape[1:3] == (stored.height, stored.width) == ((106, 64) if rotation % 180 else (64, 106))
     assert numbers(frames) == list(range(6))

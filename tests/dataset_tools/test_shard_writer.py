@@ -29,7 +29,7 @@ def videos(tmp_path):
 
 
 def contents(videos):
-    sources = [videos.source(number) for number in range(len(videos))]
+    sources = [videos.location(number) for number in range(len(videos))]
     return [source.file.read_bytes()[source.start :][: source.size] for source in sources]
 
 
@@ -40,7 +40,7 @@ def test_a_folder_comes_back(videos, tmp_path, capsys):
     assert [file.stat().st_size <= 10240 for file in shards.files] == [True] * 4
     expected = sorted(videos.rglob("*.mp4"))
     found = shards.videos
-    assert [name for _, name in found.places()] == [str(path.relative_to(videos)) for path in expected]
+    assert [name for _, name in found.members()] == [str(path.relative_to(videos)) for path in expected]
     assert contents(found) == [path.read_bytes() for path in expected]
     # Shards of shards.
     assert len(write_shards(get_dataset(str(tmp_path / "out")), tmp_path / "again", 10**9)) == 1

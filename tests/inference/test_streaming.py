@@ -63,7 +63,7 @@ def random_access(path, cfg, every):
     for time in times:
         centre = int(np.abs(reader.times - time).argmin())
         frames = reader.frames(keyframe_clip(centre, len(reader), node.NUM_FRAMES, node.SAMPLING_RATE))
-        clip = transforms.whole_frame(transforms.make_clip(frames), cfg)
+        clip = transforms.full_frame_transform(transforms.make_clip(frames), cfg)
         results.append(transforms.to_video(clip).float().mean(dim=(0, 2, 3)).numpy())
     return times, np.array(results)
 
@@ -112,8 +112,10 @@ def test_a_part_of_a_video(tmp_path, cfg):
 
 def test_each_frame_is_decoded_and_resized_once(tmp_path, cfg, monkeypatch):
     path = write_numbered(tmp_path / "video", FILES["even"])
-    resized, whole_frame = [], transforms.whole_frame
-    monkeypatch.setattr(transforms, "whole_frame", lambda c, cfg: resized.append(1) or whole_frame(c, cfg))
+    resized, transform = [], transforms.full_frame_transform
+    monkeypatch.setattr(
+        transforms, "full_frame_transform", lambda c, cfg: resized.append(1) or transform(c, cfg)
+    )
     reader = open_video(path)
     given = []
     stream = reader.stream

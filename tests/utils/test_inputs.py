@@ -15,10 +15,10 @@ from vmae_det.formats.ava_csv import read_action_csv, read_excluded
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.formats.person_boxes import read_person_boxes
 from vmae_det.formats.tubes import read_tubes
+from vmae_det.formats.video_list import read_video_list
 from vmae_det.formats.video_starts import VideoStarts
 from vmae_det.utils import inputs
 from vmae_det.utils.errors import DataError
-from vmae_det.video.files import read_video_list
 from vmae_det.video.shards import find_shards
 
 COCO = '{"images": [{"id": 1, "movie": "v", "timestamp": 1, "width": 10, "height": 10}], "annotations": %s}'
@@ -47,7 +47,7 @@ READERS = {
     "map.pbtxt": (lambda path: LabelMap.from_file(path).names, 'item { name: "a" id: 1 }', ("a",)),
     "map.txt": (lambda path: LabelMap.from_file(path).names, "1: a\n2: b", ("a", "b")),
     "list.txt": (
-        lambda path: [str(file) for file in read_video_list(path, path.parent)[0].names],
+        lambda path: read_video_list(path).names.tolist(),
         "a.mp4 0\nb.mp4 1",
         ["a.mp4", "b.mp4"],
     ),
@@ -106,7 +106,7 @@ def test_bytes_that_are_no_text_are_named_with_their_line(tmp_path):
     path = tmp_path / "list.txt"
     path.write_bytes(b"a.mp4 0\nb\xe9.mp4 1\n")
     with pytest.raises(DataError, match=r"list\.txt:2: expected a list of videos in UTF-8"):
-        read_video_list(path, tmp_path)
+        read_video_list(path)
 
 
 @pytest.mark.parametrize("unit", [b" ", b"\n", f"{BOX},1,1\n".encode()])

@@ -10,13 +10,13 @@ from vmae_det.cli.main import main
 from vmae_det.formats.ava_csv import read_action_csv
 from vmae_det.utils.errors import ConfigError, DataError
 from vmae_det.video.probe import probe_video
-from vmae_det.video.readers import notices, open_video
+from vmae_det.video.readers import base, open_video
 from vmae_det.video.readers.image_folder import image_size
 
 
 @pytest.fixture(autouse=True)
 def nothing_told(monkeypatch):
-    monkeypatch.setattr(notices, "_told", set())
+    monkeypatch.setattr(base, "_warned", set())
 
 
 @pytest.fixture

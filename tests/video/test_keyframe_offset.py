@@ -10,8 +10,8 @@ import pytest
 from vmae_det.data.catalog import get_dataset
 from vmae_det.data.loader import build_dataset
 from vmae_det.dataset_tools.check import check_dataset
-from vmae_det.video.keyframe_offset import describe_keyframes, slowfast_frame
 from vmae_det.video.readers import VideoReader
+from vmae_det.video.sampling import describe_keyframe, slowfast_frame
 
 CUT = 900
 
@@ -47,11 +47,11 @@ def test_the_table_of_the_documents(rate, second):
 
 
 def test_what_is_said():
-    text = describe_keyframes("a", 902, 900)
+    text = describe_keyframe("a", 902, 900)
     assert "second 902 of a is the frame nearest to 2.000 s of its file (video_start 900)" in text
     assert "SlowFast counts (902 - 900) x 30 = frame 60 from the first" in text
-    assert "frame 54 from the first at 27 a second" in describe_keyframes("a", 902, 900, 27)
-    assert "SlowFast" not in describe_keyframes("a", 2, 0)
+    assert "frame 54 from the first at 27 a second" in describe_keyframe("a", 902, 900, 27)
+    assert "SlowFast" not in describe_keyframe("a", 2, 0)
 
 
 @pytest.mark.parametrize("training", [True, False])

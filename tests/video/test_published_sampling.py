@@ -9,7 +9,7 @@ from vmae_det.data import color as colours
 from vmae_det.data import transforms
 from vmae_det.data.augmentation import ClipAugmentation
 from vmae_det.data.transforms import Clip, make_clip
-from vmae_det.video.sampling import keyframe_frames, training_frames, view_frames
+from vmae_det.video.sampling import sample_keyframe_clip, sample_test_clip, sample_training_clip
 
 
 def config(*opts):
@@ -24,12 +24,12 @@ def node(convention="published", *opts):
 
 def test_a_training_clip_is_spread_over_64_frames():
     rng = np.random.default_rng(0)
-    clips = [training_frames(node(), 70, rng) for _ in range(100)]
+    clips = [sample_training_clip(node(), 70, rng) for _ in range(100)]
     # 0, 64/15, 128/15, ... rounded down, and 63 in the place of 64
     steps = [0, 4, 8, 12, 17, 21, 25, 29, 34, 38, 42, 46, 51, 55, 59, 63]
     assert {tuple(clip - clip[0]) for clip in clips} == {tuple(steps)}
     assert {int(clip[0]) for clip in clips} == set(range(6))  # numpy's randint(64, 70) less 64
-    own = training_frames(node("centred"), 70, rng)
+    own = sample_training_clip(node("centred"), 70, rng)
     assert (np.diff(own) == 4).all()
 
 
@@ -37,30 +37,30 @@ def test_short_videos_end_in_their_last_frame():
     rng = np.random.default_rng(0)
     # linspace(0, 40, 10) rounded down, then the last frame
     expected = [0, 4, 8, 13, 17, 22, 26, 31, 35, *[39] * 7]
-    assert training_frames(node(), 40, rng).tolist() == expected
-    assert training_frames(node(), 3, rng).tolist() == [2] * 16
+    assert sample_training_clip(node(), 40, rng).tolist() == expected
+    assert sample_training_clip(node(), 3, rng).tolist() == [2] * 16
 
 
 def test_test_clips_start_at_multiples_of_the_stride():
     # 300 frames: 75 at stride 4, starts 59 * n / 4 rounded down: 0, 14, 29, 44, 59
-    clips = [view_frames(node(), 300, number, 5) for number in range(5)]
+    clips = [sample_test_clip(node(), 300, number, 5) for number in range(5)]
     assert [clip[0] for clip in clips] == [0, 56, 116, 176, 236]
     assert all((np.diff(clip) == 4).all() for clip in clips)
-    assert [view_frames(node("centred"), 300, number, 5)[0] for number in (1, 2)] == [60, 120]
-    assert view_frames(node(), 20, 1, 5).tolist() == [0, 4, 8, 12, *[16] * 12]
+    assert [sample_test_clip(node("centred"), 300, number, 5)[0] for number in (1, 2)] == [60, 120]
+    assert sample_test_clip(node(), 20, 1, 5).tolist() == [0, 4, 8, 12, *[16] * 12]
 
 
 def test_segments():
     rng = np.random.default_rng(0)
     segments = node("published", "INPUT.SAMPLING", "segments")
-    clips = np.array([training_frames(segments, 60, rng) for _ in range(400)])
+    clips = np.array([sample_training_clip(segments, 60, rng) for _ in range(400)])
     assert clips.min(0).tolist() == list(range(0, 48, 3))  # 60 // 16 frames each, and 12 unused
     assert clips.max(0).tolist() == list(range(2, 48, 3))
-    few = training_frames(segments, 10, rng)
+    few = sample_training_clip(segments, 10, rng)
     assert len(few) == 16
     assert (np.diff(few) >= 0).all()
     assert few.max() < 10
-    first, second = (view_frames(segments, 48, number, 2).tolist() for number in range(2))
+    first, second = (sample_test_clip(segments, 48, number, 2).tolist() for number in range(2))
     assert first == list(range(0, 48, 3))
     assert second == list(range(1, 48, 3))  # half of 3, rounded down
 
@@ -69,7 +69,7 @@ def test_segments():
     ("convention", "first", "last"), [("published", -31, 29), ("centred", -32, 28), ("auto", -32, 28)]
 )
 def test_the_frames_around_a_keyframe(convention, first, last):
-    frames = keyframe_frames(node(convention), 100, 1000) - 100
+    frames = sample_keyframe_clip(node(convention), 100, 1000) - 100
     assert (frames[0], frames[-1]) == (first, last)
     assert (np.diff(frames) == 4).all()
 

@@ -8,10 +8,10 @@ import pytest
 from numbered_videos import Recipe, numbers, write_numbered, x264
 
 from vmae_det.video.readers import open_video, pyav_reader
+from vmae_det.video.readers.base import VideoLocation
 from vmae_det.video.readers.decord_reader import DecordReader
-from vmae_det.video.readers.h264 import no_frame_needs
-from vmae_det.video.readers.interface import Source
-from vmae_det.video.readers.packet_index import index_video
+from vmae_det.video.readers.frame_index import get_frame_index
+from vmae_det.video.readers.video_file import is_non_reference
 
 READERS = ["decord", "pyav"]
 
@@ -147,8 +147,8 @@ def test_moments(video, name, reader):
 )
 def test_decord_reads_where_it_can_be_trusted(video, name, trusted):
     path = video(name)
-    assert (index_video(Source(path, path)).doubt == "") == trusted
-    assert DecordReader(Source(path, path)).is_decord == trusted
+    assert (get_frame_index(VideoLocation(path, path)).doubt == "") == trusted
+    assert DecordReader(VideoLocation(path, path)).is_decord == trusted
 
 
 MATRICES = {
@@ -213,14 +213,14 @@ def test_frames_that_nothing_needs_are_passed_over_and_change_nothing(tmp_path, 
     asked = np.arange(1, len(open_video(path, "pyav")), 5)
     answers = []
 
-    def noted(packet, length_size):
-        answers.append(no_frame_needs(packet, length_size))
+    def noted(packet, nal_length_size):
+        answers.append(is_non_reference(packet, nal_length_size))
         return answers[-1]
 
-    monkeypatch.setattr(pyav_reader, "no_frame_needs", noted)
+    monkeypatch.setattr(pyav_reader, "is_non_reference", noted)
     frames = open_video(path, "pyav").frames(asked)
     assert any(answers)
     assert not all(answers)
-    monkeypatch.setattr(pyav_reader, "length_size", lambda _: 0)
+    monkeypatch.setattr(pyav_reader, "nal_length_size", lambda _: 0)
     assert np.array_equal(open_video(path, "pyav").frames(asked), frames)
     assert numbers(frames) == numbers(open_video(path, "decord").frames(asked))

@@ -13,7 +13,7 @@ from odd_videos import ODD, REASONS, UNREADABLE
 
 from vmae_det.utils.errors import DataError
 from vmae_det.video.readers import open_video
-from vmae_det.video.readers.interface import Source
+from vmae_det.video.readers.base import VideoLocation
 
 READERS = ["decord", "pyav"]
 CLOSED = Recipe(options=x264(keyint=12, bframes=2))
@@ -36,7 +36,7 @@ def sound(tmp_path_factory):
 def test_what_went_away_since_it_was_found(tmp_path, reader):
     path = tmp_path / "gone.mp4"
     with pytest.raises(DataError, match=r"gone\.mp4: no such video file"):
-        open_video(Source(path, path), reader)
+        open_video(VideoLocation(path, path), reader)
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -4,7 +4,7 @@ import torch
 
 from vmae_det.data import datasets
 from vmae_det.data.loader import build_dataset, build_train_dataset, build_train_loader
-from vmae_det.video.sampling import placed_segments, random_segments, target_clip
+from vmae_det.video.sampling import evenly_spaced_segments, random_segments, target_clip
 
 
 def test_a_random_frame_of_each_segment():
@@ -32,7 +32,7 @@ def test_segments_of_unequal_length_cover_the_video():
     ],
 )
 def test_test_clips_lie_evenly_within_the_segments(frames, clips, expected):
-    placed = [placed_segments(frames, 4, number, clips).tolist() for number in range(clips)]
+    placed = [evenly_spaced_segments(frames, 4, number, clips).tolist() for number in range(clips)]
     assert placed == expected
 
 

@@ -11,7 +11,7 @@ from numbered_videos import Recipe, numbered_frame, numbers, write_numbered, x26
 from vmae_det.dataset_tools.prepare.resize import resize_video
 from vmae_det.utils.errors import DataError
 from vmae_det.video.probe import probe_video
-from vmae_det.video.readers import notices, open_video
+from vmae_det.video.readers import base, open_video
 
 READERS = ["pyav", "decord"]
 CLOSED = x264(keyint=12, bframes=2)
@@ -20,7 +20,7 @@ GAP = [*range(40), *range(70, 150)]  # frames that are there, of 150
 
 @pytest.fixture(autouse=True)
 def nothing_told(monkeypatch):
-    monkeypatch.setattr(notices, "_told", set())
+    monkeypatch.setattr(base, "_warned", set())
 
 
 def check(path, truth, times, reader="pyav", number_of=numbers):

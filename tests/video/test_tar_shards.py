@@ -6,8 +6,8 @@ from numbered_videos import Recipe, numbers, write_numbered, x264
 
 from vmae_det.utils.errors import DataError
 from vmae_det.video.readers import list_shard, open_video
+from vmae_det.video.readers.base import VideoLocation
 from vmae_det.video.readers.decord_reader import DecordReader
-from vmae_det.video.readers.interface import Source
 from vmae_det.video.readers.tar_shard import find_in_shard
 
 READERS = ["decord", "pyav"]
@@ -54,7 +54,7 @@ def test_videos_are_read_in_their_places(shard, reader):
         assert len(opened) == count
         for indices in ([count - 1, 0, 9, 9], [10], list(range(count))):
             assert numbers(opened.frames(indices)) == indices
-    assert DecordReader(Source(shard, shard, *find_in_shard(shard, "a.mp4"))).is_decord
+    assert DecordReader(VideoLocation(shard, shard, *find_in_shard(shard, "a.mp4"))).is_decord
     assert open_video(shard / "a.mp4", reader, short_side=32).frames([3]).shape == (1, 32, 48, 3)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vmae_det.data.loader import build_train_dataset, build_train_loader, first_of_step
+from vmae_det.data.loader import build_train_dataset, build_train_loader, load_batch_of_step
 from vmae_det.engine.setup import model_class
 from vmae_det.utils.errors import ConfigError
 from vmae_det.visualization import batch as batches
@@ -16,7 +16,7 @@ MIXED = ("INPUT.MIXUP", 0.8, "INPUT.CUTMIX", 1.0)
 def both(cfg, step, count):
     """The first clips of a step, and all that the loader gives."""
     dataset = build_train_dataset(cfg, model_class(cfg).task)
-    few = first_of_step(cfg, dataset, step, count)
+    few = load_batch_of_step(cfg, dataset, step, count)
     whole = next(iter(build_train_loader(cfg, dataset, step)))
     return few, whole
 
@@ -54,7 +54,7 @@ def test_a_sheet_and_an_animation(tiny_cfg, task):
 
 def drawn(cfg, draw, count=4):
     dataset = build_train_dataset(cfg, model_class(cfg).task)
-    batch = first_of_step(cfg, dataset, 0, count)
+    batch = load_batch_of_step(cfg, dataset, 0, count)
     return batch, draw(cfg, dataset, batch)
 
 

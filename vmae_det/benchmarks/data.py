@@ -20,13 +20,13 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from vmae_det.config import CfgNode
-from vmae_det.data.loader import TrainSampler, build_train_dataset, build_train_loader, collate
+from vmae_det.data.loader import build_train_dataset, build_train_loader, collate
+from vmae_det.data.samplers import TrainSampler
 from vmae_det.data.worker_pool import PREFETCH
 from vmae_det.engine.trainer import to_device
 from vmae_det.modeling import model_class
 from vmae_det.video.readers import VideoReader
-from vmae_det.video.readers.interface import Source
-from vmae_det.video.readers.opening import find_source
+from vmae_det.video.readers.base import VideoLocation, locate_video
 
 _BATCH = 4
 _WARM_UP = 4  # batches
@@ -201,10 +201,10 @@ class _FrameByFrame(torch.utils.data.Dataset):
 class _BareDecord:
     """decord as it is, at full size."""
 
-    def __init__(self, video: Path | Source) -> None:
+    def __init__(self, video: Path | VideoLocation) -> None:
         import decord
 
-        source = video if isinstance(video, Source) else find_source(video)
+        source = video if isinstance(video, VideoLocation) else locate_video(video)
         self._reader = decord.VideoReader(source.address, num_threads=1)
 
     def __len__(self) -> int:
@@ -268,7 +268,7 @@ def _stages(dataset: Any, keys: list[tuple[int, int]]) -> dict[str, float]:
 
 
 def _timed_open(
-    open_it: Callable[[Path | Source], VideoReader], watch: _Stopwatch, video: Path | Source
+    open_it: Callable[[Path | VideoLocation], VideoReader], watch: _Stopwatch, video: Path | VideoLocation
 ) -> _TimedReader:
     with watch.stage("read"):
         return _TimedReader(open_it(video), watch)

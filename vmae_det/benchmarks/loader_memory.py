@@ -17,10 +17,10 @@ from torch.utils.data import BatchSampler, Dataset
 from tqdm import tqdm
 
 from vmae_det.config import get_cfg
-from vmae_det.data.bad_samples import TolerantDataset
+from vmae_det.data.bad_samples import FaultTolerantDataset
 from vmae_det.data.catalog import DatasetSpec
 from vmae_det.data.datasets import ActionKeyframes
-from vmae_det.data.worker_pool import Loader
+from vmae_det.data.worker_pool import FaultTolerantLoader
 from vmae_det.formats.ava_csv import ActionBoxes, write_action_csv
 from vmae_det.utils.errors import UserError
 
@@ -133,8 +133,8 @@ def _measure(folder: Path, workers: int) -> int:
     )
     dataset = _Looks(ActionKeyframes(get_cfg(), spec, training=True))
     batches = iter(
-        Loader(
-            TolerantDataset(dataset, True, 0, workers),
+        FaultTolerantLoader(
+            FaultTolerantDataset(dataset, True, 0, workers),
             BatchSampler([(0, number) for number in range(100 * workers)], 1, drop_last=False),
             list,
             None,

@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     from vmae_det.cli.detect_videos import detect_videos
     from vmae_det.engine.launch import check_processes, launch
     from vmae_det.rendering.result_writers import choose_formats
-    from vmae_det.video.inputs import find_inputs
+    from vmae_det.video.discovery import find_video_inputs
 
     check_processes(args.num_gpus)
     if args.end <= args.start:
@@ -122,5 +122,5 @@ def run(args: argparse.Namespace) -> int:
         refuse_unused(args, missing, timeline=False, font=None, top_k=3)
         if "html" not in formats:
             refuse_unused(args, "--format has neither the overlay nor the page, which show it", threshold=0.3)
-    inputs = find_inputs(args.videos)
+    inputs = find_video_inputs(args.videos)
     return launch(detect_videos, (args, inputs, formats), num_processes=min(args.num_gpus, len(inputs)))

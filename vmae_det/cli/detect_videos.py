@@ -22,7 +22,7 @@ from vmae_det.rendering.result_writers import output_paths
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import UserError
 from vmae_det.utils.logging import setup_logging
-from vmae_det.video.inputs import VideoInput
+from vmae_det.video.discovery import VideoInput
 
 logger = logging.getLogger(__name__)
 

@@ -6,22 +6,25 @@ its frames.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import math
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
+import cv2
 import numpy as np
 import torch
+from timm.data import auto_augment
 
 from vmae_det.config import CfgNode
-from vmae_det.data.rand_augment import ClipRandAugment
+from vmae_det.data import color as colours
 from vmae_det.data.transforms import Clip
 
 ERASED_AREA = (0.02, 1 / 3)  # of the frame; these and the next as in timm
 ERASED_ASPECT = (0.3, 1 / 0.3)
 ERASE_ATTEMPTS = 10
-CUTMIX_SHARE = 0.5  # of the groups, where mixup is on as well
-GROUP_SIZE = 8  # videos that are mixed alike: those of one process in the published runs (64 processes of 8)
-
-_MIXING_STREAM = 1  # keeps the draws of batches apart from those of orders and clips
 
 
 def erase_rectangle(
@@ -63,99 +66,163 @@ class ClipAugmentation:
         self.erasing = cfg.INPUT.RANDOM_ERASING
         name = cfg.INPUT.RAND_AUGMENT
         self.rand_augment = ClipRandAugment(name, self.mean) if name else None
-        self.whole_frame = cfg.INPUT.RAND_AUGMENT_WHOLE_FRAME
+        self.full_frame_transform = cfg.INPUT.RAND_AUGMENT_WHOLE_FRAME
 
     def __call__(
         self, clip: Clip, rng: np.random.Generator, cut: Callable[[Clip, np.random.Generator], Clip]
     ) -> Clip:
         """A decoded clip changed, and cut to its final size by `cut`."""
-        if self.rand_augment and self.whole_frame:
+        if self.rand_augment and self.full_frame_transform:
             clip = self.rand_augment(clip, rng)
         clip = cut(clip, rng)
-        if self.rand_augment and not self.whole_frame:
+        if self.rand_augment and not self.full_frame_transform:
             clip = self.rand_augment(clip, rng)
         if self.erasing:
             clip = erase_rectangle(clip, self.erasing, self.mean, self.std, rng)
         return clip
 
 
-class BatchMixing:
-    """What mixup (Zhang et al., 2018) or cutmix (Yun et al., 2019) does to each batch, drawn group by group.
+_BYTES = np.arange(256)
 
-    A group is GROUP_SIZE videos in a row, with all their copies, of the batch of one forward pass over all
-    processes. So the draws are the same for any number of processes.
+
+class ClipRandAugment:
+    """timm's RandAugment (Cubuk et al., 2020), with the same operations and magnitudes for all frames.
+
+    What is drawn is timm's. Colours come out as timm's do, to 1 of 255; what is sheared, rotated or moved is
+    interpolated bilinearly, in a third of the time of the bicubic kernel that the papers' programs use.
 
     Args:
-        mixup: alpha of the Beta(alpha, alpha) of the share of the first clip; 0: no mixup.
-        cutmix: alpha of that of the area that the first clip keeps; 0: no cutmix.
-        size: side of the clips in pixels.
-        copies: clips in a row that come from one video; they are not mixed with each other.
-        seed: of all draws, which follow from it, the number of the batch and that of the group.
+        description: as timm reads it, e.g. rand-m9-mstd0.5-inc1.
+        fill: colour of the corners that a shear or a rotation lays bare, R, G, B in 0..255.
     """
 
-    def __init__(self, mixup: float, cutmix: float, *, size: int, copies: int, seed: int) -> None:
-        self.mixup = mixup
-        self.cutmix = cutmix
-        self.size = size
-        self.copies = copies
-        self.seed = seed
+    def __init__(self, description: str, fill: tuple[float, float, float]) -> None:
+        options = {"img_mean": tuple(round(value) for value in fill)}
+        self.augment = auto_augment.rand_augment_transform(description, options)
+        for operation in self.augment.ops:
+            operation.aug_fn = OPERATIONS[operation.aug_fn.__name__]
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> BatchMixing | None:
-        """What INPUT.MIXUP and INPUT.CUTMIX describe; None where both are 0."""
-        node = cfg.INPUT
-        if not (node.MIXUP or node.CUTMIX):
-            return None
-        return cls(
-            node.MIXUP,
-            node.CUTMIX,
-            size=node.CROP_SIZE,
-            copies=cfg.DATALOADER.REPEATED_AUG,
-            seed=cfg.SEED,
-        )
-
-    def __call__(self, number: int, num_clips: int, first: int = 0) -> dict[str, torch.Tensor]:
-        """For `num_clips` clips of batch `number` of the run: what vmae_det.modeling.mixing takes.
-
-        `partner` (B,), the clip that each is mixed with; `box` (B, 4), rows and columns top, bottom, left,
-        right of a rectangle; `weight` (B,), the share of a clip itself inside of it. Outside it is alone.
-
-        Args:
-            first: place in the batch of the first of these clips, where other processes hold those before it.
-        """
-        groups = (first + torch.arange(num_clips)) // (GROUP_SIZE * self.copies)
-        numbers, members = groups.unique(return_inverse=True)
-        boxes, weights = zip(*(self._draw(number, group) for group in numbers.tolist()))
-        return {
-            "partner": partners(num_clips, self.copies),
-            "box": torch.tensor(boxes)[members],
-            "weight": torch.tensor(weights, dtype=torch.float32)[members],
-        }
-
-    def _draw(self, number: int, group: int) -> tuple[tuple[int, int, int, int], float]:
-        """The rectangle and the weight of a group."""
-        entropy = np.random.SeedSequence((self.seed, number, group), spawn_key=(_MIXING_STREAM,))
-        rng = np.random.default_rng(entropy)
-        cut = self.cutmix > 0 and (self.mixup == 0 or rng.random() < CUTMIX_SHARE)
-        alpha = self.cutmix if cut else self.mixup
-        share = rng.beta(alpha, alpha)
-        return (self._rectangle(1 - share, rng), 0.0) if cut else ((0, self.size, 0, self.size), share)
-
-    def _rectangle(self, area: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
-        """A square of this share of the area around a random pixel, cut at the borders of the frame."""
-        side = int(self.size * area**0.5)
-        top, left = rng.integers(self.size, size=2) - side // 2
-        edges = np.clip([top, top + side, left, left + side], 0, self.size)
-        return tuple(edges.tolist())
+    def __call__(self, clip: Clip, rng: np.random.Generator) -> Clip:
+        """The clip changed as `rng` says; boxes stay, as they have no place in classification."""
+        seed = int(rng.integers(2**32))
+        frames = clip.pixels()
+        with _own_global_generators():
+            random.seed(seed)
+            np.random.seed(seed)
+            frames = self.augment(frames)
+        return Clip(torch.from_numpy(frames).permute(0, 3, 1, 2), clip.boxes)
 
 
-def partners(batch_size: int, copies: int) -> torch.Tensor:
-    """The clip (B,) that each clip of a batch is mixed with.
+@contextmanager
+def _own_global_generators() -> Iterator[None]:
+    """timm draws from the generators that the whole process shares: leaves them as they were."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
 
-    Videos that follow each other make a pair, copy by copy. Processes hold successive parts of a batch, so a
-    pair is the same in any number of them as long as each holds an even number of videos. An odd one out is
-    mixed with the video before it, a single one with itself.
-    """
-    videos = np.arange(batch_size // copies)
-    other = np.where(videos ^ 1 < len(videos), videos ^ 1, max(len(videos) - 2, 0))
-    return torch.from_numpy((other[:, None] * copies + np.arange(copies)).reshape(-1))
+
+def _invert(frames: np.ndarray) -> np.ndarray:
+    return 255 - frames
+
+
+def _posterize(frames: np.ndarray, bits: int) -> np.ndarray:
+    # timm asks for 0 bits at the strongest magnitude, which would leave nothing.
+    return frames & np.uint8(-(1 << 8 - max(bits, 1)) & 255)
+
+
+def _solarize(frames: np.ndarray, threshold: int) -> np.ndarray:
+    table = np.where(threshold > _BYTES, _BYTES, 255 - _BYTES)
+    return colours.apply_tables(frames, table.astype(np.uint8))
+
+
+def _solarize_add(frames: np.ndarray, added: int, threshold: int = 128) -> np.ndarray:
+    table = np.where(threshold > _BYTES, np.minimum(_BYTES + added, 255), _BYTES)
+    return colours.apply_tables(frames, table.astype(np.uint8))
+
+
+def _desaturate(frames: np.ndarray, strength: float) -> np.ndarray:
+    return colours.adjust_saturation(frames, min(max(1 - strength, 0), 1))
+
+
+def _blur_at_random(frames: np.ndarray, strength: float) -> np.ndarray:
+    return colours.blur(frames, random.uniform(0.1, 2.0 * strength))
+
+
+def _shear_x(frames: np.ndarray, factor: float, **fill: Any) -> np.ndarray:
+    return _warp(frames, [[1, factor, 0], [0, 1, 0]], **fill)
+
+
+def _shear_y(frames: np.ndarray, factor: float, **fill: Any) -> np.ndarray:
+    return _warp(frames, [[1, 0, 0], [factor, 1, 0]], **fill)
+
+
+def _move_x(frames: np.ndarray, pixels: float, **fill: Any) -> np.ndarray:
+    return _warp(frames, [[1, 0, pixels], [0, 1, 0]], **fill)
+
+
+def _move_y(frames: np.ndarray, pixels: float, **fill: Any) -> np.ndarray:
+    return _warp(frames, [[1, 0, 0], [0, 1, pixels]], **fill)
+
+
+def _move_x_by_share(frames: np.ndarray, share: float, **fill: Any) -> np.ndarray:
+    return _move_x(frames, share * frames.shape[2], **fill)
+
+
+def _move_y_by_share(frames: np.ndarray, share: float, **fill: Any) -> np.ndarray:
+    return _move_y(frames, share * frames.shape[1], **fill)
+
+
+def _rotate(frames: np.ndarray, degrees: float, **fill: Any) -> np.ndarray:
+    """Counter-clockwise around the centre."""
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    y, x = frames.shape[1] / 2, frames.shape[2] / 2
+    return _warp(frames, [[cos, -sin, x - cos * x + sin * y], [sin, cos, y - sin * x - cos * y]], **fill)
+
+
+def _warp(frames: np.ndarray, matrix: list[list[float]], fillcolor: tuple[int, ...], **_: Any) -> np.ndarray:
+    """Frames that show at (x, y), counted from the corner, what was at `matrix` (2, 3) times (x, y, 1)."""
+    matrix = np.array(matrix, dtype=np.float64)
+    matrix[:, 2] += matrix[:, :2].sum(1) / 2 - 0.5  # OpenCV puts (0, 0) into the middle of the first pixel
+    size = frames.shape[2], frames.shape[1]
+    how = {"flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, "borderValue": fillcolor}
+    out = np.empty_like(frames)
+    for frame, target in zip(frames, out):
+        cv2.warpAffine(frame, matrix, size, target, **how)
+    return out
+
+
+def _colours_alone(change: Any) -> Any:
+    """An operation that does not look at what timm says of the fill colour and the interpolation."""
+
+    @functools.wraps(change)
+    def operation(frames: np.ndarray, *level: float, **_: Any) -> np.ndarray:
+        return change(frames, *level)
+
+    return operation
+
+
+OPERATIONS = {
+    "shear_x": _shear_x,
+    "shear_y": _shear_y,
+    "translate_x_abs": _move_x,
+    "translate_y_abs": _move_y,
+    "translate_x_rel": _move_x_by_share,
+    "translate_y_rel": _move_y_by_share,
+    "rotate": _rotate,
+    "auto_contrast": _colours_alone(colours.stretch_contrast),
+    "equalize": _colours_alone(colours.equalize),
+    "invert": _colours_alone(_invert),
+    "posterize": _colours_alone(_posterize),
+    "solarize": _colours_alone(_solarize),
+    "solarize_add": _colours_alone(_solarize_add),
+    "color": _colours_alone(colours.adjust_saturation),
+    "contrast": _colours_alone(colours.adjust_contrast),
+    "brightness": _colours_alone(colours.adjust_brightness),
+    "sharpness": _colours_alone(colours.adjust_sharpness),
+    "desaturate": _colours_alone(_desaturate),
+    "gaussian_blur": _colours_alone(colours.blur),
+    "gaussian_blur_rand": _colours_alone(_blur_at_random),
+}

@@ -17,7 +17,7 @@ import torch
 
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import DataError, UserError
-from vmae_det.video.readers.interface import OutsideVideo
+from vmae_det.video.readers.base import TimeOutsideVideoError
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ _ATTEMPTS = 100
 _SHOWN = 5
 
 
-class Bad(NamedTuple):
+class BadSample(NamedTuple):
     """Something that was tried in vain.
 
     Args:
@@ -45,7 +45,7 @@ _PROBLEMS = {"video": "videos cannot be read", "keyframe": "keyframes lie outsid
 
 
 @dataclass(frozen=True)
-class Answer:
+class SampleResult:
     """What became of one sample, as it travels from a loader process to the training process.
 
     Args:
@@ -55,11 +55,11 @@ class Answer:
     """
 
     samples: list[dict[str, Any]]
-    bad: tuple[Bad, ...] = ()
+    bad: tuple[BadSample, ...] = ()
     error: UserError | None = None
 
 
-class BadFiles:
+class BadSampleTracker:
     """The videos of a dataset that could not be read so far, and its keyframes outside of videos, in any
     process.
 
@@ -75,19 +75,19 @@ class BadFiles:
         self.totals = {"video": num_files, "keyframe": num_clips}
         self.max_fraction = max_fraction
         self.in_step = in_step
-        self.found: dict[str, Bad] = {}
+        self.found: dict[str, BadSample] = {}
 
     def count(self, kind: str) -> int:
-        """How many of a kind of `Bad` there are so far."""
+        """How many of a kind of `BadSample` there are so far."""
         return sum(bad.kind == kind for bad in self.found.values())
 
-    def watch(self, batches: Generator[tuple[Any, list[Answer]], None, None]) -> Iterator[Any]:
+    def watch(self, batches: Generator[tuple[Any, list[SampleResult]], None, None]) -> Iterator[Any]:
         """What batches hold, without those that hold nothing; all processes end in the error of one.
 
         Args:
             batches: a batch or None, and the answers of its samples that hold more than samples.
         """
-        found: dict[str, Bad] = {}
+        found: dict[str, BadSample] = {}
         error: UserError | None = None
         with closing(batches):
             while not error:
@@ -109,7 +109,7 @@ class BadFiles:
                     yield content
         self.share(found, error)
 
-    def share(self, found: dict[str, Bad], error: UserError | None = None) -> None:
+    def share(self, found: dict[str, BadSample], error: UserError | None = None) -> None:
         """Take note of what this process has met and what the others have, which call this too.
 
         Each is logged the first time that it is met.
@@ -144,13 +144,13 @@ class BadFiles:
             if others_error:
                 raise others_error
 
-    def _too_many(self, found: dict[str, Bad]) -> str | None:
+    def _too_many(self, found: dict[str, BadSample]) -> str | None:
         """The kind of which there are more than may be."""
         counts = Counter(bad.kind for bad in found.values())
         return next((kind for kind, n in counts.items() if n > self.max_fraction * self.totals[kind]), None)
 
 
-class Board:
+class WorkerStatus:
     """What each loader process reads at the moment, in memory that the training process sees, too."""
 
     def __init__(self, workers: int) -> None:
@@ -185,10 +185,10 @@ class Board:
         self._lines.zero_()
 
 
-class TolerantDataset(torch.utils.data.Dataset):
+class FaultTolerantDataset(torch.utils.data.Dataset):
     """A dataset that answers, whatever its videos are like.
 
-    In training the place of an unreadable video is taken by another one, which follows from the sample's
+    In training the place of an read_error video is taken by another one, which follows from the sample's
     epoch and index alone; in testing it stays empty.
 
     Args:
@@ -202,15 +202,15 @@ class TolerantDataset(torch.utils.data.Dataset):
         self.dataset = dataset
         self.training = training
         self.seed = seed
-        self.board = Board(workers)
+        self.board = WorkerStatus(workers)
         self.condemned: dict[str, str] = {}  # videos that killed a process, with the reason
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: tuple[int, int]) -> Answer:
+    def __getitem__(self, key: tuple[int, int]) -> SampleResult:
         epoch, index = key
-        bad: list[Bad] = []
+        bad: list[BadSample] = []
         for attempt in range(_ATTEMPTS if self.training else 1):
             if attempt:
                 rng = np.random.default_rng((self.seed, *key, attempt))
@@ -219,15 +219,15 @@ class TolerantDataset(torch.utils.data.Dataset):
             try:
                 if path in self.condemned:
                     raise DataError(self.condemned[path], path)
-                return Answer(self._read(epoch, index), tuple(bad))
-            except OutsideVideo as error:
-                bad.append(Bad("keyframe", str(error), str(error)))
+                return SampleResult(self._read(epoch, index), tuple(bad))
+            except TimeOutsideVideoError as error:
+                bad.append(BadSample("keyframe", str(error), str(error)))
             except DataError as error:
-                bad.append(Bad("video", path, str(error)))
+                bad.append(BadSample("video", path, str(error)))
             except UserError as error:
-                return Answer([], tuple(bad), error)
+                return SampleResult([], tuple(bad), error)
         error = DataError(f"{_ATTEMPTS} clips in a row cannot be read; the last: {bad[-1].reason}")
-        return Answer([], tuple(bad), error if self.training else None)
+        return SampleResult([], tuple(bad), error if self.training else None)
 
     def _read(self, epoch: int, index: int) -> list[dict[str, Any]]:
         self.board.begin(epoch, index)
@@ -242,8 +242,10 @@ class TolerantDataset(torch.utils.data.Dataset):
         self.condemned[path] = reason
 
 
-def join_answers(collate: Callable[[list], Any], answers: list[Answer]) -> tuple[Any, list[Answer]]:
+def collate_results(
+    collate: Callable[[list], Any], answers: list[SampleResult]
+) -> tuple[Any, list[SampleResult]]:
     """A batch of what was read, None where that is nothing; and the answers that hold more than samples."""
     samples = [answer.samples for answer in answers if answer.samples]
-    notable = [Answer([], answer.bad, answer.error) for answer in answers if answer.bad or answer.error]
+    notable = [SampleResult([], answer.bad, answer.error) for answer in answers if answer.bad or answer.error]
     return collate(samples) if samples else None, notable

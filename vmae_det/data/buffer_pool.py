@@ -18,11 +18,11 @@ import torch
 # By default, a process that the launcher has spawned would spawn its own, which share no memory with it.
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 
-_arenas: weakref.WeakValueDictionary[int, Arena] = weakref.WeakValueDictionary()
+_arenas: weakref.WeakValueDictionary[int, BufferPool] = weakref.WeakValueDictionary()
 _numbers = itertools.count()
 
 
-class Arena:
+class BufferPool:
     """Some slots for each loader process. A slot is free again when nothing refers to its tensors any more.
 
     Args:
@@ -66,7 +66,7 @@ class Arena:
         self._held[slot] -= 1
 
 
-def as_bytes(value: Any) -> Any:
+def pickle_as_bytes(value: Any) -> Any:
     """Tensors of a batch, and in its lists, so wrapped that they travel as bytes within the message.
 
     torch makes shared memory for each, however small, which takes longer than the bytes.
@@ -74,9 +74,9 @@ def as_bytes(value: Any) -> Any:
     if torch.is_tensor(value):
         return _Bytes(value)
     if isinstance(value, dict):
-        return {key: as_bytes(item) for key, item in value.items()}
+        return {key: pickle_as_bytes(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [as_bytes(item) for item in value]
+        return [pickle_as_bytes(item) for item in value]
     return value
 
 

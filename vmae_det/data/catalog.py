@@ -9,12 +9,17 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from vmae_det.formats.video_list import read_video_list
 from vmae_det.formats.video_starts import VideoStarts
 from vmae_det.mini_ava import make_mini_ava
 from vmae_det.utils.errors import ConfigError, DataError, did_you_mean
 from vmae_det.utils.inputs import read_text
 from vmae_det.utils.paths import is_address, local_path
 from vmae_det.utils.yaml_text import YAMLProblem, load_yaml
+from vmae_det.video.discovery import VideoPaths
+from vmae_det.video.packed_paths import PackedPaths
 from vmae_det.video.shards import Shards, find_shards
 
 # What a dataset of each type must name.
@@ -60,6 +65,28 @@ class DatasetSpec:
         if start is None:
             raise DataError(f"no line for the video '{video}'", self.video_start.path)
         return start
+
+    def labeled_videos(self) -> tuple[VideoPaths, np.ndarray]:
+        """Return the videos of a classification dataset and their class indices, int64 (n,).
+
+        They come from the list of videos, or, without one, from the KEY.cls files of the shards. Names in the
+        list are relative to the folder `videos`, or SHARD.tar/KEY.mp4.
+
+        Raises:
+            DataError: the list is malformed, or the shards do not contain a listed video.
+        """
+        sharded = isinstance(self.videos, Shards)
+        if self.annotations is None:
+            return self.videos.videos, self.videos.videos.labels()
+        listed = read_video_list(self.annotations)
+        if not sharded:
+            return PackedPaths(self.videos, listed.names), listed.labels
+        known = self.videos.videos.numbers_by_name()
+        for name, line in zip(listed.names, listed.lines.tolist()):
+            if name not in known:
+                problem = f"expected SHARD.tar/KEY.mp4 of {self.videos}, got '{name}'"
+                raise DataError(problem, self.annotations, line)
+        return self.videos.videos.select([known[name] for name in listed.names]), listed.labels
 
 
 @dataclass(frozen=True)

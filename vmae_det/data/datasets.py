@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +21,23 @@ from vmae_det.data import transforms
 from vmae_det.data.augmentation import ClipAugmentation
 from vmae_det.data.catalog import DatasetSpec
 from vmae_det.data.classes import ModelClasses
-from vmae_det.data.clip_cache import ClipCache
 from vmae_det.data.transforms import Clip, make_clip
 from vmae_det.formats.ava_csv import LabelMap, read_action_csv, read_excluded
 from vmae_det.formats.keyframes import Keyframes, group_by_keyframe
 from vmae_det.formats.person_boxes import read_person_boxes
 from vmae_det.utils.errors import ConfigError, DataError
 from vmae_det.utils.registry import Registry
-from vmae_det.video.files import VideoTable, files_of_ids, find_videos, labelled_videos
-from vmae_det.video.keyframe_offset import describe_keyframes
+from vmae_det.video.discovery import VideoPaths, find_videos, resolve_video_ids
 from vmae_det.video.readers import VideoReader, open_video
-from vmae_det.video.readers.interface import OutsideVideo, Source
+from vmae_det.video.readers.base import TimeOutsideVideoError, VideoLocation
 from vmae_det.video.sampling import (
-    evenly_placed_clip,
-    keyframe_frames,
+    describe_keyframe,
+    evenly_spaced_clip,
     random_clip,
+    sample_keyframe_clip,
+    sample_test_clip,
+    sample_training_clip,
     target_clip,
-    training_frames,
-    view_frames,
 )
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class ClipDataset(torch.utils.data.Dataset, ABC):
     (of the clip in the dataset), and what the task adds.
     """
 
-    files: VideoTable
+    files: VideoPaths
     label_map: LabelMap | None = None  # of the dataset's classes; None: it has none, or without names
     columns: np.ndarray | None = None  # the model's output for each of them; None: their own order
 
@@ -122,7 +122,7 @@ class ClipDataset(torch.utils.data.Dataset, ABC):
             sample["path"] = str(self.path_of(index))
         return sample | self.finish(clip, extra)
 
-    def open(self, video: Path | Source) -> VideoReader:
+    def open(self, video: Path | VideoLocation) -> VideoReader:
         """A video, ready to be decoded at the size that is needed of it."""
         node = self.cfg.DATALOADER
         side = transforms.needed_short_side(self.cfg, self.training) if node.DECODE_SMALLER else None
@@ -130,7 +130,7 @@ class ClipDataset(torch.utils.data.Dataset, ABC):
 
 
 @DATASET_REGISTRY.register_as("pretraining")
-class UnlabelledVideos(ClipDataset):
+class UnlabeledVideos(ClipDataset):
     """Clips from the videos of a dataset of any type; labels are not looked at.
 
     In training an epoch takes CLIPS_PER_VIDEO clips from each video, in testing the one in its middle. Where
@@ -143,10 +143,10 @@ class UnlabelledVideos(ClipDataset):
         if spec.type == "videos":
             self.files = find_videos(spec.videos)
         elif spec.type == "classification":
-            self.files, _ = labelled_videos(spec.annotations, spec.videos)
+            self.files, _ = spec.labeled_videos()
         else:
             annotations = read_action_csv(spec.annotations, unknown_actions="ignore")
-            self.files = files_of_ids(annotations.videos, spec.videos)
+            self.files = resolve_video_ids(annotations.videos, spec.videos)
         own, wanted = cfg.INPUT, cfg.MODEL.RECONSTRUCTION
         self.own = own.NUM_FRAMES, own.SAMPLING_RATE
         self.target = wanted.NUM_FRAMES or own.NUM_FRAMES, wanted.SAMPLING_RATE or own.SAMPLING_RATE
@@ -160,13 +160,13 @@ class UnlabelledVideos(ClipDataset):
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[Clip, Sample]:
         """A random clip."""
-        reader = self.open(self.files.source(index % len(self.files)))
+        reader = self.open(self.files.location(index % len(self.files)))
         return self._decode(reader, random_clip(len(reader), *self.own, rng))
 
     def load_test(self, index: int) -> tuple[Clip, Sample]:
         """The centre of the clip in the middle of the video."""
-        reader = self.open(self.files.source(index))
-        clip, extra = self._decode(reader, evenly_placed_clip(len(reader), *self.own, 0, 1))
+        reader = self.open(self.files.location(index))
+        clip, extra = self._decode(reader, evenly_spaced_clip(len(reader), *self.own, 0, 1))
         return transforms.view_crop(clip, self.cfg), extra
 
     def _decode(self, reader: VideoReader, video: np.ndarray) -> tuple[Clip, Sample]:
@@ -184,13 +184,13 @@ class UnlabelledVideos(ClipDataset):
 
 
 @DATASET_REGISTRY.register_as("classification")
-class LabelledVideos(ClipDataset):
+class LabeledVideos(ClipDataset):
     """Videos with a class each: `label`; in testing `video_index`, as a video has several views."""
 
     def __init__(self, cfg: CfgNode, spec: DatasetSpec, training: bool) -> None:
         super().__init__(cfg, spec, training)
         _require_type(spec, "classification")
-        self.files, self.labels = labelled_videos(spec.annotations, spec.videos)
+        self.files, self.labels = spec.labeled_videos()
         if spec.label_map is not None:
             self.label_map = LabelMap.from_file(spec.label_map)
         num_classes = cfg.MODEL.CLASSIFIER.NUM_CLASSES
@@ -230,8 +230,8 @@ class LabelledVideos(ClipDataset):
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[Clip, Sample]:
         """A random clip, or a random frame of each segment, as INPUT.SAMPLING says."""
-        reader = self.open(self.files.source(index))
-        frames = training_frames(self.cfg.INPUT, len(reader), rng)
+        reader = self.open(self.files.location(index))
+        frames = sample_training_clip(self.cfg.INPUT, len(reader), rng)
         return make_clip(reader.frames(frames)), {"label": int(self.labels[index])}
 
     def transform(self, clip: Clip, rng: np.random.Generator) -> Clip:
@@ -243,8 +243,8 @@ class LabelledVideos(ClipDataset):
         test = self.cfg.TEST
         video, view = divmod(index, self.views)
         clip_number, crop_number = divmod(view, test.NUM_CROPS)
-        reader = self.open(self.files.source(video))
-        frames = view_frames(self.cfg.INPUT, len(reader), clip_number, test.NUM_CLIPS)
+        reader = self.open(self.files.location(video))
+        frames = sample_test_clip(self.cfg.INPUT, len(reader), clip_number, test.NUM_CLIPS)
         clip = make_clip(reader.frames(frames))
         clip = transforms.view_crop(clip, self.cfg, crop_number, test.NUM_CROPS)
         return clip, {"label": int(self.labels[video]), "video_index": video}
@@ -266,12 +266,12 @@ class ActionKeyframes(ClipDataset):
         self.label_map = LabelMap.from_file(spec.label_map)
         excluded = read_excluded(spec.excluded) if spec.excluded else None
         self.keyframes = self._annotated(excluded) if training else self._detected(excluded)
-        self.files = files_of_ids(self.keyframes.videos, spec.videos)
+        self.files = resolve_video_ids(self.keyframes.videos, spec.videos)
         self.starts = np.array([spec.start_of(str(video)) for video in self.keyframes.videos])
         self.cache = ClipCache(cfg.DATALOADER.CACHE_MB if training else 0)
         video, timestamp, _, _ = self.keyframes[0]
         name = str(self.keyframes.videos[video])
-        logger.info("%s: %s", spec.name, describe_keyframes(name, timestamp, self.starts[video]))
+        logger.info("%s: %s", spec.name, describe_keyframe(name, timestamp, self.starts[video]))
 
     def use_classes(self, classes: ModelClasses) -> None:
         """Labels and scores are found by name among the model's classes."""
@@ -328,13 +328,13 @@ class ActionKeyframes(ClipDataset):
 
     def _decode(self, index: int) -> np.ndarray:
         video, timestamp, _, _ = self.keyframes[index]
-        reader = self.open(self.files.source(video))
+        reader = self.open(self.files.location(video))
         try:
             keyframe = reader.index_at(timestamp - self.starts[video])
-        except OutsideVideo as error:
+        except TimeOutsideVideoError as error:
             problem = f"keyframe {timestamp:g} (video_start is {self.starts[video]:g}): {error}"
-            raise OutsideVideo(problem, self.spec.name) from None
-        return reader.frames(keyframe_frames(self.cfg.INPUT, keyframe, len(reader)))
+            raise TimeOutsideVideoError(problem, self.spec.name) from None
+        return reader.frames(sample_keyframe_clip(self.cfg.INPUT, keyframe, len(reader)))
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[Clip, Sample]:
         """The clip around an annotated keyframe, each person once."""
@@ -349,7 +349,7 @@ class ActionKeyframes(ClipDataset):
         clip, scores = self._read(index)
         video, timestamp, boxes, _ = self.keyframes[index]
         height, width = transforms.resized_size(*clip.size, self.cfg.INPUT.TEST_SHORT_SIDE)
-        return transforms.whole_frame(clip, self.cfg), {
+        return transforms.full_frame_transform(clip, self.cfg), {
             "size": torch.tensor([width, height], dtype=torch.float32),
             "person_scores": torch.as_tensor(scores, dtype=torch.float32),
             "boxes_relative": boxes.astype(np.float32),
@@ -368,3 +368,25 @@ class ActionKeyframes(ClipDataset):
 def _require_type(spec: DatasetSpec, kind: str) -> None:
     if spec.type != kind:
         raise ConfigError(f"DATASETS: '{spec.name}' is of type '{spec.type}', this model needs type '{kind}'")
+
+
+class ClipCache:
+    """Keeps decoded frames until it is full; what comes later is decoded each time.
+
+    Args:
+        megabytes: of each loader process; 0 keeps nothing.
+    """
+
+    def __init__(self, megabytes: int) -> None:
+        self.free = megabytes * 2**20
+        self._clips: dict[Hashable, np.ndarray] = {}
+
+    def get(self, key: Hashable, decode: Callable[[], np.ndarray]) -> np.ndarray:
+        """The frames under `key`, decoded if they are not there; they are shared and not to be changed."""
+        frames = self._clips.get(key)
+        if frames is None:
+            frames = decode()
+            if frames.nbytes <= self.free:
+                self.free -= frames.nbytes
+                self._clips[key] = frames
+        return frames

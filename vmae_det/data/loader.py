@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,14 @@ from torch.utils.data import BatchSampler, Sampler
 from tqdm import tqdm
 
 from vmae_det.config import CfgNode
-from vmae_det.data.augmentation import BatchMixing
-from vmae_det.data.bad_samples import BadFiles, TolerantDataset
-from vmae_det.data.buffer_pool import Arena, as_bytes
+from vmae_det.data.bad_samples import BadSampleTracker, FaultTolerantDataset
+from vmae_det.data.buffer_pool import BufferPool, pickle_as_bytes
 from vmae_det.data.catalog import get_dataset
 from vmae_det.data.classes import ModelClasses
 from vmae_det.data.datasets import DATASET_REGISTRY, ClipDataset, Sample
-from vmae_det.data.worker_pool import Loader
+from vmae_det.data.mixup import BatchMixing
+from vmae_det.data.samplers import TestSampler, TrainSampler
+from vmae_det.data.worker_pool import FaultTolerantLoader
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import ConfigError
 from vmae_det.utils.registry import lookup
@@ -38,55 +39,7 @@ CLIPS = ("video", "target")
 STACKED = (*CLIPS, "seed", "index", "label", "video_index")
 
 
-class TrainSampler(Sampler):
-    """Endless batches of (epoch, index) for one process, from any batch on.
-
-    Args:
-        num_samples: size of the dataset.
-        batch_size: of one forward pass, over all processes.
-        batches_per_epoch: what remains of an epoch after them is dropped.
-        seed: of the order.
-        start: number of batches to leave out, for resuming.
-    """
-
-    def __init__(
-        self, num_samples: int, batch_size: int, batches_per_epoch: int, seed: int, start: int = 0
-    ) -> None:
-        self.num_samples = num_samples
-        self.batch_size = batch_size
-        self.batches_per_epoch = batches_per_epoch
-        self.seed = seed
-        self.start = start
-        self.share = batch_size // distributed.get_world_size()
-        self.rank = distributed.get_rank()
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch, batch = divmod(self.start, self.batches_per_epoch)
-        while True:
-            order = np.random.default_rng((self.seed, epoch)).permutation(self.num_samples)
-            for number in range(batch, self.batches_per_epoch):
-                first = number * self.batch_size + self.rank * self.share
-                own = order[first : first + self.share]
-                yield [(epoch, int(index)) for index in own]
-            epoch, batch = epoch + 1, 0
-
-
-class TestSampler(Sampler):
-    """This process's share of all (0, index), in order: each index falls to exactly one process."""
-
-    def __init__(self, num_samples: int) -> None:
-        cuts = np.linspace(0, num_samples, distributed.get_world_size() + 1).astype(int)
-        rank = distributed.get_rank()
-        self.indices = range(cuts[rank], cuts[rank + 1])
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return ((0, index) for index in self.indices)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-
-def collate(samples: list[list[Sample]], arena: Arena | None = None) -> Batch:
+def collate(samples: list[list[Sample]], arena: BufferPool | None = None) -> Batch:
     """A batch of clips of one size: tensors stacked, lists for what differs in length.
 
     Args:
@@ -101,7 +54,7 @@ def collate(samples: list[list[Sample]], arena: Arena | None = None) -> Batch:
             batch[key] = torch.stack(column) if torch.is_tensor(column[0]) else torch.tensor(column)
     if arena is None:
         return batch
-    return as_bytes(batch) | arena.put(clips, torch.utils.data.get_worker_info().id)
+    return pickle_as_bytes(batch) | arena.put(clips, torch.utils.data.get_worker_info().id)
 
 
 def collate_by_size(samples: list[list[Sample]]) -> list[Batch]:
@@ -140,7 +93,7 @@ def _use_classes(datasets: list[ClipDataset], classes: ModelClasses | None) -> M
     return classes
 
 
-class JoinedDatasets(torch.utils.data.Dataset):
+class ConcatClipDataset(torch.utils.data.Dataset):
     """Several datasets one after the other, with indices that run on.
 
     Args:
@@ -187,7 +140,7 @@ def steps_per_epoch(cfg: CfgNode, dataset: Any) -> int:
     return len(dataset) // cfg.SOLVER.BATCH_SIZE
 
 
-def build_train_dataset(cfg: CfgNode, task: str, classes: ModelClasses | None = None) -> JoinedDatasets:
+def build_train_dataset(cfg: CfgNode, task: str, classes: ModelClasses | None = None) -> ConcatClipDataset:
     """The datasets of DATASETS.TRAIN, joined.
 
     Args:
@@ -197,10 +150,10 @@ def build_train_dataset(cfg: CfgNode, task: str, classes: ModelClasses | None = 
         raise ConfigError("DATASETS.TRAIN: names no dataset; give one such as \"('mini_ava_train',)\"")
     dataset_class = lookup(DATASET_REGISTRY, task, "MODEL.META_ARCHITECTURE (its task)")
     datasets = [dataset_class(cfg, get_dataset(name, cfg.DATASETS.ROOT), True) for name in cfg.DATASETS.TRAIN]
-    return JoinedDatasets(datasets, _use_classes(datasets, classes))
+    return ConcatClipDataset(datasets, _use_classes(datasets, classes))
 
 
-def build_train_loader(cfg: CfgNode, dataset: JoinedDatasets, start_step: int = 0) -> Loader:
+def build_train_loader(cfg: CfgNode, dataset: ConcatClipDataset, start_step: int = 0) -> FaultTolerantLoader:
     """Endless training batches for this process, from optimizer step `start_step` on."""
     world = distributed.get_world_size()
     accumulate = cfg.SOLVER.ACCUMULATE
@@ -223,22 +176,22 @@ def build_train_loader(cfg: CfgNode, dataset: JoinedDatasets, start_step: int = 
     return _loader(cfg, dataset, sampler, collate, training=True, **finish)
 
 
-def build_test_loader(cfg: CfgNode, dataset: ClipDataset) -> Loader:
+def build_test_loader(cfg: CfgNode, dataset: ClipDataset) -> FaultTolerantLoader:
     """This process's share of a test set, once through; each item is a list of batches, one per frame
     size."""
     batches = BatchSampler(TestSampler(len(dataset)), cfg.TEST.BATCH_SIZE, drop_last=False)
     return _loader(cfg, dataset, batches, collate_by_size, training=False)
 
 
-def first_clips(cfg: CfgNode, dataset: ClipDataset, count: int) -> Batch | None:
+def load_first_test_batch(cfg: CfgNode, dataset: ClipDataset, count: int) -> Batch | None:
     """A batch of the first test clips of one size that can be read; None where there are none.
 
     For one process alone, which takes no note of bad videos; it tries ten times as many clips.
     """
     node = cfg.DATALOADER
     keys = [(0, index) for index in range(min(10 * count, len(dataset)))]
-    loader = Loader(
-        TolerantDataset(dataset, training=False, seed=cfg.SEED, workers=node.NUM_WORKERS),
+    loader = FaultTolerantLoader(
+        FaultTolerantDataset(dataset, training=False, seed=cfg.SEED, workers=node.NUM_WORKERS),
         BatchSampler(keys, 1, drop_last=False),
         list,
         bad_files=None,
@@ -251,7 +204,7 @@ def first_clips(cfg: CfgNode, dataset: ClipDataset, count: int) -> Batch | None:
     return collate(found) if found else None
 
 
-def first_of_step(cfg: CfgNode, dataset: JoinedDatasets, step: int, count: int) -> Batch:
+def load_batch_of_step(cfg: CfgNode, dataset: ConcatClipDataset, step: int, count: int) -> Batch:
     """The first clips of the batch that training takes at optimizer step `step`, counted from 0.
 
     They are read in this process, one after the other; at least `count`, in whole videos, an even number of
@@ -270,7 +223,7 @@ def first_of_step(cfg: CfgNode, dataset: JoinedDatasets, step: int, count: int) 
     videos = -(-count // cfg.DATALOADER.REPEATED_AUG)
     mixing = BatchMixing.from_config(cfg)
     keys = next(iter(sampler))[: videos + videos % 2 if mixing else videos]
-    tolerant = TolerantDataset(dataset, training=True, seed=cfg.SEED, workers=0)
+    tolerant = FaultTolerantDataset(dataset, training=True, seed=cfg.SEED, workers=0)
     answers = [tolerant[key] for key in tqdm(keys, desc="reading", unit="video", disable=None, leave=False)]
     for answer in answers:
         if answer.error:
@@ -281,18 +234,18 @@ def first_of_step(cfg: CfgNode, dataset: JoinedDatasets, step: int, count: int) 
 
 def _loader(
     cfg: CfgNode,
-    dataset: ClipDataset | JoinedDatasets,
+    dataset: ClipDataset | ConcatClipDataset,
     batches: Sampler,
     collate_fn: Callable[[list], Any],
     training: bool,
     finish: Callable[[int, Any], Any] = lambda _, batch: batch,
-) -> Loader:
+) -> FaultTolerantLoader:
     node = cfg.DATALOADER
-    return Loader(
-        TolerantDataset(dataset, training, cfg.SEED, node.NUM_WORKERS),
+    return FaultTolerantLoader(
+        FaultTolerantDataset(dataset, training, cfg.SEED, node.NUM_WORKERS),
         batches,
         collate_fn,
-        BadFiles(dataset.num_files, len(dataset), node.MAX_BAD_FRACTION, in_step=training),
+        BadSampleTracker(dataset.num_files, len(dataset), node.MAX_BAD_FRACTION, in_step=training),
         workers=node.NUM_WORKERS,
         seconds=node.TIMEOUT,
         finish=finish,

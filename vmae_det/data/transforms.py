@@ -101,7 +101,7 @@ def pad_to_multiple(clip: Clip, multiple: int, colour: tuple[float, float, float
     return Clip(frames, clip.boxes)
 
 
-def jitter_colour(clip: Clip, strength: float, rng: np.random.Generator) -> Clip:
+def jitter_color(clip: Clip, strength: float, rng: np.random.Generator) -> Clip:
     """Brightness, contrast and saturation times factors in 1 ± strength, the same for all frames."""
     frames = clip.pixels()
     for adjust in (colours.adjust_brightness, colours.adjust_contrast, colours.adjust_saturation):
@@ -172,7 +172,7 @@ def train_transform(clip: Clip, cfg: CfgNode, rng: np.random.Generator) -> Clip:
     if rng.random() < node.FLIP:
         clip = flip(clip)
     if node.COLOR_JITTER:
-        clip = jitter_colour(clip, node.COLOR_JITTER, rng)
+        clip = jitter_color(clip, node.COLOR_JITTER, rng)
     if node.HUE_JITTER or node.SATURATION_VALUE_JITTER:
         clip = jitter_hsv(clip, node.HUE_JITTER, node.SATURATION_VALUE_JITTER, rng)
     return clip
@@ -207,7 +207,7 @@ def view_crop(clip: Clip, cfg: CfgNode, number: int = 0, num_crops: int = 1) -> 
     return crop(clip, top, left, size, size)
 
 
-def whole_frame(clip: Clip, cfg: CfgNode) -> Clip:
+def full_frame_transform(clip: Clip, cfg: CfgNode) -> Clip:
     """The whole frame at TEST_SHORT_SIDE, padded to whole patches with the mean colour."""
     clip = resize_short_side(clip, cfg.INPUT.TEST_SHORT_SIDE, rounding(cfg.INPUT))
     return pad_to_multiple(clip, cfg.MODEL.BACKBONE.PATCH_SIZE, cfg.MODEL.PIXEL_MEAN)

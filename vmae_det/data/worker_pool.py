@@ -17,8 +17,8 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from vmae_det.data.bad_samples import BadFiles, TolerantDataset, join_answers
-from vmae_det.data.buffer_pool import START_METHOD, Arena
+from vmae_det.data.bad_samples import BadSampleTracker, FaultTolerantDataset, collate_results
+from vmae_det.data.buffer_pool import START_METHOD, BufferPool
 from vmae_det.utils.cpu import keep_freed_memory
 from vmae_det.utils.errors import UserError
 
@@ -34,7 +34,7 @@ class WorkerError(UserError):
     """A loader process was ended from outside."""
 
 
-class Loader:
+class FaultTolerantLoader:
     """Batches of a dataset, read by processes that are started anew when a video kills one of them.
 
     The batches are the same whatever happens to the processes, but for the videos that are left out.
@@ -47,15 +47,15 @@ class Loader:
         workers: number of processes; 0 reads in this one, where a crash ends the run.
         seconds: that the reading of one sample may take before its process is ended.
         finish: called with the number and the content of each batch, gives what is yielded.
-        slot_bytes: what the clips of a batch take, for which `collate` is given an Arena, too; 0: unknown.
+        slot_bytes: what the clips of a batch take, for which `collate` is given a BufferPool; 0: unknown.
     """
 
     def __init__(
         self,
-        dataset: TolerantDataset,
+        dataset: FaultTolerantDataset,
         batches: Sampler,
         collate: Callable[[list], Any],
-        bad_files: BadFiles | None,
+        bad_files: BadSampleTracker | None,
         *,
         workers: int,
         seconds: float,
@@ -102,12 +102,12 @@ class _Died(Exception):
 class _Processes:
     """The loader processes of one start, from a batch on."""
 
-    def __init__(self, loader: Loader, first: int) -> None:
+    def __init__(self, loader: FaultTolerantLoader, first: int) -> None:
         self.loader = loader
         workers, collate = loader.workers, loader.collate
         self.arena = None
         if loader.slot_bytes and workers:
-            self.arena = Arena(loader.slot_bytes, _SLOTS, workers)
+            self.arena = BufferPool(loader.slot_bytes, _SLOTS, workers)
             collate = functools.partial(collate, arena=self.arena)
         # A generator of its own, so that torch draws nothing from the one that the run's numbers come from.
         torch_loader = DataLoader(
@@ -118,7 +118,7 @@ class _Processes:
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_prepare_worker,
             prefetch_factor=PREFETCH if workers else None,
-            collate_fn=functools.partial(join_answers, collate),
+            collate_fn=functools.partial(collate_results, collate),
             generator=torch.Generator(),
         )
         with _shared_memory() if workers else nullcontext():

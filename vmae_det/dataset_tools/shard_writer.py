@@ -16,10 +16,9 @@ from vmae_det.formats.ava_csv import read_action_csv
 from vmae_det.utils.errors import DataError, UserError
 from vmae_det.utils.file_types import SHARD_SUFFIX
 from vmae_det.utils.files import write_whole
-from vmae_det.video.files import VideoTable, files_of_ids, find_videos, labelled_videos
-from vmae_det.video.path_table import FileTable
-from vmae_det.video.readers.interface import Source
-from vmae_det.video.readers.opening import find_source
+from vmae_det.video.discovery import VideoPaths, find_videos, resolve_video_ids
+from vmae_det.video.packed_paths import PackedPaths
+from vmae_det.video.readers.base import VideoLocation, locate_video
 from vmae_det.video.readers.tar_shard import NO_CLASS, key_of, scan_shard
 
 _BLOCK = 512  # bytes, of which tar files are made
@@ -30,7 +29,7 @@ class _Item:
     """A video to pack: its member's name, where its bytes lie, how many they are, and its label."""
 
     name: str
-    source: Source
+    source: VideoLocation
     size: int
     label: int
 
@@ -75,8 +74,8 @@ def _items(spec: DatasetSpec) -> list[_Item]:
         path, key = files[number], keys[number]
         if paths.setdefault(key, path) != path:
             raise DataError(f"has the same key '{key}' as {paths[key]}", path)
-        source = files.source(number)
-        source = source if isinstance(source, Source) else find_source(source)
+        source = files.location(number)
+        source = source if isinstance(source, VideoLocation) else locate_video(source)
         if source.file.is_dir():
             raise DataError("a folder of frames; videos alone can be packed", path)
         size = source.file.stat().st_size if source.size is None else source.size
@@ -84,16 +83,16 @@ def _items(spec: DatasetSpec) -> list[_Item]:
     return items
 
 
-def _videos_of(spec: DatasetSpec) -> tuple[VideoTable, list[str], list[int]]:
+def _videos_of(spec: DatasetSpec) -> tuple[VideoPaths, list[str], list[int]]:
     """The videos of a dataset, their keys and their labels."""
     if spec.type == "detection":
         ids = read_action_csv(spec.annotations, unknown_actions="ignore").videos
-        return files_of_ids(ids, spec.videos), [str(video) for video in ids], [NO_CLASS] * len(ids)
+        return resolve_video_ids(ids, spec.videos), [str(video) for video in ids], [NO_CLASS] * len(ids)
     if spec.type == "classification":
-        files, labels = labelled_videos(spec.annotations, spec.videos)
+        files, labels = spec.labeled_videos()
     else:
         files, labels = find_videos(spec.videos), None
-    names = list(files.names) if isinstance(files, FileTable) else [name for _, name in files.places()]
+    names = list(files.names) if isinstance(files, PackedPaths) else [name for _, name in files.members()]
     for name in names:
         if os.path.isabs(name) or ".." in Path(name).parts:
             raise DataError(f"'{name}' lies outside of {spec.videos}", spec.annotations)

@@ -14,7 +14,7 @@ import torch
 from fvcore.common.param_scheduler import ParamScheduler
 
 from vmae_det.checkpoint import Checkpointer
-from vmae_det.data.bad_samples import BadFiles
+from vmae_det.data.bad_samples import BadSampleTracker
 from vmae_det.engine.trainer import HookBase
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import UserError, WeightsError
@@ -185,7 +185,7 @@ class BadVideos(HookBase):
     """Puts the number of videos and keyframes that were left out so far beside the losses, and says it at the
     end."""
 
-    def __init__(self, bad_files: BadFiles) -> None:
+    def __init__(self, bad_files: BadSampleTracker) -> None:
         self.bad_files = bad_files
 
     def after_step(self) -> None:

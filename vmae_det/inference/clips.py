@@ -15,7 +15,7 @@ import torch
 from vmae_det.config import CfgNode
 from vmae_det.data import transforms
 from vmae_det.utils.errors import DataError
-from vmae_det.video.sampling import clip_shift, keyframe_frames
+from vmae_det.video.sampling import keyframe_clip_shift, sample_keyframe_clip
 from vmae_det.video.sources import Frame, VideoSource
 
 _MOST_PER_FRAME = 10  # keyframes; several may be nearest to one frame
@@ -122,7 +122,7 @@ def plan_keyframes(
     centres = source.indices_at(times)
     wanted = np.zeros(len(source.times), dtype=bool)
     for centre in centres.tolist():
-        wanted[keyframe_frames(cfg.INPUT, centre, len(wanted))] = True
+        wanted[sample_keyframe_clip(cfg.INPUT, centre, len(wanted))] = True
     return KeyframePlan(times, centres, wanted)
 
 
@@ -219,7 +219,7 @@ class ClipCutter:
 
     def _prepare(self, image: np.ndarray) -> torch.Tensor:
         clip = transforms.make_clip(image[None])
-        resized = transforms.whole_frame(clip, self._cfg)
+        resized = transforms.full_frame_transform(clip, self._cfg)
         node = self._cfg.INPUT
         side = transforms.resized_size(*clip.size, node.TEST_SHORT_SIDE, transforms.rounding(node))
         self._scale = (side[1] / clip.size[1], side[0] / clip.size[0])
@@ -242,7 +242,7 @@ class ClipCutter:
             self._number += 1
 
     def _begin(self, number: int, centre: int, image: np.ndarray) -> None:
-        indices = keyframe_frames(self._cfg.INPUT, centre, self._total)
+        indices = sample_keyframe_clip(self._cfg.INPUT, centre, self._total)
         self._open.append(_Open(float(self._plan.times[number]), image, indices))
 
     def _complete(self, index: int | None) -> list[KeyframeClip]:
@@ -268,7 +268,7 @@ class ClipCutter:
     def _forget(self) -> None:
         """Drop the frames that lie before all clips that are open or to come."""
         node = self._cfg.INPUT
-        reach = node.NUM_FRAMES // 2 * node.SAMPLING_RATE - clip_shift(node)
+        reach = node.NUM_FRAMES // 2 * node.SAMPLING_RATE - keyframe_clip_shift(node)
         if self._plan.centres is None:
             lowest = self._previous.index - reach
         elif self._number < len(self._plan.centres):

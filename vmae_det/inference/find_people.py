@@ -27,10 +27,9 @@ from vmae_det.utils.errors import ConfigError, DataError, UserError
 from vmae_det.utils.files import write_text, write_whole
 from vmae_det.utils.logging import setup_logging
 from vmae_det.utils.paths import local_path
-from vmae_det.video.files import files_of_ids
-from vmae_det.video.inputs import find_inputs
+from vmae_det.video.discovery import find_video_inputs, resolve_video_ids
 from vmae_det.video.readers import VideoReader, open_video
-from vmae_det.video.readers.opening import find_source
+from vmae_det.video.readers.base import locate_video
 
 logger = logging.getLogger(__name__)
 
@@ -62,13 +61,13 @@ class Keyframed:
 
 
 def videos_at(names: Sequence[str], start: float, every: float) -> list[Keyframed]:
-    """The videos named, and those below the folders named, as `find_inputs` finds and `detect` calls them.
+    """The videos named, and those below the folders named (see `find_video_inputs`).
 
     Raises:
         DataError: there is none, one has no end, two have one name, or a name cannot stand in a table.
     """
     files: dict[str, Path] = {}
-    for found in find_inputs(names):
+    for found in find_video_inputs(names):
         if found.is_live:
             raise DataError("a live stream, expected videos that have an end", found.video)
         file, name = local_path(found.video), found.stem.name
@@ -85,7 +84,7 @@ def annotated_videos(spec: DatasetSpec) -> list[Keyframed]:
     if spec.type != "detection":
         raise ConfigError(f"--dataset: '{spec.name}' is of type '{spec.type}', expected 'detection'")
     rows = read_action_csv(spec.annotations)
-    files = files_of_ids(rows.videos, spec.videos)
+    files = resolve_video_ids(rows.videos, spec.videos)
     numbers, rows_of = rows_by_value(rows.video)
     return [
         Keyframed(
@@ -156,7 +155,7 @@ def _build(cfg: CfgNode) -> PersonDetector:
 
 def _fingerprint(cfg: CfgNode, video: Keyframed) -> str:
     """What the boxes of a video follow from, as a name."""
-    status = find_source(video.path).file.stat()
+    status = locate_video(video.path).file.stat()
     content = [
         sorted(cfg.PERSON_DETECTOR.items()),
         cfg.SEED,

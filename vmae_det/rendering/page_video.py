@@ -16,7 +16,7 @@ from tqdm import tqdm
 from vmae_det.utils.errors import DataError
 from vmae_det.utils.files import write_whole
 from vmae_det.video.readers import VideoReader
-from vmae_det.video.readers.opening import find_source
+from vmae_det.video.readers.base import locate_video
 from vmae_det.video.readers.video_file import VideoFile
 from vmae_det.video.writer import VideoWriter
 
@@ -69,7 +69,7 @@ def add_video(reader: VideoReader, page: Path, progress: bool = False) -> PageVi
 
 def played_suffix(path: Path) -> str:
     """The suffix under which every browser plays this file as it is; '' if it must be encoded anew."""
-    source = find_source(path)
+    source = locate_video(path)
     if not source.file.is_file() or source.start is not None:
         return ""
     file = VideoFile(source)

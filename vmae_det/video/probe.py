@@ -11,19 +11,17 @@ import numpy as np
 
 from vmae_det.utils.errors import DataError
 from vmae_det.video.readers import open_video
-from vmae_det.video.readers.geometry import square_size, turn_of
-from vmae_det.video.readers.interface import Source, VideoReader, unreadable
-from vmae_det.video.readers.opening import find_source
-from vmae_det.video.readers.packet_index import average_rate
+from vmae_det.video.readers.base import VideoLocation, VideoReader, locate_video, read_error
+from vmae_det.video.readers.frame_index import average_rate
 from vmae_det.video.readers.pyav_reader import PyAVReader
-from vmae_det.video.readers.video_file import VideoFile, size_of
+from vmae_det.video.readers.video_file import VideoFile, file_size, orientation_of, square_pixel_size
 
 DECODE = ("none", "ends", "all")
 _END_MARGIN = 0.5  # seconds that the last frame may come before the end that the header gives
 
 
 @dataclass(frozen=True)
-class VideoFacts:
+class VideoInfo:
     """Of one video file: number of frames, length in seconds, second at which the last frame begins, frames
     per second, size in pixels; or its problem, '' without.
 
@@ -41,20 +39,20 @@ class VideoFacts:
     problem: str = ""
 
 
-def probe_video(path: str, decode: str = "ends") -> VideoFacts:
+def probe_video(path: str, decode: str = "ends") -> VideoInfo:
     """Read a video's header and decode nothing, its first and last frames, or all of it (one of `DECODE`).
 
     All packets are read, as the readers do, where the header does not give the frames and their duration, and
     to decode all.
     """
-    facts = VideoFacts(path)
+    facts = VideoInfo(path)
     if Path(path).is_dir():
         return _probe_images(facts)
     source = None
     try:
-        source = find_source(path)
+        source = locate_video(path)
         file = VideoFile(source)
-        problem = _cut_off(file.stream, size_of(source))
+        problem = _cut_off(file.stream, file_size(source))
         if _is_headed(file):
             facts = _read_header(facts, file)
             if decode == "ends" and not problem:
@@ -64,13 +62,13 @@ def probe_video(path: str, decode: str = "ends") -> VideoFacts:
     except DataError as error:
         problem = error.problem
     except (av.FFmpegError, OSError, ValueError) as error:
-        problem = unreadable(Path(path), error).problem
+        problem = read_error(Path(path), error).problem
     if problem and not facts.frames and source and _is_mp4(source):
-        problem = f"an MP4 file without its index, perhaps cut off: {size_of(source)} bytes"
+        problem = f"an MP4 file without its index, perhaps cut off: {file_size(source)} bytes"
     return replace(facts, problem=problem)
 
 
-def _probe_images(facts: VideoFacts) -> VideoFacts:
+def _probe_images(facts: VideoInfo) -> VideoInfo:
     """Of a folder of images, of which the first and the last are read."""
     try:
         reader = open_video(facts.path)
@@ -80,7 +78,7 @@ def _probe_images(facts: VideoFacts) -> VideoFacts:
     return replace(_times_of(facts, reader), width=width, height=height)
 
 
-def _times_of(facts: VideoFacts, reader: VideoReader) -> VideoFacts:
+def _times_of(facts: VideoInfo, reader: VideoReader) -> VideoInfo:
     last, rate = float(reader.times[-1]), float(reader.rate)
     return replace(facts, frames=len(reader), seconds=last + 1 / rate, last=last, rate=rate)
 
@@ -91,9 +89,9 @@ def _is_headed(file: VideoFile) -> bool:
     return file.container.format.name.startswith("mov") and bool(stream.frames and stream.duration)
 
 
-def _read_header(facts: VideoFacts, file: VideoFile) -> VideoFacts:
+def _read_header(facts: VideoInfo, file: VideoFile) -> VideoInfo:
     stream = file.stream
-    width, height = square_size(stream, stream.codec_context.width, stream.codec_context.height)
+    width, height = square_pixel_size(stream, stream.codec_context.width, stream.codec_context.height)
     seconds = float(stream.duration * stream.time_base)
     rate = float(_stated_rate(stream))
     facts = replace(
@@ -106,7 +104,7 @@ def _stated_rate(stream: av.VideoStream) -> Fraction:
     return stream.average_rate or stream.guessed_rate or Fraction(25)
 
 
-def _probe_packets(facts: VideoFacts, reader: PyAVReader, decode: str) -> tuple[VideoFacts, str]:
+def _probe_packets(facts: VideoInfo, reader: PyAVReader, decode: str) -> tuple[VideoInfo, str]:
     """Facts and problem of a file whose packets had to be read to know its frames."""
     frames = len(reader)
     width, height = reader.size
@@ -117,7 +115,7 @@ def _probe_packets(facts: VideoFacts, reader: PyAVReader, decode: str) -> tuple[
     return facts, "" if decoded == frames else f"only {decoded} of its {frames} frames can be decoded"
 
 
-def _is_mp4(source: Source) -> bool:
+def _is_mp4(source: VideoLocation) -> bool:
     """Whether a file begins as MP4 and QuickTime files do."""
     try:
         with source.file.open("rb") as file:
@@ -133,7 +131,7 @@ def _cut_off(stream: av.VideoStream, size: int) -> str:
     return f"cut off: {size} bytes of at least {end}" if end > size else ""
 
 
-def _decode_ends(file: VideoFile, facts: VideoFacts) -> tuple[VideoFacts, str]:
+def _decode_ends(file: VideoFile, facts: VideoInfo) -> tuple[VideoInfo, str]:
     container, stream = file.container, file.stream
     first = next(container.decode(stream), None)
     if first is None:
@@ -152,6 +150,6 @@ def _decode_ends(file: VideoFile, facts: VideoFacts) -> tuple[VideoFacts, str]:
     return replace(facts, last=float(passed), rate=float(rate)), ""
 
 
-def _turned(facts: VideoFacts, frame: av.VideoFrame) -> VideoFacts:
-    width, height = turn_of(frame).size(facts.width, facts.height)
+def _turned(facts: VideoInfo, frame: av.VideoFrame) -> VideoInfo:
+    width, height = orientation_of(frame).size(facts.width, facts.height)
     return replace(facts, width=width, height=height)

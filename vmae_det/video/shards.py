@@ -23,8 +23,8 @@ from vmae_det.utils.errors import DataError
 from vmae_det.utils.file_types import SHARD_SUFFIX, VIDEO_SUFFIXES
 from vmae_det.utils.files import write_whole
 from vmae_det.utils.paths import is_address, local_path
-from vmae_det.video.path_table import FileTable, TextTable
-from vmae_det.video.readers.interface import Source
+from vmae_det.video.packed_paths import PackedPaths, PackedStrings
+from vmae_det.video.readers.base import VideoLocation
 from vmae_det.video.readers.tar_shard import BAD_CLASS, NO_CLASS, key_of, list_shard, scan_shard
 
 logger = logging.getLogger(__name__)
@@ -114,24 +114,24 @@ class Shards:
 
     def __init__(self, name: str, files: Sequence[Path]) -> None:
         self.name = name
-        self.files = FileTable(Path(), files)
+        self.files = PackedPaths(Path(), files)
 
     def __str__(self) -> str:
         return self.name
 
     @functools.cached_property
-    def videos(self) -> ShardVideos:
+    def videos(self) -> ShardVideoPaths:
         """All of them, in the order in which they lie in the shards.
 
         Raises:
             DataError: a shard cannot be read, or holds no videos.
         """
-        return ShardVideos(self, _index_of(self))
+        return ShardVideoPaths(self, _index_of(self))
 
 
 class _Index(NamedTuple):
     """Of the videos in some shards: number of the shard (n,), start and size in bytes (n,), label (n,) and
-    the names of the members (see `TextTable`)."""
+    the names of the members (see `PackedStrings`)."""
 
     shard: np.ndarray
     start: np.ndarray
@@ -141,7 +141,7 @@ class _Index(NamedTuple):
     name_text: np.ndarray
 
 
-class ShardVideos(Sequence):
+class ShardVideoPaths(Sequence):
     """Videos in tar shards, in arrays.
 
     Args:
@@ -153,7 +153,7 @@ class ShardVideos(Sequence):
     def __init__(self, shards: Shards, index: _Index, rows: np.ndarray | None = None) -> None:
         self.shards = shards
         self._index = index
-        self._names = TextTable(index.name_ends, index.name_text)
+        self._names = PackedStrings(index.name_ends, index.name_text)
         self._rows = np.arange(len(index.shard)) if rows is None else rows
 
     def __len__(self) -> int:
@@ -163,18 +163,18 @@ class ShardVideos(Sequence):
         row = self._rows[index]
         return self.shards.files[self._index.shard[row]] / self._names[row]
 
-    def source(self, index: int) -> Source:
+    def location(self, index: int) -> VideoLocation:
         """What `open_video` takes, which then need not look for the video in its shard."""
         row = self._rows[index]
         file = self.shards.files[self._index.shard[row]]
         start, size = int(self._index.start[row]), int(self._index.size[row])
-        return Source(file / self._names[row], file, start, size)
+        return VideoLocation(file / self._names[row], file, start, size)
 
-    def select(self, numbers: Sequence[int]) -> ShardVideos:
+    def select(self, numbers: Sequence[int]) -> ShardVideoPaths:
         """Some of them, in that order."""
-        return ShardVideos(self.shards, self._index, self._rows[np.asarray(numbers, dtype=np.int64)])
+        return ShardVideoPaths(self.shards, self._index, self._rows[np.asarray(numbers, dtype=np.int64)])
 
-    def places(self) -> Iterator[tuple[int, str]]:
+    def members(self) -> Iterator[tuple[int, str]]:
         """Number of the shard and name of the member of each."""
         shards = self._index.shard[self._rows].tolist()
         return zip(shards, (self._names[row] for row in self._rows.tolist()))
@@ -186,7 +186,7 @@ class ShardVideos(Sequence):
             DataError: two videos have the same key.
         """
         numbers: dict[str, int] = {}
-        for number, (_, name) in enumerate(self.places()):
+        for number, (_, name) in enumerate(self.members()):
             key = key_of(name)
             if key in numbers:
                 first, second = self[numbers[key]], self[number]
@@ -205,7 +205,7 @@ class ShardVideos(Sequence):
             double = next(name for name in names if names.count(name) > 1)
             problem = f"two shards are called {double}: a list cannot tell them apart"
             raise DataError(problem, str(self.shards))
-        return {f"{names[shard]}/{name}": number for number, (shard, name) in enumerate(self.places())}
+        return {f"{names[shard]}/{name}": number for number, (shard, name) in enumerate(self.members())}
 
     def labels(self) -> np.ndarray:
         """The classes that the KEY.cls hold, int64 (n,).
@@ -216,7 +216,7 @@ class ShardVideos(Sequence):
         labels = self._index.label[self._rows]
         bad = np.flatnonzero(labels == BAD_CLASS)
         if len(bad):
-            list_shard(self.source(int(bad[0])).file)  # whose error names the file and what it holds
+            list_shard(self.location(int(bad[0])).file)  # whose error names the file and what it holds
         missing = np.flatnonzero(labels == NO_CLASS)
         if len(missing):
             example = key_of(str(self[int(missing[0])]))
@@ -275,7 +275,7 @@ def _read(shards: Shards) -> _Index:
                 leave=False,
             )
         )
-    names = TextTable.of(video.name for video in itertools.chain.from_iterable(parts))
+    names = PackedStrings.pack(video.name for video in itertools.chain.from_iterable(parts))
     numbers = np.array(
         [(video.start, video.size, video.label) for part in parts for video in part], dtype=np.int64
     )

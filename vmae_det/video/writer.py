@@ -161,7 +161,7 @@ class VideoWriter:
 
     @contextmanager
     def _naming_path(self) -> Iterator[None]:
-        """Turn an error of the file system into one that names the file and what to look at."""
+        """Orientation an error of the file system into one that names the file and what to look at."""
         try:
             yield
         except OSError as error:

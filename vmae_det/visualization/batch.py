@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from vmae_det.config import CfgNode
-from vmae_det.data.loader import Batch, JoinedDatasets, build_train_dataset, first_of_step
+from vmae_det.data.loader import Batch, ConcatClipDataset, build_train_dataset, load_batch_of_step
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.modeling import model_class
 from vmae_det.modeling.masking import draw_mask
@@ -64,7 +64,7 @@ def draw_batch(cfg: CfgNode, step: int = 0, count: int = 8) -> tuple[np.ndarray,
     """
     task = model_class(cfg).task
     dataset = build_train_dataset(cfg, task)
-    batch = first_of_step(cfg, dataset, step, count)
+    batch = load_batch_of_step(cfg, dataset, step, count)
     clips = _DRAW[task](cfg, dataset, batch)[:count]
     length = len(clips[0].rows[0][1])
     stride = max(length // _COLUMNS[task], 1)
@@ -94,7 +94,7 @@ def _file_of(batch: Batch, number: int) -> str:
     return Path(batch["path"][number]).name
 
 
-def _draw_pretraining(cfg: CfgNode, dataset: JoinedDatasets, batch: Batch) -> list[DrawnClip]:
+def _draw_pretraining(cfg: CfgNode, dataset: ConcatClipDataset, batch: Batch) -> list[DrawnClip]:
     node = cfg.MODEL
     patch, tubelet = node.BACKBONE.PATCH_SIZE, node.BACKBONE.TUBELET_SIZE
     _, _, frames, height, width = batch["video"].shape
@@ -108,7 +108,7 @@ def _draw_pretraining(cfg: CfgNode, dataset: JoinedDatasets, batch: Batch) -> li
     return clips
 
 
-def _draw_classification(cfg: CfgNode, dataset: JoinedDatasets, batch: Batch) -> list[DrawnClip]:
+def _draw_classification(cfg: CfgNode, dataset: ConcatClipDataset, batch: Batch) -> list[DrawnClip]:
     video, size = batch["video"].float(), batch["video"].shape[-2:]
     classes, smoothing = cfg.MODEL.CLASSIFIER.NUM_CLASSES, cfg.MODEL.CLASSIFIER.LABEL_SMOOTHING
     # Without mixing, a clip is its own partner.
@@ -131,12 +131,12 @@ def _draw_classification(cfg: CfgNode, dataset: JoinedDatasets, batch: Batch) ->
     return clips
 
 
-def _class_names(dataset: JoinedDatasets) -> dict[int, str]:
+def _class_names(dataset: ConcatClipDataset) -> dict[int, str]:
     """Names by label, where they are known."""
     return dict(enumerate(dataset.classes.label_map.names)) if dataset.classes else {}
 
 
-def _draw_detection(cfg: CfgNode, dataset: JoinedDatasets, batch: Batch) -> list[DrawnClip]:
+def _draw_detection(cfg: CfgNode, dataset: ConcatClipDataset, batch: Batch) -> list[DrawnClip]:
     height, width = batch["video"].shape[-2:]
     factor = max(1, math.ceil(_CELL / max(height, width)))
     used = batch["boxes"]

@@ -22,7 +22,7 @@ from vmae_det.rendering.fonts import load_font
 from vmae_det.rendering.overlay import OTHER_COLOUR, PersonOverlay, draw_people
 from vmae_det.utils.errors import ConfigError, UserError
 from vmae_det.video.readers import open_video
-from vmae_det.video.sampling import keyframe_frames
+from vmae_det.video.sampling import sample_keyframe_clip
 from vmae_det.visualization.frame_rows import FONT_SIZE, GAP, INK, PAPER, draw_rows, draw_text, stack
 
 _MOST_COLUMNS = 8
@@ -97,11 +97,11 @@ def attend_boxes(
         )
     reader, node = open_video(video, cfg.DATALOADER.READER), cfg.INPUT
     keyframe = reader.index_at(second)
-    indices = keyframe_frames(node, keyframe, len(reader))
+    indices = sample_keyframe_clip(node, keyframe, len(reader))
     frames = reader.frames(indices)
     unpadded = transforms.make_clip(frames, where)
     unpadded = transforms.resize_short_side(unpadded, node.TEST_SHORT_SIDE, transforms.rounding(node))
-    clip = transforms.whole_frame(unpadded, cfg)
+    clip = transforms.full_frame_transform(unpadded, cfg)
     normalised = model.normalization(transforms.to_video(clip)[None].to(device))
     t, h, w = model.backbone.grid(normalised)
     slice_ = node.NUM_FRAMES // 2 // model.backbone.tubelet_size

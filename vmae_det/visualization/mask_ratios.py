@@ -12,14 +12,14 @@ from tqdm import tqdm
 from vmae_det.config import CfgNode, check_config
 from vmae_det.data import transforms
 from vmae_det.data.catalog import DatasetSpec
-from vmae_det.data.datasets import ClipDataset, UnlabelledVideos
-from vmae_det.data.loader import build_dataset, collate, first_clips
+from vmae_det.data.datasets import ClipDataset, UnlabeledVideos
+from vmae_det.data.loader import build_dataset, collate, load_first_test_batch
 from vmae_det.data.transforms import Clip
 from vmae_det.engine.setup import build_model_with_weights, choose_device
 from vmae_det.engine.trainer import to_device
 from vmae_det.modeling import MaskedAutoencoder, model_class
 from vmae_det.utils.errors import ConfigError, DataError
-from vmae_det.video.sampling import evenly_placed_clip
+from vmae_det.video.sampling import evenly_spaced_clip
 from vmae_det.visualization.frame_rows import draw_blocks, draw_rows, draw_text, frames_of, stack
 from vmae_det.visualization.reconstruction import mask_cubes
 
@@ -34,7 +34,7 @@ _NORMALISED = (
 Rows = list[tuple[str, np.ndarray]]  # captions and clips uint8 (3, T, H, W)
 
 
-class ClipsOfVideo(UnlabelledVideos):
+class ClipsOfVideo(UnlabeledVideos):
     """`count` clips, spread evenly over one video file, in the form of a pre-training test set."""
 
     def __init__(self, cfg: CfgNode, path: Path, count: int) -> None:
@@ -50,8 +50,8 @@ class ClipsOfVideo(UnlabelledVideos):
 
     def load_test(self, index: int) -> tuple[Clip, dict[str, Any]]:
         """The centre of clip `index`."""
-        reader = self.open(self.files.source(0))
-        frames = evenly_placed_clip(len(reader), *self.own, index, self.count)
+        reader = self.open(self.files.location(0))
+        frames = evenly_spaced_clip(len(reader), *self.own, index, self.count)
         clip, extra = self._decode(reader, frames)
         return transforms.view_crop(clip, self.cfg), extra
 
@@ -141,7 +141,7 @@ def _clips_of_dataset(cfg: CfgNode, name: str, count: int) -> dict[str, Any]:
     if not names:
         raise ConfigError("DATASETS.TEST: names no dataset; give one by --dataset, or a file by --video")
     dataset = build_dataset(cfg, MaskedAutoencoder.task, names[0], training=False)
-    batch = first_clips(cfg, dataset, count)
+    batch = load_first_test_batch(cfg, dataset, count)
     if batch is None:
         raise DataError("none of the first videos can be read", names[0])
     return _with_paths(dataset, batch)

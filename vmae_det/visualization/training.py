@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from vmae_det.config import CfgNode
-from vmae_det.data.loader import build_dataset, first_clips
+from vmae_det.data.loader import build_dataset, load_first_test_batch
 from vmae_det.engine.trainer import HookBase, to_device
 from vmae_det.modeling import MaskedAutoencoder, model_class
 from vmae_det.utils import distributed
@@ -39,7 +39,7 @@ class ReconstructionPicture(HookBase):
         cfg = self.cfg
         name = (cfg.DATASETS.TEST or cfg.DATASETS.TRAIN)[0]
         dataset = build_dataset(cfg, MaskedAutoencoder.task, name, training=False)
-        batch = first_clips(cfg, dataset, NUM_CLIPS)
+        batch = load_first_test_batch(cfg, dataset, NUM_CLIPS)
         if batch is None:
             logger.warning("no picture of reconstructions: none of the first videos of %s can be read", name)
             return

@@ -16,7 +16,7 @@ from vmae_det.dataset_tools.check.tables import Table, read_table
 from vmae_det.dataset_tools.check.videos import probe_videos, unreadable_findings
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.utils.errors import DataError
-from vmae_det.video.probe import VideoFacts
+from vmae_det.video.probe import VideoInfo
 
 
 @dataclass
@@ -82,7 +82,7 @@ class Case:
         advice = "mend the file: nothing else of it is looked at"
         self.found.append(Finding("broken_file", 1, f"{path} cannot be used", (example,), advice))
 
-    def probe(self, paths: Iterable[Path]) -> dict[Path, VideoFacts]:
+    def probe(self, paths: Iterable[Path]) -> dict[Path, VideoInfo]:
         """Facts of video files, with findings about those that cannot be read."""
         facts = probe_videos(paths, self.decode, self.workers)
         self.found += unreadable_findings(facts)

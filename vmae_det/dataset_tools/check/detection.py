@@ -27,9 +27,9 @@ from vmae_det.formats.label_map import LabelMap
 from vmae_det.formats.person_boxes import MAX_PEOPLE, read_person_boxes
 from vmae_det.formats.video_starts import VideoStarts
 from vmae_det.utils.errors import DataError
-from vmae_det.video.files import videos_by_id
-from vmae_det.video.keyframe_offset import describe_keyframes
+from vmae_det.video.discovery import videos_by_id
 from vmae_det.video.readers.tar_shard import key_of
+from vmae_det.video.sampling import describe_keyframe
 from vmae_det.video.shards import Shards
 
 _SAME_ROW = {
@@ -111,7 +111,7 @@ def _describe_keyframes(rows: pl.DataFrame, videos: pl.DataFrame) -> str:
         return ""
     columns = ("video", "timestamp", "start", "frames", "seconds")
     video, timestamp, start, frames, seconds = good.select(columns).row(0)
-    return describe_keyframes(video, timestamp, start, frames / seconds)
+    return describe_keyframe(video, timestamp, start, frames / seconds)
 
 
 def _shared_keys(spec: DatasetSpec) -> set[str]:

@@ -14,7 +14,7 @@ from vmae_det.dataset_tools.check.tables import read_table
 from vmae_det.dataset_tools.check.videos import real_paths
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.utils.errors import DataError
-from vmae_det.video.files import find_videos
+from vmae_det.video.discovery import find_videos
 from vmae_det.video.shards import Shards
 
 

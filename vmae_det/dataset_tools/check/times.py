@@ -8,7 +8,7 @@ import polars as pl
 
 from vmae_det.dataset_tools.check.findings import Finding, finding_of_rows
 from vmae_det.formats.video_starts import VideoStarts
-from vmae_det.video.readers.interface import is_inside
+from vmae_det.video.readers.base import is_time_inside
 
 AVA_START = 900.0  # second at which AVA's annotated part begins, and where many cut their files
 
@@ -40,7 +40,9 @@ def mark_times(
     facts = ("frames", "seconds", "last", "rate")
     rows = rows.join(videos.select("video", *facts), on="video", how="left", maintain_order="left")
     position = pl.col("timestamp") - pl.col("start")
-    rows = rows.with_columns(outside=(~is_inside(position, pl.col("last"), pl.col("rate"))).fill_null(False))
+    rows = rows.with_columns(
+        outside=(~is_time_inside(position, pl.col("last"), pl.col("rate"))).fill_null(False)
+    )
     if shifted and (rows["outside"].mean() or 0) >= 0.5 and _possible_starts(rows) is not None:
         fault = pl.when("outside").then(pl.lit(shifted))
     else:

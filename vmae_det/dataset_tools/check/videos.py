@@ -13,8 +13,8 @@ import polars as pl
 from vmae_det.dataset_tools.check.findings import MAX_EXAMPLES, Example, Finding, finding_of_rows
 from vmae_det.dataset_tools.process_map import WorkerDied, run_apart
 from vmae_det.utils.file_types import VIDEO_SUFFIXES
-from vmae_det.video.files import videos_by_id
-from vmae_det.video.probe import VideoFacts, probe_video
+from vmae_det.video.discovery import videos_by_id
+from vmae_det.video.probe import VideoInfo, probe_video
 from vmae_det.video.shards import Shards
 
 # Seconds that a video may take; decoding a long movie whole takes its time.
@@ -30,23 +30,21 @@ def files_by_id(videos: Path | Shards) -> Mapping[str, Path]:
 def real_paths(shards: Shards) -> list[str]:
     """The paths of the videos in shards, by which they are the same in whatever dataset."""
     real = [str(file.resolve()) for file in shards.files]
-    return [f"{real[shard]}/{name}" for shard, name in shards.videos.places()]
+    return [f"{real[shard]}/{name}" for shard, name in shards.videos.members()]
 
 
-def probe_videos(paths: Iterable[Path], decode: str, workers: int | None = None) -> dict[Path, VideoFacts]:
+def probe_videos(paths: Iterable[Path], decode: str, workers: int | None = None) -> dict[Path, VideoInfo]:
     """Facts of each file, read in parallel processes; `decode` as of `probe_video`."""
     names = sorted({str(path) for path in paths})
     ask = functools.partial(probe_video, decode=decode)
     count = workers or min(os.cpu_count() or 1, 16)
     facts = {}
     for name, answer in run_apart(ask, names, count, _PATIENCE[decode], "reading videos"):
-        facts[Path(name)] = (
-            VideoFacts(name, problem=str(answer)) if isinstance(answer, WorkerDied) else answer
-        )
+        facts[Path(name)] = VideoInfo(name, problem=str(answer)) if isinstance(answer, WorkerDied) else answer
     return facts
 
 
-def unreadable_findings(facts: dict[Path, VideoFacts]) -> list[Finding]:
+def unreadable_findings(facts: dict[Path, VideoInfo]) -> list[Finding]:
     """The files that cannot be read."""
     bad = sorted((fact for fact in facts.values() if fact.problem), key=lambda fact: fact.path)
     if not bad:
@@ -91,7 +89,7 @@ def _guess(name: str, known: Mapping[str, Path], videos: Path | Shards) -> str:
     return f"is '{name}' a slip for '{near[0]}'?" if near else ""
 
 
-def sizes_of(facts: dict[str, VideoFacts]) -> pl.DataFrame:
+def sizes_of(facts: dict[str, VideoInfo]) -> pl.DataFrame:
     """`video`, `width`, `height`, `frames`, `seconds`, `last` and `rate` of the readable videos, by id."""
     good = {name: fact for name, fact in facts.items() if not fact.problem}
     schema = dict.fromkeys(("width", "height", "frames"), pl.Int64)

@@ -37,8 +37,8 @@ from vmae_det.formats.label_map import LabelMap
 from vmae_det.formats.person_boxes import PersonBoxes, read_person_boxes
 from vmae_det.formats.video_starts import write_video_starts
 from vmae_det.utils.errors import DataError, UserError
-from vmae_det.video.keyframe_offset import describe_keyframes
 from vmae_det.video.readers import open_video
+from vmae_det.video.sampling import describe_keyframe
 
 ANNOTATIONS = {"train": "ava_train_v2.2.csv", "val": "ava_val_v2.2.csv"}
 EXCLUDED = {part: f"ava_{part}_excluded_timestamps_v2.2.csv" for part in ANNOTATIONS}
@@ -200,5 +200,5 @@ def _keyframe_remarks(found: FoundVideos, source: Path, place: Path) -> list[str
     except DataError as error:
         return [f"keyframes: {error}"]
     off = (reader.times[index] + start - FIRST_KEYFRAME) * 1000
-    rule = describe_keyframes(video, FIRST_KEYFRAME, start)
+    rule = describe_keyframe(video, FIRST_KEYFRAME, start)
     return [f"keyframes: {rule}; here it is frame {index} (from 0) of {len(reader)}, {off:+.1f} ms off"]

@@ -15,7 +15,7 @@ import av
 from vmae_det.utils.errors import DataError, UserError
 from vmae_det.utils.files import write_whole
 from vmae_det.video.probe import probe_video
-from vmae_det.video.readers.opening import find_source
+from vmae_det.video.readers.base import locate_video
 from vmae_det.video.readers.video_file import VideoFile
 
 
@@ -69,7 +69,7 @@ def cut_movie(source: Path, target: Path, first: float, last: float) -> Fraction
 
     Seconds count from the movie's first frame, as the readers count. Gives that of the cut's first frame.
     """
-    file = VideoFile(find_source(source))
+    file = VideoFile(locate_video(source))
     movie, video = file.container, file.stream
     with av.open(str(target), "w") as output:
         stream = output.add_stream_from_template(video)

@@ -11,9 +11,9 @@ from av.video.reformatter import ColorRange
 from vmae_det.utils.errors import DataError, UserError
 from vmae_det.utils.files import write_whole
 from vmae_det.video.probe import probe_video
-from vmae_det.video.readers.geometry import Turn
-from vmae_det.video.readers.opening import find_source
+from vmae_det.video.readers.base import locate_video
 from vmae_det.video.readers.pyav_reader import PyAVReader
+from vmae_det.video.readers.video_file import Orientation
 
 # Clips are read from anywhere in a video: a key frame every 60 frames keeps the way to them short.
 _ENCODER = {"crf": "20", "preset": "fast", "g": "60", "threads": "1"}
@@ -52,7 +52,7 @@ def resized(width: int, height: int, short_side: int) -> tuple[int, int]:
 
 def _encode(source: Path, target: Path, short_side: int) -> int:
     """Gives the number of frames written."""
-    reader = PyAVReader(find_source(source))
+    reader = PyAVReader(locate_video(source))
     index, written = reader.index, 0
     width, height = resized(index.width, index.height, short_side)
     with av.open(str(target), "w", format="mp4", options={"movflags": "+faststart"}) as output:
@@ -77,9 +77,9 @@ def _encode(source: Path, target: Path, short_side: int) -> int:
     return written
 
 
-def _upright(picture: av.VideoFrame, turn: Turn) -> av.VideoFrame:
+def _upright(picture: av.VideoFrame, turn: Orientation) -> av.VideoFrame:
     """A 4:2:0 picture of even size as it is shown."""
-    if turn == Turn():
+    if turn == Orientation():
         return picture
     shown = av.VideoFrame(*turn.size(picture.width, picture.height), picture.format.name)
     for plane, target in zip(picture.planes, shown.planes):

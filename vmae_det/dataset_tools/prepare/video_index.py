@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vmae_det.utils.errors import DataError
 from vmae_det.utils.file_types import VIDEO_SUFFIXES
-from vmae_det.video.files import holds_images, only_path
+from vmae_det.video.discovery import has_images, unique_path
 
 
 class VideoIndex:
@@ -45,9 +45,9 @@ class VideoIndex:
                 paths = below
                 break
         found = [self._folder / path for path in paths]
-        beside = [path.parent / stem for path in found if holds_images(path.parent / stem)]
+        beside = [path.parent / stem for path in found if has_images(path.parent / stem)]
         return (
-            only_path(stem, found + beside, self._folder).relative_to(self._folder).as_posix()
+            unique_path(stem, found + beside, self._folder).relative_to(self._folder).as_posix()
             if found
             else None
         )

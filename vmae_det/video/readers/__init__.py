@@ -1,9 +1,8 @@
 """Video readers behind one interface: frames by index, and the index of a moment in time."""
 
+from vmae_det.video.readers.base import READER_REGISTRY, VideoReader, open_video
 from vmae_det.video.readers.decord_reader import DecordReader
 from vmae_det.video.readers.image_folder import ImageFolderReader
-from vmae_det.video.readers.interface import READER_REGISTRY, VideoReader
-from vmae_det.video.readers.opening import open_video
 from vmae_det.video.readers.pyav_reader import PyAVReader
 from vmae_det.video.readers.tar_shard import ShardVideo, list_shard
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from vmae_det.utils.errors import ConfigError
-from vmae_det.video.readers.interface import READER_REGISTRY, Source, VideoReader, reduced_size
-from vmae_det.video.readers.packet_index import index_video
+from vmae_det.video.readers.base import READER_REGISTRY, VideoLocation, VideoReader, reduced_size
+from vmae_det.video.readers.frame_index import get_frame_index
 from vmae_det.video.readers.pyav_reader import PyAVReader
 
 # Fewer frames than this share of a video decord may replace by their neighbours: none.
@@ -20,7 +20,7 @@ _NO_REPLACEMENTS = 1e-9
 class DecordReader(VideoReader):
     """Frames are those of the packets' index; where decord may give others, or fails, PyAV reads."""
 
-    def __init__(self, source: Source, short_side: int | None = None) -> None:
+    def __init__(self, source: VideoLocation, short_side: int | None = None) -> None:
         try:
             import decord
         except ImportError:
@@ -30,7 +30,7 @@ class DecordReader(VideoReader):
         decord.logging.set_level(decord.logging.QUIET)
         # decord asks this before it prints a warning about frames that it replaced.
         os.environ.setdefault("DECORD_DUPLICATE_WARNING_THRESHOLD", "1.0")
-        index = index_video(source)
+        index = get_frame_index(source)
         self.path, self.times, self.rate, self.start = source.path, index.times, index.rate, index.start
         self.sound = index.sound(source)
         self._source, self._short_side = source, short_side

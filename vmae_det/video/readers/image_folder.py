@@ -13,11 +13,16 @@ from PIL import Image, ImageOps
 from vmae_det.utils.errors import ConfigError, DataError
 from vmae_det.utils.file_types import IMAGE_SUFFIXES
 from vmae_det.utils.inputs import read_text
-from vmae_det.video.readers.interface import READER_REGISTRY, Source, VideoReader, reduced_size
-from vmae_det.video.readers.notices import warn
+from vmae_det.video.readers.base import (
+    FRAME_NUMBER,
+    READER_REGISTRY,
+    VideoLocation,
+    VideoReader,
+    reduced_size,
+    warn_once,
+)
 
 _LAST_NUMBER = re.compile(r"(?P<before>.*?)(?P<number>[0-9]+)(?P<after>[^0-9]*)")
-_NUMBER = re.compile(r"%0?(\d*)d")
 _RATE = re.compile(r"[0-9]{1,6}(\.[0-9]{1,12})?|[0-9]{1,9}/[0-9]{1,9}")
 _IMAGE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 _ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # of EXIF: the tag, and values that exchange the sides
@@ -33,7 +38,7 @@ class ImageFolderReader(VideoReader):
     else the source's, else 30.
     """
 
-    def __init__(self, source: Source, short_side: int | None = None) -> None:
+    def __init__(self, source: VideoLocation, short_side: int | None = None) -> None:
         if not source.file.is_dir():
             raise ConfigError(f"DATALOADER.READER: images reads folders, and {source.path} is a file")
         self.path = source.path
@@ -90,12 +95,12 @@ def _places(files: list[Path], folder: Path) -> np.ndarray:
         return order
     missing = numbers[-1] - numbers[0] + 1 - count
     if missing > count:
-        warn(
+        warn_once(
             folder,
             f"numbers of its images leave out {missing}, so their order alone says when they are shown",
         )
         return order
-    warn(
+    warn_once(
         folder, f"{missing} images are missing among its {count}; the others are shown when their numbers say"
     )
     return np.array([number - numbers[0] for number in numbers])
@@ -103,14 +108,9 @@ def _places(files: list[Path], folder: Path) -> np.ndarray:
 
 def pattern_expression(pattern: str) -> re.Pattern[str]:
     """What a printf pattern such as img_%05d.jpg matches."""
-    before, width, after = _NUMBER.split(pattern, maxsplit=1)
+    before, width, after = FRAME_NUMBER.split(pattern, maxsplit=1)
     digits = rf"\d{{{int(width)},}}" if width else r"\d+"
     return re.compile(re.escape(before) + digits + re.escape(after))
-
-
-def is_pattern(name: str) -> bool:
-    """Whether a file's name is a printf pattern of images."""
-    return bool(_NUMBER.search(name)) and Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def natural_key(name: str) -> list[tuple[int, int | str]]:

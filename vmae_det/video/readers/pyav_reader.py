@@ -12,10 +12,9 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from vmae_det.utils.errors import DataError
-from vmae_det.video.readers.h264 import length_size, no_frame_needs
-from vmae_det.video.readers.interface import READER_REGISTRY, Source, VideoReader, reduced_size, unreadable
-from vmae_det.video.readers.packet_index import VideoIndex, index_video, known_index
-from vmae_det.video.readers.video_file import VideoFile
+from vmae_det.video.readers.base import READER_REGISTRY, VideoLocation, VideoReader, read_error, reduced_size
+from vmae_det.video.readers.frame_index import FrameIndex, cached_frame_index, get_frame_index
+from vmae_det.video.readers.video_file import VideoFile, is_non_reference, nal_length_size
 
 # Key frames to step back by where frames stay away: after some, they need those before (intra refresh).
 _STEPS_BACK = (0, 1, 4)
@@ -30,11 +29,11 @@ class PyAVReader(VideoReader):
         index: of the file.
     """
 
-    def __init__(self, source: Source, short_side: int | None = None) -> None:
+    def __init__(self, source: VideoLocation, short_side: int | None = None) -> None:
         self.path = source.path
-        known = known_index(source)
+        known = cached_frame_index(source)
         self._file = VideoFile(source, known.reorder_depth if known else None)
-        self.index = index = index_video(source, self._file)
+        self.index = index = get_frame_index(source, self._file)
         self.times, self.rate, self.start = index.times, index.rate, index.start
         self.sound = index.sound(source)
         self._size = reduced_size(index.width, index.height, short_side)
@@ -57,7 +56,7 @@ class PyAVReader(VideoReader):
                 if not places:
                     return out
         except (av.FFmpegError, OSError) as error:
-            raise unreadable(self.path, error) from None
+            raise read_error(self.path, error) from None
         raise DataError(
             f"frame {min(places)} of {len(self)} cannot be decoded: its data are damaged", self.path
         )
@@ -69,14 +68,14 @@ class PyAVReader(VideoReader):
             for index, frame in found:
                 yield index, np.ascontiguousarray(self._convert(frame))
         except (av.FFmpegError, OSError) as error:
-            raise unreadable(self.path, error) from None
+            raise read_error(self.path, error) from None
 
     def decoded(self) -> Iterator[tuple[int, av.VideoFrame]]:
         """The undamaged frames with their indices, in order, as they are stored; DataError as of `stream`."""
         try:
             yield from self._all(0)
         except (av.FFmpegError, OSError) as error:
-            raise unreadable(self.path, error) from None
+            raise read_error(self.path, error) from None
 
     def _all(self, first: int) -> Iterator[tuple[int, av.VideoFrame]]:
         """The undamaged frames from `first` on, in order."""
@@ -165,11 +164,11 @@ class Run:
     when its frame comes out, so frames wait for those that were decoded before them and are shown later.
     """
 
-    def __init__(self, file: VideoFile, index: VideoIndex, start: int, wanted: Container[int]) -> None:
+    def __init__(self, file: VideoFile, index: FrameIndex, start: int, wanted: Container[int]) -> None:
         self._file, self._index = file, index
         self._start = start
         self._wanted = wanted
-        self._length_size = length_size(file.stream)
+        self._length_size = nal_length_size(file.stream)
         self._passed_over: set[int] = set()  # indices of frames that nothing needs
         self._order: dict[int, int] = {}  # stamp -> number of its packet since the run began
         self._damaged: list[int] = []  # numbers of packets
@@ -246,7 +245,7 @@ class Run:
                 if (
                     index not in self._wanted
                     and self._length_size
-                    and no_frame_needs(packet, self._length_size)
+                    and is_non_reference(packet, self._length_size)
                 ):
                     self._passed_over.add(index)
                     continue

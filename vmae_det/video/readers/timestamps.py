@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
-from vmae_det.video.readers.notices import warn
+from vmae_det.video.readers.base import warn_once
 
 # Seconds without a frame from which the clock of a stream that can be spliced is taken to have leapt.
 _LEAP = 10
@@ -16,7 +16,7 @@ _GUESSED = 3  # frames by which the guessed times of a program stream may be wro
 _SPLICED = ("mpegts", "mpeg", "flv", "ogg")
 
 
-def find_breaks(
+def find_discontinuities(
     order: Iterable[tuple[int, int | None]], time_base: Fraction, rate: Fraction, container: str
 ) -> tuple[int, ...]:
     """The packets at which the clock restarts or leaps, of (number, decoding time) in decoding order."""
@@ -31,7 +31,7 @@ def find_breaks(
     return tuple(breaks)
 
 
-def shown_places(
+def avi_timestamps(
     decoded: Sequence[int | None],
     packets: Sequence[tuple[int | None, int | None]],
     delay: int,
@@ -52,11 +52,11 @@ def shown_places(
     if len(places) == len(decoded):
         return [*places[delay:], *[None] * delay]
     if packets[-1][1] - packets[0][1] >= len(packets):
-        warn(path, "it dropped frames and does not say which: frames are taken to follow each other evenly")
+        warn_once(path, "it dropped frames and does not say which: frames are taken to be evenly spaced")
     return [None] * len(decoded)
 
 
-def steadied(
+def smooth_timestamps(
     frames: Sequence[tuple[int | None, int]], time_base: Fraction, rate: Fraction
 ) -> list[int | None]:
     """Time stamps of a program stream's frames, of (stamp, duration) in the order they are shown in.
@@ -77,7 +77,7 @@ def steadied(
     return found
 
 
-def by_durations(durations: Sequence[int], time_base: Fraction, rate: Fraction) -> list[int]:
+def timestamps_from_durations(durations: Sequence[int], time_base: Fraction, rate: Fraction) -> list[int]:
     """Time stamps of a bare stream's frames, which follow each other; those that FFmpeg gives are guesses.
 
     Args:
@@ -87,7 +87,7 @@ def by_durations(durations: Sequence[int], time_base: Fraction, rate: Fraction) 
     return [0, *itertools.accumulate(known)][: len(known)]
 
 
-class Clock:
+class ContinuousClock:
     """Brings the time stamps of frames, in the order they are shown in, onto one clock.
 
     A frame without a time follows the one before by a frame's length. So does the first one after the clock
@@ -117,3 +117,13 @@ class Clock:
 def _leap(time_base: Fraction, rate: Fraction, container: str) -> float:
     """In units of time_base: a gap that is none, but another clock."""
     return max(_LEAP, 4 / rate) / time_base if container.startswith(_SPLICED) else math.inf
+
+
+def warn_about_discontinuities(path: Path | str, breaks: int) -> None:
+    """Of a file whose clock restarts or leaps so many times."""
+    times = f"{breaks} times" if breaks > 1 else "once"
+    warn_once(
+        path,
+        f"its clock restarts or jumps {times}: the parts are joined without a gap and without sound; each "
+        "read decodes from the beginning, so re-encode the file for training",
+    )

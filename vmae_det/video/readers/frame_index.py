@@ -11,12 +11,25 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from vmae_det.video.readers.clock import Clock, by_durations, find_breaks, shown_places, steadied
-from vmae_det.video.readers.geometry import Turn, square_size, turn_of
-from vmae_det.video.readers.h264 import is_idr, length_size
-from vmae_det.video.readers.interface import Source, unreadable
-from vmae_det.video.readers.notices import warn_of_clock, warn_of_colours
-from vmae_det.video.readers.video_file import RAW_FORMATS, VideoFile
+from vmae_det.video.readers.base import VideoLocation, read_error
+from vmae_det.video.readers.timestamps import (
+    ContinuousClock,
+    avi_timestamps,
+    find_discontinuities,
+    smooth_timestamps,
+    timestamps_from_durations,
+    warn_about_discontinuities,
+)
+from vmae_det.video.readers.video_file import (
+    RAW_FORMATS,
+    Orientation,
+    VideoFile,
+    is_idr,
+    nal_length_size,
+    orientation_of,
+    square_pixel_size,
+    warn_if_hdr,
+)
 
 # Containers that keep when each frame is shown; of others it is a guess by the order of decoding.
 _TIMED = ("mov", "matroska", "mpegts", "asf", "flv", "ogg")
@@ -27,7 +40,7 @@ _SPLICE = 3  # packets before a break of the clock that the demuxer may take for
 
 
 @dataclass(frozen=True)
-class VideoIndex:
+class FrameIndex:
     """Of the video of a file.
 
     Attributes:
@@ -48,7 +61,7 @@ class VideoIndex:
     rate: Fraction
     width: int
     height: int
-    turn: Turn
+    turn: Orientation
     numbered: bool
     doubt: str
     reorder_depth: int | None
@@ -59,7 +72,7 @@ class VideoIndex:
         """Seconds from the first frame on, float64 (num_frames,)."""
         return (self.stamps - self.stamps[0]) * float(self.time_base)
 
-    def sound(self, source: Source) -> Path | None:
+    def sound(self, source: VideoLocation) -> Path | None:
         """The file, where its sound runs on the clock of its frames."""
         return source.file if source.start is None and not self.splices else None
 
@@ -87,10 +100,10 @@ class _Packet(NamedTuple):
         return cls(number, packet.pts, packet.dts, *flags)
 
 
-_indices: dict[tuple[Source, int, int], VideoIndex] = {}
+_indices: dict[tuple[VideoLocation, int, int], FrameIndex] = {}
 
 
-def index_video(source: Source, file: VideoFile | None = None) -> VideoIndex:
+def get_frame_index(source: VideoLocation, file: VideoFile | None = None) -> FrameIndex:
     """The index of a file, which each process reads once while the file stays as it is.
 
     Args:
@@ -107,52 +120,52 @@ def index_video(source: Source, file: VideoFile | None = None) -> VideoIndex:
     return index
 
 
-def known_index(source: Source) -> VideoIndex | None:
+def cached_frame_index(source: VideoLocation) -> FrameIndex | None:
     """The index of a file if this process has read it already."""
     return _indices.get(_key(source))
 
 
-def _key(source: Source) -> tuple[Source, int, int]:
+def _key(source: VideoLocation) -> tuple[VideoLocation, int, int]:
     try:
         stat = os.stat(source.file)
     except OSError as error:
-        raise unreadable(source.path, error) from None
+        raise read_error(source.path, error) from None
     return source, stat.st_mtime_ns, stat.st_size
 
 
-def forget_indices() -> None:
+def clear_frame_indices() -> None:
     """Read every file anew, as a process that begins."""
     _indices.clear()
 
 
-def _read_index(source: Source, file: VideoFile) -> VideoIndex:
+def _read_index(source: VideoLocation, file: VideoFile) -> FrameIndex:
     scan = _Scan(file, source)
     if scan.first is None:
         what = "none of its frames can be decoded" if scan.packets else "holds no frames"
-        raise unreadable(source.path, what)
-    context, turn = file.stream.codec_context, turn_of(scan.first)
+        raise read_error(source.path, what)
+    context, turn = file.stream.codec_context, orientation_of(scan.first)
     if scan.timed:
         stamps, keys = scan.stamps()
     else:
         decoded = [frame for packet in VideoFile(source).packets() for frame in _timing(packet)]
         shown = [stamp for stamp, _ in decoded]
         if scan.format == "mpeg":
-            shown = steadied(decoded, scan.time_base, scan.rate)
+            shown = smooth_timestamps(decoded, scan.time_base, scan.rate)
         if scan.format in RAW_FORMATS:
             stated = bool(context.framerate)  # else FFmpeg takes 25 frames a second
             durations = [duration * stated for _, duration in decoded]
-            shown = by_durations(durations, scan.time_base, scan.rate)
+            shown = timestamps_from_durations(durations, scan.time_base, scan.rate)
         if scan.format == "avi":
             packets = [(packet.pts, packet.dts) for packet in scan.packets]
-            shown = shown_places(shown, packets, context.reorder_depth, source.path)
-        clock = Clock(scan.time_base, scan.rate, scan.format)
+            shown = avi_timestamps(shown, packets, context.reorder_depth, source.path)
+        clock = ContinuousClock(scan.time_base, scan.rate, scan.format)
         stamps = np.array([clock.add(stamp) for stamp in shown], dtype=np.int64)
         keys = stamps[:1]
     if scan.splices:
-        warn_of_clock(source.path, len(scan.splices))
-    warn_of_colours(source.path, scan.first.color_trc)
-    size = square_size(file.stream, scan.first.width, scan.first.height)
-    return VideoIndex(
+        warn_about_discontinuities(source.path, len(scan.splices))
+    warn_if_hdr(source.path, scan.first.color_trc)
+    size = square_pixel_size(file.stream, scan.first.width, scan.first.height)
+    return FrameIndex(
         stamps=stamps,
         keys=keys,
         time_base=scan.time_base,
@@ -161,7 +174,7 @@ def _read_index(source: Source, file: VideoFile) -> VideoIndex:
         height=size[1],
         turn=turn,
         numbered=not scan.timed,
-        doubt="its frames are turned" if turn != Turn() else _doubt(scan, len(stamps)),
+        doubt="its frames are turned" if turn != Orientation() else _doubt(scan, len(stamps)),
         reorder_depth=context.reorder_depth if scan.format.startswith(_HEADED) else None,
         splices=scan.splices,
     )
@@ -176,17 +189,17 @@ class _Scan:
         idr: whether H.264 key packets are all IDR pictures.
         first: the first frame; None if none can be decoded.
         timed: whether packets say when their frames are shown, on one clock.
-        splices: as of VideoIndex.
+        splices: as of FrameIndex.
     """
 
-    def __init__(self, file: VideoFile, source: Source) -> None:
+    def __init__(self, file: VideoFile, source: VideoLocation) -> None:
         stream, self.format = file.stream, file.container.format.name
         context = stream.codec_context
         self.codec, self.time_base = context.codec.canonical_name, stream.time_base
         self.rate, self.streams = _stated_rate(file, source), len(file.container.streams.video)
         self.packets: list[_Packet] = []
         self.idr, self.first = True, None
-        prefix = length_size(stream)
+        prefix = nal_length_size(stream)
         for number, packet in enumerate(file.packets()):
             if packet.size:
                 self.packets.append(_Packet.of(packet, number))
@@ -195,7 +208,7 @@ class _Scan:
             if self.first is None:
                 self.first = next(iter(_decode(packet)), None)
         order = [(packet.number, packet.dts) for packet in self.packets]
-        self.splices = find_breaks(order, self.time_base, self.rate, self.format)
+        self.splices = find_discontinuities(order, self.time_base, self.rate, self.format)
         self.timed = (
             (self.format.startswith(_TIMED) or context.reorder_depth == 0)
             and self.format not in RAW_FORMATS
@@ -207,7 +220,7 @@ class _Scan:
         )
 
     def stamps(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of a timed file: `stamps` and `keys` as of VideoIndex."""
+        """Of a timed file: `stamps` and `keys` as of FrameIndex."""
         first = self.first.pts
         sound = [packet for packet in self.packets if packet.whole and packet.pts > first]
         stamps = np.unique(np.array([first, *(p.pts for p in sound if p.shown)], dtype=np.int64))
@@ -215,14 +228,14 @@ class _Scan:
         return stamps, keys
 
 
-def _stated_rate(file: VideoFile, source: Source) -> Fraction:
+def _stated_rate(file: VideoFile, source: VideoLocation) -> Fraction:
     """Frames per second as the file states it, a guess where it does not and its times tell."""
     stream = file.stream
     if file.container.format.name not in RAW_FORMATS:
         return stream.average_rate or stream.guessed_rate or Fraction(25)
     rate = stream.guessed_rate if stream.codec_context.framerate else source.rate
     if not rate:
-        raise unreadable(
+        raise read_error(
             source.path,
             f"a bare {file.container.format.name} stream that does not state its frame rate; state it with "
             "ffmpeg -r RATE -i FILE -c copy FILE.mp4",

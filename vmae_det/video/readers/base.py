@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,18 +14,22 @@ from typing import Any
 import numpy as np
 
 from vmae_det.utils.errors import DataError
-from vmae_det.utils.registry import Registry
+from vmae_det.utils.file_types import IMAGE_SUFFIXES
+from vmae_det.utils.paths import local_path
+from vmae_det.utils.registry import Registry, lookup
+from vmae_det.video.readers.tar_shard import find_in_shard
 
 READER_REGISTRY = Registry("READER")
+FRAME_NUMBER = re.compile(r"%0?(\d*)d")
 _ROUNDING = 1e-6  # seconds; the sum of two times may miss the third by some bits
 
 
-class OutsideVideo(DataError):
+class TimeOutsideVideoError(DataError):
     """A moment lies outside a video, which itself can be read."""
 
 
 @dataclass(frozen=True)
-class Source:
+class VideoLocation:
     """Where the bytes of a video lie.
 
     Attributes:
@@ -71,11 +77,10 @@ class VideoReader(ABC):
         return len(self.times)
 
     def index_at(self, seconds: float) -> int:
-        """The frame nearest to a moment, in seconds from the first frame on; OutsideVideo if `is_inside`
-        denies that."""
+        """The frame nearest to a time in seconds from the first frame; TimeOutsideVideoError if outside."""
         last, rate = float(self.times[-1]), float(self.rate)
-        if not is_inside(seconds, last, rate):
-            raise OutsideVideo(
+        if not is_time_inside(seconds, last, rate):
+            raise TimeOutsideVideoError(
                 f"second {seconds:.3f} lies outside the video, whose last frame begins at second {last:.3f}",
                 self.path,
             )
@@ -119,7 +124,7 @@ class VideoReader(ABC):
         """The frames at `wanted` (n,), which ascend, as uint8 RGB (n, H, W, 3)."""
 
 
-def is_inside(seconds: Any, last: Any, rate: Any) -> Any:
+def is_time_inside(seconds: Any, last: Any, rate: Any) -> Any:
     """Whether a moment lies in a video: from a frame's length before the first frame to one after the last
     frame begins. Of numbers, or of arrays or columns of them.
 
@@ -145,9 +150,72 @@ def missing(path: Path) -> DataError:
     return DataError("no such video file", path)
 
 
-def unreadable(path: Path, cause: str | Exception) -> DataError:
+def read_error(path: Path, cause: str | Exception) -> DataError:
     """The error of a file that is no video, a broken one, or one that went away since it was found."""
     if isinstance(cause, FileNotFoundError):
         return missing(path)
     words = str(getattr(cause, "strerror", None) or cause)
     return DataError(f"cannot be read as a video: {' '.join(words.split())[:160]}", path)
+
+
+def open_video(
+    path: str | Path | VideoLocation,
+    reader: str = "auto",
+    *,
+    short_side: int | None = None,
+    rate: Fraction | float | None = None,
+) -> VideoReader:
+    """Open a video with the reader of that name.
+
+    Args:
+        path: a video file, an address that iopath knows, `shard.tar/KEY.mp4` for a video in a tar shard, or a
+            folder of frames or a printf pattern of them such as `frames/img_%05d.jpg`, which the reader
+            "images" reads whatever `reader` says; or what `locate_video` gave.
+        reader: "auto" is PyAV.
+        short_side: pixels; larger frames come reduced to it, their aspect kept, and smaller ones as they are.
+        rate: frames per second of a folder of frames that has no rate.txt.
+
+    Raises:
+        DataError: there is no such video, or it cannot be read.
+        ConfigError: there is no such reader.
+    """
+    opened = lookup(READER_REGISTRY, "pyav" if reader == "auto" else reader, "DATALOADER.READER")
+    known_rate = None if rate is None else Fraction(rate).limit_denominator(1001)
+    try:
+        source = path if isinstance(path, VideoLocation) else locate_video(path, known_rate)
+        if source.file.is_dir():
+            opened = READER_REGISTRY.get("images")
+        return opened(source, short_side)
+    except OSError as error:
+        raise read_error(getattr(path, "path", path), error) from None
+
+
+def locate_video(path: str | Path, rate: Fraction | None = None) -> VideoLocation:
+    """Where the bytes of a video lie; DataError if there is no such video."""
+    path = local_path(path)
+    if path.exists():
+        return VideoLocation(path, path, rate=rate)
+    if is_pattern(path.name) and path.parent.is_dir():
+        return VideoLocation(path, path.parent, rate=rate, pattern=path.name)
+    shard = next((parent for parent in path.parents if parent.suffix == ".tar" and parent.is_file()), None)
+    if shard is None:
+        raise missing(path)
+    start, size = find_in_shard(shard, path.relative_to(shard).as_posix())
+    return VideoLocation(path, shard, start, size)
+
+
+logger = logging.getLogger(__name__)
+
+_warned: set[tuple[str, str]] = set()
+
+
+def warn_once(path: Path | str, text: str) -> None:
+    """Log a warning about a file, once in a process."""
+    if (str(path), text) not in _warned:
+        _warned.add((str(path), text))
+        logger.warning("%s: %s", path, text)
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a file's name is a printf pattern of images."""
+    return bool(FRAME_NUMBER.search(name)) and Path(name).suffix.lower() in IMAGE_SUFFIXES

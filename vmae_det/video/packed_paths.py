@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 
-class TextTable(Sequence):
+class PackedStrings(Sequence):
     """Texts in two arrays: `ends` (n + 1,) of each in `text`, the bytes of all."""
 
     def __init__(self, ends: np.ndarray, text: np.ndarray) -> None:
@@ -17,7 +17,7 @@ class TextTable(Sequence):
         self.text = text
 
     @classmethod
-    def of(cls, texts: Iterable[str | os.PathLike]) -> TextTable:
+    def pack(cls, texts: Iterable[str | os.PathLike]) -> PackedStrings:
         """The table of some texts."""
         encoded = [os.fsencode(text) for text in texts]
         return cls(np.cumsum([0, *map(len, encoded)]), np.frombuffer(b"".join(encoded), dtype=np.uint8))
@@ -30,7 +30,7 @@ class TextTable(Sequence):
         return os.fsdecode(self.text[self.ends[index] : self.ends[index + 1]].tobytes())
 
 
-class FileTable(Sequence):
+class PackedPaths(Sequence):
     """Files by their names below a folder.
 
     Args:
@@ -40,7 +40,7 @@ class FileTable(Sequence):
 
     def __init__(self, folder: Path, names: Iterable[str | os.PathLike]) -> None:
         self.folder = folder
-        self.names = TextTable.of(names)
+        self.names = PackedStrings.pack(names)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -48,6 +48,6 @@ class FileTable(Sequence):
     def __getitem__(self, index: int) -> Path:
         return self.folder / self.names[index]
 
-    def source(self, index: int) -> Path:
+    def location(self, index: int) -> Path:
         """What `open_video` takes."""
         return self[index]
