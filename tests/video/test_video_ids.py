@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from vmae_det.cli import main as cli_main
-from vmae_det.dataset_tools.prepare.video_index import FrameIndex
+from vmae_det.dataset_tools.prepare.video_index import VideoIndex
 from vmae_det.utils.errors import DataError
 from vmae_det.video.discovery import resolve_video_ids, videos_by_id
 
@@ -36,7 +36,7 @@ def for_importers(folder):
 
 
 def for_prepare(folder):
-    return FrameIndex(folder).find("a")
+    return VideoIndex(folder).find("a")
 
 
 @pytest.mark.parametrize("find", [for_training, for_importers, for_prepare])
@@ -68,9 +68,9 @@ def test_other_ids_and_links_to_one_file_do_no_harm(tmp_path, find):
 
 def test_of_several_videos_the_one_in_a_preferred_folder(tmp_path):
     folder = make(tmp_path / "videos", "run/a.avi", "walk/a.avi", "walk/a.mp4")
-    assert FrameIndex(folder).find("a", "run") == "run/a.avi"
+    assert VideoIndex(folder).find("a", "run") == "run/a.avi"
     with pytest.raises(DataError, match=r"walk/a.avi and walk/a.mp4"):
-        FrameIndex(folder).find("a", "walk", "run")
+        VideoIndex(folder).find("a", "walk", "run")
 
 
 def test_check_data_stops_where_training_does(mini_ava, tmp_path, capsys):
