@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from vmae_det.utils.sharded_tensors import fill, is_shared
+from vmae_det.utils.sharded_tensors import copy_full_tensor, is_sharded
 
 
 def tensors_by_name(optimizer: torch.optim.Optimizer) -> dict[str, dict[str, torch.Tensor]]:
@@ -34,7 +34,7 @@ def make_tensors(optimizer: torch.optim.Optimizer) -> None:
 
 def load_whole(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """`optimizer.load_state_dict`, also where processes share the optimizer's tensors."""
-    if not is_shared(optimizer.param_groups[0]["params"][0]):
+    if not is_sharded(optimizer.param_groups[0]["params"][0]):
         optimizer.load_state_dict(state)
         return
     make_tensors(optimizer)
@@ -42,4 +42,4 @@ def load_whole(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             for key, value in state["state"].get(next(saved), {}).items():
-                fill(optimizer.state[parameter][key], value)
+                copy_full_tensor(value, optimizer.state[parameter][key])

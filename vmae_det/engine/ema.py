@@ -7,7 +7,7 @@ from torch import nn
 
 from vmae_det.engine.trainer import HookBase
 from vmae_det.utils.errors import WeightsError
-from vmae_det.utils.sharded_tensors import fill, own_part
+from vmae_det.utils.sharded_tensors import copy_full_tensor, local_shard
 
 
 class WeightAverage(HookBase):
@@ -28,8 +28,8 @@ class WeightAverage(HookBase):
     @torch.no_grad()
     def after_step(self) -> None:
         """Take in the weights of this step."""
-        values = [own_part(value) for value in self.values.values()]
-        latest = [own_part(value) for value in self.source.state_dict().values()]
+        values = [local_shard(value) for value in self.values.values()]
+        latest = [local_shard(value) for value in self.source.state_dict().values()]
         torch._foreach_lerp_(values, latest, 1 - self.decay)
 
     @torch.no_grad()
@@ -48,4 +48,4 @@ class WeightAverage(HookBase):
             if name not in state or state[name].shape != value.shape:
                 found = list(state[name].shape) if name in state else "none"
                 raise WeightsError(f"averaged weights: {name}: expected {list(value.shape)}, got {found}")
-            fill(value, state[name])
+            copy_full_tensor(state[name], value)

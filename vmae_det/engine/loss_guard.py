@@ -15,7 +15,7 @@ import torch
 from vmae_det.engine.hooks import TrainingError
 from vmae_det.engine.trainer import HookBase
 from vmae_det.utils import distributed
-from vmae_det.utils.sharded_tensors import whole
+from vmae_det.utils.sharded_tensors import full_tensor
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class LossGuard(HookBase):
         """
         self._stop_at_bad([_arrive(loss) for loss in self._pending])
         self._pending.clear()
-        norm = float(whole(torch.nn.utils.get_total_norm(list(self.trainer.model.parameters()))))
+        norm = float(full_tensor(torch.nn.utils.get_total_norm(list(self.trainer.model.parameters()))))
         if not math.isfinite(norm):  # in all processes: their weights are the same
             raise TrainingError(
                 f"the norm of the weights is {norm:g} after step {self.trainer.step}; {self._advice()}"

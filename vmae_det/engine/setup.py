@@ -59,7 +59,7 @@ from vmae_det.utils.logging import setup_logging
 from vmae_det.utils.memory import device_memory, in_gb
 from vmae_det.utils.provenance import code_versions
 from vmae_det.utils.registry import lookup
-from vmae_det.utils.sharded_tensors import whole_state
+from vmae_det.utils.sharded_tensors import full_state_dict
 from vmae_det.utils.tensorboard import TensorBoardWriter
 from vmae_det.utils.watchdog import write_stacks_to
 from vmae_det.utils.weights_and_biases import WandbWriter
@@ -313,7 +313,7 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
         if average is None and not is_sharded(cfg):
             return model
         whole_model = build_model(cfg)
-        load_weights(whole_model, whole_state((average or model).state_dict()))
+        load_weights(whole_model, full_state_dict((average or model).state_dict()))
         return whole_model.to(device)
 
     def save(shown: nn.Module, path: Path, **extras: Any) -> None:

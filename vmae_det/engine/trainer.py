@@ -16,7 +16,7 @@ from vmae_det.engine.parallel import without_exchange
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import UserError
 from vmae_det.utils.events import EventStorage
-from vmae_det.utils.sharded_tensors import whole
+from vmae_det.utils.sharded_tensors import full_tensor
 from vmae_det.utils.watchdog import feed
 
 AMP_TYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -195,7 +195,7 @@ class Trainer:
                 norm = nn.utils.clip_grad_norm_(parameters, self.clip_grad)
             else:
                 norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-            self.gradient_norm = whole(norm)
+            self.gradient_norm = full_tensor(norm)
 
     def _exchange_alarms(self) -> None:
         alarms = distributed.each_in_any_process([hook.alarm() for hook in self.hooks])
