@@ -58,7 +58,7 @@ def test_the_dataset_passes_check_data_and_trains(coco_file, mini_ava, tmp_path,
 def test_a_second_time_needs_overwrite(coco_file, mini_ava, tmp_path, capsys):
     assert imported(coco_file, mini_ava, tmp_path)[0] == 0
     assert imported(coco_file, mini_ava, tmp_path)[0] == 2
-    assert "is there already; choose another folder, or --overwrite" in capsys.readouterr().err
+    assert "already exists; choose another folder, or give --overwrite" in capsys.readouterr().err
     assert imported(coco_file, mini_ava, tmp_path, "--overwrite")[0] == 0
 
 

@@ -1,4 +1,4 @@
-"""A dataset in AVA's form, written as each tool would export it."""
+"""Writes a dataset in AVA format in the export format of each annotation tool."""
 
 import json
 from itertools import groupby
@@ -7,13 +7,13 @@ from xml.sax.saxutils import quoteattr
 WIDTH, HEIGHT = 192, 144  # MiniAVA's
 
 
-def people(rows):
-    """(video, second, person, box in [0, 1], actions) of CSV rows; several rows of one person make one."""
+def persons(rows):
+    """Yield (video, second, person, box in [0, 1], actions) of CSV rows; merge the rows of one person."""
 
-    def who(row):
+    def key_of(row):
         return row[0], float(row[1]), int(row[7]), tuple(map(float, row[2:6]))
 
-    for key, group in groupby(sorted(rows, key=who), key=who):
+    for key, group in groupby(sorted(rows, key=key_of), key=key_of):
         yield *key, [int(row[6]) for row in group]
 
 
@@ -22,11 +22,12 @@ def pixels(box):
 
 
 def by_video(rows):
-    return groupby(people(rows), key=lambda person: person[0])
+    return groupby(persons(rows), key=lambda person: person[0])
 
 
 def to_cvat(rows, names, rate, start, folder):
-    """A file for each video: tracks of class "person" with checkboxes for actions, gone after each frame."""
+    """Write a file for each video: tracks of class "person" with a checkbox for each action, visible at
+    single frames."""
     files = []
     for video, found in by_video(rows):
         tracks = {}
@@ -43,14 +44,14 @@ def to_cvat(rows, names, rate, start, folder):
             lines.append(f'<track id="{person}" label="person" source="manual">')
             for frame, box, actions in boxes:
                 sides = " ".join(f'{k}="{v:.2f}"' for k, v in zip(("xtl", "ytl", "xbr", "ybr"), box))
-                said = "".join(
+                attributes = "".join(
                     f"<attribute name={quoteattr(name)}>{str(i in actions).lower()}</attribute>"
                     for i, name in names.items()
                 )
                 for outside in (0, 1):
                     lines.append(
                         f'<box frame="{frame + outside}" keyframe="1" outside="{outside}" {sides} '
-                        f'occluded="0" z_order="0">{said}</box>'
+                        f'occluded="0" z_order="0">{attributes}</box>'
                     )
             lines.append("</track>")
         files.append(folder / f"{video}.xml")
@@ -59,7 +60,7 @@ def to_cvat(rows, names, rate, start, folder):
 
 
 def to_via3(rows, names, rate, start, folder):
-    """One project: a checkbox attribute whose options are the action ids, and a text for the person."""
+    """Write one project: a checkbox attribute whose options are the action ids, and a text for the person."""
     attribute = {
         "1": {"aname": "action", "anchor_id": "FILE1_Z1_XY1", "type": 2, "desc": "", "default_option_id": ""}
         | {"options": {str(i): name for i, name in names.items()}},
@@ -84,9 +85,9 @@ def to_via3(rows, names, rate, start, folder):
 
 
 def to_coco(rows, names, rate, start, folder):
-    """One file: images VIDEO_000123.jpg, an annotation for each action."""
+    """Write one file: images VIDEO_000123.jpg, and an annotation for each action."""
     images, annotations = {}, []
-    for video, second, person, box, actions in people(rows):
+    for video, second, person, box, actions in persons(rows):
         name = f"{video}_{round((second - start) * rate):06d}.jpg"
         image = images.setdefault(
             name, {"id": len(images) + 1, "file_name": name, "width": WIDTH, "height": HEIGHT}
@@ -104,7 +105,7 @@ def to_coco(rows, names, rate, start, folder):
 
 
 def to_labelstudio(rows, names, rate, start, folder):
-    """One file: a region of one frame for each box, its actions as choices, the person as a number."""
+    """Write one file: a region of one frame for each box, its actions as choices, the person as a number."""
     tasks = []
     for video, found in by_video(rows):
         result = []

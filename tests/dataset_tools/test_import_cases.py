@@ -1,5 +1,5 @@
-"""Annotations as people export them: files that do not name their video, attributes whose names mislead,
-joined files, ranges of time, folders of images."""
+"""Import of real and realistic exports: files that do not name their video, misleading attribute names,
+joined files, temporal segments, folders of images."""
 
 import json
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import SHARED
 from PIL import Image
-from test_importers import run, when
+from test_importers import run, times
 from test_prepare import write_video
 
 from vmae_det.cli.main import main
@@ -20,7 +20,7 @@ CASES = SHARED / "cases"
 @pytest.fixture
 def cases():
     if not CASES.exists():
-        pytest.skip("the real files lie beside the repository, in ../shared/cases, and are not here")
+        pytest.skip("needs the real files in ../shared/cases, next to the repository")
     return CASES
 
 
@@ -29,7 +29,7 @@ def read(folder):
     return [(row[0], float(row[1]), *map(float, row[2:6]), int(row[6])) for row in lines]
 
 
-# ---------------------------------------------------------------- the files of others
+# ---------------------------------------------------------------- real files
 
 
 def test_real_cvat_job(cases, tmp_path, capsys):
@@ -61,7 +61,7 @@ def test_real_via_project_with_actions_under_person(cases, tmp_path, capsys):
     assert main(["import", source, *more, "--frame-size", "600x480"]) == 0
     printed = capsys.readouterr().out
     assert "1 videos, 4 keyframes, 0 persons, 6 boxes, 7 labels, 11 rows" in printed
-    assert "the attribute 'person' is read as actions" in printed
+    assert "attribute 'person' is interpreted as actions" in printed
     stated = read(out)
     assert sorted({row[1] for row in stated}) == [902, 903, 904, 905]
 
@@ -74,15 +74,19 @@ def test_real_via_project_with_actions_under_person(cases, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "more", "problem"),
     [
-        ("coco_rot90.json", [], "no box with an action is left (10 rotated boxes)"),
-        ("coco_dup.json", [], "$.images[10].id: the image id 1 occurs twice, first at $.images[0]"),
-        ("ls_timeline_only.json", [], "2 ranges of time without a box"),
-        ("cvat_coco.json", [], "images are named like frame_000000.PNG); give --video NAME"),
-        ("coco_rot90.json", ["--video", "clip"], "--video: the annotations name their videos"),
-        ("coco_rot90.json", ["--frame-size", "9x9"], "--frame-size: the annotations say the frame size"),
+        ("coco_rot90.json", [], "no box with an action; skipped: 10 rotated boxes"),
+        ("coco_dup.json", [], "$.images[10].id: duplicate image id 1, first used at $.images[0]"),
+        ("ls_timeline_only.json", [], "2 segments without a box"),
+        ("cvat_coco.json", [], "its images have names such as frame_000000.PNG); give --video NAME"),
+        ("coco_rot90.json", ["--video", "clip"], "--video: the annotations already name their videos"),
+        (
+            "coco_rot90.json",
+            ["--frame-size", "9x9"],
+            "--frame-size: the annotations already contain the frame size",
+        ),
     ],
 )
-def test_cases_that_are_refused(cases, tmp_path, capsys, name, more, problem):
+def test_invalid_real_files_are_refused(cases, tmp_path, capsys, name, more, problem):
     videos = ["--videos", str(cases / "import/videos")]
     assert (
         main(["import", str(cases / "import" / name), *videos, *more, "--output", str(tmp_path / "o")]) == 2
@@ -92,7 +96,7 @@ def test_cases_that_are_refused(cases, tmp_path, capsys, name, more, problem):
     assert error.count("\n") == 1
 
 
-def test_cases_that_are_read(cases, tmp_path):
+def test_valid_real_files_are_imported(cases, tmp_path):
     videos = ["--videos", str(cases / "import/videos"), "--output", str(tmp_path / "out"), "--overwrite"]
     assert main(["import", str(cases / "import/ls_timeline.json"), *videos]) == 0
     assert (tmp_path / "out/actions.pbtxt").read_text().count("label {") == 2
@@ -101,7 +105,7 @@ def test_cases_that_are_read(cases, tmp_path):
     assert [row[1] for row in read(tmp_path / "out")] == list(range(10))
 
 
-# ---------------------------------------------------------------- the same with inputs of our own
+# ---------------------------------------------------------------- the same with small synthetic inputs
 
 
 def coco(names, annotations, size=(100, 100), **tables):
@@ -112,7 +116,7 @@ def coco(names, annotations, size=(100, 100), **tables):
     return {"images": images, "categories": [{"id": 1, "name": "wave"}], "annotations": boxes} | tables
 
 
-def test_turned_boxes_of_coco_are_counted(tmp_path):
+def test_rotated_coco_boxes_are_skipped_and_counted(tmp_path):
     turned = [{"image_id": 0, "attributes": {"rotation": angle}} for angle in (90.0, "45", -0.5)]
     good = [
         {"image_id": 0, "bbox": [0, 0, 10 + i, 10], "attributes": {"rotation": angle}}
@@ -120,34 +124,34 @@ def test_turned_boxes_of_coco_are_counted(tmp_path):
     ]
     rows, report = run(tmp_path, coco(["v_000000.jpg"], turned + good), rate=1)
     assert len(rows) == 4
-    assert report.left_out["rotated boxes"] == 3
+    assert report.skipped["rotated boxes"] == 3
 
 
 @pytest.mark.parametrize("table", ["images", "categories", "videos"])
-def test_an_id_that_occurs_twice_is_named(tmp_path, table):
+def test_duplicate_ids_are_refused(tmp_path, table):
     document = coco(["v_000000.jpg"], [{"image_id": 0}], videos=[{"id": 3, "name": "v"}])
     document[table].append(dict(document[table][0]))
-    assert len(run(tmp_path, document, rate=1)[0]) == 1  # the same entry once more
+    assert len(run(tmp_path, document, rate=1)[0]) == 1  # an identical entry is allowed
     key = "file_name" if table == "images" else "name"
     document[table].append(document[table][0] | {key: "w_000000.jpg", "id": str(document[table][0]["id"])})
-    with pytest.raises(DataError, match=rf"\$\.{table}\[2\]\.id: the \w+ id \d occurs twice"):
+    with pytest.raises(DataError, match=rf"\$\.{table}\[2\]\.id: duplicate \w+ id \d"):
         run(tmp_path, document, rate=1)
 
 
-def test_a_key_that_occurs_twice_in_one_object_is_named(tmp_path):
+def test_duplicate_keys_of_an_object_are_refused(tmp_path):
     text = '{"images": [], "annotations": [], "annotations": []}'
-    with pytest.raises(DataError, match="the key 'annotations' occurs twice"):
+    with pytest.raises(DataError, match="duplicate key 'annotations' in an object"):
         run(tmp_path, text)
 
 
-def test_images_without_a_video_take_the_one_that_is_named(tmp_path):
+def test_images_without_a_video_get_the_video_of_the_option(tmp_path):
     document = coco(["frame_000000.PNG", "frame_000002.PNG"], [{"image_id": 0}, {"image_id": 1}])
     rows, report = run(tmp_path, document, rate=2, video="clip")
     assert [row[:2] for row in rows] == [("clip", 0), ("clip", 1)]
-    assert any("read as that of 'clip', by --video" in note for note in report.notes)
+    assert any("using 'clip' (from --video)" in note for note in report.notes)
     with pytest.raises(DataError, match="give --video NAME"):
         run(tmp_path, document, rate=2)
-    with pytest.raises(ConfigError, match="--video: the annotations name their videos themselves"):
+    with pytest.raises(ConfigError, match="--video: the annotations already name their videos"):
         run(tmp_path, coco(["v_000000.PNG"], [{"image_id": 0}]), rate=2, video="clip")
 
 
@@ -162,17 +166,20 @@ def cvat_job(attributes, declared=""):
     )
 
 
-def test_a_cvat_job_has_its_frame_size_and_the_only_video(tmp_path):
-    write_video(tmp_path / "v/only.mp4", frames=5, size=(128, 96))  # the file's own size counts
+def test_a_cvat_job_uses_its_frame_size_and_the_only_video(tmp_path):
+    write_video(
+        tmp_path / "v/only.mp4", frames=5, size=(128, 96)
+    )  # the frame size of the job is used, not the file's
     rows, report = run(tmp_path, cvat_job([""] * 5), videos=tmp_path / "v", every=0.04)
     assert rows[0] == ("only", 0, [0.125, 0.25, 0.5, 1.0], "p", "4")
     assert len(rows) == 5
-    assert any("the only one in" in note for note in report.notes)
-    write_video(tmp_path / "v/source_0.mp4", frames=5, size=(64, 36))  # as the XML is called
+    assert any("the only video in" in note for note in report.notes)
+    write_video(tmp_path / "v/source_0.mp4", frames=5, size=(64, 36))  # the name of the XML file
     assert run(tmp_path, cvat_job([""] * 5), videos=tmp_path / "v")[0][0][0] == "source_0"
 
 
 ATTRIBUTE = '<attribute name="{}">{}</attribute>'
+IDENTITY = "the person's identity"
 
 
 @pytest.mark.parametrize(
@@ -187,7 +194,7 @@ ATTRIBUTE = '<attribute name="{}">{}</attribute>'
         ("id", ["true", "false"], False),
     ],
 )
-def test_an_attribute_is_identity_by_its_values(tmp_path, name, values, is_identity):
+def test_values_decide_whether_an_attribute_is_an_identity(tmp_path, name, values, is_identity):
     document = cvat_job([ATTRIBUTE.format(name, value) for value in values])
     rows, report = run(tmp_path, document, rate=1, video="v")
     assert sorted({row[3] for row in rows} - {"p"}) == (
@@ -195,11 +202,12 @@ def test_an_attribute_is_identity_by_its_values(tmp_path, name, values, is_ident
     )
     if values[0] != "true":
         assert any(
-            f"'{name.lower()}' is read as {'who' if is_identity else 'actions'}" in n for n in report.notes
+            f"'{name.lower()}' is interpreted as {IDENTITY if is_identity else 'actions'}" in n
+            for n in report.notes
         )
 
 
-def test_options_that_cvat_declares_count_even_where_one_alone_is_used(tmp_path):
+def test_declared_cvat_options_count_even_if_only_one_is_used(tmp_path):
     declared = "<name>person</name><input_type>select</input_type><values>1\nwalking\nsitting</values>"
     declared = f"<attribute>{declared}</attribute>"
     rows, _ = run(tmp_path, cvat_job([ATTRIBUTE.format("person", "walking")], declared), rate=1, video="v")
@@ -222,14 +230,16 @@ def via(kind, options, values, files=("v_000000.jpg",)):
     ("kind", "options", "values", "names"),
     [
         (2, {"0": "sit", "1": "talk 2"}, ["0,1", "1"], ["sit", "talk 2"]),
-        (2, {"0": "p1", "1": "p2"}, ["0"], ["p1"]),  # a checkbox, whatever it says
+        (2, {"0": "p1", "1": "p2"}, ["0"], ["p1"]),  # a checkbox is never an identity
         (4, {"0": "sit", "1": "stand"}, ["1"], ["stand"]),
         (3, {"0": "p1", "1": "p2"}, ["0", "1"], None),
         (1, {}, ["7", "8"], None),
         (1, {}, ["walk"], ["walk"]),
     ],
 )
-def test_an_attribute_of_via_is_identity_by_type_and_options(tmp_path, kind, options, values, names):
+def test_type_and_options_decide_whether_a_via_attribute_is_an_identity(
+    tmp_path, kind, options, values, names
+):
     document = via(kind, options, values)
     if names is None:
         with pytest.raises(DataError, match="boxes without an action"):
@@ -256,12 +266,12 @@ def label_studio(ranges, frames=(1, 31, 61), labels=("person",)):
     return [{"data": {"video": "/d/v.mp4"}, "annotations": [{"result": results}]}]
 
 
-def test_ranges_give_their_actions_to_the_boxes_of_their_time(tmp_path):
+def test_segments_add_their_actions_to_the_boxes_in_their_time(tmp_path):
     ranges = [(1, 30, "walk"), (20, 40, "wave"), (55, 58, "jump")]
     rows, report = run(tmp_path, label_studio(ranges), rate=30)
     assert [(row[1], row[3]) for row in rows] == [(0, "walk"), (1, "wave")]
-    assert report.left_out["boxes without an action"] == 1  # "person" is a class, not an action
-    assert report.left_out["ranges of time without a box"] == 1
+    assert report.skipped["boxes without an action"] == 1  # "person" is a class, not an action
+    assert report.skipped["segments without a box"] == 1
 
 
 # ---------------------------------------------------------------- images
@@ -269,35 +279,39 @@ def test_ranges_give_their_actions_to_the_boxes_of_their_time(tmp_path):
 
 @pytest.fixture
 def gap(tmp_path):
-    """A folder of images img_00000 to img_00019 of which five are missing; each holds its number."""
+    """A folder of images img_00000 to img_00019 without five of them; the pixels of each encode its
+    number."""
     (tmp_path / "v/walk1").mkdir(parents=True)
     for number in (*range(8), *range(13, 20)):
-        picture = np.full((24, 32, 3), 10 * number, np.uint8)
-        Image.fromarray(picture).save(tmp_path / f"v/walk1/img_{number:05d}.png")
+        image = np.full((24, 32, 3), 10 * number, np.uint8)
+        Image.fromarray(image).save(tmp_path / f"v/walk1/img_{number:05d}.png")
     return tmp_path / "v"
 
 
 def shown_numbers(folder, rows):
-    """The numbers in the pictures that a reader shows at the rows' times."""
+    """Return the numbers encoded in the images that a reader returns at the rows' times."""
     reader = open_video(folder / "walk1")
     return [round(reader.frames(np.array([reader.index_at(row[1])]))[0, 0, 0, 0] / 10) for row in rows]
 
 
-def test_boxes_stay_on_their_pictures_where_others_are_missing(tmp_path, gap):
+def test_boxes_stay_on_their_images_if_others_are_missing(tmp_path, gap):
     names = [f"walk1/img_{number:05d}.png" for number in (0, 7, 13, 19, 10)]
     document = coco(names, [{"image_id": i} for i in range(5)], size=(32, 24))
     rows, report = run(tmp_path, document, videos=gap, every=0.01)
     assert shown_numbers(gap, rows) == [0, 7, 13, 19]
-    assert report.left_out["boxes outside the video's time"] == 1  # image 10 is missing
+    assert report.skipped["boxes outside the video's time"] == 1  # image 10 is missing
 
 
-def test_a_rate_that_contradicts_the_folder_is_warned_of(tmp_path, gap):
+def test_a_rate_that_contradicts_the_folder_gives_a_warning(tmp_path, gap):
     document = coco([f"walk1/img_{n:05d}.png" for n in (0, 19)], [{"image_id": 0}, {"image_id": 1}])
     _, report = run(tmp_path, document, videos=gap, rate=15)
-    assert any("images are not shown when their numbers and --rate 15 say" in note for note in report.notes)
+    assert any(
+        "images are not shown at the time that their number and --rate 15 give" in note
+        for note in report.notes
+    )
 
 
-def test_the_gap_of_the_cases(cases, tmp_path, capsys):
+def test_real_annotations_of_images_with_a_gap(cases, tmp_path, capsys):
     folder = tmp_path / "v/walk1"
     folder.mkdir(parents=True)
     for number in (*range(40), *range(70, 150)):
@@ -305,5 +319,5 @@ def test_the_gap_of_the_cases(cases, tmp_path, capsys):
     document = json.loads((cases / "import/gap.json").read_text())
     rows, _ = run(tmp_path, document, videos=tmp_path / "v", every=0.01)
     reader = open_video(folder)
-    shown = [int(reader.frames(np.array([reader.index_at(second)]))[0, 0, 0, 0]) for second in when(rows)]
+    shown = [int(reader.frames(np.array([reader.index_at(second)]))[0, 0, 0, 0]) for second in times(rows)]
     assert shown == [0, 30, 80, 100, 110, 140]

@@ -1,4 +1,4 @@
-"""Import of annotations: MiniAVA through each format and back, and each format's own ways."""
+"""Import of annotations: MiniAVA exported to each format and back, and the rules of each format."""
 
 import contextlib
 import copy
@@ -27,14 +27,14 @@ def rows_of(path):
         return list(csv.reader(file))
 
 
-def near(path):
-    """Rows, coordinates in MiniAVA's three decimals."""
+def rounded_rows(path):
+    """Return sorted rows with coordinates rounded to MiniAVA's three decimals."""
     return sorted((r[0], float(r[1]), *(round(float(v), 3) for v in r[2:6]), *r[6:]) for r in rows_of(path))
 
 
 @pytest.fixture(scope="session")
 def exported(mini_ava, tmp_path_factory):
-    """Format -> files of the tiny MiniAVA's training set."""
+    """Format name to the exported files of the tiny MiniAVA training set."""
     rows = rows_of(mini_ava / "annotations/mini_ava_train.csv")
     names = LabelMap.from_file(mini_ava / "annotations/mini_ava_actions.pbtxt")
     folder = tmp_path_factory.mktemp("exported")
@@ -45,7 +45,7 @@ def exported(mini_ava, tmp_path_factory):
 
 
 def run(tmp_path, *documents, **options):
-    """Import documents (JSON values or XML texts) into a folder; gives rows and the report."""
+    """Import documents (JSON values or XML strings) into a folder; return the rows and the report."""
     sources = []
     for number, document in enumerate(documents):
         sources.append(tmp_path / f"source_{number}")
@@ -61,7 +61,7 @@ def run(tmp_path, *documents, **options):
     return rows, report
 
 
-def when(rows):
+def times(rows):
     return sorted({row[1] for row in rows})
 
 
@@ -69,7 +69,7 @@ def when(rows):
 
 
 @pytest.mark.parametrize("name", EXPORTERS)
-def test_mini_ava_comes_back_from_each_format(mini_ava, exported, tmp_path, name):
+def test_mini_ava_is_restored_from_each_format(mini_ava, exported, tmp_path, name):
     options = ImportOptions(
         videos=mini_ava / "videos",
         label_map=mini_ava / "annotations/mini_ava_actions.pbtxt",
@@ -77,26 +77,26 @@ def test_mini_ava_comes_back_from_each_format(mini_ava, exported, tmp_path, name
     )
     report = import_annotations(exported[name], tmp_path / "out", options)
     truth = mini_ava / "annotations/mini_ava_train.csv"
-    assert near(tmp_path / "out/annotations.csv") == near(truth)
+    assert rounded_rows(tmp_path / "out/annotations.csv") == rounded_rows(truth)
     assert report.rows == len(rows_of(truth))
     assert report.videos == 4
-    assert not +report.left_out
+    assert not +report.skipped
     spec = get_dataset(str(tmp_path / "out/dataset.yaml"))
     assert spec.videos.resolve() == (mini_ava / "videos").resolve()
     read_action_csv(spec.annotations, LabelMap.from_file(spec.label_map))
 
 
-def test_without_label_map_ids_follow_the_names(mini_ava, exported, tmp_path):
+def test_without_a_label_map_ids_are_in_the_order_of_names(mini_ava, exported, tmp_path):
     import_annotations(exported["coco"], tmp_path / "out", ImportOptions(videos=mini_ava / "videos"))
     label_map = LabelMap.from_file(tmp_path / "out/actions.pbtxt")
     assert list(label_map.names) == sorted(label_map.names)
     assert label_map.ids == tuple(range(1, len(label_map) + 1))
 
 
-def test_files_are_not_overwritten_unasked(mini_ava, exported, tmp_path):
+def test_existing_files_are_not_overwritten_by_default(mini_ava, exported, tmp_path):
     options = ImportOptions(videos=mini_ava / "videos")
     import_annotations(exported["coco"], tmp_path, options)
-    with pytest.raises(UserError, match="there already"):
+    with pytest.raises(UserError, match="already exists"):
         import_annotations(exported["coco"], tmp_path, options)
 
 
@@ -122,53 +122,53 @@ def track(*boxes, label="wave", number=3):
 def test_cvat_interpolates_between_key_frames_and_holds_before_the_end(tmp_path):
     text = cvat(track(cvat_box(0, 0), cvat_box(20, 100), cvat_box(35, 0, outside=1)))
     rows, _ = run(tmp_path, text, rate=10)
-    assert [row[1] for row in rows] == [0, 1, 2, 3]  # 3.5 is outside
+    assert [row[1] for row in rows] == [0, 1, 2, 3]  # second 3.5 is outside
     assert [row[2][0] for row in rows] == [0, 0.25, 0.5, 0.5]
     assert {row[3:] for row in rows} == {("wave", "3")}
 
 
-def test_cvat_with_every_frame_gives_the_same_as_with_key_frames(tmp_path):
+def test_cvat_boxes_of_every_frame_equal_interpolated_ones(tmp_path):
     keys = cvat(track(cvat_box(0, 0), cvat_box(20, 100), cvat_box(21, 100, outside=1)))
     every = cvat(track(*(cvat_box(f, 5 * f) for f in range(21)), cvat_box(21, 100, outside=1)))
     assert run(tmp_path, keys, rate=10)[0] == run(tmp_path, every, rate=10)[0]
 
 
-def test_a_cvat_track_goes_on_to_the_end_of_the_task(tmp_path):
+def test_a_cvat_track_continues_to_the_end_of_the_task(tmp_path):
     rows, _ = run(tmp_path, cvat(track(cvat_box(0, 0))), rate=10)
-    assert when(rows) == list(range(11))  # frame 99 is within half a step of second 10
+    assert times(rows) == list(range(11))  # frame 99 is within half a step of second 10
 
 
-def test_cvat_frames_of_a_filtered_task_are_not_invented(tmp_path):
+def test_only_the_frames_of_a_filtered_cvat_task_are_used(tmp_path):
     meta = "<start_frame>0</start_frame><stop_frame>40</stop_frame><frame_filter>step=20</frame_filter>"
     text = cvat(track(cvat_box(0, 0), cvat_box(20, 40), cvat_box(40, 80)), meta=meta)
     rows, _ = run(tmp_path, text, rate=10)
     assert [(row[1], row[2][0]) for row in rows] == [(0, 0), (2, 0.2), (4, 0.4)]
 
 
-def test_cvat_attributes_say_actions_where_the_class_is_a_thing(tmp_path):
-    said = (
+def test_cvat_attributes_are_actions_if_the_class_is_an_object(tmp_path):
+    attributes = (
         '<attribute name="waving">true</attribute><attribute name="clapping">false</attribute>'
         '<attribute name="pose">sit</attribute><attribute name="age">7</attribute>'
         '<attribute name="Occluded">true</attribute><attribute name="mood">none</attribute>'
     )
-    text = cvat(track(cvat_box(10, 0, inner=said), cvat_box(11, 0, 1), cvat_box(20, 0), label="person"))
+    text = cvat(track(cvat_box(10, 0, inner=attributes), cvat_box(11, 0, 1), cvat_box(20, 0), label="person"))
     rows, report = run(tmp_path, text, rate=10)
     assert {row[3] for row in rows} == {"waving", "sit"}
-    assert when(rows) == [1]
-    assert report.left_out["boxes without an action"] > 0
+    assert times(rows) == [1]
+    assert report.skipped["boxes without an action"] > 0
     rows, _ = run(tmp_path, text, rate=10, ignored=frozenset(["pose"]))
     assert {row[3] for row in rows} == {"waving"}
 
 
-def test_cvat_rotated_boxes_and_other_shapes_are_left_out_and_counted(tmp_path):
+def test_cvat_rotated_boxes_and_other_shapes_are_skipped_and_counted(tmp_path):
     text = cvat(
         track(cvat_box(0, 0), cvat_box(1, 0, 1), '<polygon frame="4" points="1,2;3,4"/>'),
         track(cvat_box(0, 50, more='rotation="30.0"'), number=4),
     )
     rows, report = run(tmp_path, text, rate=10)
     assert len(rows) == 1
-    assert report.left_out["rotated boxes"] == 1
-    assert report.left_out["shapes other than boxes"] == 1
+    assert report.skipped["rotated boxes"] == 1
+    assert report.skipped["shapes other than boxes"] == 1
 
 
 def test_cvat_images(tmp_path):
@@ -185,11 +185,11 @@ def test_cvat_images(tmp_path):
         ("clip", 2.0, [0, 0, 0.5, 1], "wave"),
         ("other", 3.0, [0, 0, 0.5, 0.5], "run", "7"),
     ]
-    assert any("do not say who" in note for note in report.notes)
+    assert any("do not identify the person" in note for note in report.notes)
     assert run(tmp_path, text, rate=10, first_frame=1)[0][0][1] == 1.9
 
 
-def test_a_cvat_project_holds_several_videos(tmp_path):
+def test_a_cvat_project_with_several_videos(tmp_path):
     def task(number):
         size = "<original_size><width>200</width><height>100</height></original_size>"
         return f"<task><id>{number}</id><source>clip{number}.mp4</source>{size}</task>"
@@ -203,26 +203,26 @@ def test_a_cvat_project_holds_several_videos(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "problem"),
     [
         (
             cvat(track(cvat_box("x", 0))),
-            ":1: <box>: frame=expected a whole number from 0 on, got 'x'|number, got",
+            ":1: <box>: frame: expected a (non-negative integer|number), got 'x'",
         ),
         (cvat("\n\n<track id='1'/>"), ":3: <track>: expected the attribute label="),
-        ("<annotations><track id='1' label='a'/></annotations>", "does not say of which video"),
-        ("<a/>", "root is <annotations>"),
+        ("<annotations><track id='1' label='a'/></annotations>", "does not name its video"),
+        ("<a/>", "expected CVAT XML with the root element <annotations>"),
         ("<annotations><meta></annotations>", "not valid XML: mismatched tag"),
         (
             '<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;">]><annotations>&c;</annotations>',
-            "a DOCTYPE is not read",
+            "a DOCTYPE is not allowed",
         ),
         ('<annotations><image name="a.jpg" width="5" height="5"/></annotations>', "VIDEO_000123.jpg"),
         (cvat(), "no box with an action"),
     ],
 )
-def test_wrong_cvat_is_named(tmp_path, text, said):
-    with pytest.raises(DataError, match=said):
+def test_invalid_cvat_files_are_refused(tmp_path, text, problem):
+    with pytest.raises(DataError, match=problem):
         run(tmp_path, text, rate=10)
 
 
@@ -245,15 +245,15 @@ def via3(metadata, attribute=None, file=None):
 
 @pytest.fixture
 def clip(tmp_path):
-    """A folder with clip.mp4: 64 x 48, frames at times that are no multiples of anything."""
+    """A folder with clip.mp4: 64 x 48, 4 s, with a variable frame rate."""
     folder = tmp_path / "videos"
     folder.mkdir()
-    times = np.cumsum([0, *([50] * 20), *([100] * 20), *([25] * 40)])  # milliseconds; 4 s
+    milliseconds = np.cumsum([0, *([50] * 20), *([100] * 20), *([25] * 40)])  # 4 s
     with av.open(str(folder / "clip.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=40)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
-        for time in times:
+        for time in milliseconds:
             frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")
             frame.pts, frame.time_base = int(time), Fraction(1, 1000)
             container.mux(stream.encode(frame))
@@ -282,19 +282,19 @@ def test_via3_checkboxes_and_segments(tmp_path, clip):
         ("clip", 3.0, [0, 0, 0.25, 0.5], "run", "6"),
         ("clip", 3.0, [0, 0, 0.25, 0.5], "wave, left", "6"),
     ]
-    assert report.left_out["shapes other than boxes"] == 1
+    assert report.skipped["shapes other than boxes"] == 1
 
 
 def test_via3_boxes_over_time(tmp_path, clip):
     box = {"z": [0.6, 3.2], "xy": [2, 0, 0, 16, 24], "av": {"1": "0"}}
     rows, _ = run(tmp_path, via3([box]), videos=clip)
-    assert when(rows) == [1, 2, 3]
+    assert times(rows) == [1, 2, 3]
 
 
 def test_via3_images_are_frames(tmp_path, clip):
     box = {"xy": [2, 0, 0, 16, 24], "av": {"1": "0"}, "z": []}
     document = via3([box], file={"fname": "clip_000030.jpg", "type": 2})
-    assert when(run(tmp_path, document, videos=clip)[0]) == [2.0]  # 20 x 50 ms + 10 x 100 ms
+    assert times(run(tmp_path, document, videos=clip)[0]) == [2.0]  # 20 x 50 ms + 10 x 100 ms
 
 
 # ------------------------------------------------------- COCO
@@ -311,29 +311,29 @@ def test_coco_categories_of_one_box_are_one_person(tmp_path):
     rows, report = run(tmp_path, coco([one, one | {"category_id": 2}]), rate=10)
     assert [(row[1], row[3]) for row in rows] == [(2, "run"), (2, "wave")]
     assert report.boxes == 1
-    said = {"action": ["run", "wave"], "happy": True, "occluded": True, "rotation": 0.0, "track_id": 4}
-    rows, _ = run(tmp_path, coco([one | {"category_id": 3, "attributes": said}]), rate=10)
+    attributes = {"action": ["run", "wave"], "happy": True, "occluded": True, "rotation": 0.0, "track_id": 4}
+    rows, _ = run(tmp_path, coco([one | {"category_id": 3, "attributes": attributes}]), rate=10)
     assert [row[3:] for row in rows] == [("happy", "4"), ("run", "4"), ("wave", "4")]
 
 
-def test_coco_videos_table_gives_name_rate_and_frame(tmp_path):
+def test_the_videos_table_of_coco_has_name_and_rate(tmp_path):
     images = [{"id": "a", "file_name": "x.jpg", "video_id": 9, "frame_id": 50, "width": 64, "height": 48}]
     one = {"image_id": "a", "category_id": 1, "bbox": [16, 12, 16, 24]}
     document = coco([one], images, videos=[{"id": 9, "name": "clip.mp4", "fps": 25}])
     assert run(tmp_path, document)[0][0][:2] == ("clip", 2)
 
 
-def test_variable_frame_rates_are_read_off_the_video(tmp_path, clip):
+def test_variable_frame_rates_are_read_from_the_video(tmp_path, clip):
     images = [
         {"id": n, "file_name": f"clip_{n:06d}.jpg", "width": 64, "height": 48} for n in (20, 30, 40, 80, 81)
     ]
     boxes = [{"image_id": i["id"], "category_id": 1, "bbox": [0, 0, 9, 9]} for i in images]
     rows, report = run(tmp_path, coco(boxes, images), videos=clip)
-    assert when(rows) == [1, 2, 3, 4]
-    assert report.left_out["boxes outside the video's time"] == 1  # there is no frame 81
+    assert times(rows) == [1, 2, 3, 4]
+    assert report.skipped["boxes outside the video's time"] == 1  # there is no frame 81
 
 
-def test_rare_frames_are_keyframes_and_dense_ones_are_thinned(tmp_path):
+def test_sparse_frames_are_keyframes_and_dense_ones_are_subsampled(tmp_path):
     def at(*frames):
         images = [
             {"id": n, "file_name": f"clip_{n:06d}.jpg", "width": 64, "height": 48, "fps": 10} for n in frames
@@ -341,10 +341,10 @@ def test_rare_frames_are_keyframes_and_dense_ones_are_thinned(tmp_path):
         boxes = [{"image_id": n, "category_id": 1, "bbox": [0, 0, n, 9]} for n in frames]
         return coco(boxes, images)
 
-    assert when(run(tmp_path, at(7, 23, 51))[0]) == [0.7, 2.3, 5.1]
+    assert times(run(tmp_path, at(7, 23, 51))[0]) == [0.7, 2.3, 5.1]
     rows, _ = run(tmp_path, at(4, 7, 9, 12, 19, 26))
     assert [(row[1], round(row[2][2] * 64)) for row in rows] == [(0, 4), (1, 9), (2, 19), (3, 26)]
-    assert when(run(tmp_path, at(4, 7, 9, 12, 19, 26), every=2.0)[0]) == [0, 2]
+    assert times(run(tmp_path, at(4, 7, 9, 12, 19, 26), every=2.0)[0]) == [0, 2]
 
 
 # ------------------------------------------------------- Label Studio
@@ -364,39 +364,39 @@ def entry(frame, x, enabled=True, **more):
     return {"frame": frame, "x": x, "y": 10, "width": 20, "height": 50, "enabled": enabled} | more
 
 
-def test_label_studio_moves_boxes_while_enabled(tmp_path):
+def test_label_studio_interpolates_boxes_while_enabled(tmp_path):
     rows, _ = run(tmp_path, label_studio([entry(1, 0), entry(21, 40, False), entry(41, 80)]))
     assert [(row[1], row[2][0]) for row in rows] == [(0, 0), (1, 0.2), (2, 0.4), (4, 0.8), (5, 0.8)]
     assert rows[0][2] == [0, 0.1, 0.2, 0.6]
 
 
-def test_label_studio_export_of_every_frame_keeps_its_gaps(tmp_path):
-    shown = [*range(1, 12), *range(31, 42)]
-    rows, _ = run(tmp_path, label_studio([entry(f, 5, auto=True) for f in shown]))
-    assert when(rows) == [0, 1, 3, 4]
+def test_a_label_studio_export_of_every_frame_keeps_its_gaps(tmp_path):
+    visible = [*range(1, 12), *range(31, 42)]
+    rows, _ = run(tmp_path, label_studio([entry(f, 5, auto=True) for f in visible]))
+    assert times(rows) == [0, 1, 3, 4]
 
 
-def test_label_studio_counts_other_frames_than_the_video_has(tmp_path, clip):
+def test_label_studio_with_another_number_of_frames_than_the_video(tmp_path, clip):
     rows, report = run(tmp_path, label_studio([entry(21, 0, False)], frames=40), videos=clip)
-    assert when(rows) == [2]
+    assert times(rows) == [2]
     assert any("the file has 81" in note for note in report.notes)
     rows, report = run(tmp_path, label_studio([entry(21, 0, False)], frames=81), videos=clip)
-    assert when(rows) == [1]
+    assert times(rows) == [1]
     assert not report.notes
 
 
-def test_several_sources_keep_their_people_apart(tmp_path):
+def test_persons_of_several_sources_stay_distinct(tmp_path):
     rows, _ = run(tmp_path, label_studio([entry(11, 0, False)]), label_studio([entry(11, 50, False)]))
     assert len({row[4] for row in rows}) == 2
     rows, _ = run(tmp_path, *(cvat(track(cvat_box(10, x), cvat_box(11, x, 1))) for x in (0, 50)), rate=10)
     assert [row[4] for row in rows] == ["3", "4"]
 
 
-# ------------------------------------------------------- what is wrong
+# ------------------------------------------------------- invalid files
 
 
 @pytest.mark.parametrize(
-    ("document", "said"),
+    ("document", "problem"),
     [
         (
             coco([{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3]}]),
@@ -412,19 +412,19 @@ def test_several_sources_keep_their_people_apart(tmp_path):
         (label_studio([{"frame": 1}]), r"result\[0\].value.sequence\[0\]: expected the key 'x'"),
         (via3([{"xy": [2, 1, 1, 5, 5], "z": [], "av": {"1": "0"}}]), r"metadata.1_0.z: expected the times"),
         ("{\n bad", ":2: not valid JSON"),
-        ("[" * 100_000, "not JSON that can be read"),
-        ("{}", "not one of the formats coco, cvat"),
-        ("PK\3\4", "a zip archive; unpack it"),
+        ("[" * 100_000, "JSON cannot be parsed"),
+        ("{}", "unknown annotation format; expected one of coco, cvat"),
+        ("PK\3\4", "got a zip archive; unpack it"),
     ],
 )
-def test_wrong_files_are_named_with_their_place(tmp_path, document, said):
-    with pytest.raises(DataError, match=said) as caught:
+def test_invalid_files_are_refused_with_their_location(tmp_path, document, problem):
+    with pytest.raises(DataError, match=problem) as caught:
         run(tmp_path, document, rate=10)
     assert str(tmp_path / "source_0") in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_missing_is_asked_for(tmp_path, mini_ava):
+def test_missing_information_is_requested(tmp_path, mini_ava):
     one = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}
     with pytest.raises(
         DataError, match="frame rate of 'clip'; give --videos FOLDER with its file, or --rate"
@@ -433,7 +433,7 @@ def test_what_is_missing_is_asked_for(tmp_path, mini_ava):
     with pytest.raises(DataError, match="frame size of 'clip'; give --videos"):
         run(tmp_path, via3([{"xy": [2, 1, 1, 5, 5], "z": [1], "av": {"1": "0"}}]))
     label_map = mini_ava / "annotations/mini_ava_actions.pbtxt"
-    with pytest.raises(DataError, match="actions that it lacks: 'person'"):
+    with pytest.raises(DataError, match="missing from this label map: 'person'"):
         run(tmp_path, coco([one | {"category_id": 3}]), rate=10, label_map=label_map)
     with pytest.raises(DataError, match="more than 100000 keyframes"):
         run(tmp_path, cvat(track(cvat_box(0, 0)), meta="<stop_frame>999999999</stop_frame>"), rate=10)
@@ -473,18 +473,18 @@ ODD = st.sampled_from(
 )
 
 
-def places(value, path=()):
+def paths(value, path=()):
     yield path
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in pairs:
-        yield from places(inner, (*path, key))
+        yield from paths(inner, (*path, key))
 
 
 def mutate(data, document):
-    """The document with one to three values replaced or removed."""
+    """Return the document with one to three values replaced or removed."""
     document = copy.deepcopy(document)
     for _ in range(data.draw(st.integers(1, 3))):
-        path = data.draw(st.sampled_from(list(places(document))))
+        path = data.draw(st.sampled_from(list(paths(document))))
         if not path:
             return data.draw(ODD)
         holder = document
@@ -505,8 +505,8 @@ FUZZ = settings(
 )
 
 
-def read_or_refused(tmp_path, text, name):
-    """Either a sound dataset or a DataError; anything else escapes."""
+def import_or_refuse(tmp_path, text, name):
+    """Import a document; only a DataError is allowed."""
     with contextlib.suppress(DataError):
         assert run(tmp_path, text, format=name)[0]
 
@@ -514,8 +514,8 @@ def read_or_refused(tmp_path, text, name):
 @pytest.mark.parametrize("name", DOCUMENTS)
 @FUZZ
 @given(data=st.data())
-def test_mutated_json_is_refused_or_read(tmp_path, name, data):
-    read_or_refused(tmp_path, json.dumps(mutate(data, DOCUMENTS[name])), name)
+def test_mutated_json_is_imported_or_refused(tmp_path, name, data):
+    import_or_refuse(tmp_path, json.dumps(mutate(data, DOCUMENTS[name])), name)
 
 
 CVAT_TEXT = cvat(
@@ -525,11 +525,11 @@ CVAT_TEXT = cvat(
 
 @FUZZ
 @given(
-    place=st.floats(0, 1),
+    position=st.floats(0, 1),
     length=st.integers(0, 12),
     new=st.sampled_from(["", "x", "<", ">", '"', "-1", "9" * 12, "nan", "&amp;", "\x00", "é"]),
 )
-@example(place=0.0, length=0, new="\ufeff")
-def test_mutated_xml_is_refused_or_read(tmp_path, place, length, new):
-    at = int(place * len(CVAT_TEXT))
-    read_or_refused(tmp_path, CVAT_TEXT[:at] + new + CVAT_TEXT[at + length :], "cvat")
+@example(position=0.0, length=0, new="\ufeff")
+def test_mutated_xml_is_imported_or_refused(tmp_path, position, length, new):
+    at = int(position * len(CVAT_TEXT))
+    import_or_refuse(tmp_path, CVAT_TEXT[:at] + new + CVAT_TEXT[at + length :], "cvat")

@@ -1,7 +1,15 @@
-"""Annotations of common tools (CVAT, VIA 3, COCO JSON, Label Studio) become a dataset in AVA's form."""
+"""Importers: convert annotations of CVAT, VIA 3, COCO JSON and Label Studio to a dataset in AVA format.
 
-from vmae_det.dataset_tools.importers import cvat, coco, label_studio, via3  # noqa: F401, I001  (each registers itself)
-from vmae_det.dataset_tools.importers.dataset import import_annotations
-from vmae_det.dataset_tools.importers.options import ImportOptions, ImportReport
+May import: formats, video and the dataset checker. Each importer is one module that registers itself.
+"""
+
+import importlib
+import pkgutil
+
+from vmae_det.dataset_tools.importers.convert import import_annotations
+from vmae_det.dataset_tools.importers.importer import ImportOptions, ImportReport
+
+for _module in pkgutil.iter_modules(__path__):  # a new importer needs no entry here
+    importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = ["ImportOptions", "ImportReport", "import_annotations"]

@@ -1,107 +1,114 @@
-"""COCO JSON: images that are frames of videos, boxes with categories, with or without a `videos` table.
+"""Import COCO JSON: images that are frames of videos, boxes with categories, with or without a `videos`
+table.
 
-See https://cocodataset.org/#format-data; `videos`, `video_id`, `frame_id` and `track_id` (or `instance_id`)
-are those of the tracking datasets in this form (CocoVID, TAO).
+See https://cocodataset.org/#format-data. `videos`, `video_id`, `frame_id` and `track_id` (or `instance_id`)
+are those of tracking datasets in this format (CocoVID, TAO).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vmae_det.dataset_tools.importers.actions import Identities, attribute_actions, clean_name
-from vmae_det.dataset_tools.importers.formats import IMPORTER_REGISTRY, Importer, Source
-from vmae_det.dataset_tools.importers.json_tree import Json
-from vmae_det.dataset_tools.importers.names import Origins, frame_of_image, video_id
-from vmae_det.dataset_tools.importers.tracks import AnnotatedVideo, Point, Track, ordered_points
+from vmae_det.dataset_tools.importers.actions import IdentityAttributes, attribute_actions, clean_name
+from vmae_det.dataset_tools.importers.documents import JsonValue
+from vmae_det.dataset_tools.importers.file_names import UniqueFiles, parse_image_name, video_id
+from vmae_det.dataset_tools.importers.importer import IMPORTER_REGISTRY, AnnotationFile, Importer
+from vmae_det.dataset_tools.importers.tracks import AnnotatedVideo, Track, TrackPoint, merge_points
 from vmae_det.utils.errors import DataError
 
 _PERSON_KEYS = ("track_id", "instance_id", "person_id")
-_KINDS = {"images": "image", "categories": "category", "videos": "video"}
+_ENTRY_NAMES = {"images": "image", "categories": "category", "videos": "video"}
 
 
 @IMPORTER_REGISTRY.register_as("coco")
 class CocoImporter(Importer):
-    """Reads COCO's annotation files."""
+    """Reads COCO annotation files."""
 
-    def recognises(self, source: Source) -> bool:
-        """Whether it has COCO's tables."""
-        root = source.json.value if not source.is_xml else None
+    def recognizes(self, file: AnnotationFile) -> bool:
+        """Return whether the file has COCO's tables."""
+        root = file.json.value if not file.is_xml else None
         return isinstance(root, dict) and {"images", "annotations"} <= root.keys()
 
-    def read(self, source: Source) -> list[AnnotatedVideo]:
-        """One video for each video id and frame size; annotations of one image and track, or with the same
-        box, are actions of one person."""
-        root = source.json
-        categories, tables = _by_id(root, "categories"), _by_id(root, "videos")
-        origins = Origins()
-        images = {key: _frame_of(image, tables, origins) for key, image in _by_id(root, "images").items()}
+    def read(self, file: AnnotationFile) -> list[AnnotatedVideo]:
+        """Return one video for each video id and frame size.
+
+        Annotations of one image that have the same track, or the same box, are actions of one person.
+        """
+        root = file.json
+        categories, video_table = _by_id(root, "categories"), _by_id(root, "videos")
+        files = UniqueFiles()
+        images = {
+            key: _read_image(image, video_table, files) for key, image in _by_id(root, "images").items()
+        }
         identities = _identities(root)
         videos: dict[tuple[str | None, tuple[float, float] | None], AnnotatedVideo] = {}
-        points: dict[tuple[str | None, tuple[float, float] | None], dict[object, list[Point]]] = {}
-        for annotation in root.need("annotations").items():
-            reference = annotation.need("image_id")
-            image = images.get(reference.key())
+        points: dict[tuple[str | None, tuple[float, float] | None], dict[object, list[TrackPoint]]] = {}
+        for annotation in root.require("annotations").items():
+            reference = annotation.require("image_id")
+            image = images.get(reference.identifier())
             if image is None:
                 reference.fail("the id of an image in $.images")
             video, frame = image
-            key = (video.name, video.extent)
+            key = (video.name, video.frame_size)
             videos.setdefault(key, video)
             if (bbox := annotation.get("bbox")) is None or bbox.value == []:
-                videos[key].left_out["annotations without a box"] += 1
+                videos[key].skipped["annotations without a box"] += 1
                 continue
             if _rotation(annotation) % 360:
-                videos[key].left_out["rotated boxes"] += 1
+                videos[key].skipped["rotated boxes"] += 1
                 continue
             x, y, width, height = bbox.numbers(4, "x, y, width, height")
             box = (x, y, x + width, y + height)
-            point = Point(
+            point = TrackPoint(
                 frame,
                 box,
                 _category(annotation, categories),
                 tuple(_attributes(annotation.get("attributes"), identities)),
             )
             person = _person(annotation, identities)
-            who = person if person is not None else (frame, box)
-            points.setdefault(key, {}).setdefault(who, []).append(point)
+            track_key = person if person is not None else (frame, box)
+            points.setdefault(key, {}).setdefault(track_key, []).append(point)
         for key, video in videos.items():
-            video.remarks = identities.remarks()
+            video.notes = identities.notes()
             video.tracks = [
-                Track(who if isinstance(who, str) else None, ordered_points(found, video.left_out))
-                for who, found in points.get(key, {}).items()
+                Track(track_key if isinstance(track_key, str) else None, merge_points(found, video.skipped))
+                for track_key, found in points.get(key, {}).items()
             ]
         return list(videos.values())
 
 
-def _by_id(root: Json, name: str) -> dict[str, Json]:
-    """The entries of a table by their ids, of which each must be one entry's alone."""
-    table = root.need(name) if name == "images" else root.get(name)
-    found: dict[str, Json] = {}
+def _by_id(root: JsonValue, name: str) -> dict[str, JsonValue]:
+    """Return the entries of a table by id; DataError if two different entries have the same id."""
+    table = root.require(name) if name == "images" else root.get(name)
+    found: dict[str, JsonValue] = {}
     for entry in table.items() if table else ():
-        number = entry.need("id") if name == "images" else entry.get("id")
+        number = entry.require("id") if name == "images" else entry.get("id")
         if number is None:
             continue
-        first = found.setdefault(number.key(), entry)
+        first = found.setdefault(number.identifier(), entry)
         if first.value != entry.value:
-            problem = f"the {_KINDS[name]} id {number.key()} occurs twice, first at {first.place}"
-            raise DataError(f"{number.place}: {problem}; were two files joined?", root.path)
+            problem = (
+                f"duplicate {_ENTRY_NAMES[name]} id {number.identifier()}, first used at {first.location}"
+            )
+            raise DataError(f"{number.location}: {problem}; were two files joined?", root.path)
     return found
 
 
-def _identities(root: Json) -> Identities:
-    identities = Identities()
-    for annotation in root.need("annotations").items():
+def _identities(root: JsonValue) -> IdentityAttributes:
+    identities = IdentityAttributes()
+    for annotation in root.require("annotations").items():
         attributes = annotation.get("attributes")
         for key, value in attributes.entries() if attributes and isinstance(attributes.value, dict) else ():
             values = value.value if isinstance(value.value, list) else [value.value]
-            identities.add(key, map(str, values), several=isinstance(value.value, list | bool))
+            identities.add(key, map(str, values), multi_valued=isinstance(value.value, list | bool))
     return identities
 
 
-def _rotation(annotation: Json) -> float:
-    """Degrees by which a box is turned, as CVAT writes it among the attributes."""
+def _rotation(annotation: JsonValue) -> float:
+    """Return the rotation of a box in degrees. CVAT writes it as an attribute."""
     attributes = annotation.get("attributes")
-    inside = attributes is not None and isinstance(attributes.value, dict)
-    found = annotation.get("rotation") or (attributes.get("rotation") if inside else None)
+    has_attributes = attributes is not None and isinstance(attributes.value, dict)
+    found = annotation.get("rotation") or (attributes.get("rotation") if has_attributes else None)
     if found is None or found.value == "":
         return 0.0
     try:
@@ -110,66 +117,69 @@ def _rotation(annotation: Json) -> float:
         return found.number()
 
 
-def _size(entry: Json) -> tuple[float, float] | None:
+def _size(entry: JsonValue) -> tuple[float, float] | None:
     size = (entry.get("width"), entry.get("height"))
     known = all(side is not None and side.number() > 0 for side in size)
     return (size[0].positive(), size[1].positive()) if known else None
 
 
-def _frame_of(image: Json, tables: dict[str, Json], origins: Origins) -> tuple[AnnotatedVideo, int]:
-    """An empty AnnotatedVideo that says what the image does, and the frame's number."""
+def _read_image(
+    image: JsonValue, video_table: dict[str, JsonValue], files: UniqueFiles
+) -> tuple[AnnotatedVideo, int]:
+    """Return the image's video, without tracks, and its frame number."""
     reference = image.get("video_id", "video")
-    table = tables.get(reference.key()) if reference else None
-    extent = _size(image) or (_size(table) if table else None)
-    if reference and tables and table is None:
+    entry = video_table.get(reference.identifier()) if reference else None
+    frame_size = _size(image) or (_size(entry) if entry else None)
+    if reference and video_table and entry is None:
         reference.fail("the id of a video in $.videos")
     number = image.get("frame_id", "frame_index", "frame_number", "frame")
-    named, frame = None, number.whole() if number else None
+    name, frame = None, number.integer() if number else None
     if number is None or reference is None:
-        name = image.need("file_name")
+        file_name = image.require("file_name")
         try:
-            named, from_name = frame_of_image(name.text())
+            name, frame_in_name = parse_image_name(file_name.text())
             if reference is None:
-                origins.add(named, name.text(), from_name)
+                files.add(name, file_name.text(), frame_in_name)
         except DataError as error:
-            raise name.named(error) from None
-        frame = from_name if frame is None else frame
+            raise file_name.located(error) from None
+        frame = frame_in_name if frame is None else frame
     if reference is not None:
-        title = table.need("name", "file_name") if table else reference
+        title = entry.require("name", "file_name") if entry else reference
         try:
-            named = video_id(title.key())
-            origins.add(named, title.key())
+            name = video_id(title.identifier())
+            files.add(name, title.identifier())
         except DataError as error:
-            raise title.named(error) from None
-    rate = (table.get("fps", "frame_rate") if table else None) or image.get("fps", "frame_rate")
-    picture = image.get("file_name")
-    video = AnnotatedVideo(named, [], extent, rate.positive() if rate else None, first_frame=None)
-    video.picture = picture.text() if picture else None
+            raise title.located(error) from None
+    rate = (entry.get("fps", "frame_rate") if entry else None) or image.get("fps", "frame_rate")
+    image_name = image.get("file_name")
+    video = AnnotatedVideo(name, [], frame_size, rate.positive() if rate else None, first_frame=None)
+    video.image_name = image_name.text() if image_name else None
     return video, frame
 
 
-def _category(annotation: Json, categories: dict[str, Json]) -> tuple[str, ...]:
+def _category(annotation: JsonValue, categories: dict[str, JsonValue]) -> tuple[str, ...]:
     number = annotation.get("category_id")
     if number is None:
         return ()
-    category = categories.get(number.key())
+    category = categories.get(number.identifier())
     if category is None:
         number.fail("the id of a category in $.categories")
-    return (clean_name(category.need("name").text()),)
+    return (clean_name(category.require("name").text()),)
 
 
-def _person(annotation: Json, identities: Identities) -> str | None:
+def _person(annotation: JsonValue, identities: IdentityAttributes) -> str | None:
     found = annotation.get(*_PERSON_KEYS)
     attributes = annotation.get("attributes")
     if found is None and attributes is not None and isinstance(attributes.value, dict):
         found = next((value for key, value in attributes.entries() if key in identities), None)
-    return None if found is None or found.value is None else found.key()
+    return None if found is None or found.value is None else found.identifier()
 
 
 def _attributes(
-    node: Json | None, identities: Identities, name: str = "attributes"
+    node: JsonValue | None, identities: IdentityAttributes, name: str = "attributes"
 ) -> Iterator[tuple[str, str]]:
-    """Actions of `attributes`, a list of names or an object of true, a name, or a list of names."""
+    """Yield (attribute, action) pairs of `attributes`: a list of names, or an object whose values are true, a
+    name, or a list of names."""
     if node is None:
         return
     if isinstance(node.value, list):

@@ -1,4 +1,4 @@
-"""CVAT's XML 1.1, "for video" (tracks) and "for images" (images with boxes).
+"""Import CVAT XML 1.1, "for video" (tracks) and "for images" (images with boxes).
 
 See https://docs.cvat.ai/docs/dataset_management/formats/format-cvat/ and the page on its XML format.
 """
@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vmae_det.dataset_tools.importers.actions import Identities, attribute_actions, clean_name
-from vmae_det.dataset_tools.importers.formats import IMPORTER_REGISTRY, Importer, Source
-from vmae_det.dataset_tools.importers.names import Origins, frame_of_image, video_id
-from vmae_det.dataset_tools.importers.tracks import AnnotatedVideo, Box, Point, Track, ordered_points
-from vmae_det.dataset_tools.importers.xml_tree import Element, read_xml
+from vmae_det.dataset_tools.importers.actions import IdentityAttributes, attribute_actions, clean_name
+from vmae_det.dataset_tools.importers.documents import XmlElement, read_xml
+from vmae_det.dataset_tools.importers.file_names import UniqueFiles, parse_image_name, video_id
+from vmae_det.dataset_tools.importers.importer import IMPORTER_REGISTRY, AnnotationFile, Importer
+from vmae_det.dataset_tools.importers.tracks import AnnotatedVideo, Box, Track, TrackPoint, merge_points
 from vmae_det.utils.errors import DataError, shown
 
 _TRUE = ("1", "true", "True")
@@ -20,10 +20,13 @@ _OTHER_SHAPES = ("polygon", "polyline", "points", "ellipse", "cuboid", "mask", "
 
 @dataclass
 class _Task:
-    """What <meta> says of a task: video (None: a set of images), frame size, last frame, each n-th frame."""
+    """A task in <meta>; `video` is None for a set of images.
+
+    `start` and `stop` are the first and last frame, of which every `step`-th is annotated.
+    """
 
     video: str | None
-    extent: tuple[float, float] | None
+    frame_size: tuple[float, float] | None
     start: int
     stop: int | None
     step: int
@@ -31,36 +34,36 @@ class _Task:
 
 @IMPORTER_REGISTRY.register_as("cvat")
 class CvatImporter(Importer):
-    """Reads CVAT's XML."""
+    """Reads CVAT XML."""
 
-    def recognises(self, source: Source) -> bool:
-        """Whether it is XML at all: no other format is."""
-        return source.is_xml
+    def recognizes(self, file: AnnotationFile) -> bool:
+        """Return whether the file is XML. No other format is."""
+        return file.is_xml
 
-    def read(self, source: Source) -> list[AnnotatedVideo]:
-        """One video for each task with tracks; images are gathered by the video in their names."""
+    def read(self, file: AnnotationFile) -> list[AnnotatedVideo]:
+        """Return one video for each task with tracks. Images are grouped by the video in their names."""
         tasks: dict[str, _Task] = {}
-        identities = _identities(source)
+        identities = _identities(file)
         videos: dict[tuple[str, str | None], AnnotatedVideo] = {}
-        origins = Origins()
-        elements = read_xml(source.path)
+        files = UniqueFiles()
+        elements = read_xml(file.path)
         root = next(elements, None)
         if root is None or root.tag != "annotations":
-            raise DataError("expected CVAT's XML, whose root is <annotations>", source.path)
+            raise DataError("expected CVAT XML with the root element <annotations>", file.path)
         for element in elements:
             if element.tag == "meta":
-                tasks = _tasks(element)
+                tasks = _read_tasks(element)
             elif element.tag == "track":
                 _add_track(element, _task_of(element, tasks), videos, identities)
             elif element.tag == "image":
-                _add_image(element, _task_of(element, tasks), videos, identities, origins)
+                _add_image(element, _task_of(element, tasks), videos, identities, files)
         for video in videos.values():
-            video.remarks = identities.remarks()
+            video.notes = identities.notes()
         return list(videos.values())
 
 
-def _tasks(meta: Element) -> dict[str, _Task]:
-    """Tasks by id: that of a task's or a job's export, or those of a project's."""
+def _read_tasks(meta: XmlElement) -> dict[str, _Task]:
+    """Return tasks by id: the task or job of an export, or the tasks of a project's export."""
     project = meta.find("project", "tasks")
     found = project.all("task") if project else [*meta.all("task"), *meta.all("job")]
     tasks: dict[str, _Task] = {}
@@ -68,46 +71,46 @@ def _tasks(meta: Element) -> dict[str, _Task]:
         number = task.find("id")
         key = number.text if number else ""
         if key in tasks:
-            task.fail(f"the task id {shown(key)} occurs twice")
-        tasks[key] = _task(task, meta)
+            task.fail(f"duplicate task id {shown(key)}")
+        tasks[key] = _read_task(task, meta)
     return tasks
 
 
-def _identities(source: Source) -> Identities:
-    """By the types and values that <meta> declares of attributes, and the values that shapes have."""
-    identities = Identities()
+def _identities(file: AnnotationFile) -> IdentityAttributes:
+    """Collect attributes: types and values declared in <meta>, and the values of shapes."""
+    identities = IdentityAttributes()
 
-    def look(element: Element) -> None:
+    def visit(element: XmlElement) -> None:
         if element.tag == "attribute" and "name" in element.attributes:
             identities.add(element.attributes["name"], [element.text], element.text in ("true", "false"))
         elif element.tag == "attribute" and (name := element.find("name")):
             values, kind = element.find("values"), element.find("input_type")
             is_checkbox = kind is not None and kind.text == "checkbox"
             declared = values.text.split("\n") if values and kind and kind.text in ("select", "radio") else []
-            identities.add(name.text, declared, several=is_checkbox)
+            identities.add(name.text, declared, multi_valued=is_checkbox)
         for child in element.children:
-            look(child)
+            visit(child)
 
-    for element in read_xml(source.path):
-        look(element)
+    for element in read_xml(file.path):
+        visit(element)
     return identities
 
 
-def _task(task: Element, meta: Element) -> _Task:
-    """Of a task or a job; what a job's export does not say in it stands beside it."""
+def _read_task(task: XmlElement, meta: XmlElement) -> _Task:
+    """Read a task or a job. What a job's export lacks is in `meta`."""
     size, step = task.find("original_size") or meta.find("original_size"), 1
     source = meta.find("source")
-    extent = None
+    frame_size = None
     if size:
         sides = [size.find(side) for side in ("width", "height")]
-        if any(side is None or side.whole_text() == 0 for side in sides):
+        if any(side is None or side.integer_text() == 0 for side in sides):
             size.fail("expected <width> and <height> in pixels")
-        extent = (float(sides[0].whole_text()), float(sides[1].whole_text()))
-    rule = task.find("frame_filter")
-    if rule and rule.text:
-        number = rule.text.removeprefix("step=").strip()
+        frame_size = (float(sides[0].integer_text()), float(sides[1].integer_text()))
+    frame_filter = task.find("frame_filter")
+    if frame_filter and frame_filter.text:
+        number = frame_filter.text.removeprefix("step=").strip()
         if not number.isascii() or not number.isdigit() or int(number[:9]) < 1:
-            rule.fail(f"expected step=N, got '{rule.text[:40]}'")
+            frame_filter.fail(f"expected step=N, got '{frame_filter.text[:40]}'")
         step = int(number[:9])
     start, stop = task.find("start_frame"), task.find("stop_frame")
     name = task.find("source") or source
@@ -116,93 +119,96 @@ def _task(task: Element, meta: Element) -> _Task:
     try:
         video = video_id(name.text) if name is not None and name.text else None
     except DataError as error:
-        raise name.named(error) from None
+        raise name.located(error) from None
     return _Task(
         video,
-        extent,
-        start.whole_text() if start and start.text else 0,
-        stop.whole_text() if stop and stop.text else None,
+        frame_size,
+        start.integer_text() if start and start.text else 0,
+        stop.integer_text() if stop and stop.text else None,
         step,
     )
 
 
-def _task_of(element: Element, tasks: dict[str, _Task]) -> _Task:
+def _task_of(element: XmlElement, tasks: dict[str, _Task]) -> _Task:
     number = element.attributes.get("task_id", "")
     if number in tasks or len(tasks) == 1:
         return tasks.get(number) or next(iter(tasks.values()))
     if element.tag == "track" and len(tasks) > 1:
-        element.fail(f"expected the task_id= of one of the tasks in <meta>, got {shown(number)}")
+        element.fail(f"task_id: expected the id of a task in <meta>, got {shown(number)}")
     return _Task(None, None, 0, None, 1)
 
 
 def _add_track(
-    element: Element,
+    element: XmlElement,
     task: _Task,
     videos: dict[tuple[str, str | None], AnnotatedVideo],
-    identities: Identities,
+    identities: IdentityAttributes,
 ) -> None:
     video = videos.setdefault(
         ("tracks", task.video),
         AnnotatedVideo(
             task.video,
-            extent=task.extent,
+            frame_size=task.frame_size,
             last_frame=task.stop,
             frame_step=task.step,
-            step_from=task.start % task.step,
+            step_offset=task.start % task.step,
         ),
     )
     label = (clean_name(element.attribute("label")),)
     points = []
     for shape in element.children:
         if shape.tag != "box":
-            video.left_out["shapes other than boxes"] += shape.tag in _OTHER_SHAPES
+            video.skipped["shapes other than boxes"] += shape.tag in _OTHER_SHAPES
             continue
         attributes, _ = _attributes(shape, identities)
-        gone = shape.attributes.get("outside") in _TRUE
-        box = None if gone else _box(shape, video)
-        points.append(Point(shape.whole("frame"), box, label, attributes, goes_on=box is not None))
+        is_outside = shape.attributes.get("outside") in _TRUE
+        box = None if is_outside else _box(shape, video)
+        points.append(TrackPoint(shape.integer("frame"), box, label, attributes, continues=box is not None))
     if points:
-        video.tracks.append(Track(element.attributes.get("id"), ordered_points(points, video.left_out)))
+        video.tracks.append(Track(element.attributes.get("id"), merge_points(points, video.skipped)))
 
 
 def _add_image(
-    element: Element,
+    element: XmlElement,
     task: _Task,
     videos: dict[tuple[str, str | None], AnnotatedVideo],
-    identities: Identities,
-    origins: Origins,
+    identities: IdentityAttributes,
+    files: UniqueFiles,
 ) -> None:
     try:
-        name, frame = frame_of_image(element.attribute("name"))
-        origins.add(name or task.video, element.attribute("name"), frame)
+        name, frame = parse_image_name(element.attribute("name"))
+        files.add(name or task.video, element.attribute("name"), frame)
     except DataError as error:
-        raise element.named(error) from None
-    from_video = name is None and task.video is not None
+        raise element.located(error) from None
+    is_from_video = name is None and task.video is not None
     name = name or task.video
-    extent = (element.number("width"), element.number("height"))
-    if min(extent) < 1:
+    frame_size = (element.number("width"), element.number("height"))
+    if min(frame_size) < 1:
         element.fail("expected width= and height= in pixels")
     boxes = element.all("box")
-    kind = f"images {extent}"
+    group = f"images {frame_size}"
     video = videos.setdefault(
-        (kind, name), AnnotatedVideo(name, extent=extent, first_frame=0 if from_video else None)
+        (group, name),
+        AnnotatedVideo(name, frame_size=frame_size, first_frame=0 if is_from_video else None),
     )
-    video.left_out["shapes other than boxes"] += sum(child.tag in _OTHER_SHAPES for child in element.children)
-    tags: tuple[tuple[str, str], ...] = ()  # of the image, so of everyone in it
+    video.skipped["shapes other than boxes"] += sum(child.tag in _OTHER_SHAPES for child in element.children)
+    tags: tuple[tuple[str, str], ...] = ()  # tags of the image are actions of everyone in it
     for tag in element.all("tag"):
         tags += attribute_actions("tag", tag.attribute("label")) + _attributes(tag, identities)[0]
-    video.left_out["tags of images without a box"] += len(tags) if not boxes else 0
+    video.skipped["tags of images without a box"] += len(tags) if not boxes else 0
     for shape in boxes:
         attributes, person = _attributes(shape, identities)
         attributes = tuple(dict.fromkeys(attributes + tags))
         label = (clean_name(shape.attribute("label")),)
         box = _box(shape, video)
         if box is not None:
-            video.tracks.append(Track(person, [Point(frame, box, label, attributes)]))
+            video.tracks.append(Track(person, [TrackPoint(frame, box, label, attributes)]))
 
 
-def _attributes(shape: Element, identities: Identities) -> tuple[tuple[tuple[str, str], ...], str | None]:
-    """(attribute, action) pairs, and the person's id where an attribute gives one."""
+def _attributes(
+    shape: XmlElement, identities: IdentityAttributes
+) -> tuple[tuple[tuple[str, str], ...], str | None]:
+    """Return (attribute, action) pairs, and the person's id if an attribute identifies the person."""
     found: tuple[tuple[str, str], ...] = ()
     person = None
     for attribute in shape.all("attribute"):
@@ -213,9 +219,9 @@ def _attributes(shape: Element, identities: Identities) -> tuple[tuple[tuple[str
     return found, person
 
 
-def _box(shape: Element, video: AnnotatedVideo) -> Box | None:
+def _box(shape: XmlElement, video: AnnotatedVideo) -> Box | None:
     box = tuple(shape.number(side) for side in ("xtl", "ytl", "xbr", "ybr"))
     if "rotation" in shape.attributes and shape.number("rotation") % 360:
-        video.left_out["rotated boxes"] += 1
+        video.skipped["rotated boxes"] += 1
         return None
     return box

@@ -1,4 +1,4 @@
-"""Names of videos and of frames, as tools write them."""
+"""Video ids and frame numbers in file names, as annotation tools write them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from vmae_det.utils.file_types import VIDEO_SUFFIXES
 
 _FRAME = re.compile(r"(?P<prefix>.*?)[_\-. ]?(?P<frame>[0-9]{1,9})")
 _GENERIC = frozenset(("", "frame", "frames", "img", "image", "images"))
-# Roboflow turns VIDEO.mp4 and its frame 12 into VIDEO_mp4-0012_jpg.rf.HASH.jpg.
+# Roboflow renames frame 12 of VIDEO.mp4 to VIDEO_mp4-0012_jpg.rf.HASH.jpg.
 _ROBOFLOW = re.compile(r"(?P<name>.+)_(?:jpe?g|png|bmp|webp|tiff?)\.rf\.[0-9A-Za-z]{16,64}", re.IGNORECASE)
 _UPLOADED = re.compile(r"[0-9a-f]{8}-(?P<name>.+)")
 
 
 def video_id(text: str) -> str:
-    """The id of a video from a path or an address: its file name without suffix.
+    """Return the id of a video from its path or URL: the file name without suffix.
 
-    Label Studio's forms are known: `/data/local-files/?d=a/b.mp4` and `/data/upload/1/0123abcd-b.mp4`.
+    Label Studio's forms are supported: `/data/local-files/?d=a/b.mp4` and `/data/upload/1/0123abcd-b.mp4`.
 
     Raises:
-        DataError: there is no name in it that AVA's CSV can hold.
+        DataError: the file name cannot be an id in AVA's CSV.
     """
     path = text.replace("\\", "/")
     if "?d=" in path or "://" in path:
@@ -42,21 +42,23 @@ def video_id(text: str) -> str:
     return stem
 
 
-def frame_of_image(text: str) -> tuple[str | None, int]:
-    """Video id and frame number of an image: VIDEO_000123.jpg, VIDEO/000123.jpg or VIDEO/frame_000123.jpg;
-    the id is None where the name holds only the number. Roboflow's names are known.
+def parse_image_name(text: str) -> tuple[str | None, int]:
+    """Return video id and frame number of an image: VIDEO_000123.jpg, VIDEO/000123.jpg or
+    VIDEO/frame_000123.jpg.
+
+    The id is None if the name contains only the number. Roboflow's names are supported.
 
     Raises:
         DataError: the name does not end in a number.
     """
     path = PurePosixPath(text.replace("\\", "/"))
-    packed = _ROBOFLOW.fullmatch(path.stem)
-    match = _FRAME.fullmatch(packed["name"] if packed else path.stem)
+    roboflow = _ROBOFLOW.fullmatch(path.stem)
+    match = _FRAME.fullmatch(roboflow["name"] if roboflow else path.stem)
     if not match:
         raise DataError(f"expected an image named VIDEO_000123.jpg or VIDEO/000123.jpg, got {shown(text)}")
     frame = int(match["frame"])
     prefix = match["prefix"]
-    if packed:
+    if roboflow:
         stem, _, suffix = prefix.rpartition("_")
         prefix = stem if f".{suffix.lower()}" in VIDEO_SUFFIXES else prefix
     if prefix.lower() not in _GENERIC:
@@ -65,15 +67,15 @@ def frame_of_image(text: str) -> tuple[str | None, int]:
     return (None if folder.lower() in _GENERIC else video_id(folder)), frame
 
 
-class Origins:
-    """From which file each video, or each of its frames, comes: by one file only, or boxes of two videos
-    would be mixed."""
+class UniqueFiles:
+    """Checks that each video, or each frame of a video, is one file. Boxes of two would be mixed
+    otherwise."""
 
     def __init__(self) -> None:
         self._files: dict[tuple[str | None, int | None], str] = {}
 
     def add(self, video: str | None, text: str, frame: int | None = None) -> None:
-        """Take note of a video's file, or of the image that is one of its frames.
+        """Record the file of a video, or the image of one of its frames.
 
         Raises:
             DataError: another file is the same video or frame.

@@ -1,5 +1,5 @@
-"""Annotations that name two things alike, whose boxes do not fit the frames, or that say actions elsewhere
-than on boxes."""
+"""Import of annotations with conflicting names, boxes that do not fit the frames, or actions outside
+boxes."""
 
 import pytest
 from test_import_cases import coco, label_studio, via
@@ -9,11 +9,11 @@ from test_prepare import write_video
 from vmae_det.dataset_tools.importers import ImportOptions, import_annotations
 from vmae_det.utils.errors import DataError
 
-# ---------------------------------------------------------------- one name for two
+# ---------------------------------------------------------------- conflicting names
 
 
 @pytest.mark.parametrize("names", [("cam1/v/01.jpg", "cam2/v/01.jpg"), ("v/1.jpg", "v/1.png")])
-def test_two_images_of_one_frame_are_named(tmp_path, names):
+def test_two_images_of_one_frame_are_refused(tmp_path, names):
     with pytest.raises(DataError, match=f"'{names[1]}' and '{names[0]}' are both frame 1 of the video 'v'"):
         run(tmp_path, coco(names, [{"image_id": 0}]), rate=1)
     images = "".join(
@@ -23,7 +23,7 @@ def test_two_images_of_one_frame_are_named(tmp_path, names):
         run(tmp_path, f"<annotations>{images}</annotations>", rate=1)
 
 
-def test_two_files_of_one_video_are_named(tmp_path):
+def test_two_files_of_one_video_are_refused(tmp_path):
     project = via(4, {"0": "sit"}, ["0"], files=("cam1/v.mp4", "v.webm"))
     box = project["metadata"]["0"] | {"z": [0.5]}
     project["metadata"] = {"0": box, "1": box | {"vid": "1"}}
@@ -49,7 +49,7 @@ def test_two_files_of_one_video_are_named(tmp_path):
     assert run(tmp_path, tasks, rate=30)[0]
 
 
-def test_a_person_in_two_places_of_a_frame_keeps_one_box(tmp_path):
+def test_a_person_with_two_boxes_in_a_frame_keeps_one(tmp_path):
     boxes = [{"bbox": [10, 20, 30, 40]}, {"bbox": [11, 20, 30, 40]}, {"bbox": [60, 20, 30, 40]}]
     annotations = [
         {"image_id": 0, "track_id": 5, "category_id": i} | box for i, box in enumerate(boxes, start=1)
@@ -57,14 +57,14 @@ def test_a_person_in_two_places_of_a_frame_keeps_one_box(tmp_path):
     categories = [{"id": i, "name": name} for i, name in enumerate(("sit", "talk", "run"), start=1)]
     rows, report = run(tmp_path, coco(["v_000000.jpg"], annotations, categories=categories), rate=1)
     assert [row[2:] for row in rows] == [([0.1, 0.2, 0.4, 0.6], name, "5") for name in ("sit", "talk")]
-    assert report.left_out["boxes of a person who has another box in the frame"] == 1
+    assert report.skipped["boxes of a person who has another box in the frame"] == 1
 
 
-def test_names_of_roboflow(tmp_path):
+def test_roboflow_file_names(tmp_path):
     name = "my_clip_mp4-0012_jpg.rf.0a1b2c3d4e5f60718293a4b5c6d7e8f9.jpg"
     rows, _ = run(tmp_path, coco([name], [{"image_id": 0}]), rate=4)
     assert rows[0][:2] == ("my_clip", 3)
-    copies = [name, name.replace("0a1b", "ffff")]  # augmentation turns and crops them
+    copies = [name, name.replace("0a1b", "ffff")]  # augmented copies are rotated and cropped
     with pytest.raises(DataError, match="are both frame 12 of the video 'my_clip'"):
         run(tmp_path, coco(copies, [{"image_id": 0}]), rate=4)
 
@@ -72,34 +72,36 @@ def test_names_of_roboflow(tmp_path):
 # ---------------------------------------------------------------- boxes and frames
 
 
-def test_boxes_in_another_unit_than_the_frames_are_refused(tmp_path):
+def test_relative_boxes_of_frames_in_pixels_are_refused(tmp_path):
     boxes = [{"image_id": 0, "bbox": [0.1, 0.2, 0.3, 0.4]}, {"image_id": 0, "bbox": [0, 0, 1, 1]}]
-    with pytest.raises(DataError, match=r"100 x 100, and no coordinate is above 1; they look like boxes in"):
+    with pytest.raises(
+        DataError, match=r"100 x 100, got no coordinate above 1; they look like relative boxes in"
+    ):
         run(tmp_path, coco(["v_000000.jpg"], boxes), rate=1)
     boxes.append({"image_id": 0, "bbox": [10, 20, 30, 40]})
     assert run(tmp_path, coco(["v_000000.jpg"], boxes), rate=1)[0]
 
 
-def test_boxes_far_outside_the_frame_are_warned_of(tmp_path):
+def test_boxes_far_outside_the_frame_give_a_warning(tmp_path):
     boxes = [{"image_id": 0, "bbox": bbox} for bbox in ([50, 50, 90, 90], [-4, 0, 108, 100], [0, 0, 9, 9])]
     rows, report = run(tmp_path, coco(["v_000000.jpg"], boxes), rate=1)
     assert [0.5, 0.5, 1, 1] in [row[2] for row in rows]
     assert "WARNING: v: 1 of 3 boxes reach far outside the frame of 100 x 100" in "".join(report.notes)
 
 
-def test_frames_of_another_shape_than_the_videos_are_warned_of(tmp_path):
+def test_another_aspect_ratio_than_the_video_gives_a_warning(tmp_path):
     write_video(tmp_path / "v/clip.mp4", frames=10, size=(36, 64))
     document = cvat(track(cvat_box(0, 0)), meta="")
     _, report = run(tmp_path, document, videos=tmp_path / "v")
-    assert "frames of 200 x 100 were annotated, and the file shows 36 x 64" in "".join(report.notes)
+    assert "annotated frames are 200 x 100, but the file has 36 x 64" in "".join(report.notes)
     write_video(tmp_path / "w/clip.mp4", frames=10, size=(128, 64))
     assert not run(tmp_path, document, videos=tmp_path / "w")[1].notes
 
 
-# ---------------------------------------------------------------- actions elsewhere
+# ---------------------------------------------------------------- actions outside boxes
 
 
-def test_tags_of_cvat_images_are_actions_of_their_people(tmp_path):
+def test_tags_of_cvat_images_are_actions_of_everyone_in_them(tmp_path):
     box = '<box label="person" xtl="10" ytl="0" xbr="50" ybr="100"/>'
     images = [
         box + '<tag label="wave"/>',
@@ -112,23 +114,23 @@ def test_tags_of_cvat_images_are_actions_of_their_people(tmp_path):
     )
     rows, report = run(tmp_path, f"<annotations>{text}</annotations>", rate=1)
     assert [(row[1], row[3]) for row in rows] == [(0, "wave"), (1, "sit"), (1, "talk")]
-    assert report.left_out["tags of images without a box"] == 1
+    assert report.skipped["tags of images without a box"] == 1
 
 
-def test_what_label_studio_says_of_regions_and_videos(tmp_path):
-    def said(kind, value, region="a"):
+def test_label_studio_results_of_regions_and_videos(tmp_path):
+    def result(kind, value, region="a"):
         return {"type": kind, "id": region, "from_name": kind, "value": {kind: value}}
 
     tasks = label_studio([], frames=(1,))
     tasks[0]["annotations"][0]["result"] += [
-        said("taxonomy", [["move", "walk"], ["talk"]]),
-        said("text", ["a remark"]),
-        said("choices", ["good video"], region="b"),
+        result("taxonomy", [["move", "walk"], ["talk"]]),
+        result("text", ["a remark"]),
+        result("choices", ["good video"], region="b"),
     ]
     rows, report = run(tmp_path, tasks, rate=30)
     assert [row[3] for row in rows] == ["talk", "walk"]
-    assert report.left_out["choices and texts on a whole video"] == 1
-    assert report.left_out["texts on boxes"] == 1
+    assert report.skipped["choices and texts of a whole video"] == 1
+    assert report.skipped["texts of boxes"] == 1
 
 
 def test_cvat_in_utf16(tmp_path):
