@@ -45,7 +45,7 @@ def pytest_runtest_makereport():
 def default_products():
     """Commands set what suits this CPU; each test starts without."""
     yield
-    cpu.speed_up(False)
+    cpu.use_fast_gemm(False)
 
 
 @pytest.fixture(scope="session")

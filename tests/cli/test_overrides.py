@@ -6,7 +6,7 @@ from vmae_det.cli import detect, train
 from vmae_det.cli.main import main
 from vmae_det.cli.overrides import split_overrides, take_local_rank
 from vmae_det.config.defaults import KEYS
-from vmae_det.config.foreign import _KEYS, OPTIONS
+from vmae_det.config.other_toolkits import _KEYS, OPTIONS
 from vmae_det.engine import launch
 from vmae_det.utils.errors import ConfigError
 

@@ -8,7 +8,7 @@ import torch
 
 from vmae_det.config import check_config
 from vmae_det.config.defaults import KEYS
-from vmae_det.config.size import least_training_bytes
+from vmae_det.config.size_bounds import min_training_bytes
 from vmae_det.data.loader import build_train_dataset, collate
 from vmae_det.data.mixup import BatchMixing
 from vmae_det.modeling import build_model, model_class
@@ -109,7 +109,7 @@ def train_a_step(cfg):
 
 
 def is_small(cfg):
-    model, clips = least_training_bytes(cfg, 1)
+    model, clips = min_training_bytes(cfg, 1)
     return model < 3e6 and clips < 3e7
 
 

@@ -10,7 +10,7 @@ from vmae_det.config import CfgNode, check_config, get_cfg
 from vmae_det.config.checks import unused_keys
 from vmae_det.config.defaults import KEYS
 from vmae_det.config.ranges import Group, Key, integer
-from vmae_det.config.size import clips_per_pass, least_training_bytes
+from vmae_det.config.size_bounds import clips_per_pass, min_training_bytes
 from vmae_det.engine import inspection, launch, setup
 from vmae_det.modeling import build_model
 from vmae_det.utils.errors import ConfigError
@@ -193,7 +193,7 @@ def test_numbers_of_other_types_of_their_kind_are_taken():
 def test_the_least_memory_is_near_what_a_run_takes(name):
     cfg = model_zoo.get_config(name)
     clips = clips_per_pass(cfg, processes=8)
-    model, passing = least_training_bytes(cfg, processes=8)
+    model, passing = min_training_bytes(cfg, processes=8)
     found = inspection.estimate_memory(cfg, inspection.count_tokens(cfg))
     assert 0.8 * (found.total(0) - found.casts) < model <= found.total(0)
     assert 0.2 * clips * found.clip < passing <= 1.01 * clips * found.clip

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vmae_det.checkpoint import load_weights
-from vmae_det.engine.best_checkpoint import BestWeights, Metric, choose_metric
+from vmae_det.engine.best_checkpoint import BestCheckpoint, Metric, choose_metric
 from vmae_det.engine.hooks import HookBase
 from vmae_det.engine.launch import launch
 from vmae_det.engine.setup import run_evaluation, run_training
@@ -43,22 +43,22 @@ def save(saved):
     ],
 )
 def test_only_better_ones_are_kept(tmp_path, metric, values, kept, saved, save):
-    best = BestWeights(tmp_path, metric)
+    best = BestCheckpoint(tmp_path, metric)
     for step, value in enumerate(values, 1):
         best.offer({metric.name: value, "other": 0.0}, step, save)
     assert [entry["step"] for entry in saved] == kept
 
 
 def test_a_resumed_run_knows_what_is_to_be_surpassed(tmp_path, saved, save):
-    BestWeights(tmp_path, TOP1).offer({"top1": 5.0}, 1, save)
-    resumed = BestWeights(tmp_path, TOP1, resumed=True)
+    BestCheckpoint(tmp_path, TOP1).offer({"top1": 5.0}, 1, save)
+    resumed = BestCheckpoint(tmp_path, TOP1, resumed=True)
     for step, value in ((2, 4.0), (3, 6.0)):
         resumed.offer({"top1": value}, step, save)
     assert [entry["step"] for entry in saved] == [1, 3]
-    other = BestWeights(tmp_path, LOSS, resumed=True)  # another metric starts anew
+    other = BestCheckpoint(tmp_path, LOSS, resumed=True)  # another metric starts anew
     other.offer({"loss": 9.0}, 4, save)
     (tmp_path / "model_best.pt").write_bytes(b"damaged")
-    BestWeights(tmp_path, LOSS, resumed=True).offer({"loss": 10.0}, 5, save)
+    BestCheckpoint(tmp_path, LOSS, resumed=True).offer({"loss": 10.0}, 5, save)
     assert [entry["step"] for entry in saved] == [1, 3, 4, 5]
 
 
@@ -121,7 +121,7 @@ def test_weights_that_cannot_be_written_end_the_run(tmp_path):
         raise WeightsError(f"{path}: full")
 
     with pytest.raises(WeightsError, match=r"model_best\.pt: full"):
-        BestWeights(tmp_path, TOP1).offer({"top1": 1.0}, 1, fail)
+        BestCheckpoint(tmp_path, TOP1).offer({"top1": 1.0}, 1, fail)
 
 
 @pytest.mark.parametrize("task", ["finetune", "detect", "pretrain"])

@@ -8,9 +8,9 @@ import torch
 from interrupts import StopAfter
 from torch import nn
 
-from vmae_det.engine import evaluation_loop as inference
+from vmae_det.engine import evaluation as inference
 from vmae_det.engine import setup
-from vmae_det.engine.ema import WeightAverage
+from vmae_det.engine.ema import ModelEMA
 from vmae_det.engine.hooks import HookBase, Interrupted
 from vmae_det.engine.launch import launch
 from vmae_det.engine.setup import run_evaluation, run_training
@@ -61,7 +61,7 @@ class Recorder(HookBase):
 def test_the_average_by_hand():
     model = nn.Linear(1, 1, bias=False)
     model.weight.data.fill_(1.0)
-    average = WeightAverage(model, decay=0.75)
+    average = ModelEMA(model, decay=0.75)
     values = []
     for value in (5.0, 5.0, -3.0):
         model.weight.data.fill_(value)
@@ -129,7 +129,7 @@ def test_an_average_can_start_later_and_must_fit(tiny_cfg):
     cfg.SOLVER.EMA_DECAY = 0.5
     run_training(cfg, resume=True)
     assert "the average starts at its weights" in (Path(cfg.OUTPUT_DIR) / "log.txt").read_text()
-    average = WeightAverage(nn.Linear(2, 2), 0.5)
+    average = ModelEMA(nn.Linear(2, 2), 0.5)
     with pytest.raises(WeightsError):
         average.load_state_dict({"other": torch.zeros(2, 2)})
 

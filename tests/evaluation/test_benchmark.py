@@ -7,7 +7,7 @@ from vmae_det.benchmarks import frame_map as benchmark
 from vmae_det.benchmarks.ava_files import make_ava_files
 from vmae_det.cli import main as cli_main
 from vmae_det.evaluation import evaluate_frame_map
-from vmae_det.utils.process import peak_memory
+from vmae_det.utils.resource_usage import peak_memory
 
 
 def test_the_files_are_in_proportion_and_can_be_scored(tmp_path):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmae_det.config import get_cfg
-from vmae_det.config.node import flatten
+from vmae_det.config.cfg_node import flatten
 
 TINY = (
     "MODEL.DEVICE cpu MODEL.BACKBONE.EMBED_DIM 24 MODEL.BACKBONE.DEPTH 2 MODEL.BACKBONE.NUM_HEADS 2 "

@@ -6,7 +6,7 @@ import torch
 from vmae_det import model_zoo
 from vmae_det.cli.common import load_config
 from vmae_det.cli.main import main
-from vmae_det.config.checks import value_of
+from vmae_det.config.cfg_node import value_of
 from vmae_det.engine.inspection import empty_model
 from vmae_det.solver import build_optimizer, build_schedule, parameter_groups
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vmae_det.modeling import VideoViT
-from vmae_det.modeling.attention_maps import attention_of, box_weights
+from vmae_det.modeling.attention_maps import attention_maps, box_query_weights
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def full_attention(backbone, video):
 
 def test_the_last_block_s_attention_is_that_of_the_fused_kernel(backbone, video):
     expected = full_attention(backbone, video)[-1]
-    found = attention_of(backbone, video, torch.eye(8), "last")
+    found = attention_maps(backbone, video, torch.eye(8), "last")
     torch.testing.assert_close(found, expected)
     assert found.std() > 0.02  # else evenly spread attention would pass, too
 
@@ -50,7 +50,7 @@ def test_one_head_s_attention_gives_the_block_s_output(backbone, video):
     block.attn.num_heads = 1
     given = []
     block.attn.register_forward_pre_hook(lambda _, args: given.append(args[0]))
-    look = attention_of(backbone, video, torch.eye(8), "last")
+    look = attention_maps(backbone, video, torch.eye(8), "last")
     value = block.attn.qkv(given[0]).chunk(3, dim=-1)[2][0]
     torch.testing.assert_close(block.attn.proj(look @ value), block.attn(given[0])[0])
 
@@ -62,24 +62,24 @@ def test_rollout_is_the_product_of_all_blocks_with_the_residual_path(backbone, v
         product = (identity + attention) / 2 @ product
     weights = torch.rand(3, 8, generator=torch.Generator().manual_seed(2))
     weights = weights / weights.sum(1, keepdim=True)
-    found = attention_of(backbone, video, weights, "rollout")
+    found = attention_maps(backbone, video, weights, "rollout")
     torch.testing.assert_close(found, weights @ product)
     torch.testing.assert_close(found.sum(1), torch.ones(3))
 
 
 def test_looking_leaves_no_hook_behind(backbone, video):
-    attention_of(backbone, video, torch.eye(8))
+    attention_maps(backbone, video, torch.eye(8))
     assert not any(block._forward_pre_hooks for block in backbone.blocks)
 
 
 def test_a_box_weighs_tokens_by_the_area_they_share():
     # 2 x 3 patches of 10 pixels: the box covers 10 x 5 of the first row's middle, 5 x 5 of its right.
-    weights = box_weights(torch.tensor([10.0, 5, 25, 10]), (2, 2, 3), 10, 1).reshape(2, 2, 3)
+    weights = box_query_weights(torch.tensor([10.0, 5, 25, 10]), (2, 2, 3), 10, 1).reshape(2, 2, 3)
     expected = torch.zeros(2, 2, 3)
     expected[1, 0] = torch.tensor([0, 2 / 3, 1 / 3])
     torch.testing.assert_close(weights, expected)
 
 
 def test_a_box_that_reaches_beyond_the_clip_counts_inside():
-    weights = box_weights(torch.tensor([-50.0, -50, 5, 100]), (1, 2, 2), 10, 0)
+    weights = box_query_weights(torch.tensor([-50.0, -50, 5, 100]), (1, 2, 2), 10, 0)
     torch.testing.assert_close(weights, torch.tensor([0.5, 0, 0.5, 0]))

@@ -88,10 +88,12 @@ def test_a_step_of_pre_training_is_the_same(tiny_cfg, monkeypatch):
         "seed": torch.arange(2),
     }
     steps, calls = [], []
-    monkeypatch.setattr(module, "attend", lambda *args: calls.append(cpu.is_sped_up()) or attend(*args))
+    monkeypatch.setattr(
+        module, "attend", lambda *args: calls.append(cpu.is_fast_gemm_enabled()) or attend(*args)
+    )
     for fast in (False, True):
         if fast:
-            cpu.speed_up()  # the products of this CPU, if it has quicker ones
+            cpu.use_fast_gemm()  # the products of this CPU, if it has quicker ones
             monkeypatch.setattr(cpu, "_fast", True)
         model.zero_grad()
         loss = model(batch)["loss"]

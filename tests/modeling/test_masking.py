@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vmae_det.modeling.masking import count_masked, draw_mask, running_cells, split_tokens
-from vmae_det.modeling.randomness import uniform
+from vmae_det.modeling.seeded_random import uniform
 
 GRID = (8, 14, 14)
 SEEDS = torch.tensor([5, -9, 2**62])

@@ -40,33 +40,33 @@ def here(monkeypatch):
 
 
 def test_quicker_products_and_back(here):
-    cpu.speed_up()
-    assert cpu.is_sped_up()
+    cpu.use_fast_gemm()
+    assert cpu.is_fast_gemm_enabled()
     assert torch.get_float32_matmul_precision() == "medium"
-    cpu.speed_up(False)
-    assert not cpu.is_sped_up()
+    cpu.use_fast_gemm(False)
+    assert not cpu.is_fast_gemm_enabled()
     assert torch.get_float32_matmul_precision() == "highest"
 
 
 @pytest.mark.parametrize("lacks", ["_is_amd", "_keeps_float32"])
 def test_elsewhere_nothing_changes(here, monkeypatch, lacks):
     monkeypatch.setattr(cpu, lacks, lambda: False)
-    cpu.speed_up()
-    assert not cpu.is_sped_up()
+    cpu.use_fast_gemm()
+    assert not cpu.is_fast_gemm_enabled()
     assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_the_precision_of_a_gpu_stays(here, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    cpu.speed_up()
-    assert not cpu.is_sped_up()
+    cpu.use_fast_gemm()
+    assert not cpu.is_fast_gemm_enabled()
     assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_a_precision_that_somebody_chose_stays(here):
     torch.set_float32_matmul_precision("high")
-    cpu.speed_up()
-    assert not cpu.is_sped_up()
+    cpu.use_fast_gemm()
+    assert not cpu.is_fast_gemm_enabled()
     assert torch.get_float32_matmul_precision() == "high"
 
 

@@ -35,7 +35,7 @@ def test_tokens_of_the_keyframe_s_slice_ask(tiny_cfg, video, monkeypatch):
         asked.append(weights)
         return weights
 
-    monkeypatch.setattr(attention, "attention_of", spy)
+    monkeypatch.setattr(attention, "attention_maps", spy)
     found = attend_boxes(tiny_cfg("detect"), video, 2.0, [BOX], "last")
     assert found.maps[0, 0].sum() == 0
     rows, columns = np.nonzero(found.maps[0, 1])

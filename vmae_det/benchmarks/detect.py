@@ -26,7 +26,7 @@ from vmae_det.inference.predictor import ActionPredictor, read_config
 from vmae_det.inference.stopwatch import Stopwatch
 from vmae_det.modeling import build_model
 from vmae_det.rendering.detect_video import Settings, detect_video
-from vmae_det.utils.process import cpu_seconds, peak_memory
+from vmae_det.utils.resource_usage import cpu_seconds, peak_memory
 from vmae_det.video.readers import open_video
 
 # What is shown, and the parts of the pipeline that it is the sum of.

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from vmae_det.benchmarks.ava_files import AvaFiles, make_ava_files
 from vmae_det.evaluation.matching import PROTOCOLS
-from vmae_det.utils.process import cpu_seconds, peak_memory
+from vmae_det.utils.resource_usage import cpu_seconds, peak_memory
 
 # Of the rows asked for: time must grow in proportion.
 _SHARES = (0.25, 0.5, 1.0)

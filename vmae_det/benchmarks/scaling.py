@@ -33,7 +33,7 @@ from vmae_det.config import CfgNode
 from vmae_det.data.loader import collate
 from vmae_det.engine.inspection import FLOAT_BYTES, empty_model
 from vmae_det.engine.launch import launch
-from vmae_det.engine.parallel import is_sharded, spread, without_exchange
+from vmae_det.engine.parallel import is_sharded, no_gradient_sync, spread
 from vmae_det.engine.setup import choose_device
 from vmae_det.engine.trainer import AMP_TYPES, to_device
 from vmae_det.modeling import build_model, model_class
@@ -260,7 +260,7 @@ def measure(cfg: CfgNode, batch: int, threads: int, repeats: int, file: Path, pr
     )
     for turn in turns:
         found = {"step": sum(shared.step(samples).values())}
-        with without_exchange(silent.model):
+        with no_gradient_sync(silent.model):
             parts = silent.step(samples)
         found |= parts | {"compute": sum(parts.values())}
         found["exchange"], found["sending"] = _together(exchange, device)

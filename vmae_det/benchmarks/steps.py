@@ -26,7 +26,7 @@ from vmae_det.engine.trainer import AMP_TYPES, to_device
 from vmae_det.modeling import build_model
 from vmae_det.solver import build_optimizer
 from vmae_det.utils import cpu
-from vmae_det.utils.process import peak_memory
+from vmae_det.utils.resource_usage import peak_memory
 
 OURS = "vmae_det"
 PARTS = ("data", "forward", "backward", "optimizer")
@@ -156,7 +156,7 @@ def serve(order: dict[str, Any]) -> None:
     if name != OURS:
         import_classes()
     if device.type == "cpu" and (name == OURS or settings.alike):
-        cpu.speed_up()
+        cpu.use_fast_gemm()
         cpu.keep_freed_memory()
     before = peak_memory()
     runner = _Runner(cfg, settings, name, device)

@@ -133,7 +133,7 @@ def benchmark_train(cfg: CfgNode, settings: Settings, progress: bool = True) -> 
         check_comparable(cfg)
     torch.set_num_threads(settings.threads)
     device = find_device(cfg)
-    cpu.speed_up()  # for the rate of products: the machine's best
+    cpu.use_fast_gemm()  # for the rate of products: the machine's best
     names = [OURS, *([settings.against] if settings.against else [])]
     found = {name: Contestant() for name in names}
     rates = []

@@ -14,7 +14,7 @@ from vmae_det.checkpoint.published import POSITIONS
 from vmae_det.checkpoint.stored_config import stored_values
 from vmae_det.checkpoint.weights import LoadReport
 from vmae_det.config import CfgNode
-from vmae_det.config.checks import value_of
+from vmae_det.config.cfg_node import value_of
 from vmae_det.utils.errors import ConfigError
 
 logger = logging.getLogger(__name__)

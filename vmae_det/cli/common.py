@@ -8,7 +8,7 @@ from pathlib import Path
 from vmae_det import model_zoo
 from vmae_det.cli.arguments import decimal, positive, processes, whole
 from vmae_det.config import CfgNode, check_config, get_cfg
-from vmae_det.config.node import flatten
+from vmae_det.config.cfg_node import flatten
 from vmae_det.utils.errors import ConfigError, did_you_mean
 from vmae_det.utils.watchdog import TIMEOUT
 

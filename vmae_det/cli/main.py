@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import vmae_det
 from vmae_det.cli.overrides import split_overrides, take_local_rank
 from vmae_det.utils.errors import USER_ERROR_STATUS, ConfigError, UserError, file_error, one_line
-from vmae_det.utils.extensions import OPTION, import_extensions, take_extensions
+from vmae_det.utils.extensions import OPTION, import_extensions, pop_import_options
 
 COMMANDS = {
     "train": "pre-train, fine-tune or transfer, as a config says",
@@ -102,7 +102,7 @@ def _run(argv: list[str]) -> int:
     overrides: list[str] = []
     extensions: list[str] = []
     if command in EXTENSIBLE:
-        argv, extensions = take_extensions(argv)
+        argv, extensions = pop_import_options(argv)
     if asked:
         argv, overrides = split_overrides(argv, asked)
     args = parser.parse_args([command, *argv] if command else [])

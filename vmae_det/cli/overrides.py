@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from vmae_det.config.defaults import KEYS
-from vmae_det.config.foreign import OPTIONS, instead_of
+from vmae_det.config.other_toolkits import OPTIONS, replacement_hint
 from vmae_det.utils.errors import ConfigError
 from vmae_det.utils.file_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
@@ -77,7 +77,7 @@ def split_overrides(argv: Sequence[str], parser: argparse.ArgumentParser) -> tup
         name = token.partition("=")[0]
         known = any(option.startswith(name) for option in options)
         if name in OPTIONS and not known:
-            after = instead_of(argv[place + 1].partition("=")[0]) if place + 1 < len(argv) else ""
+            after = replacement_hint(argv[place + 1].partition("=")[0]) if place + 1 < len(argv) else ""
             raise ConfigError(f"{name}: an option of another toolkit; use {OPTIONS[name]}{after}")
         before = argv[place - 1] if place else ""
         if before.startswith("--") and any(
@@ -111,7 +111,7 @@ def _is_key(token: str) -> bool:
     suffix = f".{name.rpartition('.')[2].lower()}"
     if suffix in _FILES or os.path.exists(token):
         return False
-    if name.upper() in KEYS or instead_of(name):
+    if name.upper() in KEYS or replacement_hint(name):
         return True
     looks_like_one = re.fullmatch(r"[A-Z_]+(\.[A-Z][A-Z0-9_]*)+", name) is not None
     return looks_like_one and bool(difflib.get_close_matches(name.partition(".")[0], _GROUPS, cutoff=0.75))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
+from vmae_det.config.cfg_node import CfgNode, flatten, value_of
 from vmae_det.config.defaults import KEYS
-from vmae_det.config.node import CfgNode, flatten
-from vmae_det.config.size import tokens_per_clip
+from vmae_det.config.size_bounds import tokens_per_clip
 from vmae_det.utils.errors import ConfigError
 
 _MOST_TOKENS = 1 << 18  # a clip of 64 frames of 1440 x 1440 pixels, 167 times that of the paper
@@ -25,13 +24,6 @@ _USED_BY = {
     ),
 }
 _ARCHITECTURES = ("MaskedAutoencoder", "VideoClassifier", "ActionDetector")  # another may use any key
-
-
-def value_of(cfg: CfgNode, key: str) -> Any:
-    """The value under a dotted key."""
-    for name in key.split("."):
-        cfg = cfg[name]
-    return cfg
 
 
 def check_config(cfg: CfgNode) -> None:

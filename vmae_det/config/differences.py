@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from vmae_det.config.node import CfgNode, flatten, get_cfg
+from vmae_det.config.cfg_node import CfgNode, flatten, get_cfg
 
 # Keys, and groups of keys, on which no weight of a resumed run depends. All others may change them.
 _HARMLESS = (

@@ -40,7 +40,7 @@ def choose_metric(wanted: str, known: list[Metric]) -> Metric | None:
     raise ConfigError(f"TEST.BEST_METRIC: DATASETS.TEST gives no '{wanted}'{did_you_mean(wanted, names)}")
 
 
-class BestWeights:
+class BestCheckpoint:
     """Keeps the weights of the best evaluation of a run in model_best.pt, with metric, value and step.
 
     The file itself says what is to be surpassed, so that a resumed run goes on with it.

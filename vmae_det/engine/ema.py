@@ -10,7 +10,7 @@ from vmae_det.utils.errors import WeightsError
 from vmae_det.utils.sharded_tensors import copy_full_tensor, local_shard
 
 
-class WeightAverage(HookBase):
+class ModelEMA(HookBase):
     """After each step: average = decay x average + (1 - decay) x weights; it starts at the model's weights.
 
     It belongs in front of the hooks that evaluate and save. Each process averages what it holds of the model.

@@ -19,7 +19,7 @@ from vmae_det.engine.trainer import HookBase
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import UserError, WeightsError
 from vmae_det.utils.events import Writer
-from vmae_det.utils.process import peak_memory
+from vmae_det.utils.resource_usage import peak_memory
 
 logger = logging.getLogger(__name__)
 

@@ -53,7 +53,7 @@ def launch(
         num_processes: on this machine, one per GPU, or as many as wanted on the CPU.
         dist_url: HOST:PORT of machine 0; "auto" finds a free port on a single machine.
         max_restarts: how often all processes start again after one was lost or hung, or the program failed.
-        timeout: seconds without progress (see `utils.watchdog.feed`) after which a process counts as hung.
+        timeout: seconds without progress (`utils.watchdog.heartbeat`) after which a process counts as hung.
         restart_args: in place of `args` when processes start again.
     """
     if timeout <= 0:

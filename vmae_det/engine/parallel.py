@@ -57,7 +57,7 @@ def _replicate(model: nn.Module, device: torch.device) -> nn.Module:
     return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True, **{sync: False})
 
 
-def without_exchange(model: nn.Module) -> AbstractContextManager:
+def no_gradient_sync(model: nn.Module) -> AbstractContextManager:
     """Backward passes in it leave gradients where they are; the first one after it exchanges all."""
     if isinstance(model, DistributedDataParallel):
         return model.no_sync()

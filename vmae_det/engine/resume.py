@@ -14,7 +14,7 @@ from vmae_det.checkpoint.sharded import load_tensors
 from vmae_det.checkpoint.state_dicts import AVERAGED_WEIGHTS
 from vmae_det.config import CfgNode
 from vmae_det.config.differences import config_differences
-from vmae_det.engine.ema import WeightAverage
+from vmae_det.engine.ema import ModelEMA
 from vmae_det.utils import distributed
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ def restore(
     state: dict[str, Any],
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    average: WeightAverage | None,
+    average: ModelEMA | None,
 ) -> None:
     """Take weights and optimizer state from a checkpoint, a file or a folder of parts; all processes call.
 

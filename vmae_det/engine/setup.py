@@ -22,7 +22,7 @@ from vmae_det.checkpoint.optimizer_state import tensors_by_name
 from vmae_det.checkpoint.state_dicts import AVERAGED_WEIGHTS
 from vmae_det.config import CfgNode, check_config
 from vmae_det.config.checks import unused_keys
-from vmae_det.config.size import clips_per_pass, least_training_bytes
+from vmae_det.config.size_bounds import clips_per_pass, min_training_bytes
 from vmae_det.data.catalog import get_dataset
 from vmae_det.data.classes import ModelClasses
 from vmae_det.data.loader import (
@@ -32,9 +32,10 @@ from vmae_det.data.loader import (
     build_train_loader,
     steps_per_epoch,
 )
-from vmae_det.engine.best_checkpoint import BestWeights, Metric, choose_metric
-from vmae_det.engine.ema import WeightAverage
-from vmae_det.engine.evaluation_loop import run_inference
+from vmae_det.engine.bad_loss import BadLossHandler
+from vmae_det.engine.best_checkpoint import BestCheckpoint, Metric, choose_metric
+from vmae_det.engine.ema import ModelEMA
+from vmae_det.engine.evaluation import run_inference
 from vmae_det.engine.hooks import (
     BadVideos,
     Checkpointing,
@@ -44,7 +45,6 @@ from vmae_det.engine.hooks import (
     Timing,
     Writing,
 )
-from vmae_det.engine.loss_guard import LossGuard
 from vmae_det.engine.parallel import is_sharded, spread
 from vmae_det.engine.resume import report_differences, restore
 from vmae_det.engine.trainer import HookBase, Trainer
@@ -57,10 +57,10 @@ from vmae_det.utils.events import JSONWriter, TerminalWriter, Writer
 from vmae_det.utils.files import make_output_folder, write_json, write_text
 from vmae_det.utils.logging import setup_logging
 from vmae_det.utils.memory import device_memory, in_gb
-from vmae_det.utils.provenance import code_versions
 from vmae_det.utils.registry import lookup
 from vmae_det.utils.sharded_tensors import full_state_dict
 from vmae_det.utils.tensorboard import TensorBoardWriter
+from vmae_det.utils.versions import code_versions
 from vmae_det.utils.watchdog import write_stacks_to
 from vmae_det.utils.weights_and_biases import WandbWriter
 
@@ -87,7 +87,7 @@ def choose_device(cfg: CfgNode) -> torch.device:
         # A core for each loader process: threads that wait for one another's core cost more than they give.
         cores = (os.cpu_count() or 1) // distributed.get_world_size()
         torch.set_num_threads(max(cores - cfg.DATALOADER.NUM_WORKERS, 1))
-        cpu.speed_up()
+        cpu.use_fast_gemm()
         cpu.keep_freed_memory()
     return device
 
@@ -137,7 +137,7 @@ def check_training_memory(cfg: CfgNode, device: torch.device) -> None:
         ConfigError: it says what needs how much.
     """
     there_is = device_memory(device)
-    model, clips = least_training_bytes(cfg, distributed.get_world_size())
+    model, clips = min_training_bytes(cfg, distributed.get_world_size())
     if model + clips > there_is:
         number = clips_per_pass(cfg, distributed.get_world_size())
         raise ConfigError(
@@ -264,7 +264,7 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
         load_weights(model, newest[1]["model"], where=str(newest[0]))
     trained = spread(cfg, model.to(device), device)
     optimizer = build_optimizer(cfg, model)
-    average = WeightAverage(model, cfg.SOLVER.EMA_DECAY) if cfg.SOLVER.EMA_DECAY else None
+    average = ModelEMA(model, cfg.SOLVER.EMA_DECAY) if cfg.SOLVER.EMA_DECAY else None
     loader = build_train_loader(cfg, dataset, start)
     batches = iter(loader)
     trainer = Trainer(
@@ -278,7 +278,9 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
         seed=cfg.SEED,
         measure_gradients=1 if cfg.SOLVER.ON_BAD_LOSS == "skip" else cfg.SOLVER.LOG_PERIOD,
     )
-    guard = LossGuard(cfg.SOLVER.ON_BAD_LOSS == "skip", cfg.SOLVER.MAX_LOSS, cfg.SOLVER.MAX_SKIPPED, folder)
+    guard = BadLossHandler(
+        cfg.SOLVER.ON_BAD_LOSS == "skip", cfg.SOLVER.MAX_LOSS, cfg.SOLVER.MAX_SKIPPED, folder
+    )
     if newest:
         path, state = newest
         restore(path, state, model, optimizer, average)
@@ -319,7 +321,7 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
     def save(shown: nn.Module, path: Path, **extras: Any) -> None:
         save_weights(shown.state_dict(), cfg.dump(), path, label_map, **extras)
 
-    best = BestWeights(folder, best_metric if cfg.TEST.PERIOD else None, newest is not None)
+    best = BestCheckpoint(folder, best_metric if cfg.TEST.PERIOD else None, newest is not None)
 
     def evaluate(shown: nn.Module, step: int) -> dict[str, float]:
         metrics = tests.evaluate(shown)

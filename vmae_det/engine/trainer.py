@@ -12,12 +12,12 @@ import torch
 from torch import nn
 from torch.profiler import record_function
 
-from vmae_det.engine.parallel import without_exchange
+from vmae_det.engine.parallel import no_gradient_sync
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import UserError
 from vmae_det.utils.events import EventStorage
 from vmae_det.utils.sharded_tensors import full_tensor
-from vmae_det.utils.watchdog import feed
+from vmae_det.utils.watchdog import heartbeat
 
 AMP_TYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -128,7 +128,7 @@ class Trainer:
                 hook.before_train()
             self.model.train()
             while self.step < total:
-                feed()
+                heartbeat()
                 for hook in self.hooks:
                     hook.before_step()
                 self.run_step()
@@ -158,7 +158,7 @@ class Trainer:
             self.paths += batch.pop("path", [])
             waited += time.perf_counter() - before
             # Accumulated gradients travel between processes once, with the last of them.
-            with without_exchange(self.model) if micro_step < self.accumulate - 1 else nullcontext():
+            with no_gradient_sync(self.model) if micro_step < self.accumulate - 1 else nullcontext():
                 with (
                     record_function("forward"),
                     torch.autocast(self.device.type, self.amp_type, enabled=self.amp_type is not None),

@@ -18,10 +18,10 @@ _TYPES = (torch.float32, torch.bfloat16)
 def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """softmax(query key^T / sqrt(C)) value: (B, heads, M, C), as `query`; `key`, `value` (B, heads, N, C).
 
-    The scores of all tokens with all are never held at once. Under `cpu.speed_up` scores and weights are
+    The scores of all tokens with all are never held at once. Under `cpu.use_fast_gemm` scores and weights are
     rounded to the arguments' precision; the fused kernel has them in float32.
     """
-    by_products = cpu.is_sped_up() and query.device.type == "cpu" and query.dtype in _TYPES
+    by_products = cpu.is_fast_gemm_enabled() and query.device.type == "cpu" and query.dtype in _TYPES
     if not by_products or torch.compiler.is_exporting():
         return F.scaled_dot_product_attention(query, key, value)
     found = attend(*(tensor.flatten(0, 1) for tensor in (query, key, value)))

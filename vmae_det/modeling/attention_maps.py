@@ -14,7 +14,7 @@ _CHUNK = 512  # queries whose attention is held at a time, for one head
 
 
 @torch.no_grad()
-def attention_of(
+def attention_maps(
     backbone: nn.Module, video: torch.Tensor, weights: torch.Tensor, method: str = "rollout"
 ) -> torch.Tensor:
     """How much the tokens that `weights` picks attend to each token of a clip: (R, N), rows of sum 1.
@@ -39,7 +39,9 @@ def attention_of(
     return flow
 
 
-def box_weights(box: torch.Tensor, grid: tuple[int, int, int], patch_size: int, slice_: int) -> torch.Tensor:
+def box_query_weights(
+    box: torch.Tensor, grid: tuple[int, int, int], patch_size: int, slice_: int
+) -> torch.Tensor:
     """Weights (N,) of sum 1 of the tokens of one time slice, by the area that each shares with a box.
 
     Args:

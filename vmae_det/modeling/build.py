@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from vmae_det.config import CfgNode
-from vmae_det.config.size import FLOAT_BYTES, least_parameters
+from vmae_det.config.size_bounds import FLOAT_BYTES, min_parameters
 from vmae_det.utils.errors import ConfigError
 from vmae_det.utils.memory import in_gb, machine_memory
 from vmae_det.utils.registry import Registry, lookup
@@ -49,7 +49,7 @@ def build_backbone(cfg: CfgNode, final_norm: bool = True) -> nn.Module:
 
 
 def _check_size(cfg: CfgNode) -> None:
-    needed, there_is = FLOAT_BYTES * least_parameters(cfg), machine_memory()
+    needed, there_is = FLOAT_BYTES * min_parameters(cfg), machine_memory()
     if needed > there_is:
         raise ConfigError(
             f"MODEL.BACKBONE: its EMBED_DIM and DEPTH, with the decoder's, make weights of at least "

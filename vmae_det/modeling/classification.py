@@ -9,7 +9,7 @@ from torch import nn
 from vmae_det.config import CfgNode
 from vmae_det.modeling.backbone import LAYER_NORM_EPS
 from vmae_det.modeling.build import META_ARCHITECTURE_REGISTRY, build_backbone
-from vmae_det.modeling.mixing import mix_labels, mix_videos
+from vmae_det.modeling.mixup import mix_labels, mix_videos
 from vmae_det.modeling.normalization import PixelNormalization
 
 HEAD_INIT_SCALE = 0.001
@@ -71,7 +71,7 @@ class VideoClassifier(nn.Module):
     def forward(self, batch: dict) -> dict[str, torch.Tensor]:
         """The loss while training, else `scores` (B, classes), of a batch with `video` and `label` (B,).
 
-        A training batch with `mixing` is mixed first, as vmae_det.modeling.mixing says.
+        A training batch with `mixing` is mixed first, as vmae_det.modeling.mixup says.
         """
         video = self.normalization(batch["video"])
         if self.training and "mixing" in batch:

@@ -9,7 +9,7 @@ import math
 
 import torch
 
-from vmae_det.modeling.randomness import uniform
+from vmae_det.modeling.seeded_random import uniform
 
 
 def draw_mask(seeds: torch.Tensor, grid: tuple[int, int, int], kind: str, ratio: float) -> torch.Tensor:

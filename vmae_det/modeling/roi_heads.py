@@ -8,7 +8,7 @@ from torchvision.ops import roi_align
 
 from vmae_det.config import CfgNode
 from vmae_det.modeling.build import ROI_HEAD_REGISTRY
-from vmae_det.modeling.randomness import uniform
+from vmae_det.modeling.seeded_random import uniform
 
 
 @ROI_HEAD_REGISTRY.register()

@@ -28,7 +28,7 @@ def count_cores() -> int:
     return os.cpu_count() or 1
 
 
-def speed_up(on: bool = True) -> None:
+def use_fast_gemm(on: bool = True) -> None:
     """Use the quicker products in this process's models from now on, where this CPU has them; or no more."""
     global _fast
     if on != _fast and _has_quicker_products():
@@ -36,7 +36,7 @@ def speed_up(on: bool = True) -> None:
         _fast = on
 
 
-def is_sped_up() -> bool:
+def is_fast_gemm_enabled() -> bool:
     """Whether products of matrices are quicker than the fused attention that PyTorch has for this CPU."""
     return _fast
 

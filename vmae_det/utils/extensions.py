@@ -45,7 +45,7 @@ def imported_extensions() -> tuple[str, ...]:
     return tuple(_imported)
 
 
-def take_extensions(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+def pop_import_options(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Command-line arguments without `--import MODULE`, wherever it stands, and the modules.
 
     Raises:

@@ -19,7 +19,7 @@ _STDERR = 2
 _running: Watchdog | None = None
 
 
-def feed() -> None:
+def heartbeat() -> None:
     """Progress was made: the time starts anew. Long loops call this at each turn."""
     if _running is not None:
         _running.fed = time.monotonic()
@@ -27,7 +27,7 @@ def feed() -> None:
 
 def write_stacks_to(folder: Path) -> None:
     """Stacks go to `folder`/stacks/rank_R.txt from now on, and no longer to stderr; the folder exists."""
-    feed()
+    heartbeat()
     if _running is not None:
         _running.open(folder / "stacks" / f"rank_{os.environ.get('RANK', 0)}.txt")
 

@@ -16,7 +16,7 @@ from vmae_det.data import transforms
 from vmae_det.engine.setup import build_model_with_weights, choose_device
 from vmae_det.engine.trainer import to_device
 from vmae_det.modeling import ActionDetector
-from vmae_det.modeling.attention_maps import attention_of, box_weights
+from vmae_det.modeling.attention_maps import attention_maps, box_query_weights
 from vmae_det.modeling.backbone import VideoViT
 from vmae_det.rendering.fonts import load_font
 from vmae_det.rendering.overlay import OTHER_COLOUR, PersonOverlay, draw_people
@@ -106,9 +106,12 @@ def attend_boxes(
     t, h, w = model.backbone.grid(normalised)
     slice_ = node.NUM_FRAMES // 2 // model.backbone.tubelet_size
     weights = torch.stack(
-        [box_weights(box, (t, h, w), model.backbone.patch_size, slice_) for box in clip.boxes.to(device)]
+        [
+            box_query_weights(box, (t, h, w), model.backbone.patch_size, slice_)
+            for box in clip.boxes.to(device)
+        ]
     )
-    maps = attention_of(model.backbone, normalised, weights, method)
+    maps = attention_maps(model.backbone, normalised, weights, method)
     names: tuple[str, ...] = ()
     if isinstance(model, ActionDetector) and label_names:
         batch = {"video": transforms.to_video(clip)[None], "boxes": [clip.boxes]}

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from vmae_det.engine.trainer import AMP_TYPES, to_device
 from vmae_det.evaluation.evaluator import Evaluator
 from vmae_det.utils import distributed
-from vmae_det.utils.watchdog import feed
+from vmae_det.utils.watchdog import heartbeat
 
 
 @torch.no_grad()
@@ -29,10 +29,10 @@ def run_inference(
     amp_type = AMP_TYPES[amp]
     main = distributed.is_main_process()
     for batches in tqdm(loader, desc="evaluating", unit="batch", disable=None if main else True, leave=False):
-        feed()
+        heartbeat()
         for batch in batches:
             with torch.autocast(device.type, amp_type, enabled=amp_type is not None):
                 predictions = model(to_device(batch, device))
             evaluator.process(batch, predictions)
-    feed()
+    heartbeat()
     return evaluator.evaluate()

@@ -14,7 +14,7 @@ from fvcore.common.config import BASE_KEY
 from fvcore.common.config import CfgNode as FvcoreCfgNode
 
 from vmae_det.config.defaults import KEYS
-from vmae_det.config.foreign import instead_of
+from vmae_det.config.other_toolkits import replacement_hint
 from vmae_det.config.ranges import shown
 from vmae_det.utils.errors import ConfigError, DataError, did_you_mean
 from vmae_det.utils.yaml_text import YAMLProblem, load_yaml, read_yaml
@@ -140,7 +140,7 @@ class CfgNode(FvcoreCfgNode):
                 raise ConfigError(f"{key}: no config key; options come before the first KEY VALUE")
             if "=" in key:
                 name, _, value = key.partition("=")
-                hint = instead_of(name) or f"; write {name} {value}"
+                hint = replacement_hint(name) or f"; write {name} {value}"
                 raise ConfigError(f"{shown(key)[1:-1]}: a key and its value are two arguments{hint}")
         if len(cfg_list) % 2:
             raise ConfigError(
@@ -216,7 +216,7 @@ def _literal(text: str) -> Any:
 
 def _unknown(path: Sequence[Any], source: str) -> ConfigError:
     key = ".".join(map(str, path))
-    hint = instead_of(key) or did_you_mean(key, KEYS)
+    hint = replacement_hint(key) or did_you_mean(key, KEYS)
     return ConfigError(f"{shown(key)[1:-1]}: no such config key{source}{hint}")
 
 
@@ -239,3 +239,10 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def value_of(cfg: CfgNode, key: str) -> Any:
+    """The value under a dotted key."""
+    for name in key.split("."):
+        cfg = cfg[name]
+    return cfg

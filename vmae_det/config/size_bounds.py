@@ -5,12 +5,12 @@ Lower bounds, to refuse what cannot fit; `engine/inspection.py` measures what a 
 
 from __future__ import annotations
 
-from vmae_det.config.node import CfgNode
+from vmae_det.config.cfg_node import CfgNode
 
 FLOAT_BYTES = 4
 
 
-def least_parameters(cfg: CfgNode) -> int:
+def min_parameters(cfg: CfgNode) -> int:
     """Weights of the transformer blocks and the embedding; 0 for a backbone of the user's own."""
     node = cfg.MODEL.BACKBONE
     if node.NAME != "VideoViT":
@@ -38,14 +38,14 @@ def clips_per_pass(cfg: CfgNode, processes: int) -> int:
     return cfg.SOLVER.BATCH_SIZE * cfg.DATALOADER.REPEATED_AUG // (cfg.SOLVER.ACCUMULATE * processes)
 
 
-def least_training_bytes(cfg: CfgNode, processes: int) -> tuple[int, int]:
+def min_training_bytes(cfg: CfgNode, processes: int) -> tuple[int, int]:
     """Bytes that each of so many processes needs at least: for the model with its gradients and the
     optimizer's numbers, and for one forward pass with what the backward pass needs of it."""
     solver, node = cfg.SOLVER, cfg.MODEL.BACKBONE
     numbers = 2 if solver.OPTIMIZER == "adamw" else int(solver.MOMENTUM > 0)
-    model, kept = least_parameters(cfg) * (2 + numbers), 0
+    model, kept = min_parameters(cfg) * (2 + numbers), 0
     if cfg.MODEL.META_ARCHITECTURE == "VideoClassifier" and cfg.MODEL.CLASSIFIER.LINEAR_PROBE:
-        model = least_parameters(cfg)
+        model = min_parameters(cfg)
     elif model:
         seen = 1 - cfg.MODEL.MASK.RATIO if cfg.MODEL.META_ARCHITECTURE == "MaskedAutoencoder" else 1
         # Of each block its input alone; or norms, queries, keys, values and the MLP's hidden layer.

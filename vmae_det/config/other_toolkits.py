@@ -283,7 +283,7 @@ OPTIONS = {
 }
 
 
-def instead_of(key: str) -> str:
+def replacement_hint(key: str) -> str:
     """`; a key of SlowFast, use ... instead` for a key of another toolkit, else nothing."""
     for project, table in _KEYS.items():
         if key in table:

@@ -43,7 +43,7 @@ def _arrive(loss: _Loss) -> _Loss:
     return loss
 
 
-class LossGuard(HookBase):
+class BadLossHandler(HookBase):
     """Looks at the loss of every step, in all processes; each bad batch is named in bad_batches.jsonl.
 
     To stop, a GPU's loss is looked at one step later, so that no step waits for it; a checkpoint is
