@@ -7,7 +7,7 @@ from conftest import relative_error
 from vmae_det.checkpoint import load_weights
 from vmae_det.config import get_cfg
 from vmae_det.modeling import build_model
-from vmae_det.modeling.roi_heads import scale_boxes
+from vmae_det.modeling.boxes import scale_boxes
 
 
 def build(case, architecture, *opts):

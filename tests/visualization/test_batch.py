@@ -98,7 +98,7 @@ def test_without_mixing_the_clip_is_alone(tiny_cfg):
 
 
 def test_boxes_are_named_and_jittered_as_in_training(tiny_cfg, monkeypatch):
-    from vmae_det.modeling.roi_heads import jitter_boxes
+    from vmae_det.modeling.boxes import jitter_boxes
 
     dashed = []
     monkeypatch.setattr(batches, "draw_dashed", lambda picture, box: dashed.append(box))

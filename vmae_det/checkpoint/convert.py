@@ -15,7 +15,7 @@ from vmae_det.checkpoint.state_dicts import StateDict, state_dict_of
 from vmae_det.checkpoint.stored_config import stored_config
 from vmae_det.checkpoint.weights import read_weights
 from vmae_det.config import CfgNode
-from vmae_det.modeling.embedding import POSITIONS as position_tables
+from vmae_det.modeling.position_embedding import POSITION_TABLES
 from vmae_det.utils.errors import WeightsError
 
 # Frames of a cube in all published video models.
@@ -123,7 +123,7 @@ def convert_weights(
 def _position_table(cfg: CfgNode) -> torch.Tensor:
     backbone, side = cfg.MODEL.BACKBONE, cfg.INPUT.CROP_SIZE // cfg.MODEL.BACKBONE.PATCH_SIZE
     grid = (cfg.INPUT.NUM_FRAMES // backbone.TUBELET_SIZE, side, side)
-    return position_tables[backbone.POSITIONS](grid, backbone.EMBED_DIM)
+    return POSITION_TABLES[backbone.POSITIONS](grid, backbone.EMBED_DIM)
 
 
 def _settings(cfg: CfgNode) -> str:

@@ -8,7 +8,7 @@ import torch
 
 from vmae_det.checkpoint.published import POSITIONS
 from vmae_det.config import CfgNode
-from vmae_det.modeling.embedding import flat_positions
+from vmae_det.modeling.position_embedding import flat_positions
 from vmae_det.utils.errors import WeightsError
 
 BACKBONE = "VideoViT"  # the one that published formats hold

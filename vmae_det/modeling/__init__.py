@@ -1,4 +1,7 @@
-"""Networks only: tensors in, tensors out."""
+"""Networks: tensors in, tensors out. Backbones, heads and the models of the three tasks, with their losses.
+
+May import: config and utils.
+"""
 
 from vmae_det.modeling.backbone import VideoViT
 from vmae_det.modeling.build import (

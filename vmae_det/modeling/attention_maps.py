@@ -1,4 +1,4 @@
-"""Where tokens look: the attention that the fused kernel works out and does not give."""
+"""Attention weights of a backbone for visualization. The fused attention kernel does not return them."""
 
 from __future__ import annotations
 
@@ -10,59 +10,59 @@ from torch import nn
 
 from vmae_det.modeling.backbone import Block
 
-_CHUNK = 512  # queries whose attention is held at a time, for one head
+_CHUNK = 512  # queries of one head whose attention weights are in memory at a time
 
 
 @torch.no_grad()
 def attention_maps(
     backbone: nn.Module, video: torch.Tensor, weights: torch.Tensor, method: str = "rollout"
 ) -> torch.Tensor:
-    """How much the tokens that `weights` picks attend to each token of a clip: (R, N), rows of sum 1.
+    """Return the attention of weighted query tokens to each token of a clip: (R, N), rows of sum 1.
 
-    "last" is the mean over the heads of the last block. "rollout" follows it down through all blocks, each
-    with the half of the residual path: products of (I + A) / 2 (Abnar and Zuidema, 2020).
+    "last" is the mean over the heads of the last block. "rollout" multiplies (I + A) / 2 of all blocks, from
+    the last to the first; I stands for the residual connection (Abnar and Zuidema, 2020).
 
     Args:
-        backbone: with `blocks` of `Block`.
-        video: normalised float (1, 3, T, H, W).
-        weights: (R, N), of tokens ordered (t, h, w); rows of sum 1.
+        backbone: has `blocks`, modules of class `Block`.
+        video: normalized float (1, 3, T, H, W).
+        weights: (R, N), the weight of each query token, ordered (t, h, w); rows of sum 1.
         method: "last" or "rollout".
     """
-    inputs: list[torch.Tensor] = []
-    with _keep_inputs(backbone.blocks, inputs):
+    inputs: list[torch.Tensor] = []  # of each block, (1, N, C)
+    with _record_inputs(backbone.blocks, inputs):
         backbone(video)
     if method == "last":
-        return _attend(backbone.blocks[-1], inputs[-1], weights)
+        return _weighted_attention(backbone.blocks[-1], inputs[-1], weights)
     flow = weights
     for block, x in zip(reversed(backbone.blocks), reversed(inputs)):
-        flow = (flow + _attend(block, x, flow)) / 2
+        flow = (flow + _weighted_attention(block, x, flow)) / 2
     return flow
 
 
 def box_query_weights(
-    box: torch.Tensor, grid: tuple[int, int, int], patch_size: int, slice_: int
+    box: torch.Tensor, grid: tuple[int, int, int], patch_size: int, time_slice: int
 ) -> torch.Tensor:
-    """Weights (N,) of sum 1 of the tokens of one time slice, by the area that each shares with a box.
+    """Return weights (N,) of sum 1 for the tokens of one time slice, by their overlap with a box.
 
     Args:
-        box: xyxy in pixels of the clip, (4,), with area inside of it.
+        box: (4,) xyxy in pixels of the clip. It overlaps the clip.
         grid: tokens (t, h, w) of the clip.
-        slice_: number of the time slice.
+        time_slice: index of the time slice.
     """
-    shares = []
+    overlaps = []
     for size, low, high in ((grid[1], box[1], box[3]), (grid[2], box[0], box[2])):
         edges = torch.arange(size + 1, device=box.device) * patch_size
-        shares.append((edges[1:].minimum(high) - edges[:-1].maximum(low)).clamp(min=0))
-    area = torch.outer(*shares)
+        overlaps.append((edges[1:].minimum(high) - edges[:-1].maximum(low)).clamp(min=0))
+    area = torch.outer(*overlaps)  # (h, w)
     weights = area.new_zeros(grid)
-    weights[slice_] = area / area.sum()
+    weights[time_slice] = area / area.sum()
     return weights.flatten()
 
 
 @contextmanager
-def _keep_inputs(blocks: nn.ModuleList, inputs: list[torch.Tensor]) -> Iterator[None]:
-    """Put what each block is given into a list."""
-    hooks = [block.register_forward_pre_hook(lambda _, given: inputs.append(given[0])) for block in blocks]
+def _record_inputs(blocks: nn.ModuleList, inputs: list[torch.Tensor]) -> Iterator[None]:
+    """Append the input of each block to a list."""
+    hooks = [block.register_forward_pre_hook(lambda _, args: inputs.append(args[0])) for block in blocks]
     try:
         yield
     finally:
@@ -70,16 +70,16 @@ def _keep_inputs(blocks: nn.ModuleList, inputs: list[torch.Tensor]) -> Iterator[
             hook.remove()
 
 
-def _attend(block: Block, x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """weights (R, N) times the attention of a block on x (1, N, C), mean over its heads: (R, N)."""
+def _weighted_attention(block: Block, x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Multiply weights (R, N) by the attention of a block on x (1, N, C), averaged over heads: (R, N)."""
     attention = block.attn
     query, key = attention.qkv(block.norm1(x))[0].unflatten(-1, (3, attention.num_heads, -1)).unbind(1)[:2]
-    query, key = query.transpose(0, 1).float(), key.transpose(0, 1).float()  # heads, N, C / heads
+    query, key = query.transpose(0, 1).float(), key.transpose(0, 1).float()  # (heads, N, C / heads)
     scale = query.shape[-1] ** -0.5
-    asking = weights.any(dim=0).nonzero()[:, 0]
+    used = weights.any(dim=0).nonzero()[:, 0]  # indices of the queries with weight
     result = torch.zeros_like(weights)
     for head_query, head_key in zip(query, key):
-        for some in asking.split(_CHUNK):
-            look = (head_query[some] * scale @ head_key.T).softmax(dim=1)
-            result += weights[:, some] @ look
+        for chunk in used.split(_CHUNK):
+            head_attention = (head_query[chunk] * scale @ head_key.T).softmax(dim=1)  # (chunk, N)
+            result += weights[:, chunk] @ head_attention
     return result / attention.num_heads

@@ -1,24 +1,17 @@
-"""The vanilla vision transformer on video, with joint space-time attention."""
+"""VideoViT: a vanilla vision transformer on video with joint space-time attention."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from vmae_det.config import CfgNode
 from vmae_det.modeling.attention import attention
 from vmae_det.modeling.build import BACKBONE_REGISTRY
-from vmae_det.modeling.embedding import (
-    POSITIONS,
-    CubeEmbedding,
-    grid_of_table,
-    resize_positions,
-    stretch_positions,
-    to_cubes,
-)
+from vmae_det.modeling.patch_embedding import CubeEmbedding, to_cubes
+from vmae_det.modeling.position_embedding import POSITION_TABLES, infer_grid, resize_positions, resize_time
 
 LAYER_NORM_EPS = 1e-6
 
@@ -26,7 +19,8 @@ LAYER_NORM_EPS = 1e-6
 class Attention(nn.Module):
     """Multi-head self-attention.
 
-    The published models have no bias on keys. One on all three changes nothing: softmax is invariant to it.
+    The published models have no bias on keys. A key bias has no effect, because softmax is invariant to it.
+    One bias for queries, keys and values is used.
     """
 
     def __init__(self, dim: int, num_heads: int) -> None:
@@ -36,16 +30,19 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: torch.Tensor, last: int | None = None) -> torch.Tensor:
-        """(B, N, C) to (B, N, C), or with `last` to (B, last, C): what the last tokens find among all."""
+        """Map (B, N, C) to (B, N, C); with `last`, compute only the last tokens: (B, last, C)."""
         if last is None:
-            query, key, value = self._heads(x, 0, 3)  # each B, heads, N, C / heads
+            query, key, value = self._project(x, 0, 3)  # (B, heads, N, C / heads) each
         else:
-            query, key, value = *self._heads(x[:, -last:], 0, 1), *self._heads(x, 1, 3)
-        x = attention(query, key, value)
+            query, key, value = *self._project(x[:, -last:], 0, 1), *self._project(x, 1, 3)
+        x = attention(query, key, value)  # (B, heads, N or last, C / heads)
         return self.proj(x.transpose(1, 2).flatten(2))
 
-    def _heads(self, x: torch.Tensor, first: int, end: int) -> tuple[torch.Tensor, ...]:
-        """From `first` to `end` of queries, keys, values of x (B, N, C), each (B, heads, N, C / heads)."""
+    def _project(self, x: torch.Tensor, first: int, end: int) -> tuple[torch.Tensor, ...]:
+        """Project x (B, N, C) to the slice `first`:`end` of (queries, keys, values).
+
+        Each has shape (B, heads, N, C / heads).
+        """
         if end - first == 3:
             x = self.qkv(x)
         else:
@@ -63,7 +60,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(..., C) to (..., C)."""
+        """Map (..., C) to (..., C)."""
         return self.fc2(F.gelu(self.fc1(x)))
 
 
@@ -76,18 +73,25 @@ class Block(nn.Module):
         self.attn = Attention(dim, num_heads)
         self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.drop_path = _drop_path(drop_path)
 
     def forward(self, x: torch.Tensor, last: int | None = None) -> torch.Tensor:
-        """(B, N, C) to (B, N, C), or with `last` to (B, last, C): the last tokens alone, for less work."""
-        kept = x if last is None else x[:, -last:]
-        x = kept + self.drop_path(self.attn(self.norm1(x), last))
+        """Map (B, N, C) to (B, N, C); with `last`, compute only the last tokens: (B, last, C)."""
+        shortcut = x if last is None else x[:, -last:]
+        x = shortcut + self.drop_path(self.attn(self.norm1(x), last))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
+def _drop_path(rate: float) -> nn.Module:
+    if not rate:
+        return nn.Identity()
+    from timm.layers import DropPath  # slow to import, and many models do not need it
+
+    return DropPath(rate)
+
+
 def init_transformer(module: nn.Module) -> None:
-    """Weights as in the published models: Xavier uniform for linear maps, zeros for biases, ones for
-    norms."""
+    """Initialize as the published models: Xavier uniform weights, biases 0, LayerNorm weights 1."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
             nn.init.xavier_uniform_(layer.weight)
@@ -100,14 +104,18 @@ def init_transformer(module: nn.Module) -> None:
 
 @BACKBONE_REGISTRY.register()
 class VideoViT(nn.Module):
-    """Cubes of video as tokens, fixed sine-cosine positions, and transformer blocks.
+    """A vision transformer: cube embedding, fixed sine-cosine positions, transformer blocks.
 
     Args:
-        num_frames, crop_size: the clip whose (t, h, w) grid the position table is made for; clips of another
-            height and width get it resized.
-        positions: "flat" as published, or "axes"; see `embedding`.
-        final_norm: whether a LayerNorm follows the last block. The classifier has its own, after pooling.
-        recompute: keep each block's input alone for the backward pass, and work out the rest again there.
+        num_frames, crop_size: size of the clips that the position table is computed for. It is resized for
+            clips of another height and width.
+        positions: "flat", as published, or "axes" (see `position_embedding`).
+        final_norm: apply a LayerNorm after the last block. The classifier has its own, after pooling.
+        recompute: activation checkpointing: keep only the input of each block for the backward pass and
+            recompute the rest.
+
+    Attributes:
+        table_grid: (t, h, w) of the position table.
     """
 
     def __init__(
@@ -142,7 +150,7 @@ class VideoViT(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, final_norm: bool = True) -> VideoViT:
-        """The backbone that MODEL.BACKBONE and INPUT describe."""
+        """Build the backbone that MODEL.BACKBONE and INPUT describe."""
         node = cfg.MODEL.BACKBONE
         return cls(
             embed_dim=node.EMBED_DIM,
@@ -160,48 +168,53 @@ class VideoViT(nn.Module):
         )
 
     def position_table(self, dim: int) -> torch.Tensor:
-        """The positions of all tokens (N, dim), of the kind that this backbone has."""
-        return POSITIONS[self.position_kind](self.table_grid, dim)
+        """Compute a position table (N, dim) of the kind and grid of this backbone."""
+        return POSITION_TABLES[self.position_kind](self.table_grid, dim)
 
     def resize_table(self, table: torch.Tensor) -> torch.Tensor:
-        """A position table (M, C) from elsewhere, for the grid of this backbone's own (N, C).
+        """Resize a loaded position table (M, C) to the grid of this backbone: (N, C).
 
-        Bicubic in space, linear in time. ValueError if it is no table of M positions in a grid of this width.
+        Bicubic in space, linear in time.
+
+        Raises:
+            ValueError: no grid fits M, or the table has another width.
         """
-        grid = grid_of_table(len(table), self.table_grid) if table.ndim == 2 else None
+        grid = infer_grid(len(table), self.table_grid) if table.ndim == 2 else None
         if grid is None or table.shape[1] != self.embed_dim or not table.is_floating_point():
             raise ValueError(
                 f"a table {tuple(table.shape)} of {table.dtype} fits no grid like {self.table_grid} "
                 f"of width {self.embed_dim}"
             )
         table = resize_positions(table.float(), grid, (grid[0], *self.table_grid[1:]))
-        return stretch_positions(table, grid[0], self.table_grid[0])
+        return resize_time(table, grid[0], self.table_grid[0])
 
     def set_positions(self, table: torch.Tensor) -> None:
-        """Use a position table (N, C) in place of the computed one, and save it if they differ."""
+        """Replace the computed position table (N, C). A table that differs is saved in checkpoints."""
         if not torch.allclose(table.to(self.positions), self.positions, atol=1e-5):
             self.register_buffer("positions", table.to(self.positions).clone(), persistent=True)
 
     def grid(self, video: torch.Tensor) -> tuple[int, int, int]:
-        """Number of tokens (t, h, w) of a video (B, 3, T, H, W)."""
+        """Return the grid of tokens (t, h, w) of a video (B, 3, T, H, W)."""
         _, _, frames, height, width = video.shape
         return frames // self.tubelet_size, height // self.patch_size, width // self.patch_size
 
     def cubes(self, video: torch.Tensor) -> torch.Tensor:
-        """Cut a video (B, 3, T, H, W) into the pixels of its tokens, (B, N, values)."""
+        """Cut a video (B, 3, T, H, W) into the cubes of its tokens (B, N, values)."""
         return to_cubes(video, self.tubelet_size, self.patch_size)
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
-        """Tokens (B, N, C) of a normalised video (B, 3, T, H, W), ordered (t, h, w)."""
+        """Return the tokens (B, N, C), ordered (t, h, w), of a normalized video (B, 3, T, H, W)."""
         positions = resize_positions(self.positions, self.table_grid, self.grid(video))
         return self.encode(self.cubes(video), positions)
 
     def encode(self, cubes: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Tokens (B, N, C) of normalised cubes (B, N, values) at `positions`, (N, C) or (B, N, C).
+        """Return the tokens (B, N, C) of normalized cubes (B, N, values).
 
-        The cubes may be any subset of a video's: tokens attend to these alone.
+        Args:
+            cubes: all cubes of a video or any subset. Tokens attend only to each other.
+            positions: (N, C) or (B, N, C).
         """
-        x = self.patch_embed(cubes)
+        x = self.patch_embed(cubes)  # (B, N, C)
         x = x + positions.to(x.dtype)
         recompute = self.recompute and torch.is_grad_enabled()
         for block in self.blocks:
@@ -209,10 +222,15 @@ class VideoViT(nn.Module):
         return self.norm(x)
 
     def num_layers(self) -> int:
-        """Layers for layer-wise decay: the embedding, then the blocks."""
+        """Return the number of layers for layer-wise decay: the embedding and the blocks."""
         return 1 + len(self.blocks)
 
     def layer_of(self, name: str) -> int:
-        """The layer that a parameter (by its name in this module) belongs to: 0 for the embedding."""
-        kind, *rest = name.split(".")
-        return {"patch_embed": 0}.get(kind, self.num_layers()) if kind != "blocks" else int(rest[0]) + 1
+        """Return the layer of a parameter, given its name in this module.
+
+        The embedding is layer 0, block i is i + 1, and what follows the blocks is `num_layers()`.
+        """
+        module, *rest = name.split(".")
+        if module == "blocks":
+            return int(rest[0]) + 1
+        return 0 if module == "patch_embed" else self.num_layers()

@@ -1,4 +1,4 @@
-"""Registries of networks, and the model that a config describes."""
+"""Registries of models, backbones and RoI heads, and building the model that a config describes."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ ROI_HEAD_REGISTRY = Registry("ROI_HEAD")
 
 
 def model_class(cfg: CfgNode) -> Any:
-    """The class that MODEL.META_ARCHITECTURE names; its `task` names the dataset and evaluator it works
-    with."""
+    """Return the class that MODEL.META_ARCHITECTURE names.
+
+    Its attribute `task` is the name under which its dataset class and evaluator are registered.
+    """
     return lookup(META_ARCHITECTURE_REGISTRY, cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
-    """The network, by MODEL.META_ARCHITECTURE, with random weights that follow from SEED, on the CPU.
+    """Build the model that MODEL.META_ARCHITECTURE names, on the CPU, with random weights seeded by SEED.
 
     Raises:
-        ConfigError: it is larger than this machine's memory.
+        ConfigError: the model is larger than the memory of this machine.
     """
     if torch.empty(0).device.type != "meta":
-        _check_size(cfg)
+        _check_memory(cfg)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.SEED)
         model = model_class(cfg).from_config(cfg)
@@ -43,15 +45,15 @@ def build_model(cfg: CfgNode) -> nn.Module:
 
 
 def build_backbone(cfg: CfgNode, final_norm: bool = True) -> nn.Module:
-    """The backbone, by MODEL.BACKBONE.NAME."""
+    """Build the backbone that MODEL.BACKBONE.NAME names."""
     backbone = lookup(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
     return backbone.from_config(cfg, final_norm=final_norm)
 
 
-def _check_size(cfg: CfgNode) -> None:
-    needed, there_is = FLOAT_BYTES * min_parameters(cfg), machine_memory()
-    if needed > there_is:
+def _check_memory(cfg: CfgNode) -> None:
+    needed, available = FLOAT_BYTES * min_parameters(cfg), machine_memory()
+    if needed > available:
         raise ConfigError(
-            f"MODEL.BACKBONE: its EMBED_DIM and DEPTH, with the decoder's, make weights of at least "
-            f"{in_gb(needed)}; this machine has {in_gb(there_is)} of memory"
+            f"MODEL.BACKBONE: EMBED_DIM and DEPTH, with those of the decoder, make weights of at least "
+            f"{in_gb(needed)}; this machine has {in_gb(available)} of memory"
         )

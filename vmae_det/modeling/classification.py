@@ -1,4 +1,4 @@
-"""Video classification: mean over tokens, LayerNorm, linear."""
+"""Video classification: mean over tokens, LayerNorm, linear head."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ HEAD_INIT_SCALE = 0.001
 
 @META_ARCHITECTURE_REGISTRY.register()
 class VideoClassifier(nn.Module):
-    """A backbone without final norm, and a linear head on the normalised mean of its tokens.
+    """A backbone without final norm, and a linear head on the normalized mean of its tokens.
 
-    With `linear_probe` the backbone is frozen, and runs as in evaluation: only `fc_norm` and `head` learn.
+    Args:
+        linear_probe: freeze the backbone and keep it in evaluation mode, so that only `fc_norm` and `head`
+            are trained.
     """
 
     task = "classification"
@@ -50,7 +52,7 @@ class VideoClassifier(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> VideoClassifier:
-        """The classifier that MODEL describes."""
+        """Build the classifier that MODEL describes."""
         node = cfg.MODEL.CLASSIFIER
         return cls(
             build_backbone(cfg, final_norm=False),
@@ -62,21 +64,26 @@ class VideoClassifier(nn.Module):
         )
 
     def train(self, mode: bool = True) -> VideoClassifier:
-        """As in any module, but a frozen backbone stays in evaluation mode."""
+        """Set the training mode. A frozen backbone stays in evaluation mode."""
         super().train(mode)
         if self.linear_probe:
             self.backbone.eval()
         return self
 
     def forward(self, batch: dict) -> dict[str, torch.Tensor]:
-        """The loss while training, else `scores` (B, classes), of a batch with `video` and `label` (B,).
+        """Return the loss while training, else the scores.
 
-        A training batch with `mixing` is mixed first, as vmae_det.modeling.mixup says.
+        Args:
+            batch: `video` uint8 (B, 3, T, H, W). For training also `label` (B,), and optionally `mixing`, the
+                parameters of Mixup and CutMix (see `mixup.py`).
+
+        Returns:
+            {"loss": scalar} while training, else {"scores": (B, classes)}, which sum to 1.
         """
-        video = self.normalization(batch["video"])
+        video = self.normalization(batch["video"])  # float (B, 3, T, H, W)
         if self.training and "mixing" in batch:
             video = mix_videos(video, batch["mixing"])
-        logits = self.logits(video).float()
+        logits = self.logits(video).float()  # (B, classes)
         if not self.training:
             return {"scores": logits.softmax(dim=1)}
         if "mixing" not in batch:
@@ -91,8 +98,8 @@ class VideoClassifier(nn.Module):
         return {"loss": F.cross_entropy(logits, targets)}
 
     def logits(self, video: torch.Tensor) -> torch.Tensor:
-        """Logits (B, classes) of a normalised float video (B, 3, T, H, W)."""
+        """Return the logits (B, classes) of a normalized float video (B, 3, T, H, W)."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.linear_probe):
-            tokens = self.backbone(video)
-        features = self.fc_norm(tokens.mean(dim=1))
+            tokens = self.backbone(video)  # (B, N, C)
+        features = self.fc_norm(tokens.mean(dim=1))  # (B, C)
         return self.head(self.dropout(features))

@@ -1,4 +1,4 @@
-"""Spatio-temporal action detection: what each person in a clip does at its keyframe."""
+"""Spatio-temporal action detection: the actions of each person in a clip at its keyframe."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import torch
 from torch import nn
 
 from vmae_det.config import CfgNode
+from vmae_det.modeling.boxes import jitter_boxes, scale_boxes
 from vmae_det.modeling.build import META_ARCHITECTURE_REGISTRY, ROI_HEAD_REGISTRY, build_backbone
 from vmae_det.modeling.losses import box_loss
 from vmae_det.modeling.normalization import PixelNormalization
-from vmae_det.modeling.roi_heads import jitter_boxes, scale_boxes
 from vmae_det.utils.registry import lookup
 
 
 @META_ARCHITECTURE_REGISTRY.register()
 class ActionDetector(nn.Module):
-    """A backbone, the mean of its tokens over time, and a head on the region of each person."""
+    """A backbone, the mean of its tokens over time, and an RoI head on the region of each person."""
 
     task = "detection"
 
@@ -41,7 +41,7 @@ class ActionDetector(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> ActionDetector:
-        """The detector that MODEL describes."""
+        """Build the detector that MODEL describes."""
         node = cfg.MODEL.ROI_HEAD
         backbone = build_backbone(cfg)
         head = lookup(ROI_HEAD_REGISTRY, node.NAME, "MODEL.ROI_HEAD.NAME")
@@ -56,28 +56,27 @@ class ActionDetector(nn.Module):
         )
 
     def forward(self, batch: dict) -> dict:
-        """The loss while training, else the scores of each person.
+        """Return the loss while training, else the scores of each person.
 
         Args:
-            batch: `video` uint8 (B, 3, T, H, W); `boxes`, list of (N_i, 4) xyxy pixels; training:
-            `labels`, list of
-                (N_i, classes), and `seed` (B,); testing: `person_scores`, list of (N_i,), and `size`, list of
-                (2,) width and height of each frame without its padding (missing: there is none).
+            batch: `video` uint8 (B, 3, T, H, W); `boxes`, list of (N_i, 4) xyxy pixels. For training also
+                `labels`, list of (N_i, classes), and `seed` (B,). For testing also `person_scores`, list of
+                (N_i,), and optionally `size`, list of (2,) width and height of each frame without padding.
 
         Returns:
-            Training: {"loss"}. Testing: {"scores": list of (N_i, classes)}, in [0, 1].
+            {"loss": scalar} while training, else {"scores": list of (N_i, classes)} in [0, 1].
         """
         video, boxes = batch["video"], batch["boxes"]
         height, width = video.shape[-2:]
-        video = self.normalization(video)
+        video = self.normalization(video)  # float (B, 3, T, H, W)
         if self.training:
             if self.box_jitter:
                 boxes = jitter_boxes(boxes, batch["seed"], height, width)
             return {"loss": box_loss(self.logits(video, boxes), torch.cat(batch["labels"]), self.loss)}
         counts = [len(box) for box in boxes]
-        clips = torch.arange(len(boxes)).repeat_interleave(torch.tensor(counts)).to(video.device)
+        clips = torch.arange(len(boxes)).repeat_interleave(torch.tensor(counts)).to(video.device)  # (R,)
         sizes = batch.get("size") or [boxes[0].new_tensor([width, height])] * len(boxes)
-        sizes = torch.cat([size.expand(count, 2) for size, count in zip(sizes, counts)])
+        sizes = torch.cat([size.expand(count, 2) for size, count in zip(sizes, counts)])  # (R, 2)
         scores = self.scores(video, torch.cat(boxes), clips, torch.cat(batch["person_scores"]), sizes)
         return {"scores": list(scores.split(counts))}
 
@@ -89,28 +88,30 @@ class ActionDetector(nn.Module):
         person_scores: torch.Tensor,
         sizes: torch.Tensor,
     ) -> torch.Tensor:
-        """Scores (R, classes), in [0, 1], of R people in a normalised video (B, 3, T, H, W).
+        """Return the scores (R, classes) in [0, 1] of R persons.
 
         Args:
-            boxes: (R, 4) xyxy pixels, of the person detector: they are scaled here.
-            clips: (R,) the number in the batch of each person's clip.
+            video: normalized float (B, 3, T, H, W).
+            boxes: (R, 4) xyxy pixels from the person detector. They are scaled here.
+            clips: (R,), the index in the batch of each person's clip.
             person_scores: (R,).
-            sizes: (R, 2) width and height of the frame of each person's clip, without its padding.
+            sizes: (R, 2), width and height of the frame of each person's clip without padding.
         """
         boxes = scale_boxes(boxes, self.test_box_scale, sizes)
-        scores = self.logits(video, torch.cat([clips[:, None].to(boxes), boxes], dim=1)).float().sigmoid()
+        rois = torch.cat([clips[:, None].to(boxes), boxes], dim=1)  # (R, 5)
+        scores = self.logits(video, rois).float().sigmoid()
         return scores * person_scores[:, None] if self.use_person_score else scores
 
     def logits(self, video: torch.Tensor, boxes: list[torch.Tensor] | torch.Tensor) -> torch.Tensor:
-        """Logits (R, classes) of a normalised video (B, 3, T, H, W), boxes pooled exactly as given.
+        """Return the logits (R, classes) of a normalized video (B, 3, T, H, W), pooled at the given boxes.
 
         Args:
-            boxes: lists of (N_i, 4) xyxy pixels, or (R, 5) with the number of the clip before them.
+            boxes: list of (N_i, 4) xyxy pixels, or (R, 5) with the index of the clip in the first column.
         """
         return self.roi_head(self.features(video), boxes)
 
     def features(self, video: torch.Tensor) -> torch.Tensor:
-        """The map (B, C, H / patch, W / patch) of a normalised video: tokens, averaged over time."""
+        """Return the feature map (B, C, H / patch, W / patch) of a normalized video: the mean over time."""
         t, h, w = self.backbone.grid(video)
-        tokens = self.backbone(video).unflatten(1, (t, h, w)).mean(dim=1)
+        tokens = self.backbone(video).unflatten(1, (t, h, w)).mean(dim=1)  # (B, h, w, C)
         return tokens.permute(0, 3, 1, 2)

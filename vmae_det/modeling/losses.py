@@ -1,4 +1,4 @@
-"""The losses of the three tasks."""
+"""Losses of pre-training and detection. Classification uses cross-entropy (`classification.py`)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from vmae_det.utils import distributed
 def reconstruction_loss(
     prediction: torch.Tensor, target: torch.Tensor, kind: str, per_clip: bool = True
 ) -> torch.Tensor:
-    """Mean loss of each clip (B,) over the values of its masked cubes; both arguments (B, M, values).
+    """Return the mean loss of each clip (B,) over the values of its masked cubes.
 
     Args:
+        prediction, target: (B, M, values).
         kind: "mse", "l1" or "smooth_l1".
-        per_clip: False for the mean of all clips, a scalar.
+        per_clip: False to average over all clips, which returns a scalar.
     """
     function = {"mse": F.mse_loss, "l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss}[kind]
     if not per_clip:
@@ -24,15 +25,20 @@ def reconstruction_loss(
 
 
 def box_loss(logits: torch.Tensor, labels: torch.Tensor, reduction: str) -> torch.Tensor:
-    """Binary cross-entropy of boxes (R, classes), mean over classes; over boxes the "sum" or the "mean".
+    """Return the binary cross-entropy of R boxes: mean over classes, "sum" or "mean" over boxes.
 
-    Both are over the boxes of all processes: their average over processes, which is what data-parallel
-    training takes, equals the loss that one process would have had with all of these boxes.
+    Sum and mean are over the boxes of all processes. Data-parallel training averages the losses of the
+    processes; that average equals the loss of one process with all of these boxes.
+
+    Args:
+        logits, labels: (R, classes).
+        reduction: "sum" or "mean".
     """
     loss = (
         F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none").mean(dim=1).sum()
     )
     loss = loss * distributed.get_world_size()
     if reduction == "mean":
-        loss = loss / distributed.all_reduce_sum(logits.new_tensor(float(len(logits)))).clamp(min=1)
+        num_boxes = distributed.all_reduce_sum(logits.new_tensor(float(len(logits))))
+        loss = loss / num_boxes.clamp(min=1)
     return loss

@@ -1,4 +1,4 @@
-"""Bytes to normalised pixels, on the device of the model."""
+"""Pixel normalization on the device of the model."""
 
 from __future__ import annotations
 
@@ -9,28 +9,25 @@ from torch import nn
 
 
 class PixelNormalization(nn.Module):
-    """Maps pixels in 0..255 to floats of mean 0 and deviation 1 per colour channel, and back to [0, 1]."""
+    """Normalize pixels in 0..255 by a mean and a standard deviation per color channel."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
 
-    def forward(self, pixels: torch.Tensor, colour_dim: int = 1) -> torch.Tensor:
-        """Pixels (uint8 or float, 0..255) to normalised floats; colours lie along `colour_dim`."""
-        return (pixels - self._along(self.mean, pixels, colour_dim)) / self._along(
-            self.std, pixels, colour_dim
-        )
+    def forward(self, pixels: torch.Tensor, color_dim: int = 1) -> torch.Tensor:
+        """Normalize pixels (uint8 or float, 0..255) with colors along `color_dim`. Return floats."""
+        mean, std = self._statistics(pixels, color_dim)
+        return (pixels - mean) / std
 
-    def inverse(self, pixels: torch.Tensor, colour_dim: int = 1) -> torch.Tensor:
-        """Normalised floats to floats in [0, 1]."""
-        scaled = pixels * self._along(self.std, pixels, colour_dim) + self._along(
-            self.mean, pixels, colour_dim
-        )
-        return scaled / 255
+    def inverse(self, pixels: torch.Tensor, color_dim: int = 1) -> torch.Tensor:
+        """Convert normalized floats to floats in [0, 1]."""
+        mean, std = self._statistics(pixels, color_dim)
+        return (pixels * std + mean) / 255
 
-    @staticmethod
-    def _along(values: torch.Tensor, pixels: torch.Tensor, dim: int) -> torch.Tensor:
+    def _statistics(self, pixels: torch.Tensor, color_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation in a shape that broadcasts to `pixels`."""
         shape = [1] * pixels.ndim
-        shape[dim] = 3
-        return values.view(shape)
+        shape[color_dim] = 3
+        return self.mean.view(shape), self.std.view(shape)

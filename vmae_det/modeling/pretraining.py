@@ -1,4 +1,4 @@
-"""Masked autoencoding of video: the encoder sees few cubes, a small decoder predicts the others."""
+"""Masked autoencoding of video: encode few cubes of a clip, and predict the others by a small decoder."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from torch import nn
 from vmae_det.config import CfgNode
 from vmae_det.modeling.backbone import LAYER_NORM_EPS, Block, init_transformer
 from vmae_det.modeling.build import META_ARCHITECTURE_REGISTRY, build_backbone
-from vmae_det.modeling.embedding import from_cubes, take_rows, to_cubes
 from vmae_det.modeling.losses import reconstruction_loss
 from vmae_det.modeling.masking import count_masked, draw_mask, running_cells, split_tokens
 from vmae_det.modeling.normalization import PixelNormalization
+from vmae_det.modeling.patch_embedding import from_cubes, take_rows, to_cubes
 
 MASK_TOKEN_STD = 0.02
 
 
 class Decoder(nn.Module):
-    """Transformer blocks on visible and mask tokens, then a linear map to the values of a cube."""
+    """Transformer blocks on visible tokens and mask tokens, then a linear map to the values of a cube."""
 
     def __init__(self, embed_dim: int, depth: int, num_heads: int, num_values: int) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Decoder(nn.Module):
         self.head = nn.Linear(embed_dim, num_values)
 
     def forward(self, x: torch.Tensor, num_predicted: int) -> torch.Tensor:
-        """Tokens (B, N, C) to the values (B, num_predicted, num_values) of the last `num_predicted` ones."""
+        """Map tokens (B, N, C) to the values of the last ones: (B, num_predicted, num_values)."""
         *blocks, last = self.blocks
         for block in blocks:
             x = block(x)
@@ -35,17 +35,17 @@ class Decoder(nn.Module):
 
 @META_ARCHITECTURE_REGISTRY.register()
 class MaskedAutoencoder(nn.Module):
-    """VideoMAE (Tong et al., 2022): predict the pixels of masked cubes from the visible ones.
+    """VideoMAE (Tong et al., 2022): predict the pixels of masked cubes from the visible cubes.
 
     Args:
-        decoder_mask: "none" predicts all masked tokens, "running_cell" leaves some out (see `running_cells`).
-        decoder_mask_ratio: fraction of the masked tokens that is left out.
-        target_frames: frames that are predicted, as many by each time slice of tokens; 0: the clip's own;
-            1: one frame, by the slice in the middle alone, which takes tube masks.
+        decoder_mask: "none" predicts all masked tokens, "running_cell" skips some (see `running_cells`).
+        decoder_mask_ratio: fraction of the masked tokens to skip.
+        target_frames: number of frames to predict, divided evenly among the time slices of tokens. 0 predicts
+            the frames of the clip. 1 predicts one frame from the middle time slice, and needs tube masks.
 
     Attributes:
-        target_tokens: the tokens that stand for the frames to predict, all or those of a slice.
-        target_tubelet: how many of these frames a token predicts.
+        target_tokens: slice of the tokens that predict: all, or those of one time slice.
+        target_tubelet: number of target frames that a token predicts.
     """
 
     task = "pretraining"
@@ -76,8 +76,8 @@ class MaskedAutoencoder(nn.Module):
         self.normalize_target = normalize_target
         self.loss = loss
         slices, height, width = backbone.table_grid
-        self.one_frame = target_frames == 1
-        first, number = (slices // 2, 1) if self.one_frame else (0, slices)
+        self.single_frame = target_frames == 1
+        first, number = (slices // 2, 1) if self.single_frame else (0, slices)
         self.target_tokens = slice(first * height * width, (first + number) * height * width)
         self.target_tubelet = (target_frames or slices * backbone.tubelet_size) // number
         num_values = 3 * self.target_tubelet * backbone.patch_size**2
@@ -90,12 +90,12 @@ class MaskedAutoencoder(nn.Module):
         nn.init.trunc_normal_(self.mask_token, std=MASK_TOKEN_STD)
 
     def init_as_published(self) -> None:
-        """Draw the mask token from a normal distribution that is cut at one deviation (VideoMAE)."""
+        """Draw the mask token from a normal distribution truncated at one standard deviation (VideoMAE)."""
         nn.init.trunc_normal_(self.mask_token, std=MASK_TOKEN_STD, a=-MASK_TOKEN_STD, b=MASK_TOKEN_STD)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> MaskedAutoencoder:
-        """The autoencoder that MODEL describes."""
+        """Build the autoencoder that MODEL describes."""
         decoder, reconstruction = cfg.MODEL.DECODER, cfg.MODEL.RECONSTRUCTION
         return cls(
             build_backbone(cfg),
@@ -113,35 +113,41 @@ class MaskedAutoencoder(nn.Module):
         )
 
     def forward(self, batch: dict) -> dict[str, torch.Tensor]:
-        """Losses while training, else predictions, of a batch: `video` uint8 (B, 3, T, H, W), `seed` (B,).
+        """Return the loss while training, else the reconstruction.
 
-        Where other frames than the video's own are predicted, `target` holds them, uint8 (B, 3, T', H, W).
+        Args:
+            batch: `video` uint8 (B, 3, T, H, W), `seed` (B,), and `target` uint8 (B, 3, T', H, W) if the
+                frames to predict are not those of the video.
 
-        Predictions: `mask` bool (B, N); `predicted`, those of its tokens that the decoder predicted;
-        `reconstruction` uint8 (B, 3, T', H, W), the target with these painted; the `loss` of each clip (B,).
+        Returns:
+            {"loss": scalar} while training, else `mask` bool (B, N); `predicted` bool (B, N), the masked
+            tokens that the decoder predicts; `reconstruction` uint8 (B, 3, T', H, W), the target with the predicted
+            cubes painted in; `loss` (B,).
         """
         video = batch["video"]
-        grid = self.backbone.grid(video)
-        mask = draw_mask(batch["seed"], grid, self.mask_type, self.mask_ratio)
+        grid = self.backbone.grid(video)  # (t, h, w)
+        mask = draw_mask(batch["seed"], grid, self.mask_type, self.mask_ratio)  # (B, N)
         visible, masked = split_tokens(mask, count_masked(grid, self.mask_type, self.mask_ratio))
-        predicted = self._in_target(masked)
+        predicted = self._select_target_tokens(masked)  # (B, K)
         if self.decoder_mask == "running_cell":
             predicted = running_cells(batch["seed"], predicted, grid, self.decoder_mask_ratio)
-        # Cubes are cut and chosen as bytes; only what is needed of them becomes floats.
-        cubes = self.backbone.cubes(video)
-        seen = self.normalization(_by_colour(take_rows(cubes, visible)), colour_dim=3).flatten(2)
-        prediction = self._predict(seen, visible, predicted)
-        targets = self._cut_target(batch["target"]) if "target" in batch else cubes
-        places = predicted - self.target_tokens.start
-        pixels = _by_colour(take_rows(targets, places)) / 255
-        target = self._target(pixels)
+        # Cut and select cubes as bytes; convert only the selected ones to floats.
+        cubes = self.backbone.cubes(video)  # uint8 (B, N, values)
+        visible_cubes = self.normalization(_split_colors(take_rows(cubes, visible)), color_dim=3).flatten(2)
+        prediction = self._predict(visible_cubes, visible, predicted)  # (B, K, values)
+        target_cubes = self._cut_target(batch["target"]) if "target" in batch else cubes
+        indices = predicted - self.target_tokens.start  # of the predicted cubes among `target_cubes`
+        pixels = _split_colors(take_rows(target_cubes, indices)) / 255  # (B, K, pixels, 3)
+        target = self._target(pixels)  # (B, K, values)
         if self.training:
             del pixels  # as large as the prediction
             return {"loss": reconstruction_loss(prediction, target, self.loss, per_clip=False)}
-        painted = targets.scatter(
-            1, places[:, :, None].expand(-1, -1, targets.shape[2]), self._paint(prediction, pixels)
+        painted = target_cubes.scatter(
+            1,
+            indices[:, :, None].expand(-1, -1, target_cubes.shape[2]),
+            self._denormalize(prediction, pixels),
         )
-        slices = targets.shape[1] // (grid[1] * grid[2])
+        slices = target_cubes.shape[1] // (grid[1] * grid[2])
         return {
             "mask": mask,
             "predicted": torch.zeros_like(mask).scatter(1, predicted, True),
@@ -154,75 +160,82 @@ class MaskedAutoencoder(nn.Module):
     def reconstruct(
         self, video: torch.Tensor, mask: torch.Tensor, target: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Prediction and target of the masked cubes, both (B, N_masked, tubelet * patch * patch * 3).
+        """Return prediction and target of the masked cubes, both (B, N_masked, tubelet * patch * patch * 3).
 
-        The decoder's mask plays no part. Where one frame is predicted, the cubes are those of its time slice.
+        The decoder mask is not used. If a single frame is predicted, the cubes are those of its time slice.
 
         Args:
-            video: normalised float (B, 3, T, H, W).
-            mask: bool (B, N), True where masked, the same number in every row.
-            target: the frames to predict, where they are not the video's own: normalised float
-                (B, 3, T', H, W); their `target_tubelet` takes the place of the tubelet size.
+            video: normalized float (B, 3, T, H, W).
+            mask: bool (B, N), True where masked. All rows mask the same number.
+            target: normalized float (B, 3, T', H, W), if the frames to predict are not those of the video.
+                The shape of the result then has `target_tubelet` instead of the tubelet size.
         """
         visible, masked = split_tokens(mask)
-        predicted = self._in_target(masked)
+        predicted = self._select_target_tokens(masked)
         cubes = self.backbone.cubes(video)
         prediction = self._predict(take_rows(cubes, visible), visible, predicted)
-        targets = cubes if target is None else self._cut_target(target)
-        pixels = _by_colour(take_rows(targets, predicted - self.target_tokens.start))
-        return prediction, self._target(self.normalization.inverse(pixels, colour_dim=3))
+        target_cubes = cubes if target is None else self._cut_target(target)
+        pixels = _split_colors(take_rows(target_cubes, predicted - self.target_tokens.start))
+        return prediction, self._target(self.normalization.inverse(pixels, color_dim=3))
 
-    def _in_target(self, masked: torch.Tensor) -> torch.Tensor:
-        """Those of the masked tokens (B, M) that stand for frames to predict."""
-        if not self.one_frame:
+    def _select_target_tokens(self, masked: torch.Tensor) -> torch.Tensor:
+        """Select those of the masked tokens (B, M) that predict target frames."""
+        if not self.single_frame:
             return masked
-        # A tube mask hides the same number in each time slice.
+        # A tube mask masks the same number of tokens in each time slice.
         slices = self.backbone.table_grid[0]
         return masked.unflatten(1, (slices, -1))[:, slices // 2]
 
     def _cut_target(self, target: torch.Tensor) -> torch.Tensor:
-        """Frames to predict (B, 3, T', H, W) as cubes, one for each of `target_tokens`."""
+        """Cut target frames (B, 3, T', H, W) into one cube for each of `target_tokens`."""
         return to_cubes(target, self.target_tubelet, self.backbone.patch_size)
 
-    def _predict(self, seen: torch.Tensor, visible: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
-        """Values (B, K, values) of tokens `masked` (B, K), from the cubes of tokens `visible` (B, V)."""
-        x = self.encoder_to_decoder(self.backbone.encode(seen, self.backbone.positions[visible]))
+    def _predict(
+        self, visible_cubes: torch.Tensor, visible: torch.Tensor, predicted: torch.Tensor
+    ) -> torch.Tensor:
+        """Predict the values (B, K, values) of the tokens `predicted` (B, K).
+
+        Args:
+            visible_cubes: normalized (B, V, values).
+            visible: (B, V), indices of the visible tokens.
+        """
+        x = self.encoder_to_decoder(self.backbone.encode(visible_cubes, self.backbone.positions[visible]))
         positions = self.positions.to(x.dtype)
-        hidden = self.mask_token.to(x.dtype) + positions[masked]
-        x = torch.cat([x + positions[visible], hidden], dim=1)
-        return self.decoder(x, masked.shape[1])
+        mask_tokens = self.mask_token.to(x.dtype) + positions[predicted]  # (B, K, C)
+        x = torch.cat([x + positions[visible], mask_tokens], dim=1)  # (B, V + K, C)
+        return self.decoder(x, predicted.shape[1])
 
     @torch.no_grad()
     def _target(self, pixels: torch.Tensor) -> torch.Tensor:
-        """What to predict of cubes (B, M, pixels, colour) in [0, 1], as (B, M, values)."""
+        """Return the regression target (B, M, values) of cubes (B, M, pixels, 3) in [0, 1]."""
         if self.normalize_target:
-            centred, _, deviation = _cube_statistics(pixels)
-            pixels = centred.div_(deviation)
+            centered, _, std = _cube_statistics(pixels)
+            pixels = centered.div_(std)
         return pixels.flatten(2)
 
     @torch.no_grad()
-    def _paint(self, prediction: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-        """Predicted cubes as uint8 (B, M, values).
+    def _denormalize(self, prediction: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        """Return predicted cubes as uint8 (B, M, values).
 
-        A normalised prediction says nothing of a cube's mean and deviation: those of the true `pixels`
-        are used.
+        A normalized prediction does not contain the mean and standard deviation of a cube. Those of the true
+        `pixels` (B, M, pixels, 3) are used.
         """
-        prediction = _by_colour(prediction.float())
+        prediction = _split_colors(prediction.float())
         if self.normalize_target:
-            _, mean, deviation = _cube_statistics(pixels)
-            prediction = prediction * deviation + mean
+            _, mean, std = _cube_statistics(pixels)
+            prediction = prediction * std + mean
         return (prediction * 255).round().clamp(0, 255).to(torch.uint8).flatten(2)
 
 
-def _by_colour(cubes: torch.Tensor) -> torch.Tensor:
-    """(B, M, values) as (B, M, pixels, colour)."""
+def _split_colors(cubes: torch.Tensor) -> torch.Tensor:
+    """Reshape (B, M, values) to (B, M, pixels, 3)."""
     return cubes.unflatten(2, (-1, 3))
 
 
 def _cube_statistics(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Cubes (B, M, pixels, colour) less their mean over the pixels, by colour; this mean; the deviation."""
+    """Return cubes (B, M, pixels, 3) minus their mean per color, that mean, and the standard deviation."""
     mean = pixels.mean(dim=2, keepdim=True)
-    centred = pixels - mean
+    centered = pixels - mean
     # torch.std_mean takes three times as long on the CPU.
-    deviation = torch.linalg.vector_norm(centred, dim=2, keepdim=True) / (pixels.shape[2] - 1) ** 0.5
-    return centred, mean, deviation + 1e-6
+    std = torch.linalg.vector_norm(centered, dim=2, keepdim=True) / (pixels.shape[2] - 1) ** 0.5
+    return centered, mean, std + 1e-6

@@ -1,6 +1,6 @@
-"""Random numbers that follow from the seeds of the samples alone.
+"""Random numbers that depend only on the seeds of the samples.
 
-A sample draws the same mask or jitter on every device, in every batch, and with any number of processes.
+A sample gets the same mask and jitter on every device, in every batch, and with any number of processes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 
 
 def uniform(seeds: torch.Tensor, count: int) -> torch.Tensor:
-    """Float32 numbers in [0, 1), shape (B, count), from int64 seeds (B,).
+    """Return float32 numbers in [0, 1), shape (B, count), from int64 seeds (B,).
 
     SplitMix64 (Steele, Lea and Flood, 2014): the k-th number is a hash of seed + k * gamma.
     """
@@ -26,4 +26,5 @@ def uniform(seeds: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def _shift_right(z: torch.Tensor, bits: int) -> torch.Tensor:
-    return (z >> bits) & ((1 << (64 - bits)) - 1)  # int64 shifts copy the sign bit; these do not
+    """Logical shift: `>>` on int64 copies the sign bit."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from vmae_det.modeling import attention as module
 from vmae_det.modeling import build_model
-from vmae_det.modeling.attention import attend, attention
+from vmae_det.modeling.attention import attention, gemm_attention
 from vmae_det.utils import cpu
 
 
@@ -31,10 +31,10 @@ def gradients(function, arguments):
 @pytest.mark.parametrize("scores", [7, 40, 150, 400, 10**6])  # a row; some; one head; three heads; all
 @pytest.mark.parametrize("queries", [12, 5])
 def test_every_division_gives_the_formula(monkeypatch, scores, queries):
-    monkeypatch.setattr(module, "_SCORES", scores)
+    monkeypatch.setattr(module, "_MAX_SCORES", scores)
     arguments = heads(6, queries, 11, 11)
     expected = gradients(F.scaled_dot_product_attention, arguments)
-    for found, known in zip(gradients(attend, arguments), expected):
+    for found, known in zip(gradients(gemm_attention, arguments), expected):
         torch.testing.assert_close(found, known, rtol=1e-10, atol=1e-12)
 
 
@@ -44,20 +44,20 @@ def test_as_exact_as_its_type(dtype, tolerance):
     exact = gradients(
         F.scaled_dot_product_attention, [tensor.detach().double().requires_grad_() for tensor in arguments]
     )
-    for found, known in zip(gradients(attend, arguments), exact):
+    for found, known in zip(gradients(gemm_attention, arguments), exact):
         assert found.dtype == dtype
         assert (found - known).abs().max() <= tolerance * known.abs().max()
 
 
 def test_large_scores_do_not_overflow():
     query, key, value = heads(1, 3, 4, 4, dtype=torch.float32)
-    found = gradients(attend, [query.detach().mul(1e4).requires_grad_(), key, value])
+    found = gradients(gemm_attention, [query.detach().mul(1e4).requires_grad_(), key, value])
     assert all(tensor.isfinite().all() for tensor in found)
 
 
 def test_torch_takes_it_as_one_operation(sped_up):
     arguments = [tensor.float() for tensor in heads(2, 5, 7, 7)]
-    torch.library.opcheck(attend, [tensor.detach().requires_grad_() for tensor in arguments])
+    torch.library.opcheck(gemm_attention, [tensor.detach().requires_grad_() for tensor in arguments])
     seen = []
 
     def backend(graph, _):
@@ -67,7 +67,7 @@ def test_torch_takes_it_as_one_operation(sped_up):
     compiled = torch.compile(attention, backend=backend, fullgraph=True)
     four = [tensor.unsqueeze(0) for tensor in arguments]
     torch.testing.assert_close(compiled(*four), F.scaled_dot_product_attention(*four))
-    assert [name for name in seen if "attend" in name] == ["vmae_det.attend.default"]
+    assert [name for name in seen if "gemm_attention" in name] == ["vmae_det.gemm_attention.default"]
     assert not any("scaled_dot_product" in name for name in seen)
 
 
@@ -89,7 +89,9 @@ def test_a_step_of_pre_training_is_the_same(tiny_cfg, monkeypatch):
     }
     steps, calls = [], []
     monkeypatch.setattr(
-        module, "attend", lambda *args: calls.append(cpu.is_fast_gemm_enabled()) or attend(*args)
+        module,
+        "gemm_attention",
+        lambda *args: calls.append(cpu.is_fast_gemm_enabled()) or gemm_attention(*args),
     )
     for fast in (False, True):
         if fast:
