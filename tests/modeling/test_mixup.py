@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from vmae_det.config import get_cfg
 from vmae_det.modeling import build_model
-from vmae_det.modeling.mixup import mix_labels, mix_videos
+from vmae_det.modeling.classification import mix_labels, mix_videos
 
 
 def mixing(partner, box, weight):

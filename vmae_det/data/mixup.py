@@ -48,7 +48,7 @@ class BatchMixing:
         )
 
     def __call__(self, number: int, num_clips: int, first: int = 0) -> dict[str, torch.Tensor]:
-        """For `num_clips` clips of batch `number` of the run: what vmae_det.modeling.mixup takes.
+        """For `num_clips` clips of batch `number` of the run: what vmae_det.modeling.classification takes.
 
         `partner` (B,), the clip that each is mixed with; `box` (B, 4), rows and columns top, bottom, left,
         right of a rectangle; `weight` (B,), the share of a clip itself inside of it. Outside it is alone.

@@ -1,4 +1,4 @@
-"""Softmax attention: PyTorch's fused kernel, or matrix multiplications (GEMM) on CPUs where GEMM is faster."""
+"""Softmax attention by PyTorch's fused kernel, or by matrix multiplications (GEMM) on CPUs that gain by it."""
 
 from __future__ import annotations
 

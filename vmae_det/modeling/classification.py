@@ -1,4 +1,4 @@
-"""Video classification: mean over tokens, LayerNorm, linear head."""
+"""Video classification: mean over tokens, LayerNorm, linear head; Mixup and CutMix of a batch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from torch import nn
 from vmae_det.config import CfgNode
 from vmae_det.modeling.backbone import LAYER_NORM_EPS
 from vmae_det.modeling.build import META_ARCHITECTURE_REGISTRY, build_backbone
-from vmae_det.modeling.mixup import mix_labels, mix_videos
 from vmae_det.modeling.normalization import PixelNormalization
 
 HEAD_INIT_SCALE = 0.001
@@ -75,7 +74,7 @@ class VideoClassifier(nn.Module):
 
         Args:
             batch: `video` uint8 (B, 3, T, H, W). For training also `label` (B,), and optionally `mixing`, the
-                parameters of Mixup and CutMix (see `mixup.py`).
+                parameters of Mixup and CutMix (see `mix_videos`).
 
         Returns:
             {"loss": scalar} while training, else {"scores": (B, classes)}, which sum to 1.
@@ -103,3 +102,49 @@ class VideoClassifier(nn.Module):
             tokens = self.backbone(video)  # (B, N, C)
         features = self.fc_norm(tokens.mean(dim=1))  # (B, C)
         return self.head(self.dropout(features))
+
+
+# ---------------------------------------------------------------- Mixup and CutMix
+
+
+def mix_videos(video: torch.Tensor, mixing: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Mix each clip with its partner. `data/mixup.py` draws the parameters.
+
+    Args:
+        video: normalized floats (B, 3, T, H, W).
+        mixing: `partner` (B,), the index of the clip to mix with; `box` (B, 4), top, bottom, left, right in
+            pixels, the region to mix; `weight` (B,), the weight of the clip itself in that region.
+    """
+    top, bottom, left, right = mixing["box"].T[..., None, None]  # (B, 1, 1) each
+    rows = torch.arange(video.shape[-2], device=video.device)[:, None]
+    columns = torch.arange(video.shape[-1], device=video.device)
+    inside = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)  # (B, H, W)
+    weight = torch.where(inside, mixing["weight"][:, None, None], 1.0).to(video.dtype)
+    weight = weight[:, None, None]  # (B, 1, 1, H, W)
+    return video * weight + video[mixing["partner"]] * (1 - weight)
+
+
+def mix_labels(
+    label: torch.Tensor,
+    mixing: dict[str, torch.Tensor],
+    *,
+    num_classes: int,
+    smoothing: float,
+    size: tuple[int, int],
+) -> torch.Tensor:
+    """Return the soft labels (B, classes) of the clips that `mix_videos` returns.
+
+    One-hot labels are smoothed to 1 - smoothing + smoothing / classes and smoothing / classes. The labels of
+    a clip and its partner are then weighted by the fraction of the frame that each fills.
+
+    Args:
+        label: class indices (B,).
+        mixing: see `mix_videos`.
+        size: height and width of the clips.
+    """
+    targets = F.one_hot(label, num_classes).float()
+    targets = targets * (1 - smoothing) + smoothing / num_classes
+    top, bottom, left, right = mixing["box"].T  # (B,) each
+    area = (bottom - top) * (right - left) / (size[0] * size[1])
+    weight = (1 - area * (1 - mixing["weight"]))[:, None]
+    return targets * weight + targets[mixing["partner"]] * (1 - weight)
