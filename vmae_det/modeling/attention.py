@@ -1,4 +1,4 @@
-"""Softmax attention by PyTorch's fused kernel, or by matrix multiplications (GEMM) on CPUs that gain by it."""
+"""Softmax attention by PyTorch's fused kernel, or by matrix multiplications (GEMM) on some CPUs."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ from vmae_det.data.loader import Batch, ConcatClipDataset, build_train_dataset, 
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.modeling import model_class
 from vmae_det.modeling.boxes import jitter_boxes
+from vmae_det.modeling.classification import mix_labels, mix_videos
 from vmae_det.modeling.masking import draw_mask
-from vmae_det.modeling.mixup import mix_labels, mix_videos
 from vmae_det.rendering.overlay import ActionLabel, PersonOverlay, draw_people
 from vmae_det.visualization.contact_sheet import draw_dashed
 from vmae_det.visualization.frame_rows import Row, draw_blocks, draw_rows, draw_text, frames_of, stack
