@@ -18,7 +18,7 @@ from vmae_det.formats.person_boxes import read_person_boxes
 from vmae_det.inference.predictor import ActionPredictor, read_config
 from vmae_det.rendering.overlay_writer import OverlayStyle
 from vmae_det.rendering.write_overlay import write_overlay
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.output_files import atomic_write
 from vmae_det.video.readers import open_video
 from vmae_det.video.writer import VideoWriter
 
@@ -46,7 +46,7 @@ def main() -> None:
         moments = drawn.frames(np.array([drawn.index_at(time) for time in args.at]))
     gap = np.full((moments.shape[1], GAP, 3), 255, dtype=np.uint8)
     picture = Image.fromarray(np.hstack([part for moment in moments for part in (gap, moment)][1:]))
-    with write_whole(args.output) as path:
+    with atomic_write(args.output) as path:
         picture.save(path, quality=80)
     print(args.output)
 

@@ -65,7 +65,7 @@ PAYLOADS = {
     "importlib": call("importlib", "import_module", "evil_module"),
     "a module by a class of it": b"cevil_module\nThing\n)R",
     "a module by a class, protocol 4": b"\x80\x04\x8c\x0bevil_module\x8c\x05Thing\x93)R",
-    "a dotted name": b"\x80\x04\x8c\x08vmae_det\x8c\x12utils.files.os.open\x93" + value((MARK, 65)) + b"R",
+    "a dotted name": b"\x80\x04\x8c\x08vmae_det\x8c\x1autils.output_files.os.open\x93" + value((MARK, 65)) + b"R",
     "a dotted name in torch": b"\x80\x04\x8c\x05torch\x8c\x17serialization.os.system\x93\x8c\x0ctouch hacked\x85R",
     "a pickle in a pickle": call("pickle", "loads", b"cos\nsystem\n(X\x0c\x00\x00\x00touch hackedtR."),
     "torch.load": call("torch", "load", "other.pt"),

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "inference"))  # the maker of
 
 from vmae_det.cli.main import main
 from vmae_det.formats.ava_csv import read_action_csv
-from vmae_det.formats.person_boxes import person_box_lines, read_person_boxes
+from vmae_det.formats.person_boxes import format_person_boxes, read_person_boxes
 from vmae_det.inference import find_people as module
 from vmae_det.video.readers import open_video
 
@@ -205,8 +205,8 @@ def test_videos_that_cannot_be_taken(videos, detector, tmp_path, capsys, problem
 
 def test_lines_of_person_boxes(tmp_path):
     boxes = np.array([[0.1, 0.2, 0.5, 1.0], [0.3, 0.3, 0.3000000001, 0.9]])
-    assert person_box_lines("v", 2.0, boxes, np.array([0.9, 0.8])) == [
+    assert format_person_boxes("v", 2.0, boxes, np.array([0.9, 0.8])) == [
         "v,0002,0.100000,0.200000,0.500000,1.000000,,0.900000\n"
     ]
     for seconds, written in ((902.5, "902.5"), (0.0, "0000"), (1200.0, "1200"), (0.1 + 0.2, "0.3")):
-        assert person_box_lines("v", seconds, boxes[:1], np.array([1.0]))[0].split(",")[1] == written
+        assert format_person_boxes("v", seconds, boxes[:1], np.array([1.0]))[0].split(",")[1] == written

@@ -25,10 +25,10 @@ from vmae_det.evaluation.ava import FrameMAPEvaluator
 from vmae_det.formats.ava_csv import read_action_csv
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.formats.tube_annotations import read_tube_pickle
-from vmae_det.formats.tubes import read_tubes
+from vmae_det.formats.tube_csv import read_tubes
 from vmae_det.formats.video_starts import VideoStarts
 from vmae_det.utils.errors import DataError
-from vmae_det.utils.plain_pickle import load_plain_pickle
+from vmae_det.utils.safe_pickle import safe_load_pickle
 from vmae_det.video.probe import probe_video
 from vmae_det.video.readers import open_video
 
@@ -536,7 +536,7 @@ def test_the_official_ucf101_24_is_read():
         for part in official.splits[0]
     ]
     assert counts == [(4, 8, 763), (5, 7, 1133)]
-    one = load_plain_pickle(folder / "import/pyannot_one_video.pkl", "annotations")
+    one = safe_load_pickle(folder / "import/pyannot_one_video.pkl", "annotations")
     assert list(one) == ["CliffDiving/v_CliffDiving_g03_c01"]
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from vmae_det.evaluation.calibration import calibrate
 from vmae_det.evaluation.comparison import compare
-from vmae_det.evaluation.error_analysis import CAUSES, analyse_errors
+from vmae_det.evaluation.error_analysis import CAUSES, analyze_errors
 from vmae_det.evaluation.frame_map import frame_map
 from vmae_det.evaluation.matching import match
 from vmae_det.formats.ava_csv import ActionBoxes
@@ -36,7 +36,7 @@ PERFECT = [(video, time, box, action, 0.9) for video, time, box, action, _ in TR
 
 
 def analysis(found, truth=TRUTH, **rules):
-    return analyse_errors(rows(*truth), rows(*found), LABEL_MAP, **rules)
+    return analyze_errors(rows(*truth), rows(*found), LABEL_MAP, **rules)
 
 
 def test_a_perfect_detector_loses_nothing():

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from vmae_det.cli import main as cli_main
-from vmae_det.evaluation.linking import METHODS, _strongest, link_boxes
+from vmae_det.evaluation.linking import LINKING_METHODS, _strongest, link_boxes
 from vmae_det.formats.ava_csv import ActionBoxes
 from vmae_det.formats.label_map import LabelMap
-from vmae_det.formats.tubes import Tubes, read_tubes, write_tubes
+from vmae_det.formats.tube_csv import Tubes, read_tubes, write_tubes
 from vmae_det.utils.errors import DataError
 
 LABELS = LabelMap((1, 2), ("run", "fall"), ("", ""))
@@ -39,7 +39,7 @@ def rows(entries):
 
 def link(entries, method="act"):
     """{(label, score): {frame: box}} of the tubes."""
-    tubes = link_boxes(*rows(entries), LABELS, METHODS[method])
+    tubes = link_boxes(*rows(entries), LABELS, LINKING_METHODS[method])
     found = {(label, round(score, 6)): {} for label, score in zip(tubes.label, tubes.score)}
     assert len(found) == len(tubes)
     for tube, frame, at in zip(tubes.tube, tubes.frame.tolist(), tubes.boxes.tolist()):
@@ -51,7 +51,7 @@ def track(walker, frames, action=1, score=0.5):
     return [(f, box(walker, f), action, score) for f in frames]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", LINKING_METHODS)
 def test_two_people_are_two_tubes(method):
     left, right = track("left", range(20), score=0.9), track("right", range(3, 23), score=0.6)
     other = track("left", range(20), action=2, score=0.4)
@@ -74,11 +74,14 @@ def test_the_score_is_the_mean_and_short_tubes_go():
 def test_a_gap_ends_a_tube_of_act_and_is_filled_by_road():
     frames = [f for f in range(40) if f not in (20, 21)]
     entries = track("left", frames, score=0.5)
-    parts = link_boxes(*rows(entries), LABELS, METHODS["act"])
+    parts = link_boxes(*rows(entries), LABELS, LINKING_METHODS["act"])
     assert np.bincount(parts.tube).tolist() == [20, 18]
     filled = link(entries, "road")
     assert filled == {("run", 0.5): {f: box("left", f) for f in range(40)}}
-    assert len(link_boxes(*rows(track("left", [*range(20), *range(26, 46)])), LABELS, METHODS["road"])) == 2
+    assert (
+        len(link_boxes(*rows(track("left", [*range(20), *range(26, 46)])), LABELS, LINKING_METHODS["road"]))
+        == 2
+    )
 
 
 def test_keyframes_that_lie_apart_are_no_gaps():

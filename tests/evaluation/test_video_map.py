@@ -8,7 +8,7 @@ from vmae_det.cli import main as cli_main
 from vmae_det.evaluation.average_precision import points_area
 from vmae_det.evaluation.tube_matching import tube_overlaps
 from vmae_det.evaluation.video_map import video_map
-from vmae_det.formats.tubes import read_tubes
+from vmae_det.formats.tube_csv import read_tubes
 from vmae_det.utils.errors import DataError, UserError
 
 

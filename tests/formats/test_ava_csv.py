@@ -14,7 +14,7 @@ from vmae_det.formats.ava_csv import (
     ActionBoxes,
     LabelMap,
     read_action_csv,
-    read_excluded,
+    read_excluded_keyframes,
     write_action_csv,
 )
 from vmae_det.formats.label_map import write_label_map
@@ -276,10 +276,10 @@ def test_windows_line_ends_and_byte_order_mark_are_read(tmp_path):
 
 def test_excluded_keyframes(tmp_path):
     path = write(tmp_path / "excluded.csv", "v,0914", "w,1002.5")
-    assert read_excluded(path) == {("v", 914.0), ("w", 1002.5)}
-    assert read_excluded(write(path, "")) == set()
+    assert read_excluded_keyframes(path) == {("v", 914.0), ("w", 1002.5)}
+    assert read_excluded_keyframes(write(path, "")) == set()
     with pytest.raises(DataError, match=r":2: expected 2 columns .* got 3"):
-        read_excluded(write(path, "v,0914", "v,0915,1"))
+        read_excluded_keyframes(write(path, "v,0914", "v,0915,1"))
 
 
 def test_what_is_written_is_what_is_read(tmp_path):

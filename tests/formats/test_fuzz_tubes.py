@@ -6,7 +6,7 @@ import re
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vmae_det.formats.tubes import read_tubes
+from vmae_det.formats.tube_csv import read_tubes
 from vmae_det.utils.errors import DataError
 
 quick = settings(

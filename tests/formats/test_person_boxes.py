@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vmae_det.evaluation.person_boxes import evaluate_person_boxes
+from vmae_det.evaluation.person_ap import evaluate_person_boxes
 from vmae_det.formats.ava_csv import read_action_csv
 from vmae_det.formats.person_boxes import read_person_boxes
 from vmae_det.utils.errors import DataError

@@ -5,19 +5,19 @@ import torch
 
 from vmae_det.utils.errors import ConfigError, DataError, did_you_mean, one_line
 from vmae_det.utils.events import EventStorage, JSONWriter
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.output_files import atomic_write
 from vmae_det.utils.registry import Registry, lookup
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "new" / "file.txt"
-    with write_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("first")
         assert not path.exists()
     assert path.read_text() == "first"
 
     def fail():
-        with write_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("half")
             raise RuntimeError
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vmae_det.formats.ava_csv import LabelMap, read_action_csv, read_excluded
+from vmae_det.formats.ava_csv import LabelMap, read_action_csv, read_excluded_keyframes
 from vmae_det.formats.person_boxes import read_person_boxes
 from vmae_det.utils.errors import DataError
 
@@ -113,8 +113,8 @@ def careful(read):
 
     def slow(path):
         with (
-            mock.patch("vmae_det.formats.ava_csv.read_columns", return_value=None),
-            mock.patch("vmae_det.formats.person_boxes.read_columns", return_value=None),
+            mock.patch("vmae_det.formats.ava_csv.try_read_columns", return_value=None),
+            mock.patch("vmae_det.formats.person_boxes.try_read_columns", return_value=None),
         ):
             return read(path)
 
@@ -185,7 +185,7 @@ def test_files_that_are_packed_in_other_ways_than_gzip_are_refused(tmp_path, mag
 @pytest.mark.parametrize("kind", [*READERS, "excluded"])
 def test_a_broken_line_is_named_or_read_as_python_would(tmp_path, monkeypatch, kind):
     monkeypatch.setattr("vmae_det.formats.person_boxes._merge_repeated", lambda persons, path: persons)
-    path, read = tmp_path / "f.csv", READERS.get(kind, read_excluded)
+    path, read = tmp_path / "f.csv", READERS.get(kind, read_excluded_keyframes)
     good = ",".join(VALUES[kind])
 
     @FUZZ

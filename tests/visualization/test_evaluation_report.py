@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from vmae_det.evaluation.report import explain
+from vmae_det.evaluation.report import build_report
 from vmae_det.formats.ava_csv import ActionBoxes
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.visualization.evaluation_report import write_report
@@ -42,7 +42,7 @@ def boxes(seed, noise, scored):
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    report = explain(boxes(0, 0, False), boxes(1, 0.05, True), LABEL_MAP, base=boxes(2, 0.1, True))
+    report = build_report(boxes(0, 0, False), boxes(1, 0.05, True), LABEL_MAP, base=boxes(2, 0.1, True))
     return write_report(tmp_path_factory.mktemp("report"), report, f"run {NASTY}")
 
 

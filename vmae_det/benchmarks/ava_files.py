@@ -9,7 +9,7 @@ import numpy as np
 
 from vmae_det.formats.ava_csv import ActionBoxes, write_action_csv
 from vmae_det.formats.label_map import LabelMap
-from vmae_det.utils.files import write_text
+from vmae_det.utils.output_files import write_text
 
 # Of AVA v2.2's validation set, and of 86,901 person boxes with a score for each of the 80 actions.
 KEYFRAMES = 50_029

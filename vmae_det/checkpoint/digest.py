@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import torch
 
 from vmae_det.utils.errors import WeightsError
-from vmae_det.utils.files import write_text, write_whole
+from vmae_det.utils.output_files import atomic_write, write_text
 
 DIGEST_SUFFIX = ".sha256"
 
@@ -47,7 +47,7 @@ def write_with_digest(content: dict[str, Any], path: Path) -> None:
         OSError: the disk is full, the folder read-only, and the like.
     """
     beside = path.with_name(path.name + DIGEST_SUFFIX)
-    with write_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         digest = save_torch(content, temporary)
         replaces = path.exists()
         if replaces:

@@ -20,7 +20,7 @@ from vmae_det.checkpoint.state_dicts import state_dict_of
 from vmae_det.checkpoint.torch_files import read_archive, read_legacy
 from vmae_det.checkpoint.unpickling import StandIn
 from vmae_det.utils.errors import UserError, WeightsError
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.output_files import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def write_checkpoint(
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     extras = {key: value for key, value in (extras or {}).items() if value is not None}
     try:
-        with write_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             if path.suffix == SAFETENSORS_SUFFIX:
                 metadata = {key: json.dumps(value) for key, value in extras.items()}
                 save_file(tensors, temporary, metadata={"format": "pt", **metadata})

@@ -14,7 +14,7 @@ from vmae_det.checkpoint.published import POSITIONS, from_our_names
 from vmae_det.config import CfgNode
 from vmae_det.modeling.backbone import LAYER_NORM_EPS
 from vmae_det.utils.errors import WeightsError
-from vmae_det.utils.files import write_json
+from vmae_det.utils.output_files import write_json
 
 WEIGHTS = "model.safetensors"
 ARCHITECTURES = {

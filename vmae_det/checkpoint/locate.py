@@ -7,7 +7,7 @@ from pathlib import Path
 from vmae_det.checkpoint.hub import fetch_model, parse_hub_name
 from vmae_det.model_zoo.weights import WEIGHTS
 from vmae_det.utils.errors import DataError, UserError, WeightsError, did_you_mean
-from vmae_det.utils.inputs import check_regular
+from vmae_det.utils.input_files import check_regular_file
 from vmae_det.utils.paths import is_address, local_path
 
 
@@ -40,7 +40,7 @@ def locate(source: str | Path, folders: bool = False) -> Path:
         raise WeightsError(str(error)) from None
     if not (folders and path.is_dir()):
         try:
-            check_regular(path)
+            check_regular_file(path)
         except DataError as error:
             raise WeightsError(str(error)) from None
     return path

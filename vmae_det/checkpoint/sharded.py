@@ -20,7 +20,7 @@ from torch import distributed as dist
 from vmae_det.checkpoint.files import read_checkpoint
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import WeightsError
-from vmae_det.utils.files import sync_folder
+from vmae_det.utils.output_files import sync_folder
 
 STATE = "state.pt"
 SUMS = "SHA256SUMS"

@@ -10,7 +10,7 @@ import torch
 
 from vmae_det.checkpoint.unpickling import StandIn
 from vmae_det.utils.errors import WeightsError
-from vmae_det.utils.plain_pickle import PickledArray
+from vmae_det.utils.safe_pickle import PickledArray
 
 AVERAGED_WEIGHTS = "averaged_model"  # their key in a checkpoint of this program
 # Running averages of weights, which training evaluates, go before the weights that they are averages of.

@@ -8,7 +8,7 @@ from typing import Any
 from vmae_det import model_zoo
 from vmae_det.config import CfgNode, check_config, get_cfg
 from vmae_det.config.cfg_node import flatten, value_of
-from vmae_det.utils.yaml_text import load_yaml
+from vmae_det.utils.safe_yaml import load_yaml
 
 
 def stored_config(content: dict[str, Any], source: str | Path) -> CfgNode | None:

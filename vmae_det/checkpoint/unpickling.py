@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import torch
 
-from vmae_det.utils.plain_pickle import STAND_INS, ArrayUnpickler
+from vmae_det.utils.safe_pickle import ALLOWED_GLOBALS, RestrictedUnpickler
 
 # Tensors may share storages, as tied and flattened parameters do, up to this multiple of the file's size.
 _SHARING = 4
@@ -87,7 +87,7 @@ _BUILTINS = {
 }
 
 
-class TensorUnpickler(ArrayUnpickler):
+class TensorUnpickler(RestrictedUnpickler):
     """Loads what a checkpoint holds of tensors and plain data.
 
     Args:
@@ -106,7 +106,7 @@ class TensorUnpickler(ArrayUnpickler):
         self.passed_over: dict[str, None] = {}
         self._open_storage = open_storage
         self._left = _SHARING * size + _ALWAYS_ALLOWED
-        self._functions: dict[str, Callable[..., Any]] = STAND_INS | {
+        self._functions: dict[str, Callable[..., Any]] = ALLOWED_GLOBALS | {
             "torch._utils._rebuild_tensor": self._tensor,
             "torch._utils._rebuild_tensor_v2": self._tensor,
             "torch._utils._rebuild_tensor_v3": self._tensor_of_type,
@@ -204,7 +204,7 @@ class TensorUnpickler(ArrayUnpickler):
         try:
             return function(*arguments)
         except pickle.UnpicklingError:
-            if function is STAND_INS["numpy.core.multiarray.scalar"]:  # of no number
+            if function is ALLOWED_GLOBALS["numpy.core.multiarray.scalar"]:  # of no number
                 return StandIn("numpy.generic")
             raise
 
@@ -275,7 +275,7 @@ class TensorUnpickler(ArrayUnpickler):
     def _load_extension(self) -> None:
         raise pickle.UnpicklingError("names a class by a number of copyreg's")
 
-    dispatch = ArrayUnpickler.dispatch | {
+    dispatch = RestrictedUnpickler.dispatch | {
         pickle.REDUCE[0]: _load_reduce,
         pickle.NEWOBJ[0]: _load_new,
         pickle.NEWOBJ_EX[0]: _load_new_with_keywords,

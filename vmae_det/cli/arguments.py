@@ -11,7 +11,7 @@ from typing import Any
 
 from vmae_det.config.ranges import Range, integer, number, shown
 from vmae_det.utils.errors import OutputError, UserError
-from vmae_det.utils.files import check_output_file, check_output_folder
+from vmae_det.utils.output_files import check_output_file, check_output_folder
 
 
 def whole(interval: str) -> Callable[[str], int]:

@@ -14,7 +14,7 @@ from vmae_det.benchmarks.cluster import SIZES, Cluster
 from vmae_det.cli.arguments import decimal, output_file, positive, refuse_unused, whole
 from vmae_det.cli.common import add_config_arguments, load_config
 from vmae_det.utils.errors import UserError
-from vmae_det.utils.files import write_json
+from vmae_det.utils.output_files import write_json
 
 _DETECT = "where the time of detect goes, with given boxes and random weights, and its peaks of memory"
 _SCALING = "steps of pre-training with several processes here, beside what a model of them predicts"

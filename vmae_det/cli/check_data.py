@@ -10,7 +10,7 @@ from vmae_det.data.catalog import DatasetSpec, get_dataset
 from vmae_det.dataset_tools.check import check_dataset
 from vmae_det.dataset_tools.check.fix import fix_dataset
 from vmae_det.utils.errors import ConfigError
-from vmae_det.utils.files import write_json
+from vmae_det.utils.output_files import write_json
 from vmae_det.video.probe import DECODE
 
 

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from vmae_det.cli.arguments import output_file, positive, refuse_overwriting
+from vmae_det.formats.tube_csv import write_tubes
 from vmae_det.formats.tube_pickles import read_detected_tubes, read_true_tubes
-from vmae_det.formats.tubes import write_tubes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

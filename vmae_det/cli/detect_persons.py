@@ -49,12 +49,12 @@ def run(args: argparse.Namespace) -> int:
     """Find the people and write their boxes; gives the exit status."""
     from vmae_det.data.catalog import get_dataset
     from vmae_det.engine.launch import check_processes, launch
-    from vmae_det.formats.person_boxes import NO_CSV
+    from vmae_det.formats.person_boxes import NON_CSV_SUFFIXES
     from vmae_det.inference.find_people import annotated_videos, find_people, parts_folder, videos_at
     from vmae_det.utils.errors import ConfigError
 
     check_processes(args.num_gpus)
-    if args.output.suffix.lower() in NO_CSV:
+    if args.output.suffix.lower() in NON_CSV_SUFFIXES:
         raise ConfigError(
             f"--output: {args.output}: boxes are written as CSV; expected a name such as boxes.csv"
         )

@@ -9,13 +9,13 @@ from typing import Any
 from vmae_det.cli.arguments import decimal, output_file, output_folder, refuse_overwriting
 from vmae_det.evaluation.frame_map import FrameMAP
 from vmae_det.evaluation.matching import PROTOCOLS, match
-from vmae_det.evaluation.report import explain
+from vmae_det.evaluation.report import build_report
 from vmae_det.evaluation.tube_protocols import TUBE_PROTOCOLS
 from vmae_det.evaluation.video_map import video_map
-from vmae_det.formats.ava_csv import read_action_csv, read_excluded
+from vmae_det.formats.ava_csv import read_action_csv, read_excluded_keyframes
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.utils.errors import UserError
-from vmae_det.utils.files import write_json
+from vmae_det.utils.output_files import write_json
 from vmae_det.visualization.evaluation_report import write_report
 
 _DESCRIPTION = {
@@ -150,7 +150,7 @@ def _frame_map(args: argparse.Namespace) -> dict[str, Any]:
     tables += [f"\n{each.table()}" for each in maps]
     if args.report:
         base = read_action_csv(args.compare, kind="detections") if args.compare else None
-        explanation = explain(*boxes, iou=thresholds[0], base=base, **rules)
+        explanation = build_report(*boxes, iou=thresholds[0], base=base, **rules)
         if explanation["comparison"]:
             tables.append(f"\n{explanation['comparison']['summary']}")
         tables.append(f"\nreport: {write_report(args.report, explanation, args.detections)}")
@@ -158,7 +158,7 @@ def _frame_map(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _tubes(args: argparse.Namespace) -> dict[str, Any]:
-    from vmae_det.formats.tubes import read_tubes
+    from vmae_det.formats.tube_csv import read_tubes
 
     labels = LabelMap.from_file(args.label_map).names if args.label_map else None
     result = video_map(
@@ -172,7 +172,7 @@ def _tubes(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _person_boxes(args: argparse.Namespace) -> dict[str, Any]:
-    from vmae_det.evaluation.person_boxes import evaluate_person_boxes
+    from vmae_det.evaluation.person_ap import evaluate_person_boxes
     from vmae_det.formats.person_boxes import read_person_boxes
 
     if args.images and Path(args.person_boxes).suffix.lower() != ".json":
@@ -187,7 +187,7 @@ def _person_boxes(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _excluded(args: argparse.Namespace) -> frozenset[tuple[str, float]] | None:
-    return read_excluded(args.excluded) if args.excluded else None
+    return read_excluded_keyframes(args.excluded) if args.excluded else None
 
 
 def _files(args: argparse.Namespace, *names: str) -> dict[str, dict[str, str | None]]:

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from vmae_det.inference.export import export_model
     from vmae_det.inference.save_pretrained import save_pretrained
     from vmae_det.utils.errors import UserError
-    from vmae_det.utils.files import check_output_file, check_output_folder
+    from vmae_det.utils.output_files import check_output_file, check_output_folder
 
     form = args.format or FORMATS.get(args.output.suffix)
     if form is None:

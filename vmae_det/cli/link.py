@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from vmae_det.cli.arguments import frame_rate, output_file, positive, refuse_overwriting, whole
-from vmae_det.evaluation.linking import METHODS, link_boxes
+from vmae_det.evaluation.linking import LINKING_METHODS, link_boxes
 from vmae_det.formats.ava_csv import ActionBoxes, read_action_csv
 from vmae_det.formats.box_csv import MAX_TIMESTAMP, keyframe_keys
 from vmae_det.formats.label_map import LabelMap
-from vmae_det.formats.tubes import write_tubes
-from vmae_det.utils.errors import DataError, shown
+from vmae_det.formats.tube_csv import write_tubes
+from vmae_det.utils.errors import DataError, quoted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--label-map", metavar="FILE", required=True, help="pbtxt with the actions' names")
     parser.add_argument("--output", type=output_file, metavar="FILE", required=True, help="CSV of tubes")
     parser.add_argument(
-        "--method", choices=METHODS, default="act", help="whose way of linking (default: %(default)s)"
+        "--method", choices=LINKING_METHODS, default="act", help="whose way of linking (default: %(default)s)"
     )
     parser.add_argument(
         "--min-frames", type=positive, metavar="N", help="of a tube (default: 15 of act, 8 of road)"
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     label_map = LabelMap.from_file(args.label_map)
     if len(detections) and not (label_map.columns(detections.action) >= 0).any():
         raise DataError(f"none of its action ids is in {args.label_map}", args.detections)
-    rules = METHODS[args.method]
+    rules = LINKING_METHODS[args.method]
     if args.min_frames is not None:
         rules = replace(rules, min_frames=args.min_frames)
     frame = _frames(detections, args)
@@ -106,7 +106,7 @@ def _check_frames(detections: ActionBoxes, frame: np.ndarray, source: str) -> No
     same = (np.diff(video[order]) == 0) & (np.diff(frame[order]) == 0)
     if same.any():
         row = order[int(same.argmax())]
-        name = shown(str(detections.videos[video[row]]))
+        name = quoted(str(detections.videos[video[row]]))
         raise DataError(f"two keyframes of video {name} are frame {frame[row]}; is --rate too low?", source)
 
 
@@ -116,7 +116,7 @@ def _places(detections: ActionBoxes, path: Path, source: Path) -> np.ndarray:
     index = {name: i for i, name in enumerate(named.videos.tolist())}
     unknown = [name for name in detections.videos.tolist() if name not in index]
     if unknown:
-        raise DataError(f"video {shown(unknown[0])} is not in {path}", source)
+        raise DataError(f"video {quoted(unknown[0])} is not in {path}", source)
     video = np.array([index[name] for name in detections.videos.tolist()], dtype=np.int64)
     keys = np.unique(keyframe_keys(named.video, named.timestamp))
     own = keyframe_keys(video[detections.video] if len(video) else detections.video, detections.timestamp)
@@ -124,7 +124,7 @@ def _places(detections: ActionBoxes, path: Path, source: Path) -> np.ndarray:
     missing = keys[np.minimum(place, len(keys) - 1)] != own
     if missing.any():
         row = int(missing.argmax())
-        name = shown(str(detections.videos[detections.video[row]]))
+        name = quoted(str(detections.videos[detections.video[row]]))
         raise DataError(f"keyframe {name}, {detections.timestamp[row]:g} is not in {path}", source)
     first = np.searchsorted(keys, np.arange(len(named.videos), dtype=np.int64) << 40)
     return place - first[video[detections.video]] if len(own) else place

@@ -82,7 +82,7 @@ def _stage(args: argparse.Namespace, name: str, config: str, title: str, start: 
     from vmae_det.cli.common import load_config
     from vmae_det.cli.train import train_or_evaluate
     from vmae_det.engine.launch import launch
-    from vmae_det.utils.files import write_text
+    from vmae_det.utils.output_files import write_text
 
     folder = args.output / name
     opts = ["OUTPUT_DIR", str(folder), "SEED", str(args.seed), "DATASETS.ROOT", args.datasets]

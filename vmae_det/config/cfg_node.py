@@ -17,7 +17,7 @@ from vmae_det.config.defaults import KEYS
 from vmae_det.config.other_toolkits import replacement_hint
 from vmae_det.config.ranges import shown
 from vmae_det.utils.errors import ConfigError, DataError, did_you_mean
-from vmae_det.utils.yaml_text import YAMLProblem, load_yaml, read_yaml
+from vmae_det.utils.safe_yaml import InvalidYAMLError, load_yaml, read_yaml
 
 _GROUPS = {key.rpartition(".")[0] for key in KEYS} | {
     key[:dot] for key in KEYS for dot in range(len(key)) if key[dot] == "."
@@ -108,7 +108,7 @@ class CfgNode(FvcoreCfgNode):
             raise ConfigError(f"{path}: no such config file{asked}") from None
         except DataError as error:
             raise ConfigError(f"{error}{asked}") from None
-        except YAMLProblem as error:
+        except InvalidYAMLError as error:
             where = f"{path}:{error.line}" if error.line else path
             raise ConfigError(f"{where}: {error}{asked}") from None
         except (OSError, ValueError) as error:
@@ -127,7 +127,7 @@ class CfgNode(FvcoreCfgNode):
         """Merge what `dump` gave; `source` names where it comes from in errors."""
         try:
             content = load_yaml(text)
-        except YAMLProblem as error:
+        except InvalidYAMLError as error:
             raise ConfigError(f"{source}: its config: {error}") from None
         if not isinstance(content, dict):
             raise ConfigError(f"{source}: its config is no mapping of config keys to values")

@@ -15,9 +15,9 @@ from vmae_det.formats.video_list import read_video_list
 from vmae_det.formats.video_starts import VideoStarts
 from vmae_det.mini_ava import make_mini_ava
 from vmae_det.utils.errors import ConfigError, DataError, did_you_mean
-from vmae_det.utils.inputs import read_text
+from vmae_det.utils.input_files import read_text
 from vmae_det.utils.paths import is_address, local_path
-from vmae_det.utils.yaml_text import YAMLProblem, load_yaml
+from vmae_det.utils.safe_yaml import InvalidYAMLError, load_yaml
 from vmae_det.video.discovery import VideoPaths
 from vmae_det.video.packed_paths import PackedPaths
 from vmae_det.video.shards import Shards, find_shards
@@ -171,7 +171,7 @@ def read_dataset_file(path: Path, name: str | None = None) -> DatasetSpec:
     """The dataset that a YAML file describes; its paths are relative to the file."""
     try:
         content = load_yaml(read_text(path, "a dataset file"))
-    except YAMLProblem as error:
+    except InvalidYAMLError as error:
         raise DataError(str(error), path, error.line) from None
     if not isinstance(content, dict):
         raise DataError("expected a mapping with the keys type, videos, annotations, ...", path)

@@ -22,7 +22,7 @@ from vmae_det.data.augmentation import ClipAugmentation
 from vmae_det.data.catalog import DatasetSpec
 from vmae_det.data.classes import ModelClasses
 from vmae_det.data.transforms import Clip, make_clip
-from vmae_det.formats.ava_csv import LabelMap, read_action_csv, read_excluded
+from vmae_det.formats.ava_csv import LabelMap, read_action_csv, read_excluded_keyframes
 from vmae_det.formats.keyframes import Keyframes, group_by_keyframe
 from vmae_det.formats.person_boxes import read_person_boxes
 from vmae_det.utils.errors import ConfigError, DataError
@@ -264,7 +264,7 @@ class ActionKeyframes(ClipDataset):
         super().__init__(cfg, spec, training)
         _require_type(spec, "detection")
         self.label_map = LabelMap.from_file(spec.label_map)
-        excluded = read_excluded(spec.excluded) if spec.excluded else None
+        excluded = read_excluded_keyframes(spec.excluded) if spec.excluded else None
         self.keyframes = self._annotated(excluded) if training else self._detected(excluded)
         self.files = resolve_video_ids(self.keyframes.videos, spec.videos)
         self.starts = np.array([spec.start_of(str(video)) for video in self.keyframes.videos])

@@ -15,7 +15,7 @@ from vmae_det.data.catalog import DatasetSpec
 from vmae_det.formats.ava_csv import read_action_csv
 from vmae_det.utils.errors import DataError, UserError
 from vmae_det.utils.file_types import SHARD_SUFFIX
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.output_files import atomic_write
 from vmae_det.video.discovery import VideoPaths, find_videos, resolve_video_ids
 from vmae_det.video.packed_paths import PackedPaths
 from vmae_det.video.readers.base import VideoLocation, locate_video
@@ -127,7 +127,7 @@ def _is_done(path: Path, items: list[_Item]) -> bool:
 
 
 def _write(path: Path, items: list[_Item], bar: tqdm) -> None:
-    with write_whole(path) as temporary, tarfile.open(temporary, "w") as tar:
+    with atomic_write(path) as temporary, tarfile.open(temporary, "w") as tar:
         for item in items:
             try:
                 with item.source.file.open("rb") as file:

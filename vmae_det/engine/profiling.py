@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile, schedule
 
 from vmae_det.engine.trainer import HookBase
 from vmae_det.utils import distributed
-from vmae_det.utils.files import write_text, write_whole
+from vmae_det.utils.output_files import atomic_write, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Profiling(HookBase):
         trace = self.folder / f"trace_{rank}.json.gz"
         table = operations_table(done.key_averages(), self._steps, self.trainer.device.type)
         try:
-            with write_whole(trace) as temporary:
+            with atomic_write(trace) as temporary:
                 done.export_chrome_trace(str(temporary))
             write_text(self.folder / f"operations_{rank}.txt", table + "\n")
         except OSError as error:

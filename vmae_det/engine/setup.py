@@ -54,9 +54,9 @@ from vmae_det.solver import build_optimizer, build_schedule
 from vmae_det.utils import cpu, distributed
 from vmae_det.utils.errors import ConfigError, UserError, WeightsError
 from vmae_det.utils.events import JSONWriter, TerminalWriter, Writer
-from vmae_det.utils.files import make_output_folder, write_json, write_text
 from vmae_det.utils.logging import setup_logging
 from vmae_det.utils.memory import device_memory, in_gb
+from vmae_det.utils.output_files import make_output_folder, write_json, write_text
 from vmae_det.utils.registry import lookup
 from vmae_det.utils.sharded_tensors import full_state_dict
 from vmae_det.utils.tensorboard import TensorBoardWriter

@@ -11,10 +11,10 @@ import numpy as np
 from vmae_det.evaluation.evaluator import EVALUATOR_REGISTRY, Evaluator, gather
 from vmae_det.evaluation.frame_map import FrameMAP, frame_map
 from vmae_det.evaluation.matching import PROTOCOLS
-from vmae_det.formats.ava_csv import ActionBoxes, read_action_csv, read_excluded, write_action_csv
+from vmae_det.formats.ava_csv import ActionBoxes, read_action_csv, read_excluded_keyframes, write_action_csv
 from vmae_det.formats.box_csv import keyframe_keys
 from vmae_det.formats.label_map import LabelMap
-from vmae_det.utils.files import write_json
+from vmae_det.utils.output_files import write_json
 
 
 @EVALUATOR_REGISTRY.register_as("detection")
@@ -63,7 +63,7 @@ class FrameMAPEvaluator(Evaluator):
         """The classes that count, and the dataset's files, read at the first evaluation."""
         label_map = LabelMap.from_file(self.spec.scored_classes or self.spec.label_map)
         ground_truth = read_action_csv(self.spec.annotations, label_map, unknown_actions="ignore")
-        excluded = None if self.spec.excluded is None else read_excluded(self.spec.excluded)
+        excluded = None if self.spec.excluded is None else read_excluded_keyframes(self.spec.excluded)
         return label_map, ground_truth, excluded
 
     def _gather(self, label_map: LabelMap) -> ActionBoxes:

@@ -9,7 +9,7 @@ import numpy as np
 
 from vmae_det.evaluation.evaluator import EVALUATOR_REGISTRY, Evaluator, gather
 from vmae_det.utils.errors import DataError
-from vmae_det.utils.files import write_json, write_whole
+from vmae_det.utils.output_files import atomic_write, write_json
 
 
 def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, ks: tuple[int, ...] = (1, 5)) -> dict[str, float]:
@@ -73,5 +73,5 @@ class TopKEvaluator(Evaluator):
             return
         index, label, scores = self._videos
         write_json(folder / "metrics.json", self._metrics)
-        with write_whole(folder / "scores.npz") as temporary:
+        with atomic_write(folder / "scores.npz") as temporary:
             np.savez_compressed(temporary, index=index, label=label, scores=scores.astype(np.float32))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vmae_det.evaluation.average_precision import average_precision
-from vmae_det.evaluation.matching import Matches, Rows
+from vmae_det.evaluation.matching import Matches, ScoredRows
 from vmae_det.formats.label_map import LabelMap
 
 RESAMPLES = 200
@@ -132,7 +132,7 @@ class _Weighted:
         return result
 
 
-def _place(rows: Rows, videos: np.ndarray) -> np.ndarray:
+def _place(rows: ScoredRows, videos: np.ndarray) -> np.ndarray:
     """Index of each row's video in the sorted `videos`, len(videos) where it is not among them."""
     names = rows.source.videos.astype(object)
     place = np.minimum(np.searchsorted(videos, names), len(videos) - 1)

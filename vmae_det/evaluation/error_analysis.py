@@ -26,7 +26,7 @@ import numpy as np
 import polars as pl
 
 from vmae_det.evaluation.average_precision import average_precision
-from vmae_det.evaluation.matching import Matches, Rows, box_iou, match
+from vmae_det.evaluation.matching import Matches, ScoredRows, box_iou, match
 from vmae_det.formats.ava_csv import ActionBoxes
 from vmae_det.formats.label_map import LabelMap
 
@@ -96,7 +96,7 @@ class ErrorAnalysis:
         return "\n".join(lines)
 
 
-def analyse_errors(
+def analyze_errors(
     ground_truth: ActionBoxes,
     detections: ActionBoxes,
     label_map: LabelMap,
@@ -212,7 +212,7 @@ def _recall(matches: Matches, found: np.ndarray) -> np.ndarray:
     return np.where(matches.num_ground_truth > 0, counts / np.maximum(matches.num_ground_truth, 1), np.nan)
 
 
-def _unique_boxes(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+def _unique_boxes(rows: ScoredRows) -> tuple[np.ndarray, np.ndarray]:
     """Which box of its keyframe each row is about (N,), and the first row of each (B,), by keyframe."""
     boxes = rows.source.boxes[rows.row]
     frame = pl.DataFrame({"keyframe": rows.keyframe, **{f"side{i}": boxes[:, i] for i in range(4)}})
@@ -222,7 +222,7 @@ def _unique_boxes(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _nearest(
-    found: Rows, first_of_box: np.ndarray, truth: Rows, first_of_person: np.ndarray
+    found: ScoredRows, first_of_box: np.ndarray, truth: ScoredRows, first_of_person: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The person (B,) that each box overlaps most, -1 where its keyframe has none, and the IoU."""
     keyframe, of_person = found.keyframe[first_of_box], truth.keyframe[first_of_person]

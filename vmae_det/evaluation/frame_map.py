@@ -17,7 +17,7 @@ from vmae_det.evaluation.average_precision import average_precision
 from vmae_det.evaluation.matching import PROTOCOLS, Matches, match
 from vmae_det.evaluation.mismatch import Places, why_nothing_matches
 from vmae_det.evaluation.ties import TIE_ORDER, ap_range, describe_ties
-from vmae_det.formats.ava_csv import ActionBoxes, read_action_csv, read_excluded
+from vmae_det.formats.ava_csv import ActionBoxes, read_action_csv, read_excluded_keyframes
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.formats.person_boxes import PersonBoxes
 
@@ -172,7 +172,7 @@ def evaluate_frame_map(
         read_action_csv(detections_csv, kind="detections"),
         LabelMap.from_file(label_map),
         iou=iou,
-        excluded=None if excluded is None else read_excluded(excluded),
+        excluded=None if excluded is None else read_excluded_keyframes(excluded),
         protocol=protocol,
     )
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from vmae_det.formats.ava_csv import ActionBoxes
 from vmae_det.formats.label_map import LabelMap
-from vmae_det.formats.tubes import Tubes
+from vmae_det.formats.tube_csv import Tubes
 
 _BEST_BOXES = 10  # of a keyframe and class, in both
 _LEAST_SCORE = 0.005  # of a tube, in ACT
@@ -29,7 +29,7 @@ _CHANGE_COST = 3.0
 
 
 @dataclass(frozen=True)
-class LinkRules:
+class LinkingMethod:
     """One way of linking.
 
     Args:
@@ -49,9 +49,9 @@ class LinkRules:
     trims: bool = False
 
 
-METHODS = {
-    "act": LinkRules(iou=0.5, max_gap=0, min_frames=15, box_nms=0.6, tube_nms=0.3),
-    "road": LinkRules(iou=0.1, max_gap=5, min_frames=8, trims=True),
+LINKING_METHODS = {
+    "act": LinkingMethod(iou=0.5, max_gap=0, min_frames=15, box_nms=0.6, tube_nms=0.3),
+    "road": LinkingMethod(iou=0.1, max_gap=5, min_frames=8, trims=True),
 }
 
 
@@ -78,7 +78,10 @@ class _Filled:
 
 
 def link_boxes(
-    detections: ActionBoxes, frame: np.ndarray, label_map: LabelMap, rules: LinkRules = METHODS["act"]
+    detections: ActionBoxes,
+    frame: np.ndarray,
+    label_map: LabelMap,
+    rules: LinkingMethod = LINKING_METHODS["act"],
 ) -> Tubes:
     """Tubes of boxes; between the keyframes that it has, a tube's box moves evenly.
 
@@ -118,7 +121,7 @@ def _keyframe_step(frames: np.ndarray) -> int:
 
 
 def _link(
-    frame: np.ndarray, boxes: np.ndarray, score: np.ndarray, rules: LinkRules, step: int
+    frame: np.ndarray, boxes: np.ndarray, score: np.ndarray, rules: LinkingMethod, step: int
 ) -> list[_Filled]:
     """Tubes of one video and class, from rows by frame."""
     live: list[_Tube] = []
@@ -163,7 +166,7 @@ def _strongest(boxes: np.ndarray, score: np.ndarray, box_nms: float | None) -> t
     return boxes[:_BEST_BOXES], score[:_BEST_BOXES]
 
 
-def _finished(tube: _Tube, rules: LinkRules) -> list[_Filled]:
+def _finished(tube: _Tube, rules: LinkingMethod) -> list[_Filled]:
     """What is kept of a tube: all of it or nothing, or the parts where the action happens."""
     every = np.arange(tube.frames[0], tube.frames[-1] + 1)
     boxes = np.stack([np.interp(every, tube.frames, side) for side in np.array(tube.boxes).T], axis=1)

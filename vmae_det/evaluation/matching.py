@@ -47,8 +47,8 @@ Keyframes = Iterable[tuple[str, float]]
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Rows of a file that count, by keyframe: row of the source, keyframe index, column and score, each
+class ScoredRows:
+    """Rows of a file that are scored, by keyframe: row of the source, keyframe index, column and score, each
     (N,)."""
 
     source: ActionBoxes
@@ -60,10 +60,10 @@ class Rows:
     def __len__(self) -> int:
         return len(self.row)
 
-    def select(self, chosen: np.ndarray) -> Rows:
+    def select(self, chosen: np.ndarray) -> ScoredRows:
         """The rows that a mask or indices choose."""
         columns = (self.row, self.keyframe, self.column, self.score)
-        return Rows(self.source, *(values[chosen] for values in columns))
+        return ScoredRows(self.source, *(values[chosen] for values in columns))
 
     def order(self, chosen: np.ndarray, *leading: np.ndarray) -> np.ndarray:
         """The indices `chosen`, sorted by `leading` keys (each of len(chosen)), then by box coordinates."""
@@ -90,15 +90,15 @@ class Matches:
             the rows of such keyframes with all that tie, and each keyframe's score of the tie, NaN elsewhere.
     """
 
-    ground_truth: Rows
-    detections: Rows
+    ground_truth: ScoredRows
+    detections: ScoredRows
     label_map: LabelMap
     protocol: str
     num_detections: int
     chooser: np.ndarray
     chosen: np.ndarray
     overlap: np.ndarray
-    tied_for_cap: tuple[Rows, np.ndarray] | None = None
+    tied_for_cap: tuple[ScoredRows, np.ndarray] | None = None
 
     @cached_property
     def num_ground_truth(self) -> np.ndarray:
@@ -227,7 +227,7 @@ def _in_single_precision(source: ActionBoxes) -> ActionBoxes:
     return replace(source, boxes=source.boxes.astype(np.float32), score=source.score.astype(np.float32))
 
 
-def _with_area(rows: Rows) -> Rows:
+def _with_area(rows: ScoredRows) -> ScoredRows:
     left, top, right, bottom = rows.source.boxes.T
     sound = (left < right) & (top < bottom)
     return rows if sound.all() else rows.select(sound[rows.row])
@@ -263,7 +263,9 @@ def _excluded_keys(
     return keyframe_keys(*np.array(known).T) if known else None
 
 
-def _scored_rows(source: ActionBoxes, key: np.ndarray, column: np.ndarray, keyframes: np.ndarray) -> Rows:
+def _scored_rows(
+    source: ActionBoxes, key: np.ndarray, column: np.ndarray, keyframes: np.ndarray
+) -> ScoredRows:
     """The rows in `keyframes` with a column, by keyframe."""
     keyframe = index_in(key, keyframes)
     row = np.flatnonzero((keyframe >= 0) & (column >= 0))
@@ -271,10 +273,12 @@ def _scored_rows(source: ActionBoxes, key: np.ndarray, column: np.ndarray, keyfr
     if (keyframe[1:] < keyframe[:-1]).any():
         order = stable_order(keyframe, len(keyframes))
         row, keyframe = row[order], keyframe[order]
-    return Rows(source, row, keyframe, column[row], source.score[row])
+    return ScoredRows(source, row, keyframe, column[row], source.score[row])
 
 
-def _best_rows(rows: Rows, num_keyframes: int, limit: int) -> tuple[Rows, tuple[Rows, np.ndarray] | None]:
+def _best_rows(
+    rows: ScoredRows, num_keyframes: int, limit: int
+) -> tuple[ScoredRows, tuple[ScoredRows, np.ndarray] | None]:
     """The `limit` best-scored rows of each keyframe, and `Matches.tied_for_cap`."""
     frame = pl.DataFrame({"keyframe": rows.keyframe, "score": rows.score})
     last = frame.group_by("keyframe").agg(pl.col("score").top_k(limit).min())
@@ -303,8 +307,8 @@ def _best_rows(rows: Rows, num_keyframes: int, limit: int) -> tuple[Rows, tuple[
 
 
 def pair(
-    truth: Rows, found: Rows, num_classes: int, protocol: str
-) -> tuple[Rows, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    truth: ScoredRows, found: ScoredRows, num_classes: int, protocol: str
+) -> tuple[ScoredRows, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Chooser, chosen and overlap of Matches; and the detections, in the order of ties where it matters: in a
     keyframe and class with ground truth."""
     # A group is a keyframe and a class.

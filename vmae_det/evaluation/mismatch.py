@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vmae_det.utils.errors import shown
+from vmae_det.utils.errors import quoted
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def why_nothing_matches(truth: Places, found: Places, what: str = "seconds") -> 
     names = [places.names() for places in (truth, found)]
     common = sorted(set(names[0]) & set(names[1]))
     if not common:
-        ours, theirs = (shown(ids[0]) for ids in names)
+        ours, theirs = (quoted(ids[0]) for ids in names)
         return f"no video id is in both files: the ground truth has {ours}, the detections {theirs}"
     spans = []
     for name in common:
@@ -50,6 +50,6 @@ def why_nothing_matches(truth: Places, found: Places, what: str = "seconds") -> 
         spans.append([f"{of[0] / 1000:g} to {of[-1] / 1000:g}" for of in times])
     ours, theirs = spans[0]
     return (
-        f"no keyframe is in both files: of video {shown(common[0])} the ground truth has {what} {ours}, the "
+        f"no keyframe is in both files: of video {quoted(common[0])} the ground truth has {what} {ours}, the "
         f"detections {theirs}"
     )

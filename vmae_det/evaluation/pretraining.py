@@ -9,7 +9,7 @@ import numpy as np
 
 from vmae_det.evaluation.evaluator import EVALUATOR_REGISTRY, Evaluator, gather
 from vmae_det.utils.errors import DataError
-from vmae_det.utils.files import write_json
+from vmae_det.utils.output_files import write_json
 
 
 @EVALUATOR_REGISTRY.register_as("pretraining")

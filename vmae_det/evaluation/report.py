@@ -9,7 +9,7 @@ import numpy as np
 from vmae_det.evaluation.average_precision import PrecisionRecall
 from vmae_det.evaluation.calibration import Calibration, calibrate
 from vmae_det.evaluation.comparison import compare
-from vmae_det.evaluation.error_analysis import CAUSES, ErrorAnalysis, analyse_errors
+from vmae_det.evaluation.error_analysis import CAUSES, ErrorAnalysis, analyze_errors
 from vmae_det.evaluation.frame_map import FrameMAP
 from vmae_det.evaluation.matching import Matches, match
 from vmae_det.formats.ava_csv import ActionBoxes
@@ -19,7 +19,7 @@ from vmae_det.formats.label_map import LabelMap
 _CURVE_POINTS = 200
 
 
-def explain(
+def build_report(
     ground_truth: ActionBoxes,
     detections: ActionBoxes,
     label_map: LabelMap,
@@ -35,7 +35,7 @@ def explain(
     """
     matches = match(ground_truth, detections, label_map, **rules)
     result = FrameMAP.from_matches(matches, iou)
-    errors = analyse_errors(ground_truth, detections, label_map, iou=iou, **rules)
+    errors = analyze_errors(ground_truth, detections, label_map, iou=iou, **rules)
     comparison = None
     if base is not None:
         comparison = compare(match(ground_truth, base, label_map, **rules), matches, iou).to_json()

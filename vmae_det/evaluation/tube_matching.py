@@ -10,7 +10,7 @@ import polars as pl
 from vmae_det.evaluation.average_precision import envelope_area, points_area, tied_ranks
 from vmae_det.evaluation.matching import box_iou
 from vmae_det.evaluation.tube_protocols import Rules
-from vmae_det.formats.tubes import Tubes
+from vmae_det.formats.tube_csv import Tubes
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vmae_det.formats.tubes import MULTISPORTS_NOT_SCORED
+from vmae_det.formats.tube_csv import MULTISPORTS_NOT_SCORED
 
 # As the evaluators compute them: 0.1 + 0.1 * 2 is a little more than 0.3.
 _AVERAGES = {

@@ -17,8 +17,8 @@ from vmae_det.evaluation.mismatch import Places, why_nothing_matches
 from vmae_det.evaluation.ties import describe_ties
 from vmae_det.evaluation.tube_matching import Pairs, RankedClasses, box_overlaps, tube_overlaps
 from vmae_det.evaluation.tube_protocols import TUBE_PROTOCOLS, TubeProtocol
-from vmae_det.formats.tubes import Tubes
-from vmae_det.utils.errors import DataError, UserError, shown
+from vmae_det.formats.tube_csv import Tubes
+from vmae_det.utils.errors import DataError, UserError, quoted
 
 _FRAME_IOU = 0.5
 
@@ -216,7 +216,7 @@ def _different_first_frames(truth: Tubes, found: Tubes) -> str:
 
 def _why_nothing_counts(truth: Tubes, found: Tubes, detections: Tubes, pairs: Pairs, threshold: float) -> str:
     if len(detections) and not len(found):
-        ours, theirs = (shown(tubes.label[0]) for tubes in (truth, detections))
+        ours, theirs = (quoted(tubes.label[0]) for tubes in (truth, detections))
         return f"no label is in both files: the ground truth has {ours}, the detections {theirs}"
     places = []
     for tubes in (truth, found):

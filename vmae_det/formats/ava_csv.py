@@ -15,10 +15,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from vmae_det.formats.box_csv import COORDINATES, MAX_TIMESTAMP, BoxRule, Row, iterate_rows, read_columns
+from vmae_det.formats.box_csv import (
+    COORDINATES,
+    MAX_TIMESTAMP,
+    BoxRule,
+    CsvRow,
+    iterate_rows,
+    try_read_columns,
+)
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.utils.errors import DataError
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.output_files import atomic_write
 
 # People draw inside the frame, up to rounding; detectors reach beyond it, and shrink boxes to nothing.
 GROUND_TRUTH_RULE = BoxRule(1e-3, allow_empty=False)
@@ -123,7 +130,7 @@ def read_action_csv(
 
 def _read_regular(path: Path, kind: str, rule: BoxRule, label_map: LabelMap | None) -> ActionBoxes | None:
     """The rows of a file that has no fault, and 8 columns wherever it has a box; None of any other."""
-    columns = read_columns(path, pl.Int32, pl.Float64 if kind == "detections" else pl.Int32)
+    columns = try_read_columns(path, pl.Int32, pl.Float64 if kind == "detections" else pl.Int32)
     if columns is None:
         return None
     action = columns.label.fill_null(-1).to_numpy()
@@ -183,7 +190,7 @@ def _read_line_by_line(path: Path, kind: str, rule: BoxRule, label_map: LabelMap
     )
 
 
-def _action(row: Row, known: frozenset[int] | None) -> int:
+def _action(row: CsvRow, known: frozenset[int] | None) -> int:
     action = row.whole_number(6, "the action id")
     if action < 1:
         raise row.error(f"action ids start at 1, got {action}")
@@ -194,7 +201,7 @@ def _action(row: Row, known: frozenset[int] | None) -> int:
     return action
 
 
-def read_excluded(path: str | Path) -> frozenset[tuple[str, float]]:
+def read_excluded_keyframes(path: str | Path) -> frozenset[tuple[str, float]]:
     """Read keyframes to leave out, lines of `video_id,timestamp`: (video id, seconds) pairs, perhaps none.
 
     Raises:
@@ -215,11 +222,11 @@ def write_action_csv(path: str | Path, rows: ActionBoxes, kind: str = "detection
     tell any two float32 apart: the file has the frame-mAP of the rows.
     """
     # polars takes no names that are not UTF-8, but open files.
-    with write_whole(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         _lines(rows, kind).write_csv(file, include_header=False, quote_style="never")
 
 
-def action_lines(rows: ActionBoxes) -> str:
+def format_action_csv(rows: ActionBoxes) -> str:
     """The lines that `write_action_csv` writes of detections."""
     return _lines(rows, "detections").write_csv(include_header=False, quote_style="never")
 

@@ -1,8 +1,8 @@
 """CSV files of boxes: lines `video_id,timestamp[,x1,y1,x2,y2,label[,value]]` without a header, gzip or plain.
 
-There are two readers. `read_columns` reads a regular file at the speed of polars and gives None when anything
-looks odd. `iterate_rows` goes line by line; its rows say exactly what is wrong and where. Only the second one
-refuses a file.
+There are two readers. `try_read_columns` reads a regular file with polars, fast, and returns None for any
+other file. `iterate_rows` reads line by line; its rows raise errors that name the line and the problem. Only
+the second one rejects a file.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from vmae_det.utils.errors import DataError, shown
-from vmae_det.utils.inputs import GZIP, decode, open_plain
+from vmae_det.utils.errors import DataError, quoted
+from vmae_det.utils.input_files import GZIP, decode, open_input
 
 # Seconds; larger ones are frame numbers or noise, and keyframe_keys relies on it.
 MAX_TIMESTAMP = 1e9
@@ -44,7 +44,7 @@ class BoxRule:
 
 
 @dataclass(frozen=True)
-class Row:
+class CsvRow:
     """One line of a CSV file, taken apart; each method raises DataError naming file and line."""
 
     path: Path
@@ -68,9 +68,9 @@ class Row:
             hint = ""
             if self.line == 1 and any(character.isalpha() for character in self.fields[-1]):
                 hint = "; a header line? AVA's files have none, remove it"
-            raise self.error(f"{name} must be a number, got {shown(text)}{hint}") from None
+            raise self.error(f"{name} must be a number, got {quoted(text)}{hint}") from None
         if not math.isfinite(value):
-            raise self.error(f"{name} must be a finite number, got {shown(text)}")
+            raise self.error(f"{name} must be a finite number, got {quoted(text)}")
         return value
 
     def whole_number(self, column: int, name: str) -> int:
@@ -79,17 +79,17 @@ class Row:
         # Python refuses to read thousands of digits, and leading zeros may be as many.
         digits = text.lstrip("+-0") or "0"
         if not _WHOLE_NUMBER.fullmatch(text) or len(digits) > 10 or int(digits) >= 2**31:
-            raise self.error(f"{name} must be a whole number, got {shown(text)}")
+            raise self.error(f"{name} must be a whole number, got {quoted(text)}")
         return -int(digits) if text[0] == "-" else int(digits)
 
     def keyframe(self) -> tuple[str, float]:
         """Video id and seconds, the first two columns."""
         video = self.fields[0]
         if not is_video_name(video):
-            raise self.error(f"the video id must be plain text without quotes, got {shown(video)}")
+            raise self.error(f"the video id must be plain text without quotes, got {quoted(video)}")
         timestamp = self.number(1, "the timestamp")
         if not 0 <= timestamp <= MAX_TIMESTAMP:
-            raise self.error(f"the timestamp must be in seconds, 0 or later, got {shown(self.fields[1])}")
+            raise self.error(f"the timestamp must be in seconds, 0 or later, got {quoted(self.fields[1])}")
         return video, timestamp
 
     def box(self, rule: BoxRule) -> tuple[float, float, float, float]:
@@ -122,21 +122,21 @@ def is_video_name(text: str) -> bool:
     return bool(text) and text.isprintable() and '"' not in text and text == text.strip()
 
 
-def iterate_rows(path: str | Path) -> Iterator[Row]:
+def iterate_rows(path: str | Path) -> Iterator[CsvRow]:
     """The lines of a CSV file that hold more than commas and spaces, spaces around the fields removed.
 
     Spreadsheets pad lines with empty columns: without any text such a line is blank, and with two columns of
     text it names a keyframe.
 
     Raises:
-        DataError: as of `open_plain`; or not UTF-8 text.
+        DataError: as of `open_input`; or not UTF-8 text.
     """
     path = Path(path)
-    with open_plain(path) as stream:
+    with open_input(path) as stream:
         for line, raw in enumerate(stream, start=1):
             text = decode(raw, path, "a CSV file", line).strip()
             if text.strip(", \t"):
-                row = Row(path, line, [field.strip() for field in text.split(",")])
+                row = CsvRow(path, line, [field.strip() for field in text.split(",")])
                 if len(row.fields) == 1 and ("\t" in text or ";" in text):
                     got = "tabs" if "\t" in text else "semicolons"
                     raise row.error(f"expected columns separated by commas, got {got}")
@@ -156,7 +156,7 @@ class BoxColumns:
     bare: np.ndarray  # (R,) bool, True where the line names a keyframe only
 
 
-def read_columns(
+def try_read_columns(
     path: str | Path, label: type[pl.DataType], value: type[pl.DataType] = pl.Float64
 ) -> BoxColumns | None:
     """Read a regular file: lines of 8 columns, some perhaps of 2, and sound video ids. None of any other.
@@ -218,7 +218,7 @@ def _source(path: Path) -> Path | bytes | None:
         return None
     if start[:2] != GZIP:
         return path
-    with open_plain(path) as stream:
+    with open_input(path) as stream:
         return stream.read()
 
 

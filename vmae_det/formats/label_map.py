@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from vmae_det.utils.errors import DataError, shown
-from vmae_det.utils.files import write_text
-from vmae_det.utils.inputs import decode, read_text
+from vmae_det.utils.errors import DataError, quoted
+from vmae_det.utils.input_files import decode, read_text
+from vmae_det.utils.output_files import write_text
 
 _MAX_ID = 10**6
 _ID = re.compile("[0-9]{1,9}")
@@ -80,7 +80,7 @@ class LabelMap:
                     f"an entry without {missing}; expected item {{ name: ... id: ... }}", path, line
                 )
             if not _ID.fullmatch(number):
-                raise DataError(f"id must be a whole number from 1 on, got {shown(number)}", path, line)
+                raise DataError(f"id must be a whole number from 1 on, got {quoted(number)}", path, line)
             fields.append((line, int(number), name, entry.get("label_type", "")))
         return cls._checked(fields, path)
 
@@ -152,12 +152,12 @@ def _pbtxt_entries(text: str, path: Path) -> list[tuple[int, dict[str, str]]]:
         after = [content for _, content in tokens[place + 1 : place + 3]]
         if after[:1] == ["{"] or after == [":", "{"]:
             if inside or token not in ("item", "label"):
-                got = shown(f"{token} {{")
+                got = quoted(f"{token} {{")
                 raise DataError(f"expected item {{ ... }} or label {{ ... }}, got {got}", path, line)
             entries.append((line, {}))
             inside, place = True, place + 1 + len(after[: after.index("{") + 1])
         elif not inside:
-            raise DataError(f"expected item {{ ... }} or lines ID: NAME, got {shown(token)}", path, line)
+            raise DataError(f"expected item {{ ... }} or lines ID: NAME, got {quoted(token)}", path, line)
         elif token == "}":
             inside, place = False, place + 1
         elif len(after) == 2 and after[0] == ":" and _is_word(token) and after[1] not in _MARKS:
@@ -166,7 +166,7 @@ def _pbtxt_entries(text: str, path: Path) -> list[tuple[int, dict[str, str]]]:
             entries[-1][1][token] = _value(after[1], path, line)
             place += 3
         else:
-            raise DataError(f"expected KEY: VALUE, got {shown(' '.join([token, *after]))}", path, line)
+            raise DataError(f"expected KEY: VALUE, got {quoted(' '.join([token, *after]))}", path, line)
     if inside:
         raise DataError("the entry has no closing brace", path, entries[-1][0])
     return entries
@@ -178,7 +178,7 @@ def _list_entries(text: str, path: Path) -> list[tuple[int, dict[str, str]]]:
     for line, content in _list_lines(text):
         found = _LIST_LINE.fullmatch(content)
         if not found:
-            raise DataError(f"expected ID: NAME as in the other lines, got {shown(content)}", path, line)
+            raise DataError(f"expected ID: NAME as in the other lines, got {quoted(content)}", path, line)
         entries.append((line, {"id": found[1], "name": _value(found[2], path, line)}))
     return entries
 
@@ -202,7 +202,7 @@ def _tokens(text: str, path: Path) -> list[tuple[int, str]]:
         line += text.count("\n", position, match.start())
         position = match.start()
         if match.lastgroup == "bad":
-            got = shown(text[position : position + 60].partition("\n")[0])
+            got = quoted(text[position : position + 60].partition("\n")[0])
             raise DataError(f"expected item {{ ... }} or label {{ ... }}, got {got}", path, line)
         if match.lastgroup != "skip":
             tokens.append((line, match[0]))

@@ -34,16 +34,16 @@ from vmae_det.formats.box_csv import (
     COORDINATES,
     MAX_TIMESTAMP,
     BoxRule,
-    Row,
+    CsvRow,
     box_problem,
     is_video_name,
     iterate_rows,
     keyframe_keys,
-    read_columns,
+    try_read_columns,
 )
-from vmae_det.utils.errors import DataError, shown
-from vmae_det.utils.inputs import read_text
-from vmae_det.utils.plain_pickle import PickledArray, described, load_plain_pickle
+from vmae_det.utils.errors import DataError, quoted
+from vmae_det.utils.input_files import read_text
+from vmae_det.utils.safe_pickle import PickledArray, describe_value, safe_load_pickle
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +55,8 @@ _EMPTY = {
         (".pkl", ".pickle"), "expected a dict of 'video_id,timestamp' and arrays (N, 5), got no box"
     ),
 }
-NO_CSV = frozenset(_EMPTY)  # suffixes of files that are read in another format
-MAX_PEOPLE = 2000  # in a keyframe; tracking and matching compare each with each
+NON_CSV_SUFFIXES = frozenset(_EMPTY)  # suffixes of files that are read in another format
+MAX_PERSONS = 2000  # in a keyframe; tracking and matching compare each with each
 PERSON_BOX_RULE = BoxRule(slack=0.05, allow_empty=False)
 
 
@@ -137,11 +137,11 @@ def _merge_repeated(persons: PersonBoxes, path: Path) -> PersonBoxes:
         .agg(pl.first("row"), pl.max("score"))
     )
     keys, counts = np.unique(merged["key"].to_numpy(), return_counts=True)
-    if counts.max(initial=0) > MAX_PEOPLE:
+    if counts.max(initial=0) > MAX_PERSONS:
         row = merged.filter(pl.col("key") == keys[counts.argmax()])["row"][0]
         keyframe = f"{persons.videos[persons.video[row]]},{persons.timestamp[row]:g}"
         raise DataError(
-            f"the keyframe {keyframe} has {counts.max()} person boxes, expected at most {MAX_PEOPLE}; drop "
+            f"the keyframe {keyframe} has {counts.max()} person boxes, expected at most {MAX_PERSONS}; drop "
             "those of low scores",
             path,
         )
@@ -156,7 +156,7 @@ def _merge_repeated(persons: PersonBoxes, path: Path) -> PersonBoxes:
     return replace(persons.select(merged["row"].to_numpy()), score=merged["score"].to_numpy())
 
 
-def person_box_lines(video: str, timestamp: float, boxes: np.ndarray, scores: np.ndarray) -> list[str]:
+def format_person_boxes(video: str, timestamp: float, boxes: np.ndarray, scores: np.ndarray) -> list[str]:
     """Lines of SlowFast's CSV for one keyframe; a box that has no area once it is written down is left out.
 
     Args:
@@ -178,7 +178,7 @@ def person_box_lines(video: str, timestamp: float, boxes: np.ndarray, scores: np
 
 
 def _read_csv(path: Path) -> PersonBoxes:
-    columns = read_columns(path, pl.String)
+    columns = try_read_columns(path, pl.String)
     if columns is not None and not columns.bare.any():
         timestamp, score = columns.timestamp, columns.value
         inside = [
@@ -203,7 +203,7 @@ def _read_line_by_line(path: Path) -> PersonBoxes:
     return _person_boxes(keyframes, np.array(boxes).reshape(-1, 4), np.array(scores))
 
 
-def _csv_score(row: Row) -> float:
+def _csv_score(row: CsvRow) -> float:
     score = row.number(len(row.fields) - 1, "the score")
     if not 0 <= score <= 1:
         raise row.error(f"the score of a person must be in [0, 1], got {score:g}; is this ground truth?")
@@ -296,7 +296,7 @@ def _persons_only(entries: list[Any], categories: Any, path: Path) -> list[tuple
         }
         if not persons:
             shown_names = ", ".join(str(c.get("name")) for c in names[:10])
-            raise DataError(f"none of its categories is a person: {shown(shown_names)}", path)
+            raise DataError(f"none of its categories is a person: {quoted(shown_names)}", path)
     kept, other = [], Counter()
     for i, entry in numbered:
         number = _entry(entry, "category_id", (int,), path, f"box {i}")
@@ -327,7 +327,7 @@ def _entry(entry: Any, key: str, types: tuple[type, ...], path: Path, where: str
         raise DataError(f"{where} has no '{key}'", path)
     value = entry[key]
     if not isinstance(value, types) or isinstance(value, bool):
-        raise DataError(f"{where}: '{key}' is {shown(str(value))}, a {type(value).__name__}", path)
+        raise DataError(f"{where}: '{key}' is {quoted(str(value))}, a {type(value).__name__}", path)
     return value
 
 
@@ -337,13 +337,13 @@ def _number(value: Any, what: str, path: Path, where: str) -> float:
     except (TypeError, ValueError, OverflowError):
         number = np.nan
     if not np.isfinite(number):
-        raise DataError(f"{where}: {what} must be a finite number, got {shown(str(value))}", path)
+        raise DataError(f"{where}: {what} must be a finite number, got {quoted(str(value))}", path)
     return number
 
 
 def _keyframe(video: str, timestamp: float, path: Path, where: str) -> tuple[str, float]:
     if not is_video_name(video) or not 0 <= timestamp <= MAX_TIMESTAMP:
-        problem = f"expected a video id and seconds, got {shown(video)} and {timestamp:g}"
+        problem = f"expected a video id and seconds, got {quoted(video)} and {timestamp:g}"
         raise DataError(f"{where}: {problem}", path)
     return video, timestamp
 
@@ -360,15 +360,15 @@ def _check(box: tuple[float, ...], score: float, path: Path, where: str) -> None
 
 
 def _read_pickle(path: Path) -> PersonBoxes:
-    content = load_plain_pickle(path, "person boxes")
+    content = safe_load_pickle(path, "person boxes")
     expected = "expected a dict of arrays (N, 5) of x1, y1, x2, y2, score by 'video_id,timestamp'"
     if not isinstance(content, dict):
-        raise DataError(f"{expected}, got {described(content)}", path)
+        raise DataError(f"{expected}, got {describe_value(content)}", path)
     keyframes, tables = [], []
     for key, value in content.items():
         if not isinstance(key, str) or "," not in key:
-            raise DataError(f"{expected}, got {described(content)}", path)
-        where = f"entry {shown(key)}"
+            raise DataError(f"{expected}, got {describe_value(content)}", path)
+        where = f"entry {quoted(key)}"
         video, _, seconds = key.rpartition(",")
         keyframe = _keyframe(video, _number(seconds, "the timestamp", path, where), path, where)
         table = _table(value, path, where)
@@ -378,7 +378,7 @@ def _read_pickle(path: Path) -> PersonBoxes:
     boxes, scores = rows[:, :4], rows[:, 4]
     if not (PERSON_BOX_RULE.accepts(boxes) and ((scores >= 0) & (scores <= 1)).all()):
         for (video, time), row in zip(keyframes, rows):
-            where = f"entry {shown(f'{video},{time:04g}')}"
+            where = f"entry {quoted(f'{video},{time:04g}')}"
             _check(
                 tuple(_number(value, "a coordinate", path, where) for value in row[:4]), row[4], path, where
             )
@@ -389,7 +389,7 @@ def _table(value: Any, path: Path, where: str) -> np.ndarray:
     """Boxes and scores (N, 5) of one keyframe."""
     expected = "expected an array (N, 5) of x1, y1, x2, y2, score"
     if not isinstance(value, PickledArray):
-        raise DataError(f"{where}: {expected}, got {described(value)}", path)
+        raise DataError(f"{where}: {expected}, got {describe_value(value)}", path)
     try:
         table = value.to_numpy()
     except pickle.UnpicklingError as error:

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from vmae_det.formats.box_csv import is_video_name
-from vmae_det.utils.errors import DataError, shown
-from vmae_det.utils.plain_pickle import PickledArray, load_plain_pickle
+from vmae_det.utils.errors import DataError, quoted
+from vmae_det.utils.safe_pickle import PickledArray, safe_load_pickle
 
 _MAX_FRAME = 10**7
 
@@ -64,7 +64,7 @@ def read_tube_pickle(path: Path, in_pixels: bool = False) -> TubeFile:
     Raises:
         DataError: names the file, the entry, what was got and what was expected.
     """
-    content = load_plain_pickle(path, "tubes")
+    content = safe_load_pickle(path, "tubes")
     if not isinstance(content, dict):
         raise DataError(f"expected a dict with labels, gttubes, ..., got a {type(content).__name__}", path)
     needless = ("resolution", "train_videos") if in_pixels else ()
@@ -112,7 +112,9 @@ def names(value: Any, what: str, path: Path) -> list[str]:
         raise DataError(f"{what}: expected a list of names, got a {type(value).__name__}", path)
     for name in value:
         if not isinstance(name, str) or not is_video_name(name) or "," in name:
-            raise DataError(f"{what}: expected names without commas and quotes, got {shown(str(name))}", path)
+            raise DataError(
+                f"{what}: expected names without commas and quotes, got {quoted(str(name))}", path
+            )
     return list(value)
 
 
@@ -155,13 +157,13 @@ def _size(resolution: dict, video: str, path: Path) -> np.ndarray:
     good = isinstance(value, (list, tuple)) and len(value) == 2
     if not good or not all(isinstance(side, (int, float)) and side > 0 for side in value):
         raise DataError(
-            f"resolution[{shown(video)}]: expected (height, width), got {shown(str(value))}", path
+            f"resolution[{quoted(video)}]: expected (height, width), got {quoted(str(value))}", path
         )
     return np.array([value[1], value[0]] * 2, dtype=np.float64)
 
 
 def _tubes(gttubes: dict, video: str, size: np.ndarray, num_labels: int, path: Path) -> list[Tube]:
-    where = f"gttubes[{shown(video)}]"
+    where = f"gttubes[{quoted(video)}]"
     by_label = gttubes.get(video)
     if not isinstance(by_label, dict):
         raise DataError(f"{where}: expected a dict of tubes by label, got a {type(by_label).__name__}", path)

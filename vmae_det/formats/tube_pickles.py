@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from vmae_det.formats.tube_annotations import TubeFile, frame_numbers, read_tube_pickle, table
-from vmae_det.formats.tubes import Tubes
-from vmae_det.utils.errors import DataError, shown
-from vmae_det.utils.plain_pickle import PickledArray, load_plain_pickle
+from vmae_det.formats.tube_csv import Tubes
+from vmae_det.utils.errors import DataError, quoted
+from vmae_det.utils.safe_pickle import PickledArray, safe_load_pickle
 
 Entry = tuple[str, str, float, np.ndarray, np.ndarray]  # video, label, score, frames (N,), boxes (N, 4)
 
@@ -50,7 +50,7 @@ def read_detected_tubes(path: Path, ground_truth: Path, split: int = 1) -> Tubes
     videos = _test_videos(official, split, ground_truth)
     if path.is_dir():
         return _tubes(_of_act(path, official.labels, videos))
-    content = load_plain_pickle(path, "detections")
+    content = safe_load_pickle(path, "detections")
     if isinstance(content, PickledArray):
         return _tubes(_in_frames(content, official.labels, videos, path))
     return _tubes(_of_multisports(content, official.labels, videos, path))
@@ -65,7 +65,7 @@ def _test_videos(official: TubeFile, split: int, path: Path) -> list[str]:
 def _of_act(folder: Path, labels: list[str], videos: list[str]) -> Iterable[Entry]:
     for video in videos:
         path = folder / f"{video}_tubes.pkl"
-        for where, label, found in _by_label(load_plain_pickle(path, "tubes"), labels, path):
+        for where, label, found in _by_label(safe_load_pickle(path, "tubes"), labels, path):
             if not isinstance(found, (list, tuple)) or len(found) != 2:
                 raise DataError(f"{where}: expected an array and a score, got {_kind(found)}", path)
             frames, boxes = _rows(found[0], where, path)
@@ -78,7 +78,7 @@ def _of_multisports(content: Any, labels: list[str], videos: list[str], path: Pa
         if not isinstance(found, (list, tuple)) or len(found) != 3:
             raise DataError(f"{where}: expected a video, a score and an array, got {_kind(found)}", path)
         if found[0] not in known:
-            raise DataError(f"{where}: {shown(str(found[0]))} is not a test video of the split", path)
+            raise DataError(f"{where}: {quoted(str(found[0]))} is not a test video of the split", path)
         frames, boxes = _rows(found[2], where, path)
         yield found[0], label, _score(found[1], where, path), frames, boxes
 
@@ -88,7 +88,7 @@ def _by_label(content: Any, labels: list[str], path: Path) -> Iterable[tuple[str
         raise DataError(f"expected a dict of tubes by label or an array (N, 8), got {_kind(content)}", path)
     for label, tubes in content.items():
         if not isinstance(label, int) or not 0 <= label < len(labels):
-            raise DataError(f"expected labels from 0 to {len(labels) - 1}, got {shown(str(label))}", path)
+            raise DataError(f"expected labels from 0 to {len(labels) - 1}, got {quoted(str(label))}", path)
         if not isinstance(tubes, (list, tuple)):
             raise DataError(f"[{label}]: expected a list of tubes, got {_kind(tubes)}", path)
         for i, found in enumerate(tubes):
@@ -113,7 +113,7 @@ def _rows(value: Any, where: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _score(value: Any, where: str, path: Path) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
-        raise DataError(f"{where}: the score must be a finite number, got {shown(str(value))}", path)
+        raise DataError(f"{where}: the score must be a finite number, got {quoted(str(value))}", path)
     return float(value)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vmae_det.utils.errors import DataError
-from vmae_det.utils.inputs import read_text
+from vmae_det.utils.input_files import read_text
 
 _LINE = re.compile(r"(.*[^\s,])[\s,]+([0-9]+)")
 

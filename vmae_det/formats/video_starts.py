@@ -9,7 +9,7 @@ import numpy as np
 
 from vmae_det.formats.box_csv import iterate_rows
 from vmae_det.utils.errors import DataError
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.output_files import atomic_write
 
 
 class VideoStarts:
@@ -42,6 +42,6 @@ class VideoStarts:
 
 def write_video_starts(path: Path, starts: Mapping[str, float]) -> None:
     """Write such a table, to the millisecond."""
-    with write_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         lines = [f"{video},{seconds:.3f}\n" for video, seconds in sorted(starts.items())]
         temporary.write_text("".join(lines), encoding="utf-8")

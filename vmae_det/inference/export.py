@@ -28,7 +28,7 @@ from vmae_det.inference.exported_files import (
 from vmae_det.inference.exported_program import load_program
 from vmae_det.inference.onnx_files import need, open_session
 from vmae_det.utils.errors import ConfigError, WeightsError
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.output_files import atomic_write
 
 TOLERANCE = 1e-4  # largest difference of a score, in [0, 1], from the model's own
 OPSET = 18
@@ -132,7 +132,7 @@ def export_model(
     with tqdm(total=2 + len(cases), desc="tracing", unit="step", disable=None) as bar:
         program = trace(graph, cfg)
         _step(bar, "writing")
-        with write_whole(output) as temporary:
+        with atomic_write(output) as temporary:
             (_write_onnx if form == "onnx" else _write_torch)(program, temporary, metadata, graph.inputs)
             del program
             _step(bar, "comparing")

@@ -19,13 +19,13 @@ from vmae_det.data.catalog import DatasetSpec
 from vmae_det.formats.ava_csv import read_action_csv
 from vmae_det.formats.box_csv import is_video_name
 from vmae_det.formats.keyframes import rows_by_value
-from vmae_det.formats.person_boxes import person_box_lines
+from vmae_det.formats.person_boxes import format_person_boxes
 from vmae_det.inference.clips import check_number_of_keyframes
 from vmae_det.inference.person_detectors import PersonDetector, build_person_detector
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import ConfigError, DataError, UserError
-from vmae_det.utils.files import write_text, write_whole
 from vmae_det.utils.logging import setup_logging
+from vmae_det.utils.output_files import atomic_write, write_text
 from vmae_det.utils.paths import local_path
 from vmae_det.video.discovery import find_video_inputs, resolve_video_ids
 from vmae_det.video.readers import VideoReader, open_video
@@ -178,7 +178,7 @@ def _people_of(video: Keyframed, detector: PersonDetector, cfg: CfgNode, hidden:
         for numbers, frames in _batches(reader, indices, cfg.PERSON_DETECTOR.BATCH_SIZE):
             for number, frame, (boxes, scores) in zip(numbers, frames, detector.detect(frames)):
                 height, width = frame.shape[:2]
-                lines += person_box_lines(
+                lines += format_person_boxes(
                     video.name, float(times[number]), boxes / [width, height, width, height], scores
                 )
             seen += len(frames)
@@ -227,7 +227,7 @@ def _read(
 def _join(output: Path, parts: Sequence[Path], keep: bool) -> None:
     """All boxes in one file, in the order of the videos; the parts go unless there is more to come."""
     rows = 0
-    with write_whole(output) as temporary, temporary.open("wb") as file:
+    with atomic_write(output) as temporary, temporary.open("wb") as file:
         for part in parts:
             content = part.read_bytes()
             rows += content.count(b"\n")

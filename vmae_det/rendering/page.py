@@ -15,7 +15,7 @@ import numpy as np
 
 from vmae_det.inference.detections import ActionDetections
 from vmae_det.rendering.page_video import PageVideo, add_video
-from vmae_det.utils.files import write_text
+from vmae_det.utils.output_files import write_text
 from vmae_det.video.readers import VideoReader, open_video
 
 FLOOR = 0.05  # of the scores that a page holds: those below would be most of an hour's page

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from tqdm import tqdm
 
 from vmae_det.utils.errors import DataError
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.output_files import atomic_write
 from vmae_det.video.readers import VideoReader
 from vmae_det.video.readers.base import locate_video
 from vmae_det.video.readers.video_file import VideoFile
@@ -91,7 +91,7 @@ def _refer(video: Path, source: Path, page: Path, suffix: str, start: float) -> 
     if video.parent.resolve() == page.parent.resolve() and video.suffix.lower() == suffix:
         beside = video
     else:
-        with write_whole(beside) as temporary:
+        with atomic_write(beside) as temporary:
             shutil.copyfile(video, temporary)
     return PageVideo(quote(os.fsencode(beside.name), safe=""), "", media_type, start)
 

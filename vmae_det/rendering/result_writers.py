@@ -11,14 +11,14 @@ from typing import ClassVar, Protocol, TextIO
 import numpy as np
 import simplejson
 
-from vmae_det.formats.ava_csv import action_lines
+from vmae_det.formats.ava_csv import format_action_csv
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.inference.detections import ActionDetections, KeyframeActions
 from vmae_det.inference.stopwatch import Stopwatch
 from vmae_det.rendering.overlay_writer import OverlayStyle, OverlayWriter
 from vmae_det.rendering.page import write_page
 from vmae_det.utils.errors import ConfigError, did_you_mean
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.output_files import atomic_write
 from vmae_det.video.sources import FileSource, VideoSource
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class _Lines:
 
     def __enter__(self) -> _Lines:
         with ExitStack() as stack:
-            temporary = stack.enter_context(write_whole(self._output.path))
+            temporary = stack.enter_context(atomic_write(self._output.path))
             self._file = stack.enter_context(temporary.open("w", encoding="utf-8", newline="\n"))
             self._stack = stack.pop_all()
         return self
@@ -104,7 +104,7 @@ class CsvWriter(_Lines):
     def _text(self, keyframe: KeyframeActions) -> str:
         if not len(keyframe):
             return ""
-        return action_lines(keyframe.to_rows(csv_id(self._output.video_id), self._output.label_map))
+        return format_action_csv(keyframe.to_rows(csv_id(self._output.video_id), self._output.label_map))
 
 
 class JsonLinesWriter(_Lines):

@@ -54,7 +54,7 @@ def file_error(error: OSError) -> UserError:
     return UserError(f"{error.filename}: {error.strerror}")
 
 
-def shown(text: str) -> str:
+def quoted(text: str) -> str:
     """A value as an error message shows it: quoted, unprintable characters escaped, cut when long."""
     return repr(text if len(text) <= 40 else text[:37] + "...")
 

@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from vmae_det.utils import distributed
-from vmae_det.utils.files import write_text
+from vmae_det.utils.output_files import write_text
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from vmae_det.utils.errors import ConfigError
 from vmae_det.utils.events import Writer
-from vmae_det.utils.files import write_text
+from vmae_det.utils.output_files import write_text
 
 RUN_ID = "wandb_run_id.txt"
 

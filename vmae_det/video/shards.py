@@ -21,7 +21,7 @@ from tqdm import tqdm
 from vmae_det.utils.downloads import cache_folder, split_address
 from vmae_det.utils.errors import DataError
 from vmae_det.utils.file_types import SHARD_SUFFIX, VIDEO_SUFFIXES
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.output_files import atomic_write
 from vmae_det.utils.paths import is_address, local_path
 from vmae_det.video.packed_paths import PackedPaths, PackedStrings
 from vmae_det.video.readers.base import VideoLocation
@@ -245,7 +245,7 @@ def _index_of(shards: Shards) -> _Index:
             index = _load(cached, state)
             if index is None:
                 index = _read(shards)
-                with write_whole(cached) as temporary:
+                with atomic_write(cached) as temporary:
                     np.savez(temporary, state=state, **index._asdict())
     except OSError as error:
         logger.warning("the index of %s cannot be kept in %s: %s", shards, cached.parent, error)

@@ -16,7 +16,7 @@ import numpy as np
 from av.video.reformatter import Colorspace
 
 from vmae_det.utils.errors import DataError, UserError
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.output_files import atomic_write
 from vmae_det.utils.paths import is_address
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class VideoWriter:
         self._last: int | None = None  # of the last frame, in ticks
         self._sound: _SoundCopy | None = None
         with ExitStack() as stack:
-            part = stack.enter_context(write_whole(self.path))
+            part = stack.enter_context(atomic_write(self.path))
             with self._naming_path():
                 self._file = av.open(
                     _local(part), "w", format="mp4", container_options={"movflags": "+faststart"}

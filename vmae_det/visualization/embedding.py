@@ -21,7 +21,7 @@ from vmae_det.engine.trainer import AMP_TYPES, to_device
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.modeling import VideoClassifier
 from vmae_det.utils.errors import ConfigError, DataError
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.output_files import atomic_write
 from vmae_det.visualization.figures import COLOURS, missing, new_figure, plain
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def draw_embedding(found: ClipFeatures, places: np.ndarray, title: str) -> Figur
 
 def write_places(path: Path, found: ClipFeatures, places: np.ndarray) -> Path:
     """Write a CSV with a line for each clip: video, label, name, x, y; gives the path."""
-    with write_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["video", "label", "name", "x", "y"])
         for video, label, (x, y) in zip(found.videos, found.labels.tolist(), places.tolist()):

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vmae_det.utils.files import write_text
+from vmae_det.utils.output_files import write_text
 
 _TEMPLATE = Path(__file__).with_name("evaluation_report.html")
 
@@ -17,7 +17,7 @@ def write_report(folder: str | Path, report: dict[str, Any], title: str) -> Path
     """Write report.html, report.json and classes.csv; gives the page.
 
     Args:
-        report: of `vmae_det.evaluation.report.explain`.
+        report: of `vmae_det.evaluation.report.build_report`.
         title: of the page, such as the name of the file of detections.
     """
     folder = Path(folder)

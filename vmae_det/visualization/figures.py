@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vmae_det.utils.errors import UserError
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.output_files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,6 +63,6 @@ def save_figure(figure: Figure, path: Path) -> Path:
     # Text stays text, and the same chart is the same file.
     style = {"svg.fonttype": "none", "svg.hashsalt": "vmae_det"}
     dated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    with write_whole(path) as temporary, matplotlib.rc_context(style):
+    with atomic_write(path) as temporary, matplotlib.rc_context(style):
         figure.savefig(temporary, dpi=130, metadata=dated.get(path.suffix))
     return path

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.output_files import atomic_write
 from vmae_det.visualization.frame_rows import draw_rows, frames_of, stack
 
 MASK_GREY = 128
@@ -70,5 +70,5 @@ def write_png(path: str | Path, image: np.ndarray | Sequence[np.ndarray]) -> Non
     path = Path(path)
     image = image if isinstance(image, np.ndarray) else stack(image)
     _, encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), _COMPRESSION)
-    with write_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(encoded.tobytes())

@@ -24,7 +24,7 @@ from vmae_det.dataset_tools.check.videos import files_by_id, missing_findings, r
 from vmae_det.formats.ava_csv import read_action_csv
 from vmae_det.formats.box_csv import COORDINATES
 from vmae_det.formats.label_map import LabelMap
-from vmae_det.formats.person_boxes import MAX_PEOPLE, read_person_boxes
+from vmae_det.formats.person_boxes import MAX_PERSONS, read_person_boxes
 from vmae_det.formats.video_starts import VideoStarts
 from vmae_det.utils.errors import DataError
 from vmae_det.video.discovery import videos_by_id
@@ -75,12 +75,13 @@ def check_detection(case: Case) -> None:
             same, keep="first", maintain_order=True
         )
         case.counts["person boxes"] = len(detected)
-    if boxes is not None and _most_in_a_keyframe(detected) > MAX_PEOPLE:
+    if boxes is not None and _most_in_a_keyframe(detected) > MAX_PERSONS:
         case.found.append(
             Finding(
                 "too_many_person_boxes",
                 1,
-                f"a keyframe has {_most_in_a_keyframe(detected)} person boxes, expected at most {MAX_PEOPLE}",
+                f"a keyframe has {_most_in_a_keyframe(detected)} person boxes, "
+                f"expected at most {MAX_PERSONS}",
                 (),
                 "drop the boxes of low scores",
             )

@@ -29,8 +29,8 @@ from vmae_det.formats.box_csv import COORDINATES, MAX_CLIP
 from vmae_det.formats.label_map import LabelMap, write_label_map
 from vmae_det.formats.video_starts import VideoStarts
 from vmae_det.utils.errors import ConfigError
-from vmae_det.utils.files import write_text
-from vmae_det.utils.inputs import decode, open_plain
+from vmae_det.utils.input_files import decode, open_input
+from vmae_det.utils.output_files import write_text
 from vmae_det.utils.paths import is_address
 from vmae_det.video.shards import Shards
 
@@ -97,7 +97,7 @@ def _has_lines(path: Path) -> bool:
 
 def _mend_text(path: Path, holds: str, fixed: Fixed) -> list[str]:
     """The lines of a file, at their places, as the readers expect them; '' where a line is dropped."""
-    with open_plain(path) as file:
+    with open_input(path) as file:
         content = file.read()
     if content.startswith(codecs.BOM_UTF8):
         fixed.changes.append((str(path), 1, "byte order mark removed", "", ""))

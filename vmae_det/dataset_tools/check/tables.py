@@ -14,7 +14,7 @@ import polars as pl
 from vmae_det.dataset_tools.check.findings import Finding, finding_of_rows
 from vmae_det.formats.box_csv import COORDINATES, MAX_TIMESTAMP, is_video_name
 from vmae_det.formats.person_boxes import read_person_boxes
-from vmae_det.utils.inputs import open_plain
+from vmae_det.utils.input_files import open_input
 
 # Columns that a line may have, by what the file holds.
 WIDTHS = {"annotations": (2, 7, 8), "person_boxes": (7, 8), "excluded": (2,)}
@@ -154,7 +154,7 @@ def _list_table(path: Path) -> Table:
 
 def _lines(path: Path) -> pl.DataFrame:
     """`line` and `text` of all lines that are not blank, stripped."""
-    with open_plain(path) as stream:
+    with open_input(path) as stream:
         content = stream.read()
     lines = content.decode("utf-8-sig", errors="replace").split("\n")
     frame = pl.DataFrame({"text": lines}, schema={"text": pl.String}).with_row_index("line", offset=1)

@@ -36,7 +36,7 @@ from vmae_det.formats.ava_csv import GROUND_TRUTH_RULE, ActionBoxes, write_actio
 from vmae_det.formats.box_csv import MAX_TIMESTAMP, box_problem
 from vmae_det.formats.label_map import LabelMap, write_label_map
 from vmae_det.utils.errors import ConfigError, DataError, UserError, did_you_mean
-from vmae_det.utils.files import write_text
+from vmae_det.utils.output_files import write_text
 
 FILES = ("annotations.csv", "actions.pbtxt", "dataset.yaml")
 

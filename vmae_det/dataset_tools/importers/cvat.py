@@ -12,7 +12,7 @@ from vmae_det.dataset_tools.importers.documents import XmlElement, read_xml
 from vmae_det.dataset_tools.importers.file_names import UniqueFiles, parse_image_name, video_id
 from vmae_det.dataset_tools.importers.importer import IMPORTER_REGISTRY, AnnotationFile, Importer
 from vmae_det.dataset_tools.importers.tracks import AnnotatedVideo, Box, Track, TrackPoint, merge_points
-from vmae_det.utils.errors import DataError, shown
+from vmae_det.utils.errors import DataError, quoted
 
 _TRUE = ("1", "true", "True")
 _OTHER_SHAPES = ("polygon", "polyline", "points", "ellipse", "cuboid", "mask", "skeleton")
@@ -71,7 +71,7 @@ def _read_tasks(meta: XmlElement) -> dict[str, _Task]:
         number = task.find("id")
         key = number.text if number else ""
         if key in tasks:
-            task.fail(f"duplicate task id {shown(key)}")
+            task.fail(f"duplicate task id {quoted(key)}")
         tasks[key] = _read_task(task, meta)
     return tasks
 
@@ -134,7 +134,7 @@ def _task_of(element: XmlElement, tasks: dict[str, _Task]) -> _Task:
     if number in tasks or len(tasks) == 1:
         return tasks.get(number) or next(iter(tasks.values()))
     if element.tag == "track" and len(tasks) > 1:
-        element.fail(f"task_id: expected the id of a task in <meta>, got {shown(number)}")
+        element.fail(f"task_id: expected the id of a task in <meta>, got {quoted(number)}")
     return _Task(None, None, 0, None, 1)
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 from xml.parsers import expat
 
-from vmae_det.utils.errors import DataError, shown
-from vmae_det.utils.inputs import open_plain, read_text
+from vmae_det.utils.errors import DataError, quoted
+from vmae_det.utils.input_files import open_input, read_text
 
 _JSON_TYPES = {
     dict: "an object",
@@ -40,7 +40,7 @@ class JsonValue:
     def fail(self, expected: str) -> NoReturn:
         """Raise a DataError that names the location, what was expected and what was got."""
         kind = next((name for kind, name in _JSON_TYPES.items() if type(self.value) is kind), None)
-        got = shown(self.value) if isinstance(self.value, str) else kind or f"{self.value!r}"[:40]
+        got = quoted(self.value) if isinstance(self.value, str) else kind or f"{self.value!r}"[:40]
         raise DataError(f"{self.location}: expected {expected}, got {got}", self.path)
 
     def located(self, error: DataError) -> DataError:
@@ -133,7 +133,7 @@ def read_json(path: Path) -> JsonValue:
     try:
         return JsonValue(json.loads(read_text(path, "JSON"), object_pairs_hook=_unique_keys), "$", path)
     except KeyError as error:
-        raise DataError(f"duplicate key {shown(error.args[0])} in an object", path) from None
+        raise DataError(f"duplicate key {quoted(error.args[0])} in an object", path) from None
     except json.JSONDecodeError as error:
         raise DataError(f"not valid JSON: {error.msg} (column {error.colno})", path, error.lineno) from None
     except (RecursionError, ValueError) as error:  # ValueError: a number of thousands of digits
@@ -190,7 +190,7 @@ class XmlElement:
     def _integer(self, text: str, prefix: str) -> int:
         value = self._number(text, prefix)
         if value < 0 or value != int(value):
-            self.fail(f"{prefix}expected a non-negative integer, got {shown(text)}")
+            self.fail(f"{prefix}expected a non-negative integer, got {quoted(text)}")
         return int(value)
 
     def _number(self, text: str, prefix: str) -> float:
@@ -199,7 +199,7 @@ class XmlElement:
         except ValueError:
             value = math.nan
         if not abs(value) <= _MAX_NUMBER:
-            self.fail(f"{prefix}expected a number, got {shown(text)}")
+            self.fail(f"{prefix}expected a number, got {quoted(text)}")
         return value
 
 
@@ -239,7 +239,7 @@ def read_xml(path: Path) -> Iterator[XmlElement]:
     parser.CharacterDataHandler, parser.StartDoctypeDeclHandler = text, refuse_doctype
     parser.buffer_text = True
     try:
-        with open_plain(path) as file:
+        with open_input(path) as file:
             while chunk := file.read(_CHUNK):
                 parser.Parse(chunk, False)
                 yield from complete

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from vmae_det.formats.box_csv import is_video_name
-from vmae_det.utils.errors import DataError, shown
+from vmae_det.utils.errors import DataError, quoted
 from vmae_det.utils.file_types import VIDEO_SUFFIXES
 
 _FRAME = re.compile(r"(?P<prefix>.*?)[_\-. ]?(?P<frame>[0-9]{1,9})")
@@ -38,7 +38,7 @@ def video_id(text: str) -> str:
     suffix = PurePosixPath(name).suffix
     stem = name.removesuffix(suffix) if suffix.lower() in VIDEO_SUFFIXES else name
     if not is_video_name(stem) or "," in stem:
-        raise DataError(f"expected the name of a video file (without commas and quotes), got {shown(text)}")
+        raise DataError(f"expected the name of a video file (without commas and quotes), got {quoted(text)}")
     return stem
 
 
@@ -55,7 +55,7 @@ def parse_image_name(text: str) -> tuple[str | None, int]:
     roboflow = _ROBOFLOW.fullmatch(path.stem)
     match = _FRAME.fullmatch(roboflow["name"] if roboflow else path.stem)
     if not match:
-        raise DataError(f"expected an image named VIDEO_000123.jpg or VIDEO/000123.jpg, got {shown(text)}")
+        raise DataError(f"expected an image named VIDEO_000123.jpg or VIDEO/000123.jpg, got {quoted(text)}")
     frame = int(match["frame"])
     prefix = match["prefix"]
     if roboflow:
@@ -85,4 +85,4 @@ class UniqueFiles:
         if first != path:
             what = "the video" if frame is None else f"frame {frame} of the video"
             name = "" if video is None else f" '{video}'"
-            raise DataError(f"{shown(path)} and {shown(first)} are both {what}{name}; rename one of them")
+            raise DataError(f"{quoted(path)} and {quoted(first)} are both {what}{name}; rename one of them")

@@ -11,7 +11,7 @@ from pathlib import Path
 from vmae_det.dataset_tools.importers.documents import JsonValue, read_json
 from vmae_det.dataset_tools.importers.tracks import AnnotatedVideo
 from vmae_det.utils.errors import DataError
-from vmae_det.utils.inputs import open_plain
+from vmae_det.utils.input_files import open_input
 from vmae_det.utils.registry import Registry, lookup
 
 IMPORTER_REGISTRY = Registry("IMPORTER")
@@ -32,7 +32,7 @@ class AnnotationFile:
         Raises:
             DataError: the file cannot be opened, or is a zip archive.
         """
-        with open_plain(self.path) as file:
+        with open_input(self.path) as file:
             head = file.read(64)
         if head.startswith(b"PK"):
             raise DataError(

@@ -32,7 +32,7 @@ from vmae_det.dataset_tools.prepare.detection import (
     write_person_boxes,
 )
 from vmae_det.dataset_tools.prepare.work import Journal, work_through
-from vmae_det.formats.ava_csv import ActionBoxes, read_action_csv, read_excluded, write_action_csv
+from vmae_det.formats.ava_csv import ActionBoxes, read_action_csv, read_excluded_keyframes, write_action_csv
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.formats.person_boxes import PersonBoxes, read_person_boxes
 from vmae_det.formats.video_starts import write_video_starts
@@ -114,7 +114,7 @@ def _read_official(args: argparse.Namespace) -> tuple[dict[str, ActionBoxes], Pe
     label_map = LabelMap.from_file(require_file(args.annotations, ACTIONS))
     LabelMap.from_file(require_file(args.annotations, SCORED_ACTIONS))
     for file in EXCLUDED.values():
-        read_excluded(require_file(args.annotations, file))
+        read_excluded_keyframes(require_file(args.annotations, file))
     rows = {
         part: read_action_csv(require_file(args.annotations, file), label_map)
         for part, file in ANNOTATIONS.items()

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from vmae_det.dataset_tools.prepare.common import require_file
 from vmae_det.utils.errors import DataError
 from vmae_det.utils.file_types import IMAGE_SUFFIXES
-from vmae_det.utils.inputs import decode, open_plain
+from vmae_det.utils.input_files import decode, open_input
 
 LISTS = ("train.csv", "val.csv")
 HEADER = ["original_vido_id", "video_id", "frame_id", "path", "labels"]
@@ -34,7 +34,7 @@ def read_frame_lists(folder: Path) -> dict[str, int]:
     counts: dict[str, int] = {}
     for name in LISTS:
         path = require_file(folder, name)
-        with open_plain(path) as file:
+        with open_input(path) as file:
             bar = tqdm(file, desc=f"reading {name}", unit="line", disable=None, leave=False)
             for line, text in enumerate(bar, start=1):
                 fields = decode(text, path, "a list of images", line).split()

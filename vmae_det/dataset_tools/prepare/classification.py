@@ -13,7 +13,7 @@ from vmae_det.dataset_tools.prepare.resize import resize_video
 from vmae_det.dataset_tools.prepare.video_index import VideoIndex
 from vmae_det.dataset_tools.prepare.work import Journal, header_problem, work_through
 from vmae_det.utils.errors import DataError, UserError
-from vmae_det.utils.files import write_text
+from vmae_det.utils.output_files import write_text
 
 RESIZE_SECONDS = 1800  # that re-encoding one video may take
 

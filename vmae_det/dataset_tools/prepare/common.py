@@ -21,8 +21,8 @@ from pathlib import Path
 from types import ModuleType
 
 from vmae_det.utils.errors import DataError, UserError
-from vmae_det.utils.files import make_output_folder, write_whole
-from vmae_det.utils.inputs import read_text
+from vmae_det.utils.input_files import read_text
+from vmae_det.utils.output_files import atomic_write, make_output_folder
 
 # Name of a dataset to its module in this package.
 PREPARERS: dict[str, str] = {
@@ -100,7 +100,7 @@ def write_table(path: Path, header: tuple[str, ...], rows: list[tuple[str, ...]]
     if not rows:
         path.unlink(missing_ok=True)
         return
-    with write_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)

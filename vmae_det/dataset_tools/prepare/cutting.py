@@ -13,7 +13,7 @@ from pathlib import Path
 import av
 
 from vmae_det.utils.errors import DataError, UserError
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.output_files import atomic_write
 from vmae_det.video.probe import probe_video
 from vmae_det.video.readers.base import locate_video
 from vmae_det.video.readers.video_file import VideoFile
@@ -36,9 +36,9 @@ def cut_to_folder(
         return problem
     target = files / Path(path).name
     try:
-        with write_whole(target) as temporary:
+        with atomic_write(target) as temporary:
             start = cut_movie(source / path, temporary, *seconds)
-            with write_whole(start_file(path, starts)) as note:
+            with atomic_write(start_file(path, starts)) as note:
                 note.write_text(f"{float(start):.6f}\n")
     except _BrokenMovie as error:
         return str(error)

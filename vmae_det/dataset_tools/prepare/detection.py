@@ -21,7 +21,7 @@ from vmae_det.formats.ava_csv import ActionBoxes
 from vmae_det.formats.box_csv import COORDINATES
 from vmae_det.formats.person_boxes import PersonBoxes
 from vmae_det.utils.errors import DataError, UserError
-from vmae_det.utils.files import make_output_folder, write_text, write_whole
+from vmae_det.utils.output_files import atomic_write, make_output_folder, write_text
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def write_person_boxes(path: Path, boxes: PersonBoxes) -> None:
         },
         schema_overrides={"video": pl.String},
     )
-    with write_whole(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         frame.with_columns(pl.col(COORDINATES).round(6)).write_csv(file, include_header=False)
 
 
@@ -150,7 +150,7 @@ def _quotable(name: str) -> str:
 
 def copy_file(source: Path, target: Path) -> None:
     """A copy, whole or not at all."""
-    with write_whole(target) as temporary:
+    with atomic_write(target) as temporary:
         temporary.write_bytes(source.read_bytes())
 
 

@@ -19,7 +19,7 @@ from vmae_det.dataset_tools.prepare.classification import (
 )
 from vmae_det.dataset_tools.prepare.common import Outcome, require_file
 from vmae_det.utils.errors import DataError
-from vmae_det.utils.inputs import read_text
+from vmae_det.utils.input_files import read_text
 
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end")
 # Where the host of the clips keeps sound versions of broken files, under the same names.

@@ -9,7 +9,7 @@ from vmae_det.dataset_tools.prepare.common import Outcome, require_file
 from vmae_det.dataset_tools.prepare.detection import add_detection_arguments
 from vmae_det.dataset_tools.prepare.tubes import prepare_tubes
 from vmae_det.formats.tube_annotations import read_tube_pickle
-from vmae_det.formats.tubes import MULTISPORTS_NOT_SCORED
+from vmae_det.formats.tube_csv import MULTISPORTS_NOT_SCORED
 
 ANNOTATIONS = "multisports_GT.pkl"
 

@@ -9,7 +9,7 @@ import numpy as np
 from av.video.reformatter import ColorRange
 
 from vmae_det.utils.errors import DataError, UserError
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.output_files import atomic_write
 from vmae_det.video.probe import probe_video
 from vmae_det.video.readers.base import locate_video
 from vmae_det.video.readers.pyav_reader import PyAVReader
@@ -31,7 +31,7 @@ def resize_video(source: Path, target: Path, short_side: int) -> str | UserError
     if facts.problem:
         return facts.problem
     try:
-        with write_whole(target) as temporary:
+        with atomic_write(target) as temporary:
             written = _encode(source, temporary, short_side)
             if written < _READABLE * facts.frames:
                 raise DataError(f"only {written} of its {facts.frames} frames can be decoded", source)

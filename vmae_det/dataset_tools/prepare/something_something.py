@@ -19,7 +19,7 @@ from vmae_det.dataset_tools.prepare.classification import (
 )
 from vmae_det.dataset_tools.prepare.common import Outcome, require_file
 from vmae_det.utils.errors import DataError
-from vmae_det.utils.inputs import read_text
+from vmae_det.utils.input_files import read_text
 
 NUM_CLASSES = 174
 _PREFIX = "something-something-v2-"  # of the files' names in the first release

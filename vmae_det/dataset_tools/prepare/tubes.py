@@ -31,7 +31,7 @@ from vmae_det.formats.box_csv import COORDINATES
 from vmae_det.formats.person_boxes import PersonBoxes, read_person_boxes
 from vmae_det.formats.tube_annotations import Tube, TubeFile
 from vmae_det.utils.errors import DataError
-from vmae_det.utils.files import write_whole
+from vmae_det.utils.output_files import atomic_write
 from vmae_det.video.readers import open_video
 
 TIME_SECONDS = 600  # that reading the times of one video may take
@@ -158,7 +158,7 @@ def action_rows(
 
 
 def write_tubes(path: Path, tubes: Mapping[str, list[Tube]], labels: list[str]) -> None:
-    """Write ground-truth tubes as `vmae_det.formats.tubes` reads them: frames from 0, boxes in [0, 1]."""
+    """Write ground-truth tubes as `vmae_det.formats.tube_csv` reads them: frames from 0, boxes in [0, 1]."""
     parts = [
         pl.DataFrame(dict(zip(COORDINATES, tube.boxes.T)) | {"frame": tube.frames}).with_columns(
             video_id=pl.lit(video), tube_id=pl.lit(number), label=pl.lit(labels[tube.label])
@@ -169,7 +169,7 @@ def write_tubes(path: Path, tubes: Mapping[str, list[Tube]], labels: list[str]) 
     ]
     frame = pl.concat(parts).filter((pl.col("x1") < pl.col("x2")) & (pl.col("y1") < pl.col("y2")))
     frame = frame.with_columns(pl.col(COORDINATES).round(6), score=pl.lit(None))
-    with write_whole(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         frame.select("video_id", "tube_id", "label", "score", "frame", *COORDINATES).write_csv(file)
 
 
@@ -180,7 +180,7 @@ def measure_times(path: str, source: Path, target: Path) -> str:
         times = open_video(source / path).times
     except DataError as error:
         return error.problem
-    with write_whole(target / _times_name(path)) as temporary:
+    with atomic_write(target / _times_name(path)) as temporary:
         np.save(temporary, times)
     return ""
 

@@ -20,8 +20,8 @@ from vmae_det.dataset_tools.prepare.common import Outcome, read_lines, require_f
 from vmae_det.dataset_tools.prepare.detection import add_detection_arguments
 from vmae_det.dataset_tools.prepare.tubes import prepare_tubes
 from vmae_det.formats.tube_annotations import Tube, TubeFile, entry, frame_counts, read_tube_pickle, table
-from vmae_det.utils.errors import DataError, shown
-from vmae_det.utils.plain_pickle import load_plain_pickle
+from vmae_det.utils.errors import DataError, quoted
+from vmae_det.utils.safe_pickle import safe_load_pickle
 
 CORRECTED, ACT_FORM = "pyannot.pkl", "UCF101v2-GT.pkl"
 LISTS = ("trainlist01.txt", "testlist01.txt")
@@ -47,7 +47,7 @@ def prepare(name: str, folder: Path, args: argparse.Namespace) -> Outcome:
 
 def read_corrected(path: Path) -> TubeFile:
     """Read pyannot.pkl and the lists beside it; DataError names the entry, or the list's line."""
-    content = load_plain_pickle(path, "UCF101-24's annotations")
+    content = safe_load_pickle(path, "UCF101-24's annotations")
     if not isinstance(content, dict) or not all(isinstance(video, str) for video in content):
         raise DataError("expected a dict of annotations by CLASS/VIDEO", path)
     tubes = {video: _tubes(content[video], video, path) for video in content}
@@ -65,7 +65,7 @@ def _read_list(path: Path) -> list[str]:
     for line, text in read_lines(path):
         video = PurePosixPath(text.split()[0])
         if len(video.parts) != 2:
-            raise DataError(f"expected CLASS/VIDEO, got {shown(text)}", path, line)
+            raise DataError(f"expected CLASS/VIDEO, got {quoted(text)}", path, line)
         videos.append(str(video.with_suffix("")) if video.suffix == ".avi" else str(video))
     return videos
 
@@ -83,7 +83,7 @@ def _name_labels(tubes: dict[str, list[Tube]], path: Path) -> tuple[list[str], d
                 or numbers.setdefault(name, tube.label) != tube.label
             ):
                 problem = f"the label {tube.label} is not that of {name}, by other videos"
-                raise DataError(f"{shown(video)}: {problem}", path)
+                raise DataError(f"{quoted(video)}: {problem}", path)
     labels = [classes[label] for label in sorted(classes)]
     place = {label: number for number, label in enumerate(sorted(classes))}
     return labels, {
@@ -92,7 +92,7 @@ def _name_labels(tubes: dict[str, list[Tube]], path: Path) -> tuple[list[str], d
 
 
 def _tubes(content: Any, video: str, path: Path) -> list[Tube]:
-    where = f"{shown(video)}: "
+    where = f"{quoted(video)}: "
     tubes = []
     for number, one in enumerate(entry(content, "annotations", (list, tuple), path, where)):
         here = f"{where}annotations[{number}]: "

@@ -23,7 +23,7 @@ from vmae_det.inference.person_detectors.interface import (
 )
 from vmae_det.inference.person_detectors.onnx_metadata import person_classes
 from vmae_det.utils.errors import ConfigError, WeightsError
-from vmae_det.utils.plain_pickle import PickledArray, load_plain_pickle
+from vmae_det.utils.safe_pickle import PickledArray, safe_load_pickle
 
 _PERSON = 0  # of detectron2's COCO classes
 _PARAMETERS = (".weight", ".bias")
@@ -178,7 +178,7 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     """The zoo's files are pickles of arrays, of which nothing is run; others are read as checkpoints are."""
     if path.suffix != ".pkl":
         return state_dict_of(read_checkpoint(path), str(path))
-    content = load_plain_pickle(path, "weights")
+    content = safe_load_pickle(path, "weights")
     arrays = content.get("model", content) if isinstance(content, dict) else {}
     try:
         return {

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from vmae_det.utils.errors import ConfigError, DataError
 from vmae_det.utils.file_types import IMAGE_SUFFIXES
-from vmae_det.utils.inputs import read_text
+from vmae_det.utils.input_files import read_text
 from vmae_det.video.readers.base import (
     FRAME_NUMBER,
     READER_REGISTRY,

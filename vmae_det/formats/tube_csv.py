@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from vmae_det.formats.box_csv import COORDINATES, MAX_TIMESTAMP, Row, is_video_name, iterate_rows
-from vmae_det.utils.errors import DataError, shown
-from vmae_det.utils.files import write_whole
+from vmae_det.formats.box_csv import COORDINATES, MAX_TIMESTAMP, CsvRow, is_video_name, iterate_rows
+from vmae_det.utils.errors import DataError, quoted
+from vmae_det.utils.output_files import atomic_write
 
 # Classes of MultiSports that are too rare to be scored; see its evaluate_multisports.py.
 MULTISPORTS_NOT_SCORED = (
@@ -121,7 +121,7 @@ def write_tubes(path: str | Path, tubes: Tubes, kind: str = "detections") -> Non
     """
     for name in sorted({*tubes.video, *tubes.label}):
         if not is_video_name(name) or "," in name:
-            raise DataError(f"a CSV of tubes cannot hold the name {shown(name)}: no commas or quotes", path)
+            raise DataError(f"a CSV of tubes cannot hold the name {quoted(name)}: no commas or quotes", path)
     number: dict[str, int] = {}
     ids = []
     for video in tubes.video:
@@ -136,30 +136,30 @@ def write_tubes(path: str | Path, tubes: Tubes, kind: str = "detections") -> Non
         schema_overrides=text | {"tube_id": pl.Int64},
     )
     score = pl.lit(None) if kind == "ground_truth" else pl.col("score").round_sig_figs(9)
-    with write_whole(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         frame.with_columns(pl.col(COORDINATES).round(6), score.alias("score")).write_csv(
             file, quote_style="never"
         )
 
 
-def _tube(row: Row, kind: str) -> tuple[tuple[str, int], tuple[str, float]]:
+def _tube(row: CsvRow, kind: str) -> tuple[tuple[str, int], tuple[str, float]]:
     """(video id, tube id), (label, score)."""
     video, _, label, *_ = row.fields
     for name, text in (("the video id", video), ("the label", label)):
         if not is_video_name(text):
-            raise row.error(f"{name} must be plain text without quotes, got {shown(text)}")
+            raise row.error(f"{name} must be plain text without quotes, got {quoted(text)}")
     score = 1.0 if kind == "ground_truth" else row.number(3, "the score")
     return (video, row.whole_number(1, "the tube id")), (label, score)
 
 
-def _frame(row: Row) -> int:
+def _frame(row: CsvRow) -> int:
     frame = row.whole_number(4, "the frame")
     if not 0 <= frame <= MAX_TIMESTAMP:
         raise row.error(f"the frame must be a number from 0 to {MAX_TIMESTAMP:g}, got {frame}")
     return frame
 
 
-def _box(row: Row, allow_empty: bool) -> tuple[float, float, float, float]:
+def _box(row: CsvRow, allow_empty: bool) -> tuple[float, float, float, float]:
     box = tuple(row.number(5 + i, name) for i, name in enumerate(COORDINATES))
     for low, high in ((0, 2), (1, 3)):
         if box[low] > box[high] or (box[low] == box[high] and not allow_empty):

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from vmae_det.utils.inputs import check_regular
+from vmae_det.utils.input_files import check_regular_file
 
 _LONGEST = 2_000_000  # characters
 _MOST_VALUES = 200_000
@@ -16,7 +16,7 @@ _DEEPEST = 50
 _MERGE = "tag:yaml.org,2002:merge"  # of the key <<
 
 
-class YAMLProblem(ValueError):
+class InvalidYAMLError(ValueError):
     """Text that cannot be read as YAML; `line` counts from 1 and is None where no line is to blame."""
 
     def __init__(self, problem: str, line: int | None = None) -> None:
@@ -70,31 +70,31 @@ def load_yaml(text: str) -> Any:
     """What YAML text holds.
 
     Raises:
-        YAMLProblem: it is not valid, too long or too deep.
+        InvalidYAMLError: it is not valid, too long or too deep.
     """
     if len(text) > _LONGEST:
-        raise YAMLProblem(f"{len(text)} characters are more than the {_LONGEST} that are read")
+        raise InvalidYAMLError(f"{len(text)} characters are more than the {_LONGEST} that are read")
     try:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or error
-        raise YAMLProblem(f"not valid YAML: {problem}", mark.line + 1 if mark else None) from None
+        raise InvalidYAMLError(f"not valid YAML: {problem}", mark.line + 1 if mark else None) from None
     except (ValueError, OverflowError) as error:  # a number of thousands of digits, a month 13
-        raise YAMLProblem(f"a value that cannot be read: {error}") from None
+        raise InvalidYAMLError(f"a value that cannot be read: {error}") from None
 
 
 def read_yaml(path: Path) -> Any:
     """What a YAML file holds.
 
     Raises:
-        YAMLProblem: it is not valid, too long, too deep, or not text.
+        InvalidYAMLError: it is not valid, too long, too deep, or not text.
         OSError: it cannot be read.
         DataError: it is a folder, a pipe or a device.
     """
-    check_regular(path)
+    check_regular_file(path)
     try:
         with path.open(encoding="utf-8-sig") as file:
             return load_yaml(file.read(_LONGEST + 1))
     except UnicodeDecodeError:
-        raise YAMLProblem("not UTF-8 text") from None
+        raise InvalidYAMLError("not UTF-8 text") from None

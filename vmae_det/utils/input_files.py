@@ -27,7 +27,7 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 @contextmanager
-def open_plain(path: str | Path) -> Iterator[BinaryIO]:
+def open_input(path: str | Path) -> Iterator[BinaryIO]:
     """The bytes of a regular file, unpacked where it is gzipped.
 
     Raises:
@@ -36,13 +36,13 @@ def open_plain(path: str | Path) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     try:
-        check_regular(path)
+        check_regular_file(path)
         with path.open("rb") as file:
             packed = file.read(2) == GZIP
             file.seek(0)
             yield io.BufferedReader(_Expanding(path, file)) if packed else file
     except (OSError, EOFError, zlib.error) as error:
-        raise unreadable(path, error) from None
+        raise read_error(path, error) from None
 
 
 def read_text(path: str | Path, what: str) -> str:
@@ -52,9 +52,9 @@ def read_text(path: str | Path, what: str) -> str:
         what: the kind of file that is expected, for the error.
 
     Raises:
-        DataError: as of `open_plain`; or the file is not UTF-8.
+        DataError: as of `open_input`; or the file is not UTF-8.
     """
-    with open_plain(path) as file:
+    with open_input(path) as file:
         content = file.read()
     return decode(content, path, what)
 
@@ -73,7 +73,7 @@ def decode(content: bytes, path: str | Path, what: str, line: int = 1) -> str:
         raise DataError(f"expected {what} in UTF-8, got {got}", path, line) from None
 
 
-def check_regular(path: Path) -> None:
+def check_regular_file(path: Path) -> None:
     """DataError where a path is no regular file; OSError where it is nothing. Nothing is opened: to open a
     pipe would wait for a writer."""
     mode = path.stat().st_mode
@@ -85,7 +85,7 @@ def check_regular(path: Path) -> None:
     raise DataError(f"cannot be read: expected a file, got a {kind}{advice}", path)
 
 
-def unreadable(path: str | Path, error: Exception) -> DataError:
+def read_error(path: str | Path, error: Exception) -> DataError:
     """The error for a file that the system or its packing keeps from being read."""
     if isinstance(error, FileNotFoundError):
         return DataError("no such file", path)

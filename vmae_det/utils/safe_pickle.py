@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from vmae_det.utils.errors import DataError, shown
-from vmae_det.utils.inputs import open_plain
+from vmae_det.utils.errors import DataError, quoted
+from vmae_det.utils.input_files import open_input
 
 
 class _PickledType:
@@ -93,7 +93,7 @@ def _no_bytes(*content: Any) -> bytes:
 
 
 # What a pickle of arrays calls, under the names that the versions of numpy gave it.
-STAND_INS: dict[str, Callable[..., Any]] = {
+ALLOWED_GLOBALS: dict[str, Callable[..., Any]] = {
     "numpy.ndarray": PickledArray,
     "numpy.dtype": _PickledType,
     "_codecs.encode": _encode_latin1,
@@ -112,7 +112,7 @@ STAND_INS: dict[str, Callable[..., Any]] = {
 }
 
 
-class ArrayUnpickler(pickle._Unpickler):
+class RestrictedUnpickler(pickle._Unpickler):
     """Loads containers, text, numbers and numpy arrays; refuses a pickle that wants to call anything else.
 
     In Python, not C: a few broken bytes make the C one ask for all of the memory.
@@ -121,7 +121,7 @@ class ArrayUnpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """The stand-in for a name; UnpicklingError if there is none."""
         try:
-            return STAND_INS[f"{module}.{name}"]
+            return ALLOWED_GLOBALS[f"{module}.{name}"]
         except KeyError:
             refused = f"wants to run {module}.{name}; expected plain data and numpy arrays"
             raise pickle.UnpicklingError(refused) from None
@@ -142,21 +142,21 @@ class ArrayUnpickler(pickle._Unpickler):
     }
 
 
-def described(value: Any, depth: int = 2) -> str:
+def describe_value(value: Any, depth: int = 2) -> str:
     """What a value of a pickle is, in a few words: `a dict of 3, such as 'boxes': an array (5, 4)`."""
     if isinstance(value, PickledArray):
         shape = value.state[0] if value.state else None
         return f"an array {shape}" if isinstance(shape, tuple) and len(shape) < 10 else "an array"
     if isinstance(value, dict) and value and depth:
         key, first = next(iter(value.items()))
-        name = shown(key) if isinstance(key, str) else described(key, 0)
-        return f"a dict of {len(value)}, such as {name}: {described(first, depth - 1)}"
+        name = quoted(key) if isinstance(key, str) else describe_value(key, 0)
+        return f"a dict of {len(value)}, such as {name}: {describe_value(first, depth - 1)}"
     if isinstance(value, list | tuple) and value and depth:
-        return f"a {type(value).__name__} of {len(value)}, such as {described(value[0], depth - 1)}"
+        return f"a {type(value).__name__} of {len(value)}, such as {describe_value(value[0], depth - 1)}"
     return f"{'an' if type(value).__name__[0] in 'aeiou' else 'a'} {type(value).__name__}"
 
 
-def load_plain_pickle(path: Path, holds: str) -> Any:
+def safe_load_pickle(path: Path, holds: str) -> Any:
     """The content of a pickle; arrays come as PickledArray, text of Python 2 as latin1.
 
     Args:
@@ -165,10 +165,10 @@ def load_plain_pickle(path: Path, holds: str) -> Any:
     Raises:
         DataError: the file cannot be read, is no pickle, is broken, or wants to run something.
     """
-    with open_plain(path) as file:
+    with open_input(path) as file:
         content = io.BytesIO(file.read())
     try:
-        return ArrayUnpickler(content, encoding="latin1").load()
+        return RestrictedUnpickler(content, encoding="latin1").load()
     except pickle.UnpicklingError as error:
         raise DataError(f"is not a pickle of {holds}: {error}", path) from None
     except Exception as error:  # a broken pickle raises whatever its broken content leads to

@@ -8,7 +8,7 @@ from vmae_det.cli.main import main
 from vmae_det.config import get_cfg
 from vmae_det.data.catalog import read_dataset_file
 from vmae_det.utils.errors import ConfigError, DataError
-from vmae_det.utils.yaml_text import YAMLProblem, load_yaml
+from vmae_det.utils.safe_yaml import InvalidYAMLError, load_yaml
 
 LEVELS = "abcdefghij"
 
@@ -91,9 +91,9 @@ def test_a_file_with_a_byte_order_mark_aliases_and_merges(tmp_path):
 
 
 def test_the_line_of_a_mistake():
-    with pytest.raises(YAMLProblem, match="not valid YAML") as error:
+    with pytest.raises(InvalidYAMLError, match="not valid YAML") as error:
         load_yaml("a: 1\nb: [\n")
     assert error.value.line == 3
-    with pytest.raises(YAMLProblem, match="the key 'b' is there twice") as error:
+    with pytest.raises(InvalidYAMLError, match="the key 'b' is there twice") as error:
         load_yaml("a: 1\nc:\n  b: 2\n  d: 0\n  b: 2\n")
     assert error.value.line == 5

@@ -11,13 +11,13 @@ from vmae_det.dataset_tools.check.tables import read_table
 from vmae_det.dataset_tools.importers import ImportOptions, import_annotations
 from vmae_det.dataset_tools.prepare.common import read_lines
 from vmae_det.dataset_tools.prepare.kinetics import read_kinetics_csv
-from vmae_det.formats.ava_csv import read_action_csv, read_excluded
+from vmae_det.formats.ava_csv import read_action_csv, read_excluded_keyframes
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.formats.person_boxes import read_person_boxes
-from vmae_det.formats.tubes import read_tubes
+from vmae_det.formats.tube_csv import read_tubes
 from vmae_det.formats.video_list import read_video_list
 from vmae_det.formats.video_starts import VideoStarts
-from vmae_det.utils import inputs
+from vmae_det.utils import input_files
 from vmae_det.utils.errors import DataError
 from vmae_det.video.shards import find_shards
 
@@ -31,7 +31,11 @@ READERS = {
         f"{BOX},1,1\nw{BOX[1:]},1,1",
         ["v", "w"],
     ),
-    "excluded.csv": (lambda path: sorted(read_excluded(path)), "v,1\nw,2", [("v", 1.0), ("w", 2.0)]),
+    "excluded.csv": (
+        lambda path: sorted(read_excluded_keyframes(path)),
+        "v,1\nw,2",
+        [("v", 1.0), ("w", 2.0)],
+    ),
     "persons.csv": (
         lambda path: read_person_boxes(path).videos.tolist(),
         f"{BOX},,1\nw,1,0,0,1,1,,1",
@@ -114,7 +118,7 @@ def test_bytes_that_are_no_text_are_named_with_their_line(tmp_path):
     "read", [read_action_csv, read_person_boxes, lambda path: read_table(path, "annotations")]
 )
 def test_a_gzip_bomb_is_refused_once_it_has_grown_too_far(tmp_path, monkeypatch, unit, read):
-    monkeypatch.setattr(inputs, "FREE_EXPANSION", 1 << 20)
+    monkeypatch.setattr(input_files, "FREE_EXPANSION", 1 << 20)
     path = tmp_path / "bomb.csv"
     path.write_bytes(gzip.compress(unit * ((8 << 20) // len(unit))))
     size = path.stat().st_size
@@ -126,7 +130,7 @@ def test_a_gzip_bomb_is_refused_once_it_has_grown_too_far(tmp_path, monkeypatch,
 
 
 def test_gzip_of_usual_text_is_read_beyond_the_free_part(tmp_path, monkeypatch):
-    monkeypatch.setattr(inputs, "FREE_EXPANSION", 1 << 10)
+    monkeypatch.setattr(input_files, "FREE_EXPANSION", 1 << 10)
     path = tmp_path / "good.csv.gz"
     path.write_bytes(gzip.compress("".join(f"v,{i},0.1,0.1,0.5,0.5,1,1\n" for i in range(5000)).encode()))
     assert len(read_action_csv(path)) == 5000

@@ -7,14 +7,14 @@ import threading
 
 import pytest
 
-from vmae_det.utils import files
+from vmae_det.utils import output_files
 from vmae_det.utils.errors import OutputError
-from vmae_det.utils.files import (
+from vmae_det.utils.output_files import (
+    atomic_write,
     check_output_file,
     check_output_folder,
     make_output_folder,
     write_text,
-    write_whole,
 )
 
 
@@ -43,7 +43,7 @@ def test_a_failed_block_leaves_what_was_there(tmp_path):
     path.write_text("before")
 
     def fail():
-        with write_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("half")
             raise KeyError("x")
 
@@ -108,7 +108,7 @@ def test_a_pipe_gets_the_text(tmp_path):
 
 
 def test_a_pipe_without_reader_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "_PIPE_PATIENCE", 0.1)
+    monkeypatch.setattr(output_files, "_PIPE_PATIENCE", 0.1)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OutputError, match="no process reads from this pipe"):
         write_text(tmp_path / "pipe", "text")
@@ -205,7 +205,7 @@ def test_a_full_disk_is_the_outputs_error(small_disk):
 
 def test_an_error_of_what_is_read_is_not_the_outputs(tmp_path):
     def write():
-        with write_whole(tmp_path / "a.txt") as temporary:
+        with atomic_write(tmp_path / "a.txt") as temporary:
             temporary.write_bytes((tmp_path / "source").read_bytes())
 
     with pytest.raises(FileNotFoundError, match="source"):

@@ -32,7 +32,7 @@ _numbers = itertools.count()
 
 
 @contextmanager
-def write_whole(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """A temporary path to write to. It gets the name `path` when the block ends, and is removed if the block
     fails.
 
@@ -77,8 +77,8 @@ def write_whole(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file in UTF-8, with line breaks as they are; see `write_whole`."""
-    with write_whole(path) as temporary:
+    """Write a text file in UTF-8, with line breaks as they are; see `atomic_write`."""
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
@@ -96,7 +96,7 @@ def make_output_folder(folder: str | Path) -> Path:
 
 
 def check_output_file(path: str | Path) -> None:
-    """Raise OutputError for a path that `write_whole` could not write; to be called before long work.
+    """Raise OutputError for a path that `atomic_write` could not write; to be called before long work.
 
     It makes nothing, so that it cannot see a full disk.
     """
