@@ -241,7 +241,7 @@ def in_process(monkeypatch):
     def probe(paths, decode, workers):
         return {path: probe_video(str(path), decode) for path in set(paths)}
 
-    monkeypatch.setattr("vmae_det.dataset_tools.check.case.probe_videos", probe)
+    monkeypatch.setattr("vmae_det.dataset_tools.check.context.probe_videos", probe)
 
 
 def test_the_doctor_looks_into_shards(mini_ava, sharded, in_process):

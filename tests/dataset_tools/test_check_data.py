@@ -1,4 +1,5 @@
-"""The data doctor: a MiniAVA damaged in many ways, one at a time; each must be named, and nothing else."""
+"""Dataset checker: MiniAVA is damaged in many ways, one at a time. Each damage must be found, and nothing
+else."""
 
 import os
 import shutil
@@ -13,7 +14,7 @@ import yaml
 from test_prepare import write_video
 
 from vmae_det.data.catalog import get_dataset
-from vmae_det.dataset_tools.check import KINDS, check_dataset, doctor
+from vmae_det.dataset_tools.check import KINDS, check_dataset, checker
 from vmae_det.dataset_tools.process_map import WorkerDied, run_apart
 from vmae_det.utils.errors import ConfigError, DataError
 from vmae_det.video.probe import probe_video
@@ -25,7 +26,7 @@ LABELS = "annotations/mini_ava_actions.pbtxt"
 
 
 class Damaged:
-    """A copy of MiniAVA to damage; `changed` are the lines that the last edit changed, 1-based."""
+    """A copy of MiniAVA to damage. `changed` contains the lines of the last edit, from 1."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -38,7 +39,7 @@ class Damaged:
         (self.folder / file).write_text("\n".join(lines) + "\n")
 
     def edit(self, file, change, only=lambda number, fields: True):
-        """Give `change` the fields of each line that `only` chooses."""
+        """Apply `change` to the fields of each line that `only` selects."""
         lines = self.lines(file)
         self.changed = [n for n, line in enumerate(lines, 1) if only(n, line.split(","))]
         for number in self.changed:
@@ -64,12 +65,12 @@ def damaged(mini_ava, tmp_path):
 
 @pytest.fixture
 def in_process(monkeypatch):
-    """Videos are read without worker processes, which take half a second to start."""
+    """Read videos without worker processes, which take half a second to start."""
 
     def probe(paths, decode, workers):
         return {path: probe_video(str(path), decode) for path in set(paths)}
 
-    monkeypatch.setattr("vmae_det.dataset_tools.check.case.probe_videos", probe)
+    monkeypatch.setattr("vmae_det.dataset_tools.check.context.probe_videos", probe)
 
 
 def box_of(fields):
@@ -106,7 +107,7 @@ def of_video(name):
 
 
 def person_boxes_moved(change, video="Bwf51kPTB9k"):
-    """All person boxes of one video through `change`."""
+    """Apply `change` to all person boxes of one video."""
     return lambda d: d.edit(BOXES, change, of_video(video))
 
 
@@ -131,7 +132,7 @@ def missing_video(d):
 
 
 def broken_video(content):
-    """The file of one video with other content."""
+    """Replace the content of one video file."""
 
     def damage(d):
         path = d.video("cm5B3Bt4jSR")
@@ -141,7 +142,7 @@ def broken_video(content):
     return damage
 
 
-def without_frames(d):
+def audio_only(d):
     path = d.video("cm5B3Bt4jSR")
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=44100)
@@ -158,17 +159,17 @@ def no_person_boxes(d):
 
 
 def label_map_without(d, block=0):
-    """The label map loses its first class, of which the rows stay."""
+    """Remove the first class from the label map, but not its rows."""
     entries = d.folder.joinpath(LABELS).read_text().split("}")
     d.folder.joinpath(LABELS).write_text("}".join(entries[:block] + entries[block + 1 :]))
     d.changed = [n for n, text in enumerate(d.lines(TRUTH), 1) if text.split(",")[6] == "1"]
 
 
-# What is done, the file that is to blame, the kind, and how many (None: as many as lines were changed).
+# The damage, the damaged file, the kind of finding, and its count (None: the number of changed lines).
 DAMAGES = {
     "missing video": (missing_video, TRUTH, "missing_video", 1),
     "empty video": (broken_video(lambda data: b""), "videos/cm5B3Bt4jSR.mp4", "unreadable_video", 1),
-    "video cut off": (
+    "truncated video": (
         broken_video(lambda data: data[: len(data) // 2]),
         "videos/cm5B3Bt4jSR.mp4",
         "unreadable_video",
@@ -180,20 +181,20 @@ DAMAGES = {
         "unreadable_video",
         1,
     ),
-    "sound alone": (without_frames, "videos/cm5B3Bt4jSR.mp4", "unreadable_video", 1),
-    "keyframe past the end": (
+    "audio only": (audio_only, "videos/cm5B3Bt4jSR.mp4", "unreadable_video", 1),
+    "keyframe after the end": (
         lambda d: d.edit(TRUTH, at("0915"), line(3, 4)),
         TRUTH,
         "keyframe_outside_video",
         None,
     ),
-    "keyframe before the beginning": (
+    "keyframe before the start": (
         lambda d: d.edit(TRUTH, at("0890"), line(7)),
         TRUTH,
         "keyframe_outside_video",
         None,
     ),
-    "all of a video at one moment past the end": (
+    "all keyframes of a video after its end": (
         lambda d: d.edit(TRUTH, at("0915"), of_video("cm5B3Bt4jSR")),
         TRUTH,
         "keyframe_outside_video",
@@ -218,7 +219,7 @@ DAMAGES = {
         "box_in_pixels",
         None,
     ),
-    "pixels everywhere": (lambda d: d.edit(TRUTH, in_pixels), TRUTH, "box_in_pixels", None),
+    "pixels in all boxes": (lambda d: d.edit(TRUTH, in_pixels), TRUTH, "box_in_pixels", None),
     "pixels in person boxes": (lambda d: d.edit(BOXES, in_pixels), BOXES, "box_in_pixels", None),
     "x,y,w,h in one box": (lambda d: d.edit(TRUTH, as_xywh, line(1)), TRUTH, "box_as_xywh", None),
     "corners swapped": (
@@ -239,7 +240,7 @@ DAMAGES = {
         "box_empty",
         None,
     ),
-    "box outside of the frame": (
+    "box outside the frame": (
         lambda d: d.edit(TRUTH, lambda f: [*f[:4], "1.204", *f[5:]], line(9)),
         TRUTH,
         "box_outside_frame",
@@ -251,7 +252,7 @@ DAMAGES = {
         "unknown_action",
         None,
     ),
-    "class missing in the label map": (label_map_without, TRUTH, "unknown_action", None),
+    "class missing from the label map": (label_map_without, TRUTH, "unknown_action", None),
     "duplicate": (lambda d: d.append(TRUTH, d.lines(TRUTH)[16]), TRUTH, "duplicate_row", None),
     "validation video in training": (leak, TRUTH, "video_in_both_sets", None),
     "person boxes of an unknown video": (
@@ -261,7 +262,7 @@ DAMAGES = {
         None,
     ),
     "video without person boxes": (no_person_boxes, BOXES, "person_boxes_missing", 1),
-    "person boxes late": (
+    "person boxes at later timestamps": (
         person_boxes_moved(lambda f: at(int(f[1]) + 1.5)(f), "cm5B3Bt4jSR"),
         BOXES,
         "person_boxes_wrong_time",
@@ -279,7 +280,7 @@ DAMAGES = {
         "person_boxes_misplaced",
         None,
     ),
-    "scores in per cent": (
+    "scores in percent": (
         lambda d: d.edit(BOXES, lambda f: [*f[:7], float(f[7]) * 100]),
         BOXES,
         "score_outside_range",
@@ -287,7 +288,7 @@ DAMAGES = {
     ),
     "class without training rows": (no_class, TRUTH, "class_without_training_rows", 1),
     "too few columns": (lambda d: d.edit(TRUTH, lambda f: f[:5], line(4)), TRUTH, "malformed_line", None),
-    "word for a number": (
+    "text instead of a number": (
         lambda d: d.edit(BOXES, lambda f: [*f[:3], "left", *f[4:]], line(2)),
         BOXES,
         "malformed_line",
@@ -299,7 +300,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("name", ["train", "val", "clips_train", "clips_val", "unlabelled"])
 @pytest.mark.parametrize("decode", ["none", "all"])
-def test_nothing_is_wrong_with_mini_ava(mini_ava, in_process, name, decode):
+def test_mini_ava_has_no_errors(mini_ava, in_process, name, decode):
     report = check_dataset(get_dataset(str(mini_ava / f"{name}.yaml")), decode=decode)
     assert not report.errors
     # The tiny validation set is too small for two of the actions.
@@ -307,23 +308,23 @@ def test_nothing_is_wrong_with_mini_ava(mini_ava, in_process, name, decode):
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_each_damage_is_named_and_nothing_else(damaged, in_process, damage):
-    do, file, kind, count = DAMAGES[damage]
-    do(damaged)
+def test_each_damage_is_found_and_nothing_else(damaged, in_process, damage):
+    apply, file, kind, count = DAMAGES[damage]
+    apply(damaged)
     (found,) = damaged.check().findings
     assert found.kind == kind
     assert found.count == (count or len(damaged.changed))
-    places = [(Path(example.path), example.line) for example in found.examples]
-    assert places == [(damaged.folder / file, number) for number in damaged.changed[:5]]
+    locations = [(Path(example.path), example.line) for example in found.examples]
+    assert locations == [(damaged.folder / file, number) for number in damaged.changed[:5]]
     assert found.advice
 
 
-def test_the_advice_names_the_cause(damaged, in_process):
-    def advice(do, name="train"):
+def test_the_advice_contains_the_cause(damaged, in_process):
+    def advice(apply, name="train"):
         copy = Damaged(
             Path(shutil.copytree(damaged.folder, damaged.folder.with_name(f"copy_{time.time_ns()}")))
         )
-        do(copy)
+        apply(copy)
         (found,) = copy.check(name).findings
         return found.advice
 
@@ -331,21 +332,21 @@ def test_the_advice_names_the_cause(damaged, in_process):
     assert "perhaps 640 x 360" in advice(
         lambda d: d.edit(TRUTH, lambda f: with_box(f, box_of(f) * [640, 360, 640, 360], 0))
     )
-    assert "x, y, width, height as well" in advice(lambda d: d.edit(TRUTH, lambda f: in_pixels(as_xywh(f))))
+    assert "also x, y, width, height" in advice(lambda d: d.edit(TRUTH, lambda f: in_pixels(as_xywh(f))))
     assert "+ 900 (video_start); Bwf51kPTB9k has 12 frames" in advice(DAMAGES["frame numbers everywhere"][0])
     assert "header" in advice(header)
-    assert "1.5 s later" in advice(DAMAGES["person boxes late"][0])
+    assert "1.5 s later" in advice(DAMAGES["person boxes at later timestamps"][0])
     assert "'Bwf51kPTB9k.mp4' may be 'Bwf51kPTB9k'" in advice(DAMAGES["person boxes of an unknown video"][0])
     assert "multiplied by 2.46 and y by 2.04" in advice(DAMAGES["person boxes of another scale"][0])
     rotate = {"Bwf51kPTB9k": "cm5B3Bt4jSR", "cm5B3Bt4jSR": "Bwf51kPTB9k"}
-    assert "video ids mixed up" in advice(
+    assert "video ids exchanged" in advice(
         lambda d: d.edit(BOXES, lambda f: [rotate.get(f[0], f[0]), *f[1:]], lambda n, f: f[0] in rotate)
     )
     swapped = person_boxes_moved(lambda f: [*f[:2], f[3], f[2], f[5], f[4], *f[6:]])
-    assert "read as y1, x1, y2, x2" in advice(swapped)
+    assert "interpreted as y1, x1, y2, x2" in advice(swapped)
 
 
-def test_a_whole_file_of_x_y_width_height(damaged, in_process):
+def test_a_file_with_only_x_y_width_height(damaged, in_process):
     reversed_rows = sum(
         bool((np.diff(box_of(as_xywh(text.split(","))).reshape(2, 2), axis=0) < 0).any())
         for text in damaged.lines(TRUTH)
@@ -354,10 +355,10 @@ def test_a_whole_file_of_x_y_width_height(damaged, in_process):
     found = {finding.kind: finding for finding in damaged.check().errors}
     assert "box_reversed" not in found
     assert found["box_as_xywh"].count == reversed_rows > 10
-    assert "may be meant in the same way" in found["box_as_xywh"].advice
+    assert "may also be x, y, width, height" in found["box_as_xywh"].advice
 
 
-def test_a_wrong_video_start_is_told_from_wrong_rows(damaged, in_process):
+def test_a_wrong_video_start_is_distinguished_from_wrong_rows(damaged, in_process):
     file = damaged.folder / "train.yaml"
     file.write_text(file.read_text().replace("video_start: 900", "video_start: 0"))
     found = damaged.check().findings
@@ -366,7 +367,7 @@ def test_a_wrong_video_start_is_told_from_wrong_rows(damaged, in_process):
     assert "900 is likely" in found[0].advice
 
 
-def test_all_faults_of_a_file_are_counted_not_the_first_alone(damaged, in_process):
+def test_all_problems_of_a_file_are_counted(damaged, in_process):
     damaged.edit(TRUTH, in_pixels, line(5, 6))
     damaged.edit(TRUTH, lambda f: [*f[:6], "99", f[7]], line(30))
     damaged.edit(TRUTH, lambda f: f[:3], line(40))
@@ -382,23 +383,23 @@ def test_suffix_in_the_video_id(damaged, in_process):
     assert "write Bwf51kPTB9k instead of Bwf51kPTB9k.mp4" in found.advice
 
 
-def test_a_misspelt_video_id(damaged, in_process):
+def test_a_misspelled_video_id(damaged, in_process):
     damaged.edit(TRUTH, lambda f: ["Bwf51kPTB9x", *f[1:]], line(3))
     (found,) = damaged.check().findings
     assert (found.kind, found.count, found.examples[0].line) == ("missing_video", 1, 3)
-    assert found.advice == "is 'Bwf51kPTB9x' a slip for 'Bwf51kPTB9k'?"
+    assert found.advice == "did you mean 'Bwf51kPTB9k' instead of 'Bwf51kPTB9x'?"
 
 
 @pytest.mark.parametrize("content", [b"", b"a,b,c\n", b"\x1f\x8bno gzip", b"Bwf51kPTB9k,0903\n", b"\xff\n\0"])
 @pytest.mark.parametrize("file", [TRUTH, BOXES, LABELS, "annotations/clips_train.csv"])
-def test_other_content_is_an_error_and_no_crash(damaged, in_process, file, content):
+def test_invalid_content_is_an_error_not_a_crash(damaged, in_process, file, content):
     (damaged.folder / file).write_bytes(content)
     report = damaged.check("clips_train" if "clips" in file else "train")
     assert report.errors
     assert report.as_text()
 
 
-def test_recall_is_that_of_a_plain_count(damaged, in_process):
+def test_recall_equals_a_simple_count(damaged, in_process):
     rows = {tuple(text.split(",")[:6]) for text in damaged.lines(TRUTH)}
     boxes = [text.split(",") for text in damaged.lines(BOXES)]
     found = 0
@@ -408,8 +409,8 @@ def test_recall_is_that_of_a_plain_count(damaged, in_process):
         )
         x1, y1, x2, y2 = np.array(box, dtype=float)
         for u1, v1, u2, v2 in here.reshape(-1, 4):
-            shared = max(0, min(x2, u2) - max(x1, u1)) * max(0, min(y2, v2) - max(y1, v1))
-            if shared / ((x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1) - shared) >= 0.5:
+            intersection = max(0, min(x2, u2) - max(x1, u1)) * max(0, min(y2, v2) - max(y1, v1))
+            if intersection / ((x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1) - intersection) >= 0.5:
                 found += 1
                 break
     (row,) = (row for row in damaged.check().recall if row.threshold == 0.8)
@@ -417,14 +418,14 @@ def test_recall_is_that_of_a_plain_count(damaged, in_process):
     assert row.recall == pytest.approx(found / len(rows))
 
 
-def test_scores_below_the_usual_threshold_are_a_warning(damaged, in_process):
+def test_scores_below_the_usual_threshold_give_a_warning(damaged, in_process):
     damaged.edit(BOXES, lambda f: [*f[:7], f"{float(f[7]) / 2:.4f}"])
     report = damaged.check()
     assert not report.errors
     assert [finding.kind for finding in report.warnings] == ["person_boxes_low_scores"]
 
 
-def test_a_person_box_that_is_there_twice(damaged, in_process):
+def test_a_repeated_person_box(damaged, in_process):
     before = damaged.check()
     damaged.append(BOXES, damaged.lines(BOXES)[3])
     after = damaged.check()
@@ -434,7 +435,7 @@ def test_a_person_box_that_is_there_twice(damaged, in_process):
     assert after.recall == before.recall
 
 
-def test_clips_of_one_action(damaged, in_process):
+def test_a_classification_dataset(damaged, in_process):
     file = "annotations/clips_train.csv"
     lines = damaged.lines(file)
     (damaged.folder / lines[0].split()[0]).unlink()
@@ -455,54 +456,54 @@ def test_clips_of_one_action(damaged, in_process):
     }
 
 
-def test_unlabelled_videos(damaged, in_process):
+def test_unlabeled_videos(damaged, in_process):
     path = next((damaged.folder / "unlabelled").iterdir())
     path.write_bytes(b"")
     (found,) = damaged.check("unlabelled").findings
     assert (found.kind, found.count, Path(found.examples[0].path)) == ("unreadable_video", 1, path)
 
 
-def test_the_other_set_is_found_by_name_or_given(damaged, in_process):
+def test_the_other_set_is_found_by_name_or_by_option(damaged, in_process):
     assert damaged.check("val").against == str(damaged.folder / "train.yaml")
     itself = get_dataset(str(damaged.folder / "train.yaml"))
     (found,) = damaged.check("train", against=itself).errors
     assert (found.kind, found.count) == ("video_in_both_sets", 4)
-    with pytest.raises(ConfigError, match="of type 'classification'"):
+    with pytest.raises(ConfigError, match=r"got .* of type 'classification'"):
         damaged.check("train", against=get_dataset(str(damaged.folder / "clips_val.yaml")))
 
 
-def test_a_train_that_is_no_word_of_its_own_does_not_count():
+def test_train_as_a_part_of_a_word_is_ignored():
     names = ["mini_ava_train", "my_data.yaml", "restraint_val.yaml", "a/validation/x.yaml", "ava_val_v2"]
-    taken = [doctor.is_training(doctor.DatasetSpec(name, "videos", Path())) for name in names]
-    assert taken == [True, True, False, True, False]
+    training = [checker.is_training(checker.DatasetSpec(name, "videos", Path())) for name in names]
+    assert training == [True, True, False, True, False]
 
 
-def test_an_imported_dataset_goes_by_its_folder(damaged, in_process):
+def test_an_imported_dataset_is_named_by_its_folder(damaged, in_process):
     for name in ("train", "val"):
         (damaged.folder / f"own/{name}").mkdir(parents=True)
         content = yaml.safe_load((damaged.folder / f"{name}.yaml").read_text())
         paths = {key: f"../../{v}" for key, v in content.items() if (damaged.folder / str(v)).exists()}
         path = damaged.folder / f"own/{name}/dataset.yaml"
         path.write_text(yaml.safe_dump(content | paths))
-    report = doctor.check_dataset(get_dataset(str(path)), workers=1)
+    report = checker.check_dataset(get_dataset(str(path)), workers=1)
     assert (report.training, Path(report.against)) == (False, damaged.folder / "own/train/dataset.yaml")
 
 
 @pytest.mark.parametrize("keep", [0.5, 0.97])
-def test_a_video_cut_off_behind_its_index(tmp_path, keep):
+def test_a_video_truncated_after_its_index(tmp_path, keep):
     path = tmp_path / "video.mp4"
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
         stream = container.add_stream("mpeg4", rate=12)
         stream.width, stream.height = 64, 48
         noise = np.random.default_rng(0).integers(0, 256, (48, 48, 64, 3), dtype=np.uint8)
-        for picture in noise:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for pixels in noise:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode(None))
-    whole = path.read_bytes()
+    complete = path.read_bytes()
     facts = probe_video(str(path), "all")
     assert (facts.problem, facts.frames, facts.width, facts.height) == ("", 48, 64, 48)
     assert facts.seconds == pytest.approx(4, abs=0.1)
-    path.write_bytes(whole[: int(len(whole) * keep)])
+    path.write_bytes(complete[: int(len(complete) * keep)])
     assert "cut off" in probe_video(str(path), "none").problem
 
 
@@ -524,7 +525,7 @@ def test_length_of_other_containers(tmp_path, suffix):
 
 
 def misbehave(item):
-    """Stands for a decoder."""
+    """Simulate a decoder that crashes or hangs."""
     if item == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
     if item == "hang":
@@ -532,14 +533,14 @@ def misbehave(item):
     return item.upper()
 
 
-# Thousandths of a second at which frames are shown: 8 a second, and with a last frame that lasts long.
+# Frame times in milliseconds: 8 frames per second, and with a long last frame.
 STEADY = [125 * n for n in range(24)]
 UNEVEN = [*STEADY, 4000, 4100, 7000]
 
 
 @pytest.mark.parametrize("times", [STEADY, UNEVEN])
 @pytest.mark.parametrize("name", ["v.mp4", "v.webm"])
-def test_check_data_and_training_agree_on_what_lies_in_a_video(tmp_path, in_process, name, times):
+def test_check_data_and_training_agree_on_what_is_inside_a_video(tmp_path, in_process, name, times):
     path = tmp_path / "videos" / name
     write_video(path, frames=len(times), size=(64, 48), times=times)
     reader = open_video(path)
@@ -577,7 +578,7 @@ def test_worker_processes_read_the_videos(damaged):
     assert (found.kind, found.count) == ("unreadable_video", 1)
 
 
-def test_json_and_text_say_the_same(damaged, in_process):
+def test_json_and_text_agree(damaged, in_process):
     damaged.edit(TRUTH, in_pixels)
     report = damaged.check()
     (found,) = report.to_json()["findings"]
@@ -595,7 +596,7 @@ def test_json_and_text_say_the_same(damaged, in_process):
     assert "... and 75 more" in text
 
 
-def test_more_people_in_a_keyframe_than_can_be_handled(damaged, in_process):
+def test_more_person_boxes_in_a_keyframe_than_supported(damaged, in_process):
     fields = damaged.lines(BOXES)[3].split(",")
     for k in range(2001):
         fields[2] = f"{k / 100_000:.5f}"

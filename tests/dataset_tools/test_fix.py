@@ -1,4 +1,4 @@
-"""check-data --fix: what has one meaning is fixed in new files, and every change is listed."""
+"""check-data --fix: unambiguous problems are fixed in new files, and every change is listed."""
 
 import csv
 import shutil
@@ -32,13 +32,13 @@ def in_process(monkeypatch):
     def probe(paths, decode, workers):
         return {path: probe_video(str(path), decode) for path in set(paths)}
 
-    monkeypatch.setattr("vmae_det.dataset_tools.check.case.probe_videos", probe)
+    monkeypatch.setattr("vmae_det.dataset_tools.check.context.probe_videos", probe)
     monkeypatch.setattr("vmae_det.dataset_tools.check.fix.probe_videos", probe)
 
 
 @pytest.fixture
-def spoilt(tmp_path, in_process):
-    """A dataset with faults of many kinds; the video has 60 frames, 25 a second."""
+def damaged(tmp_path, in_process):
+    """A dataset with many kinds of problems. The video has 60 frames at 25 fps."""
     folder = tmp_path / "set"
     write_video(folder / "videos/v.mp4", frames=60, size=(64, 48))
     (folder / "truth.csv").write_bytes(b"\xef\xbb\xbf" + TRUTH.replace("\n", "\r\n").encode())
@@ -57,28 +57,28 @@ def changes(output):
         ]
 
 
-def test_what_has_one_meaning_is_fixed_and_listed(spoilt, tmp_path, capsys):
-    before = {path: path.read_bytes() for path in spoilt.iterdir() if path.is_file()}
+def test_unambiguous_problems_are_fixed_and_listed(damaged, tmp_path, capsys):
+    before = {path: path.read_bytes() for path in damaged.iterdir() if path.is_file()}
     out = tmp_path / "fixed"
-    assert main(["check-data", str(spoilt / "val.yaml"), "--fix", str(out)]) == 1
+    assert main(["check-data", str(damaged / "val.yaml"), "--fix", str(out)]) == 1
     printed = capsys.readouterr().out
     assert "truth.csv: 2 x box clipped to the frame" in printed
-    assert "ERROR box_outside_frame: 1 of" in printed  # 1.2 is too far to be clipped without asking
+    assert "ERROR box_outside_frame: 1 of" in printed  # 1.2 is too far outside to be clipped
     assert {path: path.read_bytes() for path in before} == before
     assert sorted(changes(out)) == sorted(
         [
             ("truth.csv", 1, "byte order mark removed"),
-            ("truth.csv", 1, "line ends of Windows replaced"),
+            ("truth.csv", 1, "Windows line endings replaced"),
             ("truth.csv", 1, "header dropped"),
             ("truth.csv", 2, "box clipped to the frame"),
             ("truth.csv", 4, "repeated row dropped"),
             ("truth.csv", 6, "box clipped to the frame"),
             ("truth.csv", 8, "keyframe outside of its video dropped"),
-            *(("persons.csv", line, "tabs became commas") for line in (1, 2, 3)),
+            *(("persons.csv", line, "tabs replaced by commas") for line in (1, 2, 3)),
             ("persons.csv", 2, "repeated row dropped"),
             ("persons.csv", 1, "score of a repeated row taken"),
             ("persons.csv", 3, "box clipped to the frame"),
-            ("excluded.csv", 1, "line ends of Windows replaced"),
+            ("excluded.csv", 1, "Windows line endings replaced"),
         ]
     )
     assert (out / "annotations.csv").read_text().splitlines() == [
@@ -103,32 +103,32 @@ def test_what_has_one_meaning_is_fixed_and_listed(spoilt, tmp_path, capsys):
         ("v,0,0.1,0.2,0.3,0.4,1,", "v,0,0.1,0.2,0.3,0.4,1"),
         ("v,0,,,,,,", "v,0"),
         ("# made by hand", ""),
-        ("v;0;0,1;0,2;0,3;0,4;1;7", "v;0;0,1;0,2;0,3;0,4;1;7"),  # decimal commas: not for a fix
+        ("v;0;0,1;0,2;0,3;0,4;1;7", "v;0;0,1;0,2;0,3;0,4;1;7"),  # decimal commas are ambiguous
         ("v,0,0.1,0.2,0.3,0.4,1.5,7", "v,0,0.1,0.2,0.3,0.4,1.5,7"),
     ],
 )
-@pytest.mark.parametrize("ends", ["\n", "\r"])
-def test_lines_of_other_programs(spoilt, tmp_path, line, fixed, ends):
+@pytest.mark.parametrize("ending", ["\n", "\r"])
+def test_lines_written_by_other_programs(damaged, tmp_path, line, fixed, ending):
     good = "v,1,0.1,0.2,0.3,0.4,1,7"
-    (spoilt / "truth.csv").write_bytes(ends.join((good, line)).encode())
-    main(["check-data", str(spoilt / "val.yaml"), "--fix", str(tmp_path / "fixed"), "--decode", "none"])
+    (damaged / "truth.csv").write_bytes(ending.join((good, line)).encode())
+    main(["check-data", str(damaged / "val.yaml"), "--fix", str(tmp_path / "fixed"), "--decode", "none"])
     kept = (tmp_path / "fixed/annotations.csv").read_text().split("\n")
     assert kept == [good, *([fixed] if fixed else []), ""]
     listed = [change[2] for change in changes(tmp_path / "fixed") if change[0] == "truth.csv"]
-    assert len(listed) == (line != fixed) + (ends == "\r")
+    assert len(listed) == (line != fixed) + (ending == "\r")
 
 
-def test_nothing_is_overwritten(spoilt, tmp_path, capsys):
-    arguments = ["check-data", str(spoilt / "val.yaml"), "--fix"]
-    assert main([*arguments, str(spoilt)]) == 2
-    assert f"{spoilt / 'val.yaml'} is there already; give a new folder" in capsys.readouterr().err
+def test_nothing_is_overwritten(damaged, tmp_path, capsys):
+    arguments = ["check-data", str(damaged / "val.yaml"), "--fix"]
+    assert main([*arguments, str(damaged)]) == 2
+    assert f"{damaged / 'val.yaml'} already exists; give a new folder" in capsys.readouterr().err
     assert main([*arguments, str(tmp_path / "out")]) == 1
     assert main([*arguments, str(tmp_path / "out")]) == 2
-    assert main(["check-data", str(spoilt / "videos"), "--fix", str(tmp_path / "new")]) == 2
-    assert "--fix: fixes detection datasets, and" in capsys.readouterr().err
+    assert main(["check-data", str(damaged / "videos"), "--fix", str(tmp_path / "new")]) == 2
+    assert "--fix: expected a detection dataset, got" in capsys.readouterr().err
 
 
-def test_a_sound_dataset_stays_as_it_is(mini_ava, tmp_path, capsys, in_process):
+def test_a_valid_dataset_is_not_changed(mini_ava, tmp_path, capsys, in_process):
     out = tmp_path / "out"
     assert main(["check-data", str(mini_ava / "val.yaml"), "--fix", str(out), "--decode", "none"]) == 0
     assert "nothing to fix" in capsys.readouterr().out
@@ -137,19 +137,19 @@ def test_a_sound_dataset_stays_as_it_is(mini_ava, tmp_path, capsys, in_process):
     assert (out / "annotations.csv").read_text() == truth.read_text()
 
 
-def test_training_names_the_command(spoilt):
-    (spoilt / "truth.csv").write_text("v,0,-0.0019,0.1,0.5,0.5,1,0\n")
+def test_the_error_of_training_names_the_command(damaged):
+    (damaged / "truth.csv").write_text("v,0,-0.0019,0.1,0.5,0.5,1,0\n")
     with pytest.raises(
         Exception, match=r"x1=-0.0019, which is outside the frame; `vmae-det check-data DATASET"
     ):
-        read_action_csv(spoilt / "truth.csv")
+        read_action_csv(damaged / "truth.csv")
 
 
-def test_the_real_birds(tmp_path, capsys, in_process):
-    """A box at -0.0019, keyframes past the end, tabs in the person boxes."""
+def test_real_files_of_bird_videos(tmp_path, capsys, in_process):
+    """Real files: a box at -0.0019, keyframes after the end, tabs in the person boxes."""
     source = SHARED / "cases/real/ava2024"
     if not source.exists():
-        pytest.skip("the real files lie beside the repository, in ../shared/cases, and are not here")
+        pytest.skip("needs the real files in ../shared/cases, next to the repository")
     shutil.copytree(source, tmp_path / "set")
     names = {line.split(",")[0] for line in (source / "ava_train_v2.2.csv").read_text().split()}
     names |= {line.split(",")[0] for line in (source / "ava_val_v2.2.csv").read_text().split()}

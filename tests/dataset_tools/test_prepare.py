@@ -316,7 +316,7 @@ def test_the_doctor_finds_nothing_wrong(site, monkeypatch, in_process):
     assert site.prepare() == 0
     monkeypatch.setenv("VMAE_DET_DATASETS", str(site.root))
     monkeypatch.setattr(
-        "vmae_det.dataset_tools.check.case.probe_videos",
+        "vmae_det.dataset_tools.check.context.probe_videos",
         lambda paths, decode, workers: {path: probe_video(str(path), decode) for path in paths},
     )
     report = check_dataset(get_dataset("kinetics400_train"), decode="all")

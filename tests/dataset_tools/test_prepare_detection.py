@@ -39,7 +39,7 @@ interrupted = test_prepare.interrupted
 def in_process(monkeypatch):
     """Nothing is done in worker processes, which take half a second to start; files are counted."""
     monkeypatch.setattr(
-        "vmae_det.dataset_tools.check.case.probe_videos",
+        "vmae_det.dataset_tools.check.context.probe_videos",
         lambda paths, decode, workers: {path: probe_video(str(path), decode) for path in paths},
     )
     done = []

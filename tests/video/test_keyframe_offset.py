@@ -71,7 +71,7 @@ def test_the_doctor_says_it(mini_ava, monkeypatch):
     from vmae_det.video.probe import probe_video
 
     monkeypatch.setattr(
-        "vmae_det.dataset_tools.check.case.probe_videos",
+        "vmae_det.dataset_tools.check.context.probe_videos",
         lambda paths, decode, workers: {path: probe_video(str(path), decode) for path in set(paths)},
     )
     report = check_dataset(get_dataset(str(mini_ava / "train.yaml")), decode="none")

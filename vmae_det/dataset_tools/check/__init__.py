@@ -1,7 +1,10 @@
-"""The data doctor: what is wrong with a dataset, found before a night of training is lost."""
+"""Dataset checker: find problems in a dataset's annotations, person boxes and videos before training, and fix
+some.
 
-from vmae_det.dataset_tools.check.doctor import check_dataset
-from vmae_det.dataset_tools.check.findings import KINDS, WARNINGS, Example, Finding
-from vmae_det.dataset_tools.check.report import Report
+May import: formats, video and the dataset catalog. No torch.
+"""
+
+from vmae_det.dataset_tools.check.checker import check_dataset
+from vmae_det.dataset_tools.check.report import KINDS, WARNINGS, Example, Finding, Report
 
 __all__ = ["KINDS", "WARNINGS", "Example", "Finding", "Report", "check_dataset"]

@@ -1,4 +1,4 @@
-"""Boxes: pixels, x,y,w,h, swapped corners, no area, outside the frame; and the likely cause."""
+"""Box checks: pixels, x,y,w,h, swapped corners, empty, outside the frame; and the likely cause."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from pathlib import Path
 
 import polars as pl
 
-from vmae_det.dataset_tools.check.findings import Finding, finding_of_rows
+from vmae_det.dataset_tools.check.report import Finding, rows_finding
 from vmae_det.formats.ava_csv import GROUND_TRUTH_RULE
 from vmae_det.formats.box_csv import COORDINATES, MAX_CLIP, BoxRule
 from vmae_det.formats.person_boxes import PERSON_BOX_RULE
 
 RULES: dict[str, BoxRule] = {"annotations": GROUND_TRUTH_RULE, "person_boxes": PERSON_BOX_RULE}
-PIXELS_FROM = 1.5  # a coordinate beyond is taken for pixels
+PIXEL_THRESHOLD = 1.5  # larger coordinates are interpreted as pixels
 
-# Share of a file's boxes that must fit a guess before the guess is made for the whole file.
+# Fraction of a file's boxes that must fit an interpretation before it is applied to the whole file.
 _NEARLY_ALL = 0.95
-# Sizes that boxes are often relative to, width and height.
+# Frame sizes (width, height) in which boxes are often given.
 _COMMON_SIZES = (
     (100, 100),
     (320, 240),
@@ -30,58 +30,62 @@ _COMMON_SIZES = (
 _COMMON_SIZES += ((1280, 720), (1920, 1080), (2560, 1440), (3840, 2160))
 
 
-def mark_bad_boxes(rows: pl.DataFrame, holds: str) -> pl.DataFrame:
-    """`rows` with a column `fault`: the finding that a row's box is, null of a sound one and of none."""
-    rule = RULES[holds]
+def mark_bad_boxes(rows: pl.DataFrame, content: str) -> pl.DataFrame:
+    """Add a column `fault`: the kind of finding of a row's box; null if the box is valid or missing.
+
+    Args:
+        content: "annotations" or "person_boxes".
+    """
+    rule = RULES[content]
     x1, y1, x2, y2 = map(pl.col, COORDINATES)
     low, high = -rule.slack, 1 + rule.slack
-    reversed_box = (x1 > x2) | (y1 > y2)
-    both = (x1 > x2) & (y1 > y2)
-    as_xywh = (x1 + x2 <= high) & (y1 + y2 <= high)
-    if not _all_fit_xywh(rows, as_xywh, reversed_box):
-        as_xywh &= ~both
+    is_reversed = (x1 > x2) | (y1 > y2)
+    both_reversed = (x1 > x2) & (y1 > y2)
+    fits_xywh = (x1 + x2 <= high) & (y1 + y2 <= high)
+    if not _all_fit_xywh(rows, fits_xywh, is_reversed):
+        fits_xywh &= ~both_reversed
     faults = (
-        (pl.max_horizontal(*COORDINATES) > PIXELS_FROM, "box_in_pixels"),
+        (pl.max_horizontal(*COORDINATES) > PIXEL_THRESHOLD, "box_in_pixels"),
         (
             (pl.min_horizontal(*COORDINATES) < low) | (pl.max_horizontal(*COORDINATES) > high),
             "box_outside_frame",
         ),
-        (reversed_box & as_xywh, "box_as_xywh"),
-        (reversed_box, "box_reversed"),
+        (is_reversed & fits_xywh, "box_as_xywh"),
+        (is_reversed, "box_reversed"),
         ((x1 == x2) | (y1 == y2), "box_empty"),
     )
     return rows.with_columns(
-        fault=pl.coalesce(*(pl.when(wrong).then(pl.lit(kind)) for wrong, kind in faults))
+        fault=pl.coalesce(*(pl.when(condition).then(pl.lit(kind)) for condition, kind in faults))
     )
 
 
-def _all_fit_xywh(rows: pl.DataFrame, fits: pl.Expr, reversed_box: pl.Expr) -> bool:
-    """Whether nearly all relative boxes could be x,y,w,h, and several cannot be anything else."""
-    relative = rows.filter(pl.max_horizontal(*COORDINATES) <= PIXELS_FROM)
+def _all_fit_xywh(rows: pl.DataFrame, fits: pl.Expr, is_reversed: pl.Expr) -> bool:
+    """Return whether nearly all relative boxes can be x,y,w,h, and several cannot be x1,y1,x2,y2."""
+    relative = rows.filter(pl.max_horizontal(*COORDINATES) <= PIXEL_THRESHOLD)
     if relative.is_empty():
         return False
-    fit, wrong = relative.select(fits.mean().alias("fit"), reversed_box.sum().alias("wrong")).row(0)
+    fit, wrong = relative.select(fits.mean().alias("fit"), is_reversed.sum().alias("wrong")).row(0)
     return wrong >= 2 and wrong >= len(relative) * (1 - _NEARLY_ALL) and fit >= _NEARLY_ALL
 
 
-def box_findings(rows: pl.DataFrame, path: Path, sizes: pl.DataFrame, holds: str) -> list[Finding]:
-    """Findings about rows that `mark_bad_boxes` marked.
+def box_findings(rows: pl.DataFrame, path: Path, videos: pl.DataFrame, content: str) -> list[Finding]:
+    """Return findings about rows from `mark_bad_boxes`.
 
     Args:
-        sizes: `video`, `width` and `height`, in pixels, of the videos that can be read.
+        videos: `video`, `width` and `height`, in pixels, of the readable videos.
     """
     boxed = int(rows["x1"].is_not_null().sum())
-    slack = RULES[holds].slack
-    said = {
-        "box_in_pixels": ("are in pixels", lambda bad: _pixel_advice(bad, sizes)),
+    slack = RULES[content].slack
+    messages = {
+        "box_in_pixels": ("are in pixels", lambda bad: _pixel_advice(bad, videos)),
         "box_as_xywh": ("look like x, y, width, height", lambda bad: _xywh_advice(len(bad), boxed)),
         "box_reversed": (
             "have x2 < x1 or y2 < y1",
-            lambda bad: "swap the corners: x1,y1 is the upper left one, x2,y2 the lower right one",
+            lambda bad: "swap the corners: x1,y1 is the top left one, x2,y2 the bottom right one",
         ),
         "box_empty": (
             "have no area (x1 = x2 or y1 = y2)",
-            lambda bad: "remove these boxes, or write more digits of their coordinates",
+            lambda bad: "remove these boxes, or write their coordinates with more digits",
         ),
         "box_outside_frame": (
             f"reach more than {slack:g} outside the frame",
@@ -92,47 +96,51 @@ def box_findings(rows: pl.DataFrame, path: Path, sizes: pl.DataFrame, holds: str
         ),
     }
     found = []
-    for kind, (text, advice) in said.items():
+    for kind, (text, advice) in messages.items():
         bad = rows.filter(pl.col("fault") == kind)
         if not bad.is_empty():
-            found += finding_of_rows(kind, bad, path, f"of {boxed} boxes {text}", advice(bad))
+            found += rows_finding(kind, bad, path, f"of {boxed} boxes {text}", advice(bad))
     return found
 
 
-def _pixel_advice(bad: pl.DataFrame, sizes: pl.DataFrame) -> str:
-    """What to divide by."""
-    reversed_share = bad.select(((pl.col("x1") > pl.col("x2")) | (pl.col("y1") > pl.col("y2"))).mean()).item()
+def _pixel_advice(bad: pl.DataFrame, videos: pl.DataFrame) -> str:
+    """Return the size by which to divide boxes in pixels."""
+    reversed_fraction = bad.select(
+        ((pl.col("x1") > pl.col("x2")) | (pl.col("y1") > pl.col("y2"))).mean()
+    ).item()
     extra = (
-        " Many are x, y, width, height as well: x2 = x + width, y2 = y + height."
-        if reversed_share > 0.1
+        " Many are also x, y, width, height: x2 = x + width, y2 = y + height."
+        if reversed_fraction > 0.1
         else ""
     )
-    widest, tallest = bad.select(
+    max_x, max_y = bad.select(
         pl.max_horizontal("x1", "x2").max().alias("x"), pl.max_horizontal("y1", "y2").max().alias("y")
     ).row(0)
-    known = bad.join(sizes, on="video", how="inner")
+    known = bad.join(videos, on="video", how="inner")
     fits = (pl.max_horizontal("x1", "x2") <= 1.02 * pl.col("width")) & (
         pl.max_horizontal("y1", "y2") <= 1.02 * pl.col("height")
     )
     if len(known) and known.select(fits.mean()).item() >= _NEARLY_ALL:
-        of = known.select("width", "height").unique()
-        if len(of) == 1:
-            width, height = of.row(0)
+        sizes = known.select("width", "height").unique()
+        if len(sizes) == 1:
+            width, height = sizes.row(0)
             size = f"they fit the videos' frames of {width} x {height}"
             return f"{size}: divide x by {width} and y by {height}.{extra}"
-        return f"they fit the frames: divide x and y by the width and height of each one's video.{extra}"
-    likely = next(((w, h) for w, h in _COMMON_SIZES if widest <= 1.02 * w and tallest <= 1.02 * h), None)
+        return f"they fit the frames: divide x and y by the width and height of their video.{extra}"
+    likely = next(((w, h) for w, h in _COMMON_SIZES if max_x <= 1.02 * w and max_y <= 1.02 * h), None)
     guess = f", perhaps {likely[0]} x {likely[1]}" if likely else ""
-    reach = f"they reach x = {widest:g}, y = {tallest:g}"
+    extent = f"they reach x = {max_x:g}, y = {max_y:g}"
     frames = ""
     if len(known):
         width, height = known.select("width", "height").row(0)
-        frames = f", beyond the videos' frames (such as {width} x {height})"
-    return f"{reach}{frames}: divide by the size of the frames they were drawn on{guess}.{extra}"
+        frames = f", outside the videos' frames (such as {width} x {height})"
+    return f"{extent}{frames}: divide by the size of the annotated frames{guess}.{extra}"
 
 
 def _xywh_advice(bad: int, boxed: int) -> str:
     advice = "write x1,y1,x2,y2 with x2 = x + width and y2 = y + height"
     if bad < boxed:
-        advice += "; the other boxes of the file may be meant in the same way, though they do not show it"
+        advice += (
+            "; the other boxes of the file may also be x, y, width, height, although they do not show it"
+        )
     return advice

@@ -1,4 +1,4 @@
-"""Classes: ids that the label map lacks, and classes that a set never shows."""
+"""Class checks: ids missing from the label map, classes without rows, and label maps that differ."""
 
 from __future__ import annotations
 
@@ -6,46 +6,54 @@ from pathlib import Path
 
 import polars as pl
 
-from vmae_det.dataset_tools.check.findings import MAX_EXAMPLES, Example, Finding, finding_of_rows
+from vmae_det.dataset_tools.check.report import MAX_EXAMPLES, Example, Finding, rows_finding
 from vmae_det.formats.label_map import LabelMap
 
 
 def unknown_action_findings(
     rows: pl.DataFrame, path: Path, known: list[int], label_map: Path
 ) -> list[Finding]:
-    """Rows whose `action` is none of `known`, the ids of the label map."""
-    labelled = rows.filter(pl.col("action").is_not_null())
-    bad = labelled.filter(~pl.col("action").is_in(known))
+    """Return the finding of rows whose `action` is not in `known`, the ids of the label map."""
+    labeled = rows.filter(pl.col("action").is_not_null())
+    bad = labeled.filter(~pl.col("action").is_in(known))
     if bad.is_empty():
         return []
     ids = sorted(bad["action"].unique())
-    named = ", ".join(map(str, ids[:10])) + (", ..." if len(ids) > 10 else "")
-    advice = f"the ids {named} are not in {label_map}: add them there, or mend or remove the rows"
+    listed = ", ".join(map(str, ids[:10])) + (", ..." if len(ids) > 10 else "")
+    advice = f"ids {listed} are not in {label_map}: add them to it, or fix or remove the rows"
     if ids[0] == 0:
-        advice += ". Ids start at 1; do these count from 0?"
-    return finding_of_rows(
-        "unknown_action", bad, path, f"of {len(labelled)} labels are not in the label map", advice
+        advice += ". Ids start at 1; do these start at 0?"
+    return rows_finding(
+        "unknown_action", bad, path, f"of {len(labeled)} labels are not in the label map", advice
     )
 
 
-def class_findings(own: tuple[LabelMap, Path], other: tuple[LabelMap, Path], training: bool) -> list[Finding]:
-    """What differs between the label maps (with their files) of two sets, of which `own` is for training or
-    not."""
+def compare_label_maps(
+    own: tuple[LabelMap, Path], other: tuple[LabelMap, Path], training: bool
+) -> list[Finding]:
+    """Return findings about classes that differ between two label maps. Models match classes by name.
+
+    Args:
+        own: label map of the dataset, and its file.
+        other: label map of the other dataset, and its file.
+        training: whether the dataset is the training set.
+    """
     (trained, _), (tested, path) = (own, other) if training else (other, own)
-    places = {name: (column, trained.ids[column]) for column, name in enumerate(trained.names)}
+    positions = {name: (column, trained.ids[column]) for column, name in enumerate(trained.names)}
     differ = {"class_not_trained": [], "class_ids_differ": []}
     for column, (name, number) in enumerate(zip(tested.names, tested.ids)):
-        if name not in places:
+        if name not in positions:
             differ["class_not_trained"].append(f"{number} {name}")
-        elif places[name] != (column, number):
+        elif positions[name] != (column, number):
             differ["class_ids_differ"].append(f"{number} {name}")
     advice = {
         "class_not_trained": "a model has no output for them: use the same names in both label maps",
-        "class_ids_differ": "classes are matched by name; the same label map for both sets is simpler",
+        "class_ids_differ": "classes are matched by name; one label map for both sets is simpler",
     }
     what = {
         "class_not_trained": f"of {len(tested)} classes are not in the training set's label map",
-        "class_ids_differ": f"of {len(tested)} classes have another id or place in the training set's",
+        "class_ids_differ": f"of {len(tested)} classes have another id or position in the training set's "
+        "label map",
     }
     return [
         Finding(
@@ -61,7 +69,7 @@ def class_findings(own: tuple[LabelMap, Path], other: tuple[LabelMap, Path], tra
 
 
 def rows_by_class(rows: pl.DataFrame, label_map: LabelMap) -> dict[int, int]:
-    """Number of rows of each id of the label map."""
+    """Return the number of rows of each id of the label map."""
     counts = dict(rows.group_by("action").len().iter_rows())
     return {number: counts.get(number, 0) for number in label_map.ids}
 
@@ -69,15 +77,15 @@ def rows_by_class(rows: pl.DataFrame, label_map: LabelMap) -> dict[int, int]:
 def unseen_class_findings(
     counts: dict[int, int], label_map: LabelMap, labels: Path | str, training: bool
 ) -> list[Finding]:
-    """The classes without rows: an error in a training set, a warning in another."""
+    """Return the finding of classes without rows: an error in a training set, else a warning."""
     names = dict(zip(label_map.ids, label_map.names))
     unseen = [number for number, count in counts.items() if not count]
     if not unseen:
         return []
     examples = tuple(Example(str(labels), None, f"{n} {names[n]}") for n in unseen[:MAX_EXAMPLES])
-    what = f"{len(unseen)} of {len(counts)} classes have no row"
+    what = f"{len(unseen)} of {len(counts)} classes have no rows"
     if training:
-        advice = "add examples, or take the classes out of the label map: they can not be learned"
+        advice = "add examples, or remove the classes from the label map: they cannot be learned"
         return [Finding("class_without_training_rows", len(unseen), what, examples, advice)]
-    advice = "nothing to mend: the mean over classes is taken without them"
+    advice = "no fix needed: the mean over classes ignores them"
     return [Finding("class_without_rows", len(unseen), what, examples, advice)]

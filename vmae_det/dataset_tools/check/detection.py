@@ -1,4 +1,4 @@
-"""The check of a detection dataset."""
+"""Check of detection datasets: annotations, person boxes, label map and videos, each and together."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import polars as pl
 
 from vmae_det.data.catalog import DatasetSpec
 from vmae_det.dataset_tools.check.boxes import box_findings, mark_bad_boxes
-from vmae_det.dataset_tools.check.case import Case
 from vmae_det.dataset_tools.check.classes import rows_by_class, unknown_action_findings, unseen_class_findings
-from vmae_det.dataset_tools.check.findings import Finding, finding_of_rows
-from vmae_det.dataset_tools.check.persons import (
+from vmae_det.dataset_tools.check.context import CheckContext
+from vmae_det.dataset_tools.check.person_boxes import (
     annotated_persons,
     compare_persons,
     low_score_findings,
     recall_table,
 )
+from vmae_det.dataset_tools.check.report import Finding, rows_finding
 from vmae_det.dataset_tools.check.tables import Table, read_table
-from vmae_det.dataset_tools.check.times import add_starts, mark_times, time_findings
-from vmae_det.dataset_tools.check.videos import files_by_id, missing_findings, real_paths, sizes_of
+from vmae_det.dataset_tools.check.timestamps import add_starts, mark_bad_timestamps, timestamp_findings
+from vmae_det.dataset_tools.check.videos import files_by_id, missing_findings, resolved_paths, video_table
 from vmae_det.formats.ava_csv import read_action_csv
 from vmae_det.formats.box_csv import COORDINATES
 from vmae_det.formats.label_map import LabelMap
@@ -32,82 +32,81 @@ from vmae_det.video.readers.tar_shard import key_of
 from vmae_det.video.sampling import describe_keyframe
 from vmae_det.video.shards import Shards
 
-_SAME_ROW = {
+_ROW_KEYS = {
     "annotations": ["video", "ms", *COORDINATES, "action", "person"],
     "person_boxes": ["video", "ms", *COORDINATES],
 }
 _REPEATED = {
-    "annotations": ("duplicate_row", "remove the copies: each counts as one more person"),
-    "person_boxes": ("person_boxes_repeated", "they count once, with the highest score"),
+    "annotations": ("duplicate_row", "remove the copies: each counts as another person"),
+    "person_boxes": ("person_boxes_repeated", "they count as one box, with the highest score"),
 }
 
 
-def check_detection(case: Case) -> None:
-    """Annotations, person boxes, label map and videos of a detection dataset, each and together."""
-    spec = case.spec
-    label_map = case.read_label_map()
-    case.compare_classes(label_map)
-    annotations = case.read(spec.annotations, "annotations")
-    boxes = case.read(spec.person_boxes, "person_boxes")
-    excluded = case.read(spec.excluded, "excluded")
+def check_detection(context: CheckContext) -> None:
+    """Check annotations, person boxes, label map and videos of a detection dataset."""
+    spec = context.spec
+    label_map = context.read_label_map()
+    context.compare_classes(label_map)
+    annotations = context.read_table(spec.annotations, "annotations")
+    boxes = context.read_table(spec.person_boxes, "person_boxes")
+    excluded = context.read_table(spec.excluded, "excluded")
 
     files = files_by_id(spec.videos)
     tables = [table for table in (annotations, boxes) if table is not None]
     named = {name for table in tables for name in table.rows["video"].unique()}
-    facts = case.probe(files[name] for name in named & files.keys())
-    videos = sizes_of({name: facts[files[name]] for name in named & files.keys()})
+    facts = context.probe(files[name] for name in named & files.keys())
+    videos = video_table({name: facts[files[name]] for name in named & files.keys()})
 
     truth = None
     if annotations is not None:
-        case.found += missing_findings(annotations.rows, annotations.path, files, spec.videos)
-        truth = _check_rows(case, annotations, videos)
-        _check_classes(case, truth, annotations.path, label_map)
-        case.keyframes = _describe_keyframes(truth, videos)
-        shared = _check_shared(case, annotations)
+        context.findings += missing_findings(annotations.rows, annotations.path, files, spec.videos)
+        truth = _check_rows(context, annotations, videos)
+        _check_classes(context, truth, annotations.path, label_map)
+        context.keyframes = _describe_keyframes(truth, videos)
+        shared = _check_shared_videos(context, annotations)
     if boxes is not None:
         start_fits = truth is not None and (truth["time_fault"] == "wrong_video_start").sum() == 0
-        shifted = "person_boxes_wrong_time" if start_fits else "wrong_video_start"
-        detected = _check_rows(case, boxes, videos, shifted)
-        case.found += _score_findings(detected, boxes.path)
-        # As read_person_boxes has it: a line for each label of a box is one person.
-        same = _SAME_ROW["person_boxes"]
+        shifted_kind = "person_boxes_wrong_time" if start_fits else "wrong_video_start"
+        detected = _check_rows(context, boxes, videos, shifted_kind)
+        context.findings += _score_findings(detected, boxes.path)
+        # As in read_person_boxes: several lines of one box (one for each label) are one person.
+        same = _ROW_KEYS["person_boxes"]
         detected = detected.with_columns(pl.col("score").max().over(same)).unique(
             same, keep="first", maintain_order=True
         )
-        case.counts["person boxes"] = len(detected)
-    if boxes is not None and _most_in_a_keyframe(detected) > MAX_PERSONS:
-        case.found.append(
+        context.counts["person boxes"] = len(detected)
+    if boxes is not None and _max_per_keyframe(detected) > MAX_PERSONS:
+        context.findings.append(
             Finding(
                 "too_many_person_boxes",
                 1,
-                f"a keyframe has {_most_in_a_keyframe(detected)} person boxes, "
-                f"expected at most {MAX_PERSONS}",
+                f"a keyframe has {_max_per_keyframe(detected)} person boxes, expected at most {MAX_PERSONS}",
                 (),
-                "drop the boxes of low scores",
+                "remove boxes with low scores",
             )
         )
     elif boxes is not None and truth is not None and len(truth) and len(detected):
-        kept = _sound(truth).filter(~pl.col("video").is_in(list(shared)))
+        kept = _valid_rows(truth).filter(~pl.col("video").is_in(list(shared)))
         if excluded is not None:
             kept = kept.join(excluded.rows, on=["video", "ms"], how="anti", maintain_order="left")
-        persons, sound = annotated_persons(kept), _sound(detected)
+        persons, valid = annotated_persons(kept), _valid_rows(detected)
         with_file = persons.filter(pl.col("video").is_in(list(files)))
-        case.found += compare_persons(
-            with_file, sound, detected, boxes.path, set(truth["video"].unique()), set(files)
+        context.findings += compare_persons(
+            with_file, valid, detected, boxes.path, set(truth["video"].unique()), set(files)
         )
-        case.recall = recall_table(persons, sound)
-        case.found += low_score_findings(case.recall, boxes.path)
-    _ask_strict_readers(case, annotations, boxes)
+        context.recall = recall_table(persons, valid)
+        context.findings += low_score_findings(context.recall, boxes.path)
+    _run_strict_readers(context, annotations, boxes)
 
 
-def _most_in_a_keyframe(rows: pl.DataFrame) -> int:
+def _max_per_keyframe(rows: pl.DataFrame) -> int:
     return rows.group_by("video", "ms").len()["len"].max() or 0
 
 
 def _describe_keyframes(rows: pl.DataFrame, videos: pl.DataFrame) -> str:
-    """By the example of the first row that lies in its video."""
-    sound = pl.col("time_fault").is_null() & pl.col("start").is_not_null()
-    good = rows.filter(sound).join(videos, on="video", maintain_order="left")
+    """Describe which frame is the keyframe, with the first row inside its video as the example."""
+    valid = pl.col("time_fault").is_null() & pl.col("start").is_not_null()
+    good = rows.filter(valid).join(videos, on="video", maintain_order="left")
     if good.is_empty():
         return ""
     columns = ("video", "timestamp", "start", "frames", "seconds")
@@ -115,61 +114,66 @@ def _describe_keyframes(rows: pl.DataFrame, videos: pl.DataFrame) -> str:
     return describe_keyframe(video, timestamp, start, frames / seconds)
 
 
-def _shared_keys(spec: DatasetSpec) -> set[str]:
-    """The annotated videos of a set, as `_video_keys` names them; DataError where it cannot be read."""
-    return set(_video_keys(read_table(spec.annotations, "annotations").rows, spec.videos)["key"])
+def _annotated_keys(spec: DatasetSpec) -> set[str]:
+    """Return the keys of a dataset's annotated videos, as of `_add_video_keys`; DataError if it cannot be
+    read."""
+    return set(_add_video_keys(read_table(spec.annotations, "annotations").rows, spec.videos)["key"])
 
 
-def _video_keys(rows: pl.DataFrame, videos: Path | Shards) -> pl.DataFrame:
-    """`rows` with `key`, a video's file without suffix: another folder may have the same id again."""
+def _add_video_keys(rows: pl.DataFrame, videos: Path | Shards) -> pl.DataFrame:
+    """Add the column `key`: the path of the video without suffix. Ids of another folder can be the same."""
     if isinstance(videos, Shards):
-        keys = dict(zip(videos_by_id(videos), (key_of(path) for path in real_paths(videos))))
+        keys = dict(zip(videos_by_id(videos), (key_of(path) for path in resolved_paths(videos))))
         return rows.with_columns(key=pl.col("video").replace_strict(keys, default=pl.col("video")))
     return rows.with_columns(key=pl.lit(f"{videos.resolve()}/") + pl.col("video"))
 
 
-def _check_shared(case: Case, annotations: Table) -> set[str]:
-    """Note the videos that the other set has as well; gives their ids."""
-    rows = _video_keys(annotations.rows, case.spec.videos)
-    shared = case.add_shared(rows, annotations.path, _shared_keys)
+def _check_shared_videos(context: CheckContext, annotations: Table) -> set[str]:
+    """Add the finding of videos that the other dataset has too; return their ids."""
+    rows = _add_video_keys(annotations.rows, context.spec.videos)
+    shared = context.check_shared_videos(rows, annotations.path, _annotated_keys)
     return {key.rpartition("/")[2] for key in shared}
 
 
 def _check_rows(
-    case: Case, table: Table, videos: pl.DataFrame, shifted: str = "wrong_video_start"
+    context: CheckContext, table: Table, videos: pl.DataFrame, shifted_kind: str = "wrong_video_start"
 ) -> pl.DataFrame:
-    """The rows of annotations or person boxes with their faults, which are noted; `shifted` as of
-    `mark_times`."""
-    start = case.spec.video_start
+    """Check the rows of annotations or person boxes, and return them with their faults.
+
+    Args:
+        shifted_kind: as of `mark_bad_timestamps`.
+    """
+    start = context.spec.video_start
     has_table = isinstance(start, VideoStarts)
-    rows = add_starts(mark_bad_boxes(table.rows, table.holds), start)
+    rows = add_starts(mark_bad_boxes(table.rows, table.content), start)
     unknown = rows.filter(pl.col("start").is_null())["video"].unique(maintain_order=True)
     if len(unknown):
-        case.add_broken(start.path, DataError(f"no line for {len(unknown)} videos, such as '{unknown[0]}'"))
-    rows = mark_times(rows, videos, None if has_table else shifted)
-    case.found += box_findings(rows, table.path, videos, table.holds)
-    case.found += time_findings(rows, table.path, videos, start)
-    same = _SAME_ROW[table.holds]
-    again = rows.filter(pl.col("x1").is_not_null()).with_columns(first=pl.col("line").first().over(same))
-    again = again.filter(~pl.struct(same).is_first_distinct()).with_columns(
+        error = DataError(f"no line for {len(unknown)} videos, such as '{unknown[0]}'")
+        context.add_broken_file(start.path, error)
+    rows = mark_bad_timestamps(rows, videos, None if has_table else shifted_kind)
+    context.findings += box_findings(rows, table.path, videos, table.content)
+    context.findings += timestamp_findings(rows, table.path, videos, start)
+    same = _ROW_KEYS[table.content]
+    repeated = rows.filter(pl.col("x1").is_not_null()).with_columns(first=pl.col("line").first().over(same))
+    repeated = repeated.filter(~pl.struct(same).is_first_distinct()).with_columns(
         shown=pl.when(pl.col("first").is_null())
         .then("text")
-        .otherwise(pl.concat_str("text", pl.lit("  (as in line "), "first", pl.lit(")")))
+        .otherwise(pl.concat_str("text", pl.lit("  (same as line "), "first", pl.lit(")")))
     )
-    kind, advice = _REPEATED[table.holds]
-    case.found += finding_of_rows(
-        kind, again, table.path, f"of {len(rows)} rows stand there already", advice, "shown"
+    kind, advice = _REPEATED[table.content]
+    context.findings += rows_finding(
+        kind, repeated, table.path, f"of {len(rows)} rows repeat another row", advice, "shown"
     )
     return rows
 
 
-def _sound(rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows without a fault."""
+def _valid_rows(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows without a fault."""
     return rows.filter(pl.col("fault").is_null() & pl.col("time_fault").is_null())
 
 
-def _check_classes(case: Case, rows: pl.DataFrame, path: Path, label_map: LabelMap | None) -> None:
-    case.counts |= {
+def _check_classes(context: CheckContext, rows: pl.DataFrame, path: Path, label_map: LabelMap | None) -> None:
+    context.counts |= {
         "videos": rows["video"].n_unique(),
         "keyframes": rows.select("video", "ms").n_unique(),
         "persons": len(annotated_persons(rows)),
@@ -177,26 +181,26 @@ def _check_classes(case: Case, rows: pl.DataFrame, path: Path, label_map: LabelM
     }
     if label_map is None:
         return
-    labels = case.spec.label_map
-    case.found += unknown_action_findings(rows, path, list(label_map.ids), labels)
+    label_file = context.spec.label_map
+    context.findings += unknown_action_findings(rows, path, list(label_map.ids), label_file)
     counts = rows_by_class(rows, label_map)
-    case.class_rows = {name: counts[number] for number, name in zip(label_map.ids, label_map.names)}
+    context.class_rows = {name: counts[number] for number, name in zip(label_map.ids, label_map.names)}
     if counts and len(rows):
-        case.found += unseen_class_findings(counts, label_map, path, case.training)
+        context.findings += unseen_class_findings(counts, label_map, path, context.training)
 
 
 def _score_findings(rows: pl.DataFrame, path: Path) -> list[Finding]:
     bad = rows.filter(~pl.col("score").is_between(0, 1))
-    share = len(bad) / max(len(rows), 1)
-    guess = "scores are logits or per cent, or this is ground truth, whose last column is the person id"
-    advice = "the last column is the score, from 0 to 1" + (f": {guess}?" if share > 0.5 else "")
-    what = f"of {len(rows)} person boxes have a score that is not in [0, 1]"
-    return finding_of_rows("score_outside_range", bad, path, what, advice)
+    fraction = len(bad) / max(len(rows), 1)
+    guess = "Are the scores logits or percent, or is this ground truth, whose last column is the person id?"
+    advice = "expected a score from 0 to 1 in the last column" + (f". {guess}" if fraction > 0.5 else "")
+    what = f"of {len(rows)} person boxes have a score outside [0, 1]"
+    return rows_finding("score_outside_range", bad, path, what, advice)
 
 
-def _ask_strict_readers(case: Case, annotations: Table | None, boxes: Table | None) -> None:
-    """Where nothing was found, the readers that training uses have the last word."""
-    if any(not finding.is_warning for finding in case.found):
+def _run_strict_readers(context: CheckContext, annotations: Table | None, boxes: Table | None) -> None:
+    """Without errors so far, run the readers of training, which may still refuse a file."""
+    if any(not finding.is_warning for finding in context.findings):
         return
     readers: list[tuple[Table | None, Callable[[Path], object]]] = [
         (annotations, read_action_csv),
@@ -207,4 +211,4 @@ def _ask_strict_readers(case: Case, annotations: Table | None, boxes: Table | No
             if table is not None:
                 read(table.path)
         except DataError as error:
-            case.add_broken(table.path, error)
+            context.add_broken_file(table.path, error)

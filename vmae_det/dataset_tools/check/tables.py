@@ -1,7 +1,8 @@
-"""Lenient readers: every line of a file, the sound ones in columns and the others with what is wrong.
+"""Lenient readers for annotation tables. They keep every line: valid ones as columns, others with their
+problem.
 
-The strict readers of annotations and person boxes stop at the first fault; these go on, and judge only
-whether a line can be read. What its numbers mean is for others to judge.
+The strict readers of annotations and person boxes stop at the first error. These continue, and check only
+whether a line can be parsed. Other modules check the values.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from pathlib import Path
 
 import polars as pl
 
-from vmae_det.dataset_tools.check.findings import Finding, finding_of_rows
+from vmae_det.dataset_tools.check.report import Finding, rows_finding
 from vmae_det.formats.box_csv import COORDINATES, MAX_TIMESTAMP, is_video_name
 from vmae_det.formats.person_boxes import read_person_boxes
 from vmae_det.utils.input_files import open_input
 
-# Columns that a line may have, by what the file holds.
+# Valid numbers of columns, by the content of the file.
 WIDTHS = {"annotations": (2, 7, 8), "person_boxes": (7, 8), "excluded": (2,)}
-_FORMS = {
+_LINE_FORMATS = {
     "annotations": "video_id,timestamp,x1,y1,x2,y2,action_id,person_id",
     "person_boxes": "video_id,timestamp,x1,y1,x2,y2,,score",
     "excluded": "video_id,timestamp",
@@ -29,78 +30,81 @@ _SUFFIXES_WITHOUT_LINES = (".json", ".pkl", ".pickle")
 
 @dataclass(frozen=True)
 class Table:
-    """A file's lines.
+    """The lines of a file.
 
     Args:
         path: the file.
-        holds: "annotations", "person_boxes", "excluded" or "video list".
-        rows: sound lines: `line` (null where the file has none) and `text`; of boxes also `video`,
-            `timestamp` (seconds), `ms` (whole milliseconds), `x1` ... `y2` (null where the line names a
-            keyframe only), `action` and `person` (Int64) of annotations, `score` of person boxes; of video
-            lists `file` and `action`.
+        content: "annotations", "person_boxes", "excluded" or "video list".
+        rows: valid lines: `line` (null if the file has no lines) and `text`. Tables of boxes also have
+            `video`, `timestamp` (seconds), `ms` (integer milliseconds), `x1` ... `y2` (null if the line names
+            only a keyframe), and `action` and `person` (Int64) of annotations, or `score` of person boxes.
+            Video lists have `file` and `action`.
         malformed: the other lines: `line`, `text`, `problem`.
     """
 
     path: Path
-    holds: str
+    content: str
     rows: pl.DataFrame
     malformed: pl.DataFrame
 
     def findings(self) -> list[Finding]:
-        """What is wrong with the lines as lines."""
+        """Return findings about malformed lines, and about a table without valid lines."""
         shown = self.malformed.with_columns(pl.concat_str("problem", pl.lit(": "), "text").alias("shown"))
-        advice = f"a line reads {_FORMS[self.holds]}. {_guess(self.malformed)}".rstrip()
-        found = finding_of_rows(
+        advice = f"expected lines {_LINE_FORMATS[self.content]}. {_guess_cause(self.malformed)}".rstrip()
+        found = rows_finding(
             "malformed_line",
             shown,
             self.path,
-            f"of {len(self.rows) + len(shown)} lines cannot be read",
+            f"of {len(self.rows) + len(shown)} lines cannot be parsed",
             advice,
             "shown",
         )
-        if self.rows.is_empty() and self.holds != "excluded":
-            what = f"no line of {self.path} can be used"
-            found.append(Finding("no_rows", 1, what, (), f"a line reads {_FORMS[self.holds]}"))
+        if self.rows.is_empty() and self.content != "excluded":
+            what = f"{self.path} has no valid lines"
+            found.append(Finding("no_rows", 1, what, (), f"expected lines {_LINE_FORMATS[self.content]}"))
         return found
 
 
-def _guess(malformed: pl.DataFrame) -> str:
-    """Why lines cannot be read, where it can be told."""
+def _guess_cause(malformed: pl.DataFrame) -> str:
+    """Return why lines cannot be parsed; '' if unknown."""
     if malformed.is_empty():
         return ""
     first = malformed.row(0, named=True)
     if first["line"] == 1 and sum(c.isalpha() for c in first["text"]) > len(first["text"]) / 3:
         header = "Line 1 looks like a header: remove it."
-        return header if len(malformed) == 1 else header + " " + _guess(malformed[1:])
+        return header if len(malformed) == 1 else header + " " + _guess_cause(malformed[1:])
     for separator, name in ((";", "semicolons"), ("\t", "tabs")):
         if first["text"].count(separator) > 1:
-            return f"The columns are kept apart by {name}; commas are expected."
+            return f"Columns are separated by {name}; expected commas."
     return ""
 
 
-def read_table(path: Path, holds: str) -> Table:
-    """A file of the kind `Table.holds`: CSV, plain or gzipped; person boxes also as JSON or pickle.
+def read_table(path: Path, content: str) -> Table:
+    """Read a file leniently: CSV, plain or gzipped; person boxes also as JSON or pickle.
+
+    Args:
+        content: as of `Table`.
 
     Raises:
-        DataError: the file as a whole cannot be read.
+        DataError: the file cannot be read at all.
     """
-    if path.suffix.lower() in _SUFFIXES_WITHOUT_LINES and holds == "person_boxes":
-        return _strict_table(path)
-    if holds == "video list":
-        return _list_table(path)
-    widths = WIDTHS[holds]
+    if path.suffix.lower() in _SUFFIXES_WITHOUT_LINES and content == "person_boxes":
+        return _read_person_boxes_strictly(path)
+    if content == "video list":
+        return _read_video_list(path)
+    widths = WIDTHS[content]
     fields = pl.col("fields").list
     frame = (
-        _lines(path)
+        _read_lines(path)
         .with_columns(fields=pl.col("text").str.split(","))
         .with_columns(columns=fields.len(), video=_field(0), timestamp=_number(1))
     )
-    boxed = pl.col("columns") >= 7
-    has_value = (pl.col("columns") == 8) | (boxed if holds == "person_boxes" else False)
+    has_box = pl.col("columns") >= 7
+    has_value = (pl.col("columns") == 8) | (has_box if content == "person_boxes" else False)
     frame = frame.with_columns(
         **{name: _number(2 + i) for i, name in enumerate(COORDINATES)},
-        action=_whole_number(6),
-        person=_whole_number(7),
+        action=_integer(6),
+        person=_integer(7),
         score=fields.last().str.strip_chars().cast(pl.Float64, strict=False),
     )
     names = frame["video"].drop_nulls().unique()
@@ -109,35 +113,35 @@ def read_table(path: Path, holds: str) -> Table:
         (
             ~pl.col("columns").is_in(widths),
             pl.concat_str(
-                pl.lit(f"{' or '.join(map(str, widths))} columns expected, got "), pl.col("columns")
+                pl.lit(f"expected {' or '.join(map(str, widths))} columns, got "), pl.col("columns")
             ),
         ),
-        (pl.col("video").is_in(bad_names), pl.lit("no video id")),
-        (_is_no_number("timestamp"), pl.lit("the timestamp is no number")),
+        (pl.col("video").is_in(bad_names), pl.lit("expected a video id")),
+        (_is_not_finite("timestamp"), pl.lit("the timestamp is not a number")),
         (
             ~pl.col("timestamp").is_between(0, MAX_TIMESTAMP),
-            pl.lit("the timestamp must be seconds from 0 on"),
+            pl.lit("expected a timestamp in seconds, not negative"),
         ),
-        *((boxed & _is_no_number(name), pl.lit(f"{name} is no number")) for name in COORDINATES),
+        *((has_box & _is_not_finite(name), pl.lit(f"{name} is not a number")) for name in COORDINATES),
     ]
-    if holds == "annotations":
-        problems.append((boxed & pl.col("action").is_null(), pl.lit("the action id is no whole number")))
-        problems.append((has_value & pl.col("person").is_null(), pl.lit("the person id is no whole number")))
-    elif holds == "person_boxes":
-        problems.append((_is_no_number("score"), pl.lit("the score is no number")))
-    problem = pl.coalesce(*(pl.when(wrong).then(text) for wrong, text in problems))
+    if content == "annotations":
+        problems.append((has_box & pl.col("action").is_null(), pl.lit("the action id is not an integer")))
+        problems.append((has_value & pl.col("person").is_null(), pl.lit("the person id is not an integer")))
+    elif content == "person_boxes":
+        problems.append((_is_not_finite("score"), pl.lit("the score is not a number")))
+    problem = pl.coalesce(*(pl.when(condition).then(text) for condition, text in problems))
     frame = frame.with_columns(problem=problem, ms=_milliseconds().cast(pl.Int64, strict=False))
     kept = ["line", "text", "video", "timestamp", "ms"]
     kept += {"annotations": [*COORDINATES, "action", "person"], "person_boxes": [*COORDINATES, "score"]}.get(
-        holds, []
+        content, []
     )
-    return _split(path, holds, frame, kept)
+    return _make_table(path, content, frame, kept)
 
 
-def _list_table(path: Path) -> Table:
-    """A list with a line `FILE LABEL` for each video."""
+def _read_video_list(path: Path) -> Table:
+    """Read a list with a line `FILE LABEL` for each video."""
     line = pl.col("text").str
-    frame = _lines(path).with_columns(
+    frame = _read_lines(path).with_columns(
         file=line.extract(r"^(.*[^\s,])[\s,]+[^\s,]+$"), label=line.extract(r"[^\s,][\s,]+([^\s,]+)$")
     )
     frame = frame.with_columns(
@@ -146,14 +150,15 @@ def _list_table(path: Path) -> Table:
         .cast(pl.Int64, strict=False)
     )
     problem = pl.coalesce(
-        pl.when(pl.col("file").is_null()).then(pl.lit("a file and a label expected")),
-        pl.when(pl.col("action").is_null()).then(pl.lit("the label is no whole number from 0 on")),
+        pl.when(pl.col("file").is_null()).then(pl.lit("expected a file and a label")),
+        pl.when(pl.col("action").is_null()).then(pl.lit("the label is not a non-negative integer")),
     )
-    return _split(path, "video list", frame.with_columns(problem=problem), ["line", "text", "file", "action"])
+    frame = frame.with_columns(problem=problem)
+    return _make_table(path, "video list", frame, ["line", "text", "file", "action"])
 
 
-def _lines(path: Path) -> pl.DataFrame:
-    """`line` and `text` of all lines that are not blank, stripped."""
+def _read_lines(path: Path) -> pl.DataFrame:
+    """Return `line` and stripped `text` of all lines that are not blank."""
     with open_input(path) as stream:
         content = stream.read()
     lines = content.decode("utf-8-sig", errors="replace").split("\n")
@@ -161,11 +166,11 @@ def _lines(path: Path) -> pl.DataFrame:
     return frame.with_columns(pl.col("text").str.strip_chars()).filter(pl.col("text") != "")
 
 
-def _split(path: Path, holds: str, frame: pl.DataFrame, kept: list[str]) -> Table:
-    sound = pl.col("problem").is_null()
-    return Table(
-        path, holds, frame.filter(sound).select(kept), frame.filter(~sound).select("line", "text", "problem")
-    )
+def _make_table(path: Path, content: str, frame: pl.DataFrame, kept: list[str]) -> Table:
+    """Split lines into valid ones, with the columns `kept`, and malformed ones."""
+    is_valid = pl.col("problem").is_null()
+    rows = frame.filter(is_valid).select(kept)
+    return Table(path, content, rows, frame.filter(~is_valid).select("line", "text", "problem"))
 
 
 def _field(index: int) -> pl.Expr:
@@ -176,15 +181,15 @@ def _number(index: int) -> pl.Expr:
     return _field(index).cast(pl.Float64, strict=False)
 
 
-def _whole_number(index: int) -> pl.Expr:
-    """Of at most 31 bits, as the strict readers ask."""
+def _integer(index: int) -> pl.Expr:
+    """An integer of at most 31 bits, as the strict readers expect."""
     text = _field(index)
     number = pl.when(text.str.contains(r"^[+-]?[0-9]{1,11}$")).then(text.str.strip_prefix("+"))
     number = number.cast(pl.Int64, strict=False)
     return pl.when(number.abs() < 2**31).then(number)
 
 
-def _is_no_number(name: str) -> pl.Expr:
+def _is_not_finite(name: str) -> pl.Expr:
     return pl.col(name).is_null() | ~pl.col(name).is_finite()
 
 
@@ -192,8 +197,8 @@ def _milliseconds() -> pl.Expr:
     return (pl.col("timestamp") * 1000).round()
 
 
-def _strict_table(path: Path) -> Table:
-    """Person boxes of a format without lines, by the strict reader."""
+def _read_person_boxes_strictly(path: Path) -> Table:
+    """Read person boxes of a format without lines, with the strict reader."""
     boxes = read_person_boxes(path)
     frame = pl.DataFrame(
         {
