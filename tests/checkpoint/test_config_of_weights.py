@@ -170,7 +170,7 @@ def test_a_config_in_weights_is_checked_as_one_in_a_file(tmp_path, name):
 @pytest.mark.parametrize("config", [3, {"MODEL": {}}, ["a"], NESTED, None])
 def test_a_config_that_is_no_text(tmp_path, config):
     torch.save({"model": {}, "config": config}, tmp_path / "x.pt")
-    with pytest.raises(WeightsError, match="holds no config"):
+    with pytest.raises(WeightsError, match="contains no config"):
         read_config(tmp_path / "x.pt")
 
 

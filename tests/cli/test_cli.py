@@ -203,7 +203,7 @@ def case_pickled_code(wrong, tmp_path):
     torch.save({"model": pytest.raises}, tmp_path / "model.pt")
     return [
         *("detect", "x.mp4", "--boxes", "b.csv", "--weights", tmp_path / "model.pt", "--output", tmp_path)
-    ], "holds no config"
+    ], "contains no config"
 
 
 def case_missing_detections(wrong, tmp_path):

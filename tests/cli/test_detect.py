@@ -107,7 +107,7 @@ def test_what_is_chosen(tmp_path, detect):
     [
         (("--format", "csv,mp3"), "--format: got 'mp3', which is no format"),
         (("--actions", "wlak"), "actions: 'wlak' is not in the label map"),
-        (("--start", "99"), "no keyframe lies between second 99"),
+        (("--start", "99"), "no keyframe between second 99"),
     ],
 )
 def test_choices_that_cannot_be(tmp_path, detect, arguments, expected):

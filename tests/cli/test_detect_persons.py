@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "inference"))  # the maker of
 from vmae_det.cli.main import main
 from vmae_det.formats.ava_csv import read_action_csv
 from vmae_det.formats.person_boxes import format_person_boxes, read_person_boxes
-from vmae_det.inference import find_people as module
+from vmae_det.inference import detect_persons as module
 from vmae_det.video.readers import open_video
 
 pytest.importorskip("onnx", reason="onnx makes the detector of these tests")
@@ -96,9 +96,9 @@ def test_a_bad_video_costs_only_itself_and_is_made_up_for(videos, detector, tmp_
     assert list(read_person_boxes(output).videos) == [good.stem]
     bad.write_bytes(content)
     asked = []
-    kept = module._people_of
+    kept = module._detect_video
     monkeypatch.setattr(
-        module, "_people_of", lambda video, *args: asked.append(video.name) or kept(video, *args)
+        module, "_detect_video", lambda video, *args: asked.append(video.name) or kept(video, *args)
     )
     assert main(command) == 0
     assert asked == [bad.stem], "what was done is not done again"
@@ -107,7 +107,7 @@ def test_a_bad_video_costs_only_itself_and_is_made_up_for(videos, detector, tmp_
 
 
 def test_a_run_that_was_stopped_goes_on(videos, detector, tmp_path, monkeypatch):
-    output, kept = tmp_path / "persons.csv", module._people_of
+    output, kept = tmp_path / "persons.csv", module._detect_video
     done = []
 
     def stopped(video, *args):
@@ -117,26 +117,26 @@ def test_a_run_that_was_stopped_goes_on(videos, detector, tmp_path, monkeypatch)
         return kept(video, *args)
 
     command = ["detect-persons", str(videos), "--output", str(output)]
-    monkeypatch.setattr(module, "_people_of", stopped)
+    monkeypatch.setattr(module, "_detect_video", stopped)
     assert main([*command, *detector]) == 130
     assert not output.exists()
     again = []
-    monkeypatch.setattr(module, "_people_of", lambda video, *a: again.append(video.name) or kept(video, *a))
+    monkeypatch.setattr(module, "_detect_video", lambda video, *a: again.append(video) or kept(video, *a))
     assert main([*command, *detector]) == 0
-    assert sorted(done + again) == sorted(path.stem for path in videos.iterdir())
+    assert sorted(done + [video.name for video in again]) == sorted(path.stem for path in videos.iterdir())
     whole = tmp_path / "whole.csv"
     assert main(["detect-persons", str(videos), "--output", str(whole), *detector]) == 0
     assert output.read_bytes() == whole.read_bytes()
 
 
 def test_another_detector_starts_anew(videos, detector, tmp_path, monkeypatch):
-    output, kept = tmp_path / "persons.csv", module._people_of
+    output, kept = tmp_path / "persons.csv", module._detect_video
     monkeypatch.setattr(module, "_join", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
     command = ["detect-persons", str(videos), "--output", str(output)]
     assert main([*command, *detector]) == 130
     monkeypatch.undo()
     again = []
-    monkeypatch.setattr(module, "_people_of", lambda video, *a: again.append(video.name) or kept(video, *a))
+    monkeypatch.setattr(module, "_detect_video", lambda video, *a: again.append(video) or kept(video, *a))
     assert main([*command, *detector, "PERSON_DETECTOR.SCORE", "0.5"]) == 0
     assert len(again) == 2
     assert (read_person_boxes(output).score >= 0.5).all()
@@ -186,10 +186,10 @@ def test_videos_that_cannot_be_taken(videos, detector, tmp_path, capsys, problem
     if problem == "same name":
         (videos / "other").mkdir()
         first.rename(videos / "other" / sorted(videos.iterdir())[1].name)
-        said = "has the name of"
+        said = "has the same name as"
     elif problem == "comma":
         first.rename(videos / "a,b.mp4")
-        said = "cannot be a video's id"
+        said = "is not a valid video id"
     elif problem == "missing":
         asked, said = [str(videos / "none.mp4")], "no such video file"
     elif problem == "empty folder":

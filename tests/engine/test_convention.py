@@ -7,7 +7,7 @@ from vmae_det.checkpoint.published import from_our_names
 from vmae_det.engine.setup import build_model_with_weights
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.inference import ActionPredictor
-from vmae_det.inference.person_sources import WholeFrame
+from vmae_det.inference.person_sources import WholeFramePerson
 from vmae_det.modeling import build_model
 
 FLAT = ("MODEL.BACKBONE.POSITIONS", "flat")
@@ -57,8 +57,10 @@ def test_detection_in_a_video_takes_frames_by_it(published, mini_ava):
     for convention in ("auto", "centred"):
         cfg.INPUT.CONVENTION = convention
         predictor = ActionPredictor(cfg, label_map)
-        with predictor.stream(next((mini_ava / "videos").glob("*.mp4")), WholeFrame(), every=1.0) as stream:
-            wanted.append((stream.plan.centres[1], stream.plan.wanted.nonzero()[0]))
+        with predictor.stream(
+            next((mini_ava / "videos").glob("*.mp4")), WholeFramePerson(), every=1.0
+        ) as stream:
+            wanted.append((stream.plan.centers[1], stream.plan.needed.nonzero()[0]))
     (centre, published_frames), (_, own_frames) = wanted
     assert {centre - 7, centre - 3, centre + 1, centre + 5} <= {*published_frames.tolist()}  # 4 frames
     assert {centre - 8, centre - 4, centre, centre + 4} <= {*own_frames.tolist()}

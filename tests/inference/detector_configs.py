@@ -1,4 +1,4 @@
-"""Configs of person detectors, and a picture for them."""
+"""Helpers: configs of person detectors, and an image."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""detectron2 is built from source and not at hand everywhere: a stub with what is used of it stands in."""
+"""Person detectors of detectron2, which must be built from source: the tests use a stub of its API."""
 
 import pickle
 import sys
@@ -24,16 +24,16 @@ class Instances:
 
 
 class StubNetwork(torch.nn.Module):
-    """Finds things of class 0 and 5; how sure it is of the first says its weight."""
+    """Detects objects of class 0 and 5; the score of the first is its weight."""
 
     def __init__(self):
         super().__init__()
         self.sure = torch.nn.Parameter(torch.tensor(0.0))
         self.register_buffer("anchors", torch.zeros(2))
-        self.given = []
+        self.inputs = []
 
     def forward(self, inputs):
-        self.given = inputs
+        self.inputs = inputs
         boxes = torch.tensor([[1, 2, 30, 40], [5, 5, 9, 9.0]])
         scores = torch.stack([self.sure.detach(), torch.tensor(0.99)])
         return [{"instances": Instances(boxes, scores, torch.tensor([0, 5]))} for _ in inputs]
@@ -41,7 +41,7 @@ class StubNetwork(torch.nn.Module):
 
 @pytest.fixture
 def detectron2(monkeypatch, tmp_path):
-    """A stand-in for detectron2, with what is used of it; its weights lie in a file."""
+    """A stub of the parts of detectron2 that are used, with weights in a file."""
     network = StubNetwork()
     url = tmp_path / "model_final.pkl"
     url.write_bytes(pickle.dumps({"model": {"sure": np.float32([0.95]).reshape(())}, "__author__": "zoo"}))
@@ -88,26 +88,26 @@ def detectron2(monkeypatch, tmp_path):
     return types.SimpleNamespace(network=network, weights=url, names=names)
 
 
-def test_detectron2_where_it_is_installed(detectron2):
+def test_detectron2_is_installed(detectron2):
     detector = build_person_detector(config("detectron2", "SHORT_SIDE", 32))
     frame = picture(50, 60)
     frame[..., 0] = 7
     ((boxes, scores), _) = detector.detect([frame, frame])
-    assert boxes.tolist() == [[1, 2, 30, 40]], "people alone"
-    assert scores.tolist() == pytest.approx([0.95]), "with the zoo's weights"
-    given = detectron2.network.given[1]
+    assert boxes.tolist() == [[1, 2, 30, 40]], "only persons"
+    assert scores.tolist() == pytest.approx([0.95]), "with the weights of the zoo"
+    given = detectron2.network.inputs[1]
     assert (given["height"], given["width"], tuple(given["image"].shape)) == (50, 60, (3, 32, 32))
-    assert (given["image"][2] == 7).all(), "BGR, as the zoo's networks expect"
+    assert (given["image"][2] == 7).all(), "BGR, as the networks of the zoo expect"
 
 
 def test_detectron2_weights(detectron2, tmp_path):
-    own = tmp_path / "own.pth"
-    torch.save({"model": {"sure": torch.tensor(0.9)}}, own)
-    detector = build_person_detector(config("detectron2", "WEIGHTS", str(own)))
+    path = tmp_path / "custom.pth"
+    torch.save({"model": {"sure": torch.tensor(0.9)}}, path)
+    detector = build_person_detector(config("detectron2", "WEIGHTS", str(path)))
     assert detector.detect([picture()])[0][1].tolist() == pytest.approx([0.9])
-    torch.save({"model": {"other": torch.tensor(0.9)}}, own)
-    with pytest.raises(WeightsError, match=r"own.pth: lacks 1 parameters of the person detector"):
-        build_person_detector(config("detectron2", "WEIGHTS", str(own)))
+    torch.save({"model": {"other": torch.tensor(0.9)}}, path)
+    with pytest.raises(WeightsError, match=r"custom.pth: 1 parameters of the person detector are missing"):
+        build_person_detector(config("detectron2", "WEIGHTS", str(path)))
     detectron2.weights.write_bytes(pickle.dumps(sys.exit))
     with pytest.raises(DataError, match=r"model_final.pkl: is not a pickle of weights: wants to run"):
         build_person_detector(config("detectron2"))
@@ -117,26 +117,26 @@ def test_detectron2_weights(detectron2, tmp_path):
 
 
 def test_weights_of_a_deeper_network_are_refused(detectron2, tmp_path):
-    """All that a ResNet-50 needs is in a file of a ResNet-101."""
-    own = tmp_path / "own.pth"
+    """The weights of a ResNet-101 contain all parameters of a ResNet-50."""
+    path = tmp_path / "custom.pth"
     network = detectron2.network
     network.backbone = torch.nn.ModuleDict({"bottom_up": torch.nn.ModuleList([torch.nn.Linear(2, 2)])})
     weights = network.state_dict()
-    torch.save({"model": weights | {"roi_heads.mask_head.fc.weight": torch.ones(2)}}, own)
-    build_person_detector(config("detectron2", "WEIGHTS", str(own)))
-    torch.save({"model": weights | {"backbone.bottom_up.1.weight": torch.ones(2, 2)}}, own)
-    with pytest.raises(WeightsError, match=r"no place for 1 parameters, such as backbone\.bottom_up\.1"):
-        build_person_detector(config("detectron2", "WEIGHTS", str(own)))
+    torch.save({"model": weights | {"roi_heads.mask_head.fc.weight": torch.ones(2)}}, path)
+    build_person_detector(config("detectron2", "WEIGHTS", str(path)))
+    torch.save({"model": weights | {"backbone.bottom_up.1.weight": torch.ones(2, 2)}}, path)
+    with pytest.raises(WeightsError, match=r"1 unexpected parameters, such as backbone\.bottom_up\.1"):
+        build_person_detector(config("detectron2", "WEIGHTS", str(path)))
 
 
-def test_detectron2_where_it_is_not_installed(monkeypatch):
+def test_detectron2_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "detectron2", None)
-    with pytest.raises(ConfigError, match=r"detectron2 is not installed here.*or choose fasterrcnn"):
+    with pytest.raises(ConfigError, match=r"detectron2 is not installed; .*or use fasterrcnn"):
         build_person_detector(config("detectron2"))
 
 
 @pytest.mark.parametrize("name", ["pkg_resources", "omegaconf"])
-def test_detectron2_that_lacks_a_package(detectron2, monkeypatch, name):
+def test_detectron2_with_a_missing_dependency(detectron2, monkeypatch, name):
     """model_zoo of detectron2 imports pkg_resources, which setuptools 81 has dropped."""
 
     class Zoo(types.ModuleType):
@@ -147,15 +147,15 @@ def test_detectron2_that_lacks_a_package(detectron2, monkeypatch, name):
     package.__path__ = []
     monkeypatch.setitem(sys.modules, "detectron2", package)
     monkeypatch.delitem(sys.modules, "detectron2.model_zoo")
-    cure = r' \(`pip install "setuptools<81"`\)' if name == "pkg_resources" else ""
+    install = r' \(`pip install "setuptools<81"`\)' if name == "pkg_resources" else ""
     with pytest.raises(
         ConfigError,
-        match=f"detectron2 is installed here, but .* it needs {name}, which is not installed{cure};",
+        match=f"detectron2 is installed, but .* it needs {name}, which is not installed{install};",
     ):
         build_person_detector(config("detectron2"))
 
 
-def test_detectron2_that_fits_no_library_here(detectron2, monkeypatch):
+def test_detectron2_built_for_another_library(detectron2, monkeypatch):
     class Broken(types.ModuleType):
         def __getattr__(self, attribute):
             raise ImportError("_C.so: undefined symbol: _ZN3c10")
@@ -166,43 +166,43 @@ def test_detectron2_that_fits_no_library_here(detectron2, monkeypatch):
 
 
 @pytest.fixture
-def own(tmp_path):
-    """own(YAML, KEY, VALUE, ...): the config of a detector of one's own, with weights."""
-    torch.save({"model": {"sure": torch.tensor(0.9)}}, tmp_path / "own.pth")
+def custom(tmp_path):
+    """custom(YAML, KEY, VALUE, ...) returns the config of a custom detector with weights."""
+    torch.save({"model": {"sure": torch.tensor(0.9)}}, tmp_path / "custom.pth")
 
     def write(text, *opts):
-        (tmp_path / "own.yaml").write_text(text)
-        given = ("CONFIG", str(tmp_path / "own.yaml"), "WEIGHTS", str(tmp_path / "own.pth"), *opts)
+        (tmp_path / "custom.yaml").write_text(text)
+        given = ("CONFIG", str(tmp_path / "custom.yaml"), "WEIGHTS", str(tmp_path / "custom.pth"), *opts)
         return config("detectron2", *given)
 
     return write
 
 
-def test_an_own_detector_of_one_class(detectron2, own):
+def test_custom_detector_with_one_class(detectron2, custom):
     one = "MODEL: {ROI_HEADS: {NUM_CLASSES: 1}}\nDATASETS: {TRAIN: [my_people]}\nINPUT: {MIN_SIZE_TEST: 64}"
-    ((boxes, scores),) = build_person_detector(own(one)).detect([picture()])
+    ((boxes, scores),) = build_person_detector(custom(one)).detect([picture()])
     assert boxes.tolist() == [[1, 2, 30, 40]]
     assert scores.tolist() == pytest.approx([0.9])
-    assert detectron2.network.given[0]["image"].shape[1] == 64, "the file's size"
+    assert detectron2.network.inputs[0]["image"].shape[1] == 64, "the size in the file"
     retina = "MODEL: {META_ARCHITECTURE: RetinaNet, RETINANET: {NUM_CLASSES: 1}}"
-    assert len(build_person_detector(own(retina)).detect([picture()])[0][0]) == 1
-    with pytest.raises(ConfigError, match=r"PERSON_DETECTOR.WEIGHTS: names no file; .*own.yaml needs one"):
-        build_person_detector(own(one, "WEIGHTS", ""))
+    assert len(build_person_detector(custom(retina)).detect([picture()])[0][0]) == 1
+    with pytest.raises(ConfigError, match=r"PERSON_DETECTOR.WEIGHTS: empty, but .*custom.yaml needs a file"):
+        build_person_detector(custom(one, "WEIGHTS", ""))
     detectron2.names["my_people"] = ["helmet"]
     with pytest.raises(
-        ConfigError, match=r"own.yaml: expected one class that is a person, got 0 among helmet"
+        ConfigError, match=r"custom.yaml: expected one class that is a person, got 0 among helmet"
     ):
-        build_person_detector(own(one))
+        build_person_detector(custom(one))
 
 
-def test_an_own_detector_of_several_classes(detectron2, own):
+def test_custom_detector_with_several_classes(detectron2, custom):
     several = "MODEL: {ROI_HEADS: {NUM_CLASSES: 6}}\nDATASETS: {TRAIN: [mine]}"
     with pytest.raises(
-        ConfigError, match=r"which of its 6 classes is a person is unknown: none of its DATASETS"
+        ConfigError, match=r"cannot tell which of its 6 classes is a person: none of its DATASETS"
     ):
-        build_person_detector(own(several))
+        build_person_detector(custom(several))
     detectron2.names["mine"] = ["car", "dog", "cat", "bus", "tree", "Person"]
-    ((boxes, scores),) = build_person_detector(own(several)).detect([picture()])
+    ((boxes, scores),) = build_person_detector(custom(several)).detect([picture()])
     assert boxes.tolist() == [[5, 5, 9, 9]], "the last class, by its name"
     assert scores.tolist() == pytest.approx([0.99])
 
@@ -210,6 +210,6 @@ def test_an_own_detector_of_several_classes(detectron2, own):
 @pytest.mark.parametrize(
     "text", ["MODEL: [", "MODEL: {NO_SUCH_KEY: 1}", "MODEL: !!python/object/apply:os.abort []", "- 1"]
 )
-def test_an_own_file_that_is_no_config(detectron2, own, text):
-    with pytest.raises(ConfigError, match=r"own.yaml: not a config of detectron2: "):
-        build_person_detector(own(text))
+def test_invalid_custom_config(detectron2, custom, text):
+    with pytest.raises(ConfigError, match=r"custom.yaml: not a config of detectron2: "):
+        build_person_detector(custom(text))

@@ -1,4 +1,4 @@
-"""Exported models give the scores of the model, through `detect` too; what goes wrong is one clear line."""
+"""Exported models return the scores of the model, also through `detect`; errors are one line."""
 
 import json
 import sys
@@ -13,10 +13,9 @@ from vmae_det.checkpoint import save_weights
 from vmae_det.cli.main import main
 from vmae_det.config import get_cfg
 from vmae_det.formats.ava_csv import read_action_csv
-from vmae_det.inference import export
-from vmae_det.inference.backends import EagerModel, load_scorer, read_extras
-from vmae_det.inference.export import export_model
-from vmae_det.inference.exported_files import METADATA_KEY, is_exported
+from vmae_det.inference.export import export_model, exporter
+from vmae_det.inference.export.exported_model import METADATA_KEY, is_exported
+from vmae_det.inference.scorers import EagerModel, load_scorer, read_stored_metadata
 from vmae_det.modeling import build_model
 from vmae_det.utils.errors import ConfigError, UserError, WeightsError
 
@@ -33,7 +32,7 @@ def form(request):
 
 
 def trained(folder, architecture, *opts):
-    """The config of a small model, with a file of its weights."""
+    """Return the config of a small model, and save its weights."""
     cfg = get_cfg()
     cfg.merge_from_list(
         [
@@ -45,7 +44,7 @@ def trained(folder, architecture, *opts):
     )
     torch.manual_seed(0)
     model = build_model(cfg)
-    for name, value in model.named_parameters():  # scores that depend on what is seen
+    for name, value in model.named_parameters():  # so that the scores depend on the input
         if "norm" not in name and "patch_embed" not in name:
             nn.init.normal_(value, std=0.5)
     cfg.MODEL.WEIGHTS = str(folder / f"{architecture}.pt")
@@ -55,7 +54,7 @@ def trained(folder, architecture, *opts):
 
 @pytest.fixture(scope="module")
 def detector(form, tmp_path_factory):
-    """The config of a detector, the file that it was exported as, and the report."""
+    """The config of a detector, its exported file, and the report of the export."""
     folder = tmp_path_factory.mktemp(form)
     cfg = trained(folder, "ActionDetector")
     output = folder / ("model" + FORMS[form])
@@ -63,14 +62,14 @@ def detector(form, tmp_path_factory):
 
 
 def scorer_of(output, cfg, *opts):
-    """What `detect` would use."""
+    """Return the scorer that `detect` would use."""
     cfg = cfg.clone()
     cfg.merge_from_list(["MODEL.WEIGHTS", str(output), *opts])
     return load_scorer(cfg)
 
 
 def batch(counts, height, width):
-    """Clips with so many people each."""
+    """Return a batch of clips; `counts` are the numbers of persons in each."""
     generator = torch.Generator().manual_seed(sum(counts))
     shape = (len(counts), 3, 4, height, width)
     boxes = []
@@ -86,19 +85,21 @@ def batch(counts, height, width):
 
 
 def assert_same_scores(eager, exported):
-    found = []
+    all_scores = []
     for counts in ([1], [3], [0], [1, 0, 3, 1], [0, 0, 0, 0], [2, 1, 0, 1]):
         for size in ((64, 64), (64, 112), (96, 32)):
-            people = batch(counts, *size)
-            expected, actual = eager(people), exported(people)
+            inputs = batch(counts, *size)
+            expected, actual = eager(inputs), exported(inputs)
             assert [len(scores) for scores in actual] == counts
             for a, b in zip(actual, expected):
                 np.testing.assert_allclose(a, b, atol=1e-4)
-            found += expected
-    assert np.concatenate(found).std(axis=0).min() > 0.05  # or agreement would mean little
+            all_scores += expected
+    assert np.concatenate(all_scores).std(axis=0).min() > 0.05, (
+        "the scores must vary for the test to be valid"
+    )
 
 
-def test_an_exported_detector_scores_as_the_model_does(detector):
+def test_exported_detector_scores_as_the_model_does(detector):
     cfg, output, report = detector
     assert report.difference < 1e-5
     compared = {(clips, people) for clips, people, *_ in report.cases}
@@ -106,8 +107,8 @@ def test_an_exported_detector_scores_as_the_model_does(detector):
     assert_same_scores(EagerModel(cfg), scorer_of(output, cfg))
 
 
-def test_the_other_head(form, tmp_path):
-    """Aligned, with fixed samples and without person scores, as in SlowFast."""
+def test_slowfast_head(form, tmp_path):
+    """Aligned RoIAlign with a fixed sampling ratio, without person scores."""
     head = ("ALIGNED", True, "SAMPLING_RATIO", 2, "USE_PERSON_SCORE", False)
     opts = [f"MODEL.ROI_HEAD.{value}" if number % 2 == 0 else value for number, value in enumerate(head)]
     cfg = trained(tmp_path, "ActionDetector", "MODEL.BACKBONE.DEPTH", 2, *opts)
@@ -116,40 +117,40 @@ def test_the_other_head(form, tmp_path):
     assert_same_scores(EagerModel(cfg), scorer_of(output, cfg))
 
 
-def test_an_exported_classifier_scores_as_the_model_does(form, tmp_path):
+def test_exported_classifier_scores_as_the_model_does(form, tmp_path):
     cfg = trained(tmp_path, "VideoClassifier", "MODEL.CLASSIFIER.LINEAR_PROBE", True)
     output = tmp_path / ("model" + FORMS[form])
     export_model(cfg, output, form)
-    model = export.build_model_with_weights(cfg).eval()
-    run = (export._onnx_runner if form == "onnx" else export._torch_runner)(output)
+    model = exporter.build_model_with_weights(cfg).eval()
+    run = (exporter._load_onnx if form == "onnx" else exporter._load_torch)(output)
     for clips in (1, 4):
         video = batch([0] * clips, 64, 80)["video"]
         with torch.no_grad():
             expected = model({"video": video})["scores"]
         torch.testing.assert_close(run(video), expected, rtol=0, atol=1e-4)
         assert expected.std() > 0.01
-    extras = read_extras(output)
-    assert extras["label_map"] is None
-    assert extras["video"] == {"frames": 4, "side_multiple": 16, "smallest_side": 32}
+    metadata = read_stored_metadata(output)
+    assert metadata["label_map"] is None
+    assert metadata["video"] == {"frames": 4, "side_multiple": 16, "smallest_side": 32}
 
 
-def test_a_file_that_differs_from_the_model_is_not_kept(tmp_path, monkeypatch):
+def test_file_whose_scores_differ_is_deleted(tmp_path, monkeypatch):
     cfg = trained(tmp_path, "VideoClassifier")
-    right = export._torch_runner
-    monkeypatch.setattr(export, "_torch_runner", lambda path: lambda *inputs: right(path)(*inputs) + 2e-4)
-    with pytest.raises(WeightsError, match=r"not kept: its scores differ .* by 2\.0e-04, more than 1e-04"):
+    load = exporter._load_torch
+    monkeypatch.setattr(exporter, "_load_torch", lambda path: lambda *inputs: load(path)(*inputs) + 2e-4)
+    with pytest.raises(WeightsError, match=r"deleted: its scores differ .* by 2\.0e-04, more than 1e-04"):
         export_model(cfg, tmp_path / "out" / "model.pt2", "torch")
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_file_says_nothing_of_the_machine(detector):
+def test_file_contains_no_paths_of_the_machine(detector):
     cfg, output, _ = detector
     content = output.read_bytes()
-    for path in (output, cfg.MODEL.WEIGHTS, export.__file__, torch.__file__):
+    for path in (output, cfg.MODEL.WEIGHTS, exporter.__file__, torch.__file__):
         assert str(Path(path).parent).encode() not in content
 
 
-def test_detect_with_an_exported_model(detector, mini_ava, tmp_path, capsys):
+def test_detect_with_exported_model(detector, mini_ava, tmp_path, capsys):
     cfg, output, _ = detector
     video = sorted((mini_ava / "videos").glob("*.mp4"))[0]
     boxes = tmp_path / "boxes.csv"
@@ -175,7 +176,7 @@ def test_detect_with_an_exported_model(detector, mini_ava, tmp_path, capsys):
     np.testing.assert_allclose(rows[0].score, rows[1].score, atol=1e-4)
 
 
-def test_a_key_that_the_export_has_fixed_cannot_be_overridden(detector):
+def test_keys_fixed_by_the_export_cannot_be_overridden(detector):
     cfg, output, _ = detector
     scorer_of(output, cfg, "INPUT.TEST_SHORT_SIDE", 96)
     expected = r"^MODEL\.ROI_HEAD\.TEST_BOX_SCALE: \(1\.2, 1\.2\), but .* was exported with \(1\.1, 1\.05\)"
@@ -183,22 +184,22 @@ def test_a_key_that_the_export_has_fixed_cannot_be_overridden(detector):
         scorer_of(output, cfg, "MODEL.ROI_HEAD.TEST_BOX_SCALE", (1.2, 1.2))
 
 
-def test_the_command(tmp_path, capsys):
+def test_export_command(tmp_path, capsys):
     cfg = trained(tmp_path, "ActionDetector")
     output = tmp_path / "new" / "model.pt2"
     assert main(["export", "--weights", cfg.MODEL.WEIGHTS, "--output", str(output)]) == 0
     assert f"{output}: " in capsys.readouterr().out
-    extras = read_extras(output)
-    assert extras["label_map"] == LABELS
-    assert cfg.MODEL.WEIGHTS not in extras["config"]
+    metadata = read_stored_metadata(output)
+    assert metadata["label_map"] == LABELS
+    assert cfg.MODEL.WEIGHTS not in metadata["config"]
 
 
-def test_wrong_uses(tmp_path, capsys):
+def test_invalid_uses(tmp_path, capsys):
     cfg = trained(tmp_path, "ActionDetector")
     command = ["export", "--weights", cfg.MODEL.WEIGHTS, "--output"]
     for arguments, expected in (
         (["model.bin"], "model.bin ends in '.bin', expected .pt2 or .onnx"),
-        (["model.onnx", "--format", "torch"], "a file of torch ends in .pt2"),
+        (["model.onnx", "--format", "torch"], "expected the suffix .pt2 for the format torch, got '.onnx'"),
         ([str(tmp_path / "m.pt2"), "--opts", "MODEL.ROI_HEAD.NUM_CLASSES", "4"], "of another architecture"),
     ):
         assert main([*command, *arguments]) == 2
@@ -209,29 +210,29 @@ def test_wrong_uses(tmp_path, capsys):
     assert not list(tmp_path.glob("*m.pt2"))
 
 
-def test_without_onnxruntime_there_is_one_clear_message(tmp_path, monkeypatch):
+def test_missing_onnxruntime(tmp_path, monkeypatch):
     cfg = trained(tmp_path, "ActionDetector")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(UserError, match=r"onnxruntime is missing here: pip install 'vmae_det\[onnx\]'"):
+    with pytest.raises(UserError, match=r"onnxruntime is not installed: pip install 'vmae_det\[onnx\]'"):
         export_model(cfg, tmp_path / "model.onnx", "onnx")
-    (tmp_path / "there.onnx").write_bytes(b"")
+    (tmp_path / "model.onnx").write_bytes(b"")
     with pytest.raises(UserError, match=r"pip install 'vmae_det\[onnx\]'"):
-        read_extras(tmp_path / "there.onnx")
+        read_stored_metadata(tmp_path / "model.onnx")
 
 
-def test_files_that_are_not_ours(form, tmp_path):
+def test_unreadable_files(form, tmp_path):
     path = tmp_path / ("noise" + FORMS[form])
     path.write_bytes(b"not a model" * 100)
     with pytest.raises(
-        WeightsError, match=rf"noise{FORMS[form]}: (not an ONNX model|damaged, or not an arch)"
+        WeightsError, match=rf"noise{FORMS[form]}: (not an ONNX model|damaged, or not a torch.export arch)"
     ):
-        read_extras(path)
+        read_stored_metadata(path)
     with pytest.raises(WeightsError, match="no such checkpoint file"):
-        read_extras(tmp_path / ("gone" + FORMS[form]))
+        read_stored_metadata(tmp_path / ("gone" + FORMS[form]))
 
 
 def foreign(path, metadata):
-    """A whole file of another program."""
+    """Write a valid file of another program."""
     if path.suffix == ".pt2":
         program = torch.export.export(nn.Linear(2, 2), (torch.zeros(1, 2),))
         torch.export.save(program, path, extra_files={f"{METADATA_KEY}.json": metadata} if metadata else None)
@@ -252,17 +253,17 @@ def foreign(path, metadata):
 @pytest.mark.parametrize(
     ("metadata", "expected"),
     [
-        (None, "no metadata of vmae_det in it"),
+        (None, "contains no metadata of vmae_det"),
         ("{", "its metadata is damaged"),
         (json.dumps({"format": 1, "config": 3, "label_map": None}), "its metadata is damaged"),
         (json.dumps({"format": 99, "config": "", "label_map": None}), "metadata of version 99, expected 2"),
     ],
 )
-def test_metadata_that_is_missing_or_wrong(form, metadata, expected, tmp_path):
+def test_missing_or_invalid_metadata(form, metadata, expected, tmp_path):
     path = tmp_path / ("other" + FORMS[form])
     foreign(path, metadata)
     with pytest.raises(WeightsError, match=rf"other{FORMS[form]}: {expected}"):
-        read_extras(path)
+        read_stored_metadata(path)
 
 
 @pytest.mark.parametrize(
@@ -277,5 +278,5 @@ def test_metadata_that_is_missing_or_wrong(form, metadata, expected, tmp_path):
         ("videomae-base", False),
     ],
 )
-def test_exported_files_are_known_by_their_suffix(source, exported):
+def test_exported_files_are_recognized_by_their_suffix(source, exported):
     assert is_exported(source) == exported

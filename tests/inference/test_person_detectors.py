@@ -1,3 +1,5 @@
+"""The interface of person detectors, and those of torchvision."""
+
 import pickle
 import sys
 import urllib.error
@@ -14,10 +16,10 @@ from vmae_det.utils.errors import ConfigError, WeightsError
 SMALL = "fasterrcnn_mobilenet_v3_large_320_fpn"
 
 
-# ---------------------------------------------------------------- what all have in common
+# ---------------------------------------------------------------- the interface
 
 
-def test_what_a_detector_keeps():
+def test_filtering_of_detections():
     class Fixed(PersonDetector):
         def _detect(self, frames):
             boxes = torch.tensor([[0, 0, 4, 4], [-9, 2, 500, 9], [5, 5, 5, 9], [1, 1, 2, 2], [6, 6, 8, 8.0]])
@@ -25,13 +27,13 @@ def test_what_a_detector_keeps():
 
     detector = Fixed(config(SMALL, "SCORE", 0.5, "MAX_PEOPLE", 2), torch.device("cpu"))
     ((boxes, scores),) = detector.detect([np.zeros((20, 30, 3), np.uint8)])
-    assert boxes.tolist() == [[0, 2, 30, 9], [6, 6, 8, 8]], "clipped, by falling score, the best two"
+    assert boxes.tolist() == [[0, 2, 30, 9], [6, 6, 8, 8]], "clipped, by descending score, the best two"
     np.testing.assert_allclose(scores, [0.9, 0.85])
     assert (boxes.dtype, scores.dtype) == (np.float32, np.float32)
     assert detector.detect([]) == []
 
 
-def test_an_unknown_detector():
+def test_unknown_detector():
     with pytest.raises(ConfigError, match=r"PERSON_DETECTOR.NAME: got 'fasterrcnn_resnet50_fpn_v3'.*did you"):
         build_person_detector(config("fasterrcnn_resnet50_fpn_v3"))
 
@@ -45,12 +47,12 @@ def test_an_unknown_detector():
         (("WEIGHTS", "yolo.onnx"), "PERSON_DETECTOR.NAME: must be onnx for yolo.onnx"),
     ],
 )
-def test_impossible_configs(opts, message):
+def test_invalid_configs(opts, message):
     with pytest.raises(ConfigError, match=message):
         config(SMALL, *opts)
 
 
-def test_a_detector_of_ones_own():
+def test_custom_detector():
     name = "test_only_nobody"
 
     @PERSON_DETECTOR_REGISTRY.register_as(name)
@@ -73,14 +75,14 @@ def test_random_weights(name):
     assert first[0].shape == (7, 4)
     np.testing.assert_allclose(first[0], second[0], atol=1e-3)
     again = build_person_detector(cfg).detect(frames)
-    np.testing.assert_array_equal(first[0], again[0][0], err_msg="the seed settles the weights")
+    np.testing.assert_array_equal(first[0], again[0][0], err_msg="the seed determines the weights")
     strict = config(name, "WEIGHTS", "random", "SCORE", 0.99, "SHORT_SIDE", 64)
     ((boxes, scores),) = build_person_detector(strict).detect(frames[:1])
     assert (boxes.shape, scores.shape) == ((0, 4), (0,))
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_weights_of_a_file(tmp_path, suffix):
+def test_weights_from_a_file(tmp_path, suffix):
     from safetensors.torch import save_file
 
     options = ("SCORE", 0.0, "SHORT_SIDE", 64)
@@ -105,7 +107,7 @@ def test_weights_that_do_not_fit(tmp_path):
         build_person_detector(config(SMALL, "WEIGHTS", str(path)))
 
 
-def test_without_a_network_it_is_said_what_else_there_is(tmp_path, monkeypatch):
+def test_download_error_lists_alternatives(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
 
     def unreachable(*args, **kwargs):

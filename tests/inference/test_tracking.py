@@ -1,3 +1,5 @@
+"""Track ids across keyframes, and score smoothing along tracks."""
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ def box(x, y=0.0, width=30.0, height=80.0):
 
 
 def follow(keyframes, step=1.0, scores=None):
-    """The ids of each keyframe's boxes."""
+    """Return the track ids of each keyframe's boxes."""
     tracker = Tracker()
     return [
         tracker.update(
@@ -21,43 +23,43 @@ def follow(keyframes, step=1.0, scores=None):
     ]
 
 
-def test_people_who_cross():
-    """Two walk past each other between two keyframes: where they were going tells them apart."""
+def test_persons_who_cross():
+    """Two persons pass each other between two keyframes: their velocity tells them apart."""
     ids = follow([[box(20 * k), box(170 - 20 * k)] for k in range(9)])
     assert ids == [[1, 2]] * 9
 
 
-def test_a_person_who_moves_by_more_than_a_body_between_keyframes():
+def test_motion_by_more_than_the_width_of_a_box():
     assert follow([[box(45 * k)] for k in range(5)]) == [[1]] * 5
 
 
-def test_the_order_of_the_boxes_does_not_matter():
+def test_order_of_boxes_does_not_matter():
     ids = follow([[box(0), box(100)], [box(104), box(4)], [box(8), box(108)]])
     assert ids == [[1, 2], [2, 1], [1, 2]]
 
 
-def test_a_person_who_is_missed():
-    """Once, or twice, while walking on; after longer than is remembered, the number is a new one."""
+def test_missed_detections():
+    """A walking person is missed once and twice; after the maximum age the person gets a new id."""
     walk = [[box(15 * k)] for k in range(12)]
     walk[3] = walk[6] = walk[7] = []
     assert follow(walk) == [[1]] * 3 + [[]] + [[1]] * 2 + [[], []] + [[1]] * 4
     assert follow([[box(0)], [], [], [], [box(0)]]) == [[1], [], [], [], [2]]
 
 
-def test_a_new_person():
+def test_new_person():
     ids = follow([[box(0)], [box(3), box(300)], [box(6), box(303)], [box(303)], [box(9), box(303)]])
     assert ids == [[1], [1, 2], [1, 2], [2], [1, 2]]
 
 
-def test_one_box_for_each_track():
-    """A false box beside a person does not take the track; it is someone else."""
+def test_one_box_per_track():
+    """A false positive next to a person does not take over the track; it gets a new id."""
     ids = follow([[box(0)], [box(1), box(14)], [box(2)]], scores=[[0.9], [0.9, 0.4], [0.9]])
     assert ids == [[1], [1, 2], [1]]
     ids = follow([[box(0)], [box(-5), box(5)]], scores=[[0.9], [0.5, 0.9]])
-    assert ids == [[1], [2, 1]], "of two that fit as well, the surer one"
+    assert ids == [[1], [2, 1]], "of two boxes that fit equally well, the one with the higher score"
 
 
-def test_no_box_stays_without_a_number():
+def test_every_box_gets_an_id():
     ids = follow([[box(0), box(0)], [box(0), box(0)]], scores=[[0.0, 0.0], [0.0, 0.0]])
     assert [sorted(numbers) for numbers in ids] == [[1, 2], [1, 2]]
     assert follow([[], [box(0)]]) == [[], [1]]
@@ -65,19 +67,19 @@ def test_no_box_stays_without_a_number():
 
 @pytest.mark.parametrize("step", [0.04, 0.2, 1.0])
 def test_keyframes_of_any_spacing(step):
-    """25 a second to one a second, of people who walk at the same speed."""
+    """25 keyframes per second to one per second; persons walk at the same speed."""
     frames = [[box(20 * k * step), box(200 - 20 * k * step, y=6)] for k in range(round(8 / step))]
     assert follow(frames, step) == [[1, 2]] * len(frames)
 
 
-def test_boxes_in_parts_of_the_frame_give_the_same_tracks():
+def test_tracks_do_not_depend_on_the_unit_of_boxes():
     rng = np.random.default_rng(0)
     frames = [[box(*rng.uniform(0, 400, 2)) for _ in range(6)] for _ in range(10)]
     small = [[[value / 640 for value in one] for one in boxes] for boxes in frames]
     assert follow(frames) == follow(small) == follow(frames)
 
 
-def test_link_follows_people_through_a_video():
+def test_link_tracks_a_whole_video():
     times = np.repeat(np.arange(5.0), 2)
     boxes = np.array([box(x) for k in range(5) for x in (20 * k, 300 - 20 * k)])
     assert link(times, boxes).tolist() == [1, 2] * 5
@@ -91,13 +93,13 @@ def test_scores_are_averaged_along_a_track():
     tracks = np.array([1, 2, 2, 1, 1, 2])
     scores = np.array([[0.8], [0.0], [0.0], [0.2], [0.8], [0.0]], dtype=np.float32)
     smoothed = smooth_scores(tracks, times, scores)
-    # Keyframes a second away count half.
+    # A keyframe one second away has half the weight.
     np.testing.assert_allclose(smoothed[:, 0], [0.6, 0, 0, 0.5, 0.6, 0], rtol=1e-6)
     assert smoothed.dtype == np.float32
-    np.testing.assert_array_equal(scores[3], np.float32([0.2]), err_msg="what was given is left as it is")
+    np.testing.assert_array_equal(scores[3], np.float32([0.2]), err_msg="the input is not modified")
 
 
-def test_a_label_that_flickers_does_so_less():
+def test_smoothing_reduces_flicker():
     rng = np.random.default_rng(0)
     times = np.arange(60.0)
     noisy = (0.5 + rng.normal(0, 0.2, (60, 1))).clip(0, 1)
@@ -106,7 +108,7 @@ def test_a_label_that_flickers_does_so_less():
     assert after < 0.75 * before
 
 
-def test_smoothing_looks_no_further_than_it_is_told():
+def test_smoothing_respects_window_and_look_ahead():
     scores = np.array([[0.0], [0.0], [1.0]])
     times, tracks = np.array([0.0, 1.0, 2.0]), np.ones(3, int)
     assert smooth_scores(tracks, times, scores, window=2.5, look_ahead=0.0)[:2].tolist() == [[0], [0]]
@@ -118,20 +120,20 @@ def test_smoothing_looks_no_further_than_it_is_told():
     assert smooth_scores(tracks, times, scores, window=1.0).tolist() == scores.tolist()
 
 
-def test_keyframes_come_out_as_soon_as_they_can_and_few_are_kept():
+def test_keyframes_are_returned_early_and_few_are_held():
     smoother, out = ScoreSmoother(window=2.0, look_ahead=1.0), []
     for k in range(100):
         ready = smoother.add(k * 0.5, np.array([1]), np.array([[k / 100]]))
         assert [time for time, _, _ in ready] == ([(k - 2) * 0.5] if k >= 2 else [])
         out += ready
-        assert len(smoother._seen) <= 8
+        assert len(smoother._keyframes) <= 8
     out += smoother.flush()
     assert smoother.flush() == []
     all_at_once = smooth_scores(np.ones(100, int), np.arange(100) * 0.5, np.arange(100.0)[:, None] / 100)
     np.testing.assert_allclose([scores[0] for _, _, scores in out], all_at_once)
 
 
-def test_keyframes_without_people_pass_through():
+def test_keyframes_without_persons():
     smoother = ScoreSmoother()
     nobody = np.zeros(0, int), np.zeros((0, 3))
     out = [*smoother.add(0.0, *nobody), *smoother.add(1.0, *nobody), *smoother.flush()]

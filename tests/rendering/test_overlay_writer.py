@@ -10,7 +10,7 @@ import pytest
 from numbered_videos import Recipe, numbered_frame, numbers, write_numbered, x264
 
 from vmae_det.formats.label_map import LabelMap
-from vmae_det.inference.clips import plan_keyframes
+from vmae_det.inference.keyframe_clips import plan_keyframes
 from vmae_det.inference.person_sources import PersonSource
 from vmae_det.inference.stream import ActionStream, StreamOptions
 from vmae_det.rendering import overlay_writer

@@ -21,12 +21,11 @@ from vmae_det.benchmarks.videos import make_videos
 from vmae_det.checkpoint import save_weights
 from vmae_det.config import CfgNode
 from vmae_det.formats.person_boxes import PersonBoxes
-from vmae_det.inference.person_sources import GivenBoxes
+from vmae_det.inference.person_sources import BoxesFromFile
 from vmae_det.inference.predictor import ActionPredictor, read_config
-from vmae_det.inference.stopwatch import Stopwatch
 from vmae_det.modeling import build_model
 from vmae_det.rendering.detect_video import Settings, detect_video
-from vmae_det.utils.resource_usage import cpu_seconds, peak_memory
+from vmae_det.utils.resource_usage import Stopwatch, cpu_seconds, peak_memory
 from vmae_det.video.readers import open_video
 
 # What is shown, and the parts of the pipeline that it is the sum of.
@@ -130,7 +129,7 @@ def _measure_wall(predictor: ActionPredictor, video: Path, stem: Path) -> float:
 
 
 def _run(predictor: ActionPredictor, video: Path, stem: Path, settings: Settings) -> None:
-    detect_video(predictor, video, GivenBoxes(_boxes(video), video.stem), stem, settings)
+    detect_video(predictor, video, BoxesFromFile(_boxes(video), video.stem), stem, settings)
 
 
 def _boxes(video: Path) -> PersonBoxes:

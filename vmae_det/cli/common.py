@@ -86,10 +86,10 @@ def load_label_map(args: argparse.Namespace) -> dict[str, list] | None:
     """The fields of the LabelMap of --label-map, else of the one that travels with --weights, if any."""
     from vmae_det.data.classes import ModelClasses
     from vmae_det.formats.label_map import LabelMap
-    from vmae_det.inference.backends import read_extras
     from vmae_det.inference.predictor import label_map_of
+    from vmae_det.inference.scorers import read_stored_metadata
 
-    stored = ModelClasses.from_stored(read_extras(args.weights).get("label_map"), args.weights)
+    stored = ModelClasses.from_stored(read_stored_metadata(args.weights).get("label_map"), args.weights)
     if not args.label_map:
         return stored and stored.to_stored()
     given = label_map_of(args.weights, LabelMap.from_file(args.label_map))

@@ -50,7 +50,12 @@ def run(args: argparse.Namespace) -> int:
     from vmae_det.data.catalog import get_dataset
     from vmae_det.engine.launch import check_processes, launch
     from vmae_det.formats.person_boxes import NON_CSV_SUFFIXES
-    from vmae_det.inference.find_people import annotated_videos, find_people, parts_folder, videos_at
+    from vmae_det.inference.detect_persons import (
+        detect_persons,
+        parts_folder,
+        videos_from_dataset,
+        videos_from_paths,
+    )
     from vmae_det.utils.errors import ConfigError
 
     check_processes(args.num_gpus)
@@ -64,10 +69,10 @@ def run(args: argparse.Namespace) -> int:
     cfg = load_config(args.config_file, [*args.opts, "DATALOADER.NUM_WORKERS", "0"])
     if args.dataset:
         refuse_unused(args, "--dataset has keyframes and a clock of its own", every=1.0, video_start=0.0)
-        videos = annotated_videos(get_dataset(args.dataset, cfg.DATASETS.ROOT))
+        videos = videos_from_dataset(get_dataset(args.dataset, cfg.DATASETS.ROOT))
     else:
-        videos = videos_at(args.videos, args.video_start, args.every)
-    status = launch(find_people, (cfg, videos, args.output), num_processes=min(args.num_gpus, len(videos)))
+        videos = videos_from_paths(args.videos, args.video_start, args.every)
+    status = launch(detect_persons, (cfg, videos, args.output), num_processes=min(args.num_gpus, len(videos)))
     if status == 0:
         print(args.output)
     return status

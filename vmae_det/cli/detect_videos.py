@@ -14,7 +14,7 @@ from tqdm import tqdm
 from vmae_det.cli.common import load_weights_config
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.formats.person_boxes import PersonBoxes, read_person_boxes
-from vmae_det.inference.person_sources import PersonSource, WholeFrame
+from vmae_det.inference.person_sources import PersonSource, WholeFramePerson
 from vmae_det.inference.predictor import ActionPredictor
 from vmae_det.rendering.detect_video import Settings, detect_video, unfinished_mark
 from vmae_det.rendering.overlay_writer import OverlayStyle
@@ -64,7 +64,7 @@ def detect_videos(args: argparse.Namespace, inputs: list[VideoInput], formats: l
 
 def _persons(args: argparse.Namespace) -> PersonBoxes | PersonSource | None:
     if args.whole_frame:
-        return WholeFrame()
+        return WholeFramePerson()
     return read_person_boxes(args.boxes) if args.boxes else None
 
 

@@ -32,8 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export and print how the file compares with the model."""
-    from vmae_det.inference.export import export_model
-    from vmae_det.inference.save_pretrained import save_pretrained
+    from vmae_det.inference.export import export_model, save_pretrained
     from vmae_det.utils.errors import UserError
     from vmae_det.utils.output_files import check_output_file, check_output_folder
 

@@ -38,11 +38,11 @@ def draw(args: argparse.Namespace) -> list[Path]:
     """Write the page; gives its path."""
     from vmae_det.formats.ava_csv import read_action_csv
     from vmae_det.formats.label_map import LabelMap
-    from vmae_det.inference.from_rows import detections_of
+    from vmae_det.inference.detections import ActionDetections
     from vmae_det.rendering.page import write_page
 
     refuse_overwriting(args.output, args.video, args.detections, args.label_map)
     label_map = LabelMap.from_file(args.label_map)
     rows = read_action_csv(args.detections, label_map, kind="detections")
-    detections = detections_of(rows, args.video, label_map, args.video_start)
+    detections = ActionDetections.from_rows(rows, args.video, label_map, args.video_start)
     return [write_page(detections, args.output, threshold=args.threshold, progress=True)]

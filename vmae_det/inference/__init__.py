@@ -1,4 +1,7 @@
-"""From a video to the actions of its people."""
+"""From a video to action detections: person detectors, keyframe clips, tracking, `ActionPredictor`, export.
+
+May import `engine` and the packages below it, such as `data`, `modeling`, `checkpoint` and `video`.
+"""
 
 from vmae_det.inference.detections import ActionDetections, KeyframeActions
 from vmae_det.inference.predictor import ActionPredictor

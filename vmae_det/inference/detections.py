@@ -1,4 +1,4 @@
-"""What the people of a video do: of one keyframe, and of all of them."""
+"""The results of inference: the actions of persons at one keyframe, and at all keyframes of a video."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from vmae_det.formats.ava_csv import ActionBoxes
 from vmae_det.formats.keyframes import rows_by_value
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.inference.tracking import link
+from vmae_det.utils.errors import DataError
 
 
 @dataclass(frozen=True)
 class KeyframeActions:
-    """What the N people of one keyframe do; N may be 0.
+    """The actions of the N persons of one keyframe; N may be 0.
 
     Attributes:
-        time: seconds from the video's first frame on.
+        time: seconds from the video's first frame.
         timestamp: seconds on the clock of the person boxes.
-        boxes: xyxy in [0, 1] of the frame, (N, 4).
-        person_scores: of the person detector, (N,).
+        boxes: (N, 4), xyxy in [0, 1] of the frame.
+        person_scores: (N,), scores of the person detector.
         scores: (N, classes), columns in the order of the label map.
-        tracks: who is who, numbers from 1 on, (N,).
-        latency: of a live stream, seconds from the keyframe's coming in to its scores.
+        tracks: (N,), track ids, starting at 1.
+        latency: seconds from the capture of the keyframe to its scores; None unless the source is live.
     """
 
     time: float
@@ -41,7 +42,7 @@ class KeyframeActions:
         return len(self.boxes)
 
     def to_rows(self, video: str, label_map: LabelMap) -> ActionBoxes:
-        """The same as rows of AVA's CSV, one for each person and action."""
+        """Convert to rows of AVA's CSV, one per person and action."""
         return ActionBoxes.from_scores(
             np.array([video], dtype=object),
             np.zeros(len(self), dtype=np.int32),
@@ -52,7 +53,7 @@ class KeyframeActions:
         )
 
     def to_json(self, label_map: LabelMap) -> dict[str, Any]:
-        """The same as plain data; a person's actions by falling score."""
+        """Convert to JSON data; the actions of a person are sorted by descending score."""
         people = [
             {
                 "track": int(track),
@@ -68,7 +69,11 @@ class KeyframeActions:
 
 
 def actions_by_score(scores: np.ndarray, label_map: LabelMap, threshold: float = 0.0) -> list[dict[str, Any]]:
-    """Id, name and score of the actions that reach a threshold, the best first; `scores` (classes,)."""
+    """Return id, name and score of the actions that reach a threshold, by descending score.
+
+    Args:
+        scores: (classes,).
+    """
     return [
         {"id": label_map.ids[c], "name": label_map.names[c], "score": round(float(scores[c]), 6)}
         for c in np.argsort(-scores, kind="stable")
@@ -78,16 +83,16 @@ def actions_by_score(scores: np.ndarray, label_map: LabelMap, threshold: float =
 
 @dataclass(frozen=True)
 class ActionDetections:
-    """What the people of a video do at its keyframes; R rows, a row for each person and keyframe.
+    """The actions of persons at the keyframes of a video, as a table with one row per person and keyframe.
 
     Args:
-        video: the file.
-        video_start: second of the clock of `timestamp` at which the file starts.
-        timestamp: seconds, (R,), ascending.
-        boxes: xyxy in [0, 1] of the frame, (R, 4).
-        person_scores: of the person detector, (R,).
+        video: path of the file.
+        video_start: second on the clock of `timestamp` at which the file starts.
+        timestamp: (R,), seconds, ascending.
+        boxes: (R, 4), xyxy in [0, 1] of the frame.
+        person_scores: (R,), scores of the person detector.
         scores: (R, classes), columns in the order of the label map.
-        tracks: who is who, numbers from 1 on, (R,); None links the boxes of consecutive keyframes.
+        tracks: (R,), track ids, starting at 1; None: link the boxes of consecutive keyframes.
     """
 
     video: Path
@@ -110,7 +115,7 @@ class ActionDetections:
     def collect(
         cls, video: Path, video_start: float, keyframes: Sequence[KeyframeActions], label_map: LabelMap
     ) -> ActionDetections:
-        """The keyframes of a video as one table."""
+        """Concatenate the keyframes of a video."""
 
         def column(name: str, *shape: int) -> np.ndarray:
             return np.concatenate([np.zeros((0, *shape)), *(getattr(k, name) for k in keyframes)])
@@ -126,12 +131,49 @@ class ActionDetections:
             tracks=column("tracks").astype(np.int64),
         )
 
+    @classmethod
+    def from_rows(
+        cls, rows: ActionBoxes, video: str | Path, label_map: LabelMap, video_start: float = 0.0
+    ) -> ActionDetections:
+        """Convert from rows of AVA's CSV: those whose video id is the file name without suffix.
+
+        Rows with the same keyframe and box are one person. An action without a row gets the score 0. The
+        person scores are not in the file and become NaN.
+
+        Args:
+            rows: with action ids of the label map only.
+            video: path of the video's file.
+            video_start: second on the rows' clock at which the file starts.
+
+        Raises:
+            DataError: there is no row for this video.
+        """
+        path = Path(video)
+        of_video = np.array([str(name) == path.stem for name in rows.videos], dtype=bool)
+        if not of_video.any():
+            known = ", ".join(str(name) for name in rows.videos[:5])
+            raise DataError(f"no detections for the video '{path.stem}'; the file has: {known}", path)
+        rows = rows.select(of_video[rows.video] & (rows.action >= 0))
+        keys = np.column_stack([rows.timestamp, rows.boxes])
+        persons, person = np.unique(keys, axis=0, return_inverse=True)
+        scores = np.zeros((len(persons), len(label_map)), dtype=np.float32)
+        np.maximum.at(scores, (person.reshape(-1), label_map.columns(rows.action)), rows.score)
+        return cls(
+            video=path,
+            video_start=video_start,
+            timestamp=persons[:, 0],
+            boxes=persons[:, 1:],
+            person_scores=np.full(len(persons), np.nan),
+            scores=scores,
+            label_map=label_map,
+        )
+
     def keyframes(self) -> Iterator[KeyframeActions]:
-        """The same, one keyframe with people at a time."""
-        for moment, rows in zip(*rows_by_value(self.timestamp)):
+        """Yield the keyframes that have persons."""
+        for timestamp, rows in zip(*rows_by_value(self.timestamp)):
             yield KeyframeActions(
-                time=float(moment) - self.video_start,
-                timestamp=float(moment),
+                time=float(timestamp) - self.video_start,
+                timestamp=float(timestamp),
                 boxes=self.boxes[rows],
                 person_scores=self.person_scores[rows],
                 scores=self.scores[rows],
@@ -139,13 +181,13 @@ class ActionDetections:
             )
 
     def to_rows(self) -> ActionBoxes:
-        """The same as rows of AVA's CSV, one for each person, keyframe and action."""
+        """Convert to rows of AVA's CSV, one per person, keyframe and action."""
         video = np.zeros(len(self), dtype=np.int32)
         names = np.array([self.video.stem], dtype=object)
         return ActionBoxes.from_scores(names, video, self.timestamp, self.boxes, self.scores, self.label_map)
 
     def to_json(self, threshold: float = 0.0) -> dict[str, Any]:
-        """The same as plain data; actions by falling score, those that reach the threshold."""
+        """Convert to JSON data, with the actions that reach the threshold, by descending score."""
         people = [
             {
                 "timestamp": timestamp,

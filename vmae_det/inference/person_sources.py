@@ -1,4 +1,4 @@
-"""Who is in a keyframe: boxes that a file gives, the whole frame, or what a person detector finds."""
+"""Sources of person boxes for keyframes: a file, the whole frame, or a person detector."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import numpy as np
 from vmae_det.formats.person_boxes import PersonBoxes
 from vmae_det.utils.errors import ConfigError, DataError
 
-People = tuple[np.ndarray, np.ndarray]
+BoxesAndScores = tuple[np.ndarray, np.ndarray]  # float32 (N, 4) xyxy pixels of the frame, (N,)
 
 
-class PersonDetector(Protocol):
-    """A network that finds people."""
+class FrameDetector(Protocol):
+    """Detects persons in frames; `person_detectors.PersonDetector` implements it."""
 
-    def detect(self, frames: Sequence[np.ndarray]) -> list[People]:
-        """For each frame, uint8 RGB (H, W, 3), boxes float32 (N, 4) xyxy pixels and scores (N,)."""
+    def detect(self, frames: Sequence[np.ndarray]) -> list[BoxesAndScores]:
+        """Return the boxes and scores of each frame, uint8 RGB (H, W, 3)."""
 
 
 class PersonSource:
-    """Says who is in a keyframe."""
+    """Returns the person boxes of a keyframe."""
 
     def keyframe_times(self) -> np.ndarray | None:
-        """Seconds on the boxes' clock, ascending, at which it has people; None: whenever it is asked."""
+        """Return the ascending times that have boxes, in seconds on the boxes' clock; None: any time has."""
         return None
 
-    def __call__(self, time: float, frame: np.ndarray) -> People:
-        """The people of a keyframe.
+    def __call__(self, time: float, frame: np.ndarray) -> BoxesAndScores:
+        """Return the person boxes of a keyframe.
 
         Args:
             time: seconds on the boxes' clock.
@@ -39,63 +39,68 @@ class PersonSource:
         """
         raise NotImplementedError
 
-    def at(self, times: Sequence[float], frames: Sequence[np.ndarray]) -> list[People]:
-        """The same for several keyframes at once."""
+    def batch(self, times: Sequence[float], frames: Sequence[np.ndarray]) -> list[BoxesAndScores]:
+        """Return the person boxes of several keyframes."""
         return [self(time, frame) for time, frame in zip(times, frames)]
 
 
-class GivenBoxes(PersonSource):
-    """The boxes of a file for one video; the file says at which times.
+class BoxesFromFile(PersonSource):
+    """The boxes that a file has for one video; the file determines the keyframes.
 
     Args:
-        video: the video's id in the file.
-        min_score: boxes below it are left out.
+        persons: content of the file.
+        video: id of the video in the file.
+        min_score: boxes with a lower score are dropped.
 
     Raises:
         DataError: the file has no boxes for the video.
-        ConfigError: none of them has the score.
+        ConfigError: no box of the video reaches `min_score`.
     """
 
     def __init__(self, persons: PersonBoxes, video: str, min_score: float = 0.0) -> None:
-        own = np.array([str(name) == video for name in persons.videos], dtype=bool)[persons.video]
-        if not own.any():
+        of_video = np.array([str(name) == video for name in persons.videos], dtype=bool)[persons.video]
+        if not of_video.any():
             known = ", ".join(str(name) for name in persons.videos[:5])
-            raise DataError(f"no person boxes for the video '{video}'; they are for: {known}")
-        self._rows = persons.select(own & (persons.score >= min_score) & ~np.isnan(persons.boxes).any(axis=1))
+            raise DataError(f"no person boxes for the video '{video}'; the file has boxes for: {known}")
+        has_box = ~np.isnan(persons.boxes).any(axis=1)
+        self._rows = persons.select(of_video & (persons.score >= min_score) & has_box)
         if not len(self._rows):
             raise ConfigError(f"TEST.PERSON_BOX_SCORE: {min_score}, but no person box of {video} reaches it")
         self._video = video
 
     def keyframe_times(self) -> np.ndarray:
-        """The keyframes that have a box."""
+        """Return the times that have at least one box."""
         return np.unique(self._rows.timestamp)
 
-    def __call__(self, time: float, frame: np.ndarray) -> People:
-        """The boxes that the file gives for this moment."""
+    def __call__(self, time: float, frame: np.ndarray) -> BoxesAndScores:
+        """Return the boxes that the file has for this time."""
         boxes, scores = self._rows.at(self._video, time)
         height, width = frame.shape[:2]
         return (boxes * [width, height, width, height]).astype(np.float32), scores
 
 
-class WholeFrame(PersonSource):
-    """One person, as large as the frame, of score 1."""
+class WholeFramePerson(PersonSource):
+    """One person box of score 1 that covers the whole frame."""
 
-    def __call__(self, time: float, frame: np.ndarray) -> People:
-        """The frame's own border."""
+    def __call__(self, time: float, frame: np.ndarray) -> BoxesAndScores:
+        """Return the box of the frame."""
         height, width = frame.shape[:2]
         return np.array([[0, 0, width, height]], dtype=np.float32), np.ones(1)
 
 
-class Detected(PersonSource):
-    """What a person detector finds."""
+WholeFrame = WholeFramePerson  # documented name of earlier versions
 
-    def __init__(self, detector: PersonDetector) -> None:
+
+class DetectedPersons(PersonSource):
+    """The boxes that a person detector predicts."""
+
+    def __init__(self, detector: FrameDetector) -> None:
         self._detector = detector
 
-    def __call__(self, time: float, frame: np.ndarray) -> People:
-        """The people of one frame."""
-        return self.at([time], [frame])[0]
+    def __call__(self, time: float, frame: np.ndarray) -> BoxesAndScores:
+        """Detect the persons of one frame."""
+        return self.batch([time], [frame])[0]
 
-    def at(self, times: Sequence[float], frames: Sequence[np.ndarray]) -> list[People]:
-        """The people of several frames, found at once."""
+    def batch(self, times: Sequence[float], frames: Sequence[np.ndarray]) -> list[BoxesAndScores]:
+        """Detect the persons of several frames in one batch."""
         return self._detector.detect(frames)

@@ -1,4 +1,7 @@
-"""From a video and its people to what they do: the model behind one call."""
+"""`ActionPredictor`: detects the actions of persons in a video with one call.
+
+Also reads the config and the label map that are stored with weights.
+"""
 
 from __future__ import annotations
 
@@ -15,30 +18,31 @@ from vmae_det.data.classes import ModelClasses
 from vmae_det.engine.setup import choose_device
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.formats.person_boxes import PersonBoxes
-from vmae_det.inference.backends import load_scorer, read_extras
-from vmae_det.inference.clips import plan_keyframes
 from vmae_det.inference.detections import ActionDetections
+from vmae_det.inference.keyframe_clips import plan_keyframes
 from vmae_det.inference.person_detectors import build_person_detector
-from vmae_det.inference.person_sources import Detected, GivenBoxes, PersonSource
-from vmae_det.inference.stopwatch import Stopwatch
-from vmae_det.inference.stream import ActionStream, Found, StreamOptions
+from vmae_det.inference.person_sources import BoxesFromFile, DetectedPersons, PersonSource
+from vmae_det.inference.scorers import load_scorer, read_stored_metadata
+from vmae_det.inference.stream import ActionStream, ClipWithPersons, StreamOptions
 from vmae_det.utils.errors import ConfigError, WeightsError, did_you_mean
+from vmae_det.utils.resource_usage import Stopwatch
 from vmae_det.video.sources import VideoSource, open_source
 
 
 class ActionPredictor:
-    """Scores the actions of people in videos.
+    """Detects the actions of persons in videos.
 
     Args:
-        cfg: of an ActionDetector; MODEL.WEIGHTS names its weights.
-        label_map: of the classes, for weights that hold none; where they do, the same names with other ids.
-        actions: names or ids of the classes that are kept; None: all.
+        cfg: config of an ActionDetector; MODEL.WEIGHTS names its weights.
+        label_map: label map of the classes, if none is stored with the weights. If one is, this one may give
+            other ids to the same names.
+        actions: names or ids of the classes to keep; None: all classes.
 
     Attributes:
-        label_map: of the classes that are kept.
+        label_map: label map of the kept classes.
 
     Raises:
-        ConfigError: the config is of another model, or an action is not in the label map.
+        ConfigError: the config describes another model, or an action is not in the label map.
         WeightsError: the weights cannot be read.
     """
 
@@ -60,11 +64,11 @@ class ActionPredictor:
         self._columns = choose_actions(label_map, actions)
         self.label_map = label_map.select(self._columns)
         cfg.defrost()
-        cfg.DATALOADER.NUM_WORKERS = 0  # there are no loader processes to leave cores to
+        cfg.DATALOADER.NUM_WORKERS = 0  # inference has no loader workers that need cores
         if choose_device(cfg).type == "cpu":
-            cfg.TEST.BATCH_SIZE = 1  # more at once would be no faster, and hold more frames
+            cfg.TEST.BATCH_SIZE = 1  # larger batches are not faster on a CPU, and hold more frames in memory
         self.scorer = load_scorer(cfg)
-        self._detector: Detected | None = None
+        self._detected_persons: DetectedPersons | None = None
 
     def __call__(
         self,
@@ -74,16 +78,17 @@ class ActionPredictor:
         progress: bool = False,
         every: float = 1.0,
     ) -> ActionDetections:
-        """Actions of the people of a video, which goes by the file's name without suffix.
+        """Detect the actions in a video. The id of the video is its file name without suffix.
 
         Args:
-            persons: boxes at keyframes, of which those below TEST.PERSON_BOX_SCORE are left out; or what says
-                who is in a keyframe; None: the config's PERSON_DETECTOR.
-            video_start: second of the boxes' clock at which the file starts.
-            every: seconds between keyframes, where `persons` dictates none.
+            persons: person boxes at keyframes, of which those below TEST.PERSON_BOX_SCORE are dropped; or a
+                source of person boxes; None: the config's PERSON_DETECTOR.
+            video_start: second on the boxes' clock at which the file starts.
+            progress: show a progress bar.
+            every: seconds between keyframes, if `persons` does not determine the keyframes.
 
         Raises:
-            DataError: the video cannot be read, there are no boxes for it, or a keyframe lies outside it.
+            DataError: the video cannot be read, there are no boxes for it, or a keyframe is outside of it.
         """
         stream = self.stream(video, persons, every=every, options=StreamOptions(video_start=video_start))
         hidden = None if progress else True
@@ -99,13 +104,13 @@ class ActionPredictor:
         every: float = 1.0,
         options: StreamOptions | None = None,
     ) -> ActionStream:
-        """The same, one keyframe at a time, as soon as each is known; of streams and cameras too.
+        """Detect as `__call__` does, but yield each keyframe as soon as it is scored; also for live sources.
 
         Args:
-            video: a file, a folder of frames, an address, a camera, or an open source.
+            video: a file, a folder of frames, a URL, a camera, or an open source.
 
         Raises:
-            DataError: as above; while it runs, too.
+            DataError: as for `__call__`; also while the stream runs.
         """
         options = options or StreamOptions()
         source = video if isinstance(video, VideoSource) else open_source(video, self.cfg.DATALOADER.READER)
@@ -114,40 +119,47 @@ class ActionPredictor:
         if given is not None:
             given = given - options.video_start
         plan = plan_keyframes(source, self.cfg, given, every, options.start, options.end)
-        watch = options.stopwatch
-        return ActionStream(source, plan, persons, lambda found: self.score(found, watch), self.cfg, options)
+        stopwatch = options.stopwatch
+        return ActionStream(
+            source, plan, persons, lambda clips: self.score(clips, stopwatch), self.cfg, options
+        )
 
     def _person_source(self, persons: PersonBoxes | PersonSource | None, source: VideoSource) -> PersonSource:
         if persons is None:
-            self._detector = self._detector or Detected(build_person_detector(self.cfg))
-            return self._detector
+            if self._detected_persons is None:
+                self._detected_persons = DetectedPersons(build_person_detector(self.cfg))
+            return self._detected_persons
         if isinstance(persons, PersonBoxes):
-            return GivenBoxes(persons, source.video_id, self.cfg.TEST.PERSON_BOX_SCORE)
+            return BoxesFromFile(persons, source.video_id, self.cfg.TEST.PERSON_BOX_SCORE)
         return persons
 
-    def score(self, found: Sequence[Found], stopwatch: Stopwatch | None = None) -> list[np.ndarray]:
-        """Scores (N, classes) of the people of each keyframe clip."""
-        watch = stopwatch or Stopwatch()
-        scores = [np.zeros((0, len(self.label_map))) for _ in found]
-        peopled = [number for number, item in enumerate(found) if len(item.boxes)]
-        if not peopled:
+    def score(self, clips: Sequence[ClipWithPersons], stopwatch: Stopwatch | None = None) -> list[np.ndarray]:
+        """Return the scores (N, classes) of the persons of each keyframe clip."""
+        stopwatch = stopwatch or Stopwatch()
+        scores = [np.zeros((0, len(self.label_map))) for _ in clips]
+        with_persons = [number for number, item in enumerate(clips) if len(item.boxes)]
+        if not with_persons:
             return scores
-        with watch.part("batch"):
-            items = [found[number] for number in peopled]
+        with stopwatch.measure("batch"):
+            items = [clips[number] for number in with_persons]
             batch = {
                 "video": torch.stack([item.clip.video for item in items]),
                 "boxes": [torch.as_tensor(i.boxes) * torch.tensor(i.clip.scale * 2) for i in items],
                 "person_scores": [torch.as_tensor(i.person_scores, dtype=torch.float32) for i in items],
                 "size": [torch.tensor(i.clip.size[::-1]) * torch.tensor(i.clip.scale) for i in items],
             }
-        with watch.part("model"):
-            for number, found_scores in zip(peopled, self.scorer(batch)):
-                scores[number] = found_scores[:, self._columns]
+        with stopwatch.measure("model"):
+            for number, clip_scores in zip(with_persons, self.scorer(batch)):
+                scores[number] = clip_scores[:, self._columns]
         return scores
 
 
 def choose_actions(label_map: LabelMap, actions: Sequence[str] | None) -> np.ndarray:
-    """The columns of the actions of these names or ids, in the label map's order; ConfigError for others."""
+    """Return the columns of the actions with these names or ids, in the label map's order; None: all.
+
+    Raises:
+        ConfigError: an action is not in the label map.
+    """
     if actions is None:
         return np.arange(len(label_map))
     known = {str(number): column for column, number in enumerate(label_map.ids)}
@@ -161,38 +173,43 @@ def choose_actions(label_map: LabelMap, actions: Sequence[str] | None) -> np.nda
 
 
 def read_config(weights: str | Path) -> CfgNode:
-    """The config that travels with weights, or that the model zoo has for them; MODEL.WEIGHTS names the file.
+    """Return the config that is stored with weights, or that the model zoo has for them.
+
+    MODEL.WEIGHTS of the config is set to `weights`.
 
     Raises:
-        WeightsError: there is none.
+        WeightsError: there is no config.
     """
     cfg = find_config(weights)
     if cfg is None:
-        raise WeightsError(f"{weights}: holds no config; give the one it was made with by --config-file")
+        raise WeightsError(
+            f"{weights}: contains no config; pass the config it was trained with by --config-file"
+        )
     return cfg
 
 
 def find_config(weights: str | Path) -> CfgNode | None:
-    """The same, or None where there is none."""
-    cfg = stored_config(read_extras(weights), weights)
+    """Return the config as `read_config` does, or None if there is none."""
+    cfg = stored_config(read_stored_metadata(weights), weights)
     if cfg is not None:
         cfg.MODEL.WEIGHTS = str(weights)
     return cfg
 
 
 def label_map_of(weights: str | Path, given: LabelMap | None = None) -> LabelMap:
-    """The classes of a model in the order of its outputs: those that travel with its weights.
+    """Return the label map that is stored with weights; its order is that of the model's outputs.
 
     Args:
-        given: for weights that hold none, in that order; where they hold some, of the same names: its ids.
+        given: the label map, in the order of the outputs, if none is stored. If one is stored, `given` must
+            have the same names, and its ids are used.
 
     Raises:
-        WeightsError: there are none.
-        ConfigError: `given` has other names than the weights.
+        WeightsError: no label map is stored or given.
+        ConfigError: `given` has other names than the stored label map.
     """
-    stored = ModelClasses.from_stored(read_extras(weights).get("label_map"), str(weights))
+    stored = ModelClasses.from_stored(read_stored_metadata(weights).get("label_map"), str(weights))
     if stored is None and given is None:
-        raise WeightsError(f"{weights}: holds no label map; give one by --label-map")
+        raise WeightsError(f"{weights}: contains no label map; pass one by --label-map")
     if stored is None:
         return given
     return stored.label_map if given is None else stored.renumbered(given, "--label-map")

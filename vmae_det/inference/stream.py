@@ -1,4 +1,7 @@
-"""The pipeline from frames to actions: decoding, clips, people and scores, side by side."""
+"""The inference pipeline of a video: decode, cut keyframe clips, detect persons, score and track them.
+
+The stages run in threads of their own. `ActionStream` yields the actions of each keyframe.
+"""
 
 from __future__ import annotations
 
@@ -12,65 +15,65 @@ from typing import Protocol
 import numpy as np
 
 from vmae_det.config import CfgNode
-from vmae_det.inference.clips import ClipCutter, KeyframeClip, KeyframePlan
 from vmae_det.inference.detections import KeyframeActions
+from vmae_det.inference.keyframe_clips import ClipCutter, KeyframeClip, KeyframePlan
 from vmae_det.inference.person_sources import PersonSource
-from vmae_det.inference.stopwatch import Stopwatch
 from vmae_det.inference.tracking import ScoreSmoother, Tracker
 from vmae_det.utils.channel import Channel, Stages, batches
 from vmae_det.utils.errors import DataError
+from vmae_det.utils.resource_usage import Stopwatch
 from vmae_det.video.sources import Frame, VideoSource
 
 logger = logging.getLogger(__name__)
 
-# Seconds between keyframes up to which a person is followed from one to the next.
-MAX_GAP = 2.0
-_DECODED = 8  # frames that wait between decoding and cutting
+# Longest interval between keyframes, in seconds, over which persons are followed.
+MAX_KEYFRAME_GAP = 2.0
+_DECODED_FRAMES = 8  # frames buffered between the decoder and the clip cutter
 
 
 class FrameSink(Protocol):
-    """Takes the frames of a stream, to draw on them what the keyframes around them show."""
+    """Receives the frames of a stream, to draw on them the results of the keyframes around them."""
 
     dropped: int
 
     def frame(self, frame: Frame, keyframe: float) -> None:
-        """A frame, in order; may wait, but not where a waiting frame's keyframe has not been cut.
+        """Receive a frame, in order. May block, but not while a buffered frame needs a keyframe to be cut.
 
         Args:
-            keyframe: time of the last keyframe whose result the frame's picture needs; minus infinity: none.
+            keyframe: time of the last keyframe whose result the frame needs; minus infinity: none.
         """
 
-    def cut(self, time: float) -> None:
-        """All keyframes up to a time have been cut: their results come without a further frame."""
+    def keyframes_cut(self, time: float) -> None:
+        """All keyframes up to `time` have been cut: their results arrive without further frames."""
 
     def stop(self) -> None:
-        """The stream was left: wait for nothing."""
+        """The stream was closed early: stop waiting."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """A keyframe clip and its people: boxes float32 (N, 4) in pixels of the keyframe, scores (N,)."""
+class ClipWithPersons:
+    """A keyframe clip and its person boxes: float32 (N, 4) xyxy pixels of the keyframe, and scores (N,)."""
 
     clip: KeyframeClip
     boxes: np.ndarray
     person_scores: np.ndarray
 
 
-Score = Callable[[Sequence[Found]], list[np.ndarray]]
+ScoreClips = Callable[[Sequence[ClipWithPersons]], list[np.ndarray]]  # scores (N, classes) of each clip
 
 
 @dataclass
 class StreamOptions:
-    """How a stream is made; each stream takes one of its own.
+    """Options of one ActionStream.
 
     Attributes:
-        video_start: second of the boxes' clock at which the video starts.
-        start, end: seconds of the video that are looked at.
-        overlap: decode, find people and score in threads of their own.
-        stopwatch: counts the seconds of the parts "decode", "transform", "persons", "batch" and "model".
-        smooth: seconds before a keyframe, and half as many after it (of a live source none), over which a
-            person's scores are averaged; 0, or keyframes farther apart than people are followed, leaves them
-            as they are.
+        video_start: second on the boxes' clock at which the video starts.
+        start, end: first and last second of the video to process.
+        overlap: decode, detect persons and score in separate threads.
+        stopwatch: measures the stages "decode", "transform", "persons", "batch" and "model".
+        smooth: average the scores of a person over this many seconds before a keyframe and half as many
+            after it (none after it for a live source). 0, or keyframes that are too far apart to follow
+            persons, disable smoothing.
     """
 
     video_start: float = 0.0
@@ -82,16 +85,16 @@ class StreamOptions:
 
 
 class ActionStream(Iterator[KeyframeActions]):
-    """The actions of a video's keyframes, in order, each as soon as it is known.
+    """Iterates over the actions at a video's keyframes, each as soon as it is available.
 
-    Frames are decoded once and in order; what a clip and the sink do not need any more is forgotten. Leave
-    it by `close`, or use it as a context manager.
+    Frames are decoded once and in order. Frames that neither a clip nor the sink needs any more are dropped.
+    Call `close` when done, or use the stream as a context manager.
 
     Attributes:
-        sink: where frames go, too; to be set before the first result is asked for.
-        latency: of the latest keyframe of a live source, in seconds.
-        missing: frames that are damaged, of those that were needed.
-        broken_off: whether the source could not be read to its end.
+        sink: also receives the frames; set it before the first result is requested.
+        latency: seconds from capture to result for the latest keyframe of a live source.
+        damaged_frames: number of needed frames that could not be decoded.
+        truncated: whether the source could not be read to its end.
 
     Raises:
         DataError: no frame can be decoded.
@@ -102,52 +105,52 @@ class ActionStream(Iterator[KeyframeActions]):
         source: VideoSource,
         plan: KeyframePlan,
         persons: PersonSource,
-        score: Score,
+        score_clips: ScoreClips,
         cfg: CfgNode,
         options: StreamOptions,
     ) -> None:
         self.source, self.plan = source, plan
         self.sink: FrameSink | None = None
         self.latency: float | None = None
-        self.missing = 0
-        self.broken_off = self._stopped = False
-        self._persons, self._score_boxes = persons, score
-        self._batch = cfg.TEST.BATCH_SIZE
+        self.damaged_frames = 0
+        self.truncated = self._stopped = False
+        self._persons, self._score_clips = persons, score_clips
+        self._batch_size = cfg.TEST.BATCH_SIZE
         self._options = options
-        self._watch = options.stopwatch
+        self._stopwatch = options.stopwatch
         self._tracker = Tracker()
-        smooths = options.smooth > 0 and plan.spacing <= MAX_GAP
+        smooths = options.smooth > 0 and plan.spacing <= MAX_KEYFRAME_GAP
         look_ahead = 0.0 if source.live else options.smooth / 2
         self._smoother = ScoreSmoother(options.smooth, look_ahead) if smooths else None
         self._cutter = ClipCutter(source, plan, cfg)
         self._stages = Stages()
-        self._waiting: Channel[KeyframeClip] | None = None
+        self._waiting_clips: Channel[KeyframeClip] | None = None
         self._results: Iterator[KeyframeActions] | None = None
-        self._ended = False
+        self._exhausted = False
 
     @property
     def dropped_frames(self) -> int:
-        """Frames of a live source that were not looked at, or not drawn."""
+        """Number of frames of a live source that were not processed or not drawn."""
         return self.source.dropped + (self.sink.dropped if self.sink else 0)
 
     @property
     def dropped_keyframes(self) -> int:
-        """Keyframes of a live source that came while others were being scored."""
-        return self._waiting.dropped if self._waiting is not None and self.source.live else 0
+        """Number of keyframes of a live source that were dropped while others were being scored."""
+        return self._waiting_clips.dropped if self._waiting_clips is not None and self.source.live else 0
 
     @property
-    def left_out(self) -> int:
-        """Keyframes that lie in a damaged part of the video."""
-        return self._cutter.left_out
+    def skipped_keyframes(self) -> int:
+        """Number of keyframes in a damaged part of the video."""
+        return self._cutter.skipped
 
     def __next__(self) -> KeyframeActions:
         if self._results is None:
-            self._results = self._in_threads() if self._options.overlap else self._in_turn()
+            self._results = self._run_threads() if self._options.overlap else self._run_sequentially()
         try:
             result = next(self._results)
         except StopIteration:
-            self._ended = True
-            self._report()
+            self._exhausted = True
+            self._warn_about_damage()
             raise
         if self.source.live:
             self.latency = self.source.now() - result.time
@@ -161,106 +164,119 @@ class ActionStream(Iterator[KeyframeActions]):
         self.close()
 
     def stop(self) -> None:
-        """Take no more frames; the results of those that have come in still come."""
+        """Decode no more frames; the results of those that were decoded still follow."""
         self._stopped = True
         self.source.close()
 
     def close(self) -> None:
-        """End the threads; results that nobody has taken are lost."""
-        if not self._ended and self.sink is not None:
+        """Stop all threads; pending results are discarded."""
+        if not self._exhausted and self.sink is not None:
             self.sink.stop()
         self.source.close()
         self._stages.close()
 
-    def _in_turn(self) -> Iterator[KeyframeActions]:
-        found = (self._find([clip]) for clip in self._cuts(self._frames()))
-        yield from self._smooth(result for group in found for result in self._score(group))
+    def _run_sequentially(self) -> Iterator[KeyframeActions]:
+        groups = (self._add_persons([clip]) for clip in self._cut_clips(self._decode()))
+        yield from self._smooth(result for group in groups for result in self._score(group))
 
-    def _in_threads(self) -> Iterator[KeyframeActions]:
-        stages, live, most = self._stages, self.source.live, 1 if self.source.live else self._batch
-        frames = stages.run(self._frames(), _DECODED)
-        self._waiting = waiting = stages.run(self._cuts(_each(frames)), most, lossy=live)
+    def _run_threads(self) -> Iterator[KeyframeActions]:
+        stages, live = self._stages, self.source.live
+        batch_size = 1 if live else self._batch_size
+        frames = stages.run(self._decode(), _DECODED_FRAMES)
+        self._waiting_clips = stages.run(self._cut_clips(_channel_items(frames)), batch_size, lossy=live)
         if live:
-            # Nothing waits between these two, so that the newest keyframe is the next one.
-            groups = (self._find(clips) for clips in batches(waiting, 1))
+            # No queue between person detection and scoring, so that the next keyframe is the newest one.
+            groups = (self._add_persons(clips) for clips in batches(self._waiting_clips, 1))
         else:
-            found = stages.run((item for clips in batches(waiting, most) for item in self._find(clips)), most)
-            groups = batches(found, most)
-        scored = stages.run(self._smooth(result for group in groups for result in self._score(group)), most)
+            with_persons = stages.run(
+                (
+                    item
+                    for clips in batches(self._waiting_clips, batch_size)
+                    for item in self._add_persons(clips)
+                ),
+                batch_size,
+            )
+            groups = batches(with_persons, batch_size)
+        scored = stages.run(
+            self._smooth(result for group in groups for result in self._score(group)), batch_size
+        )
         return _Results(scored)
 
-    def _frames(self) -> Iterator[Frame]:
-        """Those that are needed, in order, up to where the source cannot be read further."""
-        first, wanted = self._needed_frames()
-        last = last_place = -1
+    def _decode(self) -> Iterator[Frame]:
+        """Yield the needed frames in order, up to where the source cannot be read further."""
+        first, needed = self._needed_frames()
+        last = last_position = -1
         try:
-            for frame in self._watch.of(self.source.frames(first, wanted), "decode"):
+            for frame in self._stopwatch.measure_each(self.source.frames(first, needed), "decode"):
                 if self._stopped:
                     return
-                place = frame.index - first if wanted is None else int(np.searchsorted(wanted, frame.index))
-                self.missing += place - last_place - 1
-                last, last_place = frame.index, place
+                position = (
+                    frame.index - first if needed is None else int(np.searchsorted(needed, frame.index))
+                )
+                self.damaged_frames += position - last_position - 1
+                last, last_position = frame.index, position
                 yield frame
         except DataError as error:
             if last < 0:
                 raise
-            self.broken_off = True
-            logger.warning("%s; what comes after is left out", error)
+            self.truncated = True
+            logger.warning("%s; the rest of the video is skipped", error)
             return
         if self._stopped:
             return
         if last < 0:
             raise DataError("none of its frames can be decoded", self.source.name)
         if self.source.times is not None and not self._is_done(float(self.source.times[last])):
-            total = len(self.source.times) - first if wanted is None else len(wanted)
-            self.missing += total - 1 - last_place
+            total = len(self.source.times) - first if needed is None else len(needed)
+            self.damaged_frames += total - 1 - last_position
 
     def _needed_frames(self) -> tuple[int, np.ndarray | None]:
-        """The first frame that is needed, and which of them, where that is not all."""
+        """Return the index of the first needed frame, and those of all needed frames (None: every frame)."""
         if self.source.times is None:
             return 0, None
         if self.sink is None:
-            return self.plan.first, np.flatnonzero(self.plan.wanted)
-        shown = int(np.searchsorted(self.source.times, self._options.start))
-        return min(self.plan.first, shown), None
+            return self.plan.first_frame, np.flatnonzero(self.plan.needed)
+        first_drawn = int(np.searchsorted(self.source.times, self._options.start))
+        return min(self.plan.first_frame, first_drawn), None
 
     def _is_done(self, time: float) -> bool:
-        """Whether nothing that comes after a moment is of use."""
+        """Return whether no frame after `time` is needed."""
         return self._cutter.is_done and (self.sink is None or time > self._options.end)
 
-    def _cuts(self, frames: Iterator[Frame]) -> Iterator[KeyframeClip]:
+    def _cut_clips(self, frames: Iterator[Frame]) -> Iterator[KeyframeClip]:
         sink, start, end = self.sink, self._options.start, self._options.end
-        wait = self._smoother.look_ahead if self._smoother else 0.0
+        delay = self._smoother.look_ahead if self._smoother else 0.0
         for frame in frames:
-            with self._watch.part("transform"):
+            with self._stopwatch.measure("transform"):
                 clips = self._cutter.add(frame)
             for clip in clips:
                 if sink is not None:
-                    sink.cut(clip.time - wait)
+                    sink.keyframes_cut(clip.time - delay)
                 yield clip
             if sink is not None and start <= frame.time <= end:
-                sink.frame(frame, self._needed(frame.time))
+                sink.frame(frame, self._needed_keyframe(frame.time))
             if self._is_done(frame.time):
                 self.source.close()
                 return
         if self.source.live or not self._stopped:
             yield from self._cutter.finish()
 
-    def _needed(self, time: float) -> float:
-        """The keyframe whose result the picture of a moment needs."""
+    def _needed_keyframe(self, time: float) -> float:
+        """Return the time of the keyframe whose result is needed to draw the frame at `time`."""
         after = self.plan.next_after(time)
-        return after if after - time <= MAX_GAP else self.plan.last_before(time)
+        return after if after - time <= MAX_KEYFRAME_GAP else self.plan.last_before(time)
 
-    def _find(self, clips: list[KeyframeClip]) -> list[Found]:
+    def _add_persons(self, clips: list[KeyframeClip]) -> list[ClipWithPersons]:
         times = [self._timestamp(clip) for clip in clips]
-        with self._watch.part("persons"):
-            people = self._persons.at(times, [clip.image for clip in clips])
+        with self._stopwatch.measure("persons"):
+            persons = self._persons.batch(times, [clip.image for clip in clips])
         return [
-            Found(replace(clip, image=None), boxes, scores) for clip, (boxes, scores) in zip(clips, people)
+            ClipWithPersons(replace(clip, image=None), boxes, scores)
+            for clip, (boxes, scores) in zip(clips, persons)
         ]
 
-    def _score(self, found: list[Found]) -> Iterator[KeyframeActions]:
-        for item, scores in zip(found, self._score_boxes(found)):
+    def _score(self, clips: list[ClipWithPersons]) -> Iterator[KeyframeActions]:
+        for item, scores in zip(clips, self._score_clips(clips)):
             height, width = item.clip.size
             timestamp = self._timestamp(item.clip)
             yield KeyframeActions(
@@ -288,19 +304,22 @@ class ActionStream(Iterator[KeyframeActions]):
     def _timestamp(self, clip: KeyframeClip) -> float:
         return round(clip.time + self._options.video_start, 6)
 
-    def _report(self) -> None:
-        """Say what was damaged."""
+    def _warn_about_damage(self) -> None:
         name = self.source.name
-        if self.missing and not self.source.live:
+        if self.damaged_frames and not self.source.live:
             logger.warning(
-                "%s: %d of its frames are damaged; those before stand in their place", name, self.missing
+                "%s: %d frames are damaged; each is replaced by the frame before it",
+                name,
+                self.damaged_frames,
             )
-        if self.left_out:
-            logger.warning("%s: %d keyframes lie in a damaged part and are left out", name, self.left_out)
+        if self.skipped_keyframes:
+            logger.warning(
+                "%s: skipped %d keyframes in a damaged part of the video", name, self.skipped_keyframes
+            )
 
 
 class _Results(Iterator[KeyframeActions]):
-    """Of a channel; an interrupt while it waits does not end it."""
+    """Iterates over a channel. Unlike a generator, it survives an interrupt while it waits."""
 
     def __init__(self, channel: Channel[KeyframeActions]) -> None:
         self._channel = channel
@@ -312,6 +331,6 @@ class _Results(Iterator[KeyframeActions]):
         return results[0]
 
 
-def _each(channel: Channel[Frame]) -> Iterator[Frame]:
+def _channel_items(channel: Channel[Frame]) -> Iterator[Frame]:
     while frames := channel.take():
         yield frames[0]

@@ -1,4 +1,4 @@
-"""Who is who from keyframe to keyframe, and scores that do not flicker."""
+"""Links person boxes to tracks across keyframes, and smooths action scores along the tracks."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torchvision.ops import box_iou
 
 from vmae_det.formats.keyframes import rows_by_value
 
-# Rounds of matching: how far boxes are widened, in their own widths and heights on each side, and the IoU of
-# two widened boxes from which on they may be one person. Near pairs are made first, as in C-BIoU (Yang et
-# al., WACV 2023); its second buffer is smaller, for videos of many frames a second.
+# Matching rounds: (margin added on each side of a box, as a fraction of its width and height; lowest IoU of
+# two widened boxes at which they match). Close pairs are matched first, as in C-BIoU (Yang et al., WACV
+# 2023). Its second buffer is smaller because it is meant for videos with many frames per second.
 _ROUNDS = ((0.3, 0.1), (1.2, 0.05))
-_MEMORY = 3.0  # seconds for which a person who is not seen is remembered
-_COASTING = 1.0  # seconds: time constant with which a movement, once it is not seen, is taken to fade
-_STEADINESS = 0.5  # seconds: time constant with which a track's velocity follows what is seen
+_MAX_AGE = 3.0  # seconds for which a track without boxes is kept
+_MOTION_DECAY = 1.0  # seconds: time constant with which the predicted motion of an unmatched track decays
+_VELOCITY_SMOOTHING = 0.5  # seconds: time constant of the moving average of a track's velocity
 
 
 @dataclass
@@ -26,26 +26,26 @@ class _Track:
     number: int
     box: np.ndarray  # (4,)
     time: float
-    velocity: np.ndarray = field(default_factory=lambda: np.zeros(2))  # of the centre, pixels a second
+    velocity: np.ndarray = field(default_factory=lambda: np.zeros(2))  # of the center, pixels per second
 
-    def box_at(self, time: float) -> np.ndarray:
-        """Where the box (4,) is expected."""
-        way = self.velocity * _COASTING * (1 - np.exp((self.time - time) / _COASTING))
-        return self.box + np.tile(way, 2)
+    def predict(self, time: float) -> np.ndarray:
+        """Return the expected box (4,) at a time."""
+        shift = self.velocity * _MOTION_DECAY * (1 - np.exp((self.time - time) / _MOTION_DECAY))
+        return self.box + np.tile(shift, 2)
 
-    def see(self, box: np.ndarray, time: float) -> None:
-        """Take in where the person is now."""
+    def update(self, box: np.ndarray, time: float) -> None:
+        """Set the box at a time and update the velocity."""
         elapsed = max(time - self.time, 1e-6)
         velocity = (box - self.box).reshape(2, 2).mean(axis=0) / elapsed
-        self.velocity += (1 - np.exp(-elapsed / _STEADINESS)) * (velocity - self.velocity)
+        self.velocity += (1 - np.exp(-elapsed / _VELOCITY_SMOOTHING)) * (velocity - self.velocity)
         self.box, self.time = box, time
 
 
 class Tracker:
-    """Gives boxes of one video, keyframe by keyframe, the numbers of the people they show, from 1.
+    """Assigns track ids, starting at 1, to the boxes of one video, keyframe by keyframe.
 
-    A person moves far between keyframes, often by more than a body's width, so boxes are carried on by their
-    track's velocity, widened, and matched by IoU such that the sum over all pairs is largest.
+    A person moves far between keyframes, often by more than the width of a body. Boxes are therefore moved by
+    their track's velocity, widened, and matched by IoU so that the sum over all pairs is largest.
     """
 
     def __init__(self) -> None:
@@ -53,27 +53,27 @@ class Tracker:
         self._count = 0
 
     def update(self, boxes: np.ndarray, scores: np.ndarray, time: float) -> np.ndarray:
-        """The tracks of the boxes of one keyframe, int64 (N,); every box gets one, no two the same.
+        """Return the track ids of the boxes of one keyframe, int64 (N,). Ids are unique within a keyframe.
 
         Args:
-            boxes: xyxy, (N, 4), in any unit that stays the same.
-            scores: (N,); of two boxes that fit a track as well, it goes on with the one of higher score.
-            time: seconds, later than at the call before.
+            boxes: (N, 4), xyxy, in the same unit in every call.
+            scores: (N,); if two boxes fit a track equally well, the one with the higher score continues it.
+            time: seconds, later than in the previous call.
         """
         boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
         scores = np.asarray(scores, dtype=np.float64)
-        self._tracks = [track for track in self._tracks if time - track.time <= _MEMORY]
-        expected = np.array([track.box_at(time) for track in self._tracks]).reshape(-1, 4)
+        self._tracks = [track for track in self._tracks if time - track.time <= _MAX_AGE]
+        expected = np.array([track.predict(time) for track in self._tracks]).reshape(-1, 4)
         numbers = np.zeros(len(boxes), dtype=np.int64)
-        free = np.arange(len(self._tracks))
-        for buffer, least in _ROUNDS:
-            left = np.flatnonzero(numbers == 0)
-            pairs = _best_pairs(expected[free], boxes[left], scores[left], buffer, least)
+        unmatched_tracks = np.arange(len(self._tracks))
+        for margin, min_iou in _ROUNDS:
+            unmatched = np.flatnonzero(numbers == 0)
+            pairs = _match(expected[unmatched_tracks], boxes[unmatched], scores[unmatched], margin, min_iou)
             for i, j in pairs:
-                track = self._tracks[free[i]]
-                track.see(boxes[left[j]], time)
-                numbers[left[j]] = track.number
-            free = np.delete(free, [i for i, _ in pairs])
+                track = self._tracks[unmatched_tracks[i]]
+                track.update(boxes[unmatched[j]], time)
+                numbers[unmatched[j]] = track.number
+            unmatched_tracks = np.delete(unmatched_tracks, [i for i, _ in pairs])
         for row in np.flatnonzero(numbers == 0):
             self._count += 1
             numbers[row] = self._count
@@ -81,76 +81,79 @@ class Tracker:
         return numbers
 
 
-def _best_pairs(
-    expected: np.ndarray, boxes: np.ndarray, scores: np.ndarray, buffer: float, least: float
+def _match(
+    expected: np.ndarray, boxes: np.ndarray, scores: np.ndarray, margin: float, min_iou: float
 ) -> list[tuple[int, int]]:
-    """Pairs of one expected box (M, 4) and one box (N, 4) whose IoU, once widened, is `least` or more."""
-    overlap = box_iou(torch.from_numpy(_widen(expected, buffer)), torch.from_numpy(_widen(boxes, buffer)))
-    value = np.where(overlap.numpy() >= least, overlap.numpy() * np.maximum(scores, 1e-3), 0.0)
+    """Match expected boxes (M, 4) to boxes (N, 4) whose IoU, once both are widened, is at least `min_iou`."""
+    iou = box_iou(torch.from_numpy(_widen(expected, margin)), torch.from_numpy(_widen(boxes, margin))).numpy()
+    value = np.where(iou >= min_iou, iou * np.maximum(scores, 1e-3), 0.0)
     rows, columns = linear_sum_assignment(value, maximize=True)
     return [(int(i), int(j)) for i, j in zip(rows, columns) if value[i, j] > 0]
 
 
-def _widen(boxes: np.ndarray, buffer: float) -> np.ndarray:
-    margin = buffer * (boxes[:, 2:] - boxes[:, :2])
-    return np.concatenate([boxes[:, :2] - margin, boxes[:, 2:] + margin], axis=1)
+def _widen(boxes: np.ndarray, margin: float) -> np.ndarray:
+    pixels = margin * (boxes[:, 2:] - boxes[:, :2])
+    return np.concatenate([boxes[:, :2] - pixels, boxes[:, 2:] + pixels], axis=1)
 
 
 def link(timestamp: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """The tracks, int64 (R,) from 1, of the boxes (R, 4) of one video; `timestamp` (R,) ascends."""
+    """Return the track ids, int64 (R,), of the boxes (R, 4) of one video; `timestamp` (R,) is ascending."""
     tracker, track = Tracker(), np.zeros(len(timestamp), dtype=np.int64)
-    for moment, rows in zip(*rows_by_value(timestamp)):
-        track[rows] = tracker.update(boxes[rows], np.ones(len(rows)), float(moment))
+    for time, rows in zip(*rows_by_value(timestamp)):
+        track[rows] = tracker.update(boxes[rows], np.ones(len(rows)), float(time))
     return track
 
 
 class ScoreSmoother:
-    """Averages the action scores of each person over the keyframes around each moment, as they come.
+    """Averages the action scores of each track over the neighboring keyframes, online.
 
-    A keyframe `d` seconds away has the weight 1 - d / window. Keyframes come out, in order, as soon as no
-    later one within `look_ahead` can be missing.
+    A keyframe `d` seconds away has the weight 1 - d / window. Keyframes are returned in order, as soon as all
+    later ones within `look_ahead` have been added.
 
     Args:
-        window: seconds; 0 changes nothing.
-        look_ahead: seconds for which a keyframe waits for later ones; 0: only the past counts.
+        window: seconds; 0 disables smoothing.
+        look_ahead: seconds that a keyframe waits for later ones; 0: average over past keyframes only.
     """
 
     def __init__(self, window: float = 2.0, look_ahead: float = 1.0) -> None:
         self.window = window
         self.look_ahead = min(look_ahead, window)
-        self._seen: deque[tuple[float, np.ndarray, np.ndarray]] = deque()
-        self._waiting = 0  # how many of the last ones seen have not come out
+        self._keyframes: deque[tuple[float, np.ndarray, np.ndarray]] = deque()
+        self._waiting = 0  # the last `_waiting` keyframes have not been returned yet
 
     def add(
         self, time: float, tracks: np.ndarray, scores: np.ndarray
     ) -> list[tuple[float, np.ndarray, np.ndarray]]:
-        """Take in a keyframe: `tracks` (N,), `scores` (N, classes); gives those that are ready.
+        """Add a keyframe and return those that are ready, as (time, tracks, smoothed scores).
 
         Args:
-            time: seconds, later than at the call before.
+            time: seconds, later than in the previous call.
+            tracks: (N,).
+            scores: (N, classes).
         """
-        self._seen.append((time, np.asarray(tracks), np.asarray(scores)))
+        self._keyframes.append((time, np.asarray(tracks), np.asarray(scores)))
         self._waiting += 1
         ready = []
-        # Written as differences, which is how `_smoothed` judges the same two times.
-        while self._waiting and time - self._seen[-self._waiting][0] >= self.look_ahead:
-            ready.append(self._smoothed(len(self._seen) - self._waiting))
+        # `_smoothed` compares the same differences; rearranged, rounding could give another result.
+        while self._waiting and time - self._keyframes[-self._waiting][0] >= self.look_ahead:
+            ready.append(self._smoothed(len(self._keyframes) - self._waiting))
             self._waiting -= 1
-        oldest_needed = self._seen[-self._waiting][0] if self._waiting else time
-        while oldest_needed - self._seen[0][0] > self.window:
-            self._seen.popleft()
+        oldest_needed = self._keyframes[-self._waiting][0] if self._waiting else time
+        while oldest_needed - self._keyframes[0][0] > self.window:
+            self._keyframes.popleft()
         return ready
 
     def flush(self) -> list[tuple[float, np.ndarray, np.ndarray]]:
-        """The keyframes that still wait, at the end of the video."""
-        ready = [self._smoothed(i) for i in range(len(self._seen) - self._waiting, len(self._seen))]
+        """Return the waiting keyframes, at the end of the video."""
+        first = len(self._keyframes) - self._waiting
+        ready = [self._smoothed(i) for i in range(first, len(self._keyframes))]
         self._waiting = 0
         return ready
 
     def _smoothed(self, index: int) -> tuple[float, np.ndarray, np.ndarray]:
-        time, tracks, scores = self._seen[index]
+        time, tracks, scores = self._keyframes[index]
         total, weights = scores.astype(np.float64), np.ones(len(tracks))
-        for other, other_tracks, other_scores in self._seen:
+        for other, other_tracks, other_scores in self._keyframes:
             weight = 1 - abs(other - time) / self.window if self.window else 0.0
             if other == time or weight <= 0 or other - time > self.look_ahead:
                 continue
@@ -167,16 +170,16 @@ def smooth_scores(
     window: float = 2.0,
     look_ahead: float = 1.0,
 ) -> np.ndarray:
-    """Scores (R, classes) of one video averaged along its tracks (R,), as ScoreSmoother does.
+    """Return the scores (R, classes) of one video averaged along its tracks (R,) by a ScoreSmoother.
 
     Args:
-        timestamp: seconds, (R,), in any order.
+        timestamp: (R,), seconds, in any order.
     """
     smoother, smoothed = ScoreSmoother(window, look_ahead), scores.copy()
-    moments, rows = rows_by_value(timestamp)
+    times, rows_of_times = rows_by_value(timestamp)
     ready = []
-    for moment, own in zip(moments, rows):
-        ready += smoother.add(float(moment), tracks[own], scores[own])
-    for own, (_, _, values) in zip(rows, ready + smoother.flush()):
-        smoothed[own] = values
+    for time, rows in zip(times, rows_of_times):
+        ready += smoother.add(float(time), tracks[rows], scores[rows])
+    for rows, (_, _, values) in zip(rows_of_times, ready + smoother.flush()):
+        smoothed[rows] = values
     return smoothed

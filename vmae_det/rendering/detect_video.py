@@ -19,11 +19,11 @@ from vmae_det.engine.hooks import PATIENCE, Interrupted
 from vmae_det.formats.person_boxes import PersonBoxes
 from vmae_det.inference.person_sources import PersonSource
 from vmae_det.inference.predictor import ActionPredictor
-from vmae_det.inference.stopwatch import Stopwatch
 from vmae_det.inference.stream import ActionStream, StreamOptions
 from vmae_det.rendering.overlay_writer import OverlayStyle, OverlayWriter
 from vmae_det.rendering.result_writers import WRITERS, Output, ResultWriter, output_paths
 from vmae_det.utils import distributed
+from vmae_det.utils.resource_usage import Stopwatch
 from vmae_det.video.sources import VideoSource, open_source
 
 _OPEN_BAR = "{desc}: {n:.0f} s of video [{elapsed}{postfix}]"
@@ -97,7 +97,7 @@ def detect_video(
         last = _write_all(stream, writers, stack.enter_context(_Progress(stream, options, title)))
         if interrupts.received and last is None:
             raise Interrupted(interrupts.received, "before the first keyframe; nothing is written")
-    is_cut = not source.live and (interrupts.received or stream.broken_off)
+    is_cut = not source.live and (interrupts.received or stream.truncated)
     if is_cut:
         unfinished_mark(stem).touch()
     else:

@@ -12,12 +12,12 @@ import numpy as np
 
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.inference.detections import KeyframeActions
-from vmae_det.inference.stopwatch import Stopwatch
 from vmae_det.rendering.overlay import Habit, PersonOverlay, draw_people
 from vmae_det.rendering.people_over_time import PeopleOverTime, Sighting
 from vmae_det.rendering.plates import ActionLabel
 from vmae_det.rendering.timeline import PAGE, ActionSpan, Timeline
 from vmae_det.utils.errors import DataError
+from vmae_det.utils.resource_usage import Stopwatch
 from vmae_det.video.sources import Frame, VideoSource
 from vmae_det.video.writer import VideoWriter
 
@@ -113,7 +113,7 @@ class OverlayWriter:
         if self._thread is None:
             self._draw_ready()
 
-    def cut(self, time: float) -> None:
+    def keyframes_cut(self, time: float) -> None:
         """As of FrameSink."""
         with self._changed:
             self._cut = time
@@ -150,7 +150,7 @@ class OverlayWriter:
             self._thread.join()
         failed = kind is not None or self._error is not None
         if self._writer is not None:
-            with self._watch.part("encode"):
+            with self._watch.measure("encode"):
                 self._writer.__exit__(RuntimeError if failed else None, None, None)
         if self._error is not None and kind is None:
             raise self._error
@@ -196,7 +196,7 @@ class OverlayWriter:
 
     def _draw(self, frame: Frame, people: list[tuple[int, Sighting]]) -> None:
         height, width = frame.image.shape[:2]
-        with self._watch.part("draw"):
+        with self._watch.measure("draw"):
             size = np.array([width, height, width, height])
             shown = [
                 PersonOverlay(tuple(person.box * size), self._labels(person.keyframe, person.row), track)
@@ -212,7 +212,7 @@ class OverlayWriter:
             )
             if self._style.timeline:
                 picture = self._add_timeline(picture, frame.time)
-        with self._watch.part("encode"):
+        with self._watch.measure("encode"):
             if self._writer is None:
                 size = picture.shape[1], picture.shape[0]
                 self._writer = VideoWriter(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vmae_det.inference.detections import KeyframeActions
-from vmae_det.inference.stream import MAX_GAP
+from vmae_det.inference.stream import MAX_KEYFRAME_GAP
 
 _LONGEST_REACH = 1.0  # seconds
 
@@ -55,7 +55,7 @@ class PeopleOverTime:
             sightings = self._tracks[track]
             while len(sightings) > 1 and sightings[1].keyframe.time <= time:
                 sightings.popleft()
-            if sightings[0].keyframe.time + MAX_GAP + self._hold < time and len(sightings) == 1:
+            if sightings[0].keyframe.time + MAX_KEYFRAME_GAP + self._hold < time and len(sightings) == 1:
                 del self._tracks[track]
             elif (person := self._between(sightings, time)) is not None:
                 people.append((track, person))
@@ -65,7 +65,7 @@ class PeopleOverTime:
         first, before, after = sightings[0], sightings[0].keyframe.time, None
         if before <= time and len(sightings) > 1:
             after = sightings[1].keyframe.time
-            if after - before <= MAX_GAP:
+            if after - before <= MAX_KEYFRAME_GAP:
                 share = (time - before) / (after - before)
                 box = first.box + share * (sightings[1].box - first.box)
                 return sightings[int(share > 0.5)]._replace(box=box)

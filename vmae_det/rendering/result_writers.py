@@ -14,11 +14,11 @@ import simplejson
 from vmae_det.formats.ava_csv import format_action_csv
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.inference.detections import ActionDetections, KeyframeActions
-from vmae_det.inference.stopwatch import Stopwatch
 from vmae_det.rendering.overlay_writer import OverlayStyle, OverlayWriter
 from vmae_det.rendering.page import write_page
 from vmae_det.utils.errors import ConfigError, did_you_mean
 from vmae_det.utils.output_files import atomic_write
+from vmae_det.utils.resource_usage import Stopwatch
 from vmae_det.video.sources import FileSource, VideoSource
 
 logger = logging.getLogger(__name__)

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import resource
 import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def peak_memory() -> int:
@@ -25,3 +32,39 @@ def cpu_seconds() -> float:
     """User and system time of this process, all of its threads."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
+
+
+class Stopwatch:
+    """Adds up the seconds that the stages of a pipeline take. Only one thread at a time may measure a stage.
+
+    Args:
+        clock: returns seconds: wall-clock time, or CPU time (`cpu_seconds`) if the stages run one at a time.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self.seconds: Counter[str] = Counter()
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Add the time of a `with` block to a stage."""
+        start = self._clock()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += self._clock() - start
+
+    def measure_each(self, items: Iterable[T], stage: str) -> Iterator[T]:
+        """Yield the items, and add the time that it takes to produce them to a stage."""
+        iterator = iter(items)
+        try:
+            while True:
+                with self.measure(stage):
+                    try:
+                        item = next(iterator)
+                    except StopIteration:
+                        return
+                yield item
+        finally:
+            if hasattr(iterator, "close"):
+                iterator.close()

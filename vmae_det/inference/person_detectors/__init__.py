@@ -1,6 +1,13 @@
-"""Networks that find people in pictures, by name."""
+"""Person detectors by name: torchvision, detectron2 and ONNX networks behind one interface.
 
-from vmae_det.inference.person_detectors import detectron2_models, onnx_files, torchvision_models  # noqa: F401
+May import `engine` and the packages below it; of `inference` only `onnx_session`.
+"""
+
+from vmae_det.inference.person_detectors import (  # noqa: F401  # fill the registry
+    detectron2_models,
+    onnx_detector,
+    torchvision_models,
+)
 from vmae_det.inference.person_detectors.interface import (
     PERSON_DETECTOR_REGISTRY,
     PersonDetector,

@@ -1,32 +1,33 @@
-"""What every person detector is, and how one is made."""
+"""The interface and the registry of person detectors."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
 from vmae_det.config import CfgNode
 from vmae_det.engine.setup import choose_device
+from vmae_det.formats.person_boxes import PERSON_NAMES
 from vmae_det.utils.errors import WeightsError
 from vmae_det.utils.registry import Registry, lookup
 
 PERSON_DETECTOR_REGISTRY = Registry("PERSON_DETECTOR")
 PERSON_DETECTOR_REGISTRY.__doc__ = """
-Person detectors: called with the config and a torch.device, each gives a PersonDetector.
+Person detectors: called with the config and a torch.device, each returns a PersonDetector.
 """
 
-RANDOM = "random"  # PERSON_DETECTOR.WEIGHTS for a network that has learned nothing
+RANDOM = "random"  # PERSON_DETECTOR.WEIGHTS for randomly initialized weights
 
 
 class PersonDetector(ABC):
-    """Finds the people in pictures.
+    """Detects persons in frames.
 
     Args:
-        cfg: its node PERSON_DETECTOR says what is kept of what was found.
-        device: where the network runs.
+        cfg: config whose PERSON_DETECTOR group has the thresholds.
+        device: device of the network.
     """
 
     def __init__(self, cfg: CfgNode, device: torch.device) -> None:
@@ -34,25 +35,28 @@ class PersonDetector(ABC):
         self.device = device
 
     def detect(self, frames: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The people in each frame: boxes float32 xyxy in pixels (N, 4), scores float32 (N,), falling.
+        """Detect the persons in each frame.
 
-        No box reaches outside its frame, none is empty, no score is below PERSON_DETECTOR.SCORE, and there
-        are no more than PERSON_DETECTOR.MAX_PEOPLE.
+        Boxes are clipped to the frame and are not empty. Scores are at least PERSON_DETECTOR.SCORE. At most
+        PERSON_DETECTOR.MAX_PEOPLE boxes are returned.
 
         Args:
             frames: uint8 RGB (H, W, 3), of any sizes.
+
+        Returns:
+            for each frame, boxes float32 (N, 4), xyxy pixels, and scores float32 (N,), descending.
         """
         if not len(frames):
             return []
         with torch.inference_mode():
-            found = self._detect(frames)
-        return [self._keep(frame, boxes, scores) for frame, (boxes, scores) in zip(frames, found)]
+            detections = self._detect(frames)
+        return [self._filter(frame, boxes, scores) for frame, (boxes, scores) in zip(frames, detections)]
 
     @abstractmethod
     def _detect(self, frames: Sequence[np.ndarray]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Boxes (N, 4) in pixels of each frame and scores (N,) of persons, overlaps removed."""
+        """Return boxes (N, 4) in pixels of each frame and scores (N,) of persons, after NMS."""
 
-    def _keep(
+    def _filter(
         self, frame: np.ndarray, boxes: torch.Tensor, scores: torch.Tensor
     ) -> tuple[np.ndarray, np.ndarray]:
         height, width = frame.shape[:2]
@@ -66,28 +70,28 @@ class PersonDetector(ABC):
 
 
 def build_person_detector(cfg: CfgNode, device: torch.device | None = None) -> PersonDetector:
-    """The detector that PERSON_DETECTOR.NAME names, with its weights.
+    """Build the detector that PERSON_DETECTOR.NAME names, with its weights.
 
     Args:
-        device: None takes the one that MODEL.DEVICE asks for.
+        device: None: the device that MODEL.DEVICE selects.
 
     Raises:
-        ConfigError: there is none of that name, or what it needs is not installed.
-        WeightsError: its weights cannot be had, or do not fit.
+        ConfigError: there is no detector of that name, or a package that it needs is not installed.
+        WeightsError: its weights are not available, or do not fit.
     """
-    make = lookup(PERSON_DETECTOR_REGISTRY, cfg.PERSON_DETECTOR.NAME, "PERSON_DETECTOR.NAME")
-    return make(cfg, device or choose_device(cfg))
+    build = lookup(PERSON_DETECTOR_REGISTRY, cfg.PERSON_DETECTOR.NAME, "PERSON_DETECTOR.NAME")
+    return build(cfg, device or choose_device(cfg))
 
 
-def no_weights(name: str, where: str, reason: object) -> WeightsError:
-    """The error of weights that cannot be had from the web, with what else one can do."""
+def person_classes(names: Mapping[int, str]) -> list[int]:
+    """Return the ids of the classes whose name means a person."""
+    return [class_id for class_id, name in names.items() if name.strip().lower() in PERSON_NAMES]
+
+
+def download_error(name: str, url: str, reason: object) -> WeightsError:
+    """Return the error for weights that cannot be downloaded, which lists the alternatives."""
     return WeightsError(
-        f"the weights of the person detector {name} cannot be had from {where} "
-        f"({' '.join(str(reason).split())[:200]}); give the people's boxes by --boxes FILE, or weights by "
-        "PERSON_DETECTOR.WEIGHTS FILE, or take the whole frame as one person by --whole-frame"
+        f"the weights of the person detector {name} cannot be downloaded from {url} "
+        f"({' '.join(str(reason).split())[:200]}); pass person boxes by --boxes FILE, or weights by "
+        "PERSON_DETECTOR.WEIGHTS FILE, or use the whole frame as one person by --whole-frame"
     )
-
-
-def as_tensor(frame: np.ndarray, device: torch.device) -> torch.Tensor:
-    """A frame uint8 (H, W, 3) as uint8 (3, H, W) on a device."""
-    return torch.from_numpy(np.ascontiguousarray(frame)).to(device).permute(2, 0, 1)

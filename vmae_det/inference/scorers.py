@@ -1,4 +1,4 @@
-"""What scores the people of a batch of clips: the model itself, or one that was exported."""
+"""Scores the person boxes of a batch of clips, with a PyTorch model or with an exported one."""
 
 from __future__ import annotations
 
@@ -14,19 +14,24 @@ from vmae_det.checkpoint.locate import locate
 from vmae_det.config import CfgNode
 from vmae_det.engine.setup import build_model_with_weights, choose_device
 from vmae_det.engine.trainer import AMP_TYPES, to_device
-from vmae_det.inference.exported_files import ONNX_SUFFIX, check_overrides, is_exported
-from vmae_det.inference.exported_program import ExportedModel, read_torch_metadata
-from vmae_det.inference.onnx_files import OnnxModel, read_onnx_metadata
+from vmae_det.inference.export.exported_model import (
+    ONNX_SUFFIX,
+    OnnxModel,
+    TorchExportModel,
+    check_overrides,
+    is_exported,
+    read_exported_metadata,
+)
 from vmae_det.utils.errors import ConfigError
 
 # Takes a batch on the CPU: `video` uint8 (B, 3, T, H, W), `boxes`, list of (N_i, 4) float32 xyxy pixels,
-# `person_scores`, list of (N_i,), and `size`, list of (2,) float32: width and height less the padding. Gives
-# the scores of each clip's people, list of (N_i, classes) float32.
+# `person_scores`, list of (N_i,), and `size`, list of (2,) float32: width and height without the padding.
+# Returns the scores of each clip's persons, list of (N_i, classes) float32.
 Scorer = Callable[[dict], list[np.ndarray]]
 
 
 class EagerModel:
-    """The detector that a config describes, on its device and in its precision; a `Scorer`."""
+    """A `Scorer` that runs the detector of a config in PyTorch, on its device and in its precision."""
 
     def __init__(self, cfg: CfgNode) -> None:
         self.device = choose_device(cfg)
@@ -35,21 +40,21 @@ class EagerModel:
 
     @torch.inference_mode()
     def __call__(self, batch: dict) -> list[np.ndarray]:
-        """Scores (N_i, classes) of each clip's people."""
+        """Return the scores (N_i, classes) of each clip's persons."""
         with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
             predictions = self.model(to_device(batch, self.device))
         return [scores.float().cpu().numpy() for scores in predictions["scores"]]
 
 
 def load_scorer(cfg: CfgNode) -> Scorer:
-    """What MODEL.WEIGHTS holds: weights for the config's detector, or an exported detector (.onnx, .pt2).
+    """Load MODEL.WEIGHTS: weights for the config's detector, or an exported detector (.onnx, .pt2).
 
-    An exported one computes in float32, whatever SOLVER.AMP says.
+    An exported detector computes in float32, whatever SOLVER.AMP is.
 
     Raises:
-        ConfigError: the config is of no detector, or of another than the exported one.
-        WeightsError: the file cannot be read, or is not safe to run.
-        UserError: an ONNX file, and onnxruntime is not installed.
+        ConfigError: the config does not describe a detector, or differs from that of the exported detector.
+        WeightsError: the file cannot be read, or is not safe to load.
+        UserError: the file is an ONNX file and onnxruntime is not installed.
     """
     if cfg.MODEL.META_ARCHITECTURE != "ActionDetector":
         raise ConfigError(
@@ -58,18 +63,15 @@ def load_scorer(cfg: CfgNode) -> Scorer:
     if not is_exported(cfg.MODEL.WEIGHTS):
         return EagerModel(cfg)
     path = locate(cfg.MODEL.WEIGHTS)
-    check_overrides(cfg, read_extras(path)["config"], path)
-    model = OnnxModel if path.suffix == ONNX_SUFFIX else ExportedModel
+    check_overrides(cfg, read_stored_metadata(path)["config"], path)
+    model = OnnxModel if path.suffix == ONNX_SUFFIX else TorchExportModel
     return model(path, choose_device(cfg))
 
 
-def read_extras(weights: str | Path) -> dict[str, Any]:
-    """What travels in a file of weights or of an exported model: `config` and `label_map`, if any.
+def read_stored_metadata(weights: str | Path) -> dict[str, Any]:
+    """Read what a checkpoint or an exported model stores with the weights: `config` and `label_map`, if any.
 
     Raises:
         WeightsError: the file cannot be read.
     """
-    if not is_exported(weights):
-        return read_checkpoint(weights)
-    path = locate(weights)
-    return read_onnx_metadata(path) if path.suffix == ONNX_SUFFIX else read_torch_metadata(path)
+    return read_exported_metadata(locate(weights)) if is_exported(weights) else read_checkpoint(weights)

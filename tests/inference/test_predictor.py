@@ -1,3 +1,5 @@
+"""`ActionPredictor`, and `vmae-det detect` with person boxes from a file."""
+
 import json
 
 import av
@@ -18,7 +20,7 @@ from vmae_det.utils.errors import ConfigError, DataError, WeightsError
 
 @pytest.fixture
 def weights(tiny_cfg, mini_ava, tmp_path):
-    """A file of an untrained detector, as training writes it."""
+    """A checkpoint of an untrained detector, as training writes it."""
     cfg = tiny_cfg("detect")
     names = LabelMap.from_file(mini_ava / "annotations" / "mini_ava_actions.pbtxt")
     label_map = {"ids": list(names.ids), "names": list(names.names), "kinds": list(names.kinds)}
@@ -40,19 +42,19 @@ def boxes(video, tmp_path):
     return path
 
 
-def test_the_predictor(weights, video, boxes):
+def test_predictor(weights, video, boxes):
     predictor = ActionPredictor(read_config(weights))
     detections = predictor(video, read_person_boxes(boxes), video_start=900)
     assert detections.timestamp.tolist() == [902, 903, 903, 904]
     assert detections.scores.shape == (4, 11)
     assert ((detections.scores > 0) & (detections.scores < 1)).all()
-    # A keyframe's scores are the same whatever else is asked.
+    # The scores of a keyframe do not depend on the other keyframes.
     alone = read_person_boxes(boxes)
     alone = alone.select(alone.timestamp == 904)
     np.testing.assert_allclose(predictor(video, alone, 900).scores[0], detections.scores[3], rtol=1e-4)
 
 
-def test_detect_writes_what_it_found(weights, video, boxes, tmp_path, capsys):
+def test_detect_writes_csv_jsonl_and_overlay(weights, video, boxes, tmp_path, capsys):
     out = tmp_path / "out"
     command = ["detect", str(video), "--boxes", str(boxes), "--weights", str(weights), "--output", str(out)]
     assert main([*command, "--video-start", "900"]) == 0
@@ -77,7 +79,7 @@ def test_detect_writes_what_it_found(weights, video, boxes, tmp_path, capsys):
         assert sum(1 for _ in drawn.decode(after)) == sum(1 for _ in source.decode(before))
 
 
-def test_the_whole_frame_is_a_person_once_a_second(weights, video, tmp_path):
+def test_whole_frame_as_one_person_per_second(weights, video, tmp_path):
     command = ["detect", str(video), "--whole-frame", "--weights", str(weights), "--output", str(tmp_path)]
     assert main([*command, "--video-start", "900"]) == 0
     lines = [json.loads(line) for line in (tmp_path / f"{video.stem}.jsonl").open()]
@@ -94,7 +96,8 @@ def test_boxes_of_another_video_or_time(weights, video, boxes, tmp_path):
     other = tmp_path / "unknown.mp4"
     other.write_bytes(video.read_bytes())
     with pytest.raises(
-        DataError, match=f"no person boxes for the video 'unknown'; they are for: {video.stem}, other"
+        DataError,
+        match=f"no person boxes for the video 'unknown'; the file has boxes for: {video.stem}, other",
     ):
         predictor(other, persons)
     cfg = read_config(weights)
@@ -110,14 +113,14 @@ def test_weights_that_cannot_detect(tiny_cfg, tmp_path):
         ActionPredictor(read_config(path))
     cfg = tiny_cfg("detect")
     path = save_weights(build_model(cfg).state_dict(), cfg.dump(), tmp_path / "nolabels.pt")
-    with pytest.raises(WeightsError, match="holds no label map"):
+    with pytest.raises(WeightsError, match="contains no label map"):
         ActionPredictor(read_config(path))
 
 
 def test_real_video(weights, tmp_path):
     demo = SHARED / "video" / "demo.mp4"
     if not demo.exists():
-        pytest.skip("the real clips lie beside the repository, in ../shared/video, and are not here")
+        pytest.skip("needs the real clips in ../shared/video")
     boxes = tmp_path / "boxes.csv"
     boxes.write_text("".join(f"demo,{second},0.1,0.1,0.6,0.95,1.0\n" for second in (2, 3, 4)))
     command = [
@@ -135,7 +138,7 @@ def test_real_video(weights, tmp_path):
         assert sum(1 for _ in drawn.decode(video=0)) == 280
 
 
-def test_people_are_linked_by_overlap():
+def test_boxes_are_linked_by_overlap():
     times = np.array([1.0, 1.0, 2.0, 2.0, 3.0])
     boxes = np.array(
         [[0, 0, 10, 10], [20, 0, 30, 10], [21, 0, 31, 10], [1, 0, 11, 10], [50, 50, 60, 60]], dtype=float

@@ -1,4 +1,4 @@
-"""A .pt2 file from elsewhere cannot run code: what could is refused or left out."""
+"""An untrusted .pt2 file cannot run code: parts that could are refused or dropped."""
 
 import io
 import json
@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from vmae_det.inference.exported_files import parse_metadata
-from vmae_det.inference.exported_program import ExportedModel, load_program
+from vmae_det.inference.export.exported_model import TorchExportModel, load_program, parse_metadata
 from vmae_det.utils.errors import WeightsError
 
 GRAPH = "models/model.json"
@@ -18,7 +17,7 @@ WEIGHTS = "data/weights/model_weights_config.json"
 
 
 class Small(nn.Module):
-    """A few of the operations of a detector."""
+    """A model with a few of the operations of a detector."""
 
     def __init__(self):
         super().__init__()
@@ -30,7 +29,7 @@ class Small(nn.Module):
 
 @pytest.fixture(scope="module")
 def archive():
-    """Parts of an exported model by name, and the model."""
+    """The parts of an exported archive by name, and the model."""
     torch.manual_seed(0)
     model = Small().eval().requires_grad_(False)
     rows = torch.export.Dim("rows", min=1)
@@ -42,7 +41,7 @@ def archive():
 
 
 class Evil:
-    """A pickle that makes a file when it is read."""
+    """An object whose pickle creates a file when it is loaded."""
 
     def __init__(self, path):
         self.path = path
@@ -53,7 +52,7 @@ class Evil:
 
 @pytest.fixture
 def written(archive, tmp_path):
-    """written(**CHANGES): the archive as a file, with parts changed: a function of JSON, or bytes."""
+    """written(CHANGES) writes the archive with changed parts: a function that edits JSON, or new bytes."""
 
     def write(changes):
         parts = dict(archive[0])
@@ -78,16 +77,16 @@ def nodes(program):
 
 
 def symbols(value):
-    """All sizes that are formulas."""
+    """Return all sizes that are formulas."""
     if isinstance(value, list):
-        return [found for item in value for found in symbols(item)]
+        return [symbol for item in value for symbol in symbols(item)]
     if isinstance(value, dict):
         own = [value] if "expr_str" in value else []
-        return own + [found for item in value.values() for found in symbols(item)]
+        return own + [symbol for item in value.values() for symbol in symbols(item)]
     return []
 
 
-def test_a_right_file_runs(written, archive):
+def test_valid_archive_runs(written, archive):
     program = load_program(written({}))
     for rows in (1, 2, 5):
         x = torch.randn(rows, 4, 2)
@@ -98,17 +97,17 @@ def code(path):
     return f"__import__('pathlib').Path({str(path)!r}).touch()"
 
 
-def test_pickles_and_code_that_are_of_no_use_are_left_out(written, archive, tmp_path):
-    trace = tmp_path / "executed"
+def test_unneeded_pickles_and_code_are_dropped(written, archive, tmp_path):
+    marker = tmp_path / "executed"
     path = written(
         {
-            "data/sample_inputs/model.pt": pickle.dumps(Evil(trace)),
-            GRAPH: lambda program: program["guards_code"].append(code(trace)),
+            "data/sample_inputs/model.pt": pickle.dumps(Evil(marker)),
+            GRAPH: lambda program: program["guards_code"].append(code(marker)),
         }
     )
     x = torch.randn(2, 4, 2)
     torch.testing.assert_close(load_program(path)(x), archive[1](x))
-    assert not trace.exists()
+    assert not marker.exists()
 
 
 def evil_target(program):
@@ -160,13 +159,13 @@ def other_path(config):
         (WEIGHTS, far_larger, "weights that are far larger than the file"),
         (WEIGHTS, evil_payload, "a pickled tensor"),
         (WEIGHTS, other_path, "expected a tensor, got '../../../etc/passwd'"),
-        ("data/constants/custom_obj_0", b"", "a part that no exported model needs"),
-        ("data/weights/model.pt", b"", "a part that no exported model needs"),
-        ("data/aotinductor/model/a.so", b"", "a part that no exported model needs"),
-        ("models/second.json", b"{}", "a part that no exported model needs"),
+        ("data/constants/custom_obj_0", b"", "not a part of an exported model"),
+        ("data/weights/model.pt", b"", "not a part of an exported model"),
+        ("data/aotinductor/model/a.so", b"", "not a part of an exported model"),
+        ("models/second.json", b"{}", "not a part of an exported model"),
     ],
 )
-def test_what_could_run_code_is_refused(written, part, change, expected):
+def test_parts_that_could_run_code_are_refused(written, part, change, expected):
     with pytest.raises(WeightsError, match=rf"model\.pt2: refused: {part}: {expected}"):
         load_program(written({part: change}))
 
@@ -179,14 +178,14 @@ SUMS = "*".join(f"(s{n}+s{n + 1})" for n in range(60))
     "formula",
     [
         *("{}", "Symbol('{}')", "s0.__class__", "9**9**9", "[{}]", "lambda: 0", "("),
-        # SymPy hangs on them.
+        # SymPy hangs on these.
         *("9" * 4000, "*".join(["9" * 4000] * 500), SUMS, "-" * 10**6 + "1", "(" * 10**5, "s0+" * 400 + "1"),
     ],
     ids=range(13),
 )
-def test_formulas_that_are_not_arithmetic_are_refused(written, tmp_path, where, formula):
-    trace = tmp_path / "executed"
-    text = formula.format(code(trace).replace("'", '"') if "'" in formula else code(trace))
+def test_formulas_other_than_arithmetic_are_refused(written, tmp_path, where, formula):
+    marker = tmp_path / "executed"
+    text = formula.format(code(marker).replace("'", '"') if "'" in formula else code(marker))
 
     def change(program):
         if where == "range":
@@ -196,45 +195,48 @@ def test_formulas_that_are_not_arithmetic_are_refused(written, tmp_path, where, 
 
     with pytest.raises(WeightsError, match=r"refused: models/model.json: the size"):
         load_program(written({GRAPH: change}))
-    assert not trace.exists()
+    assert not marker.exists()
 
 
-def test_names_that_come_twice_are_refused(written):
+def test_duplicate_names_are_refused(written):
     path = written({})
     with zipfile.ZipFile(path, "a") as file:
         file.writestr(f"other/{GRAPH}", b"{}")
-    with pytest.raises(WeightsError, match="a name comes twice"):
+    with pytest.raises(WeightsError, match="two parts of the archive have the same name"):
         load_program(path)
 
 
 @pytest.mark.parametrize("content", [b"[]", b"{}", b'{"graph_module": 3}', b"{", b"\xff"])
-def test_a_graph_of_another_form(written, content):
-    with pytest.raises(WeightsError, match=r"model\.pt2: (its graph is not in the form|damaged)"):
+def test_malformed_graph(written, content):
+    with pytest.raises(
+        WeightsError,
+        match=r"model\.pt2: (its graph does not have the structure|damaged)",
+    ):
         load_program(written({GRAPH: content}))
 
 
-def test_what_torch_refuses_is_one_line(written, capfd):
+def test_error_of_torch_while_loading_is_one_line(written, capfd):
     def other_size(config):
         tensor_meta(config)["sizes"][0] = {"as_int": 5}
 
     with pytest.raises(WeightsError, match=r"torch cannot load it: setStorage: sizes \[5, 2\]"):
         load_program(written({WEIGHTS: other_size}))
-    assert not capfd.readouterr().err  # torch logs the traceback
+    assert not capfd.readouterr().err  # where torch would log the traceback
 
 
-def test_what_torch_cannot_run_is_one_line(written):
-    model = ExportedModel(written({}), torch.device("cpu"))  # of another number of inputs
+def test_error_of_torch_while_running_is_one_line(written):
+    model = TorchExportModel(written({}), torch.device("cpu"))  # takes another number of inputs
     batch = {"video": torch.zeros(3, 4, 2), "boxes": [torch.zeros(1, 4)], "person_scores": [torch.ones(1)]}
     with pytest.raises(WeightsError, match=r"model\.pt2: torch cannot run it: "):
         model(batch | {"size": [torch.ones(2)]})
 
 
-def test_nested_metadata():
+def test_deeply_nested_metadata():
     with pytest.raises(WeightsError, match="its metadata is damaged"):
         parse_metadata("[" * 10**6, "model.pt2")
 
 
-def test_a_truncated_file(written):
+def test_truncated_file(written):
     path = written({})
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(WeightsError, match=r"model\.pt2: damaged"):

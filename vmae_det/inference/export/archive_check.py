@@ -1,8 +1,8 @@
-"""Which archives of torch.export are safe to load: nothing but arithmetic on tensors, and raw numbers.
+"""Makes torch.export archives (.pt2) safe to load: only allowed tensor operations and raw tensor data remain.
 
-`torch.export.load` unpickles parts of an archive, evaluates strings in it as Python, and finds functions by
-name anywhere in torch. So an archive is read here as plain JSON, held against lists of what an exported model
-needs, and written anew from what passed; only the copy is given to torch.
+`torch.export.load` unpickles parts of an archive, evaluates strings in it as Python, and looks up functions
+by name anywhere in torch. An archive is therefore parsed as plain JSON, checked against allowlists of what an
+exported model needs, and rebuilt from the parts that pass. torch only loads the rebuilt copy.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any
 from vmae_det.checkpoint.archives import open_archive, read_part
 from vmae_det.utils.errors import WeightsError
 
-_EXTRA = "extra/"
+_EXTRA_FILES = "extra/"
 _GRAPH = "models/model.json"
-_SAMPLES = "data/sample_inputs/model.pt"  # a pickle, and of no use
-_PAYLOADS = ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json")
-_RAW = re.compile(
+_SAMPLE_INPUTS = "data/sample_inputs/model.pt"  # a pickle that is not needed
+_TENSOR_TABLES = ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json")
+_RAW_DATA = re.compile(
     r"data/weights/weight_\d+|data/constants/tensor_\d+"
     r"|archive_format|archive_version|byteorder|\.data/(version|serialization_id)"
 )
@@ -46,78 +46,86 @@ _OPERATORS = {
     """,
     "torch.ops.torchvision": "roi_align.default",
 }
-ALLOWED = {f"{module}.{name}" for module, names in _OPERATORS.items() for name in names.split()}
-# Kinds of a schema's values; others hold graphs, functions or objects of their own.
-_KINDS = """
+ALLOWED_OPERATORS = {f"{module}.{name}" for module, names in _OPERATORS.items() for name in names.split()}
+# Allowed kinds of values in the schema; the other kinds are graphs, functions or custom objects.
+_VALUE_KINDS = """
     as_none as_tensor as_tensors as_int as_ints as_float as_floats as_bool as_bools as_string as_strings
     as_expr as_name as_sym_int as_sym_ints as_sym_bool as_sym_float as_scalar_type as_memory_format
     as_layout as_device as_optional_tensor as_optional_tensors
 """
 _SPEC_TYPES = {None, "builtins.tuple", "builtins.list", "builtins.dict"}
-_SYMBOLIC = "Symbol Integer Add Mul FloorDiv Mod PythonMod CleanDiv Max Min Eq Ne Ge Gt Le Lt"
+_SYMPY_FUNCTIONS = "Symbol Integer Add Mul FloorDiv Mod PythonMod CleanDiv Max Min Eq Ne Ge Gt Le Lt"
 _WORD = re.compile(r"[\w.:+-]*")
-# A detector of two blocks has 102 nodes. Formulas of sizes have up to 200 characters and expand into 3 terms;
-# SymPy hangs on much longer ones. Weights may share memory.
-_MOST_NODES = 10_000
-_LONGEST_FORMULA = 1000
-_MOST_TERMS = 64
-_LARGEST_SIZE = 2**63
-_SHARING = 4
-_ALWAYS_ALLOWED = 1 << 24  # numbers
+# Limits. A detector of two blocks has 102 nodes. Its formulas of sizes have up to 200 characters and expand
+# into 3 terms; SymPy hangs on much longer formulas.
+_MAX_NODES = 10_000
+_MAX_FORMULA_LENGTH = 1000
+_MAX_TERMS = 64
+_MAX_SIZE = 2**63
+# Tensors may share memory: together they may have this many elements per byte of the file, plus a constant.
+_MAX_ELEMENTS_PER_BYTE = 4
+_ALWAYS_ALLOWED_ELEMENTS = 1 << 24
 
 
 def safe_copy(path: Path) -> io.BytesIO:
-    """An archive with what is safe of the one at `path`, for `torch.export.load`.
+    """Return a copy of an archive, rebuilt from its safe parts, for `torch.export.load`.
+
+    Extra files are dropped.
 
     Raises:
-        WeightsError: it is no archive of torch.export, or holds something that is not needed to score people.
+        WeightsError: the file is not a torch.export archive, or has a part that an exported model does not
+            need.
     """
     copy = io.BytesIO()
     try:
         with open_archive(path) as source, zipfile.ZipFile(copy, "w") as target:
             names = {name.partition("/")[2]: name for name in source.namelist()}
             if _GRAPH not in names:
-                raise WeightsError(f"{path}: damaged, or not an archive of torch.export: no {_GRAPH} in it")
-            if len(names) < len(source.namelist()):  # names with other folders before them
-                raise WeightsError(f"{path}: refused: a name comes twice in the archive")
+                raise WeightsError(f"{path}: damaged, or not a torch.export archive: it has no {_GRAPH}")
+            if len(names) < len(source.namelist()):  # equal names in different top folders
+                raise WeightsError(f"{path}: refused: two parts of the archive have the same name")
             for inner, name in names.items():
-                if not inner.startswith(_EXTRA):
+                if not inner.startswith(_EXTRA_FILES):
                     target.writestr("archive/" + inner, _safe_part(inner, source, name, path))
     except (zipfile.BadZipFile, OSError, EOFError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise WeightsError(f"{path}: damaged, or not an archive of torch.export: {error}") from None
+        raise WeightsError(f"{path}: damaged, or not a torch.export archive: {error}") from None
     except (KeyError, TypeError, AttributeError, IndexError, RecursionError):
-        raise WeightsError(f"{path}: its graph is not in the form that torch.export gives it") from None
+        raise WeightsError(f"{path}: its graph does not have the structure of a torch.export graph") from None
     copy.seek(0)
     return copy
 
 
-def read_extra(path: Path, name: str) -> str | None:
-    """An extra file of an archive, alone; None if it has none of that name. WeightsError as above."""
+def read_extra_file(path: Path, name: str) -> str | None:
+    """Return the text of an extra file of an archive, or None if it has none with this name.
+
+    Raises:
+        WeightsError: the archive is damaged.
+    """
     try:
         with open_archive(path) as source:
             for full in source.namelist():
-                if full.partition("/")[2] == _EXTRA + name:
+                if full.partition("/")[2] == _EXTRA_FILES + name:
                     return read_part(source, full).decode("utf-8")
     except (zipfile.BadZipFile, OSError, EOFError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{path}: damaged, or not an archive of torch.export: {error}") from None
+        raise WeightsError(f"{path}: damaged, or not a torch.export archive: {error}") from None
     return None
 
 
 def _safe_part(inner: str, source: zipfile.ZipFile, name: str, path: Path) -> bytes:
-    if inner == _SAMPLES:
+    if inner == _SAMPLE_INPUTS:
         return b""
-    if _RAW.fullmatch(inner):
+    if _RAW_DATA.fullmatch(inner):
         return read_part(source, name)
     try:
-        if inner in _PAYLOADS:
+        if inner in _TENSOR_TABLES:
             content = json.loads(read_part(source, name))
-            _check_payloads(content, path.stat().st_size)
+            _check_tensors(content, path.stat().st_size)
         elif inner == _GRAPH:
             content = json.loads(read_part(source, name))
-            _strip(content)
-            _check(content)
+            _strip_metadata(content)
+            _check_values(content)
         else:
-            raise ValueError("a part that no exported model needs")
+            raise ValueError("not a part of an exported model")
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise
     except ValueError as error:
@@ -125,55 +133,55 @@ def _safe_part(inner: str, source: zipfile.ZipFile, name: str, path: Path) -> by
     return json.dumps(content).encode()
 
 
-def _check_payloads(content: dict[str, Any], file_size: int) -> None:
-    numbers = 0
-    for payload in content["config"].values():
-        numbers += math.prod(size["as_int"] for size in payload["tensor_meta"]["sizes"])
-        if numbers > _SHARING * file_size + _ALWAYS_ALLOWED:
+def _check_tensors(content: dict[str, Any], file_size: int) -> None:
+    elements = 0
+    for tensor in content["config"].values():
+        elements += math.prod(size["as_int"] for size in tensor["tensor_meta"]["sizes"])
+        if elements > _MAX_ELEMENTS_PER_BYTE * file_size + _ALWAYS_ALLOWED_ELEMENTS:
             raise ValueError("weights that are far larger than the file")
-        if payload["use_pickle"] is not False:
+        if tensor["use_pickle"] is not False:
             raise ValueError("a pickled tensor")
-        if not re.fullmatch(r"(weight|tensor)_\d+", payload["path_name"]):
-            raise ValueError(f"expected a tensor, got {payload['path_name']!r:.60}")
-    _check(content)
+        if not re.fullmatch(r"(weight|tensor)_\d+", tensor["path_name"]):
+            raise ValueError(f"expected a tensor, got {tensor['path_name']!r:.60}")
+    _check_values(content)
 
 
-def _strip(program: dict[str, Any]) -> None:
-    """Take out of a graph what is notes, or Python code that checks sizes."""
+def _strip_metadata(program: dict[str, Any]) -> None:
+    """Remove metadata from a graph, and Python code that checks sizes."""
     program["guards_code"] = []
     module = program["graph_module"]
     module["metadata"] = {}
     module["treespec_namedtuple_fields"] = {}
-    if len(module["graph"]["nodes"]) > _MOST_NODES:
-        raise ValueError(f"a graph of more than {_MOST_NODES} operations")
+    if len(module["graph"]["nodes"]) > _MAX_NODES:
+        raise ValueError(f"a graph of more than {_MAX_NODES} operations")
     module["module_call_graph"] = [call for call in module["module_call_graph"] if call["fqn"] == ""]
     for node in module["graph"]["nodes"]:
         node["metadata"] = {}
 
 
-def _check(value: Any) -> None:
-    """ValueError at the first value of a tree of JSON that is not in the lists above."""
+def _check_values(value: Any) -> None:
+    """Raise a ValueError at the first value of a JSON tree that the allowlists above do not contain."""
     if isinstance(value, list):
         for item in value:
-            _check(item)
+            _check_values(item)
     elif isinstance(value, dict):
         for key, item in value.items():
-            if key.startswith("as_") and key not in _KINDS.split():
+            if key.startswith("as_") and key not in _VALUE_KINDS.split():
                 raise ValueError(f"a value of the kind {key!r:.60}")
             if key == "range_constraints":
-                for expression in item:
-                    _check_expression(expression)
-                _check(list(item.values()))
+                for formula in item:
+                    _check_formula(formula)
+                _check_values(list(item.values()))
             elif key == "target":
-                if item not in ALLOWED:
+                if item not in ALLOWED_OPERATORS:
                     raise ValueError(f"the operation {item!r:.80}")
             elif key == "expr_str":
-                _check_expression(item)
+                _check_formula(item)
             elif key in ("in_spec", "out_spec"):
                 _check_spec(json.loads(item))
             else:
                 _check_word(key)
-                _check(item)
+                _check_values(item)
     elif isinstance(value, str):
         _check_word(value)
 
@@ -184,7 +192,7 @@ def _check_word(text: str) -> None:
 
 
 def _check_spec(spec: Any) -> None:
-    """The structure of inputs and outputs: tuples, lists and dicts."""
+    """Check the structure of inputs and outputs: only tuples, lists and dicts are allowed."""
     if isinstance(spec, list):
         for item in spec:
             _check_spec(item)
@@ -194,39 +202,39 @@ def _check_spec(spec: Any) -> None:
         _check_spec(spec["children_spec"])
 
 
-def _check_expression(text: str) -> None:
-    """A size as a formula of whole numbers and symbols such as s30."""
+def _check_formula(text: str) -> None:
+    """Check a size: a formula of integers and symbols such as s30."""
     try:
-        if len(text) > _LONGEST_FORMULA:
+        if len(text) > _MAX_FORMULA_LENGTH:
             raise ValueError
         tree = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, MemoryError, TypeError):
         raise ValueError(f"the size {text!r:.60}") from None
-    if not _is_formula(tree) or _terms(tree) > _MOST_TERMS:
+    if not _is_arithmetic(tree) or _count_terms(tree) > _MAX_TERMS:
         raise ValueError(f"the size {text!r:.60}")
 
 
-def _terms(node: ast.AST) -> int:
-    """How many terms a formula has when it is multiplied out."""
-    parts = [_terms(part) for part in ast.iter_child_nodes(node) if isinstance(part, ast.expr)]
+def _count_terms(node: ast.AST) -> int:
+    """Return the number of terms that a formula expands to."""
+    parts = [_count_terms(part) for part in ast.iter_child_nodes(node) if isinstance(part, ast.expr)]
     name = node.func.id if isinstance(node, ast.Call) else type(getattr(node, "op", None)).__name__
     return math.prod(parts) if name in ("Mul", "Mult") else max(sum(parts), 1)
 
 
-def _is_formula(node: ast.AST) -> bool:
+def _is_arithmetic(node: ast.AST) -> bool:
     if isinstance(node, ast.Constant):
-        return (type(node.value) in (int, bool) and node.value < _LARGEST_SIZE) or (
+        return (type(node.value) in (int, bool) and node.value < _MAX_SIZE) or (
             isinstance(node.value, str) and re.fullmatch(r"[a-z]+\d+", node.value) is not None
         )
     if isinstance(node, ast.Name):
         return re.fullmatch(r"[a-z]\d+", node.id) is not None
     if isinstance(node, ast.UnaryOp):
-        return isinstance(node.op, ast.USub) and _is_formula(node.operand)
+        return isinstance(node.op, ast.USub) and _is_arithmetic(node.operand)
     if isinstance(node, ast.BinOp):
-        plain = isinstance(node.op, (ast.Add, ast.Sub, ast.Mult, ast.FloorDiv, ast.Mod))
-        return plain and _is_formula(node.left) and _is_formula(node.right)
+        allowed = isinstance(node.op, (ast.Add, ast.Sub, ast.Mult, ast.FloorDiv, ast.Mod))
+        return allowed and _is_arithmetic(node.left) and _is_arithmetic(node.right)
     if isinstance(node, ast.Call):
-        named = isinstance(node.func, ast.Name) and node.func.id in _SYMBOLIC.split()
+        allowed = isinstance(node.func, ast.Name) and node.func.id in _SYMPY_FUNCTIONS.split()
         parts = [*node.args, *(keyword.value for keyword in node.keywords)]
-        return named and all(_is_formula(part) for part in parts)
+        return allowed and all(_is_arithmetic(part) for part in parts)
     return False

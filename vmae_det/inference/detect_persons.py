@@ -1,4 +1,4 @@
-"""People in the keyframes of many videos, written as a file of person boxes."""
+"""Detects the persons in the keyframes of many videos and writes their boxes to a CSV (`detect-persons`)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vmae_det.formats.ava_csv import read_action_csv
 from vmae_det.formats.box_csv import is_video_name
 from vmae_det.formats.keyframes import rows_by_value
 from vmae_det.formats.person_boxes import format_person_boxes
-from vmae_det.inference.clips import check_number_of_keyframes
+from vmae_det.inference.keyframe_clips import check_keyframe_count
 from vmae_det.inference.person_detectors import PersonDetector, build_person_detector
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import ConfigError, DataError, UserError
@@ -35,14 +35,15 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Keyframed:
+class VideoKeyframes:
     """A video and its keyframes.
 
     Args:
-        name: the video's id.
-        path: the file, a folder of frames, or a place in a tar shard.
-        start: second of the boxes' clock at which the file starts.
-        times: keyframes, seconds on that clock; None: every `every` seconds from the start on.
+        name: id of the video.
+        path: a file, a folder of frames, or a member of a tar shard.
+        start: second on the boxes' clock at which the file starts.
+        times: keyframes in seconds on that clock; None: one every `every` seconds from the start.
+        every: seconds between keyframes if `times` is None.
     """
 
     name: str
@@ -52,79 +53,82 @@ class Keyframed:
     every: float = 1.0
 
     def keyframes(self, reader: VideoReader) -> np.ndarray:
-        """Seconds on the boxes' clock."""
+        """Return the keyframes in seconds on the boxes' clock."""
         if self.times is not None:
             return np.array(self.times)
         count = reader.times[-1] / self.every + 1
-        check_number_of_keyframes(count, len(reader), str(self.path))
+        check_keyframe_count(count, len(reader), str(self.path))
         return self.start + self.every * np.arange(int(count))
 
 
-def videos_at(names: Sequence[str], start: float, every: float) -> list[Keyframed]:
-    """The videos named, and those below the folders named (see `find_video_inputs`).
+def videos_from_paths(names: Sequence[str], start: float, every: float) -> list[VideoKeyframes]:
+    """Return the given videos and those in the given folders, with regular keyframes.
+
+    Videos are found and named as by `vmae-det detect`.
 
     Raises:
-        DataError: there is none, one has no end, two have one name, or a name cannot stand in a table.
+        DataError: there is no video, one is a live stream, two have the same name, or a name is not a valid
+            video id.
     """
     files: dict[str, Path] = {}
     for found in find_video_inputs(names):
         if found.is_live:
-            raise DataError("a live stream, expected videos that have an end", found.video)
+            raise DataError("a live stream, expected a video of finite length", found.video)
         file, name = local_path(found.video), found.stem.name
         if name in files:
-            raise DataError(f"has the name of {files[name]}; boxes are told apart by names", file)
+            raise DataError(f"has the same name as {files[name]}; each video needs a name of its own", file)
         if not is_video_name(name) or "," in name:
-            raise DataError(f"'{name}' cannot be a video's id in a table of boxes", file)
+            raise DataError(f"'{name}' is not a valid video id in a CSV of boxes", file)
         files[name] = file
-    return [Keyframed(name, file, start, every=every) for name, file in files.items()]
+    return [VideoKeyframes(name, file, start, every=every) for name, file in files.items()]
 
 
-def annotated_videos(spec: DatasetSpec) -> list[Keyframed]:
-    """The videos of a detection dataset, with the keyframes that its annotations name."""
+def videos_from_dataset(spec: DatasetSpec) -> list[VideoKeyframes]:
+    """Return the videos of a detection dataset, with the keyframes of its annotations."""
     if spec.type != "detection":
         raise ConfigError(f"--dataset: '{spec.name}' is of type '{spec.type}', expected 'detection'")
     rows = read_action_csv(spec.annotations)
     files = resolve_video_ids(rows.videos, spec.videos)
-    numbers, rows_of = rows_by_value(rows.video)
+    numbers, rows_of_videos = rows_by_value(rows.video)
     return [
-        Keyframed(
+        VideoKeyframes(
             name := str(rows.videos[number]),
             files[number],
             spec.start_of(name),
-            tuple(np.unique(rows.timestamp[own]).tolist()),
+            tuple(np.unique(rows.timestamp[video_rows]).tolist()),
         )
-        for number, own in zip(numbers.tolist(), rows_of)
+        for number, video_rows in zip(numbers.tolist(), rows_of_videos)
     ]
 
 
 def parts_folder(output: Path) -> Path:
-    """Where the boxes of each video are kept until those of all are there."""
+    """Return the folder that holds the boxes of each video until all videos are done."""
     return output.with_name(f".{output.name}.parts")
 
 
-def find_people(cfg: CfgNode, videos: Sequence[Keyframed], output: Path) -> None:
-    """Write the people in the keyframes of all videos to `output`, a CSV of person boxes.
+def detect_persons(cfg: CfgNode, videos: Sequence[VideoKeyframes], output: Path) -> None:
+    """Detect the persons in the keyframes of all videos and write their boxes to `output`, a CSV.
 
-    Every process of a group takes its share of the videos. What is done stays beside `output`, by video, so
-    that a run that was stopped goes on where it was; a change of the detector, of a video's file or of its
-    keyframes has it done again.
+    The processes of a distributed group share the videos. The boxes of each video are kept next to `output`,
+    so that a run that was stopped can be resumed. A video is processed again if the detector's config, its
+    file or its keyframes have changed.
 
     Raises:
-        DataError: some of the videos cannot be read; the others' boxes are written.
+        DataError: some videos cannot be read; the boxes of the others have been written.
     """
     setup_logging()
     parts = {video.name: parts_folder(output) / f"{_fingerprint(cfg, video)}.csv" for video in videos}
-    left = [video for video in videos if not parts[video.name].exists()]
-    if len(left) < len(videos) and distributed.is_main_process():
-        logger.info("%d of %d videos are done already", len(videos) - len(left), len(videos))
-    distributed.barrier()  # all have looked before one makes more of them
-    detector = _build(cfg) if left else None
+    remaining = [video for video in videos if not parts[video.name].exists()]
+    if len(remaining) < len(videos) and distributed.is_main_process():
+        logger.info("Resuming: %d of %d videos are done", len(videos) - len(remaining), len(videos))
+    distributed.barrier()  # every process has listed the parts before any process adds one
+    detector = _build_detector(cfg) if remaining else None
     problems: dict[str, str] = {}
-    own = left[distributed.get_rank() :: distributed.get_world_size()]
+    share = remaining[distributed.get_rank() :: distributed.get_world_size()]
     hidden = None if distributed.is_main_process() else True
-    for video in tqdm(own, desc="finding people", unit="video", disable=hidden):
+    for video in tqdm(share, desc="detecting persons", unit="video", disable=hidden):
         try:
-            lines = _people_of(video, detector, cfg, hidden)
+            lines = _detect_video(video, detector, cfg, hidden)
         except DataError as error:
             problems[video.name] = str(error)
             logger.error("%s", error)
@@ -136,14 +140,14 @@ def find_people(cfg: CfgNode, videos: Sequence[Keyframed], output: Path) -> None
     if problems:
         first = next(iter(problems.values()))
         raise DataError(
-            f"{len(problems)} of {len(videos)} videos cannot be read, such as {first}; the others' boxes are "
-            "written, and the same command goes on with those that are mended",
+            f"{len(problems)} of {len(videos)} videos cannot be read, such as {first}; the boxes of the "
+            "others are written; repair the videos and run the same command again to add theirs",
             output,
         )
 
 
-def _build(cfg: CfgNode) -> PersonDetector:
-    """The detector, or the error of whichever process cannot build it."""
+def _build_detector(cfg: CfgNode) -> PersonDetector:
+    """Build the detector; if that fails in any process, raise the error in all of them."""
     detector, problem = None, None
     try:
         detector = build_person_detector(cfg)
@@ -153,8 +157,8 @@ def _build(cfg: CfgNode) -> PersonDetector:
     return detector
 
 
-def _fingerprint(cfg: CfgNode, video: Keyframed) -> str:
-    """What the boxes of a video follow from, as a name."""
+def _fingerprint(cfg: CfgNode, video: VideoKeyframes) -> str:
+    """Return a hash of everything that determines the boxes of a video."""
     status = locate_video(video.path).file.stat()
     content = [
         sorted(cfg.PERSON_DETECTOR.items()),
@@ -168,12 +172,14 @@ def _fingerprint(cfg: CfgNode, video: Keyframed) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 
-def _people_of(video: Keyframed, detector: PersonDetector, cfg: CfgNode, hidden: bool | None) -> list[str]:
-    """Lines of the boxes of one video."""
+def _detect_video(
+    video: VideoKeyframes, detector: PersonDetector, cfg: CfgNode, hidden: bool | None
+) -> list[str]:
+    """Return the CSV lines of the boxes of one video."""
     reader = open_video(video.path, cfg.DATALOADER.READER)
     times = video.keyframes(reader)
     indices = np.array([reader.index_at(time - video.start) for time in times])
-    lines, seen = [], 0
+    lines, decoded = [], 0
     with tqdm(total=len(times), desc=video.name, unit="keyframe", leave=False, disable=hidden) as bar:
         for numbers, frames in _batches(reader, indices, cfg.PERSON_DETECTOR.BATCH_SIZE):
             for number, frame, (boxes, scores) in zip(numbers, frames, detector.detect(frames)):
@@ -181,39 +187,41 @@ def _people_of(video: Keyframed, detector: PersonDetector, cfg: CfgNode, hidden:
                 lines += format_person_boxes(
                     video.name, float(times[number]), boxes / [width, height, width, height], scores
                 )
-            seen += len(frames)
+            decoded += len(frames)
             bar.update(numbers[-1] + 1 - bar.n)
-    if not seen:
+    if not decoded:
         raise DataError("none of its keyframes can be decoded", video.path)
-    if seen < len(times):
-        logger.warning("%s: %d of %d keyframes cannot be decoded", video.path, len(times) - seen, len(times))
+    if decoded < len(times):
+        logger.warning(
+            "%s: %d of %d keyframes cannot be decoded", video.path, len(times) - decoded, len(times)
+        )
     return lines
 
 
 def _batches(
     reader: VideoReader, indices: np.ndarray, size: int
 ) -> Iterator[tuple[list[int], list[np.ndarray]]]:
-    """Numbers of keyframes and their frames, less damaged ones; the next are decoded meanwhile."""
+    """Yield the numbers and frames of keyframes, without damaged ones; prefetches the next batch."""
     starts = range(0, len(indices), size)
     with ThreadPoolExecutor(1) as pool:
-        coming = None
-        for first in starts:
-            read = coming or pool.submit(_read, reader, indices, first, size)
-            following = first + size
-            coming = pool.submit(_read, reader, indices, following, size) if following in starts else None
-            numbers, frames = read.result()
+        prefetched = None
+        for start in starts:
+            current = prefetched or pool.submit(_read, reader, indices, start, size)
+            following = start + size
+            prefetched = pool.submit(_read, reader, indices, following, size) if following in starts else None
+            numbers, frames = current.result()
             if frames:
                 yield numbers, frames
 
 
 def _read(
-    reader: VideoReader, indices: np.ndarray, first: int, size: int
+    reader: VideoReader, indices: np.ndarray, start: int, size: int
 ) -> tuple[list[int], list[np.ndarray]]:
-    numbers = list(range(first, min(first + size, len(indices))))
+    numbers = list(range(start, min(start + size, len(indices))))
     try:
         return numbers, list(reader.frames(indices[numbers]))
     except DataError:
-        pass  # one of them is damaged: which?
+        pass  # at least one frame is damaged: read them one by one
     good, frames = [], []
     for number in numbers:
         try:
@@ -225,7 +233,7 @@ def _read(
 
 
 def _join(output: Path, parts: Sequence[Path], keep: bool) -> None:
-    """All boxes in one file, in the order of the videos; the parts go unless there is more to come."""
+    """Concatenate the parts in the order of the videos, and delete them unless `keep`."""
     rows = 0
     with atomic_write(output) as temporary, temporary.open("wb") as file:
         for part in parts:
@@ -233,6 +241,6 @@ def _join(output: Path, parts: Sequence[Path], keep: bool) -> None:
             rows += content.count(b"\n")
             file.write(content)
     if not rows:
-        logger.warning("%s: empty, for no person was found; PERSON_DETECTOR.SCORE may be too high", output)
+        logger.warning("%s is empty: no person was detected; try a lower PERSON_DETECTOR.SCORE", output)
     if not keep:
         shutil.rmtree(parts_folder(output), ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Models as files that run without this program: torch.export's archive (.pt2) and ONNX."""
+"""Exports a model as a torch.export archive (.pt2) or an ONNX file, and compares the file with the model."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from tqdm import tqdm
 import vmae_det
 from vmae_det.config import CfgNode
 from vmae_det.engine.setup import build_model_with_weights
-from vmae_det.inference.exported_files import (
+from vmae_det.inference.export.exported_model import (
     DETECTOR_INPUTS,
     FORMAT_VERSION,
     METADATA_KEY,
     ONNX_SUFFIX,
     TORCH_SUFFIX,
+    load_program,
 )
-from vmae_det.inference.exported_program import load_program
-from vmae_det.inference.onnx_files import need, open_session
+from vmae_det.inference.onnx_session import import_onnx_packages, open_session
 from vmae_det.utils.errors import ConfigError, WeightsError
 from vmae_det.utils.output_files import atomic_write
 
-TOLERANCE = 1e-4  # largest difference of a score, in [0, 1], from the model's own
+TOLERANCE = 1e-4  # largest allowed difference between scores, in [0, 1], of the file and of the model
 OPSET = 18
-# Of ONNX files; a file of protobuf holds no more.
-MAX_ONNX_BYTES = 2**31 - 2**20
-BATCHES = (1, 4)
-PEOPLE = (0, 1, 3)
+MAX_ONNX_BYTES = 2**31 - 2**20  # the limit of protobuf
+# Numbers of clips and of persons for which the file is compared with the model.
+CLIP_COUNTS = (1, 4)
+PERSON_COUNTS = (0, 1, 3)
 SUFFIXES = {"torch": TORCH_SUFFIX, "onnx": ONNX_SUFFIX}
 
-Runner = Callable[..., torch.Tensor]  # an exported model: tensors in, scores out
+ExportedFunction = Callable[..., torch.Tensor]  # an exported model: takes tensors, returns scores
 
 
 class DetectorGraph(nn.Module):
-    """A detector as a function of tensors alone."""
+    """A detector whose inputs are tensors only."""
 
     inputs = DETECTOR_INPUTS
 
@@ -58,12 +58,15 @@ class DetectorGraph(nn.Module):
         person_scores: torch.Tensor,
         sizes: torch.Tensor,
     ) -> torch.Tensor:
-        """Scores (R, classes) of R people in a video uint8 (B, 3, T, H, W); see `ActionDetector.scores`."""
+        """Return scores (R, classes) of R persons in a video uint8 (B, 3, T, H, W).
+
+        See `ActionDetector.scores`.
+        """
         return self.model.scores(self.model.normalization(video), boxes, clips, person_scores, sizes)
 
 
 class ClassifierGraph(nn.Module):
-    """A classifier as a function of tensors alone."""
+    """A classifier whose inputs are tensors only."""
 
     inputs = ("video",)
 
@@ -72,7 +75,7 @@ class ClassifierGraph(nn.Module):
         self.model = model
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
-        """Scores (B, classes) of a video uint8 (B, 3, T, H, W)."""
+        """Return scores (B, classes) of a video uint8 (B, 3, T, H, W)."""
         return self.model({"video": video})["scores"]
 
 
@@ -81,11 +84,12 @@ GRAPHS = {"ActionDetector": DetectorGraph, "VideoClassifier": ClassifierGraph}
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written, and how it compares.
+    """Summary of an export.
 
     Args:
-        difference: the largest of a score, over all `cases`.
-        cases: (clips, people, height, width) of each comparison; a classifier has no people.
+        path: the exported file.
+        difference: largest difference between scores of the file and of the model, over all `cases`.
+        cases: (clips, persons, height, width) of each comparison; a classifier has no persons.
     """
 
     path: Path
@@ -95,34 +99,36 @@ class ExportReport:
     def __str__(self) -> str:
         size = self.path.stat().st_size / 2**20
         return (
-            f"{self.path}: {size:.1f} MiB; scores differ from the model's by {self.difference:.1e} at most "
-            f"({len(self.cases)} comparisons, {TOLERANCE:.0e} allowed)"
+            f"{self.path}: {size:.1f} MiB; scores differ from the model's by at most {self.difference:.1e} "
+            f"({len(self.cases)} comparisons, tolerance {TOLERANCE:.0e})"
         )
 
 
 def export_model(
     cfg: CfgNode, output: str | Path, form: str, label_map: dict[str, Any] | None = None
 ) -> ExportReport:
-    """Write the model that a config describes, with the weights of MODEL.WEIGHTS, as a file of its own.
+    """Export the model of a config, with the weights of MODEL.WEIGHTS, to a file.
 
-    The number of clips, of people, height and width stay free. The file is compared with the model before it
-    gets its name, and is not kept if they differ.
+    The number of clips, the number of persons, height and width remain dynamic. The file is written under a
+    temporary name and compared with the model. It is deleted if their scores differ.
 
     Args:
         form: torch or onnx.
-        label_map: of the classes, to travel in the file.
+        label_map: label map of the classes, to store in the file.
 
     Raises:
-        ConfigError: the config is of another model than a detector or classifier.
+        ConfigError: the config describes neither a detector nor a classifier.
         WeightsError: the weights do not fit, the file cannot be written, or its scores differ from the
             model's by more than TOLERANCE.
-        UserError: a package for ONNX is missing.
+        UserError: a package for ONNX is not installed.
     """
     output = Path(output)
     if output.suffix != SUFFIXES[form]:
-        raise WeightsError(f"{output}: ends in '{output.suffix}'; a file of {form} ends in {SUFFIXES[form]}")
+        raise WeightsError(
+            f"{output}: expected the suffix {SUFFIXES[form]} for the format {form}, got '{output.suffix}'"
+        )
     if form == "onnx":
-        need("onnx", "onnxscript", "onnxruntime")
+        import_onnx_packages("onnx", "onnxscript", "onnxruntime")
     architecture = cfg.MODEL.META_ARCHITECTURE
     if architecture not in GRAPHS:
         raise ConfigError(f"MODEL.META_ARCHITECTURE: expected {' or '.join(GRAPHS)}, got {architecture}")
@@ -131,23 +137,23 @@ def export_model(
     cases = list(_cases(cfg, graph))
     with tqdm(total=2 + len(cases), desc="tracing", unit="step", disable=None) as bar:
         program = trace(graph, cfg)
-        _step(bar, "writing")
+        _next_step(bar, "writing")
         with atomic_write(output) as temporary:
             (_write_onnx if form == "onnx" else _write_torch)(program, temporary, metadata, graph.inputs)
             del program
-            _step(bar, "comparing")
-            runner = (_onnx_runner if form == "onnx" else _torch_runner)(temporary)
-            difference = _compare(graph, runner, cases, cfg, bar)
+            _next_step(bar, "comparing")
+            exported = (_load_onnx if form == "onnx" else _load_torch)(temporary)
+            difference = _compare(graph, exported, cases, cfg, bar)
             if not difference <= TOLERANCE:
                 raise WeightsError(
-                    f"{output}: not kept: its scores differ from the model's by {difference:.1e}, more "
-                    f"than {TOLERANCE:.0e}"
+                    f"{output}: deleted: its scores differ from the model's by {difference:.1e}, more than "
+                    f"{TOLERANCE:.0e}"
                 )
     return ExportReport(output, difference, tuple(cases))
 
 
 def trace(graph: nn.Module, cfg: CfgNode) -> torch.export.ExportedProgram:
-    """The operations of a model, for any number of clips and people and any height and width."""
+    """Trace a model for any number of clips and persons and any height and width."""
     patch = cfg.MODEL.BACKBONE.PATCH_SIZE
     dim = torch.export.Dim
     people = {0: dim("people", min=0)}
@@ -159,7 +165,7 @@ def trace(graph: nn.Module, cfg: CfgNode) -> torch.export.ExportedProgram:
     with torch.no_grad(), _quiet():
         program = torch.export.export(graph, example, dynamic_shapes=sizes)
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # it names folders of this machine
+        node.meta.pop("stack_trace", None)  # contains paths of this machine
     return program
 
 
@@ -176,8 +182,8 @@ def _write_onnx(
     size = sum(value.numel() * value.element_size() for value in program.state_dict.values())
     if size > MAX_ONNX_BYTES:
         raise WeightsError(
-            f"{path.suffix}: the weights have {size / 2**30:.1f} GiB, and a file of ONNX holds 2 at most; "
-            "export it as torch"
+            f"{path.suffix}: the weights have {size / 2**30:.1f} GiB, but an ONNX file holds at most 2 GiB; "
+            "use --format torch"
         )
     with _quiet():
         exported = torch.onnx.export(
@@ -192,11 +198,11 @@ def _write_onnx(
     exported.save(str(path), external_data=False)
 
 
-def _torch_runner(path: Path) -> Runner:
+def _load_torch(path: Path) -> ExportedFunction:
     return load_program(path)
 
 
-def _onnx_runner(path: Path) -> Runner:
+def _load_onnx(path: Path) -> ExportedFunction:
     session = open_session(path)
     names = [node.name for node in session.get_inputs()]
 
@@ -207,14 +213,18 @@ def _onnx_runner(path: Path) -> Runner:
 
 
 def _compare(
-    graph: nn.Module, runner: Runner, cases: list[tuple[int, int, int, int]], cfg: CfgNode, bar: tqdm
+    graph: nn.Module,
+    exported: ExportedFunction,
+    cases: list[tuple[int, int, int, int]],
+    cfg: CfgNode,
+    bar: tqdm,
 ) -> float:
-    """The largest difference of scores; infinite where a score is not a number or one is missing."""
+    """Return the largest difference between scores; infinity if a score is NaN or missing."""
     largest = 0.0
     for case in cases:
         inputs = _inputs(graph, cfg, case)
         with torch.no_grad():
-            expected, actual = graph(*inputs), runner(*inputs)
+            expected, actual = graph(*inputs), exported(*inputs)
         if actual.shape != expected.shape:
             return float("inf")
         if expected.numel():
@@ -225,25 +235,25 @@ def _compare(
 
 
 def _cases(cfg: CfgNode, graph: nn.Module) -> Iterator[tuple[int, int, int, int]]:
-    """(clips, people, height, width): all numbers at the size of training, then a clip of another shape."""
+    """Yield (clips, persons, height, width): all counts at the training size, then a clip that is wider."""
     side, patch = cfg.INPUT.CROP_SIZE, cfg.MODEL.BACKBONE.PATCH_SIZE
-    people = PEOPLE if "boxes" in graph.inputs else PEOPLE[:1]
-    yield from ((batch, number, side, side) for batch in BATCHES for number in people)
-    yield 1, people[-1], side, side + 2 * patch
+    persons = PERSON_COUNTS if "boxes" in graph.inputs else PERSON_COUNTS[:1]
+    yield from ((clips, number, side, side) for clips in CLIP_COUNTS for number in persons)
+    yield 1, persons[-1], side, side + 2 * patch
 
 
 def _inputs(graph: nn.Module, cfg: CfgNode, case: tuple[int, int, int, int]) -> tuple[torch.Tensor, ...]:
-    """Made-up inputs of a graph, always the same ones for a case (clips, people, height, width)."""
-    batch, number, height, width = case
-    generator = torch.Generator().manual_seed(batch * 100 + number)
-    shape = (batch, 3, cfg.INPUT.NUM_FRAMES, height, width)
+    """Return random inputs for a case (clips, persons, height, width), the same ones in every call."""
+    clips, number, height, width = case
+    generator = torch.Generator().manual_seed(clips * 100 + number)
+    shape = (clips, 3, cfg.INPUT.NUM_FRAMES, height, width)
     video = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
     corner, size = torch.rand(2, number, 2, generator=generator)
     boxes = torch.cat([corner / 2, corner / 2 + 0.1 + size / 2], dim=1)
     inputs = {
         "video": video,
         "boxes": boxes * torch.tensor([width, height, width, height]),
-        "clips": torch.randint(0, batch, (number,), generator=generator),
+        "clips": torch.randint(0, clips, (number,), generator=generator),
         "person_scores": torch.rand(number, generator=generator),
         "sizes": torch.tensor([width - 5.0, height - 3.0]).expand(number, 2).clone(),
     }
@@ -264,14 +274,14 @@ def _metadata(cfg: CfgNode, label_map: dict[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def _step(bar: tqdm, description: str) -> None:
+def _next_step(bar: tqdm, description: str) -> None:
     bar.update()
     bar.set_description(description)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporters' words on their own inner affairs."""
+    """Suppress warnings and log messages of the exporters."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,9 +1,11 @@
+"""`ActionDetections` from the rows of a CSV."""
+
 import numpy as np
 import pytest
 
 from vmae_det.formats.ava_csv import read_action_csv
 from vmae_det.formats.label_map import LabelMap
-from vmae_det.inference.from_rows import detections_of
+from vmae_det.inference.detections import ActionDetections
 from vmae_det.utils.errors import DataError
 
 LABEL_MAP = LabelMap((2, 5), ("sit", "wave"), ("", ""))
@@ -25,8 +27,8 @@ def rows(tmp_path):
     return read_action_csv(path, LABEL_MAP, kind="detections")
 
 
-def test_rows_of_one_box_are_one_person(rows):
-    detections = detections_of(rows, "videos/clip.mp4", LABEL_MAP, 900.0)
+def test_rows_with_the_same_box_are_one_person(rows):
+    detections = ActionDetections.from_rows(rows, "videos/clip.mp4", LABEL_MAP, 900.0)
     assert detections.timestamp.tolist() == [902, 902, 903]
     assert detections.boxes[:, 0].tolist() == [0.1, 0.5, 0.5]
     np.testing.assert_array_equal(detections.scores, [[0.125, 0], [0.75, 0.5], [0, 0.25]])
@@ -34,6 +36,6 @@ def test_rows_of_one_box_are_one_person(rows):
     assert np.isnan(detections.person_scores).all()
 
 
-def test_a_video_that_the_rows_do_not_name(rows):
-    with pytest.raises(DataError, match="no detections for the video 'film'; they are for: clip, other"):
-        detections_of(rows, "film.mp4", LABEL_MAP)
+def test_rows_without_the_video(rows):
+    with pytest.raises(DataError, match="no detections for the video 'film'; the file has: clip, other"):
+        ActionDetections.from_rows(rows, "film.mp4", LABEL_MAP)

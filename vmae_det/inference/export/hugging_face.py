@@ -1,4 +1,4 @@
-"""A model as a folder for Transformers."""
+"""Saves a model as a folder for Hugging Face Transformers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from vmae_det.engine.setup import build_model_with_weights
 
 @dataclass(frozen=True)
 class PretrainedReport:
-    """What was written.
+    """Summary of a saved folder.
 
     Args:
+        folder: path of the folder.
         architecture: Transformers' class of the model.
-        named: whether `id2label` holds the names of a label map.
+        parameters: number of parameter tensors.
+        named: whether `id2label` has the names of a label map.
     """
 
     folder: Path
@@ -27,18 +29,17 @@ class PretrainedReport:
 
     def __str__(self) -> str:
         text = f"{self.folder}: {self.parameters} parameters, for {self.architecture}.from_pretrained"
-        return text + (", with the names of the classes" if self.named else "")
+        return text + (", with class names" if self.named else "")
 
 
 def save_pretrained(cfg: CfgNode, folder: str | Path, label_map: dict[str, Any] | None) -> PretrainedReport:
-    """Write the model that a config describes, with the weights of MODEL.WEIGHTS, as Transformers' own
-    `save_pretrained` would.
+    """Save the model of a config, with the weights of MODEL.WEIGHTS, as Transformers' `save_pretrained` does.
 
     Args:
-        label_map: the fields of a LabelMap, or None.
+        label_map: fields of a LabelMap, or None.
 
     Raises:
-        WeightsError: the weights do not fit or lack a part, or Transformers cannot express the model.
+        WeightsError: the weights do not fit or are incomplete, or Transformers has no such model.
         OutputError: the folder cannot be written.
     """
     folder = Path(folder)

@@ -1,4 +1,4 @@
-"""Sources that come when they come: cameras, by a stand-in with a clock of its own, and addresses."""
+"""Live sources (a simulated camera with its own clock) and URLs."""
 
 import functools
 import http.server
@@ -11,8 +11,8 @@ import pytest
 from numbered_videos import Recipe, numbered_frame, numbers, write_numbered, x264
 
 from vmae_det.formats.label_map import LabelMap
-from vmae_det.inference.clips import plan_keyframes
-from vmae_det.inference.person_sources import WholeFrame
+from vmae_det.inference.keyframe_clips import plan_keyframes
+from vmae_det.inference.person_sources import WholeFramePerson
 from vmae_det.inference.stream import ActionStream, StreamOptions
 from vmae_det.rendering.overlay_writer import OverlayStyle, OverlayWriter
 from vmae_det.utils.errors import DataError
@@ -24,7 +24,7 @@ LABELS = LabelMap((1,), ("wave",), ("PERSON_MOVEMENT",))
 
 
 class Clock:
-    """Shows a time that only the camera moves on."""
+    """A clock that only the camera advances."""
 
     def __init__(self):
         self.seconds = 1000.0
@@ -34,7 +34,7 @@ class Clock:
 
 
 def camera(clock, count, wait=lambda number: None):
-    """Numbered frames; `wait` is called with the number of each before it comes in."""
+    """Yield numbered frames; `wait` is called with the number of each before it arrives."""
     for number in range(count):
         wait(number)
         clock.seconds = 1000 + number / RATE
@@ -42,7 +42,7 @@ def camera(clock, count, wait=lambda number: None):
 
 
 def until(condition):
-    """Wait for another thread."""
+    """Wait until another thread fulfills a condition."""
     end = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < end
@@ -54,7 +54,7 @@ def cfg(tiny_cfg):
     return tiny_cfg("detect", "INPUT.NUM_FRAMES", 4, "INPUT.SAMPLING_RATE", 2)
 
 
-def test_frames_that_nobody_takes_are_dropped_and_counted():
+def test_unread_frames_are_dropped_and_counted():
     clock, all_in = Clock(), threading.Event()
 
     def images():
@@ -73,8 +73,8 @@ def test_frames_that_nobody_takes_are_dropped_and_counted():
     assert source.dropped == 100 - len(found)
 
 
-def test_a_slow_model_drops_keyframes_and_stays_near(cfg):
-    """One keyframe takes the model three seconds, and they come every fifth of one."""
+def test_slow_model_drops_keyframes_to_keep_latency_low(cfg):
+    """The model takes three seconds for one keyframe; a keyframe arrives every 0.2 s."""
     clock, busy, go_on = Clock(), threading.Event(), threading.Event()
     calls = []
 
@@ -85,7 +85,7 @@ def test_a_slow_model_drops_keyframes_and_stays_near(cfg):
         return [np.zeros((1, 1))]
 
     def wait(number):
-        if number == 20:  # the first keyframe is being scored, for as long as it takes three seconds to pass
+        if number == 20:  # the first keyframe is being scored until three seconds have passed
             until(busy.is_set)
         if number > 20 and number % 10 == 0:
             time.sleep(0.02)
@@ -95,9 +95,9 @@ def test_a_slow_model_drops_keyframes_and_stays_near(cfg):
 
     source = LiveSource(camera(clock, 200, wait), Fraction(RATE), clock=clock)
     plan = plan_keyframes(source, cfg, None, 0.2)
-    with ActionStream(source, plan, WholeFrame(), slow, cfg, StreamOptions()) as stream:
+    with ActionStream(source, plan, WholeFramePerson(), slow, cfg, StreamOptions()) as stream:
         results = list(stream)
-    # After the long one comes the newest, not the next: what waited in between was dropped.
+    # The next result is that of the newest keyframe; those that waited in between were dropped.
     assert results[0].time < 0.5
     assert results[1].time >= 3.0
     assert stream.dropped_keyframes >= 12
@@ -106,7 +106,7 @@ def test_a_slow_model_drops_keyframes_and_stays_near(cfg):
     assert results[-1].latency < 1.5
 
 
-def test_a_live_overlay_waits_for_no_keyframe_longer_than_it_may(tmp_path):
+def test_live_overlay_does_not_wait_longer_than_its_limit(tmp_path):
     clock = Clock()
     source = LiveSource([], Fraction(RATE), clock=clock)
     source._began = 1000.0
@@ -115,13 +115,13 @@ def test_a_live_overlay_waits_for_no_keyframe_longer_than_it_may(tmp_path):
             clock.seconds = 1000 + number / RATE
             writer.frame(Frame(number, number / RATE, numbered_frame(number, 96, 64)), 50.0)
         time.sleep(0.2)
-        assert writer.drawn == 0  # all of them still wait for the keyframe at 50
+        assert writer.drawn == 0  # all frames still wait for the keyframe at 50 s
         clock.seconds = 1003.0
         until(lambda: writer.drawn >= 0.95)
     assert len(open_video(tmp_path / "live.mp4")) == 100
 
 
-def test_a_full_overlay_of_a_live_source_drops_frames(tmp_path, monkeypatch):
+def test_overlay_of_live_source_drops_frames_when_its_buffer_is_full(tmp_path, monkeypatch):
     monkeypatch.setattr("vmae_det.rendering.overlay_writer._WAITING_BYTES", 10 * 96 * 64 * 3)
     source = LiveSource([], Fraction(RATE), clock=Clock())
     source._began = 1000.0
@@ -132,18 +132,18 @@ def test_a_full_overlay_of_a_live_source_drops_frames(tmp_path, monkeypatch):
     assert len(open_video(tmp_path / "live.mp4")) == 10
 
 
-def test_a_live_source_ends_when_it_is_closed(cfg):
+def test_live_source_ends_when_it_is_closed(cfg):
     clock, silent = Clock(), threading.Event()
 
     def images():
         yield from camera(clock, 60)
         silent.set()
-        threading.Event().wait(30)  # nothing more comes
+        threading.Event().wait(30)  # no further frames arrive
 
     source = LiveSource(images(), Fraction(RATE), clock=clock)
     plan = plan_keyframes(source, cfg, None, 0.2)
     with ActionStream(
-        source, plan, WholeFrame(), lambda f: [np.zeros((1, 1))], cfg, StreamOptions()
+        source, plan, WholeFramePerson(), lambda f: [np.zeros((1, 1))], cfg, StreamOptions()
     ) as stream:
         next(stream)
         assert silent.wait(20)
@@ -152,7 +152,7 @@ def test_a_live_source_ends_when_it_is_closed(cfg):
 
 
 class _Slow(http.server.SimpleHTTPRequestHandler):
-    """Serves files piece by piece, and no other requests than for all of one."""
+    """Serves whole files in small pieces; does not support range requests."""
 
     def copyfile(self, source, outputfile):
         while piece := source.read(4000):
@@ -173,7 +173,7 @@ def served(tmp_path):
         server.shutdown()
 
 
-def test_an_address_gives_what_the_file_gives(served, tmp_path):
+def test_url_yields_the_frames_of_the_file(served, tmp_path):
     options = x264(keyint=12) | {"movflags": "+faststart"}
     path = write_numbered(tmp_path / "far away", Recipe(suffix=".mkv", count=60, options=options))
     source = open_source(f"{served}/far%20away.mkv")
@@ -186,7 +186,7 @@ def test_an_address_gives_what_the_file_gives(served, tmp_path):
         np.testing.assert_array_equal(frame.image, other.image)
 
 
-def test_a_file_with_its_index_at_the_end_is_fetched_first(served, tmp_path, monkeypatch):
+def test_file_with_its_index_at_the_end_is_downloaded_first(served, tmp_path, monkeypatch):
     monkeypatch.setenv("VMAE_DET_CACHE", str(tmp_path / "cache"))
     path = write_numbered(tmp_path / "late", Recipe(count=60, options=x264(keyint=12)))
     assert path.read_bytes().index(b"moov") > path.read_bytes().index(b"mdat")
@@ -196,8 +196,8 @@ def test_a_file_with_its_index_at_the_end_is_fetched_first(served, tmp_path, mon
     assert source.video_id == "late"
 
 
-def test_a_file_that_tells_its_times_as_a_whole_is_fetched_first(served, tmp_path, monkeypatch):
-    """In AVI, FFmpeg's times are wrong after frames that the camera dropped."""
+def test_file_without_reliable_times_is_downloaded_first(served, tmp_path, monkeypatch):
+    """In AVI, FFmpeg returns wrong times after frames that the camera dropped."""
     monkeypatch.setenv("VMAE_DET_CACHE", str(tmp_path / "cache"))
     stamps = [*range(20), *range(40, 60)]
     recipe = Recipe(suffix=".avi", options=x264(keyint=12, bframes=2), stamps=stamps)
@@ -207,7 +207,7 @@ def test_a_file_that_tells_its_times_as_a_whole_is_fetched_first(served, tmp_pat
     np.testing.assert_allclose([frame.time for frame in frames], np.array(stamps) / 25, atol=1e-3)
 
 
-def test_addresses_that_hold_no_video(served, tmp_path):
+def test_urls_without_a_video(served, tmp_path):
     (tmp_path / "page.html").write_text("<p>no video")
     for name in ("page.html", "missing.mp4"):
         with pytest.raises(DataError, match=f"{served}/{name}: cannot be read: "):
@@ -216,7 +216,7 @@ def test_addresses_that_hold_no_video(served, tmp_path):
         open_source("rtsp://127.0.0.1:9/none")
 
 
-def test_names_of_what_is_made():
+def test_video_ids():
     assert video_id("https://host/a/b%2Fc;d.mp4?x=1#y") == "c_d"
     assert video_id("rtsp://camera.local:554") == "camera.local"
     assert video_id("0") == "camera_0"

@@ -1,0 +1,222 @@
+"""Reads and runs exported detectors: .pt2 files with PyTorch, .onnx files with onnxruntime."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision  # noqa: F401  # registers the operator RoIAlign
+
+from vmae_det.config import CfgNode, get_cfg
+from vmae_det.inference.export.archive_check import read_extra_file, safe_copy
+from vmae_det.inference.onnx_session import first_line, open_session
+from vmae_det.utils.downloads import split_address
+from vmae_det.utils.errors import ConfigError, WeightsError
+from vmae_det.utils.memory import is_out_of_memory
+from vmae_det.utils.paths import is_address
+
+ONNX_SUFFIX = ".onnx"
+TORCH_SUFFIX = ".pt2"
+METADATA_KEY = "vmae_det"  # in the metadata of an ONNX file; with .json, among the extra files of a .pt2
+FORMAT_VERSION = 2
+DETECTOR_INPUTS = ("video", "boxes", "clips", "person_scores", "sizes")
+# Keys of MODEL that may differ from those of the export; all others are fixed in the graph.
+_FREE_KEYS = ("WEIGHTS", "DEVICE", "INIT", "COMPILE", "BACKBONE.CHECKPOINT", "BACKBONE.DROP_PATH")
+_UNUSED_GROUPS = ("DECODER", "MASK", "RECONSTRUCTION")
+
+
+def is_exported(source: str | Path) -> bool:
+    """Return whether a path or URL has the suffix of an exported model."""
+    path = split_address(str(source)).path if is_address(source) else source
+    return Path(path).suffix in (ONNX_SUFFIX, TORCH_SUFFIX)
+
+
+# ---------------------------------------------------------------- metadata
+
+
+def read_exported_metadata(path: Path) -> dict[str, Any]:
+    """Read the metadata that `export` stores in a file; see `parse_metadata`.
+
+    Raises:
+        WeightsError: the file cannot be read, or has no metadata of vmae_det.
+        UserError: the file is an ONNX file and onnxruntime is not installed.
+    """
+    if path.suffix == ONNX_SUFFIX:
+        metadata = open_session(path, optimize=False).get_modelmeta().custom_metadata_map
+        return parse_metadata(metadata.get(METADATA_KEY), path)
+    return parse_metadata(read_extra_file(path, f"{METADATA_KEY}.json"), path)
+
+
+def parse_metadata(text: str | None, path: Path) -> dict[str, Any]:
+    """Parse the metadata of an exported file: `config` (YAML text), `label_map` (dict or None) and others.
+
+    Raises:
+        WeightsError: there is no metadata, or it is not that of vmae_det.
+    """
+    if text is None:
+        raise WeightsError(
+            f"{path}: contains no metadata of vmae_det; expected a file written by `vmae-det export`"
+        )
+    try:
+        metadata = json.loads(text)
+        version = metadata["format"]
+        valid = isinstance(metadata["config"], str) and isinstance(metadata["label_map"], (dict, type(None)))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        valid, version = False, None
+    if not valid:
+        raise WeightsError(f"{path}: its metadata is damaged; expected a file written by `vmae-det export`")
+    if version != FORMAT_VERSION:
+        raise WeightsError(
+            f"{path}: metadata of version {version}, expected {FORMAT_VERSION}: export the model again"
+        )
+    return metadata
+
+
+def check_overrides(cfg: CfgNode, exported_config: str, path: Path) -> None:
+    """Raise a ConfigError if a config describes another model than the exported one.
+
+    Args:
+        exported_config: config of the exported model, YAML text.
+        path: the exported file, for the message.
+    """
+    exported = get_cfg()
+    exported.merge_from_text(exported_config, str(path))
+    requested = _fixed_keys(cfg)
+    for key, value in _fixed_keys(exported).items():
+        if requested[key] != value:
+            raise ConfigError(
+                f"{key}: {requested[key]!r}, but {path} was exported with {value!r}; export the model again"
+            )
+
+
+def _fixed_keys(cfg: CfgNode) -> dict[str, Any]:
+    """Return the keys, with their values, that are fixed in an exported graph."""
+    fixed = {
+        f"MODEL.{key}": value
+        for key, value in _flat_keys(cfg.MODEL)
+        if key not in _FREE_KEYS and key.split(".")[0] not in _UNUSED_GROUPS
+    }
+    return fixed | {"INPUT.NUM_FRAMES": cfg.INPUT.NUM_FRAMES}
+
+
+def _flat_keys(node: CfgNode, prefix: str = "") -> list[tuple[str, Any]]:
+    keys = []
+    for key, value in node.items():
+        is_group = isinstance(value, CfgNode)
+        keys += _flat_keys(value, f"{prefix}{key}.") if is_group else [(prefix + key, value)]
+    return keys
+
+
+# ---------------------------------------------------------------- inputs and outputs
+
+
+def flatten_batch(batch: dict) -> dict[str, torch.Tensor]:
+    """Convert a detector's batch, with lists by clip, to the inputs of an exported detector.
+
+    Returns:
+        `video` uint8 (B, 3, T, H, W), and with one row per person `boxes` (R, 4), `clips` (R,) int64 (index
+        of the person's clip), `person_scores` (R,) and `sizes` (R, 2).
+    """
+    counts = torch.tensor([len(boxes) for boxes in batch["boxes"]])
+    return {
+        "video": batch["video"],
+        "boxes": torch.cat(batch["boxes"]),
+        "clips": torch.arange(len(counts)).repeat_interleave(counts),
+        "person_scores": torch.cat(batch["person_scores"]),
+        "sizes": torch.stack(batch["size"]).repeat_interleave(counts, dim=0),
+    }
+
+
+def split_scores(scores: torch.Tensor, batch: dict) -> list[np.ndarray]:
+    """Split scores (R, classes) into a list by clip."""
+    counts = [len(boxes) for boxes in batch["boxes"]]
+    return [clip_scores.numpy() for clip_scores in scores.split(counts)]
+
+
+# ---------------------------------------------------------------- ONNX
+
+
+class OnnxModel:
+    """A detector in an ONNX file; a `scorers.Scorer`."""
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        self.path = path
+        self.session = open_session(path, device.type)
+        self.input_names = [node.name for node in self.session.get_inputs()]
+
+    def __call__(self, batch: dict) -> list[np.ndarray]:
+        """Return the scores (N_i, classes) of each clip's persons."""
+        inputs = {name: value.numpy() for name, value in flatten_batch(batch).items()}
+        try:
+            (scores,) = self.session.run(["scores"], {name: inputs[name] for name in self.input_names})
+        except Exception as error:  # the exceptions of onnxruntime have no common base class
+            raise WeightsError(f"{self.path}: onnxruntime cannot run it: {first_line(error)}") from None
+        return split_scores(torch.from_numpy(scores), batch)
+
+
+# ---------------------------------------------------------------- torch.export
+
+
+def load_program(path: Path, device: torch.device | None = None) -> Callable[..., torch.Tensor]:
+    """Load the function in a torch.export archive on a device (None: the CPU), after checking its safety.
+
+    Raises:
+        WeightsError: the archive is refused by `safe_copy`, or torch cannot load it.
+    """
+    copy = safe_copy(path)
+    silenced = _SilencedLog()
+    try:
+        with silenced:
+            program = torch.export.load(copy)
+        if device is not None and device.type != "cpu":
+            from torch.export.passes import move_to_device_pass
+
+            program = move_to_device_pass(program, device)
+        return program.module()
+    except Exception as error:  # an untrusted file can cause any exception
+        reason = first_line(silenced.error or error)
+        raise WeightsError(f"{path}: torch cannot load it: {reason}") from None
+
+
+class _SilencedLog(logging.Filter):
+    """Suppresses the log of torch.export; `error` is the exception whose traceback it would have logged."""
+
+    logger = logging.getLogger("torch.export")
+    error: BaseException | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info:
+            self.error = record.exc_info[1]
+        return False
+
+    def __enter__(self) -> None:
+        self.logger.addFilter(self)
+
+    def __exit__(self, *_: object) -> None:
+        self.logger.removeFilter(self)
+
+
+class TorchExportModel:
+    """A detector in a .pt2 file; a `scorers.Scorer`."""
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        self.path = path
+        self.device = device
+        self.program = load_program(path, device)
+
+    @torch.no_grad()
+    def __call__(self, batch: dict) -> list[np.ndarray]:
+        """Return the scores (N_i, classes) of each clip's persons."""
+        inputs = flatten_batch(batch)
+        try:
+            scores = self.program(*(inputs[name].to(self.device) for name in DETECTOR_INPUTS))
+            return split_scores(scores.cpu(), batch)
+        except Exception as error:  # an untrusted graph can cause any exception
+            if is_out_of_memory(error):
+                raise
+            raise WeightsError(f"{self.path}: torch cannot run it: {first_line(error)}") from None
