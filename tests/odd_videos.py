@@ -119,12 +119,12 @@ UNREADABLE: dict[str, Maker] = {
 REASONS = {
     "truncated": "Invalid data",
     "empty": "it is empty",
-    "audio_only": "holds no video stream",
-    "no_frames": "holds no frames",
-    "picture": "not a format of video files",
+    "audio_only": "it has no video stream",
+    "no_frames": "it has no frames",
+    "picture": "not a supported video format",
     "text": r"Invalid data .*\(1900 bytes\)",
     "zeros": r"\(5000 bytes\)",
-    "playlist": "Invalid data|not a format of video files",
+    "playlist": "Invalid data|not a supported video format",
 }
 ODD: dict[str, Maker] = {
     "avi_that_is_mp4": avi_that_is_mp4,

@@ -155,7 +155,7 @@ def test_frames_of_a_folder_and_of_a_pattern(tmp_path, detect):
     assert [line["timestamp"] for line in lines] == [0, 0.5, 1]
     status, printed = detect(folder / "none_%03d.png")
     assert status == 2
-    assert "there are no images of this name" in printed.err
+    assert "no image matches this pattern" in printed.err
 
 
 def test_inputs(tmp_path):
@@ -171,7 +171,7 @@ def test_inputs(tmp_path):
     assert stems == ["9", "10", "frames", "sub/x", "live", "camera_0"]
     assert [one.is_live for one in found] == [False] * 4 + [True] * 2
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no videos and no images"):
+    with pytest.raises(DataError, match="contains no videos and no images"):
         find_video_inputs([str(tmp_path / "empty")])
     with pytest.raises(UserError, match="would be called 'x'"):
         find_video_inputs(["a/x.mp4", "b/x.mp4"])

@@ -247,7 +247,7 @@ def test_a_file_whose_name_is_a_number(tmp_path, detect, monkeypatch):  # noqa: 
     assert made(tmp_path) == ["20240101.jsonl"]
     status, printed = detect("2" * 30)
     assert status == 2
-    assert "there is no camera of this number" in printed.err
+    assert "no such camera" in printed.err
 
 
 def test_pixels_that_are_not_square_come_over_the_web_as_from_a_file(tmp_path):
@@ -267,7 +267,7 @@ def test_pixels_that_are_not_square_come_over_the_web_as_from_a_file(tmp_path):
 
 
 def test_addresses_that_end_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "_WAIT", (2.0, 2.0))
+    monkeypatch.setattr(sources, "_TIMEOUTS", (2.0, 2.0))
     with serve(lambda handler, write: None) as address, pytest.raises(DataError, match="cannot be read"):
         open_source(f"{address}/nothing.ts")
 

@@ -194,7 +194,7 @@ def test_videos_that_cannot_be_taken(videos, detector, tmp_path, capsys, problem
         asked, said = [str(videos / "none.mp4")], "no such video file"
     elif problem == "empty folder":
         (tmp_path / "empty").mkdir()
-        asked, said = [str(tmp_path / "empty")], "holds no videos and no images"
+        asked, said = [str(tmp_path / "empty")], "contains no videos and no images"
     else:
         with pytest.raises(SystemExit):
             main(["detect-persons", "--output", str(tmp_path / "p.csv"), *detector])

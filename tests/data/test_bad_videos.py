@@ -63,7 +63,7 @@ def hang(path):
 
 
 def outside(path):
-    raise TimeOutsideVideoError(f"keyframe 22: {path}: second 22.000 lies outside the video", "set.yaml")
+    raise TimeOutsideVideoError(f"keyframe 22: {path}: second 22.000 is outside the video", "set.yaml")
 
 
 def get_killed(path):

@@ -246,7 +246,7 @@ def test_a_wrong_clock_is_named(tiny_cfg, mini_ava, tmp_path):
     (tmp_path / "own.yaml").write_text(text)
     cfg = tiny_cfg("detect", "DATASETS.TRAIN", (str(tmp_path / "own.yaml"),))
     dataset = build_train_dataset(cfg, "detection")
-    with pytest.raises(DataError, match=r"keyframe 90\d \(video_start is 0\).*lies outside the video"):
+    with pytest.raises(DataError, match=r"keyframe 90\d \(video_start is 0\).*is outside the video"):
         dataset[0, 0]
 
 

@@ -310,7 +310,7 @@ def test_the_frames_of_a_keyframe_are_slowfasts(tmp_path, in_process, capsys):
     printed = capsys.readouterr().out
     where = "second 902 of -5KQ66BBWC4 is the frame nearest to 2.000 s of its file (video_start 900)"
     assert where in printed
-    assert "SlowFast counts (902 - 900) x 30 = frame 60" in printed
+    assert "SlowFast uses (902 - 900) x 30 = frame 60" in printed
     assert "here it is frame 60 (from 0)" in printed
     spec = get_dataset(f"{name}_train", str(site.root))
     assert frame_at(spec, "-5KQ66BBWC4", 902).mean() == pytest.approx(60, abs=1)

@@ -202,7 +202,7 @@ def test_detection_over_bad_and_odd_files(tiny_cfg, mini_ava, used, tmp_path, wo
     run_training(cfg, hooks=[Vanish(1, gone)])
     reasons = left_out(cfg)
     assert set(reasons) == {bad.name, gone.name}
-    assert "not a format of video files" in reasons[bad.name]
+    assert "not a supported video format" in reasons[bad.name]
     assert reasons[gone.name] == GONE
     assert last_metrics(cfg)["bad_videos"] == 2
     assert min(used()[path.name] for path in (odd, good)) > 8

@@ -109,7 +109,7 @@ def test_slow_model_drops_keyframes_to_keep_latency_low(cfg):
 def test_live_overlay_does_not_wait_longer_than_its_limit(tmp_path):
     clock = Clock()
     source = LiveSource([], Fraction(RATE), clock=clock)
-    source._began = 1000.0
+    source._started = 1000.0
     with OverlayWriter(tmp_path / "live.mp4", source, LABELS, 1.0, OverlayStyle()) as writer:
         for number in range(100):
             clock.seconds = 1000 + number / RATE
@@ -124,7 +124,7 @@ def test_live_overlay_does_not_wait_longer_than_its_limit(tmp_path):
 def test_overlay_of_live_source_drops_frames_when_its_buffer_is_full(tmp_path, monkeypatch):
     monkeypatch.setattr("vmae_det.rendering.overlay_writer._WAITING_BYTES", 10 * 96 * 64 * 3)
     source = LiveSource([], Fraction(RATE), clock=Clock())
-    source._began = 1000.0
+    source._started = 1000.0
     with OverlayWriter(tmp_path / "live.mp4", source, LABELS, 1.0, OverlayStyle()) as writer:
         for number in range(30):
             writer.frame(Frame(number, number / RATE, numbered_frame(number, 96, 64)), 50.0)

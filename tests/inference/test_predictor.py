@@ -91,7 +91,7 @@ def test_whole_frame_as_one_person_per_second(weights, video, tmp_path):
 def test_boxes_of_another_video_or_time(weights, video, boxes, tmp_path):
     predictor = ActionPredictor(read_config(weights))
     persons = read_person_boxes(boxes)
-    with pytest.raises(DataError, match="lies outside the video"):
+    with pytest.raises(DataError, match="is outside the video"):
         predictor(video, persons)
     other = tmp_path / "unknown.mp4"
     other.write_bytes(video.read_bytes())

@@ -87,7 +87,7 @@ def test_pictures_that_are_turned_by_exif(tmp_path, suffix):
 def test_a_frame_that_is_there_twice(folder):
     (folder / f"{folder.name}_3.png").write_bytes(b"")
     with pytest.raises(
-        DataError, match=r"1j20qq1JyX4: 1j20qq1JyX4_3\.jpg and 1j20qq1JyX4_3\.png have one name"
+        DataError, match=r"1j20qq1JyX4: 1j20qq1JyX4_3\.jpg and 1j20qq1JyX4_3\.png are the same frame"
     ):
         open_video(folder)
 

@@ -49,8 +49,8 @@ def test_the_table_of_the_documents(rate, second):
 def test_what_is_said():
     text = describe_keyframe("a", 902, 900)
     assert "second 902 of a is the frame nearest to 2.000 s of its file (video_start 900)" in text
-    assert "SlowFast counts (902 - 900) x 30 = frame 60 from the first" in text
-    assert "frame 54 from the first at 27 a second" in describe_keyframe("a", 902, 900, 27)
+    assert "SlowFast uses (902 - 900) x 30 = frame 60 from the first" in text
+    assert "frame 54 from the first at 27 frames per second" in describe_keyframe("a", 902, 900, 27)
     assert "SlowFast" not in describe_keyframe("a", 2, 0)
 
 
@@ -63,7 +63,7 @@ def test_training_and_testing_say_it_once(tiny_cfg, mini_ava, caplog, training):
             dataset[0, index]
     (said,) = [record.getMessage() for record in caplog.records if "keyframe" in record.getMessage()]
     second = f"{dataset.keyframes.timestamp[0]:g}"
-    assert said.startswith(f"{file}: the keyframe of second {second} of ")
+    assert said.startswith(f"{file}: the keyframe at second {second} of ")
     assert "(video_start 900)" in said
 
 

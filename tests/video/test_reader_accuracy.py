@@ -147,8 +147,8 @@ def test_moments(video, name, reader):
 )
 def test_decord_reads_where_it_can_be_trusted(video, name, trusted):
     path = video(name)
-    assert (get_frame_index(VideoLocation(path, path)).doubt == "") == trusted
-    assert DecordReader(VideoLocation(path, path)).is_decord == trusted
+    assert (get_frame_index(VideoLocation(path, path)).decord_problem == "") == trusted
+    assert DecordReader(VideoLocation(path, path)).uses_decord == trusted
 
 
 MATRICES = {

@@ -174,7 +174,7 @@ def test_a_file_that_is_replaced(tmp_path, sound, reader):
 def test_frames_outside_the_video(sound, reader):
     video = open_video(sound, reader)
     for index in (-1, 60):
-        with pytest.raises(DataError, match=rf"frame {index} is asked of a video of 60 frames"):
+        with pytest.raises(DataError, match=rf"frame {index} is out of range for a video of 60 frames"):
             video.frames([0, index])
 
 

@@ -251,7 +251,7 @@ def test_hdr_is_said_once(tmp_path, caplog, transfer, name):
     if name:  # what is made of it is no less HDR
         assert resize_video(path, tmp_path / "small.mp4", 32) == ""
         open_video(tmp_path / "small.mp4")
-        assert f"small.mp4: its colours are HDR ({name})" in caplog.text
+        assert f"small.mp4: its colors are HDR ({name})" in caplog.text
 
 
 # The same of files that other programs made.

@@ -54,13 +54,13 @@ def test_videos_are_read_in_their_places(shard, reader):
         assert len(opened) == count
         for indices in ([count - 1, 0, 9, 9], [10], list(range(count))):
             assert numbers(opened.frames(indices)) == indices
-    assert DecordReader(VideoLocation(shard, shard, *find_in_shard(shard, "a.mp4"))).is_decord
+    assert DecordReader(VideoLocation(shard, shard, *find_in_shard(shard, "a.mp4"))).uses_decord
     assert open_video(shard / "a.mp4", reader, short_side=32).frames([3]).shape == (1, 32, 48, 3)
 
 
 @pytest.mark.parametrize("reader", READERS)
 def test_what_is_not_there_or_no_video(shard, reader):
-    with pytest.raises(DataError, match=r"train-000\.tar: holds no file 'z\.mp4'"):
+    with pytest.raises(DataError, match=r"train-000\.tar: contains no file 'z\.mp4'"):
         open_video(shard / "z.mp4", reader)
     with pytest.raises(DataError, match=r"train-000\.tar/bad\.mp4: cannot be read as a video"):
         open_video(shard / "bad.mp4", reader)
@@ -73,8 +73,8 @@ def test_broken_shards(tmp_path, shard):
     path = tmp_path / "broken.tar"
     for content, cause in (
         (b"text" * 500, "uncompressed tar file"),
-        (b"", "holds no videos|uncompressed tar file"),
-        (data[: len(data) // 2], "cut off|uncompressed tar file"),
+        (b"", "contains no videos|uncompressed tar file"),
+        (data[: len(data) // 2], "truncated|uncompressed tar file"),
     ):
         path.write_bytes(content)
         with pytest.raises(DataError, match=rf"broken\.tar: .*({cause})"):

@@ -54,7 +54,7 @@ def test_two_files_of_one_id_are_both_named(tmp_path, find, other, named):
         pytest.skip("looks into the folder itself")
     first = "videos/a.mp4" if "/a" in other else "a.mp4"
     folder = make(tmp_path / "videos", first, "b.mp4", "c.mp4", "c.webm", other)
-    expected = f"{re.escape(str(folder))}: the video 'a' is there twice: {named}; keep one"
+    expected = f"{re.escape(str(folder))}: the video 'a' exists twice: {named}; keep one"
     with pytest.raises(DataError, match=expected):
         find(folder)
 
@@ -80,4 +80,4 @@ def test_check_data_stops_where_training_does(mini_ava, tmp_path, capsys):
     shutil.copy(video, video.with_suffix(".webm"))
     assert cli_main.main(["check-data", str(folder / "val.yaml"), "--decode", "none"]) == 2
     error = capsys.readouterr().err
-    assert f"the video '{video.stem}' is there twice: {video.name} and {video.stem}.webm" in error
+    assert f"the video '{video.stem}' exists twice: {video.name} and {video.stem}.webm" in error

@@ -58,7 +58,7 @@ def test_boxes_without_area_in_the_frame_are_refused(tiny_cfg, video, box):
 
 
 def test_a_moment_beyond_the_end_is_refused(tiny_cfg, video):
-    with pytest.raises(DataError, match=r"second 900\.000 lies outside the video"):
+    with pytest.raises(DataError, match=r"second 900\.000 is outside the video"):
         attend_boxes(tiny_cfg("detect"), video, 900.0, [BOX])
 
 

@@ -19,7 +19,7 @@ from vmae_det.inference.detections import KeyframeActions
 from vmae_det.inference.keyframe_clips import ClipCutter, KeyframeClip, KeyframePlan
 from vmae_det.inference.person_sources import PersonSource
 from vmae_det.inference.tracking import ScoreSmoother, Tracker
-from vmae_det.utils.channel import Channel, Stages, batches
+from vmae_det.utils.channel import Channel, ThreadPipeline, batches
 from vmae_det.utils.errors import DataError
 from vmae_det.utils.resource_usage import Stopwatch
 from vmae_det.video.sources import Frame, VideoSource
@@ -123,7 +123,7 @@ class ActionStream(Iterator[KeyframeActions]):
         look_ahead = 0.0 if source.live else options.smooth / 2
         self._smoother = ScoreSmoother(options.smooth, look_ahead) if smooths else None
         self._cutter = ClipCutter(source, plan, cfg)
-        self._stages = Stages()
+        self._stages = ThreadPipeline()
         self._waiting_clips: Channel[KeyframeClip] | None = None
         self._results: Iterator[KeyframeActions] | None = None
         self._exhausted = False
@@ -183,7 +183,7 @@ class ActionStream(Iterator[KeyframeActions]):
         stages, live = self._stages, self.source.live
         batch_size = 1 if live else self._batch_size
         frames = stages.run(self._decode(), _DECODED_FRAMES)
-        self._waiting_clips = stages.run(self._cut_clips(_channel_items(frames)), batch_size, lossy=live)
+        self._waiting_clips = stages.run(self._cut_clips(_channel_items(frames)), batch_size, drop_oldest=live)
         if live:
             # No queue between person detection and scoring, so that the next keyframe is the newest one.
             groups = (self._add_persons(clips) for clips in batches(self._waiting_clips, 1))
@@ -325,12 +325,12 @@ class _Results(Iterator[KeyframeActions]):
         self._channel = channel
 
     def __next__(self) -> KeyframeActions:
-        results = self._channel.take()
+        results = self._channel.get()
         if not results:
             raise StopIteration
         return results[0]
 
 
 def _channel_items(channel: Channel[Frame]) -> Iterator[Frame]:
-    while frames := channel.take():
+    while frames := channel.get():
         yield frames[0]

@@ -1,4 +1,4 @@
-"""Which videos there are: Kinetics-style lists, folders, and tar shards."""
+"""Find videos: below a folder, in tar shards, by video id, and for the arguments of a command."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ from vmae_det.video.sources import is_live, video_id
 
 VideoPaths = PackedPaths | ShardVideoPaths
 
-_ENTRIES = 5  # of a folder that are looked at to tell whether it holds images
+_MAX_CHECKED = 5  # entries of a folder to check for images
 
 
 def find_videos(videos: Path | Shards) -> VideoPaths:
-    """All videos of shards, or all video files below a folder, by their suffix, in the order of their
-    paths; or one file, whatever its suffix."""
+    """Return all videos of shards, or all video files below a folder in the order of their paths.
+
+    Video files are recognized by their suffix. `videos` may also be a single file with any suffix.
+    """
     if isinstance(videos, Shards):
         return videos.videos
     if videos.is_file():
@@ -39,11 +41,35 @@ def find_videos(videos: Path | Shards) -> VideoPaths:
     return PackedPaths(videos, (file.relative_to(videos) for file in files))
 
 
-class FolderVideos(Mapping[str, Path]):
-    """The videos and folders of images that lie in a folder itself, by id: a file's name without suffix, a
-    folder's name.
+def videos_by_id(videos: Path | Shards) -> Mapping[str, Path]:
+    """Map video ids to files or folders of images.
 
-    An id with two files is an error where it is asked for.
+    The id is the KEY in shards. In a folder it is a file name without suffix, or a folder name.
+    """
+    if isinstance(videos, Shards):
+        return {key: videos.videos[number] for key, number in videos.videos.numbers_by_key().items()}
+    return _FolderVideos(videos)
+
+
+def resolve_video_ids(ids: np.ndarray, videos: Path | Shards) -> VideoPaths:
+    """Return the file of each video id; DataError if there are ids without a file."""
+    sharded = isinstance(videos, Shards)
+    known = videos.videos.numbers_by_key() if sharded else videos_by_id(videos)
+    missing = [str(video) for video in ids if str(video) not in known]
+    if missing:
+        raise DataError(
+            f"no video file for {len(missing)} of {len(ids)} video ids, such as '{missing[0]}' "
+            f"(expected {missing[0]}.mp4 or similar)",
+            str(videos),
+        )
+    found = [known[str(video)] for video in ids]
+    return videos.videos.select(found) if sharded else PackedPaths(videos, (path.name for path in found))
+
+
+class _FolderVideos(Mapping[str, Path]):
+    """Maps ids to the videos and folders of images directly in a folder.
+
+    Looking up an id that has two files raises DataError.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -71,54 +97,35 @@ class FolderVideos(Mapping[str, Path]):
 
 
 def unique_path(video: str, paths: Sequence[Path], folder: Path) -> Path:
-    """The file or folder of images of a video id, the first of `paths` where all are links to one.
+    """Return the only file or folder of images of a video id, where links to one file count as one.
 
     Raises:
-        DataError: there are two; it names both.
+        DataError: there are several; the error names two of them.
     """
     for other in paths[1:]:
         if os.path.realpath(paths[0]) != os.path.realpath(other):
             first, second = (path.relative_to(folder) for path in (paths[0], other))
-            raise DataError(
-                f"the video '{video}' is there twice: {first} and {second}; keep one of them", folder
-            )
+            raise DataError(f"the video '{video}' exists twice: {first} and {second}; keep one", folder)
     return paths[0]
 
 
-def videos_by_id(videos: Path | Shards) -> Mapping[str, Path]:
-    """Video id to file, or to folder of images: the KEYs of shards, or what `FolderVideos` finds."""
-    if isinstance(videos, Shards):
-        return {key: videos.videos[number] for key, number in videos.videos.numbers_by_key().items()}
-    return FolderVideos(videos)
-
-
-def resolve_video_ids(ids: np.ndarray, videos: Path | Shards) -> VideoPaths:
-    """The file of each video id; DataError names the ids without one."""
-    sharded = isinstance(videos, Shards)
-    known = videos.videos.numbers_by_key() if sharded else videos_by_id(videos)
-    missing = [str(video) for video in ids if str(video) not in known]
-    if missing:
-        raise DataError(
-            f"no video file for {len(missing)} of {len(ids)} video ids, such as '{missing[0]}' "
-            f"(expected {missing[0]}.mp4 or alike)",
-            str(videos),
-        )
-    found = [known[str(video)] for video in ids]
-    return videos.videos.select(found) if sharded else PackedPaths(videos, (path.name for path in found))
-
-
 def has_images(path: Path) -> bool:
-    """Whether a path is a folder in which there are images."""
+    """Return whether a path is a folder that contains images."""
     if not path.is_dir():
         return False
     with os.scandir(path) as entries:
-        some = itertools.islice(entries, _ENTRIES)
+        some = itertools.islice(entries, _MAX_CHECKED)
         return any(os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES for entry in some)
 
 
 @dataclass(frozen=True)
 class VideoInput:
-    """A video, as `open_source` takes it, and the relative path, without suffix, of what is made of it."""
+    """A video named on the command line.
+
+    Attributes:
+        video: argument for `open_source`.
+        stem: relative path of its outputs, without suffix.
+    """
 
     video: str
     stem: Path
@@ -130,49 +137,49 @@ class VideoInput:
 
 
 def find_video_inputs(names: Sequence[str]) -> list[VideoInput]:
-    """The videos that names stand for, in natural order within a folder.
+    """Return the videos that command-line arguments refer to, in natural order within each folder.
 
-    A folder stands for all videos in it and below; a folder that holds images and no videos is a video of
-    these frames. What is made of a folder's videos goes into folders as theirs.
+    A folder refers to all videos in and below it. A folder that contains images and no videos is one video.
+    Outputs for the videos of a folder use the same subfolders.
 
     Raises:
-        DataError: a folder without videos.
-        UserError: what is made of two videos would have one name.
+        DataError: a folder contains no videos.
+        UserError: the outputs of two videos would have the same name.
     """
-    inputs = [found for name in names for found in _of_name(name)]
-    by_stem: dict[Path, str] = {}
-    for found in inputs:
-        other = by_stem.setdefault(found.stem, found.video)
-        if other != found.video:
+    inputs = [video_input for name in names for video_input in _expand_argument(name)]
+    by_stem: dict[Path, VideoInput] = {}
+    for video_input in inputs:
+        other = by_stem.setdefault(video_input.stem, video_input)
+        if other.video != video_input.video:
             raise UserError(
-                f"{other} and {found.video}: what is made of both would be called '{found.stem}'; "
-                "rename one, or give the folder above them"
+                f"{other.video} and {video_input.video}: the outputs of both would be named "
+                f"'{video_input.stem}'; rename one, or pass their parent folder"
             )
-    return list({found.stem: found for found in inputs}.values())
+    return list(by_stem.values())
 
 
-def _of_name(name: str) -> list[VideoInput]:
-    path = Path(name)
-    if is_live(name) or is_address(name) or not path.is_dir():
+def _expand_argument(name: str) -> list[VideoInput]:
+    root = Path(name)
+    if is_live(name) or is_address(name) or not root.is_dir():
         return [VideoInput(name, Path(video_id(name)))]
-    found = []
-    for folder, below, files in os.walk(path):
-        below[:] = sorted((b for b in below if not b.startswith(".")), key=natural_key)
-        own = _in_folder(Path(folder), files)
-        found += [VideoInput(str(video), _stem(video, path)) for video in own]
-    if not found:
-        raise DataError("holds no videos and no images", path)
-    return found
+    inputs = []
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = sorted((sub for sub in subfolders if not sub.startswith(".")), key=natural_key)
+        inputs += [VideoInput(str(video), _stem(video, root)) for video in _videos_in(Path(folder), files)]
+    if not inputs:
+        raise DataError("contains no videos and no images", root)
+    return inputs
 
 
-def _in_folder(folder: Path, files: list[str]) -> list[Path]:
-    shown = sorted((name for name in files if not name.startswith(".")), key=natural_key)
-    videos = [folder / name for name in shown if Path(name).suffix.lower() in VIDEO_SUFFIXES]
-    is_frames = not videos and any(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in shown)
+def _videos_in(folder: Path, files: list[str]) -> list[Path]:
+    """Return the videos among the files of a folder, or the folder if it is a video of images."""
+    visible = sorted((name for name in files if not name.startswith(".")), key=natural_key)
+    videos = [folder / name for name in visible if Path(name).suffix.lower() in VIDEO_SUFFIXES]
+    is_frames = not videos and any(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in visible)
     return [folder] if is_frames else videos
 
 
-def _stem(video: Path, above: Path) -> Path:
-    if video == above:
+def _stem(video: Path, root: Path) -> Path:
+    if video == root:
         return Path(video_id(video.resolve()))
-    return video.relative_to(above).parent / video_id(video)
+    return video.relative_to(root).parent / video_id(video)

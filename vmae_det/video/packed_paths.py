@@ -1,4 +1,8 @@
-"""Many paths in two arrays: loader processes share arrays, while a list of objects is copied into each."""
+"""Strings and paths packed into arrays.
+
+Forked loader workers share arrays with the training process, whereas a list of Python objects is copied into
+each of them as soon as its reference counts change. detectron2 does the same in NumpySerializedList.
+"""
 
 from __future__ import annotations
 
@@ -10,32 +14,37 @@ import numpy as np
 
 
 class PackedStrings(Sequence):
-    """Texts in two arrays: `ends` (n + 1,) of each in `text`, the bytes of all."""
+    """A list of strings in two arrays.
+
+    Args:
+        ends: end of each string in `text`, after a leading 0, int64 (n + 1,).
+        text: bytes of all strings, uint8.
+    """
 
     def __init__(self, ends: np.ndarray, text: np.ndarray) -> None:
         self.ends = ends
         self.text = text
 
     @classmethod
-    def pack(cls, texts: Iterable[str | os.PathLike]) -> PackedStrings:
-        """The table of some texts."""
-        encoded = [os.fsencode(text) for text in texts]
+    def pack(cls, strings: Iterable[str | os.PathLike]) -> PackedStrings:
+        """Pack strings or paths."""
+        encoded = [os.fsencode(text) for text in strings]
         return cls(np.cumsum([0, *map(len, encoded)]), np.frombuffer(b"".join(encoded), dtype=np.uint8))
 
     def __len__(self) -> int:
         return len(self.ends) - 1
 
     def __getitem__(self, index: int) -> str:
-        index = range(len(self))[index]  # as a list counts from the end, and says that it has no more
+        index = range(len(self))[index]  # supports negative indices and raises IndexError, as lists do
         return os.fsdecode(self.text[self.ends[index] : self.ends[index + 1]].tobytes())
 
 
 class PackedPaths(Sequence):
-    """Files by their names below a folder.
+    """A list of paths below a folder.
 
     Args:
-        folder: of all files.
-        names: relative to it, or whole paths.
+        folder: the folder.
+        names: paths relative to it, or absolute paths.
     """
 
     def __init__(self, folder: Path, names: Iterable[str | os.PathLike]) -> None:
@@ -49,5 +58,5 @@ class PackedPaths(Sequence):
         return self.folder / self.names[index]
 
     def location(self, index: int) -> Path:
-        """What `open_video` takes."""
+        """Return the argument for `open_video`."""
         return self[index]

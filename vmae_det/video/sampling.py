@@ -1,4 +1,11 @@
-"""Which frames of a video make a clip. All functions give int64 indices (clip_length,)."""
+"""Temporal sampling: which frames make up a clip, and which frame is a keyframe.
+
+Functions that sample a clip return frame indices, int64 (clip_length,). Indices beyond either end of a video
+are clamped, so that its first or last frame repeats.
+
+A keyframe is annotated at a time. Its frame is the one nearest to that time (`nearest_frames`, called by
+`VideoReader.index_at`), and `sample_keyframe_clip` takes the clip around that frame.
+"""
 
 from __future__ import annotations
 
@@ -6,99 +13,133 @@ import numpy as np
 
 from vmae_det.config import CfgNode
 
+# SlowFast: (second - 900) * 30, see get_keyframe_data in ava_helper.py. AVA annotates seconds 900 to 1800.
+_AVA_CLOCK = (900, 1800)
+_SLOWFAST_RATE = 30
+
 
 def sample_training_clip(node: CfgNode, num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """The frames of a classification clip for training, as INPUT.SAMPLING and INPUT.CONVENTION say."""
-    length, rate = node.NUM_FRAMES, node.SAMPLING_RATE
+    """Sample a random training clip for classification, by INPUT.SAMPLING and INPUT.CONVENTION.
+
+    Args:
+        node: cfg.INPUT.
+        num_frames: frames of the video.
+        rng: random generator.
+    """
+    length, rate, published = node.NUM_FRAMES, node.SAMPLING_RATE, node.CONVENTION == "published"
     if node.SAMPLING == "dense":
-        choose = published_random_clip if node.CONVENTION == "published" else random_clip
-        return choose(num_frames, length, rate, rng)
-    choose = published_random_segments if node.CONVENTION == "published" else random_segments
-    return choose(num_frames, length, rng)
+        return (published_random_clip if published else random_clip)(num_frames, length, rate, rng)
+    return (published_random_segments if published else random_segments)(num_frames, length, rng)
 
 
 def sample_test_clip(node: CfgNode, num_frames: int, number: int, num_clips: int) -> np.ndarray:
-    """The frames of clip `number` of `num_clips` that a video is tested with, by the same keys."""
-    length, rate = node.NUM_FRAMES, node.SAMPLING_RATE
+    """Sample test clip `number` of `num_clips` of a video, by the same keys as for training."""
+    length, rate, published = node.NUM_FRAMES, node.SAMPLING_RATE, node.CONVENTION == "published"
     if node.SAMPLING == "dense":
-        choose = published_evenly_spaced_clip if node.CONVENTION == "published" else evenly_spaced_clip
-        return choose(num_frames, length, rate, number, num_clips)
-    choose = published_evenly_spaced_segments if node.CONVENTION == "published" else evenly_spaced_segments
-    return choose(num_frames, length, number, num_clips)
+        sample = published_evenly_spaced_clip if published else evenly_spaced_clip
+        return sample(num_frames, length, rate, number, num_clips)
+    sample = published_evenly_spaced_segments if published else evenly_spaced_segments
+    return sample(num_frames, length, number, num_clips)
 
 
 def sample_keyframe_clip(node: CfgNode, keyframe: int, num_frames: int) -> np.ndarray:
-    """The frames of the clip around a keyframe, as INPUT says."""
+    """Sample the clip around the frame `keyframe`, by the keys of INPUT."""
     length, rate = node.NUM_FRAMES, node.SAMPLING_RATE
     return keyframe_clip(keyframe + keyframe_clip_shift(node), num_frames, length, rate)
 
 
 def keyframe_clip_shift(node: CfgNode) -> int:
-    """How many frames a keyframe's clip lies later than centred: none, or as in the published detector."""
+    """Return by how many frames a keyframe's clip is later than centered.
+
+    It is 0, or as in the published detector if INPUT.CONVENTION is "published".
+    """
     return (node.SAMPLING_RATE - 1) // 2 if node.CONVENTION == "published" else 0
 
 
+def nearest_frames(times: np.ndarray, seconds: np.ndarray | float) -> np.ndarray:
+    """Return the index of the frame nearest to each time, the earlier one in case of a tie.
+
+    Args:
+        times: time of each frame, ascending (num_frames,).
+        seconds: times to look up, of any shape.
+    """
+    last = len(times) - 1
+    after = np.searchsorted(times, seconds).clip(1, max(last, 1)).clip(max=last)
+    before = (after - 1).clip(min=0)
+    return np.where(np.abs(times[before] - seconds) <= np.abs(times[after] - seconds), before, after)
+
+
 def random_clip(num_frames: int, clip_length: int, rate: int, rng: np.random.Generator) -> np.ndarray:
-    """Every `rate`-th frame from a random start; a video that is too short ends in its last frame,
-    repeated."""
+    """Sample every `rate`-th frame from a random start."""
     latest = max(num_frames - (clip_length - 1) * rate - 1, 0)
-    return _clip(int(rng.integers(latest + 1)), num_frames, clip_length, rate)
+    return _clip_from(int(rng.integers(latest + 1)), num_frames, clip_length, rate)
 
 
 def evenly_spaced_clip(
     num_frames: int, clip_length: int, rate: int, number: int, num_clips: int
 ) -> np.ndarray:
-    """Clip `number` of `num_clips` that are spread evenly over the video; a single one lies in its middle."""
+    """Sample clip `number` of `num_clips` clips evenly spaced over the video. A single clip is centered."""
     latest = max(num_frames - (clip_length - 1) * rate - 1, 0)
-    share = number / (num_clips - 1) if num_clips > 1 else 0.5
-    return _clip(round(latest * share), num_frames, clip_length, rate)
+    fraction = number / (num_clips - 1) if num_clips > 1 else 0.5
+    return _clip_from(round(latest * fraction), num_frames, clip_length, rate)
 
 
 def random_segments(num_frames: int, clip_length: int, rng: np.random.Generator) -> np.ndarray:
-    """One random frame from each of `clip_length` equal parts of a video (Temporal Segment Networks, Wang et
-    al. 2016); in a video of fewer frames some repeat."""
+    """Sample one random frame from each of `clip_length` equal segments of a video.
+
+    As in Temporal Segment Networks (Wang et al., 2016). In a video with fewer frames some repeat.
+    """
     edges = np.arange(clip_length + 1) * num_frames // clip_length
     return rng.integers(edges[:-1], np.maximum(edges[1:], edges[:-1] + 1))
 
 
 def evenly_spaced_segments(num_frames: int, clip_length: int, number: int, num_clips: int) -> np.ndarray:
-    """Clip `number` of `num_clips`, with a frame from each of `clip_length` equal parts of a video.
+    """Sample clip `number` of `num_clips`, with a frame from each of `clip_length` equal segments.
 
-    In all parts it lies (number + 1/2) / num_clips of the way through: a single clip takes the middles.
+    The frame is at (number + 1/2) / num_clips of each segment. A single clip takes the centers.
     """
     half_steps = 2 * num_clips * np.arange(clip_length) + 2 * number + 1
     return half_steps * num_frames // (2 * num_clips * clip_length)
 
 
 def keyframe_clip(keyframe: int, num_frames: int, clip_length: int, rate: int) -> np.ndarray:
-    """The clip around a keyframe, which is its frame number clip_length // 2; beyond the ends, frames
-    repeat."""
-    return _clip(keyframe - (clip_length // 2) * rate, num_frames, clip_length, rate)
+    """Sample the clip in which the frame `keyframe` is at position clip_length // 2."""
+    return _clip_from(keyframe - (clip_length // 2) * rate, num_frames, clip_length, rate)
 
 
 def target_clip(
     clip: np.ndarray, rate: int, num_frames: int, target_length: int, target_rate: int
 ) -> np.ndarray:
-    """The frames to predict from `clip`, whose frames are `rate` apart: a clip around the same middle.
+    """Return the frames to predict from `clip`: a clip around the same center.
 
-    The middle is frame number clip_length // 2, as in a keyframe's clip; a target of one frame is that frame.
-    Beyond the ends of the video frames repeat.
+    The center is the frame at position clip_length // 2, as in the clip of a keyframe. A target of one frame
+    is that frame.
+
+    Args:
+        clip: indices of the input frames, which are `rate` apart.
+        rate: sampling rate of `clip`.
+        num_frames: frames of the video.
+        target_length: frames of the target.
+        target_rate: sampling rate of the target.
     """
-    middle = int(clip[0]) + len(clip) // 2 * rate
-    return keyframe_clip(middle, num_frames, target_length, target_rate)
+    center = int(clip[0]) + len(clip) // 2 * rate
+    return keyframe_clip(center, num_frames, target_length, target_rate)
 
 
-def _clip(start: int, num_frames: int, clip_length: int, rate: int) -> np.ndarray:
+def _clip_from(start: int, num_frames: int, clip_length: int, rate: int) -> np.ndarray:
     return (start + rate * np.arange(clip_length)).clip(0, num_frames - 1)
+
+
+# INPUT.CONVENTION "published": the sampling of VideoMAE's kinetics.py and ssv2.py.
 
 
 def published_random_clip(
     num_frames: int, clip_length: int, rate: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Frames spread evenly over a random window of clip_length * rate frames, from its first to its last.
+    """Sample frames evenly spaced over a random window of clip_length * rate frames, both ends included.
 
-    A video no longer than that gives num_frames // rate frames spread over all of it, then its last frame,
-    repeated.
+    In a video that is not longer than the window, num_frames // rate frames are evenly spaced over the entire
+    video, and the last frame fills the rest of the clip.
     """
     window = clip_length * rate
     if num_frames > window:
@@ -113,9 +154,9 @@ def published_random_clip(
 def published_evenly_spaced_clip(
     num_frames: int, clip_length: int, rate: int, number: int, num_clips: int
 ) -> np.ndarray:
-    """Clip `number` of `num_clips` that are spread over every `rate`-th frame; a single one in the middle.
+    """Sample clip `number` of `num_clips` clips spaced over every `rate`-th frame. A single one is centered.
 
-    In a video of too few such frames the last of them is repeated.
+    If there are too few such frames, the last one repeats.
     """
     frames = np.arange(0, num_frames, rate)
     latest = max(len(frames) - clip_length, 0)
@@ -124,9 +165,10 @@ def published_evenly_spaced_clip(
 
 
 def published_random_segments(num_frames: int, clip_length: int, rng: np.random.Generator) -> np.ndarray:
-    """One random frame from each of `clip_length` segments of num_frames // clip_length frames.
+    """Sample one random frame from each of `clip_length` segments of num_frames // clip_length frames.
 
-    What remains at the end of the video is not used. A video of fewer frames than segments gives random ones.
+    The remainder at the end of the video is not used. A video with fewer frames than segments gives random
+    frames.
     """
     size = num_frames // clip_length
     if size:
@@ -137,40 +179,35 @@ def published_random_segments(num_frames: int, clip_length: int, rng: np.random.
 def published_evenly_spaced_segments(
     num_frames: int, clip_length: int, number: int, num_clips: int
 ) -> np.ndarray:
-    """Clip `number` of `num_clips`: in each of `clip_length` equal parts the frame number / num_clips of the
-    way through."""
+    """Sample clip `number` of `num_clips`: the frame at number / num_clips of each of `clip_length` segments."""
     parts = np.arange(clip_length) * num_clips + number
     return parts * num_frames // (clip_length * num_clips)
 
 
-# SlowFast: (second - 900) * 30, in ava_helper.py's get_keyframe_data; AVA annotates seconds 900 to 1800.
-_AVA_CLOCK = (900, 1800)
-_SLOWFAST_RATE = 30
-
-
 def slowfast_frame(timestamp: float) -> int | None:
-    """Number from 0 of the image that SlowFast takes for a second of AVA's clock; None off that clock."""
+    """Return the 0-based image that SlowFast uses for a second of AVA's clock; None outside that clock."""
     first, last = _AVA_CLOCK
     return round((timestamp - first) * _SLOWFAST_RATE) if first <= timestamp <= last else None
 
 
 def describe_keyframe(video: str, timestamp: float, start: float, rate: float = 0.0) -> str:
-    """Where a dataset's keyframes are found, by the example of one.
+    """Describe where a keyframe is found, next to SlowFast's choice. Results differ by points between the two.
 
     Args:
-        timestamp: of a keyframe of `video`, seconds on the dataset's clock.
-        start: second of that clock at which the video's file starts.
-        rate: frames per second of the file; 0: not known.
+        video: id of the video.
+        timestamp: time of the keyframe, in seconds on the dataset's clock.
+        start: second of that clock at which the video file starts.
+        rate: frames per second of the file; 0 if unknown.
     """
     seconds = timestamp - start
     text = (
-        f"the keyframe of second {timestamp:g} of {video} is the frame nearest to {seconds:.3f} s of its "
+        f"the keyframe at second {timestamp:g} of {video} is the frame nearest to {seconds:.3f} s of its "
         f"file (video_start {start:g})"
     )
     if rate:
-        text += f", frame {round(seconds * rate)} from the first at {rate:.5g} a second"
+        text += f", frame {round(seconds * rate)} from the first at {rate:.5g} frames per second"
     other = slowfast_frame(timestamp)
     if other is not None:
-        text += f"; SlowFast counts ({timestamp:g} - {_AVA_CLOCK[0]}) x {_SLOWFAST_RATE} = frame {other}"
-        text += f" from the first, of images {_SLOWFAST_RATE} a second"
+        text += f"; SlowFast uses ({timestamp:g} - {_AVA_CLOCK[0]}) x {_SLOWFAST_RATE} = frame {other}"
+        text += f" from the first, of images at {_SLOWFAST_RATE} per second"
     return text

@@ -57,7 +57,7 @@ def _encode(source: Path, target: Path, short_side: int) -> int:
     width, height = resized(index.width, index.height, short_side)
     with av.open(str(target), "w", format="mp4", options={"movflags": "+faststart"}) as output:
         stream = output.add_stream("libx264", rate=index.rate.limit_denominator(1001), options=_ENCODER)
-        stream.width, stream.height = index.turn.size(width, height)
+        stream.width, stream.height = index.orientation.size(width, height)
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
         context.time_base = index.time_base
@@ -68,8 +68,8 @@ def _encode(source: Path, target: Path, short_side: int) -> int:
             picture = frame.reformat(
                 width, height, "yuv420p", interpolation="BICUBIC", dst_color_range=ColorRange.MPEG
             )
-            picture = _upright(picture, index.turn)
-            picture.pts, picture.time_base = int(index.stamps[number] - index.stamps[0]), index.time_base
+            picture = _upright(picture, index.orientation)
+            picture.pts, picture.time_base = int(index.pts[number] - index.pts[0]), index.time_base
             picture.pict_type = 0
             output.mux(stream.encode(picture))
             written += 1

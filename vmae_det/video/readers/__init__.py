@@ -1,4 +1,4 @@
-"""Video readers behind one interface: frames by index, and the index of a moment in time."""
+"""Video readers with one interface: frames by index, and the frame nearest to a time."""
 
 from vmae_det.video.readers.base import READER_REGISTRY, VideoReader, open_video
 from vmae_det.video.readers.decord_reader import DecordReader

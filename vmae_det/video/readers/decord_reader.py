@@ -1,4 +1,4 @@
-"""Reads through decord, where it can be trusted with a file; it is not built for every platform."""
+"""Reader based on decord, for the files that it reads correctly. decord is not built for every platform."""
 
 from __future__ import annotations
 
@@ -12,56 +12,56 @@ from vmae_det.video.readers.base import READER_REGISTRY, VideoLocation, VideoRea
 from vmae_det.video.readers.frame_index import get_frame_index
 from vmae_det.video.readers.pyav_reader import PyAVReader
 
-# Fewer frames than this share of a video decord may replace by their neighbours: none.
-_NO_REPLACEMENTS = 1e-9
+# Share of undecodable frames that decord may replace by their neighbors: none.
+_FAULT_TOLERANCE = 1e-9
 
 
 @READER_REGISTRY.register_as("decord")
 class DecordReader(VideoReader):
-    """Frames are those of the packets' index; where decord may give others, or fails, PyAV reads."""
+    """Returns the same frames as PyAVReader. Falls back to it where decord may differ, or fails."""
 
-    def __init__(self, source: VideoLocation, short_side: int | None = None) -> None:
+    def __init__(self, location: VideoLocation, short_side: int | None = None) -> None:
         try:
             import decord
         except ImportError:
             raise ConfigError(
-                "DATALOADER.READER: decord is not installed; pip install decord, or choose pyav"
+                "DATALOADER.READER: decord is not installed; run pip install decord, or use pyav"
             ) from None
         decord.logging.set_level(decord.logging.QUIET)
-        # decord asks this before it prints a warning about frames that it replaced.
+        # decord reads this variable before it prints a warning about replaced frames.
         os.environ.setdefault("DECORD_DUPLICATE_WARNING_THRESHOLD", "1.0")
-        index = get_frame_index(source)
-        self.path, self.times, self.rate, self.start = source.path, index.times, index.rate, index.start
-        self.sound = index.sound(source)
-        self._source, self._short_side = source, short_side
+        index = get_frame_index(location)
+        self.path, self.times, self.rate, self.start = location.path, index.times, index.rate, index.start
+        self.sound = index.sound(location)
+        self._location, self._short_side = location, short_side
         self._errors = (decord.DECORDError, RuntimeError, IndexError, AssertionError)
-        self._reader = self._pyav = None
-        if not index.doubt:
+        self._decord = self._pyav = None
+        if not index.decord_problem:
             width, height = reduced_size(index.width, index.height, short_side)
             try:
                 reader = decord.VideoReader(
-                    source.address, width=width, height=height, num_threads=1, fault_tol=_NO_REPLACEMENTS
+                    location.url, width=width, height=height, num_threads=1, fault_tol=_FAULT_TOLERANCE
                 )
-                self._reader = reader if len(reader) == len(index.stamps) else None
+                self._decord = reader if len(reader) == len(index.pts) else None
             except self._errors:
                 pass
-        if self._reader is None:
-            self._pyav = PyAVReader(source, short_side)
+        if self._decord is None:
+            self._pyav = PyAVReader(location, short_side)
 
     @property
-    def is_decord(self) -> bool:
-        """Whether decord reads this file, and not PyAV in its place."""
-        return self._reader is not None
+    def uses_decord(self) -> bool:
+        """Whether this file is read by decord, not by PyAV."""
+        return self._decord is not None
 
     def stream(self, first: int = 0, wanted: np.ndarray | None = None) -> Iterator[tuple[int, np.ndarray]]:
-        """Frames in order, as of VideoReader."""
+        """Yield frames in order (see `VideoReader.stream`)."""
         return super().stream(first, wanted) if self._pyav is None else self._pyav.stream(first, wanted)
 
     def _read(self, wanted: np.ndarray) -> np.ndarray:
-        if self._reader is not None:
+        if self._decord is not None:
             try:
-                return self._reader.get_batch(wanted).asnumpy()
+                return self._decord.get_batch(wanted).asnumpy()
             except self._errors:
-                self._reader = None
-        self._pyav = self._pyav or PyAVReader(self._source, self._short_side)
+                self._decord = None
+        self._pyav = self._pyav or PyAVReader(self._location, self._short_side)
         return self._pyav.frames(wanted)

@@ -1,4 +1,8 @@
-"""What a video's packets say before a frame is decoded: which frames there are, when, and where to start."""
+"""Frame index of a video file: which frames it has, when each is presented, and where decoding can start.
+
+It is built from the packets; only the first frame is decoded. "Key frame" is the codec's term here: a frame
+from which decoding can start.
+"""
 
 from __future__ import annotations
 
@@ -31,220 +35,230 @@ from vmae_det.video.readers.video_file import (
     warn_if_hdr,
 )
 
-# Containers that keep when each frame is shown; of others it is a guess by the order of decoding.
-_TIMED = ("mov", "matroska", "mpegts", "asf", "flv", "ogg")
-_HEADED = ("mov", "matroska")  # containers that describe their streams before the first packet
+# Containers that store presentation times. In others FFmpeg guesses them from the decoding order.
+_WITH_TIMESTAMPS = ("mov", "matroska", "mpegts", "asf", "flv", "ogg")
+_WITH_HEADER = ("mov", "matroska")  # containers that describe their streams before the first packet
 _DECORD_CODECS = ("h264", "hevc", "mpeg4", "vp8", "vp9")
-_MAX_INDICES = 512  # a film of two hours takes a megabyte and a half, a clip of ten seconds some kilobytes
-_SPLICE = 3  # packets before a break of the clock that the demuxer may take for damaged: it misses nothing
+_MAX_CACHED = 512  # indices; a two-hour film takes 1.5 MB, a ten-second clip some kilobytes
+# Packets before a discontinuity that the demuxer may mark as corrupt although nothing is missing.
+_DISCONTINUITY_MARGIN = 3
 
 
 @dataclass(frozen=True)
 class FrameIndex:
-    """Of the video of a file.
+    """Index of the video stream of a file.
 
     Attributes:
-        stamps: when each frame is shown, int64 (num_frames,), ascending, in units of `time_base` seconds.
-        keys: the stamps at which decoding can start, ascending; the first frame's among them.
-        rate: frames per second, on average.
-        width, height: of frames with square pixels, before `turn`.
-        numbered: packets do not say when their frames are shown, so frames are counted from the first one on.
-        doubt: why decord may give other frames than these; '' where it does not.
-        reorder_depth: frames that the decoder holds back to bring them into order; None where a file has to
-            be looked at anew each time.
-        splices: where the clock is interrupted, as numbers of packets from the first one on.
+        pts: presentation timestamps, int64 (num_frames,), ascending, in units of `time_base` seconds.
+        key_pts: timestamps at which decoding can start, ascending, including that of the first frame.
+        time_base: seconds per unit of the timestamps.
+        rate: average frames per second.
+        width, height: size of frames with square pixels, before `orientation` is applied.
+        orientation: how frames are transformed for display.
+        has_packet_times: whether packets state when their frames are presented. Otherwise frames are
+            identified by counting from the first one.
+        decord_problem: why decord may return other frames than these; '' if it does not.
+        reorder_depth: frames that the decoder buffers for reordering; None if the file must be probed each
+            time it is opened.
+        discontinuities: packet numbers, counted from the first one, at which the clock is interrupted.
     """
 
-    stamps: np.ndarray
-    keys: np.ndarray
+    pts: np.ndarray
+    key_pts: np.ndarray
     time_base: Fraction
     rate: Fraction
     width: int
     height: int
-    turn: Orientation
-    numbered: bool
-    doubt: str
+    orientation: Orientation
+    has_packet_times: bool
+    decord_problem: str
     reorder_depth: int | None
-    splices: tuple[int, ...] = ()
+    discontinuities: tuple[int, ...] = ()
 
     @property
     def times(self) -> np.ndarray:
-        """Seconds from the first frame on, float64 (num_frames,)."""
-        return (self.stamps - self.stamps[0]) * float(self.time_base)
-
-    def sound(self, source: VideoLocation) -> Path | None:
-        """The file, where its sound runs on the clock of its frames."""
-        return source.file if source.start is None and not self.splices else None
-
-    def is_spliced(self, packet: int) -> bool:
-        """Whether a packet, by its number from the first one on, lies at an interruption of the clock."""
-        return any(splice - _SPLICE <= packet <= splice for splice in self.splices)
+        """Seconds from the first frame, float64 (num_frames,)."""
+        return (self.pts - self.pts[0]) * float(self.time_base)
 
     @property
     def start(self) -> float:
-        """Second of the file's clock at which the first frame is shown; 0 where it does not say."""
-        return float(self.stamps[0] * self.time_base)
+        """Time of the first frame in seconds on the clock of the file; 0 if the file does not state it."""
+        return float(self.pts[0] * self.time_base)
+
+    def sound(self, location: VideoLocation) -> Path | None:
+        """Return the file if its audio is on the same clock as its frames, else None."""
+        return location.file if location.start is None and not self.discontinuities else None
+
+    def is_near_discontinuity(self, packet: int) -> bool:
+        """Return whether a packet, numbered from the first one, is at an interruption of the clock."""
+        return any(number - _DISCONTINUITY_MARGIN <= packet <= number for number in self.discontinuities)
+
+
+_cache: dict[tuple[VideoLocation, int, int], FrameIndex] = {}
+
+
+def get_frame_index(location: VideoLocation, file: VideoFile | None = None) -> FrameIndex:
+    """Return the frame index of a file. Each process reads it once, as long as the file does not change.
+
+    Args:
+        location: the file.
+        file: the open file to read from, if there is one.
+
+    Raises:
+        DataError: the file cannot be read, or contains no frames.
+    """
+    key = _cache_key(location)
+    index = _cache.pop(key, None) or _read_frame_index(location, file or VideoFile(location))
+    _cache[key] = index  # most recently used last
+    if len(_cache) > _MAX_CACHED:
+        del _cache[next(iter(_cache))]
+    return index
+
+
+def cached_frame_index(location: VideoLocation) -> FrameIndex | None:
+    """Return the frame index of a file if this process has already read it."""
+    return _cache.get(_cache_key(location))
+
+
+def clear_frame_indices() -> None:
+    """Empty the cache of this process."""
+    _cache.clear()
+
+
+def _cache_key(location: VideoLocation) -> tuple[VideoLocation, int, int]:
+    try:
+        stat = os.stat(location.file)
+    except OSError as error:
+        raise read_error(location.path, error) from None
+    return location, stat.st_mtime_ns, stat.st_size
+
+
+def _read_frame_index(location: VideoLocation, file: VideoFile) -> FrameIndex:
+    scan = _PacketScan(file, location)
+    if scan.first_frame is None:
+        problem = "none of its frames can be decoded" if scan.packets else "it has no frames"
+        raise read_error(location.path, problem)
+    context, orientation = file.stream.codec_context, orientation_of(scan.first_frame)
+    if scan.has_packet_times:
+        pts, key_pts = scan.timestamps()
+    else:
+        decoded = [timing for packet in VideoFile(location).packets() for timing in _frame_timings(packet)]
+        presented = [frame_pts for frame_pts, _ in decoded]
+        if scan.format == "mpeg":
+            presented = smooth_timestamps(decoded, scan.time_base, scan.rate)
+        if scan.format in RAW_FORMATS:
+            states_rate = bool(context.framerate)  # otherwise FFmpeg assumes 25 frames per second
+            durations = [duration * states_rate for _, duration in decoded]
+            presented = timestamps_from_durations(durations, scan.time_base, scan.rate)
+        if scan.format == "avi":
+            packets = [(packet.pts, packet.dts) for packet in scan.packets]
+            presented = avi_timestamps(presented, packets, context.reorder_depth, location.path)
+        clock = ContinuousClock(scan.time_base, scan.rate, scan.format)
+        pts = np.array([clock.add(frame_pts) for frame_pts in presented], dtype=np.int64)
+        key_pts = pts[:1]
+    if scan.discontinuities:
+        warn_about_discontinuities(location.path, len(scan.discontinuities))
+    warn_if_hdr(location.path, scan.first_frame.color_trc)
+    width, height = square_pixel_size(file.stream, scan.first_frame.width, scan.first_frame.height)
+    rotated = orientation != Orientation()
+    return FrameIndex(
+        pts=pts,
+        key_pts=key_pts,
+        time_base=scan.time_base,
+        rate=average_rate(len(pts), int(pts[-1] - pts[0]) * scan.time_base, scan.rate),
+        width=width,
+        height=height,
+        orientation=orientation,
+        has_packet_times=scan.has_packet_times,
+        decord_problem="its frames are rotated or mirrored" if rotated else _decord_problem(scan, len(pts)),
+        reorder_depth=context.reorder_depth if scan.format.startswith(_WITH_HEADER) else None,
+        discontinuities=scan.discontinuities,
+    )
 
 
 class _Packet(NamedTuple):
     number: int
     pts: int | None
     dts: int | None
-    key: bool
-    shown: bool
-    whole: bool
+    is_key: bool
+    is_shown: bool
+    is_intact: bool
 
     @classmethod
-    def of(cls, packet: av.Packet, number: int) -> _Packet:
+    def from_av(cls, packet: av.Packet, number: int) -> _Packet:
         flags = packet.is_keyframe, not packet.is_discard, not packet.is_corrupt
         return cls(number, packet.pts, packet.dts, *flags)
 
 
-_indices: dict[tuple[VideoLocation, int, int], FrameIndex] = {}
-
-
-def get_frame_index(source: VideoLocation, file: VideoFile | None = None) -> FrameIndex:
-    """The index of a file, which each process reads once while the file stays as it is.
-
-    Args:
-        file: the source, opened, to read it by.
-
-    Raises:
-        DataError: it cannot be read, or holds no frames.
-    """
-    key = _key(source)
-    index = _indices.pop(key, None) or _read_index(source, file or VideoFile(source))
-    _indices[key] = index  # the last one used stands last
-    if len(_indices) > _MAX_INDICES:
-        del _indices[next(iter(_indices))]
-    return index
-
-
-def cached_frame_index(source: VideoLocation) -> FrameIndex | None:
-    """The index of a file if this process has read it already."""
-    return _indices.get(_key(source))
-
-
-def _key(source: VideoLocation) -> tuple[VideoLocation, int, int]:
-    try:
-        stat = os.stat(source.file)
-    except OSError as error:
-        raise read_error(source.path, error) from None
-    return source, stat.st_mtime_ns, stat.st_size
-
-
-def clear_frame_indices() -> None:
-    """Read every file anew, as a process that begins."""
-    _indices.clear()
-
-
-def _read_index(source: VideoLocation, file: VideoFile) -> FrameIndex:
-    scan = _Scan(file, source)
-    if scan.first is None:
-        what = "none of its frames can be decoded" if scan.packets else "holds no frames"
-        raise read_error(source.path, what)
-    context, turn = file.stream.codec_context, orientation_of(scan.first)
-    if scan.timed:
-        stamps, keys = scan.stamps()
-    else:
-        decoded = [frame for packet in VideoFile(source).packets() for frame in _timing(packet)]
-        shown = [stamp for stamp, _ in decoded]
-        if scan.format == "mpeg":
-            shown = smooth_timestamps(decoded, scan.time_base, scan.rate)
-        if scan.format in RAW_FORMATS:
-            stated = bool(context.framerate)  # else FFmpeg takes 25 frames a second
-            durations = [duration * stated for _, duration in decoded]
-            shown = timestamps_from_durations(durations, scan.time_base, scan.rate)
-        if scan.format == "avi":
-            packets = [(packet.pts, packet.dts) for packet in scan.packets]
-            shown = avi_timestamps(shown, packets, context.reorder_depth, source.path)
-        clock = ContinuousClock(scan.time_base, scan.rate, scan.format)
-        stamps = np.array([clock.add(stamp) for stamp in shown], dtype=np.int64)
-        keys = stamps[:1]
-    if scan.splices:
-        warn_about_discontinuities(source.path, len(scan.splices))
-    warn_if_hdr(source.path, scan.first.color_trc)
-    size = square_pixel_size(file.stream, scan.first.width, scan.first.height)
-    return FrameIndex(
-        stamps=stamps,
-        keys=keys,
-        time_base=scan.time_base,
-        rate=average_rate(len(stamps), int(stamps[-1] - stamps[0]) * scan.time_base, scan.rate),
-        width=size[0],
-        height=size[1],
-        turn=turn,
-        numbered=not scan.timed,
-        doubt="its frames are turned" if turn != Orientation() else _doubt(scan, len(stamps)),
-        reorder_depth=context.reorder_depth if scan.format.startswith(_HEADED) else None,
-        splices=scan.splices,
-    )
-
-
-class _Scan:
-    """What one pass over a file's packets finds, which decodes its first frame alone.
+class _PacketScan:
+    """Result of one pass over the packets of a file, which decodes only its first frame.
 
     Attributes:
-        packets: in the order of decoding.
-        streams: how many videos, covers and thumbnails there are.
-        idr: whether H.264 key packets are all IDR pictures.
-        first: the first frame; None if none can be decoded.
-        timed: whether packets say when their frames are shown, on one clock.
-        splices: as of FrameIndex.
+        format: name of the demuxer.
+        codec: name of the codec.
+        time_base: seconds per unit of the timestamps.
+        rate: frames per second as stated by the file.
+        num_streams: number of video streams, including covers and thumbnails.
+        packets: in decoding order.
+        all_idr: whether all H.264 key frames are IDR pictures.
+        first_frame: None if no frame can be decoded.
+        discontinuities: see `FrameIndex`.
+        has_packet_times: whether packets state when their frames are presented, on one clock.
     """
 
-    def __init__(self, file: VideoFile, source: VideoLocation) -> None:
+    def __init__(self, file: VideoFile, location: VideoLocation) -> None:
         stream, self.format = file.stream, file.container.format.name
         context = stream.codec_context
         self.codec, self.time_base = context.codec.canonical_name, stream.time_base
-        self.rate, self.streams = _stated_rate(file, source), len(file.container.streams.video)
+        self.rate, self.num_streams = _stated_rate(file, location), len(file.container.streams.video)
         self.packets: list[_Packet] = []
-        self.idr, self.first = True, None
-        prefix = nal_length_size(stream)
+        self.all_idr, self.first_frame = True, None
+        length_size = nal_length_size(stream)
         for number, packet in enumerate(file.packets()):
             if packet.size:
-                self.packets.append(_Packet.of(packet, number))
-            if prefix and packet.size and packet.is_keyframe and self.idr:
-                self.idr = is_idr(packet, prefix)
-            if self.first is None:
-                self.first = next(iter(_decode(packet)), None)
-        order = [(packet.number, packet.dts) for packet in self.packets]
-        self.splices = find_discontinuities(order, self.time_base, self.rate, self.format)
-        self.timed = (
-            (self.format.startswith(_TIMED) or context.reorder_depth == 0)
+                self.packets.append(_Packet.from_av(packet, number))
+            if length_size and packet.size and packet.is_keyframe and self.all_idr:
+                self.all_idr = is_idr(packet, length_size)
+            if self.first_frame is None:
+                self.first_frame = next(iter(_decode(packet)), None)
+        decoding_times = [(packet.number, packet.dts) for packet in self.packets]
+        self.discontinuities = find_discontinuities(decoding_times, self.time_base, self.rate, self.format)
+        self.has_packet_times = (
+            (self.format.startswith(_WITH_TIMESTAMPS) or context.reorder_depth == 0)
             and self.format not in RAW_FORMATS
             and all(packet.pts is not None for packet in self.packets)
-            and (self.first is None or self.first.pts is not None)
-            and not self.splices
-            # In AVI, FFmpeg's guess goes astray where a camera dropped frames.
+            and (self.first_frame is None or self.first_frame.pts is not None)
+            and not self.discontinuities
+            # In AVI, FFmpeg's guess is wrong after frames that a camera dropped.
             and (self.format != "avi" or all(packet.pts == packet.dts for packet in self.packets))
         )
 
-    def stamps(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of a timed file: `stamps` and `keys` as of FrameIndex."""
-        first = self.first.pts
-        sound = [packet for packet in self.packets if packet.whole and packet.pts > first]
-        stamps = np.unique(np.array([first, *(p.pts for p in sound if p.shown)], dtype=np.int64))
-        keys = np.unique(np.array([first, *(p.pts for p in sound if p.key)], dtype=np.int64))
-        return stamps, keys
+    def timestamps(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return `pts` and `key_pts` of `FrameIndex` for a file with packet times."""
+        first = self.first_frame.pts
+        intact = [packet for packet in self.packets if packet.is_intact and packet.pts > first]
+        pts = np.unique(np.array([first, *(p.pts for p in intact if p.is_shown)], dtype=np.int64))
+        key_pts = np.unique(np.array([first, *(p.pts for p in intact if p.is_key)], dtype=np.int64))
+        return pts, key_pts
 
 
-def _stated_rate(file: VideoFile, source: VideoLocation) -> Fraction:
-    """Frames per second as the file states it, a guess where it does not and its times tell."""
+def _stated_rate(file: VideoFile, location: VideoLocation) -> Fraction:
+    """Return the frame rate that a file states, or a guess if its timestamps give the rate anyway."""
     stream = file.stream
     if file.container.format.name not in RAW_FORMATS:
         return stream.average_rate or stream.guessed_rate or Fraction(25)
-    rate = stream.guessed_rate if stream.codec_context.framerate else source.rate
+    rate = stream.guessed_rate if stream.codec_context.framerate else location.rate
     if not rate:
         raise read_error(
-            source.path,
-            f"a bare {file.container.format.name} stream that does not state its frame rate; state it with "
+            location.path,
+            f"a raw {file.container.format.name} stream that does not state its frame rate; set it with "
             "ffmpeg -r RATE -i FILE -c copy FILE.mp4",
         )
     return rate
 
 
-def _timing(packet: av.Packet) -> list[tuple[int | None, int]]:
-    """Time stamp and duration of the frames that a packet brings out."""
+def _frame_timings(packet: av.Packet) -> list[tuple[int | None, int]]:
+    """Return (PTS, duration) of the frames that a packet outputs."""
     return [(frame.pts, frame.duration) for frame in _decode(packet)]
 
 
@@ -255,40 +269,40 @@ def _decode(packet: av.Packet) -> list[av.VideoFrame]:
         return []
 
 
-def average_rate(count: int, seconds: Fraction, said: Fraction) -> Fraction:
-    """The header's rate where the frames' times agree with it, else theirs.
+def average_rate(count: int, seconds: Fraction, stated: Fraction) -> Fraction:
+    """Return the stated frame rate if it agrees with the timestamps, else the measured one.
 
     Args:
-        count: frames.
-        seconds: from the first of them to the last.
-        said: by the header.
+        count: number of frames.
+        seconds: time from the first frame to the last.
+        stated: rate in the header of the file.
     """
     if not seconds:
-        return said
+        return stated
     measured = (count - 1) / seconds
-    # The last frame's length is not known, and stamps are rounded.
-    slack = 0.01 + 1 / count
-    return said if abs(measured / said - 1) <= slack else measured.limit_denominator(1001)
+    # The duration of the last frame is unknown, and timestamps are rounded.
+    tolerance = 0.01 + 1 / count
+    return stated if abs(measured / stated - 1) <= tolerance else measured.limit_denominator(1001)
 
 
-def _doubt(scan: _Scan, num_frames: int) -> str:
-    """Why decord may count or find other frames, or ''."""
+def _decord_problem(scan: _PacketScan, num_frames: int) -> str:
+    """Return why decord may count or return other frames, or ''."""
     packets = scan.packets
-    if not scan.format.startswith(_HEADED):
+    if not scan.format.startswith(_WITH_HEADER):
         return f"its container is {scan.format}"
     if scan.codec not in _DECORD_CODECS:
         return f"its codec is {scan.codec}"
-    if scan.streams > 1:
-        return "it holds several video streams"
-    if not scan.timed:
-        return "its packets do not say when frames are shown"
-    if len(packets) != num_frames or not packets[0].key:
-        return "not every packet is a frame that is shown"
-    if not scan.idr:
-        return "its key frames do not all begin anew"
+    if scan.num_streams > 1:
+        return "it has several video streams"
+    if not scan.has_packet_times:
+        return "its packets do not state presentation times"
+    if len(packets) != num_frames or not packets[0].is_key:
+        return "not every packet is a displayed frame"
+    if not scan.all_idr:
+        return "not all of its key frames are IDR pictures"
     key = packets[0].pts
     for packet in packets:
-        if packet.key:
+        if packet.is_key:
             key = packet.pts
         elif packet.pts < key:
             return "frames before a key frame are decoded after it (open GOP)"

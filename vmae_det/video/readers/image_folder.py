@@ -1,4 +1,4 @@
-"""A folder of frames as a video, such as those that SlowFast extracts from AVA."""
+"""Reader for a folder of frames, such as those that SlowFast extracts from AVA."""
 
 from __future__ import annotations
 
@@ -25,65 +25,70 @@ from vmae_det.video.readers.base import (
 _LAST_NUMBER = re.compile(r"(?P<before>.*?)(?P<number>[0-9]+)(?P<after>[^0-9]*)")
 _RATE = re.compile(r"[0-9]{1,6}(\.[0-9]{1,12})?|[0-9]{1,9}/[0-9]{1,9}")
 _IMAGE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-_ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # of EXIF: the tag, and values that exchange the sides
-DEFAULT_RATE = Fraction(30)  # of SlowFast's frames of AVA: ffmpeg -r 30
+_ORIENTATION, _TRANSPOSED = 0x0112, (5, 6, 7, 8)  # EXIF tag, and its values that swap width and height
+DEFAULT_RATE = Fraction(30)  # SlowFast extracts AVA's frames with ffmpeg -r 30
 
 
 @READER_REGISTRY.register_as("images")
 class ImageFolderReader(VideoReader):
-    """Reads the images of a folder in the natural order of their names (2 before 10) as frames.
+    """Reads the images of a folder as frames, in the natural order of their names (2 before 10).
 
-    Where images are missing among those that are numbered one after the other, the others are shown when
-    their numbers say. The rate is that of the folder's rate.txt, a number or a fraction such as 30000/1001,
-    else the source's, else 30.
+    If some numbers are missing in a sequence of numbered images, the remaining images keep the times that
+    their numbers give. The frame rate is read from the folder's rate.txt, a number or a fraction such as
+    30000/1001. The default is the rate of the location, or 30.
     """
 
-    def __init__(self, source: VideoLocation, short_side: int | None = None) -> None:
-        if not source.file.is_dir():
-            raise ConfigError(f"DATALOADER.READER: images reads folders, and {source.path} is a file")
-        self.path = source.path
-        files = [p for p in source.file.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != "."]
-        if source.pattern is not None:
-            named = pattern_expression(source.pattern)
-            files = [path for path in files if named.fullmatch(path.name)]
+    def __init__(self, location: VideoLocation, short_side: int | None = None) -> None:
+        folder = location.file
+        if not folder.is_dir():
+            raise ConfigError(f"DATALOADER.READER: images reads folders, but {location.path} is a file")
+        self.path = location.path
+        files = [path for path in folder.iterdir() if _is_image(path)]
+        if location.pattern is not None:
+            regex = pattern_regex(location.pattern)
+            files = [path for path in files if regex.fullmatch(path.name)]
         if not files:
-            what = "there are no images of this name" if source.pattern else "a folder without images"
-            raise DataError(what, self.path)
+            raise DataError("no image matches this pattern" if location.pattern else "no images", self.path)
         self.files = sorted(files, key=lambda path: natural_key(path.name))
-        _check_names(self.files, self.path)
-        self.rate = _read_rate(source.file / "rate.txt") or source.rate or DEFAULT_RATE
-        self.times = _places(self.files, self.path) / float(self.rate)
+        _check_unique_stems(self.files, self.path)
+        self.rate = _read_rate(folder / "rate.txt") or location.rate or DEFAULT_RATE
+        self.times = _frame_numbers(self.files, self.path) / float(self.rate)
         self._short_side = short_side
 
     def _read(self, wanted: np.ndarray) -> np.ndarray:
         frames = None
-        for place, index in enumerate(wanted):
+        for position, index in enumerate(wanted):
             size, image = _read_image(self.files[index], self._short_side)
             if frames is None:
                 first, frames = size, np.empty((len(wanted), *image.shape), dtype=np.uint8)
             if size != first:
                 raise DataError(
-                    f"got {size[0]} x {size[1]} pixels, expected {first[0]} x {first[1]} as in others",
+                    f"got {size[0]} x {size[1]} pixels, expected {first[0]} x {first[1]} as in other frames",
                     self.files[index],
                 )
-            frames[place] = image
+            frames[position] = image
         return frames
 
 
-def _check_names(files: list[Path], folder: Path) -> None:
-    """DataError where a frame is there twice, as 1.jpg and 1.png."""
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def _check_unique_stems(files: list[Path], folder: Path) -> None:
+    """Raise DataError if a frame exists twice, such as 1.jpg and 1.png."""
     by_stem = {}
     for file in files:
         other = by_stem.setdefault(file.stem, file)
         if other is not file:
-            raise DataError(f"{other.name} and {file.name} have one name; keep one of each two", folder)
+            raise DataError(f"{other.name} and {file.name} are the same frame; keep one of each pair", folder)
 
 
-def _places(files: list[Path], folder: Path) -> np.ndarray:
-    """Numbers of frames (n,) from the first image on: those in their names less the first one's.
+def _frame_numbers(files: list[Path], folder: Path) -> np.ndarray:
+    """Return the frame number of each image (n,), relative to the first one.
 
-    Where the last number of the names is not all that differs, or leaves out more than there is, as times of
-    day do, or keeps one step, it is the images' order.
+    Numbers in the file names are used if the names differ only in their last number. They are not used if
+    they increase by a constant step, or if more numbers are missing than present, as in times of day. Then
+    images are counted in order.
     """
     order, count = np.arange(len(files)), len(files)
     names = [_LAST_NUMBER.fullmatch(path.stem) for path in files]
@@ -96,61 +101,63 @@ def _places(files: list[Path], folder: Path) -> np.ndarray:
     missing = numbers[-1] - numbers[0] + 1 - count
     if missing > count:
         warn_once(
-            folder,
-            f"numbers of its images leave out {missing}, so their order alone says when they are shown",
+            folder, f"{missing} numbers are missing in its image names; frame times follow the image order"
         )
         return order
     warn_once(
-        folder, f"{missing} images are missing among its {count}; the others are shown when their numbers say"
+        folder, f"{missing} images are missing among its {count}; frame times follow the numbers in the names"
     )
     return np.array([number - numbers[0] for number in numbers])
 
 
-def pattern_expression(pattern: str) -> re.Pattern[str]:
-    """What a printf pattern such as img_%05d.jpg matches."""
+def pattern_regex(pattern: str) -> re.Pattern[str]:
+    """Return the regular expression for a printf pattern such as img_%05d.jpg."""
     before, width, after = FRAME_NUMBER.split(pattern, maxsplit=1)
     digits = rf"\d{{{int(width)},}}" if width else r"\d+"
     return re.compile(re.escape(before) + digits + re.escape(after))
 
 
 def natural_key(name: str) -> list[tuple[int, int | str]]:
-    """A sort key by which numbers in names count as numbers."""
+    """Return a sort key that compares the numbers in names by value."""
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Width and height of an image, as it is shown."""
+    """Return the width and height of an image as displayed."""
     try:
         with Image.open(path) as image:
-            return _shown_size(image)
+            return _displayed_size(image)
     except _IMAGE_ERRORS as error:
-        raise _bad_image(path, error) from None
+        raise _image_error(path, error) from None
 
 
-def _bad_image(path: Path, error: Exception) -> DataError:
+def _image_error(path: Path, error: Exception) -> DataError:
     return DataError(f"cannot be read as an image: {str(error).replace(str(path), 'it')}", path)
 
 
-def _shown_size(image: Image.Image) -> tuple[int, int]:
-    turned = image.getexif().get(_ORIENTATION) in _ON_ITS_SIDE
-    return image.size[::-1] if turned else image.size
+def _displayed_size(image: Image.Image) -> tuple[int, int]:
+    transposed = image.getexif().get(_ORIENTATION) in _TRANSPOSED
+    return image.size[::-1] if transposed else image.size
 
 
 def _read_image(path: Path, short_side: int | None) -> tuple[tuple[int, int], np.ndarray]:
-    """Width and height in the file, and uint8 RGB (H, W, 3), reduced; both turned as EXIF says."""
+    """Return the size (width, height) in the file, and the reduced image as uint8 RGB (H, W, 3).
+
+    The EXIF orientation is applied to both.
+    """
     try:
         with Image.open(path) as image:
-            size = _shown_size(image)
+            size = _displayed_size(image)
             stored = reduced_size(*image.size, short_side)
             if stored != image.size:
-                image.draft("RGB", stored)  # JPEG: decodes at 1/2, 1/4 or 1/8 where that is still enough
+                image.draft("RGB", stored)  # JPEG: decode at 1/2, 1/4 or 1/8 if that is large enough
             ImageOps.exif_transpose(image, in_place=True)
-            if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip to 8
+            if image.mode.startswith("I"):  # 16-bit gray, which Pillow would clip to 8 bits
                 rgb = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
             else:
                 rgb = image.convert("RGB")
     except _IMAGE_ERRORS as error:
-        raise _bad_image(path, error) from None
+        raise _image_error(path, error) from None
     reduced = reduced_size(*size, short_side)
     if rgb.size != reduced:
         rgb = rgb.resize(reduced, Image.Resampling.BOX)

@@ -1,4 +1,4 @@
-"""Reads through PyAV, which brings its own FFmpeg and has wheels everywhere."""
+"""Reader based on PyAV, which bundles FFmpeg and has wheels for all platforms."""
 
 from __future__ import annotations
 
@@ -16,130 +16,139 @@ from vmae_det.video.readers.base import READER_REGISTRY, VideoLocation, VideoRea
 from vmae_det.video.readers.frame_index import FrameIndex, cached_frame_index, get_frame_index
 from vmae_det.video.readers.video_file import VideoFile, is_non_reference, nal_length_size
 
-# Key frames to step back by where frames stay away: after some, they need those before (intra refresh).
+# Number of key frames to step back in successive attempts to decode a frame. After some key frames, earlier
+# ones are needed too (intra refresh).
 _STEPS_BACK = (0, 1, 4)
-_PLANES_OF_BYTES = {f"yuv{full}{chroma}p" for full in ("", "j") for chroma in (420, 422, 440, 444)}
+_8_BIT_PLANAR = {f"yuv{full}{chroma}p" for full in ("", "j") for chroma in (420, 422, 440, 444)}
 
 
 @READER_REGISTRY.register_as("pyav")
 class PyAVReader(VideoReader):
-    """Finds frames by their times, and gives none that damaged data are known to reach.
+    """Locates frames by their timestamps, and returns no frame that is known to be affected by damaged data.
 
     Attributes:
-        index: of the file.
+        index: frame index of the file.
     """
 
-    def __init__(self, source: VideoLocation, short_side: int | None = None) -> None:
-        self.path = source.path
-        known = cached_frame_index(source)
-        self._file = VideoFile(source, known.reorder_depth if known else None)
-        self.index = index = get_frame_index(source, self._file)
+    def __init__(self, location: VideoLocation, short_side: int | None = None) -> None:
+        self.path = location.path
+        cached = cached_frame_index(location)
+        self._file = VideoFile(location, cached.reorder_depth if cached else None)
+        self.index = index = get_frame_index(location, self._file)
         self.times, self.rate, self.start = index.times, index.rate, index.start
-        self.sound = index.sound(source)
+        self.sound = index.sound(location)
         self._size = reduced_size(index.width, index.height, short_side)
-        # Kept, as making one costs more than converting a small frame.
-        self._reducer, self._to_rgb = VideoReformatter(), VideoReformatter()
+        # Kept, because creating a reformatter costs more than converting a small frame.
+        self._resizer, self._to_rgb = VideoReformatter(), VideoReformatter()
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height of the frames."""
-        return self.index.turn.size(*self._size)
+        return self.index.orientation.size(*self._size)
 
     def _read(self, wanted: np.ndarray) -> np.ndarray:
         width, height = self.size
         out = np.empty((len(wanted), height, width, 3), dtype=np.uint8)
-        places = {int(index): place for place, index in enumerate(wanted)}
+        positions = {int(index): position for position, index in enumerate(wanted)}
         try:
             for steps in _STEPS_BACK:
-                for index, frame in self._find(sorted(places), steps):
-                    out[places.pop(index)] = self._convert(frame)
-                if not places:
+                for index, frame in self._decode_frames(sorted(positions), steps):
+                    out[positions.pop(index)] = self._convert(frame)
+                if not positions:
                     return out
         except (av.FFmpegError, OSError) as error:
             raise read_error(self.path, error) from None
-        raise DataError(
-            f"frame {min(places)} of {len(self)} cannot be decoded: its data are damaged", self.path
-        )
+        problem = f"frame {min(positions)} of {len(self)} cannot be decoded: its data is damaged"
+        raise DataError(problem, self.path)
 
     def stream(self, first: int = 0, wanted: np.ndarray | None = None) -> Iterator[tuple[int, np.ndarray]]:
-        """Frames in order, as of VideoReader, each packet decoded once."""
-        found = self._all(first) if wanted is None else self._find(wanted.tolist(), 0)
+        """Yield frames in order (see `VideoReader.stream`). Each packet is decoded once."""
+        frames = self._decode_from(first) if wanted is None else self._decode_frames(wanted.tolist(), 0)
         try:
-            for index, frame in found:
+            for index, frame in frames:
                 yield index, np.ascontiguousarray(self._convert(frame))
         except (av.FFmpegError, OSError) as error:
             raise read_error(self.path, error) from None
 
     def decoded(self) -> Iterator[tuple[int, av.VideoFrame]]:
-        """The undamaged frames with their indices, in order, as they are stored; DataError as of `stream`."""
+        """Yield the undamaged frames in order, as stored: (index, frame).
+
+        Raises:
+            DataError: the rest of the video cannot be read.
+        """
         try:
-            yield from self._all(0)
+            yield from self._decode_from(0)
         except (av.FFmpegError, OSError) as error:
             raise read_error(self.path, error) from None
 
-    def _all(self, first: int) -> Iterator[tuple[int, av.VideoFrame]]:
-        """The undamaged frames from `first` on, in order."""
-        keys, stamps = self.index.keys, self.index.stamps
-        if first >= len(stamps):
+    def _decode_from(self, first: int) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Yield the undamaged frames from `first` on, in order."""
+        key_pts, pts = self.index.key_pts, self.index.pts
+        if first >= len(pts):
             return
-        # The key frame to begin at, and the stamp of the last frame given.
-        start, last = int(np.searchsorted(keys, stamps[first], side="right")) - 1, stamps[first] - 1
-        while start < len(keys):
-            run = Run(self._file, self.index, start, range(first, len(self)))
-            for index, frame, whole in run:
-                if whole and stamps[index] > last:
-                    last = stamps[index]
+        # The key frame to start from, and the timestamp of the last frame yielded.
+        start, last = int(np.searchsorted(key_pts, pts[first], side="right")) - 1, pts[first] - 1
+        while start < len(key_pts):
+            run = _DecodeRun(self._file, self.index, start, range(first, len(self)))
+            for index, frame, is_intact in run:
+                if is_intact and pts[index] > last:
+                    last = pts[index]
                     yield index, frame
-            if not run.is_damaged:
+            if not run.has_damage:
                 return
-            self._file.rewind()  # as in _find
-            start = max(start + 1, int(np.searchsorted(keys, last, side="right")))
+            self._file.rewind()  # see _decode_frames
+            start = max(start + 1, int(np.searchsorted(key_pts, last, side="right")))
 
-    def _find(self, wanted: list[int], steps: int) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Those frames of `wanted`, ascending, that come out whole from `steps` key frames before them."""
-        keys, stamps = self.index.keys, self.index.stamps
-        starts = np.maximum(np.searchsorted(keys, stamps[wanted], side="right") - 1 - steps, 0)
-        todo = deque(zip(wanted, starts))
-        while todo:
-            start = todo[0][1]
-            run = Run(self._file, self.index, start, frozenset(index for index, _ in todo))
-            for index, frame, whole in run:
-                while todo and todo[0][0] < index:
-                    todo.popleft()
-                if todo and todo[0][0] == index:
-                    todo.popleft()
-                    if whole:
+    def _decode_frames(self, wanted: list[int], steps: int) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Yield the intact ones of the frames `wanted`, ascending.
+
+        Decoding starts `steps` key frames before the last one at or before the frame.
+        """
+        key_pts, pts = self.index.key_pts, self.index.pts
+        starts = np.maximum(np.searchsorted(key_pts, pts[wanted], side="right") - 1 - steps, 0)
+        remaining = deque(zip(wanted, starts))
+        while remaining:
+            start = remaining[0][1]
+            run = _DecodeRun(self._file, self.index, start, frozenset(index for index, _ in remaining))
+            for index, frame, is_intact in run:
+                while remaining and remaining[0][0] < index:
+                    remaining.popleft()
+                if remaining and remaining[0][0] == index:
+                    remaining.popleft()
+                    if is_intact:
                         yield index, frame
-                # On to the next one by decoding, or by a leap where a key frame lies between.
-                if not todo or (todo[0][1] > start and keys[todo[0][1]] > stamps[index] + run.leap):
+                # Continue by decoding, or by seeking if a key frame is between here and the next frame.
+                if not remaining or (
+                    remaining[0][1] > start and key_pts[remaining[0][1]] > pts[index] + run.seek_distance
+                ):
                     break
             else:
-                while todo and todo[0][1] == start:
-                    todo.popleft()
-            if run.is_damaged:
-                self._file.rewind()  # some decoders do not recover from what damaged headers told them
+                while remaining and remaining[0][1] == start:
+                    remaining.popleft()
+            if run.has_damage:
+                self._file.rewind()  # some decoders do not recover from damaged headers
 
     def _convert(self, frame: av.VideoFrame) -> np.ndarray:
         name, target = frame.format.name, "rgb24"
         if (frame.width, frame.height) != self._size and name.startswith("yuv"):
-            # On the way to RGB, FFmpeg would halve the chroma that is left.
-            full = "yuvj444p" if name.startswith("yuvj") else "yuv444p"
-            if name in _PLANES_OF_BYTES:
-                small = _reduce(frame, *self._size, full)
+            # Converting to RGB directly, FFmpeg would halve the remaining chroma resolution.
+            full_chroma = "yuvj444p" if name.startswith("yuvj") else "yuv444p"
+            if name in _8_BIT_PLANAR:
+                small = _resize_planes(frame, *self._size, full_chroma)
             else:
-                small = self._change(self._reducer, frame, full)
+                small = self._reformat(self._resizer, frame, full_chroma)
             small.colorspace, small.color_range = frame.colorspace, frame.color_range
-            frame, target = small, "gbrp"  # from 4:4:4 the quicker way
-        return self.index.turn.apply(self._change(self._to_rgb, frame, target).to_ndarray())
+            frame, target = small, "gbrp"  # the faster path from 4:4:4
+        return self.index.orientation.apply(self._reformat(self._to_rgb, frame, target).to_ndarray())
 
-    def _change(self, reformatter: VideoReformatter, frame: av.VideoFrame, name: str) -> av.VideoFrame:
+    def _reformat(self, reformatter: VideoReformatter, frame: av.VideoFrame, name: str) -> av.VideoFrame:
         width, height = self._size
         interpolation = "AREA" if (frame.width, frame.height) != self._size else "BILINEAR"
         return reformatter.reformat(frame, width, height, format=name, interpolation=interpolation, threads=1)
 
 
-def _reduce(frame: av.VideoFrame, width: int, height: int, name: str) -> av.VideoFrame:
-    """Each plane at this size: halved while that leaves enough, then bilinear, so that every pixel counts."""
+def _resize_planes(frame: av.VideoFrame, width: int, height: int, name: str) -> av.VideoFrame:
+    """Resize each plane to one size: repeated halving, then bilinear, so that every pixel contributes."""
     small = av.VideoFrame(width, height, name)
     for plane, target in zip(frame.planes, small.planes):
         pixels = _pixels(plane)
@@ -151,17 +160,18 @@ def _reduce(frame: av.VideoFrame, width: int, height: int, name: str) -> av.Vide
 
 
 def _pixels(plane: av.video.plane.VideoPlane) -> np.ndarray:
-    """The bytes of a plane, uint8 (height, width), where they lie."""
+    """Return a view of the bytes of a plane, uint8 (height, width)."""
     return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
 
 
-class Run:
-    """Frames in the order they are shown in, from a key frame on: (index, frame, whether it is whole).
+class _DecodeRun:
+    """Decodes from a key frame on. Yields (index, frame, whether it is intact) in presentation order.
 
-    Frames that are not `wanted`, and that no other frame needs, are passed over undecoded.
+    Frames that are not `wanted` and that no other frame refers to are skipped without decoding.
 
-    Damage of a packet reaches the frames decoded after it, up to the next key frame. Some of it shows only
-    when its frame comes out, so frames wait for those that were decoded before them and are shown later.
+    Damage in a packet affects the frames decoded after it, up to the next key frame. Some damage is detected
+    only when the frame is output. Therefore a frame is held back until the frames that were decoded before it
+    and are presented later have been output.
     """
 
     def __init__(self, file: VideoFile, index: FrameIndex, start: int, wanted: Container[int]) -> None:
@@ -169,76 +179,76 @@ class Run:
         self._start = start
         self._wanted = wanted
         self._length_size = nal_length_size(file.stream)
-        self._passed_over: set[int] = set()  # indices of frames that nothing needs
-        self._order: dict[int, int] = {}  # stamp -> number of its packet since the run began
-        self._damaged: list[int] = []  # numbers of packets
-        self._pending: set[int] = set()  # numbers of packets whose frames are to come
-        # In units of time_base: a leap over fewer than eight frames costs more than decoding them.
-        self.leap = 8 / float(index.rate * index.time_base)
+        self._skipped: set[int] = set()  # frame indices
+        self._packet_of: dict[int, int] = {}  # PTS -> number of the packet since the run began
+        self._damaged: list[int] = []  # packet numbers
+        self._pending: set[int] = set()  # numbers of packets whose frames have not been output
+        # In units of time_base: seeking over fewer than eight frames costs more than decoding them.
+        self.seek_distance = 8 / float(index.rate * index.time_base)
 
     def __iter__(self) -> Iterator[tuple[int, av.VideoFrame, bool]]:
         held: deque[tuple[int, av.VideoFrame]] = deque()
-        for index, frame in self._indexed():
+        for index, frame in self._indexed_frames():
             held.append((index, frame))
             while held and not self._is_waiting(held[0][0]):
                 index, frame = held.popleft()
-                yield index, frame, self._is_whole(index)
+                yield index, frame, self._is_intact(index)
         self._damaged += self._pending
         for index, frame in held:
-            yield index, frame, self._is_whole(index)
+            yield index, frame, self._is_intact(index)
 
     @property
-    def is_damaged(self) -> bool:
-        """Whether damage was met, or frames stayed away."""
+    def has_damage(self) -> bool:
+        """Whether damage was detected, or frames were missing."""
         return bool(self._damaged)
 
     def _is_waiting(self, index: int) -> bool:
-        """Whether a frame that was decoded before this one is still to come."""
-        own = self._order.get(int(self._index.stamps[index]), 0)
-        return any(number < own for number in self._pending)
+        """Return whether a frame that was decoded before this one has not been output yet."""
+        packet = self._packet_of.get(int(self._index.pts[index]), 0)
+        return any(number < packet for number in self._pending)
 
-    def _is_whole(self, index: int) -> bool:
-        if self._index.numbered:
+    def _is_intact(self, index: int) -> bool:
+        if not self._index.has_packet_times:
             return not self._damaged
-        stamp, keys = self._index.stamps[index], self._index.keys
-        key = keys[np.searchsorted(keys, stamp, side="right") - 1]
-        first, own = self._order.get(int(key), 0), self._order.get(int(stamp), 0)
-        return not any(first <= number <= own for number in self._damaged)
+        pts, key_pts = self._index.pts[index], self._index.key_pts
+        key = key_pts[np.searchsorted(key_pts, pts, side="right") - 1]
+        first, last = self._packet_of.get(int(key), 0), self._packet_of.get(int(pts), 0)
+        return not any(first <= number <= last for number in self._damaged)
 
-    def _indexed(self) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Frames with their indices; what stays away between two is damage."""
-        stamps, numbered = self._index.stamps, self._index.numbered
-        expected = 0 if numbered else None
-        for number, frame in self._decoded():
-            index = expected if numbered else self._index_of(frame)
+    def _indexed_frames(self) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Yield (index, frame). Frames missing between two others are recorded as damage."""
+        pts, counted = self._index.pts, not self._index.has_packet_times
+        expected = 0 if counted else None
+        for number, frame in self._decoded_frames():
+            index = expected if counted else self._index_of(frame)
             if index is None:
                 continue
-            if index == len(stamps):  # the file has grown since its frames were counted
+            if index == len(pts):  # the file has grown since it was indexed
                 return
             if expected is None:
                 expected = index
             for missing in range(expected, index):
-                if missing not in self._passed_over:
-                    own = self._order.get(int(stamps[missing]), number)
-                    self._damaged.append(own)
-                    self._pending.discard(own)
-            own = number if numbered else self._order.get(frame.pts, number)
+                if missing not in self._skipped:
+                    packet = self._packet_of.get(int(pts[missing]), number)
+                    self._damaged.append(packet)
+                    self._pending.discard(packet)
+            packet = number if counted else self._packet_of.get(frame.pts, number)
             if frame.is_corrupt:
-                self._damaged.append(own)
-            self._pending.discard(own)
+                self._damaged.append(packet)
+            self._pending.discard(packet)
             expected = index + 1
             yield index, frame
 
     def _index_of(self, data: av.VideoFrame | av.Packet) -> int | None:
-        """None for what is not to be shown, or comes before the key frame of the run."""
-        stamps = self._index.stamps
-        if self._index.numbered or data.pts is None or data.pts < self._first:
+        """Return the frame index; None if it is not displayed, or before the key frame of the run."""
+        pts = self._index.pts
+        if not self._index.has_packet_times or data.pts is None or data.pts < self._first_pts:
             return None
-        index = int(np.searchsorted(stamps, data.pts))
-        return index if index < len(stamps) and stamps[index] == data.pts else None
+        index = int(np.searchsorted(pts, data.pts))
+        return index if index < len(pts) and pts[index] == data.pts else None
 
-    def _decoded(self) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Frames with the number of the packet that brought them out."""
+    def _decoded_frames(self) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Yield (number of the packet that output the frame, frame)."""
         for number, packet in enumerate(self._packets()):
             index = self._index_of(packet)
             if index is not None:
@@ -247,9 +257,9 @@ class Run:
                     and self._length_size
                     and is_non_reference(packet, self._length_size)
                 ):
-                    self._passed_over.add(index)
+                    self._skipped.add(index)
                     continue
-                self._order[packet.pts] = number
+                self._packet_of[packet.pts] = number
                 self._pending.add(number)
             try:
                 frames = packet.decode()
@@ -258,26 +268,26 @@ class Run:
             except av.InvalidDataError:
                 self._damaged.append(number)
                 continue
-            if packet.is_corrupt and not self._index.is_spliced(number):
+            if packet.is_corrupt and not self._index.is_near_discontinuity(number):
                 self._damaged.append(number)
             for frame in frames:
                 yield number, frame
 
     def _packets(self) -> Iterator[av.Packet]:
-        """From the key frame on, or from one before it where the container cannot find it."""
-        keys = self._index.keys[: self._start + 1]
-        for steps in () if self._index.numbered else (0, 1, 3):
+        """Yield packets from the key frame on, or from an earlier one if seeking fails."""
+        key_pts = self._index.key_pts[: self._start + 1]
+        for steps in (0, 1, 3) if self._index.has_packet_times else ():
             try:
-                target = int(keys[max(self._start - steps, 0)])
+                target = int(key_pts[max(self._start - steps, 0)])
                 self._file.container.seek(target, stream=self._file.stream, backward=True)
             except av.FFmpegError:
                 continue
             packets = self._file.packets()
             key = next((packet for packet in packets if packet.is_keyframe), None)
-            if key is not None and key.pts in keys:
-                self._first = key.pts
+            if key is not None and key.pts in key_pts:
+                self._first_pts = key.pts
                 yield from itertools.chain([key], packets)
                 return
         self._file.rewind()
-        self._first = self._index.stamps[0]
+        self._first_pts = self._index.pts[0]
         yield from self._file.packets()

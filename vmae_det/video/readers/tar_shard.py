@@ -1,6 +1,6 @@
-"""Tar shards: one file that holds many videos, each read from its place in it, without unpacking.
+"""Tar shards: single files that contain many videos, each of which is read in place without unpacking.
 
-The layout is webdataset's: the members KEY.mp4, KEY.json, KEY.cls belong together.
+The layout is webdataset's: the members KEY.mp4, KEY.json and KEY.cls belong together.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from vmae_det.utils.errors import DataError
 from vmae_det.utils.file_types import VIDEO_SUFFIXES
 from vmae_det.utils.paths import local_path
 
-NO_CLASS, BAD_CLASS = -1, -2  # labels of videos without a KEY.cls, and with one that holds no class number
-_MAX_HEADER = 1 << 20  # bytes; tar's own have 512, long names and attributes some more
+NO_CLASS, INVALID_CLASS = -1, -2  # labels of videos without a KEY.cls, and with an invalid one
+_MAX_HEADER = 1 << 20  # bytes; ordinary headers have 512, long names and attributes need some more
 _CLASS = re.compile(r"[0-9]{1,9}")
 
 
@@ -27,9 +27,9 @@ class ShardVideo:
     """A video in a tar shard.
 
     Attributes:
-        key: its name without suffix, folders inside of the shard included.
-        path: what `open_video` takes: the shard's path, then the member's name.
-        label: the content of KEY.cls, or None.
+        key: member name without suffix, including folders inside the shard.
+        path: argument for `open_video`: the path of the shard followed by the member name.
+        label: class index from KEY.cls, or None.
     """
 
     key: str
@@ -38,7 +38,7 @@ class ShardVideo:
 
 
 class VideoMember(NamedTuple):
-    """Where a video lies in a shard: its name there, start and size in bytes, and its label."""
+    """A video member of a shard: its name, its offset and size in bytes, and its label."""
 
     name: str
     start: int
@@ -47,48 +47,49 @@ class VideoMember(NamedTuple):
 
 
 def list_shard(path: str | Path) -> list[ShardVideo]:
-    """The videos of a shard, in the order in which they lie in it.
+    """List the videos of a shard in the order in which they are stored.
 
     Raises:
-        DataError: it is no tar file, is cut off, is compressed, or holds no videos, or a KEY.cls holds no
-            class number.
+        DataError: the file is not a tar file, is truncated or compressed, contains no videos, or a KEY.cls
+            does not contain a class index.
     """
     path = local_path(path)
     videos = []
     for name, _, _, label in scan_shard(path):
         key = key_of(name)
-        if label == BAD_CLASS:
-            text = _read_text(path, find_in_shard(path, f"{key}.cls"))
-            raise DataError(f"{key}.cls: expected a class number 0, 1, 2, ..., got '{text}'", path)
+        if label == INVALID_CLASS:
+            with path.open("rb") as file:
+                text = _read_text(file, find_in_shard(path, f"{key}.cls"))
+            raise DataError(f"{key}.cls: expected a class index 0, 1, 2, ..., got '{text}'", path)
         videos.append(ShardVideo(key, path / name, None if label == NO_CLASS else label))
     return videos
 
 
 def scan_shard(path: Path) -> list[VideoMember]:
-    """The videos of a shard, in the order in which they lie in it, by the headers and KEY.cls alone.
+    """Find the videos of a shard in the order in which they are stored. Reads only headers and KEY.cls.
 
     Raises:
-        DataError: it is no tar file, is cut off, is compressed, or holds no videos.
+        DataError: the file is not a tar file, is truncated or compressed, or contains no videos.
     """
     members = _scan(path, _size_and_time(path)[0])
     names = [name for name in members if PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES]
     if not names:
-        raise DataError(f"holds no videos ({len(members)} files)", path)
+        raise DataError(f"contains no videos ({len(members)} files)", path)
     with path.open("rb") as file:
         labels = [_read_label(file, members.get(f"{key_of(name)}.cls")) for name in names]
     return [VideoMember(name, *members[name], label) for name, label in zip(names, labels)]
 
 
 def key_of(name: str) -> str:
-    """What the members of a video share: its name without suffix."""
+    """Return the key of a member: its name without suffix."""
     return str(PurePosixPath(name).with_suffix(""))
 
 
 def find_in_shard(path: Path, name: str) -> tuple[int, int]:
-    """Start and size, in bytes, of a member; DataError if there is none of that name."""
+    """Return the offset and size of a member in bytes; DataError if it does not exist."""
     members = _scan_once(path, *_size_and_time(path))
     if name not in members:
-        raise DataError(f"holds no file '{name}' ({len(members)} others)", path)
+        raise DataError(f"contains no file '{name}' ({len(members)} others)", path)
     return members[name]
 
 
@@ -106,10 +107,10 @@ def _scan_once(path: Path, size: int, mtime_ns: int) -> dict[str, tuple[int, int
 
 
 def _scan(path: Path, size: int) -> dict[str, tuple[int, int]]:
-    """Name to start and size of the regular files; reads the headers alone."""
+    """Map the names of the regular files to (offset, size). Reads only headers."""
     members = {}
     try:
-        with _Headers(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with _HeaderFile(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 if member.isreg() and not member.issparse():
                     members[member.name.removeprefix("./")] = member.offset_data, member.size
@@ -117,32 +118,27 @@ def _scan(path: Path, size: int) -> dict[str, tuple[int, int]]:
         raise DataError(f"cannot be read as an uncompressed tar file: {error}", path) from None
     end = max((start + length for start, length in members.values()), default=0)
     if end > size:
-        raise DataError(f"cut off: {size} bytes of at least {end}", path)
+        raise DataError(f"truncated: {size} bytes, expected at least {end}", path)
     return members
 
 
-class _Headers(io.FileIO):
-    """A tar file of which headers alone are read: no long name and no attributes take megabytes."""
+class _HeaderFile(io.FileIO):
+    """A tar file of which only headers are read. Refuses headers of implausible size."""
 
     def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= _MAX_HEADER:
-            raise tarfile.ReadError(f"a header that claims {size} bytes")
+            raise tarfile.ReadError(f"a header declares {size} bytes")
         return super().read(size)
 
 
-def _read_label(file: BinaryIO, place: tuple[int, int] | None) -> int:
-    if place is None:
+def _read_label(file: BinaryIO, member: tuple[int, int] | None) -> int:
+    if member is None:
         return NO_CLASS
-    text = _text(file, place)
-    return int(text) if _CLASS.fullmatch(text) else BAD_CLASS
+    text = _read_text(file, member)
+    return int(text) if _CLASS.fullmatch(text) else INVALID_CLASS
 
 
-def _read_text(path: Path, place: tuple[int, int]) -> str:
-    with path.open("rb") as file:
-        return _text(file, place)
-
-
-def _text(file: BinaryIO, place: tuple[int, int]) -> str:
-    start, size = place
+def _read_text(file: BinaryIO, member: tuple[int, int]) -> str:
+    start, size = member
     file.seek(start)
     return file.read(min(size, 64)).decode("utf-8", "replace").strip()

@@ -1,4 +1,7 @@
-"""When frames are shown, where a file's own times are missing, restart, or leap."""
+"""Frame timestamps where those of a file are missing, wrong, restart or jump.
+
+Timestamps are integers in units of the stream's time base, as in FFmpeg.
+"""
 
 from __future__ import annotations
 
@@ -10,118 +13,134 @@ from pathlib import Path
 
 from vmae_det.video.readers.base import warn_once
 
-# Seconds without a frame from which the clock of a stream that can be spliced is taken to have leapt.
-_LEAP = 10
-_GUESSED = 3  # frames by which the guessed times of a program stream may be wrong
-_SPLICED = ("mpegts", "mpeg", "flv", "ogg")
+# Containers whose streams can be spliced. A gap of this many seconds in one of them counts as a clock jump.
+_SPLICEABLE = ("mpegts", "mpeg", "flv", "ogg")
+_MIN_JUMP = 10
+_GUESS_ERROR = 3  # frames by which FFmpeg's guessed timestamps of a program stream may be wrong
 
 
 def find_discontinuities(
-    order: Iterable[tuple[int, int | None]], time_base: Fraction, rate: Fraction, container: str
+    packets: Iterable[tuple[int, int | None]], time_base: Fraction, rate: Fraction, container: str
 ) -> tuple[int, ...]:
-    """The packets at which the clock restarts or leaps, of (number, decoding time) in decoding order."""
-    breaks, last, leap = [], None, _leap(time_base, rate, container)
-    back = _GUESSED / rate / time_base if container == "mpeg" else 0
-    for number, stamp in order:
-        if stamp is None:
+    """Return the numbers of the packets at which the clock restarts or jumps.
+
+    Args:
+        packets: (number, DTS) of each packet in decoding order.
+        time_base: seconds per unit of the timestamps.
+        rate: frames per second.
+        container: name of the FFmpeg demuxer.
+    """
+    discontinuities, last, jump = [], None, _min_jump(time_base, rate, container)
+    tolerance = _GUESS_ERROR / rate / time_base if container == "mpeg" else 0
+    for number, dts in packets:
+        if dts is None:
             continue
-        if last is not None and not last - back <= stamp < last + leap:
-            breaks.append(number)
-        last = stamp
-    return tuple(breaks)
+        if last is not None and not last - tolerance <= dts < last + jump:
+            discontinuities.append(number)
+        last = dts
+    return tuple(discontinuities)
 
 
 def avi_timestamps(
-    decoded: Sequence[int | None],
+    frame_pts: Sequence[int | None],
     packets: Sequence[tuple[int | None, int | None]],
     delay: int,
     path: Path,
 ) -> Sequence[int | None]:
-    """When the frames of an AVI file are shown, in its own units.
+    """Return when each frame of an AVI file is presented, in units of its time base.
 
-    AVI numbers the places of the frames' data in the order of decoding, empty places included, where a camera
-    dropped a frame. A frame is shown at the place that is decoded `delay` frames after it would be in order.
+    AVI numbers the data chunks in decoding order. Empty chunks, where a camera dropped a frame, are counted
+    too. A frame is presented in the slot whose chunk is decoded `delay` frames later.
 
     Args:
-        decoded: the time stamps of frames, by which they name their packets, in the order they are shown in.
-        packets: time stamp and place of each packet.
-        delay: frames that the decoder holds back to bring them into order.
+        frame_pts: PTS of the decoded frames in presentation order, which identify their packets.
+        packets: (PTS, slot number) of each packet.
+        delay: number of frames that the decoder buffers for reordering.
+        path: the file, for the warning.
     """
-    names = set(decoded)
-    places = [place for name, place in packets if name in names]
-    if len(places) == len(decoded):
-        return [*places[delay:], *[None] * delay]
+    known = set(frame_pts)
+    slots = [slot for pts, slot in packets if pts in known]
+    if len(slots) == len(frame_pts):
+        return [*slots[delay:], *[None] * delay]
     if packets[-1][1] - packets[0][1] >= len(packets):
-        warn_once(path, "it dropped frames and does not say which: frames are taken to be evenly spaced")
-    return [None] * len(decoded)
+        warn_once(path, "some frames were dropped at unknown positions; assuming evenly spaced frames")
+    return [None] * len(frame_pts)
 
 
 def smooth_timestamps(
     frames: Sequence[tuple[int | None, int]], time_base: Fraction, rate: Fraction
 ) -> list[int | None]:
-    """Time stamps of a program stream's frames, of (stamp, duration) in the order they are shown in.
+    """Return the timestamps of the frames of an MPEG program stream.
 
-    It states the times of some frames only, and FFmpeg may guess wrong which they are where frames are small.
-    Then stamps go back by a few frames here and there, and durations tell more than stamps that are near.
+    A program stream states the times of some frames only. FFmpeg may assign them to the wrong frames if
+    frames are small. In that case timestamps go back by a few frames here and there, and durations are more
+    reliable than timestamps that differ little from the expected ones.
+
+    Args:
+        frames: (PTS, duration) of each frame in presentation order.
+        time_base: seconds per unit of the timestamps.
+        rate: frames per second.
     """
-    stamps, slack = [stamp for stamp, _ in frames], _GUESSED / rate / time_base
-    known = [stamp for stamp in stamps if stamp is not None]
-    if not any(0 <= before - after <= slack for before, after in itertools.pairwise(known)):
-        return stamps
-    found, expected = [], None
-    for stamp, duration in frames:
-        if expected is not None and (stamp is None or abs(stamp - expected) <= slack):
-            stamp = expected
-        found.append(stamp)
-        expected = None if stamp is None else stamp + (duration or round(1 / rate / time_base))
-    return found
+    timestamps, tolerance = [pts for pts, _ in frames], _GUESS_ERROR / rate / time_base
+    known = [pts for pts in timestamps if pts is not None]
+    if not any(0 <= before - after <= tolerance for before, after in itertools.pairwise(known)):
+        return timestamps
+    smoothed, expected = [], None
+    for pts, duration in frames:
+        if expected is not None and (pts is None or abs(pts - expected) <= tolerance):
+            pts = expected
+        smoothed.append(pts)
+        expected = None if pts is None else pts + (duration or round(1 / rate / time_base))
+    return smoothed
 
 
 def timestamps_from_durations(durations: Sequence[int], time_base: Fraction, rate: Fraction) -> list[int]:
-    """Time stamps of a bare stream's frames, which follow each other; those that FFmpeg gives are guesses.
+    """Return the timestamps of the frames of a raw stream, whose own timestamps are guessed by FFmpeg.
 
     Args:
-        durations: of the frames, in units of time_base; 0 where it is not known.
+        durations: duration of each frame in units of `time_base`, 0 if unknown.
+        time_base: seconds per unit of the timestamps.
+        rate: frames per second.
     """
     known = [duration or round(1 / rate / time_base) for duration in durations]
     return [0, *itertools.accumulate(known)][: len(known)]
 
 
 class ContinuousClock:
-    """Brings the time stamps of frames, in the order they are shown in, onto one clock.
+    """Maps the timestamps of successive frames, in presentation order, to one increasing clock.
 
-    A frame without a time follows the one before by a frame's length. So does the first one after the clock
-    restarted or leapt, and those after it keep their distances to it.
+    A frame without a timestamp is placed one frame period after the previous one. So is the first frame after
+    a restart or jump of the clock. Later frames keep their distance to that frame.
     """
 
     def __init__(self, time_base: Fraction, rate: Fraction, container: str) -> None:
         self._period = max(round(1 / rate / time_base), 1)
-        self._leap = _leap(time_base, rate, container)
+        self._jump = _min_jump(time_base, rate, container)
         self._shift = 0
         self._last: int | None = None
 
-    def add(self, stamp: int | None) -> int:
-        """The next frame's time, above the one before."""
+    def add(self, timestamp: int | None) -> int:
+        """Return the time of the next frame, which is later than the previous one."""
         last = self._last
         if last is None:
-            self._last = stamp or 0
-        elif stamp is None:
+            self._last = timestamp or 0
+        elif timestamp is None:
             self._last = last + self._period
         else:
-            if not last < stamp + self._shift < last + self._leap:
-                self._shift = last + self._period - stamp
-            self._last = stamp + self._shift
+            if not last < timestamp + self._shift < last + self._jump:
+                self._shift = last + self._period - timestamp
+            self._last = timestamp + self._shift
         return self._last
 
 
-def _leap(time_base: Fraction, rate: Fraction, container: str) -> float:
-    """In units of time_base: a gap that is none, but another clock."""
-    return max(_LEAP, 4 / rate) / time_base if container.startswith(_SPLICED) else math.inf
+def _min_jump(time_base: Fraction, rate: Fraction, container: str) -> float:
+    """Return the gap, in units of `time_base`, from which the clock counts as interrupted."""
+    return max(_MIN_JUMP, 4 / rate) / time_base if container.startswith(_SPLICEABLE) else math.inf
 
 
-def warn_about_discontinuities(path: Path | str, breaks: int) -> None:
-    """Of a file whose clock restarts or leaps so many times."""
-    times = f"{breaks} times" if breaks > 1 else "once"
+def warn_about_discontinuities(path: Path | str, count: int) -> None:
+    """Warn about a file whose clock restarts or jumps `count` times."""
+    times = f"{count} times" if count > 1 else "once"
     warn_once(
         path,
         f"its clock restarts or jumps {times}: the parts are joined without a gap and without sound; each "
