@@ -20,7 +20,7 @@ from vmae_det.utils.errors import ConfigError, DataError
 from vmae_det.video import shards as shards_module
 from vmae_det.video.probe import probe_video
 from vmae_det.video.readers import tar_shard
-from vmae_det.video.shards import expand, find_shards
+from vmae_det.video.shards import expand_braces, find_shards
 
 
 @pytest.fixture(autouse=True)
@@ -69,10 +69,10 @@ def clips(mini_ava):
 
 
 def test_braces():
-    assert list(expand("a.tar")) == ["a.tar"]
-    assert list(expand("t-{008..011}.tar")) == ["t-008.tar", "t-009.tar", "t-010.tar", "t-011.tar"]
-    assert list(expand("{9..10}")) == ["9", "10"]
-    assert list(expand("{a,b}/{0..1}")) == ["a/0", "b/0", "a/1", "b/1"]
+    assert list(expand_braces("a.tar")) == ["a.tar"]
+    assert list(expand_braces("t-{008..011}.tar")) == ["t-008.tar", "t-009.tar", "t-010.tar", "t-011.tar"]
+    assert list(expand_braces("{9..10}")) == ["9", "10"]
+    assert list(expand_braces("{a,b}/{0..1}")) == ["a/0", "b/0", "a/1", "b/1"]
 
 
 def test_one_a_folder_and_a_pattern(tmp_path):
@@ -199,14 +199,14 @@ def test_a_class_that_is_missing_or_none(tiny_cfg, tmp_path):
     own = tmp_path / "own.yaml"
     own.write_text("type: classification\nvideos: many\n")
     (path,) = pack(tmp_path / "many", {"a": b"x", "b": b"y"}, labels={"a": 1, "b": "run"})
-    with pytest.raises(DataError, match=r"train-000\.tar: b\.cls: expected a class number"):
+    with pytest.raises(DataError, match=r"train-000\.tar: b\.cls: expected a class index"):
         build_dataset(tiny_cfg("finetune"), "classification", str(own), True)
     assert [finding.kind for finding in check_dataset(get_dataset(str(own))).findings] == ["broken_file"]
     with tarfile.open(path, "a") as tar:
         add(tar, "c.mp4", b"z")
         add(tar, "b.cls", b"2")
     with pytest.raises(
-        DataError, match=r"1 of 3 videos have no class, such as .*/c: expected c\.cls beside it"
+        DataError, match=r"1 of 3 videos have no class, such as .*/c: expected c\.cls next to it"
     ):
         build_dataset(tiny_cfg("finetune"), "classification", str(own), True)
     own.write_text("type: classification\nvideos: .\n")
@@ -259,7 +259,7 @@ def test_the_doctor_finds_broken_and_missing_videos_in_shards(sharded, in_proces
         add(tar, broken.name, b"\0\0\0\x18ftypmp42" + b"no index" * 50)
     found = {f.kind: f for f in check_dataset(get_dataset(str(sharded / "train.yaml"))).findings}
     assert {"missing_video", "unreadable_video"} <= set(found)
-    assert "MP4 file without its index" in found["unreadable_video"].examples[0].text
+    assert "MP4 file without an index" in found["unreadable_video"].examples[0].text
     assert gone.stem in found["missing_video"].examples[0].text
 
 
@@ -344,5 +344,5 @@ def test_addresses_of_lists_and_of_what_is_none(tiny_cfg, mini_ava, tmp_path, se
     )
     assert build_dataset(tiny_cfg("finetune"), "classification", str(own), True).labels.tolist() == [label]
     assert len(get_dataset(f"{server.url}/train-000.tar").videos.videos) == 1
-    with pytest.raises(DataError, match=r"/videos: expected tar shards \(\.tar\) at an address"):
+    with pytest.raises(DataError, match=r"/videos: expected the URL of tar shards \(\.tar\)"):
         get_dataset(f"{server.url}/videos")

@@ -504,7 +504,7 @@ def test_a_video_truncated_after_its_index(tmp_path, keep):
     assert (facts.problem, facts.frames, facts.width, facts.height) == ("", 48, 64, 48)
     assert facts.seconds == pytest.approx(4, abs=0.1)
     path.write_bytes(complete[: int(len(complete) * keep)])
-    assert "cut off" in probe_video(str(path), "none").problem
+    assert "truncated" in probe_video(str(path), "none").problem
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".webm", ".avi", ".ts"])

@@ -258,7 +258,7 @@ def test_broken_and_missing_videos_are_listed_and_left_out(site, arguments, in_p
     assert table(site.made / "missing_videos.csv") == [{"video": "gone0000000_000005_000015"}]
     bad = table(site.made / "bad_videos.csv")
     assert [row["video"] for row in bad] == [broken]
-    assert "MP4 file without its index" in bad[0]["reason"]
+    assert "MP4 file without an index" in bad[0]["reason"]
     assert [row.rsplit("/")[-1][0] for row in site.rows("train")] == ["-", "0"]
     assert site.prepare(*arguments, "--max-bad", "0.5") == 0
 

@@ -103,7 +103,7 @@ def test_broken_folders(folder, tmp_path):
     empty.mkdir()
     with pytest.raises(DataError, match="empty: a folder without images"):
         open_video(empty)
-    with pytest.raises(ConfigError, match=r"READER: images reads folders, and .*notes\.txt is a file"):
+    with pytest.raises(ConfigError, match=r"READER: images reads folders, but .*notes\.txt is a file"):
         open_video(folder / "notes.txt", "images")
     video = open_video(folder)
     third = folder / f"{folder.name}_3.jpg"

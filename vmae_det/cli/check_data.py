@@ -11,7 +11,7 @@ from vmae_det.dataset_tools.check import check_dataset
 from vmae_det.dataset_tools.check.fix import fix_dataset
 from vmae_det.utils.errors import ConfigError
 from vmae_det.utils.output_files import write_json
-from vmae_det.video.probe import DECODE
+from vmae_det.video.probe import DECODE_MODES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--decode",
-        choices=DECODE,
+        choices=DECODE_MODES,
         default="ends",
         help="how much of each video is decoded: nothing (its header is read), its first and last frames "
         "(the default), or all",

@@ -183,7 +183,9 @@ class ActionStream(Iterator[KeyframeActions]):
         stages, live = self._stages, self.source.live
         batch_size = 1 if live else self._batch_size
         frames = stages.run(self._decode(), _DECODED_FRAMES)
-        self._waiting_clips = stages.run(self._cut_clips(_channel_items(frames)), batch_size, drop_oldest=live)
+        self._waiting_clips = stages.run(
+            self._cut_clips(_channel_items(frames)), batch_size, drop_oldest=live
+        )
         if live:
             # No queue between person detection and scoring, so that the next keyframe is the newest one.
             groups = (self._add_persons(clips) for clips in batches(self._waiting_clips, 1))

@@ -1,4 +1,4 @@
-"""Files and streams in, frames out: readers, tar shards, sources, and which frames make a clip.
+"""Video files and streams in, frames out: readers, tar shards, sources, temporal sampling, and a writer.
 
-May import: config and utils. No annotations.
+May import: config and utils. Contains nothing about annotations.
 """

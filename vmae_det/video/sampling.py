@@ -179,7 +179,7 @@ def published_random_segments(num_frames: int, clip_length: int, rng: np.random.
 def published_evenly_spaced_segments(
     num_frames: int, clip_length: int, number: int, num_clips: int
 ) -> np.ndarray:
-    """Sample clip `number` of `num_clips`: the frame at number / num_clips of each of `clip_length` segments."""
+    """Sample clip `number` of `num_clips`: the frame at number / num_clips of each segment."""
     parts = np.arange(clip_length) * num_clips + number
     return parts * num_frames // (clip_length * num_clips)
 
@@ -191,7 +191,7 @@ def slowfast_frame(timestamp: float) -> int | None:
 
 
 def describe_keyframe(video: str, timestamp: float, start: float, rate: float = 0.0) -> str:
-    """Describe where a keyframe is found, next to SlowFast's choice. Results differ by points between the two.
+    """Describe which frame is a keyframe, and which one SlowFast uses. Results differ by points between them.
 
     Args:
         video: id of the video.

@@ -1,4 +1,4 @@
-"""The videos of many tar shards as one dataset: found once, kept in arrays, read from their places."""
+"""Sets of tar shards: which files a pattern refers to, and a cached index of the videos in all of them."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from vmae_det.utils.output_files import atomic_write
 from vmae_det.utils.paths import is_address, local_path
 from vmae_det.video.packed_paths import PackedPaths, PackedStrings
 from vmae_det.video.readers.base import VideoLocation
-from vmae_det.video.readers.tar_shard import BAD_CLASS, NO_CLASS, key_of, list_shard, scan_shard
+from vmae_det.video.readers.tar_shard import INVALID_CLASS, NO_CLASS, key_of, list_shard, scan_shard
 
 logger = logging.getLogger(__name__)
 
-_THREADS = 8  # that read headers: on a network's disk most of the time is waiting
+_THREADS = 8  # for reading headers, which is mostly waiting on network file systems
 _MAX_SHARDS = 100_000
 _RANGE = re.compile(r"\{([0-9]{1,9})\.\.([0-9]{1,9})\}")
 _CHOICE = re.compile(r"\{([^{},]+(?:,[^{},]+)+)\}")
 
 
-def expand(pattern: str) -> Iterator[str]:
-    """The paths that `{000..099}` (from, to, with as many digits) and `{a,b}` stand for."""
+def expand_braces(pattern: str) -> Iterator[str]:
+    """Yield the paths for a pattern with `{000..099}` (zero-padded range) and `{a,b}` (choice)."""
     match = _RANGE.search(pattern)
     if match:
         first, last = match.groups()
@@ -49,67 +49,68 @@ def expand(pattern: str) -> Iterator[str]:
             return
         parts = match[1].split(",")
     for part in parts:
-        yield from expand(pattern[: match.start()] + part + pattern[match.end() :])
+        yield from expand_braces(pattern[: match.start()] + part + pattern[match.end() :])
 
 
-def _expanded(pattern: str) -> list[str]:
-    names = list(itertools.islice(expand(pattern), _MAX_SHARDS + 1))
+def _expand_limited(pattern: str) -> list[str]:
+    names = list(itertools.islice(expand_braces(pattern), _MAX_SHARDS + 1))
     if len(names) > _MAX_SHARDS:
-        raise DataError(f"stands for more than {_MAX_SHARDS} shards", pattern)
+        raise DataError(f"matches more than {_MAX_SHARDS} shards", pattern)
     return names
 
 
 def find_shards(text: str, base: Path = Path()) -> Shards | None:
-    """The shards that `text` names: one, a folder of them, or a pattern; None where it names none.
+    """Return the shards that `text` refers to: a file, a folder or a pattern. None if it is none of these.
 
-    A folder is one of shards if it holds tar files, and neither videos nor folders. Addresses are fetched.
+    A folder is one of shards if it contains tar files, no videos and no subfolders. URLs are downloaded.
 
     Args:
-        text: a path or an address.
+        text: a path or URL, possibly with braces.
         base: the folder that a path is relative to.
 
     Raises:
-        DataError: one of them does not exist, or an address is not one of shards.
-        UserError: one of them cannot be fetched.
+        DataError: a shard does not exist, or a URL is not that of a shard.
+        UserError: a shard cannot be downloaded.
     """
     if is_address(text):
-        names = _expanded(text)
-        if not names or not all(split_address(name).path.endswith(SHARD_SUFFIX) for name in names):
-            raise DataError(f"expected tar shards ({SHARD_SUFFIX}) at an address of videos", text)
-        bar = tqdm(names, desc="shards", unit="shard", disable=None if len(names) > 1 else True, leave=False)
-        return Shards(text, [local_path(name) for name in bar])
+        urls = _expand_limited(text)
+        if not urls or not all(split_address(url).path.endswith(SHARD_SUFFIX) for url in urls):
+            raise DataError(f"expected the URL of tar shards ({SHARD_SUFFIX})", text)
+        bar = tqdm(urls, desc="shards", unit="shard", disable=None if len(urls) > 1 else True, leave=False)
+        return Shards(text, [local_path(url) for url in bar])
     path = base / text
     if path.is_dir():
         found = _shards_in(path)
         return Shards(str(path), found) if found else None
     if not text.endswith(SHARD_SUFFIX):
         return None
-    files = [path] if path.exists() else [Path(name) for name in _expanded(str(path))]
+    files = [path] if path.exists() else [Path(name) for name in _expand_limited(str(path))]
     missing = [file for file in files if not file.is_file()]
     if missing or not files:
-        shown = f", such as {missing[0]}" if len(files) > 1 else ""
-        raise DataError(f"{len(missing)} of {len(files)} shards do not exist{shown}", path)
+        example = f", such as {missing[0]}" if len(files) > 1 else ""
+        raise DataError(f"{len(missing)} of {len(files)} shards do not exist{example}", path)
     return Shards(str(path), files)
 
 
 def _shards_in(folder: Path) -> list[Path]:
-    found = []
+    """Return the tar files of a folder of shards; [] if it is another kind of folder."""
+    shards = []
     with os.scandir(folder) as entries:
         for entry in entries:
             suffix = os.path.splitext(entry.name)[1]
             if suffix.lower() in VIDEO_SUFFIXES or entry.is_dir():
                 return []
             if suffix == SHARD_SUFFIX:
-                found.append(folder / entry.name)
-    return sorted(found)
+                shards.append(folder / entry.name)
+    return sorted(shards)
 
 
 class Shards:
-    """Tar shards that together hold the videos of a dataset.
+    """The tar shards of a dataset.
 
     Args:
-        name: as the user calls them.
-        files: of this machine.
+        name: name to show in messages.
+        files: local paths.
     """
 
     def __init__(self, name: str, files: Sequence[Path]) -> None:
@@ -121,17 +122,23 @@ class Shards:
 
     @functools.cached_property
     def videos(self) -> ShardVideoPaths:
-        """All of them, in the order in which they lie in the shards.
+        """All videos, in the order in which the shards contain them.
 
         Raises:
-            DataError: a shard cannot be read, or holds no videos.
+            DataError: a shard cannot be read, or contains no videos.
         """
-        return ShardVideoPaths(self, _index_of(self))
+        return ShardVideoPaths(self, _get_index(self))
 
 
-class _Index(NamedTuple):
-    """Of the videos in some shards: number of the shard (n,), start and size in bytes (n,), label (n,) and
-    the names of the members (see `PackedStrings`)."""
+class _ShardIndex(NamedTuple):
+    """Index of the videos in a set of shards.
+
+    Attributes:
+        shard: position of the shard, (n,).
+        start, size: offset and size in the shard in bytes, (n,).
+        label: class index, or one of tar_shard's negative codes, (n,).
+        name_ends, name_text: names of the members (see `PackedStrings`).
+    """
 
     shard: np.ndarray
     start: np.ndarray
@@ -142,15 +149,15 @@ class _Index(NamedTuple):
 
 
 class ShardVideoPaths(Sequence):
-    """Videos in tar shards, in arrays.
+    """Paths of videos in tar shards, stored in arrays.
 
     Args:
-        shards: that hold them.
-        index: of all videos in the shards.
-        rows: those of the index that these are; None: all.
+        shards: the shards.
+        index: index of all videos in the shards.
+        rows: rows of the index to include; None for all.
     """
 
-    def __init__(self, shards: Shards, index: _Index, rows: np.ndarray | None = None) -> None:
+    def __init__(self, shards: Shards, index: _ShardIndex, rows: np.ndarray | None = None) -> None:
         self.shards = shards
         self._index = index
         self._names = PackedStrings(index.name_ends, index.name_text)
@@ -164,23 +171,23 @@ class ShardVideoPaths(Sequence):
         return self.shards.files[self._index.shard[row]] / self._names[row]
 
     def location(self, index: int) -> VideoLocation:
-        """What `open_video` takes, which then need not look for the video in its shard."""
+        """Return the argument for `open_video`, which then does not need to scan the shard."""
         row = self._rows[index]
         file = self.shards.files[self._index.shard[row]]
         start, size = int(self._index.start[row]), int(self._index.size[row])
         return VideoLocation(file / self._names[row], file, start, size)
 
     def select(self, numbers: Sequence[int]) -> ShardVideoPaths:
-        """Some of them, in that order."""
+        """Return some of the videos, in the given order."""
         return ShardVideoPaths(self.shards, self._index, self._rows[np.asarray(numbers, dtype=np.int64)])
 
     def members(self) -> Iterator[tuple[int, str]]:
-        """Number of the shard and name of the member of each."""
+        """Yield the position of the shard and the member name of each video."""
         shards = self._index.shard[self._rows].tolist()
         return zip(shards, (self._names[row] for row in self._rows.tolist()))
 
     def numbers_by_key(self) -> dict[str, int]:
-        """Key to the number of the video.
+        """Map the key of each video to its position.
 
         Raises:
             DataError: two videos have the same key.
@@ -195,41 +202,44 @@ class ShardVideoPaths(Sequence):
         return numbers
 
     def numbers_by_name(self) -> dict[str, int]:
-        """SHARD.tar/KEY.mp4 to the number of the video, for lists.
+        """Map SHARD.tar/KEY.mp4, as used in video lists, to the position of the video.
 
         Raises:
-            DataError: two shards have the same name.
+            DataError: two shards have the same file name.
         """
         names = [file.name for file in self.shards.files]
         if len(set(names)) < len(names):
-            double = next(name for name in names if names.count(name) > 1)
-            problem = f"two shards are called {double}: a list cannot tell them apart"
+            duplicate = next(name for name in names if names.count(name) > 1)
+            problem = f"two shards are named {duplicate}, which is ambiguous in a video list"
             raise DataError(problem, str(self.shards))
         return {f"{names[shard]}/{name}": number for number, (shard, name) in enumerate(self.members())}
 
     def labels(self) -> np.ndarray:
-        """The classes that the KEY.cls hold, int64 (n,).
+        """Return the class indices in the KEY.cls files, int64 (n,).
 
         Raises:
-            DataError: a video has none, or its KEY.cls holds no class number.
+            DataError: a video has no KEY.cls, or it does not contain a class index.
         """
         labels = self._index.label[self._rows]
-        bad = np.flatnonzero(labels == BAD_CLASS)
-        if len(bad):
-            list_shard(self.location(int(bad[0])).file)  # whose error names the file and what it holds
+        invalid = np.flatnonzero(labels == INVALID_CLASS)
+        if len(invalid):
+            list_shard(self.location(int(invalid[0])).file)  # raises an error with the member and its content
         missing = np.flatnonzero(labels == NO_CLASS)
         if len(missing):
             example = key_of(str(self[int(missing[0])]))
             raise DataError(
                 f"{len(missing)} of {len(labels)} videos have no class, such as {example}: expected "
-                f"{Path(example).name}.cls beside it, or a list of videos (annotations)",
+                f"{Path(example).name}.cls next to it, or a list of videos (annotations)",
                 str(self.shards),
             )
         return labels
 
 
-def _index_of(shards: Shards) -> _Index:
-    """The index, from the cache while the shards stay as they are; one process reads, others wait for it."""
+def _get_index(shards: Shards) -> _ShardIndex:
+    """Return the index, from the cache if the shards have not changed.
+
+    If several processes need it, one of them reads the shards and the others wait.
+    """
     paths = [os.path.abspath(file) for file in shards.files]
     digest = hashlib.sha256("\n".join(paths).encode("utf-8", "surrogateescape")).hexdigest()
     cached = cache_folder() / "shards" / f"{digest[:32]}.npz"
@@ -242,42 +252,42 @@ def _index_of(shards: Shards) -> _Index:
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{cached}.lock"):
-            index = _load(cached, state)
+            index = _load_index(cached, state)
             if index is None:
-                index = _read(shards)
+                index = _build_index(shards)
                 with atomic_write(cached) as temporary:
                     np.savez(temporary, state=state, **index._asdict())
     except OSError as error:
-        logger.warning("the index of %s cannot be kept in %s: %s", shards, cached.parent, error)
-    return index or _read(shards)
+        logger.warning("the index of %s cannot be cached in %s: %s", shards, cached.parent, error)
+    return index or _build_index(shards)
 
 
-def _load(path: Path, state: np.ndarray) -> _Index | None:
-    """An index that was kept, if it is of shards in that state."""
+def _load_index(path: Path, state: np.ndarray) -> _ShardIndex | None:
+    """Load a cached index; None if there is none for this state (sizes and times) of the shards."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             if np.array_equal(arrays["state"], state):
-                return _Index(*(arrays[name] for name in _Index._fields))
+                return _ShardIndex(*(arrays[name] for name in _ShardIndex._fields))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass
     return None
 
 
-def _read(shards: Shards) -> _Index:
+def _build_index(shards: Shards) -> _ShardIndex:
     with ThreadPoolExecutor(_THREADS) as pool:
-        parts = list(
+        members = list(
             tqdm(
                 pool.map(scan_shard, shards.files),
                 total=len(shards.files),
-                desc="reading the headers of shards",
+                desc="reading shard headers",
                 unit="shard",
                 disable=None,
                 leave=False,
             )
         )
-    names = PackedStrings.pack(video.name for video in itertools.chain.from_iterable(parts))
+    names = PackedStrings.pack(video.name for video in itertools.chain.from_iterable(members))
     numbers = np.array(
-        [(video.start, video.size, video.label) for part in parts for video in part], dtype=np.int64
+        [(video.start, video.size, video.label) for videos in members for video in videos], dtype=np.int64
     )
-    shard = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-    return _Index(shard, *numbers.T, names.ends, names.text)
+    shard = np.repeat(np.arange(len(members)), [len(videos) for videos in members])
+    return _ShardIndex(shard, *numbers.T, names.ends, names.text)

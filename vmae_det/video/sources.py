@@ -184,8 +184,10 @@ class LiveSource(VideoSource):
         self._queue.close()
 
     def frames(self, first: int = 0, wanted: np.ndarray | None = None) -> Iterator[Frame]:
-        """Yield frames (see `VideoSource.frames`). The index of a frame is its time multiplied by the rate, so
-        that gaps are visible."""
+        """Yield frames (see `VideoSource.frames`).
+
+        The index of a frame is its time multiplied by the rate, so that gaps are visible.
+        """
         thread = threading.Thread(target=self._capture, daemon=True)
         thread.start()
         last = first - 1

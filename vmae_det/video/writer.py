@@ -1,4 +1,4 @@
-"""H.264 video files from RGB frames, at their true times and with the sound of the video they came from."""
+"""Write H.264 video files from RGB frames, at their exact times and with the audio of the original video."""
 
 from __future__ import annotations
 
@@ -21,27 +21,28 @@ from vmae_det.utils.paths import is_address
 
 logger = logging.getLogger(__name__)
 
-# Of the file's clock, at least: a frame's period is a whole number of ticks, so that a constant rate is met
-# exactly, and a varying one to half a tick.
+# Minimum clock rate. A frame period is a whole number of ticks, so that a constant rate is exact, and times
+# of a variable rate are exact to half a tick.
 TICKS_PER_SECOND = 10_000
-_BT709 = 1  # the code of this colour space in H.264 (Rec. ITU-T H.264, table E-3)
+_BT709 = 1  # code of this color space in H.264 (Rec. ITU-T H.264, table E-3)
 _LIMITED_RANGE = 1  # AVCOL_RANGE_MPEG
 
 
 class VideoWriter:
     """Writes frames to an mp4 file that every player opens: H.264, 4:2:0, index at the front.
 
-    Use it as a context manager. The file appears under its name when the block ends, and not at all when the
-    block raises or writes no frame.
+    Use it as a context manager. The file appears under its name when the block ends. It does not appear if
+    the block raises an error or writes no frame.
 
     Args:
-        path: the mp4 file; its folder is made if needed.
-        width, height: of the frames. Odd sizes, which 4:2:0 cannot hold, gain a repeated column or row.
-        fps: frames a second.
-        audio_from: a media file, or its address, whose sound is copied as it is, over the span of the frames
-            written. A file without sound gives a silent video; so does, with a warning, a coding that mp4
-            cannot hold.
-        key_every: frames from one key frame to the next, at most.
+        path: the mp4 file. Its folder is created if needed.
+        width, height: size of the frames. Odd sizes, which 4:2:0 does not support, get an extra column or
+            row.
+        fps: frames per second.
+        audio_from: path or URL of a media file. Its audio is copied without re-encoding, for the time span of
+            the written frames. If it has no audio, or (with a warning) an audio codec that mp4 does not
+            support, the video is silent.
+        key_every: maximum number of frames from one key frame to the next.
 
     Raises:
         UserError: the file cannot be written.
@@ -60,33 +61,33 @@ class VideoWriter:
         self.path = Path(path)
         self.key_every = key_every
         self.width, self.height = width, height
-        # Holds every standard rate; averages over uneven files have terms too long for the clock of an mp4.
+        # Represents every standard rate. Measured averages may have terms too large for the clock of an mp4.
         self.fps = Fraction(fps).limit_denominator(1001)
         self._period = math.ceil(TICKS_PER_SECOND / self.fps)  # of a frame, in ticks
         self._tick = 1 / (self.fps * self._period)  # seconds
-        self._start: Fraction | None = None  # of the first frame, on the source's clock
-        self._last: int | None = None  # of the last frame, in ticks
-        self._sound: _SoundCopy | None = None
+        self._start: Fraction | None = None  # time of the first frame on the clock of the audio
+        self._last: int | None = None  # time of the last frame, in ticks
+        self._audio: _AudioCopy | None = None
         with ExitStack() as stack:
             part = stack.enter_context(atomic_write(self.path))
             with self._naming_path():
                 self._file = av.open(
-                    _local(part), "w", format="mp4", container_options={"movflags": "+faststart"}
+                    _ffmpeg_name(part), "w", format="mp4", container_options={"movflags": "+faststart"}
                 )
             stack.callback(self._close)
             self._stream = self._add_video_stream()
             if audio_from is not None:
-                self._sound = _SoundCopy.open(audio_from, self._file)
+                self._audio = _AudioCopy.open(audio_from, self._file)
             self._stack = stack.pop_all()
 
     def _add_video_stream(self) -> av.VideoStream:
-        # Quality nearly that of the source; "veryfast" keeps pace with 1080p on two cores.
+        # Quality close to that of the source; "veryfast" encodes 1080p in real time on two cores.
         options = {"crf": "20", "preset": "veryfast", "g": str(self.key_every)}
         stream = self._file.add_stream("libx264", rate=self.fps, options=options)
         stream.width, stream.height = self.width + self.width % 2, self.height + self.height % 2
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = self._tick
-        # Said explicitly: players guess the colour space of an untagged file from its size.
+        # Tagged explicitly, because players guess the color space of an untagged file from its size.
         stream.codec_context.colorspace = _BT709
         stream.codec_context.color_primaries = _BT709
         stream.codec_context.color_trc = _BT709
@@ -98,17 +99,17 @@ class VideoWriter:
 
         Args:
             frame: uint8 RGB (height, width, 3).
-            time: seconds on the clock of `audio_from` at which the frame is shown; without it, one frame
-                period after the frame before (the first: at 0). A time that does not grow is moved up.
+            time: time of the frame in seconds on the clock of `audio_from`. The default is one frame period
+                after the previous frame, and 0 for the first. A time that does not increase is moved up.
 
         Raises:
-            DataError: the frame has another size than the video.
-            UserError: the file cannot be written, for instance because the disk is full.
+            DataError: the size of the frame differs from that of the video.
+            UserError: the file cannot be written, for example because the disk is full.
         """
         if frame.shape != (self.height, self.width, 3) or frame.dtype != np.uint8:
             raise DataError(
-                f"a frame is {frame.dtype} {frame.shape}, expected uint8 {(self.height, self.width, 3)}: "
-                "all frames of a video must have one size",
+                f"got a frame {frame.dtype} {frame.shape}, expected uint8 {(self.height, self.width, 3)}: "
+                "all frames of a video must have the same size",
                 self.path,
             )
         if self._start is None:
@@ -128,12 +129,12 @@ class VideoWriter:
         picture.pts, picture.time_base = ticks, self._tick
         with self._naming_path():
             self._encode(picture)
-            if self._sound is not None:
-                self._sound.copy(self._start, self._start + (ticks + self._period) * self._tick)
+            if self._audio is not None:
+                self._audio.copy(self._start, self._start + (ticks + self._period) * self._tick)
 
     def _encode(self, picture: av.VideoFrame | None) -> None:
         for packet in self._stream.encode(picture):
-            packet.duration = self._period  # else the last frame has none, and the rate seems higher
+            packet.duration = self._period  # otherwise the last frame has none, and the rate seems higher
             self._file.mux(packet)
 
     def __enter__(self) -> VideoWriter:
@@ -147,71 +148,70 @@ class VideoWriter:
             return
         with self._stack:
             if self._last is None:
-                raise DataError("no frame was given to write", self.path)
+                raise DataError("no frame was written", self.path)
             with self._naming_path():
                 self._encode(None)
                 self._file.close()
 
     def _close(self) -> None:
-        """Close what is open. Errors of the file do not matter here: it is complete, or thrown away."""
-        if self._sound is not None:
-            self._sound.close()
+        """Close the open files. Errors do not matter here: the file is complete, or discarded."""
+        if self._audio is not None:
+            self._audio.close()
         with suppress(av.FFmpegError):
             self._file.close()
 
     @contextmanager
     def _naming_path(self) -> Iterator[None]:
-        """Orientation an error of the file system into one that names the file and what to look at."""
+        """Convert an error of the file system to one that names the file and a remedy."""
         try:
             yield
         except OSError as error:
             raise UserError(
                 f"{self.path}: cannot be written ({error.strerror or error}); "
-                "check that the folder may be written to and that the disk has room"
+                "check the permissions of the folder and the free space of the disk"
             ) from error
 
 
-def _local(path: str | Path) -> str:
-    """A path as FFmpeg takes it for one: what comes before a colon is else a protocol."""
+def _ffmpeg_name(path: str | Path) -> str:
+    """Return an absolute path. FFmpeg interprets the part of a name before a colon as a protocol."""
     return str(path) if is_address(path) else str(Path(path).absolute())
 
 
-class _SoundCopy:
-    """The packets of a file's first audio stream, passed on to another file without decoding them."""
+class _AudioCopy:
+    """Copies the packets of a file's first audio stream to another file, without decoding."""
 
     def __init__(self, source: av.container.InputContainer, target: av.container.OutputContainer) -> None:
         self._source, self._target = source, target
         self._packets = source.demux(source.streams.audio[0])
         self._stream = target.add_stream_from_template(source.streams.audio[0])
-        self._waiting: av.Packet | None = None
-        self._last: int | None = None  # decoding time of the last packet passed on, as in the source
+        self._pending: av.Packet | None = None
+        self._last: int | None = None  # DTS of the last copied packet, in the source
 
     @classmethod
-    def open(cls, path: str | Path, target: av.container.OutputContainer) -> _SoundCopy | None:
-        """Ready to copy the sound of `path`; None where it has none, or none that fits into `target`."""
+    def open(cls, path: str | Path, target: av.container.OutputContainer) -> _AudioCopy | None:
+        """Open `path`. Returns None if it has no audio, or none that `target` supports."""
         try:
-            source = av.open(_local(path))
+            source = av.open(_ffmpeg_name(path))
         except av.FFmpegError as error:
-            raise DataError(f"cannot be opened for its sound ({error.strerror or error})", path) from error
+            raise DataError(f"cannot be opened for its audio ({error.strerror or error})", path) from error
         if source.streams.audio:
-            coding = source.streams.audio[0].codec_context.name
-            if coding in target.supported_codecs:
+            codec = source.streams.audio[0].codec_context.name
+            if codec in target.supported_codecs:
                 return cls(source, target)
-            logger.warning("%s: its sound (%s) does not fit into mp4; the video is silent", path, coding)
+            logger.warning("%s: mp4 does not support its audio codec (%s); the video is silent", path, codec)
         source.close()
         return None
 
     def copy(self, start: Fraction, end: Fraction) -> None:
-        """Pass on the packets that begin before `end`, less those over before `start`, the new time 0."""
+        """Copy the packets that start before `end` and stop after `start`, which becomes time 0."""
         while packet := self._next():
             begin = packet.pts * packet.time_base
             if begin >= end:
-                self._waiting = packet
+                self._pending = packet
                 return
-            over = begin + (packet.duration or 0) * packet.time_base <= start
-            if not over and (
-                self._last is None or packet.dts > self._last
-            ):  # damaged files jump back in time
+            is_over = begin + (packet.duration or 0) * packet.time_base <= start
+            # Timestamps of damaged files may go back.
+            if not is_over and (self._last is None or packet.dts > self._last):
                 self._last = packet.dts
                 shift = round(start / packet.time_base)
                 packet.pts -= shift
@@ -220,15 +220,15 @@ class _SoundCopy:
                 self._target.mux(packet)
 
     def _next(self) -> av.Packet | None:
-        """The next packet with a time; None at the end, or where the file is damaged."""
-        packet, self._waiting = self._waiting, None
+        """Return the next packet with timestamps; None at the end, or where the file is damaged."""
+        packet, self._pending = self._pending, None
         try:
             while packet is None or packet.pts is None or packet.dts is None:
                 packet = next(self._packets)
         except StopIteration:
             return None
         except av.FFmpegError:
-            logger.warning("%s: the rest of its sound is damaged and left out", self._source.name)
+            logger.warning("%s: the rest of its audio is damaged and skipped", self._source.name)
             return None
         return packet
 
