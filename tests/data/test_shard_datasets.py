@@ -133,7 +133,7 @@ def test_without_a_cache_the_headers_are_read_all_the_same(tmp_path, cache, capl
     pack(tmp_path / "many", {"a": b"x"})
     cache.write_text("a file")
     assert len(find_shards(str(tmp_path / "many")).videos) == 1
-    assert "cannot be kept in" in caplog.text
+    assert "cannot be cached in" in caplog.text
 
 
 def test_loader_processes_get_arrays(tmp_path):

@@ -101,7 +101,7 @@ def test_numbers_beyond_64_bits(tmp_path):
 def test_broken_folders(folder, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(DataError, match="empty: a folder without images"):
+    with pytest.raises(DataError, match="empty: contains no images"):
         open_video(empty)
     with pytest.raises(ConfigError, match=r"READER: images reads folders, but .*notes\.txt is a file"):
         open_video(folder / "notes.txt", "images")

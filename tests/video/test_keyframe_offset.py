@@ -75,5 +75,5 @@ def test_the_doctor_says_it(mini_ava, monkeypatch):
         lambda paths, decode, workers: {path: probe_video(str(path), decode) for path in set(paths)},
     )
     report = check_dataset(get_dataset(str(mini_ava / "train.yaml")), decode="none")
-    assert "from the first at 12 a second; SlowFast counts" in report.as_text()
+    assert "from the first at 12 frames per second; SlowFast uses" in report.as_text()
     assert report.to_json()["keyframes"] == report.keyframes

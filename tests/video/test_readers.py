@@ -47,7 +47,7 @@ def test_a_moment_has_its_frame(numbered, reader):
     video = open_video(numbered, reader)
     assert [video.index_at(seconds) for seconds in (0, 0.5, 0.51, 1.95)] == [0, 10, 10, 39]
     for outside in (-1, 2.5):
-        with pytest.raises(DataError, match=r"outside the video, whose last frame begins at second 1\.950"):
+        with pytest.raises(DataError, match=r"outside the video, whose last frame starts at second 1\.950"):
             video.index_at(outside)
 
 

@@ -86,7 +86,7 @@ def test_broken_shards(tmp_path, shard):
     with tarfile.open(path, "w") as tar:
         add(tar, "a.mp4", b"x")
         add(tar, "a.cls", b"running")
-    with pytest.raises(DataError, match=r"a\.cls: expected a class number 0, 1, 2, \.\.\., got 'running'"):
+    with pytest.raises(DataError, match=r"a\.cls: expected a class index 0, 1, 2, \.\.\., got 'running'"):
         list_shard(path)
     with pytest.raises(DataError, match=r"gone\.tar: cannot be read"):
         list_shard(tmp_path / "gone.tar")

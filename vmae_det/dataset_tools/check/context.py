@@ -22,19 +22,12 @@ from vmae_det.video.probe import VideoInfo
 class CheckContext:
     """Passed to the check of the dataset's type, which fills it.
 
-        Args:
-            spec: the dataset.
-    <<<<<<< HEAD:vmae_det/dataset_tools/check/context.py
-            against: the dataset that must not share videos with it.
-            training: whether it is a training set.
-            decode: how much of each video to decode, a value of `probe.DECODE`.
-            workers: number of processes that read videos. None: one for each CPU.
-    =======
-            against: the set that must share no video with it.
-            training: whether it is for training.
-            decode: how much of each video is decoded, of `probe.DECODE_MODES`.
-            workers: processes that read videos; None takes one for each processor.
-    >>>>>>> f6aacf6 (Plain English in video shards, probe and writer):vmae_det/dataset_tools/check/case.py
+    Args:
+        spec: the dataset.
+        against: the dataset that must not share videos with it.
+        training: whether it is a training set.
+        decode: how much of each video to decode, a value of `probe.DECODE_MODES`.
+        workers: number of processes that read videos. None: one for each CPU.
     """
 
     spec: DatasetSpec

@@ -48,7 +48,9 @@ class ImageFolderReader(VideoReader):
             regex = pattern_regex(location.pattern)
             files = [path for path in files if regex.fullmatch(path.name)]
         if not files:
-            raise DataError("no image matches this pattern" if location.pattern else "no images", self.path)
+            raise DataError(
+                "no image matches this pattern" if location.pattern else "contains no images", self.path
+            )
         self.files = sorted(files, key=lambda path: natural_key(path.name))
         _check_unique_stems(self.files, self.path)
         self.rate = _read_rate(folder / "rate.txt") or location.rate or DEFAULT_RATE
