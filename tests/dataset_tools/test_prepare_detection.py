@@ -21,11 +21,11 @@ from vmae_det.dataset_tools.check import check_dataset
 from vmae_det.dataset_tools.prepare.ava_frames import read_frame_lists
 from vmae_det.dataset_tools.prepare.ava_kinetics import choose_clips
 from vmae_det.dataset_tools.prepare.ucf101_24 import read_corrected
-from vmae_det.evaluation.ava import FrameMAPEvaluator
+from vmae_det.evaluation.evaluators import FrameMAPEvaluator
 from vmae_det.formats.ava_csv import read_action_csv
 from vmae_det.formats.label_map import LabelMap
-from vmae_det.formats.tube_annotations import read_tube_pickle
 from vmae_det.formats.tube_csv import read_tubes
+from vmae_det.formats.tube_pickles import read_tube_annotations
 from vmae_det.formats.video_starts import VideoStarts
 from vmae_det.utils.errors import DataError
 from vmae_det.utils.safe_pickle import safe_load_pickle
@@ -429,7 +429,11 @@ def test_of_several_clips_the_one_with_most_keyframes_is_taken():
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("a,1,2\n", ":1: expected 2 columns"), ("a,1\na,2\n", ":2: 'a' has another start"), ("\n", "no rows")],
+    [
+        ("a,1,2\n", ":1: expected 2 columns"),
+        ("a,1\na,2\n", ":2: expected the same start of 'a' as before, 1, got 2"),
+        ("\n", "expected lines video_id,seconds, got none"),
+    ],
 )
 def test_a_wrong_table_of_starts_is_named(tmp_path, text, expected):
     path = tmp_path / "starts.csv"
@@ -616,9 +620,12 @@ def changed(**parts):
     [
         ([], "expected a dict with labels"),
         (changed(labels="ab"), "labels: expected a list, got a str"),
-        (changed(labels=["a", "a"]), "labels: expected names that differ"),
+        (changed(labels=["a", "a"]), "labels: expected one or more distinct names"),
         (changed(labels=["a", 3]), "labels: expected names without commas"),
-        (changed(train_videos=[]), "the same splits"),
+        (
+            changed(train_videos=[]),
+            "expected one list per split in train_videos and in test_videos, got 0 and",
+        ),
         (changed(test_videos=[["gone/x"]]), "resolution['gone/x']: expected (height, width)"),
         (changed(resolution=dict.fromkeys(["a/x", "b/y"], (0, 1))), "resolution['a/x']"),
         (changed(gttubes={"b/y": {}}), "gttubes['a/x']: expected a dict of tubes by label"),
@@ -631,7 +638,10 @@ def changed(**parts):
         (changed(gttubes={"a/x": {0: [np.zeros((2, 4))]}}), "got shape (2, 4)"),
         (changed(gttubes={"a/x": {0: [np.full((1, 5), np.nan)]}}), "not finite"),
         (changed(gttubes={"a/x": {0: [np.array([["x"] * 5])]}}), "something else than numbers"),
-        (changed(gttubes={"a/x": {0: [tube(0, 2, 1, 2, 3, 4)]}}), "numbers of frames in ascending order"),
+        (
+            changed(gttubes={"a/x": {0: [tube(0, 2, 1, 2, 3, 4)]}}),
+            "expected frame numbers in ascending order",
+        ),
         (changed(labels=Bomb()), "wants to run"),
     ],
 )
@@ -640,7 +650,7 @@ def test_a_wrong_pickle_of_tubes_is_named_and_not_run(tmp_path, monkeypatch, con
     path = tmp_path / "JHMDB-GT.pkl"
     write_pickle(path, content)
     with pytest.raises(DataError) as error:
-        read_tube_pickle(path)
+        read_tube_annotations(path)
     assert str(error.value).startswith(f"{path}: ")
     assert expected in str(error.value)
     assert not Path("exploded").exists()
@@ -653,7 +663,7 @@ def test_a_wrong_pickle_of_tubes_is_named_and_not_run(tmp_path, monkeypatch, con
             cuts,
             "ava_train_v2.2.csv",
             f"a,902,{BOX},1,0\na,902,{BOX},3,0\n",
-            "ava_train_v2.2.csv:2: action id 3",
+            "ava_train_v2.2.csv:2: expected an action id of the label map (1, 2, 79), got 3",
         ),
         (cuts, "ava_val_excluded_timestamps_v2.2.csv", "a\n", "timestamps_v2.2.csv:1: expected 2 columns"),
         (cuts, "ava_action_list_v2.2.pbtxt", "label {", "ava_action_list_v2.2.pbtxt:1:"),

@@ -12,7 +12,7 @@ from vmae_det.engine.best_checkpoint import BestCheckpoint, Metric, choose_metri
 from vmae_det.engine.hooks import HookBase
 from vmae_det.engine.launch import launch
 from vmae_det.engine.setup import run_evaluation, run_training
-from vmae_det.evaluation.evaluator import EVALUATOR_REGISTRY
+from vmae_det.evaluation.evaluators import EVALUATOR_REGISTRY
 from vmae_det.modeling import build_model
 from vmae_det.utils.errors import ConfigError, WeightsError
 

@@ -14,7 +14,7 @@ from vmae_det.data.classes import ModelClasses
 from vmae_det.data.loader import build_train_dataset
 from vmae_det.dataset_tools.check import check_dataset
 from vmae_det.engine.setup import run_evaluation, run_training
-from vmae_det.evaluation.ava import FrameMAPEvaluator
+from vmae_det.evaluation.evaluators import FrameMAPEvaluator
 from vmae_det.formats.label_map import LabelMap, write_label_map
 from vmae_det.modeling import build_model
 from vmae_det.utils.errors import ConfigError, DataError
@@ -118,13 +118,13 @@ def test_a_test_set_of_fewer_classes(weights, mini_ava, actions, tmp_path, monke
         text = text.replace(f"\n{key}: ", f"\n{key}: {mini_ava}/")
     (tmp_path / "few.yaml").write_text(text)
     seen = []
-    gather = FrameMAPEvaluator._gather
+    gather = FrameMAPEvaluator._gather_detections
 
     def gather_seen(self, labels):
         seen.append(self._scores[0])
         return gather(self, labels)
 
-    monkeypatch.setattr(FrameMAPEvaluator, "_gather", gather_seen)
+    monkeypatch.setattr(FrameMAPEvaluator, "_gather_detections", gather_seen)
     cfg = weights("detect")
     metrics(cfg, str(mini_ava / "val.yaml"), str(tmp_path / "few.yaml"))
     columns = [actions.names.index(name) for name in few.names]
@@ -235,7 +235,7 @@ def test_renumbered_takes_ids_and_order(actions):
     ],
 )
 def test_a_damaged_label_map_in_weights(stored):
-    with pytest.raises(DataError, match=r"model\.pt: its label map: "):
+    with pytest.raises(DataError, match=r"model\.pt: label map: "):
         ModelClasses.from_stored(stored, "model.pt")
 
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from vmae_det.evaluation.calibration import calibrate
 from vmae_det.evaluation.comparison import compare
 from vmae_det.evaluation.error_analysis import CAUSES, analyze_errors
 from vmae_det.evaluation.frame_map import frame_map
 from vmae_det.evaluation.matching import match
+from vmae_det.evaluation.report import calibrate
 from vmae_det.formats.ava_csv import ActionBoxes
 from vmae_det.formats.label_map import LabelMap
 

@@ -135,7 +135,7 @@ def test_agrees_with_the_plain_definition(seed, protocol):
 
 def test_many_keyframes_and_the_cap_of_fifty_rows(monkeypatch):
     truth, found = random_case(0, keyframes=400)
-    monkeypatch.setattr("vmae_det.evaluation.matching._CHALLENGE_ROWS", 7)
+    monkeypatch.setattr("vmae_det.evaluation.matching._MAX_ROWS_PER_KEYFRAME", 7)
     result = frame_map(truth, found, LABEL_MAP)
     np.testing.assert_allclose(result.ap, reference(truth, found, "challenge", cap=7), atol=1e-12)
     assert result.num_scored < result.num_detections
@@ -178,7 +178,7 @@ def test_detections_without_ground_truth_in_their_keyframe_count_in_slowfast_onl
 @pytest.mark.parametrize("ties", [False, True], ids=["scores differ", "scores tie"])
 @pytest.mark.parametrize("seed", range(4))
 def test_the_order_of_rows_changes_nothing(monkeypatch, seed, ties):
-    monkeypatch.setattr("vmae_det.evaluation.matching._CHALLENGE_ROWS", 9)
+    monkeypatch.setattr("vmae_det.evaluation.matching._MAX_ROWS_PER_KEYFRAME", 9)
     truth, found = random_case(seed, ties=ties)
     rng = np.random.default_rng(seed)
     expected = frame_map(truth, found, LABEL_MAP)
@@ -245,10 +245,10 @@ def test_what_cannot_be_scored_is_said():
         frame_map(truth, found, LABEL_MAP, protocol="coco")
     with pytest.raises(UserError, match=r"IoU thresholds must be in \(0, 1\], got 50"):
         frame_map(truth, found, LABEL_MAP, iou=50)
-    with pytest.raises(DataError, match="no row of the ground truth counts"):
+    with pytest.raises(DataError, match="no ground truth to score: all rows are excluded"):
         frame_map(rows([("a", 1, [0, 0, 1, 1], 77, 1)]), found, LABEL_MAP)
     found.score[3] = np.nan
-    with pytest.raises(DataError, match="hold NaN"):
+    with pytest.raises(DataError, match="expected scores that are numbers, got NaN in the detections"):
         frame_map(truth, found, LABEL_MAP)
 
 
@@ -267,15 +267,18 @@ def test_no_detections_at_all_score_zero():
             [("b", 1, [0, 0, 1, 1], 2, 0.5)],
             "no video id is in both files: the ground truth has 'a', the detect",
         ),
-        ([("a", 901, [0, 0, 1, 1], 2, 0.5)], "has seconds 1 to 2, the detections 901 to 901"),
+        (
+            [("a", 901, [0, 0, 1, 1], 2, 0.5)],
+            "has seconds 1 to 2 in the ground truth, 901 to 901 in the detections",
+        ),
         (
             [("a", 1, [0, 0, 1, 1], 3, 0.5)],
             "the label map has the action ids 2, 5, 9 ..., the detections have 3",
         ),
-        ([("a", 1, [0, 0, 1, 1], 9, 0.5)], "none claims an action that is annotated in its keyframe"),
+        ([("a", 1, [0, 0, 1, 1], 9, 0.5)], "no detection has an action that is annotated in its keyframe"),
         (
             [("a", 1, [0, 0, 0.1, 1], 2, 0.5)],
-            "the largest IoU with an annotated box is 0.1, and 0.5 is needed",
+            "the highest IoU with an annotated box is 0.1, below 0.5",
         ),
     ],
 )
@@ -329,11 +332,11 @@ def test_an_empty_file_of_detections_is_zero(ava_files, tmp_path, capsys):
         assert cli_main.main(["evaluate", *arguments, "--report", str(tmp_path / "report")]) == 0
         printed = capsys.readouterr().out
         assert "frame-mAP    0.00" in printed
-        assert "No detection counts: there are no detections." in printed
+        assert "No true positives: there are no detections." in printed
     assert (
         cli_main.main(["evaluate", *files[2:], "--ground-truth", str(empty), "--detections", str(empty)]) == 2
     )
-    assert "holds no rows" in capsys.readouterr().err
+    assert "expected at least one row, got none" in capsys.readouterr().err
 
 
 def test_chance_lies_far_below_a_detector_and_repeats():
@@ -437,4 +440,4 @@ def test_thousands_of_boxes_in_a_keyframe_are_refused(tmp_path, capsys):
     (tmp_path / "found.csv").write_text("\n".join(f"{line},0.5" for line in lines))
     files = ("--ground-truth", str(tmp_path / "gt.csv"), "--detections", str(tmp_path / "found.csv"))
     assert cli_main.main(["evaluate", *files, "--label-map", str(tmp_path / "map.pbtxt")]) == 2
-    assert "a keyframe has 2001 annotated boxes and 2001 detections of a class" in capsys.readouterr().err
+    assert "in a keyframe and class, got 2001 boxes and 2001 detections" in capsys.readouterr().err

@@ -33,7 +33,7 @@ protocols = st.sampled_from(PROTOCOLS)
 @pytest.fixture(autouse=True, scope="module")
 def small_cap():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(matching, "_CHALLENGE_ROWS", CAP)
+        patch.setattr(matching, "_MAX_ROWS_PER_KEYFRAME", CAP)
         yield
 
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from vmae_det.cli import main as cli_main
-from vmae_det.evaluation.average_precision import points_area
-from vmae_det.evaluation.tube_matching import tube_overlaps
+from vmae_det.evaluation.average_precision import trapezoid_area
+from vmae_det.evaluation.tube_matching import tube_iou
 from vmae_det.evaluation.video_map import video_map
 from vmae_det.formats.tube_csv import read_tubes
 from vmae_det.utils.errors import DataError, UserError
@@ -143,7 +143,7 @@ def test_rare_classes_of_multisports_do_not_count(tmp_path):
     assert scored.to_json()["video_mAP"]["0.5"] == 1
     assert video_map(*tubes, "act").to_json()["video_mAP"]["0.5"] == 0.5
     assert video_map(*tubes, "act", labels=["run", "jump"]).to_json()["video_mAP"]["0.5"] == 1
-    with pytest.raises(DataError, match="no tube of the ground truth has a label that is scored"):
+    with pytest.raises(DataError, match="no ground truth to score: no tube has a scored label"):
         video_map(*tubes, "multisports", labels=[rare])
 
 
@@ -163,10 +163,10 @@ def test_relative_boxes_and_pixels(tmp_path):
                 result = video_map(truth, detections, protocol, thresholds=[0.45, 0.46]).to_json()
                 assert result["video_mAP"]["0.45"] == 1
                 assert result["video_mAP"]["0.46"] == 0
-    with pytest.raises(DataError, match="protocol act counts pixels, and the boxes are relative"):
+    with pytest.raises(DataError, match="protocol act expects boxes in pixels, got boxes relative"):
         video_map(relative, found_relative, "act")
     for protocol in ("act", "continuous", "multisports"):
-        with pytest.raises(DataError, match="the ground truth's boxes are pixels, the detections' relative"):
+        with pytest.raises(DataError, match="got pixels in the ground truth, relative in the detections"):
             video_map(pixels, found_relative, protocol)
 
 
@@ -190,9 +190,9 @@ def test_rivals_of_equal_score_are_counted(tmp_path):
     found = [("v", i, "run", 0.5, {1: [x, 0, x + 10, 10]}) for i, x in ((1, 1), (2, -2))]
     files = write(tmp_path / "gt.csv", truth), write(tmp_path / "d.csv", found)
     tubes = read_tubes(files[0]), read_tubes(files[1], "detections")
-    assert video_map(*tubes).num_rivals == 2
-    assert "2 tubes compete with one of the same score" in video_map(*tubes).table()
-    assert video_map(*tubes, "multisports").num_rivals == 0
+    assert video_map(*tubes).num_tied == 2
+    assert "2 tubes compete with one of equal score" in video_map(*tubes).table()
+    assert video_map(*tubes, "multisports").num_tied == 0
 
 
 @pytest.mark.parametrize(
@@ -203,9 +203,9 @@ def test_rivals_of_equal_score_are_counted(tmp_path):
         ([("v", 1, "Run", 1, {5: [0, 0, 9, 9]})], "no label is in both files: the ground truth has 'run'"),
         (
             [("v", 1, "run", 1, {9: [0, 0, 9, 9]})],
-            "of video 'v' the ground truth has frames 5 to 6, the detections 9 to 9",
+            "video 'v' has frames 5 to 6 in the ground truth, 9 to 9 in the detections",
         ),
-        ([("v", 1, "run", 1, {5: [8, 8, 20, 20]})], "the largest IoU with a tube is 0.00"),
+        ([("v", 1, "run", 1, {5: [8, 8, 20, 20]})], "the highest IoU with a ground-truth tube is 0.00"),
     ],
 )
 @pytest.mark.parametrize("protocol", RULES)
@@ -214,7 +214,7 @@ def test_zero_has_a_reason(tmp_path, found, problem, protocol):
     files = write(tmp_path / "gt.csv", truth), write(tmp_path / "d.csv", found)
     result = video_map(read_tubes(files[0]), read_tubes(files[1], "detections"), protocol)
     assert set(result.to_json()["video_mAP"].values()) == {0}
-    if "largest" not in problem or protocol != "multisports":
+    if "highest" not in problem or protocol != "multisports":
         assert problem in result.problem
     assert result.problem in result.table()
 
@@ -229,7 +229,7 @@ def test_frames_counted_from_different_numbers_are_warned_of(tmp_path, first, ot
         for name, start in (("truth.csv", first), ("found.csv", others))
     )
     result = video_map(read_tubes(truth), read_tubes(found, kind="detections"))
-    assert ("WARNING: the first frame of the ground truth is" in result.table()) == warns
+    assert ("WARNING: the first frame is" in result.table()) == warns
     assert bool(result.to_json()["warning"]) == warns
 
 
@@ -238,8 +238,8 @@ def test_overlap_by_hand(tmp_path):
     # Frames 2..5: 2 of 6 are shared, with IoU 1/2 and 1.
     boxes = {2: [0, 0, 10, 5], 3: [0, 0, 10, 10], 4: [0, 0, 1, 1], 5: [0, 0, 1, 1]}
     found = write(tmp_path / "d.csv", [("v", 7, "run", 0.5, boxes), ("w", 7, "run", 0.5, boxes)])
-    pairs = tube_overlaps(read_tubes(truth), read_tubes(found, "detections"))
-    assert pairs.overlap == pytest.approx([2 / 6 * 0.75])
+    pairs = tube_iou(read_tubes(truth), read_tubes(found, "detections"))
+    assert pairs.iou == pytest.approx([2 / 6 * 0.75])
 
 
 def test_a_taken_tube_leaves_the_next_best(tmp_path):
@@ -254,8 +254,8 @@ def test_a_taken_tube_leaves_the_next_best(tmp_path):
 
 def test_area_from_point_to_point():
     # Recall 1/2, 1/2, 1 at precision 1, 1/2, 2/3.
-    assert points_area(np.array([1, 3]), 2) == pytest.approx(0.5 + (1 / 2 + 2 / 3) / 2 / 2)
-    assert points_area(np.array([], dtype=int), 2) == 0
+    assert trapezoid_area(np.array([1, 3]), 2) == pytest.approx(0.5 + (1 / 2 + 2 / 3) / 2 / 2)
+    assert trapezoid_area(np.array([], dtype=int), 2) == 0
 
 
 def test_the_command_scores_tubes(tmp_path, capsys):
@@ -324,11 +324,11 @@ GOOD = "v,1,run,0.5,3,0,0,10,10"
         ("v,1,run,0.5,4,0,0,10", "expected 9 columns"),
         ("v,1,walk,0.5,4,0,0,10,10", "label and score of tube 1 of v differ"),
         ("v,1,run,0.6,4,0,0,10,10", "label and score of tube 1 of v differ"),
-        (GOOD, "tube 1 of v has frame 3 twice"),
-        ("v,x,run,0.5,4,0,0,10,10", "the tube id must be a whole number"),
+        (GOOD, "duplicate frame 3 of tube 1 of v"),
+        ("v,x,run,0.5,4,0,0,10,10", "the tube id must be an integer"),
         ("v,1,run,,4,0,0,10,10", "the score must be a number"),
-        ("v,1,run,0.5,4.5,0,0,10,10", "the frame must be a whole number"),
-        ("v,1,run,0.5,-4,0,0,10,10", "the frame must be a number from 0"),
+        ("v,1,run,0.5,4.5,0,0,10,10", "the frame must be an integer"),
+        ("v,1,run,0.5,-4,0,0,10,10", "the frame must be an integer from 0"),
         ("v,1,run,0.5,4,20,0,10,10", "x1 must be smaller than x2"),
         (",1,run,0.5,4,0,0,10,10", "the video id must be plain text"),
     ],

@@ -107,17 +107,17 @@ def test_columns_follow_the_label_map_and_mark_strangers():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('item { name: "a" id: 1 }\nitem { name: "b" id: 1 }', r":2: id 1 comes twice, first in line 1"),
-        ('item { name: "a" id: 1 }\nitem { name: "a" id: 2 }', r":2: name 'a' comes twice"),
-        ('item {\n  name: "a"\n}', r":1: an entry without id"),
-        ("item {\n  id: 1\n}", r":1: an entry without name"),
-        ('item {\n  name: "a"\n  id: one\n}', r":1: id must be a whole number from 1 on, got 'one'"),
-        ('item { name: "a" id: 0 }', r"id must be a whole number from 1 on"),
+        ('item { name: "a" id: 1 }\nitem { name: "b" id: 1 }', r":2: duplicate id 1, first used in line 1"),
+        ('item { name: "a" id: 1 }\nitem { name: "a" id: 2 }', r":2: duplicate name 'a'"),
+        ('item {\n  name: "a"\n}', r":1: expected item .* got an entry without id"),
+        ("item {\n  id: 1\n}", r":1: expected item .* got an entry without name"),
+        ('item {\n  name: "a"\n  id: one\n}', r":1: id must be an integer of 1 or more, got 'one'"),
+        ('item { name: "a" id: 0 }', r"id must be an integer from 1"),
         ('item { name: "a"\nitem { name: "b" id: 2 }', r":2: expected item"),
-        ('item { name: "a"\n id: 1', r":1: the entry has no closing brace"),
+        ('item { name: "a"\n id: 1', r":1: expected a closing brace"),
         ("1-bend\n2-sit", r":1: expected item"),
         ("item { name: ' ' id: 1 }", r":1: the name is empty"),
-        ("", r"holds no entries"),
+        ("", r"expected entries item .*, got none"),
     ],
 )
 def test_bad_label_map_is_refused_with_its_line(tmp_path, text, message):
@@ -185,11 +185,11 @@ def test_the_quick_and_the_careful_reader_agree(tmp_path, kind):
     [
         ("vid,0902,0.1,0.2", "expected 2, 7 or 8 columns .* got 4"),
         (GOOD + ",1", "expected 2, 7 or 8 columns .* got 9"),
-        ("vid,0902,0.1,0.2,0.3,0.4,", "the action id must be a whole number, got ''"),
+        ("vid,0902,0.1,0.2,0.3,0.4,", "the action id must be an integer, got ''"),
         ("vid,soon,0.1,0.2,0.3,0.4,12,0", "the timestamp must be a number, got 'soon'"),
         ("vid,-5,0.1,0.2,0.3,0.4,12,0", "the timestamp must be in seconds"),
         ("vid,0902,left,0.2,0.3,0.4,12,0", "x1 must be a number, got 'left'"),
-        ("vid,0902,12.0,20,183.0,240,12,0", r"must be in \[0, 1\] .*; got x1=12, looks like pixels"),
+        ("vid,0902,12.0,20,183.0,240,12,0", r"must be in \[0, 1\], .* got x1=12, looks like pixels"),
         ("vid,0902,0.1,0.2,183.0,0.4,12,0", "got x2=183, looks like pixels"),
         ("vid,0902,0.1,0.2,1.1,0.4,12,0", "got x2=1.1, which is outside the frame"),
         (
@@ -199,11 +199,11 @@ def test_the_quick_and_the_careful_reader_agree(tmp_path, kind):
         ("vid,0902,0.1,0.2,0.3,0.2,12,0", "y1 must be smaller than y2, .* the box is empty"),
         ("vid,0902,nan,0.2,0.3,0.4,12,0", "x1 must be a finite number, got 'nan'"),
         ("vid,0902,0.1,0.2,inf,0.4,12,0", "x2 must be a finite number"),
-        ("vid,0902,0.1,0.2,0.3,0.4,99,0", "action id 99 is not in the label map, which holds 1, 3, 12"),
-        ("vid,0902,0.1,0.2,0.3,0.4,0,0", "action ids start at 1, got 0"),
-        ("vid,0902,0.1,0.2,0.3,0.4,1.5,0", "the action id must be a whole number, got '1.5'"),
-        ("vid,0902,0.1,0.2,0.3,0.4,99999999999,0", "the action id must be a whole number"),
-        ("vid,0902,0.1,0.2,0.3,0.4,12,0.93", "the person id must be a whole number, got '0.93'"),
+        ("vid,0902,0.1,0.2,0.3,0.4,99,0", r"expected an action id of the label map \(1, 3, 12\), got 99"),
+        ("vid,0902,0.1,0.2,0.3,0.4,0,0", "expected an action id of 1 or more, got 0"),
+        ("vid,0902,0.1,0.2,0.3,0.4,1.5,0", "the action id must be an integer, got '1.5'"),
+        ("vid,0902,0.1,0.2,0.3,0.4,99999999999,0", "the action id must be an integer"),
+        ("vid,0902,0.1,0.2,0.3,0.4,12,0.93", "the person id must be an integer, got '0.93'"),
         (",0902,0.1,0.2,0.3,0.4,12,0", "the video id must be plain text"),
         ('"vid",0902,0.1,0.2,0.3,0.4,12,0', "the video id must be plain text without quotes"),
     ],
@@ -239,8 +239,8 @@ def test_unknown_actions_are_dropped_or_name_their_keyframe_only(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "holds no rows"),
-        (b"\n\n", "holds no rows"),
+        (b"", "expected at least one row, got none"),
+        (b"\n\n", "expected at least one row, got none"),
         (
             b"video_id,middle_frame_timestamp,x1,y1,x2,y2,action,person\n" + GOOD.encode(),
             ":1: .* a header line",

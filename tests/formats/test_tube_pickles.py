@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vmae_det.cli import main as cli_main
-from vmae_det.formats.tube_pickles import read_detected_tubes, read_true_tubes
+from vmae_det.formats.tube_pickles import read_detected_tubes, read_ground_truth_tubes
 from vmae_det.utils.errors import DataError
 
 RUN = np.array([[f, 10.0, 20.0, 30.0, 50.0 + f] for f in range(1, 7)], dtype=np.float32)
@@ -40,16 +40,16 @@ def tubes_of(tubes):
 
 def test_ground_truth_of_a_split(tmp_path):
     path = save(tmp_path / "gt.pkl", TRUTH)
-    assert tubes_of(read_true_tubes(path)) == {
+    assert tubes_of(read_ground_truth_tubes(path)) == {
         ("c/v", "run", 1.0): RUN.tolist(),
         ("c/v", "fall", 1.0): FALL.tolist(),
         ("c/w", "run", 1.0): RUN.tolist(),
     }
-    assert set(tubes_of(read_true_tubes(path, 2))) == {("c/w", "run", 1.0)}
-    with pytest.raises(DataError, match="has no split 3, but 2"):
-        read_true_tubes(path, 3)
+    assert set(tubes_of(read_ground_truth_tubes(path, 2))) == {("c/w", "run", 1.0)}
+    with pytest.raises(DataError, match="expected a split from 1 to 2, got split 3"):
+        read_ground_truth_tubes(path, 3)
     without = {key: TRUTH[key] for key in ("labels", "gttubes", "test_videos")}
-    assert len(read_true_tubes(save(tmp_path / "gt.pkl", without))) == 3
+    assert len(read_ground_truth_tubes(save(tmp_path / "gt.pkl", without))) == 3
 
 
 def test_detections_in_three_forms(tmp_path):
@@ -94,9 +94,9 @@ class Bad:
         ({0: [("c/x", 0.5, RUN)]}, "'c/x' is not a test video of the split"),
         ({0: [("c/v", float("nan"), RUN)]}, "the score must be a finite number"),
         ({0: [("c/v", 0.5, RUN[:, :4])]}, r"expected an array \(N, 5 or 6\) of numbers, got shape \(6, 4\)"),
-        ({0: [("c/v", 0.5, RUN[::-1])]}, "expected the numbers of frames in ascending order"),
+        ({0: [("c/v", 0.5, RUN[::-1])]}, "expected frame numbers in ascending order"),
         (np.zeros((2, 7)), r"expected an array \(N, 8\) of numbers, got shape \(2, 7\)"),
-        (np.full((1, 8), 2.0), "column 0: expected numbers of videos from 0 to 1"),
+        (np.full((1, 8), 2.0), "column 0: expected video indices from 0 to 1"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, content, problem):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vmae_det.cli.arguments import output_file, positive, refuse_overwriting
 from vmae_det.formats.tube_csv import write_tubes
-from vmae_det.formats.tube_pickles import read_detected_tubes, read_true_tubes
+from vmae_det.formats.tube_pickles import read_detected_tubes, read_ground_truth_tubes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     """Write the CSV and say what is in it."""
     refuse_overwriting(args.output, args.source, args.ground_truth)
     if args.ground_truth is None:
-        kind, tubes = "ground_truth", read_true_tubes(args.source, args.split)
+        kind, tubes = "ground_truth", read_ground_truth_tubes(args.source, args.split)
     else:
         kind, tubes = "detections", read_detected_tubes(args.source, args.ground_truth, args.split)
     write_tubes(args.output, tubes, kind)

@@ -10,8 +10,7 @@ from vmae_det.cli.arguments import decimal, output_file, output_folder, refuse_o
 from vmae_det.evaluation.frame_map import FrameMAP
 from vmae_det.evaluation.matching import PROTOCOLS, match
 from vmae_det.evaluation.report import build_report
-from vmae_det.evaluation.tube_protocols import TUBE_PROTOCOLS
-from vmae_det.evaluation.video_map import video_map
+from vmae_det.evaluation.video_map import TUBE_PROTOCOLS, video_map
 from vmae_det.formats.ava_csv import read_action_csv, read_excluded_keyframes
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.utils.errors import UserError
@@ -179,7 +178,7 @@ def _person_boxes(args: argparse.Namespace) -> dict[str, Any]:
         raise UserError("--images explains the image ids of a JSON of person boxes, and this is none")
     result = evaluate_person_boxes(
         read_action_csv(args.ground_truth),
-        read_person_boxes(args.person_boxes, args.images, may_be_empty=True),
+        read_person_boxes(args.person_boxes, args.images, allow_empty=True),
         _excluded(args),
     )
     files = _files(args, "person_boxes", "images", "excluded")

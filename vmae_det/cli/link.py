@@ -11,7 +11,8 @@ import numpy as np
 from vmae_det.cli.arguments import frame_rate, output_file, positive, refuse_overwriting, whole
 from vmae_det.evaluation.linking import LINKING_METHODS, link_boxes
 from vmae_det.formats.ava_csv import ActionBoxes, read_action_csv
-from vmae_det.formats.box_csv import MAX_TIMESTAMP, keyframe_keys
+from vmae_det.formats.box_csv import MAX_TIMESTAMP
+from vmae_det.formats.keyframes import keyframe_keys
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.formats.tube_csv import write_tubes
 from vmae_det.utils.errors import DataError, quoted

@@ -23,7 +23,7 @@ from vmae_det.data.catalog import DatasetSpec
 from vmae_det.data.classes import ModelClasses
 from vmae_det.data.transforms import Clip, make_clip
 from vmae_det.formats.ava_csv import LabelMap, read_action_csv, read_excluded_keyframes
-from vmae_det.formats.keyframes import Keyframes, group_by_keyframe
+from vmae_det.formats.keyframes import KeyframeBoxes, group_by_keyframe
 from vmae_det.formats.person_boxes import read_person_boxes
 from vmae_det.utils.errors import ConfigError, DataError
 from vmae_det.utils.registry import Registry
@@ -291,7 +291,7 @@ class ActionKeyframes(ClipDataset):
                 classes.source,
             )
 
-    def _annotated(self, excluded: Any) -> Keyframes:
+    def _annotated(self, excluded: Any) -> KeyframeBoxes:
         rows = read_action_csv(self.spec.annotations, self.label_map)
         columns = self.label_map.columns(rows.action)
         keyframes = group_by_keyframe(rows, columns, excluded)
@@ -299,7 +299,7 @@ class ActionKeyframes(ClipDataset):
             raise DataError("no keyframe with an annotated person is left", self.spec.annotations)
         return keyframes
 
-    def _detected(self, excluded: Any) -> Keyframes:
+    def _detected(self, excluded: Any) -> KeyframeBoxes:
         threshold = self.cfg.TEST.PERSON_BOX_SCORE
         if self.spec.person_boxes is None:
             raise DataError(

@@ -10,7 +10,7 @@ from torch import nn
 from tqdm import tqdm
 
 from vmae_det.engine.trainer import AMP_TYPES, to_device
-from vmae_det.evaluation.evaluator import Evaluator
+from vmae_det.evaluation.evaluators import Evaluator
 from vmae_det.utils import distributed
 from vmae_det.utils.watchdog import heartbeat
 

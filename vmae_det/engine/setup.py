@@ -48,7 +48,7 @@ from vmae_det.engine.hooks import (
 from vmae_det.engine.parallel import is_sharded, spread
 from vmae_det.engine.resume import report_differences, restore
 from vmae_det.engine.trainer import HookBase, Trainer
-from vmae_det.evaluation.evaluator import EVALUATOR_REGISTRY
+from vmae_det.evaluation.evaluators import EVALUATOR_REGISTRY
 from vmae_det.modeling import build_model, model_class
 from vmae_det.solver import build_optimizer, build_schedule
 from vmae_det.utils import cpu, distributed

@@ -1,40 +1,40 @@
-"""How good person boxes are, whatever the persons do: COCO's average precision and recall, by pycocotools."""
+"""Person AP: average precision and recall of person boxes, regardless of actions, computed by pycocotools."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from vmae_det.evaluation.matching import Keyframes
-from vmae_det.evaluation.mismatch import Places, why_nothing_matches
+from vmae_det.evaluation.diagnostics import explain_no_match, times_by_video
 from vmae_det.formats.ava_csv import ActionBoxes
-from vmae_det.formats.box_csv import keyframe_keys
+from vmae_det.formats.keyframes import keyframe_keys
 from vmae_det.formats.person_boxes import PersonBoxes
 from vmae_det.utils.errors import DataError
 
-# Of a keyframe's boxes, the best-scored ones that count: COCO's number.
-_MAX_DETECTIONS = 100
+# Number of best-scored boxes of a keyframe that are evaluated, as in COCO.
+_MAX_BOXES_PER_KEYFRAME = 100
 
 
 @dataclass(frozen=True)
-class PersonBoxScores:
-    """COCO's metrics of the one category, in [0, 1].
+class PersonMetrics:
+    """COCO's metrics for the category person, in [0, 1].
 
     Args:
-        ap: mean of the average precision at IoU 0.5, 0.55 .. 0.95.
+        ap: mean average precision at IoU 0.5, 0.55, ..., 0.95.
         ap_50: average precision at IoU 0.5.
-        ar: mean over the same thresholds of the share of persons that are found.
-        recall_50: the share of persons found at IoU 0.5.
-        num_persons: in the ground truth, each once per keyframe.
-        num_detections: in the keyframes that the ground truth names.
-        num_keyframes: with persons.
-        num_undetected: those of them without any detection.
-        problem: why no box finds anybody, or ''.
+        ar: mean recall at the same thresholds as `ap`.
+        recall_50: recall at IoU 0.5.
+        num_persons: number of annotated persons, each once per keyframe.
+        num_detections: number of person boxes in keyframes of the ground truth.
+        num_keyframes: number of keyframes with annotated persons.
+        num_undetected: number of those keyframes without person boxes.
+        problem: why there are no true positives, or ''.
     """
 
     ap: float
@@ -48,11 +48,11 @@ class PersonBoxScores:
     problem: str
 
     def to_json(self) -> dict[str, float | str]:
-        """What json.dump takes."""
+        """Return a dict for json.dump."""
         return asdict(self)
 
     def table(self) -> str:
-        """A line for each metric."""
+        """Return a table with one line per metric."""
         names = {
             "ap": "AP, IoU 0.5:0.95",
             "ap_50": "AP, IoU 0.5",
@@ -61,72 +61,80 @@ class PersonBoxScores:
         }
         lines = [f"{title:16}  {100 * getattr(self, name):6.2f}" for name, title in names.items()]
         lines.append(f"{self.num_detections} boxes for {self.num_persons} persons")
-        # pycocotools, whose numbers these are, has no other order.
-        lines.append("equal scores are ordered by video id, time and the order of the file")
+        # The order that pycocotools uses.
+        lines.append("ties in score are ordered by video id, time and file order")
         if self.num_undetected:
             lines.append(
                 f"{self.num_undetected} of {self.num_keyframes} annotated keyframes have no detections"
             )
         if self.problem:
-            lines.append(f"No box counts: {self.problem}.")
+            lines.append(f"No true positives: {self.problem}.")
         return "\n".join(lines)
 
 
 def evaluate_person_boxes(
-    ground_truth: ActionBoxes, persons: PersonBoxes, excluded: Keyframes | None = None
-) -> PersonBoxScores:
-    """Hold person boxes against the annotated persons, at most the 100 best-scored ones of a keyframe.
+    ground_truth: ActionBoxes, persons: PersonBoxes, excluded: Iterable[tuple[str, float]] | None = None
+) -> PersonMetrics:
+    """Evaluate person boxes against annotated persons, at most the 100 best-scored boxes of a keyframe.
 
-    A person has a row for each action; rows of one keyframe with one box are one person. Only keyframes that
-    the ground truth names count, and of those none that is excluded.
+    Ground truth has one row per person and action, so identical boxes of a keyframe are one person. Only
+    keyframes that occur in the ground truth and are not excluded are evaluated.
+
+    Args:
+        excluded: (video id, seconds) of excluded keyframes.
 
     Raises:
-        DataError: the ground truth has no box that counts.
+        DataError: no ground truth to evaluate.
     """
     videos = np.union1d(ground_truth.videos.astype(object), persons.videos.astype(object))
     index = {name: i for i, name in enumerate(videos)}
-    left_out = [(index[video], time) for video, time in excluded or () if video in index]
-    unwanted = keyframe_keys(*np.array(left_out).T) if left_out else np.zeros(0, dtype=np.int64)
+    known = [(index[video], time) for video, time in excluded or () if video in index]
+    excluded_keys = keyframe_keys(*np.array(known).T) if known else np.zeros(0, dtype=np.int64)
     keys = []
     for source in (ground_truth, persons):
-        own = np.searchsorted(videos, source.videos.astype(object))
-        keys.append(keyframe_keys(own[source.video], source.timestamp))
-    keyframes = np.setdiff1d(keys[0], unwanted)
+        video_index = np.searchsorted(videos, source.videos.astype(object))
+        keys.append(keyframe_keys(video_index[source.video], source.timestamp))
+    keyframes = np.setdiff1d(keys[0], excluded_keys)
 
-    boxed = np.isin(keys[0], keyframes) & ~np.isnan(ground_truth.boxes[:, 0])
-    rows = np.column_stack([np.searchsorted(keyframes, keys[0][boxed]), ground_truth.boxes[boxed]])
+    has_box = np.isin(keys[0], keyframes) & ~np.isnan(ground_truth.boxes[:, 0])
+    rows = np.column_stack([np.searchsorted(keyframes, keys[0][has_box]), ground_truth.boxes[has_box]])
     truth = np.unique(rows, axis=0)
     if not len(truth):
-        raise DataError("the ground truth has no box in a keyframe that counts")
-    counted = np.isin(keys[1], keyframes)
-    keyframe = np.searchsorted(keyframes, keys[1][counted])
-    found = np.column_stack([keyframe, persons.boxes[counted], persons.score[counted]])
-    metrics = _coco_metrics(truth, found, len(keyframes))
-    annotated, detected = np.unique(truth[:, 0]), np.unique(found[:, 0])
+        raise DataError("no ground truth to evaluate: no box in a keyframe that is not excluded")
+    in_keyframes = np.isin(keys[1], keyframes)
+    keyframe = np.searchsorted(keyframes, keys[1][in_keyframes])
+    detections = np.column_stack([keyframe, persons.boxes[in_keyframes], persons.score[in_keyframes]])
+    metrics = _coco_metrics(truth, detections, len(keyframes))
+    annotated, detected = np.unique(truth[:, 0]), np.unique(detections[:, 0])
     problem = ""
     if not metrics[-1]:
-        places = [Places(rows.videos, rows.video, rows.timestamp) for rows in (ground_truth, persons)]
-        problem = why_nothing_matches(*places) or "none reaches IoU 0.5 with an annotated person"
-    return PersonBoxScores(
+        times = [times_by_video(rows.videos, rows.video, rows.timestamp) for rows in (ground_truth, persons)]
+        problem = explain_no_match(*times) or "no box reaches IoU 0.5 with an annotated person"
+    return PersonMetrics(
         *metrics,
         num_persons=len(truth),
-        num_detections=len(found),
+        num_detections=len(detections),
         num_keyframes=len(annotated),
         num_undetected=len(np.setdiff1d(annotated, detected)),
         problem=problem,
     )
 
 
-def _coco_metrics(truth: np.ndarray, found: np.ndarray, num_keyframes: int) -> tuple[float, ...]:
-    """ap, ap_50, ar, recall_50 of (G, 5) keyframe and box, and (D, 6), the score last."""
-    if not len(found):
+def _coco_metrics(truth: np.ndarray, detections: np.ndarray, num_keyframes: int) -> tuple[float, ...]:
+    """Return ap, ap_50, ar and recall_50.
+
+    Args:
+        truth: (G, 5) keyframe index and box.
+        detections: (D, 6) keyframe index, box and score.
+    """
+    if not len(detections):
         return (0.0, 0.0, 0.0, 0.0)
     coco = COCO()
     coco.dataset = {
         "info": {},
         "images": [{"id": i} for i in range(num_keyframes)],
         "categories": [{"id": 1, "name": "person"}],
-        # COCOeval takes id 0 for no match.
+        # Ids start at 1, because COCOeval uses 0 for no match.
         "annotations": [
             {
                 "id": i,
@@ -139,21 +147,19 @@ def _coco_metrics(truth: np.ndarray, found: np.ndarray, num_keyframes: int) -> t
             for i, (k, box) in enumerate(zip(truth[:, 0], _corner_and_size(truth[:, 1:5])), start=1)
         ],
     }
-    boxes = zip(found[:, 0], _corner_and_size(found[:, 1:5]), found[:, 5])
+    boxes = zip(detections[:, 0], _corner_and_size(detections[:, 1:5]), detections[:, 5])
     entries = [
         {"image_id": int(k), "category_id": 1, "bbox": box, "score": float(score)} for k, box, score in boxes
     ]
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints what it does
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         coco.createIndex()
         evaluation = COCOeval(coco, coco.loadRes(entries), "bbox")
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
-        evaluation.params.maxDets = [_MAX_DETECTIONS]
+        evaluation.params.maxDets = [_MAX_BOXES_PER_KEYFRAME]
         evaluation.evaluate()
         evaluation.accumulate()
-    precision, recall = (
-        evaluation.eval["precision"],
-        evaluation.eval["recall"],
-    )  # (T, R, 1, 1, 1), (T, 1, 1, 1)
+    precision = evaluation.eval["precision"]  # (thresholds, recalls, 1, 1, 1)
+    recall = evaluation.eval["recall"]  # (thresholds, 1, 1, 1)
     return float(precision.mean()), float(precision[0].mean()), float(recall.mean()), float(recall[0].item())
 
 

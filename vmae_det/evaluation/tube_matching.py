@@ -1,4 +1,4 @@
-"""Which detected tube, or box, finds which of the ground truth, and the average precision of each class."""
+"""Matching of detected tubes, or of their boxes in frames, to ground truth; AP of each class."""
 
 from __future__ import annotations
 
@@ -7,30 +7,43 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from vmae_det.evaluation.average_precision import envelope_area, points_area, tied_ranks
+from vmae_det.evaluation.average_precision import envelope_area, tied_ranks, trapezoid_area
 from vmae_det.evaluation.matching import box_iou
-from vmae_det.evaluation.tube_protocols import Rules
 from vmae_det.formats.tube_csv import Tubes
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """Detections and ground truth that overlap: indices and overlap, each (P,)."""
+class MatchingRules:
+    """How a benchmark matches detections and computes AP.
+
+    Args:
+        takes_next_best: if the best ground truth is taken, the detection takes the next best one. Otherwise
+            it is a false positive.
+        has_envelope: AP is the area under the envelope of precision. Otherwise it is interpolated linearly.
+    """
+
+    takes_next_best: bool
+    has_envelope: bool
+
+
+@dataclass(frozen=True)
+class OverlappingPairs:
+    """Pairs of a detection and a ground truth that overlap: indices and IoU, each (P,)."""
 
     detection: np.ndarray
     truth: np.ndarray
-    overlap: np.ndarray
+    iou: np.ndarray
 
 
 @dataclass(frozen=True)
 class RankedClasses:
-    """Detections by class and falling score.
+    """Detections by class and descending score.
 
     Args:
-        rank: (D,) of each detection by falling score, over all classes.
-        members: of each class its detections by falling score.
-        scores: of these.
-        num_truth: (C,) ground truth of each class.
+        rank: (D,) rank of each detection by descending score, over all classes.
+        members: detections of each class by descending score.
+        scores: their scores.
+        num_truth: (C,) number of ground truths of each class.
     """
 
     rank: np.ndarray
@@ -39,36 +52,44 @@ class RankedClasses:
     num_truth: np.ndarray
 
     @classmethod
-    def of(cls, labels: list[str], truth: np.ndarray, found: np.ndarray, score: np.ndarray) -> RankedClasses:
-        """Of `labels`, with the label of each ground truth and detection, and the latter's scores."""
-        falling = np.argsort(-score, kind="stable")
-        rank = np.empty(len(falling), dtype=np.int64)
-        rank[falling] = np.arange(len(falling))
-        members = [falling[found[falling] == label] for label in labels]
-        count = np.array([(truth == label).sum() for label in labels])
+    def from_labels(
+        cls, classes: list[str], truth_label: np.ndarray, label: np.ndarray, score: np.ndarray
+    ) -> RankedClasses:
+        """Rank detections.
+
+        Args:
+            classes: C labels.
+            truth_label: label of each ground truth.
+            label, score: (D,) of each detection.
+        """
+        descending = np.argsort(-score, kind="stable")
+        rank = np.empty(len(descending), dtype=np.int64)
+        rank[descending] = np.arange(len(descending))
+        members = [descending[label[descending] == name] for name in classes]
+        count = np.array([(truth_label == name).sum() for name in classes])
         return cls(rank, members, [score[rows] for rows in members], count)
 
-    def ap(self, pairs: Pairs, threshold: float, rules: Rules) -> tuple[np.ndarray, int]:
-        """(C, 3) AP with its range, and the number of rivals; see VideoMAP."""
-        area = envelope_area if rules.has_envelope else points_area
-        hit, num_rivals = self._true_positives(pairs, threshold, rules.takes_next_best)
+    def ap(self, pairs: OverlappingPairs, threshold: float, rules: MatchingRules) -> tuple[np.ndarray, int]:
+        """Return AP with its range (C, 3), and the number of tied competitors; see VideoMAP."""
+        area = envelope_area if rules.has_envelope else trapezoid_area
+        hit, num_tied = self._true_positives(pairs, threshold, rules.takes_next_best)
         result = []
         for rows, score, count in zip(self.members, self.scores, self.num_truth):
             first, last = tied_ranks(score, hit[rows])
             result.append([area(rank, count) for rank in (np.flatnonzero(hit[rows]) + 1, last, first)])
-        return np.array(result), num_rivals
+        return np.array(result), num_tied
 
     def _true_positives(
-        self, pairs: Pairs, threshold: float, takes_next_best: bool
+        self, pairs: OverlappingPairs, threshold: float, takes_next_best: bool
     ) -> tuple[np.ndarray, int]:
-        """(D,) bool: the detections that find ground truth which no better-scored one took; and rivals."""
+        """Return a mask (D,) of the true positives, and the number of tied competitors."""
         rank = self.rank[pairs.detection]
-        # By score, then by overlap: the first free one is the one to take.
-        order = np.lexsort((pairs.truth, -pairs.overlap, rank))
+        # By score, then by IoU: each detection takes its first ground truth that is free.
+        order = np.lexsort((pairs.truth, -pairs.iou, rank))
         if not takes_next_best:
             _, first = np.unique(rank[order], return_index=True)
             order = order[first]
-        order = order[pairs.overlap[order] >= threshold]
+        order = order[pairs.iou[order] >= threshold]
         detections, truths = pairs.detection[order], pairs.truth[order]
         hit = np.zeros(len(self.rank), dtype=bool)
         taken: set[int] = set()
@@ -76,9 +97,10 @@ class RankedClasses:
             if not hit[detection] and truth not in taken:
                 hit[detection] = True
                 taken.add(truth)
-        return hit, self._count_rivals(detections, truths) if takes_next_best else 0
+        return hit, self._count_tied(detections, truths) if takes_next_best else 0
 
-    def _count_rivals(self, detections: np.ndarray, truths: np.ndarray) -> int:
+    def _count_tied(self, detections: np.ndarray, truths: np.ndarray) -> int:
+        """Return the number of detections that compete with another one of equal score for a ground truth."""
         score = np.empty(len(self.rank))
         for rows, values in zip(self.members, self.scores):
             score[rows] = values
@@ -86,9 +108,9 @@ class RankedClasses:
         return claims.filter(pl.len().over("truth", "score") > 1)["detection"].n_unique()
 
 
-def tube_overlaps(ground_truth: Tubes, detections: Tubes, has_inclusive_frames: bool = True) -> Pairs:
-    """Spatio-temporal IoU of all pairs of tubes that share video, label and a frame."""
-    shared, iou = _shared_frames(ground_truth, detections)
+def tube_iou(ground_truth: Tubes, detections: Tubes, has_inclusive_frames: bool = True) -> OverlappingPairs:
+    """Return the spatio-temporal IoU of all pairs of tubes that share video, label and a frame."""
+    shared, iou = _boxes_in_common_frames(ground_truth, detections)
     summed = (
         shared.select("detection", "truth")
         .with_columns(pl.Series("iou", iou))
@@ -100,18 +122,18 @@ def tube_overlaps(ground_truth: Tubes, detections: Tubes, has_inclusive_frames: 
     length = [np.bincount(tubes.tube, minlength=len(tubes)) for tubes in (ground_truth, detections)]
     less = 0 if has_inclusive_frames else 1
     union = length[0][truth] + length[1][detection] - common
-    share = (common.astype(np.int64) - less) / np.maximum(union - less, 1)
-    return Pairs(detection, truth, summed["iou"].to_numpy() * share)
+    temporal_iou = (common.astype(np.int64) - less) / np.maximum(union - less, 1)
+    return OverlappingPairs(detection, truth, summed["iou"].to_numpy() * temporal_iou)
 
 
-def box_overlaps(ground_truth: Tubes, detections: Tubes) -> Pairs:
-    """IoU of all pairs of boxes that share video, label and frame: indices in the order of their rows."""
-    shared, iou = _shared_frames(ground_truth, detections)
-    return Pairs(shared["detection_row"].to_numpy(), shared["truth_row"].to_numpy(), iou)
+def frame_box_iou(ground_truth: Tubes, detections: Tubes) -> OverlappingPairs:
+    """Return the IoU of all pairs of boxes that share video, label and frame, as indices of box rows."""
+    shared, iou = _boxes_in_common_frames(ground_truth, detections)
+    return OverlappingPairs(shared["detection_row"].to_numpy(), shared["truth_row"].to_numpy(), iou)
 
 
-def _shared_frames(ground_truth: Tubes, detections: Tubes) -> tuple[pl.DataFrame, np.ndarray]:
-    """Tube and row of all pairs of boxes that share video, label and frame, and their IoU."""
+def _boxes_in_common_frames(ground_truth: Tubes, detections: Tubes) -> tuple[pl.DataFrame, np.ndarray]:
+    """Return tube and row of all pairs of boxes that share video, label and frame, and their IoU."""
     tables = []
     for name, tubes in (("truth", ground_truth), ("detection", detections)):
         tables.append(

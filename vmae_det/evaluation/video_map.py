@@ -1,8 +1,19 @@
 """Video-mAP, the metric of UCF101-24, JHMDB and MultiSports: average precision of tubes instead of boxes.
 
-Two tubes overlap by the IoU of their frames times the mean IoU of their boxes over the frames that they
-share. By falling score, a tube takes the ground-truth tube of its video and class that it overlaps most;
-below the threshold it is a false positive. `tube_protocols` says what benchmarks differ in.
+The IoU of two tubes is the IoU of their frames times the mean IoU of their boxes over common frames. By
+descending score, a tube takes the ground-truth tube of its video and class with the highest IoU. Below the
+threshold, it is a false positive. The benchmarks differ in details:
+
+- `act`: the evaluation of the ACT detector (Kalogeiton et al., ICCV 2017; ACT.py and ACT_utils.py). A box
+  from x1 to x2 is x2 - x1 + 1 pixels wide. A detection whose best ground truth is taken gets the next best
+  one. Average precision interpolates linearly between points of precision over recall, without an envelope.
+- `ucf101-24`, `jhmdb`: as `act`; boxes relative to the frame are converted to pixels of these datasets'
+  frames.
+- `multisports`: the evaluation of MultiSports (evaluate_multisports.py). Coordinates are continuous. A tube
+  lasts one frame less than it has frames. A detection whose best ground truth is taken is a false positive.
+  Average precision has PASCAL VOC's envelope. Six rare classes are not scored.
+- `continuous`: tubes as in `act`, frames as in `multisports`, boxes in any unit. Not comparable to any
+  benchmark.
 """
 
 from __future__ import annotations
@@ -13,14 +24,91 @@ from typing import Any
 
 import numpy as np
 
-from vmae_det.evaluation.mismatch import Places, why_nothing_matches
-from vmae_det.evaluation.ties import describe_ties
-from vmae_det.evaluation.tube_matching import Pairs, RankedClasses, box_overlaps, tube_overlaps
-from vmae_det.evaluation.tube_protocols import TUBE_PROTOCOLS, TubeProtocol
-from vmae_det.formats.tube_csv import Tubes
+from vmae_det.evaluation.diagnostics import describe_ties, explain_no_match, times_by_video
+from vmae_det.evaluation.tube_matching import (
+    MatchingRules,
+    OverlappingPairs,
+    RankedClasses,
+    frame_box_iou,
+    tube_iou,
+)
+from vmae_det.formats.tube_csv import MULTISPORTS_NOT_SCORED, Tubes
 from vmae_det.utils.errors import DataError, UserError, quoted
 
 _FRAME_IOU = 0.5
+# Computed as in the evaluators: 0.1 + 0.1 * 2 is slightly more than 0.3.
+_AVERAGED_THRESHOLDS = {
+    "0.05:0.45": tuple(0.05 + 0.05 * i for i in range(9)),
+    "0.10:0.90": tuple(0.1 + 0.1 * i for i in range(9)),
+    "0.5:0.95": tuple(0.5 + 0.05 * i for i in range(10)),
+}
+_ACT_RULES = MatchingRules(takes_next_best=True, has_envelope=False)
+_VOC_RULES = MatchingRules(takes_next_best=False, has_envelope=True)
+
+
+@dataclass(frozen=True)
+class TubeProtocol:
+    """The protocol of one benchmark.
+
+    Args:
+        summary: short description.
+        thresholds: IoU thresholds that are reported one by one.
+        averaged: names of the reported averages over thresholds.
+        tubes, frames: matching rules of video-mAP and of frame-mAP.
+        has_inclusive_pixels: a box is one pixel wider and higher than the differences of its coordinates.
+        has_inclusive_frames: a tube lasts as long as it has frames; otherwise, one frame less.
+        frame_size: (width, height) that converts relative boxes to pixels; None leaves them relative.
+        not_scored: classes that are ignored.
+    """
+
+    summary: str
+    thresholds: tuple[float, ...]
+    averaged: tuple[str, ...]
+    tubes: MatchingRules
+    frames: MatchingRules
+    has_inclusive_pixels: bool = False
+    has_inclusive_frames: bool = True
+    frame_size: tuple[int, int] | None = None
+    not_scored: tuple[str, ...] = ()
+
+    def averages(self) -> dict[str, tuple[float, ...]]:
+        """Return the thresholds of each reported average, by its name."""
+        return {name: _AVERAGED_THRESHOLDS[name] for name in self.averaged}
+
+
+def _act_protocol(summary: str, frame_size: tuple[int, int] | None = None) -> TubeProtocol:
+    return TubeProtocol(
+        summary,
+        (0.2, 0.5, 0.75),
+        ("0.5:0.95",),
+        _ACT_RULES,
+        _ACT_RULES,
+        has_inclusive_pixels=True,
+        frame_size=frame_size,
+    )
+
+
+TUBE_PROTOCOLS = {
+    "continuous": TubeProtocol(
+        "any unit of coordinates, not comparable to a benchmark",
+        (0.2, 0.5),
+        ("0.5:0.95",),
+        _ACT_RULES,
+        _VOC_RULES,
+    ),
+    "act": _act_protocol("evaluation of the ACT detector, boxes in inclusive pixels"),
+    "ucf101-24": _act_protocol("evaluation of the ACT detector, frames of 320 x 240", (320, 240)),
+    "jhmdb": _act_protocol("evaluation of the ACT detector, frames of 320 x 240", (320, 240)),
+    "multisports": TubeProtocol(
+        "evaluation of MultiSports, 6 rare classes not scored",
+        (0.2, 0.5),
+        ("0.05:0.45", "0.10:0.90", "0.5:0.95"),
+        _VOC_RULES,
+        _VOC_RULES,
+        has_inclusive_frames=False,
+        not_scored=MULTISPORTS_NOT_SCORED,
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -28,20 +116,21 @@ class VideoMAP:
     """Average precision of tubes, and of their boxes in frames at IoU 0.5.
 
     Args:
-        labels: C names of the ground truth's actions that count, sorted.
-        ap: (C, K, 3) in [0, 1] for each of `thresholds`: as it is, and the least and the greatest that
-            another order of equal scores can give.
-        frame_ap: (C, 3) of boxes in frames, every frame a keyframe.
-        reported: thresholds, as they are given.
-        num_ground_truth: (C,) tubes.
-        num_detections: tubes given.
-        num_scored: those of them whose label is in `labels`.
-        num_rivals: tubes that compete with one of the same score for ground truth where the next best may be
-            taken: their order can move the numbers beyond the range.
-        num_videos: with ground truth.
-        num_undetected: those of them without detections.
-        problem: why no detection finds anything, or ''.
-        warning: that frames seem to be counted from 0 in one file and from 1 in the other, or ''.
+        labels: C names of the scored actions of the ground truth, sorted.
+        thresholds: K IoU thresholds, ascending.
+        ap: (C, K, 3) in [0, 1]: AP, and the lowest and highest AP that another order of ties in score can
+            give.
+        frame_ap: (C, 3) AP of boxes in frames, every frame being a keyframe.
+        reported: thresholds to report one by one.
+        num_ground_truth: (C,) number of ground-truth tubes.
+        num_detections: number of input tubes.
+        num_scored: number of input tubes whose label is in `labels`.
+        num_tied: number of tubes that compete with one of equal score for a ground truth. If the next best
+            may be taken, their order can move results outside the range.
+        num_videos: number of videos with ground truth.
+        num_undetected: number of those videos without detections.
+        problem: why there are no true positives, or ''.
+        warning: set if frames seem to count from 0 in one file and from 1 in the other; otherwise ''.
     """
 
     protocol: str
@@ -53,28 +142,28 @@ class VideoMAP:
     num_ground_truth: np.ndarray
     num_detections: int
     num_scored: int
-    num_rivals: int
+    num_tied: int
     num_videos: int
     num_undetected: int
     problem: str
     warning: str
 
     def columns(self) -> dict[str, np.ndarray]:
-        """(C, 3) at each reported threshold and for each average, by name."""
-        place = {threshold: k for k, threshold in enumerate(self.thresholds)}
-        columns = {f"{threshold:g}": self.ap[:, place[threshold]] for threshold in self.reported}
+        """Return (C, 3) AP and its range at each reported threshold and for each average, by name."""
+        index = {threshold: k for k, threshold in enumerate(self.thresholds)}
+        columns = {f"{threshold:g}": self.ap[:, index[threshold]] for threshold in self.reported}
         averages = TUBE_PROTOCOLS[self.protocol].averages()
         return columns | {
-            name: self.ap[:, [place[threshold] for threshold in over]].mean(axis=1)
-            for name, over in averages.items()
+            name: self.ap[:, [index[threshold] for threshold in thresholds]].mean(axis=1)
+            for name, thresholds in averages.items()
         }
 
     def per_class(self) -> dict[str, np.ndarray]:
-        """(C,) AP at each reported threshold and for each average, by name."""
+        """Return (C,) AP at each reported threshold and for each average, by name."""
         return {name: column[:, 0] for name, column in self.columns().items()}
 
     def to_json(self) -> dict[str, Any]:
-        """What json.dump takes."""
+        """Return a dict for json.dump."""
         columns = self.columns()
         per_class = {
             label: {name: float(column[i, 0]) for name, column in columns.items()}
@@ -99,7 +188,7 @@ class VideoMAP:
         }
 
     def table(self) -> str:
-        """A line for each class, and the means below."""
+        """Return a table of the classes and the means."""
         columns = {f"frame@{_FRAME_IOU}": self.frame_ap} | {
             f"video@{k}": v for k, v in self.columns().items()
         }
@@ -119,15 +208,15 @@ class VideoMAP:
             low, high = column[:, 1:].mean(axis=0)
             if high - low > 1e-9 or name.startswith("frame"):
                 lines.append(f"{name}: {describe_ties((low, high), 'video id and tube id')}")
-        if self.num_rivals:
+        if self.num_tied:
             lines.append(
-                f"{self.num_rivals} tubes compete with one of the same score for ground truth: their order "
-                "can move the numbers further"
+                f"{self.num_tied} tubes compete with one of equal score for a ground truth: their order "
+                "can move results outside of the range"
             )
         if self.num_undetected:
             lines.append(f"{self.num_undetected} of {self.num_videos} annotated videos have no detections")
         if self.problem:
-            lines.append(f"No tube counts: {self.problem}.")
+            lines.append(f"No true positives: {self.problem}.")
         if self.warning:
             lines.append(f"WARNING: {self.warning}")
         return "\n".join(lines)
@@ -141,118 +230,125 @@ def video_map(
     labels: Sequence[str] | None = None,
     thresholds: Sequence[float] | None = None,
 ) -> VideoMAP:
-    """Video-mAP and frame-mAP; classes without ground truth are not in the means.
+    """Compute video-mAP and frame-mAP. Classes without ground truth are not part of the means.
 
     Tubes of equal score are ordered by video id and tube id.
 
     Args:
         protocol: one of TUBE_PROTOCOLS.
-        labels: those that count; None for all of the ground truth that the protocol scores.
-        thresholds: of IoU, to report instead of the protocol's; its averages stay.
+        labels: labels to score; None scores all labels of the ground truth that the protocol scores.
+        thresholds: IoU thresholds to report instead of the protocol's. Averages are unchanged.
 
     Raises:
-        UserError: an unknown protocol or an impossible threshold.
-        DataError: no ground truth counts, or the boxes' unit does not fit the protocol.
+        UserError: an unknown protocol, or a threshold outside (0, 1].
+        DataError: no ground truth to score, or the unit of the boxes does not fit the protocol.
     """
     if protocol not in TUBE_PROTOCOLS:
         raise UserError(f"protocol must be one of {', '.join(TUBE_PROTOCOLS)}, got {protocol!r}")
-    rules = TUBE_PROTOCOLS[protocol]
-    reported = tuple(rules.thresholds if thresholds is None else thresholds)
+    settings = TUBE_PROTOCOLS[protocol]
+    reported = tuple(settings.thresholds if thresholds is None else thresholds)
     for threshold in reported:
         if not 0 < threshold <= 1:
             raise UserError(f"IoU thresholds must be in (0, 1], got {threshold:g}")
-    counted = [
+    classes = [
         label
         for label in np.unique(ground_truth.label)
-        if label not in rules.not_scored and (labels is None or label in labels)
+        if label not in settings.not_scored and (labels is None or label in labels)
     ]
-    if not counted:
-        raise DataError("no tube of the ground truth has a label that is scored")
-    truth = ground_truth.select(np.isin(ground_truth.label, counted))
-    found = detections.select(np.isin(detections.label, counted))
-    truth, found = _in_unit_of(protocol, rules, truth, found)
+    if not classes:
+        raise DataError("no ground truth to score: no tube has a scored label")
+    truth = ground_truth.select(np.isin(ground_truth.label, classes))
+    scored = detections.select(np.isin(detections.label, classes))
+    truth, scored = _convert_boxes(protocol, settings, truth, scored)
 
-    pairs = tube_overlaps(truth, found, rules.has_inclusive_frames)
-    averaged = (threshold for over in rules.averages().values() for threshold in over)
-    every = tuple(sorted({*reported, *averaged}))
-    ap, num_rivals = np.empty((len(counted), len(every), 3)), 0
-    classes = RankedClasses.of(counted, truth.label, found.label, found.score)
-    for k, threshold in enumerate(every):
-        ap[:, k], rivals = classes.ap(pairs, threshold, rules.tubes)
-        num_rivals = max(num_rivals, rivals)
-    by_frame = RankedClasses.of(
-        counted, truth.label[truth.tube], found.label[found.tube], found.score[found.tube]
+    pairs = tube_iou(truth, scored, settings.has_inclusive_frames)
+    averaged = (threshold for average in settings.averages().values() for threshold in average)
+    all_thresholds = tuple(sorted({*reported, *averaged}))
+    ap, num_tied = np.empty((len(classes), len(all_thresholds), 3)), 0
+    ranked_tubes = RankedClasses.from_labels(classes, truth.label, scored.label, scored.score)
+    for k, threshold in enumerate(all_thresholds):
+        ap[:, k], tied_at_threshold = ranked_tubes.ap(pairs, threshold, settings.tubes)
+        num_tied = max(num_tied, tied_at_threshold)
+    ranked_boxes = RankedClasses.from_labels(
+        classes, truth.label[truth.tube], scored.label[scored.tube], scored.score[scored.tube]
     )
-    frame_ap, _ = by_frame.ap(box_overlaps(truth, found), _FRAME_IOU, rules.frames)
+    frame_ap, _ = ranked_boxes.ap(frame_box_iou(truth, scored), _FRAME_IOU, settings.frames)
     annotated = set(truth.video)
+    problem = ""
+    if not ap[..., 2].any():
+        problem = _explain_no_true_positive(truth, scored, detections, pairs, min(all_thresholds))
     return VideoMAP(
         protocol=protocol,
-        labels=tuple(counted),
-        thresholds=every,
+        labels=tuple(classes),
+        thresholds=all_thresholds,
         ap=ap,
         frame_ap=frame_ap,
         reported=reported,
-        num_ground_truth=classes.num_truth,
+        num_ground_truth=ranked_tubes.num_truth,
         num_detections=len(detections),
-        num_scored=len(found),
-        num_rivals=num_rivals,
+        num_scored=len(scored),
+        num_tied=num_tied,
         num_videos=len(annotated),
-        num_undetected=len(annotated - set(found.video)),
-        problem="" if ap[..., 2].any() else _why_nothing_counts(truth, found, detections, pairs, min(every)),
-        warning=_different_first_frames(truth, found),
+        num_undetected=len(annotated - set(scored.video)),
+        problem=problem,
+        warning=_warn_of_first_frames(truth, scored),
     )
 
 
-def _different_first_frames(truth: Tubes, found: Tubes) -> str:
-    """That one file seems to count frames from 0 and the other from 1, or ''."""
-    first = [int(tubes.frame.min(initial=2)) for tubes in (truth, found)]
+def _warn_of_first_frames(truth: Tubes, detections: Tubes) -> str:
+    """Return a warning if one file seems to count frames from 0 and the other from 1, or ''."""
+    first = [int(tubes.frame.min(initial=2)) for tubes in (truth, detections)]
     if sorted(first) != [0, 1]:
         return ""
     return (
-        f"the first frame of the ground truth is {first[0]}, that of the detections {first[1]}: do both "
-        "count from the same number?"
+        f"the first frame is {first[0]} in the ground truth and {first[1]} in the detections; check that "
+        "both count frames from the same number"
     )
 
 
-def _why_nothing_counts(truth: Tubes, found: Tubes, detections: Tubes, pairs: Pairs, threshold: float) -> str:
-    if len(detections) and not len(found):
+def _explain_no_true_positive(
+    truth: Tubes, scored: Tubes, detections: Tubes, pairs: OverlappingPairs, threshold: float
+) -> str:
+    if len(detections) and not len(scored):
         ours, theirs = (quoted(tubes.label[0]) for tubes in (truth, detections))
         return f"no label is in both files: the ground truth has {ours}, the detections {theirs}"
-    places = []
-    for tubes in (truth, found):
+    times = []
+    for tubes in (truth, scored):
         videos, video = np.unique(tubes.video.astype(object), return_inverse=True)
-        places.append(Places(videos, video[tubes.tube], tubes.frame.astype(np.float64)))
-    if reason := why_nothing_matches(*places, what="frames"):
+        times.append(times_by_video(videos, video[tubes.tube], tubes.frame.astype(np.float64)))
+    if reason := explain_no_match(*times, unit="frames"):
         return reason
-    if not len(pairs.overlap):
-        return "none has the label of a tube in its frames"
-    return f"the largest IoU with a tube is {pairs.overlap.max():.2g}, and {threshold:g} is needed"
+    if not len(pairs.iou):
+        return "no tube has the label of a ground-truth tube in a common frame"
+    return f"the highest IoU with a ground-truth tube is {pairs.iou.max():.2g}, below {threshold:g}"
 
 
-def _in_unit_of(protocol: str, rules: TubeProtocol, truth: Tubes, found: Tubes) -> list[Tubes]:
-    """Both with boxes as the protocol counts them, in continuous coordinates; rows by tube and frame."""
-    units = [_unit(tubes.boxes) for tubes in (truth, found)]
-    if rules.frame_size is None and set(units) >= {"pixels", "relative"}:
-        raise DataError(f"units differ: the ground truth's boxes are {units[0]}, the detections' {units[1]}")
-    if rules.frame_size is None and rules.has_inclusive_pixels and "relative" in units:
+def _convert_boxes(protocol: str, settings: TubeProtocol, truth: Tubes, detections: Tubes) -> list[Tubes]:
+    """Convert boxes to continuous coordinates in the protocol's unit, and sort rows by tube and frame."""
+    units = [_guess_unit(tubes.boxes) for tubes in (truth, detections)]
+    if settings.frame_size is None and set(units) >= {"pixels", "relative"}:
         raise DataError(
-            f"protocol {protocol} counts pixels, and the boxes are relative to the frame; protocols "
-            "ucf101-24 and jhmdb know the size of their frames, continuous and multisports need none"
+            f"expected boxes of one unit, got {units[0]} in the ground truth, {units[1]} in the detections"
+        )
+    if settings.frame_size is None and settings.has_inclusive_pixels and "relative" in units:
+        raise DataError(
+            f"protocol {protocol} expects boxes in pixels, got boxes relative to the frame; use ucf101-24 or "
+            "jhmdb, which know the size of their frames, or continuous or multisports, which accept any unit"
         )
     result = []
-    for tubes, unit, other in zip((truth, found), units, units[::-1]):
+    for tubes, unit, other in zip((truth, detections), units, units[::-1]):
         order = np.lexsort((tubes.frame, tubes.tube))
         boxes = tubes.boxes[order]
-        if rules.frame_size is not None and (unit or other) == "relative":
-            boxes = boxes * np.tile(rules.frame_size, 2)
-        if rules.has_inclusive_pixels:
+        if settings.frame_size is not None and (unit or other) == "relative":
+            boxes = boxes * np.tile(settings.frame_size, 2)
+        if settings.has_inclusive_pixels:
             boxes = boxes + np.array([0, 0, 1, 1])
         result.append(replace(tubes, tube=tubes.tube[order], frame=tubes.frame[order], boxes=boxes))
     return result
 
 
-def _unit(boxes: np.ndarray) -> str:
-    """ "pixels", "relative", or "" where boxes can be either, as those of 0 and 1 alone."""
+def _guess_unit(boxes: np.ndarray) -> str:
+    """Return "pixels", "relative", or "" if both are possible, such as for coordinates of 0 and 1 only."""
     if np.abs(boxes).max(initial=0) > 1.5:
         return "pixels"
     return "relative" if (boxes % 1 != 0).any() else ""

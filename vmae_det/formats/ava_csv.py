@@ -1,9 +1,10 @@
-"""AVA's annotation files: label map (pbtxt), ground truth and detections (CSV), excluded keyframes (CSV).
+"""AVA's annotation files: ground truth, detections and excluded keyframes, all CSV without a header.
 
-A line of ground truth is `video_id,timestamp,x1,y1,x2,y2,action_id,person_id`, one of detections ends in the
-score instead; `video_id,timestamp` alone names a keyframe without boxes. Boxes are relative to the frame,
-times are in seconds.
-See https://research.google.com/ava/download.html
+A line of ground truth is `video_id,timestamp,x1,y1,x2,y2,action_id,person_id`. A line of detections has a
+score as its last column instead. A line `video_id,timestamp` names a keyframe without boxes. Boxes are
+relative to the frame, times are in seconds. See https://research.google.com/ava/download.html
+
+Label maps are read by `vmae_det.formats.label_map`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from vmae_det.formats.label_map import LabelMap
 from vmae_det.utils.errors import DataError
 from vmae_det.utils.output_files import atomic_write
 
-# People draw inside the frame, up to rounding; detectors reach beyond it, and shrink boxes to nothing.
+# Annotators draw inside the frame, up to rounding. Detectors exceed it, and can predict empty boxes.
 GROUND_TRUTH_RULE = BoxRule(1e-3, allow_empty=False)
 _BOX_RULES = {"ground_truth": GROUND_TRUTH_RULE, "detections": BoxRule(0.05, allow_empty=True)}
 _LAST_COLUMN = {"ground_truth": "person_id", "detections": "score"}
@@ -35,16 +36,16 @@ _LAST_COLUMN = {"ground_truth": "person_id", "detections": "score"}
 
 @dataclass(frozen=True)
 class ActionBoxes:
-    """Boxes with actions, a row for each box and action: ground truth and detections alike.
+    """Boxes with actions, one row per box and action. Holds ground truth or detections.
 
     Args:
         videos: (V,) unique video ids.
-        video: (R,) int32, index in videos.
+        video: (R,) int32, index into `videos`.
         timestamp: (R,) float64, seconds on the dataset's clock.
-        boxes: (R, 4) float64, xyxy in [0, 1] of the frame; NaN where the row only names a keyframe.
-        action: (R,) int32, id as in the label map; -1 where the row only names a keyframe.
-        score: (R,) float64; 1 in ground truth.
-        person: (R,) int32, -1 where unknown.
+        boxes: (R, 4) float64, xyxy in [0, 1] of the frame; NaN if the row only names a keyframe.
+        action: (R,) int32, id in the label map; -1 if the row only names a keyframe.
+        score: (R,) float64; 1 for ground truth.
+        person: (R,) int32, person id; -1 if unknown.
     """
 
     videos: np.ndarray
@@ -59,7 +60,7 @@ class ActionBoxes:
         return len(self.video)
 
     def select(self, rows: np.ndarray) -> ActionBoxes:
-        """The rows that a mask (R,) or indices choose; `videos` stays."""
+        """Return the rows selected by a mask (R,) or by indices. `videos` is unchanged."""
         columns = ("video", "timestamp", "boxes", "action", "score", "person")
         return replace(self, **{name: getattr(self, name)[rows] for name in columns})
 
@@ -73,11 +74,11 @@ class ActionBoxes:
         scores: np.ndarray,
         label_map: LabelMap,
     ) -> ActionBoxes:
-        """N boxes, each with a score for every action: N * C rows, box by box.
+        """Build N * C rows from N boxes with a score for each of C actions, ordered by box.
 
         Args:
-            videos, video, timestamp, boxes: as the fields, for N boxes.
-            scores: (N, C), columns in the order of the label map.
+            videos, video, timestamp, boxes: see the fields, with N boxes.
+            scores: (N, C), columns in label map order.
         """
         count, classes = scores.shape
         return cls(
@@ -97,22 +98,22 @@ def read_action_csv(
     kind: str = "ground_truth",
     unknown_actions: str = "error",
 ) -> ActionBoxes:
-    """Read AVA's CSV, plain or gzipped: rows of 2 (a keyframe without boxes), 7 or 8 columns.
+    """Read AVA's CSV, plain or gzipped, with rows of 2 (a keyframe without boxes), 7 or 8 columns.
 
     Args:
-        label_map: None admits every action id.
-        kind: "ground_truth" (column 8 is the person's id) or "detections" (the score, 1 where it is missing),
-            of which there may be none.
-        unknown_actions: what to do with ids outside the label map: "error"; or "ignore", as AVA's evaluator
-            does: such detections are dropped, and such ground truth only names its keyframe.
+        label_map: known actions; None accepts every action id.
+        kind: "ground_truth": column 8 is the person id, and the file must not be empty. "detections": column
+            8 is the score, 1 if missing, and the file may be empty.
+        unknown_actions: how to treat action ids outside the label map. "error" raises. "ignore" does as AVA's
+            evaluator: it drops such detections, and keeps only the keyframe of such ground truth.
 
     Raises:
-        DataError: names the file and the line, what was got and what was expected.
+        DataError: with the file, the line, what was got and what was expected.
     """
     path = Path(path)
     rule = _BOX_RULES[kind]
     strict_map = label_map if unknown_actions == "error" else None
-    rows = _read_regular(path, kind, rule, strict_map) or _read_line_by_line(path, kind, rule, strict_map)
+    rows = _read_columns(path, kind, rule, strict_map) or _read_line_by_line(path, kind, rule, strict_map)
     if label_map is None or unknown_actions == "error":
         return rows
     unknown = (label_map.columns(rows.action) < 0) & (rows.action >= 0)
@@ -128,21 +129,21 @@ def read_action_csv(
     )
 
 
-def _read_regular(path: Path, kind: str, rule: BoxRule, label_map: LabelMap | None) -> ActionBoxes | None:
-    """The rows of a file that has no fault, and 8 columns wherever it has a box; None of any other."""
+def _read_columns(path: Path, kind: str, rule: BoxRule, label_map: LabelMap | None) -> ActionBoxes | None:
+    """Read a valid file with 8 columns in every row that has a box. Return None for any other file."""
     columns = try_read_columns(path, pl.Int32, pl.Float64 if kind == "detections" else pl.Int32)
     if columns is None:
         return None
     action = columns.label.fill_null(-1).to_numpy()
-    boxed = ~columns.bare if columns.bare.any() else slice(None)
+    boxed = ~columns.is_boxless if columns.is_boxless.any() else slice(None)
     timestamp, value = columns.timestamp, columns.value[boxed]
-    good = (
+    is_valid = (
         bool((timestamp >= 0).all() and (timestamp <= MAX_TIMESTAMP).all() and (action[boxed] >= 1).all())
         and rule.accepts(columns.boxes[boxed])
         and bool(np.isfinite(value).all() if kind == "detections" else (value > -(2**31)).all())
         and (label_map is None or bool((label_map.columns(action[boxed]) >= 0).all()))
     )
-    if not good:
+    if not is_valid:
         return None
     score, person = np.ones(len(action)), np.full(len(action), -1, dtype=np.int32)
     if kind == "detections":
@@ -153,30 +154,30 @@ def _read_regular(path: Path, kind: str, rule: BoxRule, label_map: LabelMap | No
 
 
 def _read_line_by_line(path: Path, kind: str, rule: BoxRule, label_map: LabelMap | None) -> ActionBoxes:
-    """The rows of any file, or the DataError of its first bad line."""
+    """Read any file; raise DataError for its first invalid line."""
     known = None if label_map is None else frozenset(label_map.ids)
     names: dict[str, int] = {}
     video, action, person = array("i"), array("i"), array("i")
     timestamp, boxes, score = array("d"), array("d"), array("d")
     for row in iterate_rows(path):
-        names_keyframe = 2 <= len(row.fields) <= 8 and not any(row.fields[2:])
-        if len(row.fields) not in (2, 7, 8) and not names_keyframe:
+        is_boxless = 2 <= len(row.fields) <= 8 and not any(row.fields[2:])
+        if len(row.fields) not in (2, 7, 8) and not is_boxless:
             expected = f"video_id,timestamp[,x1,y1,x2,y2,action_id[,{_LAST_COLUMN[kind]}]]"
             raise row.error(f"expected 2, 7 or 8 columns ({expected}), got {len(row.fields)}")
         name, seconds = row.keyframe()
         video.append(names.setdefault(name, len(names)))
         timestamp.append(seconds)
-        if names_keyframe:
+        if is_boxless:
             boxes.extend((np.nan,) * 4)
             action.append(-1)
         else:
             boxes.extend(row.box(rule))
             action.append(_action(row, known))
-        has_value = len(row.fields) == 8 and not names_keyframe
+        has_value = len(row.fields) == 8 and not is_boxless
         score.append(row.number(7, "the score") if has_value and kind == "detections" else 1.0)
-        person.append(row.whole_number(7, "the person id") if has_value and kind == "ground_truth" else -1)
+        person.append(row.integer(7, "the person id") if has_value and kind == "ground_truth" else -1)
     if not names and kind == "ground_truth":
-        raise DataError("holds no rows", path)
+        raise DataError("expected at least one row, got none", path)
     videos = np.array(sorted(names), dtype=object)
     rank = np.argsort(np.argsort(np.array(list(names), dtype=object))).astype(np.int32)
     return ActionBoxes(
@@ -191,21 +192,24 @@ def _read_line_by_line(path: Path, kind: str, rule: BoxRule, label_map: LabelMap
 
 
 def _action(row: CsvRow, known: frozenset[int] | None) -> int:
-    action = row.whole_number(6, "the action id")
+    action = row.integer(6, "the action id")
     if action < 1:
-        raise row.error(f"action ids start at 1, got {action}")
+        raise row.error(f"expected an action id of 1 or more, got {action}")
     if known is not None and action not in known:
         ids = sorted(known)
-        some = ", ".join(map(str, ids if len(ids) <= 10 else [*ids[:5], "...", ids[-1]]))
-        raise row.error(f"action id {action} is not in the label map, which holds {some}")
+        listed = ", ".join(map(str, ids if len(ids) <= 10 else [*ids[:5], "...", ids[-1]]))
+        raise row.error(f"expected an action id of the label map ({listed}), got {action}")
     return action
 
 
 def read_excluded_keyframes(path: str | Path) -> frozenset[tuple[str, float]]:
-    """Read keyframes to leave out, lines of `video_id,timestamp`: (video id, seconds) pairs, perhaps none.
+    """Read excluded keyframes from lines `video_id,timestamp`. The file may be empty.
+
+    Returns:
+        (video id, seconds) pairs.
 
     Raises:
-        DataError: names the file and the line.
+        DataError: with the file and the line.
     """
     keyframes = set()
     for row in iterate_rows(path):
@@ -216,29 +220,29 @@ def read_excluded_keyframes(path: str | Path) -> frozenset[tuple[str, float]]:
 
 
 def write_action_csv(path: str | Path, rows: ActionBoxes, kind: str = "detections") -> None:
-    """Write AVA's CSV; column 8 is the score of detections, the person id (where known) of ground truth.
+    """Write AVA's CSV. Column 8 is the score of detections, or the person id of ground truth if known.
 
-    Whole seconds have AVA's four digits. Coordinates keep 6 decimals, and scores 9 significant digits, which
-    tell any two float32 apart: the file has the frame-mAP of the rows.
+    Whole seconds have four digits, as in AVA. Coordinates have 6 decimals. Scores have 9 significant digits,
+    which distinguish any two float32 values, so the file has the same frame-mAP as the rows.
     """
-    # polars takes no names that are not UTF-8, but open files.
+    # polars rejects paths that are not UTF-8, but accepts open files.
     with atomic_write(path) as temporary, temporary.open("wb") as file:
-        _lines(rows, kind).write_csv(file, include_header=False, quote_style="never")
+        _csv_lines(rows, kind).write_csv(file, include_header=False, quote_style="never")
 
 
 def format_action_csv(rows: ActionBoxes) -> str:
-    """The lines that `write_action_csv` writes of detections."""
-    return _lines(rows, "detections").write_csv(include_header=False, quote_style="never")
+    """Return the content that `write_action_csv` writes for detections."""
+    return _csv_lines(rows, "detections").write_csv(include_header=False, quote_style="never")
 
 
-def _lines(rows: ActionBoxes, kind: str) -> pl.DataFrame:
-    is_truth = kind == "ground_truth"
+def _csv_lines(rows: ActionBoxes, kind: str) -> pl.DataFrame:
+    is_ground_truth = kind == "ground_truth"
     columns = {"code": rows.video, "timestamp": rows.timestamp, "action": rows.action}
-    columns["value"] = rows.person if is_truth else rows.score
+    columns["value"] = rows.person if is_ground_truth else rows.score
     frame = pl.DataFrame(columns | dict(zip(COORDINATES, rows.boxes.T))).with_columns(
         pl.col("timestamp").round(3),
         pl.col(COORDINATES).round(6),
-        pl.col("value") if is_truth else pl.col("value").round_sig_figs(9),
+        pl.col("value") if is_ground_truth else pl.col("value").round_sig_figs(9),
     )
     names = pl.DataFrame({"code": np.arange(len(rows.videos), dtype=np.int32), "video": list(rows.videos)})
     seconds = pl.col("timestamp")
@@ -252,7 +256,7 @@ def _lines(rows: ActionBoxes, kind: str) -> pl.DataFrame:
     line = (
         pl.when(pl.col("x1").is_nan())
         .then(keyframe)
-        .when((pl.col("value") < 0) & is_truth)
+        .when((pl.col("value") < 0) & is_ground_truth)
         .then(labelled)
         .otherwise(pl.concat_str(labelled, "value", separator=","))
     )

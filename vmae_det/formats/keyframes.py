@@ -1,4 +1,7 @@
-"""Rows of boxes grouped by keyframe, held in a few flat arrays that loader processes share."""
+"""Rows of boxes grouped by keyframe.
+
+`KeyframeBoxes` holds them in a few flat arrays, which loader workers share without copying.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +11,38 @@ from typing import Any
 import numpy as np
 
 
+def keyframe_keys(video: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
+    """Return one int64 key per row (R,) that identifies its keyframe.
+
+    Keys sort by video index, then by time. Times are rounded to milliseconds.
+    """
+    # box_csv.MAX_TIMESTAMP in milliseconds is less than 2^40. In place, because there are millions of rows.
+    milliseconds = timestamp * 1000.0
+    np.rint(milliseconds, out=milliseconds)
+    keys = video.astype(np.int64)
+    keys <<= 40
+    keys += milliseconds.astype(np.int64)
+    return keys
+
+
 def rows_by_value(values: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The values that occur in (R,), ascending, and the rows of each, ascending; in O(R log R)."""
+    """Return the distinct values of (R,) in ascending order, and the row indices of each. O(R log R)."""
     order = np.argsort(values, kind="stable")
     distinct, first = np.unique(values[order], return_index=True)
     return distinct, np.split(order, first[1:]) if len(distinct) else []
 
 
 @dataclass(frozen=True)
-class Keyframes:
-    """Boxes of K keyframes; those of keyframe k are rows starts[k] to starts[k + 1].
+class KeyframeBoxes:
+    """Boxes of K keyframes. Those of keyframe k are rows starts[k] to starts[k + 1].
 
     Args:
-        videos: names of the videos.
-        video: index into `videos`, (K,).
-        timestamp: seconds on the dataset's clock, (K,).
-        starts: (K + 1,).
-        boxes: xyxy in [0, 1] of the frame, (R, 4).
-        values: what each row says of its box, (R,).
+        videos: video names.
+        video: (K,) index into `videos`.
+        timestamp: (K,) seconds on the dataset's clock.
+        starts: (K + 1,) row offsets.
+        boxes: (R, 4) xyxy in [0, 1] of the frame.
+        values: (R,) one value per box, such as its score or action.
     """
 
     videos: np.ndarray
@@ -39,38 +56,46 @@ class Keyframes:
         return len(self.video)
 
     def __getitem__(self, k: int) -> tuple[int, float, np.ndarray, np.ndarray]:
-        """Index of the video, timestamp, boxes (N, 4) and values (N,)."""
+        """Return the video index, the timestamp, the boxes (N, 4) and the values (N,) of keyframe k."""
         rows = slice(self.starts[k], self.starts[k + 1])
         return int(self.video[k]), float(self.timestamp[k]), self.boxes[rows], self.values[rows]
 
 
 def group_by_keyframe(
-    rows: Any, values: np.ndarray, excluded: set[tuple[str, float]] | None = None
-) -> Keyframes:
-    """Group columnar rows (with `videos`, `video`, `timestamp` and `boxes`) and their `values` by keyframe.
+    table: Any, values: np.ndarray, excluded: set[tuple[str, float]] | None = None
+) -> KeyframeBoxes:
+    """Group boxes and their `values` by keyframe.
 
-    Rows without a box and rows of `excluded` keyframes, (video name, timestamp) pairs, are left out; so
-    are videos
-    of which nothing remains.
+    Rows without a box, rows of excluded keyframes, and videos without any remaining row are dropped.
+
+    Args:
+        table: ActionBoxes, PersonBoxes, or any object with `videos`, `video`, `timestamp` and `boxes`.
+        values: (R,) one value per row of `table`.
+        excluded: (video name, timestamp) pairs.
     """
-    kept = ~np.isnan(rows.boxes).any(axis=1)
-    video, timestamp, boxes, values = rows.video[kept], rows.timestamp[kept], rows.boxes[kept], values[kept]
+    kept = ~np.isnan(table.boxes).any(axis=1)
+    video, timestamp, boxes, values = (
+        table.video[kept],
+        table.timestamp[kept],
+        table.boxes[kept],
+        values[kept],
+    )
     order = np.lexsort((timestamp, video))
     video, timestamp, boxes, values = video[order], timestamp[order], boxes[order], values[order]
-    first = np.ones(len(video), dtype=bool)
-    first[1:] = (np.diff(video) != 0) | (np.diff(timestamp) != 0)
-    starts = np.append(np.flatnonzero(first), len(video))
+    is_first = np.ones(len(video), dtype=bool)
+    is_first[1:] = (np.diff(video) != 0) | (np.diff(timestamp) != 0)
+    starts = np.append(np.flatnonzero(is_first), len(video))
     keep = np.ones(len(starts) - 1, dtype=bool)
     if excluded:
-        names = rows.videos[video[starts[:-1]]]
+        names = table.videos[video[starts[:-1]]]
         keep = np.array(
             [(str(n), t) not in excluded for n, t in zip(names, timestamp[starts[:-1]].tolist())], bool
         )
     lengths = np.diff(starts)
     row_kept = np.repeat(keep, lengths)
     used, new_video = np.unique(video[starts[:-1][keep]], return_inverse=True)
-    return Keyframes(
-        videos=rows.videos[used],
+    return KeyframeBoxes(
+        videos=table.videos[used],
         video=new_video.astype(np.int32),
         timestamp=timestamp[starts[:-1][keep]],
         starts=np.concatenate([[0], np.cumsum(lengths[keep])]),

@@ -1,5 +1,8 @@
-"""Label maps: which action id has which name, in the two pbtxt forms that AVA's files come in, or as a list
-of lines `ID: NAME`, also with a comma or blanks between."""
+"""Label maps: action ids and names.
+
+Reads the two pbtxt forms in which AVA publishes them, and lists of lines `ID: NAME` (a comma or spaces may
+replace the colon). Writes pbtxt.
+"""
 
 from __future__ import annotations
 
@@ -17,26 +20,26 @@ from vmae_det.utils.output_files import write_text
 
 _MAX_ID = 10**6
 _ID = re.compile("[0-9]{1,9}")
-_MARKS = ("{", "}", ":")
+_PUNCTUATION = ("{", "}", ":")
 _STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"' + r"|'(?:[^'\\\n]|\\.)*'")
-# Each alternative is linear in what it reads, and none is tried again from the middle of another.
+# Takes linear time: each alternative is linear in its match, and matches never overlap.
 _TOKEN = re.compile(
-    rf"(?P<skip>[\s,;]+|\#[^\n]*|//[^\n]*)|(?P<string>{_STRING.pattern})|(?P<mark>[{{}}:])"
+    rf"(?P<skip>[\s,;]+|\#[^\n]*|//[^\n]*)|(?P<string>{_STRING.pattern})|(?P<punctuation>[{{}}:])"
     r"|(?P<word>[\w.+-]+)|(?P<bad>.)"
 )
-# Of protobuf's text format, which writes UTF-8 in octal or hexadecimal digits.
+# Escapes of protobuf's text format, which writes UTF-8 bytes in octal or hexadecimal digits.
 _ESCAPE = re.compile(rb"""\\(?:([0-7]{1,3})|[xX]([0-9a-fA-F]{1,2})|([nrt])|(["'\\]))""")
 _LIST_LINE = re.compile(r"""([0-9]+)(?:\s*:|[\s,](?=\s*(?:["']|[^\W\d])))\s*(.+)""")
 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """The actions of a dataset, in the order of its file, which is that of the columns of a score tensor.
+    """The actions of a dataset, in the order of its file. Columns of score tensors have the same order.
 
     Args:
-        ids: 1-based, gaps allowed.
+        ids: 1-based; gaps are allowed.
         names: unique.
-        kinds: AVA's label types, as PERSON_MOVEMENT; '' where the file gives none.
+        kinds: AVA's label types, such as PERSON_MOVEMENT; '' if the file has none.
     """
 
     ids: tuple[int, ...]
@@ -47,26 +50,27 @@ class LabelMap:
         return len(self.ids)
 
     def columns(self, action_ids: np.ndarray) -> np.ndarray:
-        """int32 column of each action id, of the same shape; -1 where the label map has no such id."""
+        """Return the int32 column of each action id, in the same shape; -1 for ids outside the label map."""
         beyond = max(self.ids) + 1
         table = np.full(beyond + 1, -1, dtype=np.int32)
         table[list(self.ids)] = np.arange(len(self))
         return table[np.clip(action_ids, 0, beyond)]
 
     def select(self, columns: np.ndarray) -> LabelMap:
-        """The entries of these columns (n,)."""
+        """Return a label map of the given columns (n,)."""
         parts = (tuple(part[column] for column in columns) for part in (self.ids, self.names, self.kinds))
         return LabelMap(*parts)
 
     @classmethod
     def from_file(cls, path: str | Path) -> LabelMap:
-        """Read `item { name: "..." id: 1 }`, `label { name: "..." label_id: 1 label_type: OBJECT }`, or
-        lines `1: NAME`.
+        """Read a label map file.
 
-        Strings may stand in single quotes; `#` and `//` begin comments.
+        Entries are `item { name: "..." id: 1 }`, `label { name: "..." label_id: 1 label_type: OBJECT }`, or
+        lines `1: NAME`. Strings may have single quotes. `#` and `//` start comments.
 
         Raises:
-            DataError: no such file; bad syntax; an entry without name or id; an id or name that comes twice.
+            DataError: the file does not exist; a syntax error; an entry without a name or an id; a duplicate
+                id or name.
         """
         path = Path(path)
         text = read_text(path, "a label map (pbtxt)")
@@ -77,114 +81,118 @@ class LabelMap:
             if name is None or number is None:
                 missing = "name" if name is None else "id"
                 raise DataError(
-                    f"an entry without {missing}; expected item {{ name: ... id: ... }}", path, line
+                    f"expected item {{ name: ... id: ... }}, got an entry without {missing}", path, line
                 )
             if not _ID.fullmatch(number):
-                raise DataError(f"id must be a whole number from 1 on, got {quoted(number)}", path, line)
+                raise DataError(f"id must be an integer of 1 or more, got {quoted(number)}", path, line)
             fields.append((line, int(number), name, entry.get("label_type", "")))
         return cls._checked(fields, path)
 
     @classmethod
     def from_fields(cls, content: Any, source: str | Path) -> LabelMap:
-        """The label map that travels with weights: a dict of `ids`, `names` and `kinds`.
+        """Build a label map from the dict stored in checkpoints, with lists `ids`, `names` and `kinds`.
 
         Args:
-            source: the weights, for the error.
+            source: path of the checkpoint, for error messages.
 
         Raises:
-            DataError: it is of another form, or a label map file would be refused for the same fault.
+            DataError: the dict has another form, or the entries are invalid (see `from_file`).
         """
         columns = (
             [content.get(name) for name in ("ids", "names", "kinds")] if isinstance(content, dict) else []
         )
         if not columns or not all(isinstance(column, (list, tuple)) for column in columns):
-            raise DataError("its label map: expected lists of ids, names and kinds", source)
+            raise DataError("label map: expected lists of ids, names and kinds", source)
         if len({len(column) for column in columns}) > 1:
             raise DataError(
-                f"its label map: lists of {', '.join(str(len(c)) for c in columns)} entries", source
+                "label map: expected ids, names and kinds of equal length, got "
+                f"{', '.join(str(len(c)) for c in columns)} entries",
+                source,
             )
         for number, *texts in zip(*columns):
             if type(number) is not int or not all(isinstance(text, str) for text in texts):
-                raise DataError(
-                    "its label map: expected whole numbers as ids, text as names and kinds", source
-                )
+                raise DataError("label map: expected integers as ids, strings as names and kinds", source)
         try:
             return cls._checked([(None, *entry) for entry in zip(*columns)], source)
         except DataError as error:
-            raise DataError(f"its label map: {error.problem}", source) from None
+            raise DataError(f"label map: {error.problem}", source) from None
 
     @classmethod
     def _checked(cls, fields: list[tuple[int | None, int, str, str]], source: str | Path) -> LabelMap:
-        """The label map of (line, id, name, kind) of each entry."""
+        """Build a label map from (line, id, name, kind) of each entry; raise DataError for invalid ones."""
         ids: dict[int, int | None] = {}
         names: dict[str, int | None] = {}
         for line, number, name, _ in fields:
             if not 1 <= number < _MAX_ID:
-                raise DataError(f"id must be a whole number from 1 on, got {number:.9g}", source, line)
+                raise DataError(
+                    f"id must be an integer from 1 to {_MAX_ID - 1}, got {number:.9g}", source, line
+                )
             if not name.strip():
                 raise DataError("the name is empty", source, line)
             for value, seen, what in ((number, ids, "id"), (name, names, "name")):
                 if value in seen:
-                    first = f", first in line {seen[value]}" if line else ""
-                    raise DataError(f"{what} {value!r:.80} comes twice{first}", source, line)
+                    first = f", first used in line {seen[value]}" if line else ""
+                    raise DataError(f"duplicate {what} {value!r:.80}{first}", source, line)
                 seen[value] = line
         if not ids:
-            raise DataError('holds no entries; expected item { name: "..." id: 1 }', source)
+            raise DataError('expected entries item { name: "..." id: 1 }, got none', source)
         return cls(tuple(ids), tuple(names), tuple(kind for *_, kind in fields))
 
 
 def write_label_map(path: str | Path, label_map: LabelMap) -> None:
-    """Write AVA's form of pbtxt; names must hold no line breaks."""
+    """Write AVA's form of pbtxt. Names must not contain line breaks."""
     entries = []
     for number, name, kind in zip(label_map.ids, label_map.names, label_map.kinds):
         last = f"  label_type: {kind}\n" if kind else ""
-        entries.append(f"label {{\n  name: {_quoted(name)}\n  label_id: {number}\n{last}}}\n")
+        entries.append(f"label {{\n  name: {_quote(name)}\n  label_id: {number}\n{last}}}\n")
     write_text(Path(path), "".join(entries))
 
 
 def _pbtxt_entries(text: str, path: Path) -> list[tuple[int, dict[str, str]]]:
-    """(line, fields) of each block."""
+    """Parse pbtxt into (line, fields) of each entry."""
     entries: list[tuple[int, dict[str, str]]] = []
     tokens = _tokens(text, path)
-    inside, place = False, 0
-    while place < len(tokens):
-        line, token = tokens[place]
-        after = [content for _, content in tokens[place + 1 : place + 3]]
+    inside, position = False, 0
+    while position < len(tokens):
+        line, token = tokens[position]
+        after = [content for _, content in tokens[position + 1 : position + 3]]
         if after[:1] == ["{"] or after == [":", "{"]:
             if inside or token not in ("item", "label"):
                 got = quoted(f"{token} {{")
                 raise DataError(f"expected item {{ ... }} or label {{ ... }}, got {got}", path, line)
             entries.append((line, {}))
-            inside, place = True, place + 1 + len(after[: after.index("{") + 1])
+            inside, position = True, position + 1 + len(after[: after.index("{") + 1])
         elif not inside:
             raise DataError(f"expected item {{ ... }} or lines ID: NAME, got {quoted(token)}", path, line)
         elif token == "}":
-            inside, place = False, place + 1
-        elif len(after) == 2 and after[0] == ":" and _is_word(token) and after[1] not in _MARKS:
+            inside, position = False, position + 1
+        elif len(after) == 2 and after[0] == ":" and _is_word(token) and after[1] not in _PUNCTUATION:
             if token in entries[-1][1]:
-                raise DataError(f"{token} comes twice in one entry; is a brace missing?", path, line)
+                raise DataError(f"duplicate key {token} in one entry; is a brace missing?", path, line)
             entries[-1][1][token] = _value(after[1], path, line)
-            place += 3
+            position += 3
         else:
             raise DataError(f"expected KEY: VALUE, got {quoted(' '.join([token, *after]))}", path, line)
     if inside:
-        raise DataError("the entry has no closing brace", path, entries[-1][0])
+        raise DataError(
+            "expected a closing brace of this entry, got the end of the file", path, entries[-1][0]
+        )
     return entries
 
 
 def _list_entries(text: str, path: Path) -> list[tuple[int, dict[str, str]]]:
-    """(line, fields) of each line `ID: NAME`."""
+    """Parse lines `ID: NAME` into (line, fields)."""
     entries = []
     for line, content in _list_lines(text):
-        found = _LIST_LINE.fullmatch(content)
-        if not found:
+        match = _LIST_LINE.fullmatch(content)
+        if not match:
             raise DataError(f"expected ID: NAME as in the other lines, got {quoted(content)}", path, line)
-        entries.append((line, {"id": found[1], "name": _value(found[2], path, line)}))
+        entries.append((line, {"id": match[1], "name": _value(match[2], path, line)}))
     return entries
 
 
 def _list_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Number and text of each line that is neither blank nor a comment."""
+    """Yield number and text of each line that is neither blank nor a comment."""
     for number, line in enumerate(text.splitlines(), start=1):
         if (line := line.strip()) and not line.startswith(("#", "//")):
             yield number, line
@@ -196,7 +204,7 @@ def _is_list(text: str) -> bool:
 
 
 def _tokens(text: str, path: Path) -> list[tuple[int, str]]:
-    """Line and text of each word, string and mark."""
+    """Return line and text of each word, string and punctuation token."""
     tokens, line, position = [], 1, 0
     for match in _TOKEN.finditer(text):
         line += text.count("\n", position, match.start())
@@ -210,24 +218,24 @@ def _tokens(text: str, path: Path) -> list[tuple[int, str]]:
 
 
 def _is_word(token: str) -> bool:
-    return token not in _MARKS and token[0] not in "\"'"
+    return token not in _PUNCTUATION and token[0] not in "\"'"
 
 
 def _value(text: str, path: Path, line: int) -> str:
-    """A word as it stands, a string without its quotes and escapes."""
+    """Return a word unchanged, or the content of a string without quotes and escapes."""
     if not _STRING.fullmatch(text):
         return text
     content = text[1:-1].encode()
-    return decode(_ESCAPE.sub(_unescaped, content), path, "a name", line)
+    return decode(_ESCAPE.sub(_unescape, content), path, "a name", line)
 
 
-def _unescaped(found: re.Match[bytes]) -> bytes:
-    octal, hexadecimal, blank, other = found.groups()
+def _unescape(match: re.Match[bytes]) -> bytes:
+    octal, hexadecimal, blank, other = match.groups()
     if octal or hexadecimal:
         return bytes([(int(octal, 8) if octal else int(hexadecimal, 16)) & 0xFF])
     return b" " if blank else other
 
 
-def _quoted(name: str) -> str:
+def _quote(name: str) -> str:
     escaped = name.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

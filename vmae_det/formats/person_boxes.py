@@ -1,15 +1,15 @@
-"""Boxes of detected persons in keyframes, in the three formats that AVA's detectors are published in.
+"""Person boxes (proposals): detected persons in keyframes, in the three formats that AVA's detectors publish.
 
-- CSV of SlowFast: `video_id,0902,x1,y1,x2,y2,label,score`, where the label counts for nothing and may be
-  empty; or, as one would write it by hand, `video_id,0902,x1,y1,x2,y2,score`. Gzip too.
-- JSON of AlphAction (AIA), COCO's form of results: `[{"image_id": 9020902, "bbox": [x, y, width, height],
-  "score": 0.9}]` with boxes in pixels. What an image id means says the COCO annotation file beside it, in
-  `"images": [{"id": 9020902, "movie": "video_id", "timestamp": 902, "width": 640, "height": 360}]`;
-  both lists may also stand in one file, the boxes as "annotations".
+- CSV of SlowFast: `video_id,0902,x1,y1,x2,y2,label,score`, plain or gzipped. The label is ignored and may be
+  empty or missing.
+- JSON of AlphAction (AIA), in COCO's results format: `[{"image_id": 9020902, "bbox": [x, y, width, height],
+  "score": 0.9}]` with boxes in pixels. The image ids are defined by a COCO annotation file, `"images":
+  [{"id": 9020902, "movie": "video_id", "timestamp": 902, "width": 640, "height": 360}]`. One file may hold
+  both lists, with the boxes under "annotations".
 - Pickle of mmaction2 (proposals): `{"video_id,0902": array of (N, 5)}` with x1, y1, x2, y2, score.
 
-Boxes of one keyframe with the same coordinates are one person: a line for each label of a box is common. Of
-boxes with a category only persons are read.
+Repeated boxes of a keyframe, such as one line per label, are merged into one person. Boxes of other
+categories than person are dropped.
 
 See SlowFast's ava_helper.py, AlphAction's dataset/datasets/ava.py and tools/ava/csv2COCO.py, and mmaction2's
 ava_dataset.py.
@@ -38,35 +38,35 @@ from vmae_det.formats.box_csv import (
     box_problem,
     is_video_name,
     iterate_rows,
-    keyframe_keys,
     try_read_columns,
 )
+from vmae_det.formats.keyframes import keyframe_keys
 from vmae_det.utils.errors import DataError, quoted
 from vmae_det.utils.input_files import read_text
 from vmae_det.utils.safe_pickle import PickledArray, describe_value, safe_load_pickle
 
 logger = logging.getLogger(__name__)
 
-# What classes of people are called, in lower case.
+# Names of person classes, in lower case.
 PERSON_NAMES = frozenset(("person", "persons", "people", "pedestrian", "pedestrians", "human", "humans"))
-_EMPTY = {
+_EMPTY_FILE_PROBLEMS = {
     ".json": "expected a list of boxes (image_id, bbox, score), got none",
     **dict.fromkeys(
-        (".pkl", ".pickle"), "expected a dict of 'video_id,timestamp' and arrays (N, 5), got no box"
+        (".pkl", ".pickle"), "expected a dict from 'video_id,timestamp' to arrays (N, 5), got no box"
     ),
 }
-NON_CSV_SUFFIXES = frozenset(_EMPTY)  # suffixes of files that are read in another format
-MAX_PERSONS = 2000  # in a keyframe; tracking and matching compare each with each
-PERSON_BOX_RULE = BoxRule(slack=0.05, allow_empty=False)
+NON_CSV_SUFFIXES = frozenset(_EMPTY_FILE_PROBLEMS)
+MAX_PERSONS = 2000  # per keyframe; tracking and matching compare all pairs
+PERSON_BOX_RULE = BoxRule(tolerance=0.05, allow_empty=False)
 
 
 @dataclass(frozen=True)
 class PersonBoxes:
-    """Detected persons, in columns.
+    """Detected persons, as columns.
 
     Args:
         videos: (V,) unique video ids.
-        video: (R,) int32, index in videos.
+        video: (R,) int32, index into `videos`.
         timestamp: (R,) float64, seconds on the dataset's clock.
         boxes: (R, 4) float64, xyxy in [0, 1] of the frame.
         score: (R,) float64 in [0, 1].
@@ -82,12 +82,12 @@ class PersonBoxes:
         return len(self.video)
 
     def select(self, rows: np.ndarray) -> PersonBoxes:
-        """The rows that a mask (R,) or indices choose; `videos` stays."""
+        """Return the rows selected by a mask (R,) or by indices. `videos` is unchanged."""
         columns = ("video", "timestamp", "boxes", "score")
         return replace(self, **{name: getattr(self, name)[rows] for name in columns})
 
     def at(self, video: str, timestamp: float) -> tuple[np.ndarray, np.ndarray]:
-        """Boxes (N, 4) and scores (N,) of one keyframe, in the order of the file; N may be 0."""
+        """Return boxes (N, 4) and scores (N,) of one keyframe, in file order. N may be 0."""
         index = self._index_of_video.get(video, -1)
         order, keys = self._by_keyframe
         key = keyframe_keys(np.array([index]), np.array([timestamp]))[0]
@@ -107,27 +107,29 @@ class PersonBoxes:
 
 
 def read_person_boxes(
-    path: str | Path, images: str | Path | None = None, may_be_empty: bool = False
+    path: str | Path, images: str | Path | None = None, allow_empty: bool = False
 ) -> PersonBoxes:
-    """Read person boxes in any of the three formats; suffix .json or .pkl, else CSV.
+    """Read person boxes: JSON (suffix .json), pickle (.pkl, .pickle) or CSV (any other suffix).
 
     Args:
-        images: the COCO annotation file that says which keyframes the image ids of a JSON of AlphAction are.
-        may_be_empty: whether a file without boxes is none or an error.
+        images: COCO annotation file that defines the image ids of an AlphAction JSON.
+        allow_empty: whether to accept a file without boxes.
 
     Raises:
-        DataError: names the file, where it has lines the line, what was got and what was expected.
+        DataError: with the file, the line or entry, what was got and what was expected.
     """
     path = Path(path)
     readers = {".json": lambda file: _read_json(file, images), ".pkl": _read_pickle, ".pickle": _read_pickle}
     persons = readers.get(path.suffix.lower(), _read_csv)(path)
-    if not len(persons) and not may_be_empty:
-        raise DataError(_EMPTY.get(path.suffix.lower(), "holds no rows"), path)
-    return _merge_repeated(persons, path)
+    if not len(persons) and not allow_empty:
+        raise DataError(
+            _EMPTY_FILE_PROBLEMS.get(path.suffix.lower(), "expected at least one row, got none"), path
+        )
+    return _merge_duplicates(persons, path)
 
 
-def _merge_repeated(persons: PersonBoxes, path: Path) -> PersonBoxes:
-    """Each box once in its keyframe, where it stands first, with its highest score."""
+def _merge_duplicates(persons: PersonBoxes, path: Path) -> PersonBoxes:
+    """Keep the first of identical boxes in a keyframe, with their highest score."""
     frame = pl.DataFrame(persons.boxes, schema=list(COORDINATES), orient="row").with_columns(
         key=pl.Series(keyframe_keys(persons.video, persons.timestamp)), score=pl.Series(persons.score)
     )
@@ -141,14 +143,14 @@ def _merge_repeated(persons: PersonBoxes, path: Path) -> PersonBoxes:
         row = merged.filter(pl.col("key") == keys[counts.argmax()])["row"][0]
         keyframe = f"{persons.videos[persons.video[row]]},{persons.timestamp[row]:g}"
         raise DataError(
-            f"the keyframe {keyframe} has {counts.max()} person boxes, expected at most {MAX_PERSONS}; drop "
-            "those of low scores",
+            f"keyframe {keyframe}: expected at most {MAX_PERSONS} person boxes, got {counts.max()}; drop "
+            "boxes with low scores",
             path,
         )
     if len(merged) == len(persons):
         return persons
     logger.warning(
-        "%s: %d of %d person boxes repeat a box of their keyframe; each counts once, with its highest score",
+        "%s: merged %d of %d person boxes into an identical box of their keyframe, with the highest score",
         path,
         len(persons) - len(merged),
         len(persons),
@@ -157,10 +159,10 @@ def _merge_repeated(persons: PersonBoxes, path: Path) -> PersonBoxes:
 
 
 def format_person_boxes(video: str, timestamp: float, boxes: np.ndarray, scores: np.ndarray) -> list[str]:
-    """Lines of SlowFast's CSV for one keyframe; a box that has no area once it is written down is left out.
+    """Return lines of SlowFast's CSV for one keyframe. Boxes that rounding makes empty are dropped.
 
     Args:
-        timestamp: seconds; kept to the millisecond, whole ones with AVA's four digits.
+        timestamp: seconds; written with a precision of 1 ms, and whole seconds with AVA's four digits.
         boxes: xyxy in [0, 1] of the frame, (N, 4).
         scores: (N,) in [0, 1].
     """
@@ -179,19 +181,19 @@ def format_person_boxes(video: str, timestamp: float, boxes: np.ndarray, scores:
 
 def _read_csv(path: Path) -> PersonBoxes:
     columns = try_read_columns(path, pl.String)
-    if columns is not None and not columns.bare.any():
+    if columns is not None and not columns.is_boxless.any():
         timestamp, score = columns.timestamp, columns.value
-        inside = [
+        in_range = [
             ((values >= 0) & (values <= top)).all()
             for values, top in ((timestamp, MAX_TIMESTAMP), (score, 1))
         ]
-        if all(inside) and PERSON_BOX_RULE.accepts(columns.boxes):
+        if all(in_range) and PERSON_BOX_RULE.accepts(columns.boxes):
             return PersonBoxes(columns.videos, columns.video, timestamp, columns.boxes, score)
     return _read_line_by_line(path)
 
 
 def _read_line_by_line(path: Path) -> PersonBoxes:
-    """The rows of any file, or the DataError of its first bad line."""
+    """Read any file; raise DataError for its first invalid line."""
     keyframes, boxes, scores = [], array("d"), array("d")
     for row in iterate_rows(path):
         if len(row.fields) not in (7, 8):
@@ -206,7 +208,7 @@ def _read_line_by_line(path: Path) -> PersonBoxes:
 def _csv_score(row: CsvRow) -> float:
     score = row.number(len(row.fields) - 1, "the score")
     if not 0 <= score <= 1:
-        raise row.error(f"the score of a person must be in [0, 1], got {score:g}; is this ground truth?")
+        raise row.error(f"the person score must be in [0, 1], got {score:g}; is this ground truth?")
     return score
 
 
@@ -222,13 +224,13 @@ def _person_boxes(keyframes: list[tuple[str, float]], boxes: np.ndarray, scores:
 
 def _read_json(path: Path, images: str | Path | None) -> PersonBoxes:
     content = _load_json(path)
-    if content == []:  # needs no images
+    if content == []:  # no image ids to look up
         return _person_boxes([], np.zeros((0, 4)), np.zeros(0))
     if isinstance(content, dict):
         entries, image_list, image_path = content.get("annotations"), content.get("images"), path
     elif images is None:
-        problem = "image ids stand for keyframes in another file; give its COCO annotations as `images`"
-        raise DataError(f"{problem}, or put both into one file under 'images' and 'annotations'", path)
+        problem = "the keyframes of its image ids are unknown; pass the COCO annotation file as `images`"
+        raise DataError(f"{problem}, or put both lists into one file as 'images' and 'annotations'", path)
     else:
         image_path = Path(images)
         content, entries = _load_json(image_path), content
@@ -244,49 +246,51 @@ def _read_json(path: Path, images: str | Path | None) -> PersonBoxes:
         where = f"image {i}"
         number, video = (_entry(image, key, (int, str), image_path, where) for key in ("id", "movie"))
         time, width, height = (
-            _number(_entry(image, key, (int, float, str), image_path, where), key, image_path, where)
+            _finite_number(_entry(image, key, (int, float, str), image_path, where), key, image_path, where)
             for key in ("timestamp", "width", "height")
         )
         keyframe = _keyframe(str(video), time, image_path, where)
         if keyframe_of.setdefault(number, keyframe) != keyframe:
             first = "{},{:g}".format(*keyframe_of[number])
-            raise DataError(f"{where}: the id {number!r} is that of the keyframe {first} already", image_path)
+            raise DataError(f"{where}: duplicate id {number!r}, first used for keyframe {first}", image_path)
         if width <= 0 or height <= 0:
             raise DataError(
                 f"{where}: width and height must be positive, got {width:g} x {height:g}", image_path
             )
         size_of[number] = (width, height)
-    keyframes, boxes, scores, reach = [], array("d"), array("d"), 0.0
+    keyframes, boxes, scores, largest = [], array("d"), array("d"), 0.0
     for i, entry in entries:
         where = f"box {i}"
         number = _entry(entry, "image_id", (int, str), path, where)
         if number not in keyframe_of:
-            raise DataError(f"{where}: image id {number!r} is not in the images of {image_path}", path)
+            raise DataError(f"{where}: image id {number!r} is not among the images of {image_path}", path)
         bbox = _entry(entry, "bbox", (list,), path, where)
         if len(bbox) != 4:
             raise DataError(
                 f"{where}: bbox must be [x, y, width, height] in pixels, got {len(bbox)} values", path
             )
-        x, y, w, h = (_number(value, "bbox", path, where) for value in bbox)
+        x, y, w, h = (_finite_number(value, "bbox", path, where) for value in bbox)
         width, height = size_of[number]
-        reach = max(reach, x + w, y + h)
+        largest = max(largest, x + w, y + h)
         box = (x / width, y / height, (x + w) / width, (y + h) / height)
-        score = _number(_entry(entry, "score", (int, float), path, where), "score", path, where)
-        _check(box, score, path, where)
+        score = _finite_number(_entry(entry, "score", (int, float), path, where), "score", path, where)
+        _check_box(box, score, path, where)
         keyframes.append(keyframe_of[number])
         boxes.extend(box)
         scores.append(score)
-    if keyframes and reach <= 1 + PERSON_BOX_RULE.slack:
-        raise DataError("no bbox reaches beyond 1, expected [x, y, width, height] in pixels", path)
+    if keyframes and largest <= 1 + PERSON_BOX_RULE.tolerance:
+        raise DataError(
+            f"expected bbox [x, y, width, height] in pixels, got no coordinate above {largest:g}", path
+        )
     return _person_boxes(keyframes, np.array(boxes).reshape(-1, 4), np.array(scores))
 
 
 def _persons_only(entries: list[Any], categories: Any, path: Path) -> list[tuple[int, Any]]:
-    """The entries that are persons, each with its number: all of them where none has a category."""
+    """Return (index, entry) of the boxes of persons, or of all boxes if none has a category."""
     numbered = list(enumerate(entries))
     if not any(isinstance(entry, dict) and "category_id" in entry for entry in entries):
         return numbered
-    persons = {1}  # COCO's
+    persons = {1}  # category id of persons in COCO
     if categories:
         names = [c for c in categories if isinstance(c, dict)] if isinstance(categories, list) else []
         persons = {
@@ -295,8 +299,8 @@ def _persons_only(entries: list[Any], categories: Any, path: Path) -> list[tuple
             if str(category.get("name")).strip().lower() in PERSON_NAMES
         }
         if not persons:
-            shown_names = ", ".join(str(c.get("name")) for c in names[:10])
-            raise DataError(f"none of its categories is a person: {quoted(shown_names)}", path)
+            names_text = ", ".join(str(c.get("name")) for c in names[:10])
+            raise DataError(f"expected a person category, got {quoted(names_text)}", path)
     kept, other = [], Counter()
     for i, entry in numbered:
         number = _entry(entry, "category_id", (int,), path, f"box {i}")
@@ -306,32 +310,37 @@ def _persons_only(entries: list[Any], categories: Any, path: Path) -> list[tuple
             other[number] += 1
     if other:
         ids = ", ".join(f"{number}: {count}" for number, count in other.most_common(5))
-        text = f"{other.total()} of {len(entries)} boxes are of other categories than person ({ids})"
+        text = f"{other.total()} of {len(entries)} boxes have other categories than person ({ids})"
         if not kept:
-            raise DataError(f"{text}; a person's category id is {min(persons)}", path)
-        logger.warning("%s: %s; they are dropped", path, text)
+            raise DataError(f"{text}; the category id of persons is {min(persons)}", path)
+        logger.warning("%s: dropped boxes: %s", path, text)
     return kept
+
+
+_JSON_TYPES = {int: "integer", float: "number", str: "string", list: "array"}
 
 
 def _load_json(path: Path) -> Any:
     try:
         return json.loads(read_text(path, "JSON"))
     except json.JSONDecodeError as error:
-        raise DataError(f"is not JSON: {error.msg}", path, error.lineno) from None
+        raise DataError(f"not valid JSON: {error.msg}", path, error.lineno) from None
     except (RecursionError, ValueError):
-        raise DataError("is not JSON", path) from None
+        raise DataError("not valid JSON", path) from None
 
 
 def _entry(entry: Any, key: str, types: tuple[type, ...], path: Path, where: str) -> Any:
     if not isinstance(entry, dict) or key not in entry:
-        raise DataError(f"{where} has no '{key}'", path)
+        raise DataError(f"{where}: missing '{key}'", path)
     value = entry[key]
     if not isinstance(value, types) or isinstance(value, bool):
-        raise DataError(f"{where}: '{key}' is {quoted(str(value))}, a {type(value).__name__}", path)
+        expected = " or ".join(_JSON_TYPES[one] for one in types)
+        got = quoted(json.dumps(value))
+        raise DataError(f"{where}: '{key}' must be of type {expected}, got {got}", path)
     return value
 
 
-def _number(value: Any, what: str, path: Path, where: str) -> float:
+def _finite_number(value: Any, what: str, path: Path, where: str) -> float:
     try:
         number = np.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
@@ -348,12 +357,12 @@ def _keyframe(video: str, timestamp: float, path: Path, where: str) -> tuple[str
     return video, timestamp
 
 
-def _check(box: tuple[float, ...], score: float, path: Path, where: str) -> None:
-    """Raise DataError for a bad box, relative to the frame, or a bad score."""
+def _check_box(box: tuple[float, ...], score: float, path: Path, where: str) -> None:
+    """Raise DataError for an invalid box, relative to the frame, or an invalid score."""
     if problem := box_problem(box, PERSON_BOX_RULE):
         raise DataError(f"{where}: {problem}", path)
     if not 0 <= score <= 1:
-        raise DataError(f"{where}: the score of a person must be in [0, 1], got {score:g}", path)
+        raise DataError(f"{where}: the person score must be in [0, 1], got {score:g}", path)
 
 
 # ---------------------------------------------------------------- pickle
@@ -361,7 +370,7 @@ def _check(box: tuple[float, ...], score: float, path: Path, where: str) -> None
 
 def _read_pickle(path: Path) -> PersonBoxes:
     content = safe_load_pickle(path, "person boxes")
-    expected = "expected a dict of arrays (N, 5) of x1, y1, x2, y2, score by 'video_id,timestamp'"
+    expected = "expected a dict from 'video_id,timestamp' to arrays (N, 5) of x1, y1, x2, y2, score"
     if not isinstance(content, dict):
         raise DataError(f"{expected}, got {describe_value(content)}", path)
     keyframes, tables = [], []
@@ -370,8 +379,8 @@ def _read_pickle(path: Path) -> PersonBoxes:
             raise DataError(f"{expected}, got {describe_value(content)}", path)
         where = f"entry {quoted(key)}"
         video, _, seconds = key.rpartition(",")
-        keyframe = _keyframe(video, _number(seconds, "the timestamp", path, where), path, where)
-        table = _table(value, path, where)
+        keyframe = _keyframe(video, _finite_number(seconds, "the timestamp", path, where), path, where)
+        table = _proposal_table(value, path, where)
         keyframes.extend([keyframe] * len(table))
         tables.append(table)
     rows = np.concatenate([np.zeros((0, 5)), *tables])
@@ -379,14 +388,17 @@ def _read_pickle(path: Path) -> PersonBoxes:
     if not (PERSON_BOX_RULE.accepts(boxes) and ((scores >= 0) & (scores <= 1)).all()):
         for (video, time), row in zip(keyframes, rows):
             where = f"entry {quoted(f'{video},{time:04g}')}"
-            _check(
-                tuple(_number(value, "a coordinate", path, where) for value in row[:4]), row[4], path, where
+            _check_box(
+                tuple(_finite_number(value, "a coordinate", path, where) for value in row[:4]),
+                row[4],
+                path,
+                where,
             )
     return _person_boxes(keyframes, boxes, scores)
 
 
-def _table(value: Any, path: Path, where: str) -> np.ndarray:
-    """Boxes and scores (N, 5) of one keyframe."""
+def _proposal_table(value: Any, path: Path, where: str) -> np.ndarray:
+    """Return boxes and scores (N, 5) of one keyframe."""
     expected = "expected an array (N, 5) of x1, y1, x2, y2, score"
     if not isinstance(value, PickledArray):
         raise DataError(f"{where}: {expected}, got {describe_value(value)}", path)
@@ -394,10 +406,10 @@ def _table(value: Any, path: Path, where: str) -> np.ndarray:
         table = value.to_numpy()
     except pickle.UnpicklingError as error:
         raise DataError(f"{where}: {expected}, got {error}", path) from None
-    if table.shape == (0,):  # np.array([]) for no boxes
+    if table.shape == (0,):  # np.array([]): no boxes
         table = np.zeros((0, 5))
     if table.ndim != 2 or table.shape[1] not in (4, 5):
         raise DataError(f"{where}: {expected}, got shape {table.shape}", path)
-    if table.shape[1] == 4:  # ground truth written as proposals
+    if table.shape[1] == 4:  # ground truth as proposals has no scores
         table = np.column_stack([table, np.ones(len(table))])
     return table.astype(np.float64)

@@ -1,10 +1,11 @@
-"""Tubes: one person's boxes over the frames of one action, as UCF101-24, JHMDB and MultiSports annotate them.
+"""Tube CSV: action tubes, as in UCF101-24, JHMDB and MultiSports.
 
-A line of the CSV is `video_id,tube_id,label,score,frame,x1,y1,x2,y2`, a line for each frame of each tube;
-the first line may be that header.
-Tube ids are whole numbers, unique in their video; the label is text, and equal on all lines of a tube, as is
-the score, which may be empty in ground truth. Frames are whole numbers. Boxes are in pixels or relative to
-the frame, as the benchmark has them.
+A tube is the boxes of one person over the frames of one action. The CSV has one line
+`video_id,tube_id,label,score,frame,x1,y1,x2,y2` per frame of each tube; the first line may be this header.
+
+- Tube ids and frames are integers. Tube ids are unique within a video.
+- Label (text) and score are the same on all lines of a tube. The score of ground truth may be empty.
+- Boxes are in pixels or relative to the frame, depending on the benchmark.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from vmae_det.formats.box_csv import COORDINATES, MAX_TIMESTAMP, CsvRow, is_vide
 from vmae_det.utils.errors import DataError, quoted
 from vmae_det.utils.output_files import atomic_write
 
-# Classes of MultiSports that are too rare to be scored; see its evaluate_multisports.py.
+# Classes of MultiSports that its evaluation ignores because they are too rare; see its
+# evaluate_multisports.py.
 MULTISPORTS_NOT_SCORED = (
     "aerobic kick jump",
     "aerobic off axis jump",
@@ -34,14 +36,14 @@ _COLUMNS = "video_id,tube_id,label,score,frame,x1,y1,x2,y2"
 
 @dataclass(frozen=True)
 class Tubes:
-    """T tubes with R boxes in all, each tube once.
+    """T tubes with R boxes in total.
 
     Args:
         video: (T,) object, video ids.
-        label: (T,) object, names of actions.
-        score: (T,) float64; 1 in ground truth.
-        tube: (R,) int64, index of the tube.
-        frame: (R,) int64; those of a tube differ.
+        label: (T,) object, action names.
+        score: (T,) float64; 1 for ground truth.
+        tube: (R,) int64, index of the box's tube.
+        frame: (R,) int64, frame number; unique within a tube.
         boxes: (R, 4) float64, xyxy.
     """
 
@@ -56,26 +58,27 @@ class Tubes:
         return len(self.video)
 
     def select(self, chosen: np.ndarray) -> Tubes:
-        """The tubes that a mask (T,) chooses."""
-        number = np.cumsum(chosen) - 1
+        """Return the tubes selected by a mask (T,)."""
+        new_index = np.cumsum(chosen) - 1
         rows = chosen[self.tube]
-        tube = number[self.tube[rows]]
+        tube = new_index[self.tube[rows]]
         parts = (self.video[chosen], self.label[chosen], self.score[chosen])
         return Tubes(*parts, tube, self.frame[rows], self.boxes[rows])
 
 
 def read_tubes(path: str | Path, kind: str = "ground_truth") -> Tubes:
-    """Read tubes, plain or gzipped; they come in the order of their video ids and tube ids.
+    """Read a tube CSV, plain or gzipped. Tubes are sorted by video id and tube id.
 
     Args:
-        kind: "ground_truth" (scores are not looked at) or "detections", of which there may be none.
+        kind: "ground_truth": scores are ignored, and the file must not be empty. "detections": the file may
+            be empty.
 
     Raises:
-        DataError: names the file and the line, what was got and what was expected.
+        DataError: with the file, the line, what was got and what was expected.
     """
     path = Path(path)
-    tubes: dict[tuple[str, int], tuple[str, float]] = {}
-    number: dict[tuple[str, int], int] = {}
+    label_and_score_of: dict[tuple[str, int], tuple[str, float]] = {}
+    index_of: dict[tuple[str, int], int] = {}
     seen: set[tuple[int, int]] = set()
     tube, frame, boxes = array("q"), array("q"), array("d")
     for row in iterate_rows(path):
@@ -83,28 +86,28 @@ def read_tubes(path: str | Path, kind: str = "ground_truth") -> Tubes:
             continue
         if len(row.fields) != 9:
             raise row.error(f"expected 9 columns ({_COLUMNS}), got {len(row.fields)}")
-        key, described = _tube(row, kind)
-        if tubes.setdefault(key, described) != described:
+        key, label_and_score = _tube(row, kind)
+        if label_and_score_of.setdefault(key, label_and_score) != label_and_score:
             raise row.error(
                 f"label and score of tube {key[1]} of {key[0]} differ from those of its first line"
             )
-        index = number.setdefault(key, len(number))
-        at = _frame(row)
-        if (index, at) in seen:
-            raise row.error(f"tube {key[1]} of {key[0]} has frame {at} twice")
-        seen.add((index, at))
+        index = index_of.setdefault(key, len(index_of))
+        number = _frame(row)
+        if (index, number) in seen:
+            raise row.error(f"duplicate frame {number} of tube {key[1]} of {key[0]}")
+        seen.add((index, number))
         tube.append(index)
-        frame.append(at)
+        frame.append(number)
         boxes.extend(_box(row, allow_empty=kind == "detections"))
-    if not tubes and kind == "ground_truth":
-        raise DataError("holds no rows", path)
-    order = sorted(tubes)
+    if not index_of and kind == "ground_truth":
+        raise DataError("expected at least one row, got none", path)
+    order = sorted(index_of)
     rank = np.empty(len(order), dtype=np.int64)
-    rank[[number[key] for key in order]] = np.arange(len(order))
+    rank[[index_of[key] for key in order]] = np.arange(len(order))
     return Tubes(
         np.array([video for video, _ in order], dtype=object),
-        np.array([tubes[key][0] for key in order], dtype=object),
-        np.array([tubes[key][1] for key in order], dtype=np.float64),
+        np.array([label_and_score_of[key][0] for key in order], dtype=object),
+        np.array([label_and_score_of[key][1] for key in order], dtype=np.float64),
         rank[np.array(tube)],
         np.array(frame),
         np.array(boxes).reshape(-1, 4),
@@ -112,21 +115,22 @@ def read_tubes(path: str | Path, kind: str = "ground_truth") -> Tubes:
 
 
 def write_tubes(path: str | Path, tubes: Tubes, kind: str = "detections") -> None:
-    """Write the CSV with its header, each video's tubes numbered from 0; the score of ground truth is empty.
+    """Write a tube CSV with a header. Tube ids count from 0 in each video.
 
-    Coordinates keep 6 decimals, and scores 9 significant digits. A detection that has no area then stays.
+    The score of ground truth is empty. Coordinates have 6 decimals, scores 9 significant digits. Boxes that
+    rounding makes empty are kept.
 
     Raises:
-        DataError: a video or label that such a file cannot hold.
+        DataError: a video or label contains a comma or a quote.
     """
     for name in sorted({*tubes.video, *tubes.label}):
         if not is_video_name(name) or "," in name:
-            raise DataError(f"a CSV of tubes cannot hold the name {quoted(name)}: no commas or quotes", path)
-    number: dict[str, int] = {}
+            raise DataError(f"expected names without commas and quotes, got {quoted(name)}", path)
+    num_tubes: dict[str, int] = {}
     ids = []
     for video in tubes.video:
-        ids.append(number.setdefault(video, 0))
-        number[video] += 1
+        ids.append(num_tubes.setdefault(video, 0))
+        num_tubes[video] += 1
     columns = {"video_id": tubes.video, "tube_id": np.array(ids, dtype=np.int64), "label": tubes.label}
     text = {"video_id": pl.String, "label": pl.String}
     frame = pl.DataFrame(
@@ -143,19 +147,19 @@ def write_tubes(path: str | Path, tubes: Tubes, kind: str = "detections") -> Non
 
 
 def _tube(row: CsvRow, kind: str) -> tuple[tuple[str, int], tuple[str, float]]:
-    """(video id, tube id), (label, score)."""
+    """Return (video id, tube id), (label, score)."""
     video, _, label, *_ = row.fields
     for name, text in (("the video id", video), ("the label", label)):
         if not is_video_name(text):
             raise row.error(f"{name} must be plain text without quotes, got {quoted(text)}")
     score = 1.0 if kind == "ground_truth" else row.number(3, "the score")
-    return (video, row.whole_number(1, "the tube id")), (label, score)
+    return (video, row.integer(1, "the tube id")), (label, score)
 
 
 def _frame(row: CsvRow) -> int:
-    frame = row.whole_number(4, "the frame")
+    frame = row.integer(4, "the frame")
     if not 0 <= frame <= MAX_TIMESTAMP:
-        raise row.error(f"the frame must be a number from 0 to {MAX_TIMESTAMP:g}, got {frame}")
+        raise row.error(f"the frame must be an integer from 0 to {MAX_TIMESTAMP:g}, got {frame}")
     return frame
 
 

@@ -1,4 +1,7 @@
-"""At which second of a dataset's clock its video files start: a table with a line for each video."""
+"""Video start table: the second of the dataset's clock at which each video file starts.
+
+A CSV file with one line `video_id,seconds` per video.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,10 @@ from vmae_det.utils.output_files import atomic_write
 
 
 class VideoStarts:
-    """Lines `video_id,seconds`, in arrays that loader processes share.
+    """The table, as arrays that loader workers share without copying.
 
     Raises:
-        DataError: names the file and the line.
+        DataError: with the file and the line.
     """
 
     def __init__(self, path: Path) -> None:
@@ -27,21 +30,23 @@ class VideoStarts:
                 raise row.error(f"expected 2 columns (video_id,seconds), got {len(row.fields)}")
             video, seconds = row.keyframe()
             if starts.setdefault(video, seconds) != seconds:
-                raise row.error(f"'{video}' has another start already, {starts[video]:g}")
+                raise row.error(
+                    f"expected the same start of '{video}' as before, {starts[video]:g}, got {seconds:g}"
+                )
         if not starts:
-            raise DataError("holds no rows; expected lines video_id,seconds", path)
+            raise DataError("expected lines video_id,seconds, got none", path)
         self._videos = np.array(sorted(starts))
         self._seconds = np.array([starts[video] for video in self._videos.tolist()])
 
     def get(self, video: str) -> float | None:
-        """The second at which a video's file starts, None where the table lacks it."""
-        place = int(np.searchsorted(self._videos, video))
-        found = place < len(self._videos) and self._videos[place] == video
-        return float(self._seconds[place]) if found else None
+        """Return the second at which a video file starts, or None if the table does not list the video."""
+        index = int(np.searchsorted(self._videos, video))
+        is_listed = index < len(self._videos) and self._videos[index] == video
+        return float(self._seconds[index]) if is_listed else None
 
 
 def write_video_starts(path: Path, starts: Mapping[str, float]) -> None:
-    """Write such a table, to the millisecond."""
+    """Write a video start table, with a precision of 1 ms."""
     with atomic_write(path) as temporary:
         lines = [f"{video},{seconds:.3f}\n" for video, seconds in sorted(starts.items())]
         temporary.write_text("".join(lines), encoding="utf-8")

@@ -38,7 +38,7 @@ def mark_bad_boxes(rows: pl.DataFrame, content: str) -> pl.DataFrame:
     """
     rule = RULES[content]
     x1, y1, x2, y2 = map(pl.col, COORDINATES)
-    low, high = -rule.slack, 1 + rule.slack
+    low, high = -rule.tolerance, 1 + rule.tolerance
     is_reversed = (x1 > x2) | (y1 > y2)
     both_reversed = (x1 > x2) & (y1 > y2)
     fits_xywh = (x1 + x2 <= high) & (y1 + y2 <= high)
@@ -75,7 +75,7 @@ def box_findings(rows: pl.DataFrame, path: Path, videos: pl.DataFrame, content: 
         videos: `video`, `width` and `height`, in pixels, of the readable videos.
     """
     boxed = int(rows["x1"].is_not_null().sum())
-    slack = RULES[content].slack
+    slack = RULES[content].tolerance
     messages = {
         "box_in_pixels": ("are in pixels", lambda bad: _pixel_advice(bad, videos)),
         "box_as_xywh": ("look like x, y, width, height", lambda bad: _xywh_advice(len(bad), boxed)),

@@ -8,7 +8,7 @@ from pathlib import Path
 from vmae_det.dataset_tools.prepare.common import Outcome, require_file
 from vmae_det.dataset_tools.prepare.detection import add_detection_arguments
 from vmae_det.dataset_tools.prepare.tubes import prepare_tubes
-from vmae_det.formats.tube_annotations import read_tube_pickle
+from vmae_det.formats.tube_pickles import read_tube_annotations
 
 ANNOTATIONS = "JHMDB-GT.pkl"
 
@@ -26,6 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def prepare(name: str, folder: Path, args: argparse.Namespace) -> Outcome:
     """Make `folder/split1`, ..., as many as the file has."""
-    tubes = read_tube_pickle(require_file(args.annotations, ANNOTATIONS))
+    tubes = read_tube_annotations(require_file(args.annotations, ANNOTATIONS))
     splits = {folder / f"split{number}": split for number, split in enumerate(tubes.splits, start=1)}
     return prepare_tubes(splits, tubes, folder, args)

@@ -8,8 +8,8 @@ from pathlib import Path
 from vmae_det.dataset_tools.prepare.common import Outcome, require_file
 from vmae_det.dataset_tools.prepare.detection import add_detection_arguments
 from vmae_det.dataset_tools.prepare.tubes import prepare_tubes
-from vmae_det.formats.tube_annotations import read_tube_pickle
 from vmae_det.formats.tube_csv import MULTISPORTS_NOT_SCORED
+from vmae_det.formats.tube_pickles import read_tube_annotations
 
 ANNOTATIONS = "multisports_GT.pkl"
 
@@ -27,5 +27,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def prepare(name: str, folder: Path, args: argparse.Namespace) -> Outcome:
     """Make `folder`."""
-    tubes = read_tube_pickle(require_file(args.annotations, ANNOTATIONS))
+    tubes = read_tube_annotations(require_file(args.annotations, ANNOTATIONS))
     return prepare_tubes({folder: tubes.splits[0]}, tubes, folder, args, MULTISPORTS_NOT_SCORED)

@@ -29,7 +29,7 @@ from vmae_det.dataset_tools.prepare.work import Journal, work_through
 from vmae_det.formats.ava_csv import ActionBoxes, write_action_csv
 from vmae_det.formats.box_csv import COORDINATES
 from vmae_det.formats.person_boxes import PersonBoxes, read_person_boxes
-from vmae_det.formats.tube_annotations import Tube, TubeFile
+from vmae_det.formats.tube_pickles import Tube, TubeAnnotations
 from vmae_det.utils.errors import DataError
 from vmae_det.utils.output_files import atomic_write
 from vmae_det.video.readers import open_video
@@ -40,7 +40,7 @@ PARTS = ("train", "val")
 
 def prepare_tubes(
     splits: Mapping[Path, tuple[list[str], list[str]]],
-    official: TubeFile,
+    official: TubeAnnotations,
     folder: Path,
     args: argparse.Namespace,
     not_scored: Collection[str] = (),
@@ -99,7 +99,9 @@ def _remarks(what: str, lost: Counter) -> list[str]:
     return [f"NOTE: {what}: {number} boxes {why}" for why, number in lost.items() if number]
 
 
-def _other_lengths(official: TubeFile, ids: Mapping[str, str], times: Mapping[str, np.ndarray]) -> list[str]:
+def _other_lengths(
+    official: TubeAnnotations, ids: Mapping[str, str], times: Mapping[str, np.ndarray]
+) -> list[str]:
     """A warning of videos that are not those which were annotated, by their numbers of frames, or nothing."""
     counts = {ids[video]: count for video, count in official.num_frames.items() if ids.get(video) in times}
     other = [v for v, count in counts.items() if abs(len(times[v]) - count) > max(2, 0.02 * count)]
@@ -189,7 +191,7 @@ def _times_name(path: str) -> str:
     return f"{PurePosixPath(path).name}.npy"
 
 
-def _ids(official: TubeFile, args: argparse.Namespace) -> dict[str, str]:
+def _ids(official: TubeAnnotations, args: argparse.Namespace) -> dict[str, str]:
     """Video id, the name without the class, by the name in the official file."""
     ids = {video: PurePosixPath(video).name for video in official.tubes}
     twice = [video for video, count in Counter(ids.values()).items() if count > 1]

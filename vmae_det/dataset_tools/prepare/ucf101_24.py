@@ -19,7 +19,14 @@ import numpy as np
 from vmae_det.dataset_tools.prepare.common import Outcome, read_lines, require_file
 from vmae_det.dataset_tools.prepare.detection import add_detection_arguments
 from vmae_det.dataset_tools.prepare.tubes import prepare_tubes
-from vmae_det.formats.tube_annotations import Tube, TubeFile, entry, frame_counts, read_tube_pickle, table
+from vmae_det.formats.tube_pickles import (
+    Tube,
+    TubeAnnotations,
+    float_table,
+    frame_counts,
+    read_tube_annotations,
+    typed_entry,
+)
 from vmae_det.utils.errors import DataError, quoted
 from vmae_det.utils.safe_pickle import safe_load_pickle
 
@@ -41,11 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def prepare(name: str, folder: Path, args: argparse.Namespace) -> Outcome:
     """Make `folder`."""
     path = require_file(args.annotations, CORRECTED, ACT_FORM)
-    tubes = read_corrected(path) if path.name == CORRECTED else read_tube_pickle(path)
+    tubes = read_corrected(path) if path.name == CORRECTED else read_tube_annotations(path)
     return prepare_tubes({folder: tubes.splits[0]}, tubes, folder, args)
 
 
-def read_corrected(path: Path) -> TubeFile:
+def read_corrected(path: Path) -> TubeAnnotations:
     """Read pyannot.pkl and the lists beside it; DataError names the entry, or the list's line."""
     content = safe_load_pickle(path, "UCF101-24's annotations")
     if not isinstance(content, dict) or not all(isinstance(video, str) for video in content):
@@ -57,7 +64,7 @@ def read_corrected(path: Path) -> TubeFile:
     if not any(split):
         raise DataError(f"has no video of {' and '.join(LISTS)}", path)
     counts = {video: one.get("numf") for video, one in content.items()}
-    return TubeFile(labels, tubes, [split], frame_counts(counts))
+    return TubeAnnotations(labels, tubes, [split], frame_counts(counts))
 
 
 def _read_list(path: Path) -> list[str]:
@@ -94,10 +101,10 @@ def _name_labels(tubes: dict[str, list[Tube]], path: Path) -> tuple[list[str], d
 def _tubes(content: Any, video: str, path: Path) -> list[Tube]:
     where = f"{quoted(video)}: "
     tubes = []
-    for number, one in enumerate(entry(content, "annotations", (list, tuple), path, where)):
+    for number, one in enumerate(typed_entry(content, "annotations", (list, tuple), path, where)):
         here = f"{where}annotations[{number}]: "
-        label, first, end = (entry(one, key, int, path, here) for key in ("label", "sf", "ef"))
-        boxes = table(one.get("boxes"), 4, f"{here}boxes", path)
+        label, first, end = (typed_entry(one, key, int, path, here) for key in ("label", "sf", "ef"))
+        boxes = float_table(one.get("boxes"), 4, f"{here}boxes", path)
         if first < 0 or end - first != len(boxes):
             raise DataError(f"{here}expected {end - first} boxes, by sf and ef, got {len(boxes)}", path)
         corners = np.column_stack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
