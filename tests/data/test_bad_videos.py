@@ -102,7 +102,7 @@ def test_an_unreadable_video_is_replaced_and_named_once(workers, caplog):
     assert first[4] != 4
     assert read(loader) == first  # the replacement follows from the sample
     assert caplog.text.count("video4.mp4: holds no frames") == 1
-    assert list(loader.bad_files.found) == ["video4.mp4"]
+    assert list(loader.bad_samples.found) == ["video4.mp4"]
 
 
 def test_replacements_do_not_depend_on_the_number_of_processes():
@@ -130,7 +130,7 @@ def test_too_many_end_the_run_with_the_list():
 def test_a_keyframe_outside_of_its_video_is_no_bad_video(caplog):
     loader = make_loader(Videos(video2=read_error, video4=outside), fraction=1 / SIZE)
     assert 4 not in read(loader)
-    assert (loader.bad_files.count("video"), loader.bad_files.count("keyframe")) == (1, 1)
+    assert (loader.bad_samples.count("video"), loader.bad_samples.count("keyframe")) == (1, 1)
     assert "left out: set.yaml: keyframe 22: video4.mp4" in caplog.text
     with pytest.raises(
         DataError, match=r"^1 of 12 keyframes lie outside their videos, .*: set.yaml: keyframe 22"

@@ -65,7 +65,7 @@ def weights(tiny_cfg, actions, tmp_path):
 
     def make(task, *keys, named=True):
         cfg = tiny_cfg(task, *keys)
-        stored = ModelClasses(actions, "").to_stored() if named else None
+        stored = ModelClasses(actions, "").to_checkpoint() if named else None
         model = build_model(cfg)
         generator = torch.Generator().manual_seed(0)
         for name, value in model.named_parameters():
@@ -236,7 +236,7 @@ def test_renumbered_takes_ids_and_order(actions):
 )
 def test_a_damaged_label_map_in_weights(stored):
     with pytest.raises(DataError, match=r"model\.pt: label map: "):
-        ModelClasses.from_stored(stored, "model.pt")
+        ModelClasses.from_checkpoint(stored, "model.pt")
 
 
 @pytest.mark.parametrize("name", ["val", "clips_val"])

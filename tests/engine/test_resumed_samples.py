@@ -109,7 +109,7 @@ def read(cfg, start, steps, monkeypatch, rank=0, world=1):
     batches = iter(loader)
     found = [digests(batch) for batch in itertools.islice(batches, steps * cfg.SOLVER.ACCUMULATE)]
     batches.close()
-    return found, {name: bad.reason for name, bad in loader.bad_files.found.items()}
+    return found, {name: bad.reason for name, bad in loader.bad_samples.found.items()}
 
 
 def join(parts):

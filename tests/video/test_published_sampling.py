@@ -75,11 +75,20 @@ def test_the_frames_around_a_keyframe(convention, first, last):
 
 
 def test_the_long_side_is_rounded_down():
-    assert transforms.resized_size(480, 854, 256, transforms.rounding(node())) == (256, 455)  # of 455.47
-    assert transforms.resized_size(360, 640, 256, transforms.rounding(node())) == (256, 455)  # of 455.11
-    assert transforms.resized_size(348, 640, 256, transforms.rounding(node())) == (256, 470)  # of 470.80
-    assert transforms.resized_size(348, 640, 256, transforms.rounding(node("centred"))) == (256, 471)
-    assert transforms.resized_size(320, 640, 256, transforms.rounding(node())) == (256, 512)
+    assert transforms.resized_size(480, 854, 256, transforms.pixel_rounding(node())) == (
+        256,
+        455,
+    )  # of 455.47
+    assert transforms.resized_size(360, 640, 256, transforms.pixel_rounding(node())) == (
+        256,
+        455,
+    )  # of 455.11
+    assert transforms.resized_size(348, 640, 256, transforms.pixel_rounding(node())) == (
+        256,
+        470,
+    )  # of 470.80
+    assert transforms.resized_size(348, 640, 256, transforms.pixel_rounding(node("centred"))) == (256, 471)
+    assert transforms.resized_size(320, 640, 256, transforms.pixel_rounding(node())) == (256, 512)
     cfg = config("INPUT.CONVENTION", "published", "INPUT.TEST_SHORT_SIDE", 64, "INPUT.CROP_SIZE", 64)
     ramp = np.tile(np.arange(99, dtype=np.uint8)[None, None, :, None], (1, 64, 1, 3))
     lefts = [int(transforms.view_crop(make_clip(ramp), cfg, n, 3).frames[0, 0, 0, 0]) for n in range(3)]

@@ -89,11 +89,11 @@ def load_label_map(args: argparse.Namespace) -> dict[str, list] | None:
     from vmae_det.inference.predictor import label_map_of
     from vmae_det.inference.scorers import read_stored_metadata
 
-    stored = ModelClasses.from_stored(read_stored_metadata(args.weights).get("label_map"), args.weights)
+    stored = ModelClasses.from_checkpoint(read_stored_metadata(args.weights).get("label_map"), args.weights)
     if not args.label_map:
-        return stored and stored.to_stored()
+        return stored and stored.to_checkpoint()
     given = label_map_of(args.weights, LabelMap.from_file(args.label_map))
-    return ModelClasses(given, str(args.label_map)).to_stored()
+    return ModelClasses(given, str(args.label_map)).to_checkpoint()
 
 
 # What weights decide: their network, and the pixels that it takes.

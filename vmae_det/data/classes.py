@@ -28,7 +28,7 @@ class ModelClasses:
     source: str
 
     @classmethod
-    def from_stored(cls, content: Any, source: str) -> ModelClasses | None:
+    def from_checkpoint(cls, content: Any, source: str) -> ModelClasses | None:
         """What weights hold under `label_map`, None where that is nothing.
 
         Raises:
@@ -36,8 +36,8 @@ class ModelClasses:
         """
         return None if content is None else cls(LabelMap.from_fields(content, source), source)
 
-    def to_stored(self) -> dict[str, Any]:
-        """The same as `from_stored` takes it."""
+    def to_checkpoint(self) -> dict[str, Any]:
+        """The same as `from_checkpoint` takes it."""
         return {key: list(value) for key, value in asdict(self.label_map).items()}
 
     def columns_of(self, label_map: LabelMap, source: str) -> np.ndarray:

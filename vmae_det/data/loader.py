@@ -194,7 +194,7 @@ def load_first_test_batch(cfg: CfgNode, dataset: ClipDataset, count: int) -> Bat
         FaultTolerantDataset(dataset, training=False, seed=cfg.SEED, workers=node.NUM_WORKERS),
         BatchSampler(keys, 1, drop_last=False),
         list,
-        bad_files=None,
+        bad_samples=None,
         workers=node.NUM_WORKERS,
         seconds=node.TIMEOUT,
         finish=lambda _, samples: samples,

@@ -56,7 +56,7 @@ def resize(clip: Clip, height: int, width: int) -> Clip:
 Rounding = Callable[[float], int]
 
 
-def rounding(node: CfgNode) -> Rounding:
+def pixel_rounding(node: CfgNode) -> Rounding:
     """How sizes and places in pixels become whole numbers under INPUT.CONVENTION."""
     return int if node.CONVENTION == "published" else round
 
@@ -168,7 +168,7 @@ def train_transform(clip: Clip, cfg: CfgNode, rng: np.random.Generator) -> Clip:
     elif node.TRAIN_CROP == "resized":
         clip = random_resized_crop(clip, node.CROP_SIZE, node.CROP_AREA, node.CROP_ASPECT, rng)
     else:
-        clip = short_side_crop(clip, node.CROP_SIZE, node.TRAIN_SHORT_SIDE, rng, rounding(node))
+        clip = short_side_crop(clip, node.CROP_SIZE, node.TRAIN_SHORT_SIDE, rng, pixel_rounding(node))
     if rng.random() < node.FLIP:
         clip = flip(clip)
     if node.COLOR_JITTER:
@@ -196,7 +196,7 @@ def needed_short_side(cfg: CfgNode, training: bool) -> int:
 def view_crop(clip: Clip, cfg: CfgNode, number: int = 0, num_crops: int = 1) -> Clip:
     """Crop `number` of `num_crops` squares spread along the longer side, after resizing to
     TEST_SHORT_SIDE."""
-    to_whole = rounding(cfg.INPUT)
+    to_whole = pixel_rounding(cfg.INPUT)
     clip = resize_short_side(clip, cfg.INPUT.TEST_SHORT_SIDE, to_whole)
     height, width = clip.size
     size = cfg.INPUT.CROP_SIZE
@@ -209,7 +209,7 @@ def view_crop(clip: Clip, cfg: CfgNode, number: int = 0, num_crops: int = 1) -> 
 
 def full_frame_transform(clip: Clip, cfg: CfgNode) -> Clip:
     """The whole frame at TEST_SHORT_SIDE, padded to whole patches with the mean colour."""
-    clip = resize_short_side(clip, cfg.INPUT.TEST_SHORT_SIDE, rounding(cfg.INPUT))
+    clip = resize_short_side(clip, cfg.INPUT.TEST_SHORT_SIDE, pixel_rounding(cfg.INPUT))
     return pad_to_multiple(clip, cfg.MODEL.BACKBONE.PATCH_SIZE, cfg.MODEL.PIXEL_MEAN)
 
 

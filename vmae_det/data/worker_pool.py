@@ -43,7 +43,7 @@ class FaultTolerantLoader:
         dataset: answers in place of raising.
         batches: lists of the dataset's keys, in the same order whenever it is iterated.
         collate: a batch from lists of samples.
-        bad_files: takes note of the videos that could not be read; None: nobody does.
+        bad_samples: takes note of the videos that could not be read; None: nobody does.
         workers: number of processes; 0 reads in this one, where a crash ends the run.
         seconds: that the reading of one sample may take before its process is ended.
         finish: called with the number and the content of each batch, gives what is yielded.
@@ -55,7 +55,7 @@ class FaultTolerantLoader:
         dataset: FaultTolerantDataset,
         batches: Sampler,
         collate: Callable[[list], Any],
-        bad_files: BadSampleTracker | None,
+        bad_samples: BadSampleTracker | None,
         *,
         workers: int,
         seconds: float,
@@ -65,7 +65,7 @@ class FaultTolerantLoader:
         self.dataset = dataset
         self.batches = batches
         self.collate = collate
-        self.bad_files = bad_files
+        self.bad_samples = bad_samples
         self.workers = workers
         self.seconds = seconds
         self.finish = finish
@@ -75,9 +75,9 @@ class FaultTolerantLoader:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Any]:
-        if self.bad_files is None:
+        if self.bad_samples is None:
             return (content for content, _ in self._batches() if content is not None)
-        return self.bad_files.watch(self._batches())
+        return self.bad_samples.watch(self._batches())
 
     def _batches(self) -> Generator[tuple[Any, list], None, None]:
         """Each batch, None where nothing of it could be read, and the answers that hold more than samples."""

@@ -181,7 +181,7 @@ def _build_with_classes(cfg: CfgNode, complete: bool = False) -> tuple[nn.Module
 
 def _stored_classes(weights: str) -> ModelClasses | None:
     """The classes that travel with weights; None, and a warning, where they hold no names."""
-    classes = ModelClasses.from_stored(read_checkpoint(weights).get("label_map"), weights)
+    classes = ModelClasses.from_checkpoint(read_checkpoint(weights).get("label_map"), weights)
     if classes is None:
         logger.warning(
             "%s: holds no names of classes: its outputs are taken for the classes of the label map that they "
@@ -254,7 +254,7 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
     newest = checkpointer.load_newest() if resume else None
     start = newest[1]["step"] if newest else 0
     if newest:
-        classes = ModelClasses.from_stored(newest[1].get("label_map"), str(newest[0])) or classes
+        classes = ModelClasses.from_checkpoint(newest[1].get("label_map"), str(newest[0])) or classes
     dataset = build_train_dataset(cfg, model_class(cfg).task, classes)
     epoch_steps = steps_per_epoch(cfg, dataset)
     total = epoch_steps * cfg.SOLVER.EPOCHS
@@ -291,7 +291,7 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
     elif resume:
         logger.info("no whole checkpoint in %s: a fresh start", folder)
 
-    label_map = dataset.classes and dataset.classes.to_stored()
+    label_map = dataset.classes and dataset.classes.to_checkpoint()
 
     def state() -> dict[str, Any]:
         averaged = {AVERAGED_WEIGHTS: average.state_dict()} if average else {}
@@ -340,7 +340,7 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
                 lambda step: evaluate(evaluated(), step),
                 cfg.TEST.PERIOD * epoch_steps if cfg.DATASETS.TEST else 0,
             ),
-            BadVideos(loader.bad_files),
+            BadVideos(loader.bad_samples),
             Writing(_writers(folder, start, total, cfg), cfg.SOLVER.LOG_PERIOD),
             checkpointing,
             StopOnSignal(checkpointing),

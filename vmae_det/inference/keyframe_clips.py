@@ -231,7 +231,7 @@ class ClipCutter:
         clip = transforms.make_clip(image[None])
         resized = transforms.full_frame_transform(clip, self._cfg)
         node = self._cfg.INPUT
-        side = transforms.resized_size(*clip.size, node.TEST_SHORT_SIDE, transforms.rounding(node))
+        side = transforms.resized_size(*clip.size, node.TEST_SHORT_SIDE, transforms.pixel_rounding(node))
         self._scale = (side[1] / clip.size[1], side[0] / clip.size[0])
         return transforms.to_video(resized)[:, 0]
 

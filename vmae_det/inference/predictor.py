@@ -207,7 +207,7 @@ def label_map_of(weights: str | Path, given: LabelMap | None = None) -> LabelMap
         WeightsError: no label map is stored or given.
         ConfigError: `given` has other names than the stored label map.
     """
-    stored = ModelClasses.from_stored(read_stored_metadata(weights).get("label_map"), str(weights))
+    stored = ModelClasses.from_checkpoint(read_stored_metadata(weights).get("label_map"), str(weights))
     if stored is None and given is None:
         raise WeightsError(f"{weights}: contains no label map; pass one by --label-map")
     if stored is None:

@@ -100,7 +100,7 @@ def attend_boxes(
     indices = sample_keyframe_clip(node, keyframe, len(reader))
     frames = reader.frames(indices)
     unpadded = transforms.make_clip(frames, where)
-    unpadded = transforms.resize_short_side(unpadded, node.TEST_SHORT_SIDE, transforms.rounding(node))
+    unpadded = transforms.resize_short_side(unpadded, node.TEST_SHORT_SIDE, transforms.pixel_rounding(node))
     clip = transforms.full_frame_transform(unpadded, cfg)
     normalised = model.normalization(transforms.to_video(clip)[None].to(device))
     t, h, w = model.backbone.grid(normalised)
