@@ -58,7 +58,6 @@ def split_tokens(mask: torch.Tensor, num_masked: int | None = None) -> tuple[tor
     return order[:, :num_visible], order[:, num_visible:]
 
 
-@torch.compiler.disable  # compiled by torch 2.15 it crashes on the CPU
 def running_cells(
     seeds: torch.Tensor, tokens: torch.Tensor, grid: tuple[int, int, int], ratio: float
 ) -> torch.Tensor:

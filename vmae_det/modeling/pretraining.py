@@ -73,6 +73,9 @@ class MaskedAutoencoder(nn.Module):
         self.mask_ratio = mask_ratio
         self.decoder_mask = decoder_mask
         self.decoder_mask_ratio = decoder_mask_ratio
+        if decoder_mask == "running_cell":
+            # Not a decorator, which would import the compiler (1 s) wherever this module is imported.
+            self.running_cells = torch.compiler.disable(running_cells)  # compiled, it crashes on the CPU
         self.normalize_target = normalize_target
         self.loss = loss
         slices, height, width = backbone.table_grid
@@ -130,7 +133,7 @@ class MaskedAutoencoder(nn.Module):
         visible, masked = split_tokens(mask, count_masked(grid, self.mask_type, self.mask_ratio))
         predicted = self._select_target_tokens(masked)  # (B, K)
         if self.decoder_mask == "running_cell":
-            predicted = running_cells(batch["seed"], predicted, grid, self.decoder_mask_ratio)
+            predicted = self.running_cells(batch["seed"], predicted, grid, self.decoder_mask_ratio)
         # Cut and select cubes as bytes; convert only the selected ones to floats.
         cubes = self.backbone.cubes(video)  # uint8 (B, N, values)
         visible_cubes = self.normalization(_split_colors(take_rows(cubes, visible)), color_dim=3).flatten(2)
