@@ -1,4 +1,4 @@
-"""A browser without a window."""
+"""A headless browser for tests of HTML pages."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ import pytest
 
 
 class Browser:
-    """A Selenium driver, what it loaded, and what it saved."""
+    """A Selenium driver with access to requests, console messages and downloads."""
 
     def __init__(self, driver, downloads):
         self.driver, self.downloads = driver, downloads
@@ -29,7 +29,7 @@ class Browser:
         return self.driver.execute_script(script, *arguments)
 
     def until(self, condition, what="", seconds=10):
-        """Wait for a script's value to be true; gives it."""
+        """Wait until a script expression is true; return its value."""
         end = time.monotonic() + seconds
         while not (value := self.js(f"return {condition}")):
             assert time.monotonic() < end, what or condition
@@ -46,12 +46,12 @@ class Browser:
         return self.find(selector).text
 
     def press(self, *keys):
-        """Keys to whatever has the focus."""
+        """Send keys to the element with the focus."""
         for key in keys:
             self.driver.switch_to.active_element.send_keys(key)
 
     def saved(self, name):
-        """The text of a file that the page has saved, which is taken away."""
+        """Return the text of a downloaded file, and delete it."""
         path = self.downloads / name
         end = time.monotonic() + 10
         while not path.exists():
@@ -62,7 +62,7 @@ class Browser:
         return text
 
     def requests(self):
-        """Addresses asked for since `open`."""
+        """Return the URLs requested since `open`."""
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         return [
             event["params"]["request"]["url"]
@@ -76,9 +76,9 @@ class Browser:
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory):
-    selenium = pytest.importorskip("selenium.webdriver", reason="an extra of the tests: pip install selenium")
+    selenium = pytest.importorskip("selenium.webdriver", reason="requires selenium")
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        pytest.skip("needs chromium and chromedriver")
+        pytest.skip("requires chromium and chromedriver")
     options = selenium.ChromeOptions()
     options.binary_location = shutil.which("chromium")
     for option in ("headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking"):

@@ -15,7 +15,7 @@ import numpy as np
 
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.inference.predictor import ActionDetections
-from vmae_det.rendering.page import FLOOR, write_page
+from vmae_det.rendering.page import MIN_SCORE, write_page
 from vmae_det.video.writer import VideoWriter
 
 _SIZE, _RATE = (64, 48), 25  # of the video, whose frames are grey: its own size says nothing
@@ -26,7 +26,7 @@ const milliseconds = (work) => {
   return (performance.now() - start) / 10;
 };
 for (const person of people) person.open = false;
-layTimeline();
+layOutTimeline();
 return { "open the page": performance.getEntriesByType("navigation")[0].loadEventEnd,
   "draw a frame's boxes": milliseconds(() => drawOverlay(choice)),
   "draw the timeline": milliseconds(() => drawTimeline()),
@@ -47,7 +47,7 @@ def main() -> None:
         video = Path(folder) / "long.mp4"
         _write_video(video, round(args.hours * 3600))
         detections = _detections(video, round(args.hours * 3600), args.people, args.actions)
-        held = (detections.scores >= FLOOR).sum() / len(detections)
+        held = (detections.scores >= MIN_SCORE).sum() / len(detections)
         start = time.perf_counter()
         page = write_page(detections, Path(folder) / "page.html")
         print(f"{len(detections)} rows, {held:.1f} scores each; video {video.stat().st_size / 2**20:.1f} MiB")

@@ -16,8 +16,7 @@ from PIL import Image
 from vmae_det.data.catalog import read_dataset_file
 from vmae_det.formats.person_boxes import read_person_boxes
 from vmae_det.inference.predictor import ActionPredictor, read_config
-from vmae_det.rendering.overlay_writer import OverlayStyle
-from vmae_det.rendering.write_overlay import write_overlay
+from vmae_det.rendering.overlay_video import OverlayStyle, write_overlay
 from vmae_det.utils.output_files import atomic_write
 from vmae_det.video.readers import open_video
 from vmae_det.video.writer import VideoWriter

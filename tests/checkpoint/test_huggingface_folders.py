@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from vmae_det.checkpoint import load_weights, read_checkpoint
 from vmae_det.checkpoint.convert import convert_weights
 from vmae_det.checkpoint.huggingface_folder import write_folder
-from vmae_det.cli.common import load_config
+from vmae_det.cli.config_arguments import load_config
 from vmae_det.cli.main import main
 from vmae_det.config import get_cfg
 from vmae_det.data.catalog import get_dataset

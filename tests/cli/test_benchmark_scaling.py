@@ -105,19 +105,19 @@ def test_the_model_gives_back_what_it_was_fitted_to(fitted):
 
 
 def test_four_processes_have_half_a_core_each(fitted):
-    said = fitted.predict(4)
-    assert said.compute == 16
+    message = fitted.predict(4)
+    assert message.compute == 16
     exchange = 2 * (75 * 0.16 + 4 * 3 * 0.5)
-    assert said.exchange == pytest.approx(exchange)
-    assert said.exposed == pytest.approx(exchange - 1.5 / 4 * 8)
+    assert message.exchange == pytest.approx(exchange)
+    assert message.exposed == pytest.approx(exchange - 1.5 / 4 * 8)
 
 
 @pytest.mark.parametrize(("busy", "slower"), [(0.3, 1), (0.5, 1), (0.75, 1.5), (1, 2)])
 def test_senders_that_wait_leave_their_core_to_others(busy, slower):
     runs = [run_of(1, 2, 6, 6), run_of(2, 1, 8, 8 + 8.5, exchange=10, empty=0.5, busy=busy)]
-    said = fit(runs, DDP, cores=2).predict(4)
-    assert said.compute == 16
-    assert said.exchange == pytest.approx(slower * 2 * (75 * 0.08 + 4 * 3 * 0.25))
+    message = fit(runs, DDP, cores=2).predict(4)
+    assert message.compute == 16
+    assert message.exchange == pytest.approx(slower * 2 * (75 * 0.08 + 4 * 3 * 0.25))
 
 
 def test_an_exchange_may_cost_more_than_alone_and_never_less_than_nothing():

@@ -1,5 +1,4 @@
-"""The commands as a newcomer meets them: help at once, and every wrong use ends in one line that says
-what to do."""
+"""Help is fast, and every invalid usage ends in one line that names the problem."""
 
 import subprocess
 import sys
@@ -48,7 +47,7 @@ def test_the_tools_are_the_commands():
 
 @pytest.fixture
 def wrong(tiny_cfg, mini_ava, tmp_path):
-    """Files to go wrong with, and a config that is right."""
+    """Return a factory of valid configs and of files with errors."""
 
     class Files:
         def config(self, task, *overrides):
@@ -57,7 +56,7 @@ def wrong(tiny_cfg, mini_ava, tmp_path):
             return path
 
         def dataset(self, **changes):
-            """mini_ava's training set with other files; the dataset file."""
+            """Return the dataset file of the training set of MiniAVA with other files."""
             text = (mini_ava / "train.yaml").read_text()
             for key in ("videos", "annotations", "label_map", "person_boxes", "excluded"):
                 text = text.replace(f"\n{key}: ", f"\n{key}: {mini_ava}/")
@@ -70,7 +69,7 @@ def wrong(tiny_cfg, mini_ava, tmp_path):
             return path
 
         def annotations(self, change):
-            """mini_ava's training CSV with its fifth line changed; the dataset file."""
+            """Return the dataset file of the training set of MiniAVA with a change in line 5 of its CSV."""
             lines = (mini_ava / "annotations" / "mini_ava_train.csv").read_text().splitlines()
             fields = lines[4].split(",")
             change(fields)
@@ -221,7 +220,7 @@ CASES = [value for name, value in sorted(globals().items()) if name.startswith("
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__.removeprefix("case_"))
-def test_a_wrong_use_ends_in_one_line(case, wrong, tmp_path, capsys, monkeypatch):
+def test_invalid_usage_ends_in_one_line(case, wrong, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     args, expected = case(wrong, tmp_path)
     assert main([str(arg) for arg in args]) == 2
@@ -234,14 +233,14 @@ def test_a_wrong_use_ends_in_one_line(case, wrong, tmp_path, capsys, monkeypatch
     assert "worker" not in errors[0]
 
 
-def test_a_wrong_use_in_a_process_of_its_own(wrong):
+def test_invalid_usage_in_a_separate_process(wrong):
     done = run("train", "--config-file", wrong.config("pretrain"), "SOLVER.EPOCS", "3")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
 
 
-def test_a_reader_prints_nothing_of_its_own(wrong, tmp_path):
+def test_a_reader_prints_nothing_itself(wrong, tmp_path):
     args, expected = case_not_a_video(wrong, tmp_path)
     done = run(*args, "DATALOADER.READER", "auto")
     assert done.returncode == 2

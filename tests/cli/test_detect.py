@@ -1,4 +1,4 @@
-"""`vmae-det detect`: many videos, what is left out, what fails, what is chosen."""
+"""`vmae-det detect`: several videos, skipped and failed videos, and options."""
 
 import json
 
@@ -27,7 +27,7 @@ def weights(tiny_cfg, tmp_path):
 
 @pytest.fixture
 def detect(weights, tmp_path, capsys):
-    """Runs the command on the whole frame, every half second; gives its status, and what it printed."""
+    """Run the command with --whole-frame every half second; return its status and output."""
 
     def run(*arguments):
         options = ["--weights", str(weights), "--output", str(tmp_path / "out"), "--whole-frame"]
@@ -42,27 +42,27 @@ def make(path, **recipe):
     return write_numbered(path, Recipe(**({"count": 30} | recipe)))
 
 
-def made(tmp_path):
-    """The files of the output folder."""
+def written(tmp_path):
+    """Return the files in the output folder."""
     out = tmp_path / "out"
     return sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
 
 
-def test_a_folder_of_videos_one_of_them_broken(tmp_path, detect):
+def test_a_folder_with_a_broken_video(tmp_path, detect):
     videos = tmp_path / "videos"
     make(videos / "a")
     make(videos / "below" / "b")
     UNREADABLE["text"](videos / "c")
     status, printed = detect(videos, "--format", "csv")
     assert status == 2
-    assert made(tmp_path) == ["a.csv", "below/b.csv"]
+    assert written(tmp_path) == ["a.csv", "below/b.csv"]
     assert "c.mp4: cannot be read as a video" in printed.out
     assert f"1 of 3 videos failed: {videos / 'c.mp4'}" in printed.err
-    # Again: only what failed is tried.
+    # The second run only retries the failed video.
     before = (tmp_path / "out/a.csv").stat().st_mtime_ns
     status, printed = detect(videos, "--format", "csv")
     assert status == 2
-    assert "2 of 3 videos are done already" in printed.out
+    assert "Skipping 2 of 3 videos already done" in printed.out
     assert (tmp_path / "out/a.csv").stat().st_mtime_ns == before
     (videos / "c.mp4").unlink()
     assert detect(videos, "--format", "csv", "--overwrite")[0] == 0
@@ -74,23 +74,23 @@ def test_processes_share_the_videos(tmp_path, detect):
         make(tmp_path / "videos" / name)
     UNREADABLE["text"](tmp_path / "videos" / "d")
     assert detect(tmp_path / "videos", "--format", "jsonl", "--num-gpus", 2)[0] == 2
-    assert made(tmp_path) == ["a.jsonl", "b.jsonl", "c.jsonl"]
+    assert written(tmp_path) == ["a.jsonl", "b.jsonl", "c.jsonl"]
 
 
-def test_keyframes_before_the_beginning_of_the_clock(tmp_path, detect):
+def test_keyframes_before_the_start_of_the_clock(tmp_path, detect):
     video = make(tmp_path / "v", count=100)
-    assert "--video-start: -2 puts keyframes before second 0" in detect(video, "--video-start", -2)[1].err
+    assert "--video-start: -2 places keyframes before second 0" in detect(video, "--video-start", -2)[1].err
     status, _ = detect(video, "--video-start", -2, "--start", 2, "--format", "csv")
     assert status == 0
     rows = read_action_csv(tmp_path / "out/v.csv", kind="detections")
     assert set(rows.timestamp) == {0, 0.5, 1, 1.5}
 
 
-def test_what_is_chosen(tmp_path, detect):
+def test_part_of_a_video_and_some_actions(tmp_path, detect):
     video = make(tmp_path / "v", count=100)
     arguments = (video, "--start", 1, "--end", 2.4, "--actions", "7", "stand")
     assert detect(*arguments)[0] == 0
-    assert made(tmp_path) == ["v.csv", "v.jsonl", "v_actions.mp4"]
+    assert written(tmp_path) == ["v.csv", "v.jsonl", "v_actions.mp4"]
     lines = [json.loads(line) for line in (tmp_path / "out/v.jsonl").open()]
     assert [line["timestamp"] for line in lines] == [1, 1.5, 2]
     assert {action["name"] for action in lines[0]["people"][0]["actions"]} == {"stand", 'wave "hello"'}
@@ -105,19 +105,19 @@ def test_what_is_chosen(tmp_path, detect):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("--format", "csv,mp3"), "--format: got 'mp3', which is no format"),
+        (("--format", "csv,mp3"), "--format: unknown format 'mp3'"),
         (("--actions", "wlak"), "actions: 'wlak' is not in the label map"),
         (("--start", "99"), "no keyframe between second 99"),
     ],
 )
-def test_choices_that_cannot_be(tmp_path, detect, arguments, expected):
+def test_invalid_choices(tmp_path, detect, arguments, expected):
     status, printed = detect(make(tmp_path / "v"), *arguments)
     assert status == 2
     assert expected in printed.err
-    assert not (tmp_path / "out").exists() or not made(tmp_path)
+    assert not (tmp_path / "out").exists() or not written(tmp_path)
 
 
-def test_nothing_is_left_of_a_video_that_breaks(tmp_path, detect, monkeypatch):
+def test_a_write_error_removes_all_files_of_the_video(tmp_path, detect, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
@@ -128,7 +128,7 @@ def test_nothing_is_left_of_a_video_that_breaks(tmp_path, detect, monkeypatch):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_overlay_frames_are_the_videos_own_and_drawn_on(tmp_path, detect):
+def test_the_overlay_has_the_frames_of_the_video(tmp_path, detect):
     video = make(tmp_path / "v", count=60, size=(192, 144), options=x264(keyint=20))
     assert detect(video, "--format", "overlay", "--threshold", "0.0")[0] == 0
     drawn, source = open_video(tmp_path / "out/v_actions.mp4"), open_video(video)
@@ -140,7 +140,7 @@ def test_overlay_frames_are_the_videos_own_and_drawn_on(tmp_path, detect):
         assert file.streams.video[0].average_rate == 25
 
 
-def test_frames_of_a_folder_and_of_a_pattern(tmp_path, detect):
+def test_a_folder_of_frames_and_a_pattern(tmp_path, detect):
     folder = tmp_path / "frames.d"
     folder.mkdir()
     for number in range(12):
@@ -150,7 +150,7 @@ def test_frames_of_a_folder_and_of_a_pattern(tmp_path, detect):
     pattern = folder / "img_%03d.png"
     assert numbers(open_video(pattern).frames(np.arange(12))) == list(range(12))
     assert detect(pattern, "--format", "jsonl")[0] == 0
-    assert made(tmp_path) == ["frames.d.jsonl"]
+    assert written(tmp_path) == ["frames.d.jsonl"]
     lines = [json.loads(line) for line in (tmp_path / "out/frames.d.jsonl").open()]
     assert [line["timestamp"] for line in lines] == [0, 0.5, 1]
     status, printed = detect(folder / "none_%03d.png")
@@ -167,9 +167,9 @@ def test_inputs(tmp_path):
     frames.mkdir()
     (frames / "1.jpg").touch()
     found = find_video_inputs([str(tmp_path / "set"), "rtsp://host/live", "0"])
-    stems = [str(one.stem) for one in found]
+    stems = [str(video.stem) for video in found]
     assert stems == ["9", "10", "frames", "sub/x", "live", "camera_0"]
-    assert [one.is_live for one in found] == [False] * 4 + [True] * 2
+    assert [video.is_live for video in found] == [False] * 4 + [True] * 2
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="contains no videos and no images"):
         find_video_inputs([str(tmp_path / "empty")])
@@ -177,7 +177,7 @@ def test_inputs(tmp_path):
         find_video_inputs(["a/x.mp4", "b/x.mp4"])
 
 
-def test_names_that_do_harm(tmp_path, detect):
+def test_malicious_names(tmp_path, detect):
     video = make(tmp_path / 'a, "b" <i>%d')
     assert detect(video, "--format", "csv,jsonl")[0] == 0
     rows = read_action_csv(tmp_path / 'out/a, "b" <i>%d.csv', kind="detections")

@@ -1,4 +1,4 @@
-"""`vmae-det detect` on inputs that are interrupted, vanish, change, break off or never end."""
+"""`vmae-det detect` with inputs that are interrupted, removed, changed, truncated or endless."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from numbered_videos import Recipe, numbered_frame, numbers, write_numbered, x264
 from PIL import Image
-from test_detect import detect, made, make, weights  # noqa: F401 - fixtures
+from test_detect import detect, make, weights, written  # noqa: F401 - fixtures
 
 from vmae_det.formats.ava_csv import read_action_csv
 from vmae_det.rendering import detect_video
@@ -24,22 +24,22 @@ from vmae_det.video import sources
 from vmae_det.video.readers import open_video
 from vmae_det.video.sources import is_live, open_source, video_id
 
-SECONDS = 40  # long enough that much of it is left after three keyframes
+SECONDS = 40  # long enough that most of it remains after three keyframes
 
 
 @pytest.fixture
 def at_third(monkeypatch):
-    """at_third(do): have `do` called once, when three keyframes have been written."""
+    """at_third(action): call `action` once, after three keyframes are written."""
 
-    def arrange(do):
-        update, count = detect_video._Progress.update, iter(range(10**6))
+    def arrange(action):
+        update, count = detect_video._ProgressBar.update, iter(range(10**6))
 
-        def noted(self, moment):
-            update(self, moment)
+        def update_and_act(self, time):
+            update(self, time)
             if next(count) == 2:
-                do()
+                action()
 
-        monkeypatch.setattr(detect_video._Progress, "update", noted)
+        monkeypatch.setattr(detect_video._ProgressBar, "update", update_and_act)
 
     return arrange
 
@@ -48,8 +48,8 @@ def keyframes(path):
     return [json.loads(line)["timestamp"] for line in path.open()]
 
 
-def assert_whole(out, name, fewest=3):
-    """All files of a video are whole and tell of the same keyframes; gives their times."""
+def assert_complete(out, name, fewest=3):
+    """Assert that all files of a video are complete and have the same keyframes; return their times."""
     times = keyframes(out / f"{name}.jsonl")
     assert len(times) >= fewest
     rows = read_action_csv(out / f"{name}.csv", kind="detections")
@@ -60,31 +60,31 @@ def assert_whole(out, name, fewest=3):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_keeps_what_is_done(tmp_path, detect, at_third, number):  # noqa: F811
+def test_a_signal_keeps_the_results_so_far(tmp_path, detect, at_third, number):  # noqa: F811
     video = make(tmp_path / "v", count=25 * SECONDS, size=(64, 64))
     at_third(lambda: os.kill(os.getpid(), number))
     status, printed = detect(video)
     assert status == 128 + number
     assert printed.err.count("interrupted at second") == 1
-    times = assert_whole(tmp_path / "out", "v")
+    times = assert_complete(tmp_path / "out", "v")
     assert times == [0.5 * k for k in range(len(times))]
     assert len(times) < 2 * SECONDS
     drawn = open_video(tmp_path / "out/v_actions.mp4")
     assert len(drawn) < 25 * SECONDS
-    # Again: it is not taken for done.
+    # The second run does not skip it.
     assert detect(video, "--format", "jsonl", "--end", 20)[0] == 0
     assert len(keyframes(tmp_path / "out/v.jsonl")) == 41
     status, printed = detect(video, "--format", "jsonl")
-    assert "1 of 1 videos are done already" in printed.out
+    assert "Skipping 1 of 1 videos already done" in printed.out
 
 
-def test_a_video_that_vanishes(tmp_path, detect, at_third):  # noqa: F811
+def test_a_video_that_is_removed(tmp_path, detect, at_third):  # noqa: F811
     video = make(tmp_path / "v", count=25 * SECONDS, size=(64, 64))
     at_third(video.unlink)
     status, printed = detect(video, "--html")
-    assert status == 2  # for the page
+    assert status == 2  # because of the page
     assert printed.err.count("no such video file") == 1
-    assert len(assert_whole(tmp_path / "out", "v")) == 2 * SECONDS  # it was open
+    assert len(assert_complete(tmp_path / "out", "v")) == 2 * SECONDS  # the file was open
 
 
 @pytest.mark.parametrize("suffix", [".ts", ".mp4", ".mpg"])
@@ -105,7 +105,7 @@ def test_a_video_that_changes(tmp_path, detect, at_third, suffix, change, caplog
     status, printed = detect(video)
     assert status == 0
     assert "changed while it was read" in printed.out + printed.err
-    times = assert_whole(tmp_path / "out", "v")
+    times = assert_complete(tmp_path / "out", "v")
     assert times == [0.5 * k for k in range(len(times))]
     if change == "grows":
         assert len(times) == 2 * SECONDS
@@ -114,11 +114,11 @@ def test_a_video_that_changes(tmp_path, detect, at_third, suffix, change, caplog
 
 @contextmanager
 def serve(answer):
-    """Serves every request by answer(handler, write); gives the address."""
+    """Serve every request with answer(handler, write); yield the URL."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            with suppress(OSError):  # nobody listens any more
+            with suppress(OSError):  # the client has disconnected
                 answer(self, self.wfile.write)
 
         def log_message(self, *args):
@@ -131,7 +131,7 @@ def serve(answer):
         server.shutdown()
 
 
-def test_a_connection_that_is_lost(tmp_path, detect):  # noqa: F811
+def test_a_lost_connection(tmp_path, detect):  # noqa: F811
     data = make(tmp_path / "v", count=25 * SECONDS, size=(64, 64), suffix=".mkv").read_bytes()
 
     def half(handler, write):
@@ -140,17 +140,17 @@ def test_a_connection_that_is_lost(tmp_path, detect):  # noqa: F811
         handler.end_headers()
         write(data[: len(data) // 2])
 
-    with serve(half) as address:
-        status, printed = detect(f"{address}/far.mkv")
+    with serve(half) as url:
+        status, printed = detect(f"{url}/far.mkv")
         assert status == 0
         assert "the rest of the video is skipped" in printed.out + printed.err
-        times = assert_whole(tmp_path / "out", "far")
+        times = assert_complete(tmp_path / "out", "far")
         assert SECONDS / 4 < times[-1] < SECONDS
-        assert "done already" not in detect(f"{address}/far.mkv")[1].out
+        assert "already done" not in detect(f"{url}/far.mkv")[1].out
 
 
 def mjpeg(handler, write):
-    """A camera: a picture every 20 ms, without times and without an end."""
+    """A camera that sends a picture every 20 ms, without timestamps and without an end."""
     handler.send_response(200)
     handler.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
     handler.end_headers()
@@ -162,22 +162,22 @@ def mjpeg(handler, write):
         time.sleep(0.02)
 
 
-def test_a_camera_that_sends_jpeg_over_http(tmp_path, detect, at_third):  # noqa: F811
+def test_a_camera_with_mjpeg_over_http(tmp_path, detect, at_third):  # noqa: F811
     at_third(lambda: os.kill(os.getpid(), signal.SIGINT))
-    with serve(mjpeg) as address:
+    with serve(mjpeg) as url:
         begin = time.monotonic()
-        status, printed = detect(f"{address}/camera", "--smooth", 0)
+        status, printed = detect(f"{url}/camera", "--smooth", 0)
         passed = time.monotonic() - begin
     assert status == 0
     assert "read as a live stream" in printed.out + printed.err
-    times = assert_whole(tmp_path / "out", "camera")
+    times = assert_complete(tmp_path / "out", "camera")
     assert 1 <= times[-1] <= passed
     drawn = open_video(tmp_path / "out/camera_actions.mp4")
     assert drawn.times[-1] <= passed
 
 
 class UdpCamera(threading.Thread):
-    """An RTSP server that refuses TCP by status 461, and sends a transport stream over UDP."""
+    """An RTSP server that refuses TCP with status 461 and sends a transport stream over UDP."""
 
     def __init__(self, data):
         super().__init__(daemon=True)
@@ -224,7 +224,7 @@ class UdpCamera(threading.Thread):
                 time.sleep(0.002)
 
 
-def test_a_camera_that_offers_udp_alone(tmp_path):
+def test_a_camera_that_only_supports_udp(tmp_path):
     recipe = Recipe(suffix=".ts", count=200, options=x264(keyint=12, bframes=0))
     camera = UdpCamera(write_numbered(tmp_path / "v", recipe).read_bytes())
     source = open_source(camera.address)
@@ -244,35 +244,35 @@ def test_a_file_whose_name_is_a_number(tmp_path, detect, monkeypatch):  # noqa: 
     assert is_live("20240102")
     assert video_id("20240101") == "20240101"
     assert detect("20240101", "--format", "jsonl")[0] == 0
-    assert made(tmp_path) == ["20240101.jsonl"]
+    assert written(tmp_path) == ["20240101.jsonl"]
     status, printed = detect("2" * 30)
     assert status == 2
     assert "no such camera" in printed.err
 
 
-def test_pixels_that_are_not_square_come_over_the_web_as_from_a_file(tmp_path):
+def test_non_square_pixels_over_http(tmp_path):
     recipe = Recipe(suffix=".mkv", count=10, options=x264(keyint=12), aspect=Fraction(3, 2))
     data = write_numbered(tmp_path / "v", recipe).read_bytes()
 
-    def whole(handler, write):
+    def send_all(handler, write):
         handler.send_response(200)
         handler.send_header("Content-Length", str(len(data)))
         handler.end_headers()
         write(data)
 
-    with serve(whole) as address:
-        frames = list(open_source(f"{address}/v.mkv").frames())
+    with serve(send_all) as url:
+        frames = list(open_source(f"{url}/v.mkv").frames())
     assert numbers([frame.image for frame in frames]) == list(range(10))
     assert frames[0].image.shape == (64, 144, 3)
 
 
-def test_addresses_that_end_at_once(tmp_path, monkeypatch):
+def test_an_url_with_an_empty_response(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "_TIMEOUTS", (2.0, 2.0))
-    with serve(lambda handler, write: None) as address, pytest.raises(DataError, match="cannot be read"):
-        open_source(f"{address}/nothing.ts")
+    with serve(lambda handler, write: None) as url, pytest.raises(DataError, match="cannot be read"):
+        open_source(f"{url}/nothing.ts")
 
 
-def test_pixels_that_are_not_square_in_what_is_drawn(tmp_path, detect):  # noqa: F811
+def test_non_square_pixels_in_the_overlay(tmp_path, detect):  # noqa: F811
     video = make(tmp_path / "v", size=(64, 64), aspect=Fraction(3, 2))
     assert detect(video, "--html", "--threshold", 1)[0] == 0
     drawn = open_video(tmp_path / "out/v_actions.mp4")

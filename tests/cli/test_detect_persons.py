@@ -1,3 +1,5 @@
+"""`vmae-det detect-persons` with a detector of bright cells."""
+
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -6,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "inference"))  # the maker of ONNX files lies there
+sys.path.insert(0, str(Path(__file__).parents[1] / "inference"))  # for onnx_detectors
 
 from vmae_det.cli.main import main
 from vmae_det.formats.ava_csv import read_action_csv
@@ -14,15 +16,15 @@ from vmae_det.formats.person_boxes import format_person_boxes, read_person_boxes
 from vmae_det.inference import detect_persons as module
 from vmae_det.video.readers import open_video
 
-pytest.importorskip("onnx", reason="onnx makes the detector of these tests")
-pytest.importorskip("onnxruntime", reason="onnxruntime runs the detector of these tests")
+pytest.importorskip("onnx", reason="requires onnx to create a detector")
+pytest.importorskip("onnxruntime", reason="requires onnxruntime to run a detector")
 
 from onnx_detectors import write_bright_detector
 
 
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory):
-    """Options that take a detector of bright cells."""
+    """Return the options of a detector of bright cells."""
     path = write_bright_detector(tmp_path_factory.mktemp("net") / "net.onnx", "yolov8", "batch")
     return [
         "--opts",
@@ -33,7 +35,7 @@ def detector(tmp_path_factory):
 
 @pytest.fixture
 def videos(mini_ava, tmp_path):
-    """A folder of two videos."""
+    """Return a folder with two videos."""
     folder = tmp_path / "videos"
     folder.mkdir()
     for path in sorted((mini_ava / "videos").glob("*.mp4"))[:2]:
@@ -52,12 +54,12 @@ def test_people_of_a_folder_of_videos(videos, detector, tmp_path, capsys):
     assert (found.score >= 0.4).all()
     assert not module.parts_folder(output).exists()
     first = output.read_bytes()
-    assert main([*command, *detector]) == 2, "what is there is not overwritten"
-    assert "exists already" in capsys.readouterr().err
+    assert main([*command, *detector]) == 2, "an existing file is not overwritten"
+    assert "already exists" in capsys.readouterr().err
     assert output.read_bytes() == first
 
 
-def test_the_boxes_are_those_of_the_frames(videos, detector, tmp_path):
+def test_boxes_match_the_detections_in_the_frames(videos, detector, tmp_path):
     from vmae_det.config import get_cfg
     from vmae_det.inference.person_detectors import build_person_detector
     from vmae_det.video.readers import open_video
@@ -66,7 +68,7 @@ def test_the_boxes_are_those_of_the_frames(videos, detector, tmp_path):
     assert main(["detect-persons", str(video), "--output", str(output), *detector]) == 0
     cfg = get_cfg()
     cfg.merge_from_list(detector[1:])
-    frame = open_video(video).frames(np.array([36]))[0]  # of second 3
+    frame = open_video(video).frames(np.array([36]))[0]  # second 3
     ((boxes, scores),) = build_person_detector(cfg).detect([frame])
     kept_boxes, kept_scores = read_person_boxes(output).at(video.stem, 3.0)
     np.testing.assert_allclose(kept_boxes * [192, 144, 192, 144], boxes, atol=1e-3)
@@ -86,7 +88,7 @@ def test_the_keyframes_of_a_dataset(mini_ava, detector, tmp_path):
     assert len(found)
 
 
-def test_a_bad_video_costs_only_itself_and_is_made_up_for(videos, detector, tmp_path, capsys, monkeypatch):
+def test_a_broken_video_is_skipped_and_retried(videos, detector, tmp_path, capsys, monkeypatch):
     good, bad = sorted(videos.iterdir())
     content, output = bad.read_bytes(), tmp_path / "persons.csv"
     bad.write_bytes(b"no video")
@@ -101,12 +103,12 @@ def test_a_bad_video_costs_only_itself_and_is_made_up_for(videos, detector, tmp_
         module, "_detect_video", lambda video, *args: asked.append(video.name) or kept(video, *args)
     )
     assert main(command) == 0
-    assert asked == [bad.stem], "what was done is not done again"
+    assert asked == [bad.stem], "finished videos are skipped"
     assert sorted(read_person_boxes(output).videos) == [good.stem, bad.stem]
     assert not module.parts_folder(output).exists()
 
 
-def test_a_run_that_was_stopped_goes_on(videos, detector, tmp_path, monkeypatch):
+def test_an_interrupted_run_is_resumed(videos, detector, tmp_path, monkeypatch):
     output, kept = tmp_path / "persons.csv", module._detect_video
     done = []
 
@@ -121,22 +123,26 @@ def test_a_run_that_was_stopped_goes_on(videos, detector, tmp_path, monkeypatch)
     assert main([*command, *detector]) == 130
     assert not output.exists()
     again = []
-    monkeypatch.setattr(module, "_detect_video", lambda video, *a: again.append(video) or kept(video, *a))
+    monkeypatch.setattr(
+        module, "_detect_video", lambda video, *a: again.append(video.name) or kept(video, *a)
+    )
     assert main([*command, *detector]) == 0
-    assert sorted(done + [video.name for video in again]) == sorted(path.stem for path in videos.iterdir())
+    assert sorted(done + again) == sorted(path.stem for path in videos.iterdir())
     whole = tmp_path / "whole.csv"
     assert main(["detect-persons", str(videos), "--output", str(whole), *detector]) == 0
     assert output.read_bytes() == whole.read_bytes()
 
 
-def test_another_detector_starts_anew(videos, detector, tmp_path, monkeypatch):
+def test_another_detector_starts_from_scratch(videos, detector, tmp_path, monkeypatch):
     output, kept = tmp_path / "persons.csv", module._detect_video
     monkeypatch.setattr(module, "_join", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
     command = ["detect-persons", str(videos), "--output", str(output)]
     assert main([*command, *detector]) == 130
     monkeypatch.undo()
     again = []
-    monkeypatch.setattr(module, "_detect_video", lambda video, *a: again.append(video) or kept(video, *a))
+    monkeypatch.setattr(
+        module, "_detect_video", lambda video, *a: again.append(video.name) or kept(video, *a)
+    )
     assert main([*command, *detector, "PERSON_DETECTOR.SCORE", "0.5"]) == 0
     assert len(again) == 2
     assert (read_person_boxes(output).score >= 0.5).all()
@@ -149,7 +155,7 @@ def test_several_processes_write_the_same_file(videos, detector, tmp_path):
     assert one.read_bytes() == two.read_bytes()
 
 
-def test_frames_are_a_video_of_the_name_that_detect_gives_it(videos, detector, tmp_path):
+def test_a_folder_of_frames_has_the_same_name_as_in_detect(videos, detector, tmp_path):
     folder = tmp_path / "film"
     folder.mkdir()
     for index, frame in enumerate(open_video(sorted(videos.iterdir())[0]).frames(np.arange(0, 36, 12))):
@@ -164,7 +170,7 @@ def test_frames_are_a_video_of_the_name_that_detect_gives_it(videos, detector, t
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--output", "boxes.json"], "boxes.json: boxes are written as CSV"),
         (["--output", "boxes.PKL"], "boxes.PKL: boxes are written as CSV"),
@@ -172,35 +178,37 @@ def test_frames_are_a_video_of_the_name_that_detect_gives_it(videos, detector, t
         (["rtsp://127.0.0.1:9/street", "--output", "boxes.csv"], "street: a live stream"),
     ],
 )
-def test_boxes_that_could_not_be_read_again(videos, detector, tmp_path, monkeypatch, capsys, arguments, said):
+def test_outputs_and_clocks_that_could_not_be_read(
+    videos, detector, tmp_path, monkeypatch, capsys, arguments, message
+):
     monkeypatch.chdir(tmp_path)
     with suppress(SystemExit):
         assert main(["detect-persons", str(videos), *arguments, *detector]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("problem", ["same name", "comma", "missing", "empty folder", "nothing asked"])
-def test_videos_that_cannot_be_taken(videos, detector, tmp_path, capsys, problem):
+def test_invalid_videos(videos, detector, tmp_path, capsys, problem):
     first = sorted(videos.iterdir())[0]
-    asked, said = [str(videos)], ""
+    asked, message = [str(videos)], ""
     if problem == "same name":
         (videos / "other").mkdir()
         first.rename(videos / "other" / sorted(videos.iterdir())[1].name)
-        said = "has the same name as"
+        message = "has the same name as"
     elif problem == "comma":
         first.rename(videos / "a,b.mp4")
-        said = "is not a valid video id"
+        message = "is not a valid video id"
     elif problem == "missing":
-        asked, said = [str(videos / "none.mp4")], "no such video file"
+        asked, message = [str(videos / "none.mp4")], "no such video file"
     elif problem == "empty folder":
         (tmp_path / "empty").mkdir()
-        asked, said = [str(tmp_path / "empty")], "contains no videos and no images"
+        asked, message = [str(tmp_path / "empty")], "contains no videos and no images"
     else:
         with pytest.raises(SystemExit):
             main(["detect-persons", "--output", str(tmp_path / "p.csv"), *detector])
         return
     assert main(["detect-persons", *asked, "--output", str(tmp_path / "p.csv"), *detector]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_lines_of_person_boxes(tmp_path):

@@ -1,4 +1,4 @@
-"""`vmae-det import`: what it says and writes; the dataset passes check-data and trains."""
+"""`vmae-det import`: output and files; the dataset passes check-data and can be trained on."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ from vmae_det.cli.train import train_or_evaluate
 
 @pytest.fixture
 def coco_file(mini_ava, tmp_path):
-    """MiniAVA's training annotations as COCO JSON."""
+    """Return the training annotations of MiniAVA as COCO JSON."""
     with (mini_ava / "annotations/mini_ava_train.csv").open() as file:
         rows = list(csv.reader(file))
     images, annotations = {}, []
@@ -39,12 +39,12 @@ def imported(coco_file, mini_ava, tmp_path, *more):
     return main(arguments), folder
 
 
-def test_the_dataset_passes_check_data_and_trains(coco_file, mini_ava, tmp_path, tiny_cfg, capsys):
+def test_the_dataset_passes_check_data_and_can_be_trained_on(coco_file, mini_ava, tmp_path, tiny_cfg, capsys):
     status, folder = imported(coco_file, mini_ava, tmp_path)
-    said = capsys.readouterr().out
+    message = capsys.readouterr().out
     assert status == 0
-    assert "4 videos" in said
-    assert "80 rows" in said
+    assert "4 videos" in message
+    assert "80 rows" in message
     assert yaml.safe_load((folder / "dataset.yaml").read_text())["type"] == "detection"
     assert main(["check-data", str(folder / "dataset.yaml"), "--decode", "none"]) == 0
     assert "no errors" in capsys.readouterr().out
@@ -55,7 +55,7 @@ def test_the_dataset_passes_check_data_and_trains(coco_file, mini_ava, tmp_path,
     assert len(lines) >= 2
 
 
-def test_a_second_time_needs_overwrite(coco_file, mini_ava, tmp_path, capsys):
+def test_an_existing_dataset_requires_overwrite(coco_file, mini_ava, tmp_path, capsys):
     assert imported(coco_file, mini_ava, tmp_path)[0] == 0
     assert imported(coco_file, mini_ava, tmp_path)[0] == 2
     assert "already exists; choose another folder, or give --overwrite" in capsys.readouterr().err
@@ -63,17 +63,17 @@ def test_a_second_time_needs_overwrite(coco_file, mini_ava, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--videos", "nowhere"], "--videos: nowhere is not a folder"),
         (["--rate", "0"], "expected a number in [0.001, 100000], got '0'"),
         (["--format", "pascal"], "invalid choice: 'pascal'"),
     ],
 )
-def test_wrong_use_gives_status_2(coco_file, tmp_path, capsys, arguments, said):
+def test_invalid_usage_exits_with_status_2(coco_file, tmp_path, capsys, arguments, message):
     try:
         status = main(["import", str(coco_file), "--output", str(tmp_path / "out"), *arguments])
     except SystemExit as error:
         status = error.code
     assert status == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

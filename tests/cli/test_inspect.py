@@ -1,4 +1,4 @@
-"""What inspect says of a config, against published numbers and arithmetic by hand."""
+"""`vmae-det inspect` compared with published numbers and with arithmetic by hand."""
 
 import cv2
 import pytest
@@ -18,21 +18,21 @@ from vmae_det.visualization.schedule import draw_schedule, schedule_as_text
     ("size", "millions", "gflops"),
     [("small", 22, 57), ("base", 87, 180), ("large", 305, 597), ("huge", 633, 1192)],
 )
-def test_size_and_cost_of_the_published_classifiers(size, millions, gflops):
+def test_parameters_and_gflops_of_the_published_classifiers(size, millions, gflops):
     cfg = model_zoo.get_config(f"Kinetics/vit_{size}_16x4_finetune.yaml")
     parameters = sum(parameter.numel() for parameter in empty_model(cfg).parameters())
     assert parameters / 1e6 == pytest.approx(millions, rel=0.01)
     assert count_flops(cfg, count_tokens(cfg)) / 1e9 == pytest.approx(gflops, rel=0.01)
 
 
-def test_pre_training_counts_the_encoder_on_visible_tokens_alone():
+def test_pre_training_counts_the_encoder_on_visible_tokens_only():
     cfg = model_zoo.get_config("Kinetics/vit_base_16x4_pretrain.yaml")
     tokens = count_tokens(cfg)
     # 196 positions, of which int(0.9 * 196) = 176 are masked in each of 8 slices.
     assert (tokens.grid, tokens.encoded, tokens.decoded, tokens.predicted) == ((8, 14, 14), 160, 1568, 1408)
     encoder = 1536 * 768 * 160 + 12 * (12 * 768**2 * 160 + 2 * 160**2 * 768)
     decoder = 768 * 384 * 160 + 3 * (12 * 384**2 * 1568 + 2 * 1568**2 * 384) + 384 * 1536 * 1408
-    # The last block has keys and values of all tokens, all else of those that are predicted.
+    # The last block computes keys and values of all tokens, and all else only for predicted tokens.
     decoder += 2 * 384**2 * 1568 + 10 * 384**2 * 1408 + 2 * 1408 * 1568 * 384
     assert count_flops(cfg, tokens) == pytest.approx(encoder + decoder, rel=0.002)
 
@@ -40,13 +40,13 @@ def test_pre_training_counts_the_encoder_on_visible_tokens_alone():
 @pytest.mark.parametrize(
     ("opts", "tokens", "head"),
     [
-        # 160 visible and 1408 masked tokens in 8 slices; 256 pixels of 3 colours in a patch.
+        # 160 visible and 1408 masked tokens in 8 slices; 256 pixels with 3 colors per patch.
         (("MODEL.DECODER.MASK", "running_cell"), (160, 160 + 704, 704), 2 * 768),
         (("MODEL.RECONSTRUCTION.NUM_FRAMES", 1), (160, 160 + 176, 176), 768),
         (("MODEL.RECONSTRUCTION.NUM_FRAMES", 32), (160, 1568, 1408), 4 * 768),
     ],
 )
-def test_pre_training_counts_the_decoder_on_what_it_predicts(opts, tokens, head):
+def test_pre_training_counts_the_decoder_on_predicted_tokens(opts, tokens, head):
     cfg = model_zoo.get_config("Kinetics/vit_base_16x4_pretrain.yaml")
     cfg.merge_from_list(list(opts))
     found = count_tokens(cfg)
@@ -59,7 +59,7 @@ def test_pre_training_counts_the_decoder_on_what_it_predicts(opts, tokens, head)
     assert count_flops(cfg, found) == pytest.approx(encoder + decoder, rel=0.002)
 
 
-def test_longer_and_larger_clips_cost_more_by_the_square_of_their_tokens():
+def test_attention_is_quadratic_in_the_number_of_tokens():
     cfg = model_zoo.get_config("Kinetics/vit_large_32x4_320px_finetune.yaml")
     tokens = count_tokens(cfg)
     assert tokens.encoded == 16 * 20 * 20 == 6400
@@ -67,24 +67,26 @@ def test_longer_and_larger_clips_cost_more_by_the_square_of_their_tokens():
     assert count_flops(cfg, tokens) == pytest.approx(expected, rel=0.002)
 
 
-def kept_by_a_real_run(model, *inputs):
-    """Bytes that autograd keeps of real tensors, parameters aside."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
-    kept = {}
+def saved_bytes(model, *inputs):
+    """Return the bytes that autograd saves for the backward pass, without parameters and buffers."""
+    model_storages = {
+        tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]
+    }
+    saved = {}
 
-    def keep(tensor):
+    def save(tensor):
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = (storage.nbytes(), tensor)
+        saved[storage.data_ptr()] = (storage.nbytes(), tensor)
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
         result = model.logits(*inputs)
     del result
-    return sum(size for pointer, (size, _) in kept.items() if pointer not in own)
+    return sum(size for pointer, (size, _) in saved.items() if pointer not in model_storages)
 
 
 @pytest.mark.parametrize("task", ["finetune", "detect"])
-def test_activations_are_those_of_a_real_run(task, tiny_cfg):
+def test_activation_memory_matches_a_real_run(task, tiny_cfg):
     cfg = tiny_cfg(task, "MODEL.BACKBONE.DROP_PATH", 0.2)
     model = build_model(cfg).train()
     side = cfg.INPUT.CROP_SIZE
@@ -92,7 +94,7 @@ def test_activations_are_those_of_a_real_run(task, tiny_cfg):
     if task == "detect":
         inputs.append([torch.tensor([[0.0, 0.0, side, side]])] * 2)
     memory = estimate_memory(cfg, count_tokens(cfg))
-    assert 2 * memory.clip + memory.casts == pytest.approx(kept_by_a_real_run(model, *inputs), rel=0.02)
+    assert 2 * memory.clip + memory.casts == pytest.approx(saved_bytes(model, *inputs), rel=0.02)
 
 
 def test_memory_of_weights_gradients_and_optimizer(tiny_cfg):
@@ -111,16 +113,16 @@ def test_memory_of_weights_gradients_and_optimizer(tiny_cfg):
     assert mixed.clip < 0.8 * adamw.clip
     assert 0 < mixed.casts <= 2 * number
     probe = memory("MODEL.CLASSIFIER.LINEAR_PROBE", True)
-    head = 24 * 11 + 11 + 2 * 24  # linear and norm on a width of 24, for 11 classes
+    head = 24 * 11 + 11 + 2 * 24  # linear layer and norm with width 24, 11 classes
     assert (probe.weights, probe.gradients, probe.optimizer) == (4 * number, 4 * head, 8 * head)
 
 
-def test_an_inspection_needs_no_memory_for_weights():
+def test_weights_are_on_the_meta_device():
     model = empty_model(model_zoo.get_config("Kinetics/vit_huge_16x4_finetune.yaml"))
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
 
 
-def test_the_command_tells_all_and_draws(tmp_path, capsys):
+def test_the_command_prints_everything_and_draws_the_schedule(tmp_path, capsys):
     opts = ["DATASETS.ROOT", str(tmp_path / "data")]
     args = [
         "inspect",
@@ -135,10 +137,10 @@ def test_the_command_tells_all_and_draws(tmp_path, capsys):
         "16 frames of 224 x 224",
         "8 x 14 x 14 = 1568",
         "22.04 M: backbone 21.88 M",
-        "GFLOPs       57.0 a clip",
+        "GFLOPs       57.0 per clip",
         "0.001 x 512 videos / 256 = 0.002",
-        "150 epochs; from 2e-06, 5 epochs of warm-up, then a half cosine to 2e-06",
-        "steps are not known: dataset 'kinetics400_train'",
+        "150 epochs; 5 epochs of warm-up from 2e-06, then half a cosine to 2e-06",
+        "number of steps unknown: dataset 'kinetics400_train'",
         "1024 clips on one process",
         "0.009689",  # 0.7 ** 13
     ):
@@ -148,15 +150,15 @@ def test_the_command_tells_all_and_draws(tmp_path, capsys):
     assert picture.std() > 5
 
 
-def test_steps_where_the_data_are_at_hand(tiny_cfg, tmp_path):
+def test_steps_if_the_dataset_is_available(tiny_cfg, tmp_path):
     for number in range(6):
         (tmp_path / f"{number}.mp4").touch()
     opts = ["DATASETS.TRAIN", (str(tmp_path),), "DATALOADER.CLIPS_PER_VIDEO", 3, "SOLVER.BATCH_SIZE", 4]
     found = inspect_config(tiny_cfg("pretrain", *opts))
-    assert (found.steps, found.no_steps) == (4, "")  # 18 clips an epoch, 4 to a step
+    assert (found.steps, found.no_steps) == (4, "")  # 18 clips per epoch, 4 per step
 
 
-def test_inspecting_makes_no_dataset(tmp_path):
+def test_inspect_does_not_create_mini_ava(tmp_path):
     cfg = model_zoo.get_config("MiniAVA/pretrain.yaml")
     cfg.merge_from_list(["DATASETS.ROOT", str(tmp_path)])
     found = inspect_config(cfg)
@@ -165,7 +167,7 @@ def test_inspecting_makes_no_dataset(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_slowest_rate_comes_first_and_all_parameters_have_one(tiny_cfg):
+def test_groups_are_sorted_by_learning_rate_and_include_all_parameters(tiny_cfg):
     found = inspect_config(tiny_cfg("detect", "SOLVER.LAYER_DECAY", 0.5, "SOLVER.HEAD_LR_FACTOR", 3.0))
     scales = {part: group.lr_scale for group in found.rates for part in group.parts}
     assert scales == {
@@ -179,14 +181,14 @@ def test_the_slowest_rate_comes_first_and_all_parameters_have_one(tiny_cfg):
     assert sum(group.decaying + group.not_decaying for group in found.rates) == found.total_parameters
 
 
-def test_a_wrong_key_is_one_line(capsys):
+def test_an_unknown_key_is_one_line(capsys):
     assert (
         main(["inspect", "--config-file", "Kinetics/vit_small_16x4_finetune.yaml", "SOLVER.EPOCS", "3"]) == 2
     )
     assert "did you mean 'SOLVER.EPOCHS'" in capsys.readouterr().err
 
 
-def test_a_plot_rises_to_the_peak_and_falls(tiny_cfg):
+def test_the_plot_rises_to_the_peak_and_falls(tiny_cfg):
     cfg = tiny_cfg("pretrain", "SOLVER.EPOCHS", 10, "SOLVER.WARMUP_EPOCHS", 2.0, "SOLVER.MIN_LR", 0.0)
     lines = schedule_as_text(build_schedule(cfg), epochs=10, width=50, height=5)
     peak = cfg.SOLVER.BASE_LR * cfg.SOLVER.BATCH_SIZE / 256
@@ -203,7 +205,7 @@ def test_a_plot_rises_to_the_peak_and_falls(tiny_cfg):
     assert (top - first) / (last - first) == pytest.approx(0.2, abs=0.03)
 
 
-def test_a_task_that_is_not_known(tiny_cfg, monkeypatch):
+def test_an_unknown_task(tiny_cfg, monkeypatch):
     class OddModel(nn.Module):
         task = "odd"
 

@@ -1,4 +1,4 @@
-"""Numbers on the command line, of every option of every command."""
+"""Numbers on the command line: every numeric option of every command."""
 
 import argparse
 from pathlib import Path
@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from vmae_det.cli.arguments import (
-    clock,
-    decimal,
-    every,
+    dataset_time,
     fraction,
+    integer_in,
+    keyframe_interval,
+    number_in,
     output_file,
     output_folder,
-    positive,
-    whole,
+    positive_int,
 )
 from vmae_det.cli.main import COMMANDS, build_parser, main
 
@@ -21,7 +21,7 @@ ODD = ["nan", "inf", "-inf", "1e-320", "-1e-320", "1e400", "-1", "1_000", "0x10"
 
 
 def options(parser, path=()):
-    """Options that take a value of a type, of a command and those below it."""
+    """Yield the options with a typed value of a command and its subcommands."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for name, command in action.choices.items():
@@ -33,13 +33,13 @@ def options(parser, path=()):
 ALL = [option for name in COMMANDS for option in options(build_parser(name)[0], ()) if name in option.id]
 
 
-def test_no_option_takes_any_number_that_python_can_read():
+def test_no_option_uses_int_or_float_as_its_type():
     assert len(ALL) > 50
     assert not [option.id for option in ALL if option.values[0] in (int, float)]
 
 
 @pytest.mark.parametrize("parse", ALL)
-def test_an_odd_value_is_taken_or_refused_in_one_line(parse):
+def test_unusual_values_are_accepted_or_rejected_in_one_line(parse):
     for text in ODD:
         try:
             value = parse(text)
@@ -53,15 +53,15 @@ def test_an_odd_value_is_taken_or_refused_in_one_line(parse):
 @pytest.mark.parametrize(
     ("parse", "text", "value"),
     [
-        (positive, "3", 3),
-        (whole("[0, 9]"), "+7", 7),
-        (every, "0.04", 0.04),
-        (clock, "-900", -900.0),
+        (positive_int, "3", 3),
+        (integer_in("[0, 9]"), "+7", 7),
+        (keyframe_interval, "0.04", 0.04),
+        (dataset_time, "-900", -900.0),
         (fraction, "1", 1.0),
-        (decimal("(0, inf]"), "inf", float("inf")),
+        (number_in("(0, inf]"), "inf", float("inf")),
     ],
 )
-def test_numbers_that_make_sense(parse, text, value):
+def test_valid_numbers(parse, text, value):
     assert parse(text) == value
 
 
@@ -75,11 +75,11 @@ def test_numbers_that_make_sense(parse, text, value):
             "--video-start: expected a number in [-1000000000, 100",
         ),
         (["--end", "nan"], "--end: expected a number in (0, inf], got 'nan'"),
-        (["--top-k", "9" * 5000], "--top-k: expected a whole number in [1, 1000000], got '999"),
-        (["--start", "5", "--end", "5"], "--end: 5 s lie before --start 5"),
+        (["--top-k", "9" * 5000], "--top-k: expected an integer in [1, 1000000], got '999"),
+        (["--start", "5", "--end", "5"], "--end: must be greater than --start 5, got 5"),
     ],
 )
-def test_odd_times_of_detect(capsys, tmp_path, argv, expected):
+def test_invalid_times_of_detect(capsys, tmp_path, argv, expected):
     out = ["--output", str(tmp_path / "out"), "--weights", "w.pt"]
     try:
         status = main(["detect", "a.mp4", *out, *argv])
@@ -89,7 +89,7 @@ def test_odd_times_of_detect(capsys, tmp_path, argv, expected):
     assert expected in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("address", ["https://[bad", "rtsp://[x", "http://a:99999999/x.mp4"])
-def test_a_malformed_address_is_named(capsys, tmp_path, address):
-    assert main(["detect", address, "--output", str(tmp_path / "out"), "--weights", "w.pt"]) == 2
-    assert f"{address}: not a valid address" in capsys.readouterr().err
+@pytest.mark.parametrize("url", ["https://[bad", "rtsp://[x", "http://a:99999999/x.mp4"])
+def test_an_invalid_url_is_named(capsys, tmp_path, url):
+    assert main(["detect", url, "--output", str(tmp_path / "out"), "--weights", "w.pt"]) == 2
+    assert f"{url}: not a valid address" in capsys.readouterr().err

@@ -1,3 +1,5 @@
+"""`KEY VALUE` overrides, and keys and options of other toolkits."""
+
 import argparse
 
 import pytest
@@ -30,7 +32,7 @@ def parser_of(module):
         ("a.mp4 --weights w.pt --output out NUM_GPUS 3", "NUM_GPUS 3"),
     ],
 )
-def test_key_value_pairs_end_a_command_that_takes_several_videos(line, overrides):
+def test_overrides_after_several_positional_arguments(line, overrides):
     arguments, found = split_overrides(line.split(), parser_of(detect))
     assert found == overrides.split()
     assert [*arguments, *found] == line.replace("--opts ", "").split()
@@ -38,9 +40,9 @@ def test_key_value_pairs_end_a_command_that_takes_several_videos(line, overrides
 
 def error_of(capsys, *argv):
     assert main(list(argv)) == 2
-    said = capsys.readouterr().err.strip()
-    assert said.count("\n") == 0
-    return said
+    message = capsys.readouterr().err.strip()
+    assert message.count("\n") == 0
+    return message
 
 
 @pytest.mark.parametrize(
@@ -72,22 +74,22 @@ def error_of(capsys, *argv):
         (["--cfg-options", "train_cfg.max_epochs=9"], "use SOLVER.EPOCHS instead"),
         (["--cfg", "x.yaml"], "--cfg: an option of another toolkit; use --config-file"),
         (["--work-dir=x"], "use OUTPUT_DIR"),
-        (["SOLVER.EPOCHS", "3", "--resume", "x"], "--resume: no config key; options come before"),
+        (["SOLVER.EPOCHS", "3", "--resume", "x"], "--resume: not a config key; options must come before"),
         (["--config-file", "configs/MiniAVA/detct.yaml"], "did you mean 'MiniAVA/detect.yaml'"),
     ],
 )
-def test_keys_and_options_of_other_toolkits_name_ours(capsys, argv, expected):
+def test_keys_and_options_of_other_toolkits_suggest_ours(capsys, argv, expected):
     assert expected in error_of(capsys, "train", *argv)
 
 
-def test_a_config_file_of_another_toolkit_names_our_key(capsys, tmp_path):
+def test_a_config_file_of_another_toolkit_suggests_our_key(capsys, tmp_path):
     (tmp_path / "slowfast.yaml").write_text("TRAIN:\n  BATCH_SIZE: 64\n")
-    said = error_of(capsys, "train", "--config-file", str(tmp_path / "slowfast.yaml"))
-    assert "TRAIN.BATCH_SIZE: no such config key (in " in said
-    assert "use SOLVER.BATCH_SIZE instead" in said
+    message = error_of(capsys, "train", "--config-file", str(tmp_path / "slowfast.yaml"))
+    assert "TRAIN.BATCH_SIZE: no such config key (in " in message
+    assert "use SOLVER.BATCH_SIZE instead" in message
 
 
-def test_the_tables_name_keys_and_options_that_there_are():
+def test_suggested_keys_and_options_exist():
     names = {option.split(",")[0].split(" ")[0] for option in OPTIONS.values()}
     options = {name for name in names if name.startswith("--")}
     assert options <= {option for action in parser_of(train)._actions for option in action.option_strings}
@@ -100,7 +102,7 @@ def test_the_tables_name_keys_and_options_that_there_are():
                     assert word in KEYS or word in groups, (key, word)
 
 
-def test_the_configs_are_known_by_their_path_in_a_clone(capsys, tmp_path, monkeypatch):
+def test_configs_are_found_by_their_path_in_a_clone(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["inspect", "--config-file", "configs/MiniAVA/detect.yaml", "DATASETS.ROOT", "none"]) == 0
     _, _, shown = capsys.readouterr().out.partition("\n")  # the first line names the file
@@ -108,22 +110,22 @@ def test_the_configs_are_known_by_their_path_in_a_clone(capsys, tmp_path, monkey
     assert capsys.readouterr().out.partition("\n")[2] == shown
 
 
-def test_a_command_without_config_takes_no_keys(capsys):
-    said = error_of(capsys, "check-data", "x.yaml", "SOLVER.EPOCHS", "3")
-    assert "SOLVER.EPOCHS: vmae-det check-data takes no config keys" in said
+def test_a_command_without_config_accepts_no_keys(capsys):
+    message = error_of(capsys, "check-data", "x.yaml", "SOLVER.EPOCHS", "3")
+    assert "SOLVER.EPOCHS: vmae-det check-data takes no config keys" in message
 
 
 def test_the_local_rank_of_older_launchers(capsys, monkeypatch):
     for added in (["--local-rank=3"], ["--local_rank", "3"]):
-        monkeypatch.setenv("LOCAL_RANK", "0")  # so that it is put back
+        monkeypatch.setenv("LOCAL_RANK", "0")  # so that monkeypatch restores it
         monkeypatch.delenv("LOCAL_RANK")
         assert take_local_rank([*added, "train", "SEED", "3"]) == ["train", "SEED", "3"]
         assert launch.os.environ["LOCAL_RANK"] == "3"
-    with pytest.raises(ConfigError, match=r"--local-rank: expected the number of a process, got 'x'"):
+    with pytest.raises(ConfigError, match=r"--local-rank: expected the rank of a process, got 'x'"):
         take_local_rank(["--local-rank=x", "train"])
 
 
-def test_processes_without_a_gpu_of_their_own(capsys, monkeypatch):
+def test_more_processes_than_gpus(capsys, monkeypatch):
     monkeypatch.setattr(launch.torch.cuda, "device_count", lambda: 2)
     launch.check_processes(2)
     assert capsys.readouterr().err == ""
@@ -137,4 +139,4 @@ def test_processes_without_a_gpu_of_their_own(capsys, monkeypatch):
         launch.check_processes(9)
     with pytest.raises(SystemExit):
         main(["train", "--num-gpus", "1000000"])
-    assert "expected a whole number in [1, 1024], got" in capsys.readouterr().err
+    assert "expected an integer in [1, 1024], got" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The quickstart, on a MiniAVA of a few videos."""
+"""`vmae-det quickstart` on a MiniAVA with few videos."""
 
 import functools
 
@@ -20,7 +20,7 @@ def quickstart(tmp_path, monkeypatch):
     return lambda *more: main([str(arg) for arg in (*args, *SHORT, *more)])
 
 
-def test_all_stages_run_once_and_the_table_names_what_they_left(quickstart, tmp_path, capsys):
+def test_all_stages_run_once_and_results_are_printed(quickstart, tmp_path, capsys):
     assert not quickstart()
     printed = capsys.readouterr().out
     for row in ("random", "pre-trained", "pre-trained, fine-tuned", "(chance)"):
@@ -30,12 +30,12 @@ def test_all_stages_run_once_and_the_table_names_what_they_left(quickstart, tmp_
     written = {stage: (tmp_path / "out" / stage / "model_final.pt").stat().st_mtime_ns for stage in STAGES}
 
     assert not quickstart()
-    assert capsys.readouterr().out.count("done already") == len(STAGES)
+    assert capsys.readouterr().out.count("already done") == len(STAGES)
     for stage in STAGES:
         assert (tmp_path / "out" / stage / "model_final.pt").stat().st_mtime_ns == written[stage]
 
 
-def test_a_stage_that_fails_ends_it_with_its_status(quickstart, capsys):
+def test_a_failed_stage_exits_with_its_status(quickstart, capsys):
     with pytest.raises(SystemExit) as end:
         quickstart("INPUT.NUM_FRAMES", "8", "SOLVER.BATCH_SIZE", "4000")
     assert end.value.code == 2

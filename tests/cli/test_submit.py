@@ -1,4 +1,4 @@
-"""Training as a job: submitit's executor of this machine stands for the cluster."""
+"""`vmae-det submit` with the local executor of submitit."""
 
 import builtins
 import json
@@ -11,14 +11,14 @@ import pytest
 
 from vmae_det.cli.main import main
 
-submitit = pytest.importorskip("submitit", reason="submit needs submitit")
+submitit = pytest.importorskip("submitit", reason="requires submitit")
 
 LIMIT = 300  # seconds
 
 
 @pytest.fixture
 def submit(tiny_cfg, tmp_path, capsys, monkeypatch):
-    """submit(EPOCHS) puts a pre-training into the background; gives its folder and what was printed."""
+    """submit(EPOCHS): submit a pre-training run; return its folder and the output of the command."""
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     started = []
 
@@ -44,7 +44,7 @@ def wait(condition, folder):
     deadline = time.monotonic() + LIMIT
     while not condition():
         logs = "".join(path.read_text()[-3000:] for path in folder.glob("jobs/*.err"))
-        assert time.monotonic() < deadline, f"waited in vain: {logs}"
+        assert time.monotonic() < deadline, f"timed out: {logs}"
         time.sleep(0.1)
 
 
@@ -53,8 +53,10 @@ def steps(folder):
     return metrics.read_text().count("\n") if metrics.exists() else 0
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the job's process through /proc")
-def test_a_job_that_loses_its_place_saves_and_goes_on(submit):
+@pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(), reason="requires /proc to find the process of the job"
+)
+def test_a_preempted_job_saves_and_resumes(submit):
     folder, printed = submit(30)
     assert str(folder / "jobs") in printed
     wait(lambda: steps(folder) >= 5, folder)
@@ -75,18 +77,21 @@ def test_a_job_that_loses_its_place_saves_and_goes_on(submit):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--time", "2", "--requeue-before", "120"], "--requeue-before: 120 s leave nothing of --time 2"),
+        (
+            ["--time", "2", "--requeue-before", "120"],
+            "--requeue-before: must be shorter than --time 2 minutes, got 120 s",
+        ),
         (["--time", "9", "--max-restarts", "0"], "--max-restarts: must be 1 or more"),
         (["--time", "9", "--cluster", "local", "--sbatch", "account"], "--sbatch: expected NAME=VALUE"),
     ],
 )
-def test_impossible_jobs(options, expected, capsys, tmp_path):
+def test_invalid_options(options, expected, capsys, tmp_path):
     end = ["--config-file", "MiniAVA/pretrain.yaml", "OUTPUT_DIR", str(tmp_path)]
     assert main(["submit", *options, *end]) == 2
     assert expected in capsys.readouterr().err
 
 
-def test_without_submitit_the_error_says_what_to_install(monkeypatch, capsys):
+def test_missing_submitit_raises_an_error(monkeypatch, capsys):
     imported = builtins.__import__
 
     def refuse(name, *args, **options):
@@ -99,8 +104,8 @@ def test_without_submitit_the_error_says_what_to_install(monkeypatch, capsys):
     assert 'pip install "vmae_det[slurm]"' in capsys.readouterr().err
 
 
-def test_what_sbatch_is_asked_for(monkeypatch, tmp_path, capsys):
-    """A stand-in for sbatch keeps the script."""
+def test_options_of_sbatch(monkeypatch, tmp_path, capsys):
+    """A fake sbatch stores the script."""
     programs = tmp_path / "bin"
     programs.mkdir()
     (programs / "srun").write_text("#!/bin/sh\n")

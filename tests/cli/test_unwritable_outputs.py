@@ -1,4 +1,4 @@
-"""Outputs that cannot be written end every command before its work, in one line that names them."""
+"""Every command checks its outputs first, and reports outputs that cannot be written in one line."""
 
 import os
 
@@ -6,7 +6,7 @@ import pytest
 
 from vmae_det.cli.main import main
 
-# An output of each command; OUTPUT is what is wrong. The inputs are never looked at.
+# One output of each command, OUTPUT, is invalid. The inputs are not read.
 FILES = [
     "evaluate --ground-truth a.csv --detections b.csv --label-map c --json OUTPUT",
     "check-data a.yaml --json OUTPUT",
@@ -30,7 +30,7 @@ FOLDERS = [
     "visualize batch --output OUTPUT",
     "visualize embedding --weights a.pt --output OUTPUT",
 ]
-# Found out when the command looks at its config or folder, not at its arguments.
+# Outputs that are checked after the arguments are parsed.
 LATE = [
     "train --config-file MiniAVA/pretrain.yaml OUTPUT_DIR OUTPUT",
     "test --config-file MiniAVA/pretrain.yaml OUTPUT_DIR OUTPUT",
@@ -48,8 +48,8 @@ def site(tmp_path, monkeypatch):
     return tmp_path
 
 
-def refuse(command, output, capsys):
-    """The last line on stderr of a command that ends with status 2."""
+def run_and_fail(command, output, capsys):
+    """Run a command that exits with status 2; return its last line on stderr."""
     try:
         status = main([output if word == "OUTPUT" else word for word in command.split()])
     except SystemExit as end:
@@ -63,7 +63,7 @@ def refuse(command, output, capsys):
 @pytest.mark.parametrize("command", FILES)
 def test_a_file_that_cannot_be_written(site, command, capsys):
     for output in (".", "/", "folder", "file/x.json", "n" * 300, "", "new/" + "n" * 300):
-        line = refuse(command, output, capsys)
+        line = run_and_fail(command, output, capsys)
         assert "cannot be written" in line, (output, line)
     assert sorted(os.listdir(site)) == ["file", "folder", "lost", "pipe"]
 
@@ -71,7 +71,7 @@ def test_a_file_that_cannot_be_written(site, command, capsys):
 @pytest.mark.parametrize("command", FOLDERS + LATE)
 def test_a_folder_that_cannot_be_written(site, command, capsys):
     for output in ("file", "file/x", "n" * 300, "lost", "pipe", "pipe/x"):
-        line = refuse(command, output, capsys)
+        line = run_and_fail(command, output, capsys)
         assert "cannot be written" in line, (output, line)
     assert (site / "file").read_text() == "keep"
     assert (site / "pipe").is_fifo()
@@ -79,5 +79,7 @@ def test_a_folder_that_cannot_be_written(site, command, capsys):
 
 def test_an_input_is_not_overwritten(site, capsys):
     (site / "a.pt").write_bytes(b"weights")
-    assert "is the file that is read" in refuse("convert a.pt OUTPUT --to vmae_det", "a.pt", capsys)
+    assert "would overwrite an input file" in run_and_fail(
+        "convert a.pt OUTPUT --to vmae_det", "a.pt", capsys
+    )
     assert (site / "a.pt").read_bytes() == b"weights"

@@ -1,4 +1,4 @@
-"""The commands of `vmae-det visualize`, from the command line to files."""
+"""`vmae-det visualize`: from the command line to files."""
 
 import av
 import cv2
@@ -12,7 +12,7 @@ from vmae_det.modeling import build_model
 
 @pytest.fixture
 def weights(tiny_cfg, mini_ava, tmp_path):
-    """A file of an untrained model, as training writes it."""
+    """Return the weights file of an untrained model, as written by training."""
 
     def make(task, *keys):
         cfg = tiny_cfg(task, *keys)
@@ -31,8 +31,8 @@ def video(mini_ava):
 
 
 def check(printed, *names):
-    """The paths that were printed have these names, and hold pictures and videos."""
-    lines = [line for line in printed.splitlines() if not line.startswith("[")]  # but those of the log
+    """Check that the printed paths have these names and contain pictures and videos."""
+    lines = [line for line in printed.splitlines() if not line.startswith("[")]  # without log lines
     assert [line.rsplit("/", 1)[-1] for line in lines] == list(names)
     for line in lines:
         if line.endswith(".png"):
@@ -55,7 +55,7 @@ def test_reconstruction(weights, video, tmp_path, capsys):
     model = ["--weights", weights("pretrain")]
     assert main(["visualize", "reconstruction", *model, "--clips", "1", "--ratio", "0.5", *out]) == 0
     check(capsys.readouterr().out, "reconstruction.png", "reconstruction.mp4")
-    # The defaults ask for 95 % of 16 positions.
+    # The defaults include 95 % of 16 positions.
     assert main(["visualize", "reconstruction", *model, "--video", video, *out]) == 0
     check(capsys.readouterr().out, "reconstruction.png", "reconstruction.mp4")
 
@@ -80,7 +80,7 @@ def test_batch(tiny_cfg, tmp_path, capsys, task):
 
 
 def test_curves(tmp_path, capsys):
-    pytest.importorskip("matplotlib", reason="the charts are drawn by matplotlib")
+    pytest.importorskip("matplotlib", reason="requires matplotlib")
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
@@ -88,23 +88,23 @@ def test_curves(tmp_path, capsys):
     out = ["--output", str(tmp_path / "curves.png")]
     assert main(["visualize", "curves", *runs, *out]) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0].endswith("left out: 1")
+    assert printed[0].endswith("skipped lines without a step and values: 1")
     check(printed[-1], "curves.png")
     assert main(["visualize", "curves", *runs, "--name", "first", *out]) == 2
-    assert "--name: 1 given for 2 runs" in capsys.readouterr().err
+    assert "--name: expected one per run, got 1 for 2 runs" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("method", ["tsne", "pca"])
 def test_embedding(weights, tmp_path, capsys, method):
-    pytest.importorskip("matplotlib", reason="the charts are drawn by matplotlib")
+    pytest.importorskip("matplotlib", reason="requires matplotlib")
     if method == "tsne":
-        pytest.importorskip("sklearn", reason="t-SNE is scikit-learn's")
+        pytest.importorskip("sklearn", reason="requires scikit-learn")
     command = ["visualize", "embedding", "--weights", weights("finetune"), "--method", method]
     assert main([*command, "--limit", "12", "--output", str(tmp_path / "out")]) == 0
     check(capsys.readouterr().out, "embedding.png", "embedding.csv")
 
 
-def test_weights_without_a_config_ask_for_one(tiny_cfg, tmp_path, capsys):
+def test_weights_without_a_config_require_one(tiny_cfg, tmp_path, capsys):
     path = save_weights(build_model(tiny_cfg("pretrain")).state_dict(), None, tmp_path / "plain.pt", None)
     command = ["visualize", "reconstruction", "--weights", str(path), "--clips", "1", "--ratio", "0.5"]
     command += ["--output", str(tmp_path)]

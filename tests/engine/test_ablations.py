@@ -14,8 +14,8 @@ from vmae_det.cli.train import train_or_evaluate
 from vmae_det.data import datasets
 from vmae_det.engine.setup import build_model_with_weights, run_training
 from vmae_det.video.readers import open_video
-from vmae_det.visualization import reconstruction_grid, training
-from vmae_det.visualization.reconstruction import MASK_GREY
+from vmae_det.visualization import reconstruction_grid, training_hook
+from vmae_det.visualization.reconstruction import MASK_GRAY
 
 STEPS = 50
 
@@ -151,7 +151,9 @@ def test_the_picture_shows_what_was_predicted(tiny_cfg, monkeypatch, name, frame
     """Of a tube mask of 0.75 the running cell leaves a half to predict: 0.375 of all cubes stay grey."""
     shown = []
     monkeypatch.setattr(
-        training, "reconstruction_grid", lambda *given: shown.append(given) or reconstruction_grid(*given)
+        training_hook,
+        "reconstruction_grid",
+        lambda *given: shown.append(given) or reconstruction_grid(*given),
     )
     cfg = tiny_cfg("pretrain", *PRETRAIN, *ABLATIONS[name], "DATALOADER.CLIPS_PER_VIDEO", 2)
     train_or_evaluate(cfg)
@@ -162,5 +164,5 @@ def test_the_picture_shows_what_was_predicted(tiny_cfg, monkeypatch, name, frame
         assert mask.mean() == 0.75
         pixels = mask.reshape(-1, 4, 4).repeat(tubelet, 0).repeat(8, 1).repeat(8, 2)
         assert (painted == original)[:, ~pixels].all()
-        assert (painted == MASK_GREY).all(axis=0).mean() == pytest.approx(grey, abs=0.02)
+        assert (painted == MASK_GRAY).all(axis=0).mean() == pytest.approx(grey, abs=0.02)
     assert len(shown) == 2

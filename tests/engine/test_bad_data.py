@@ -22,7 +22,7 @@ from vmae_det.data.datasets import ClipDataset
 from vmae_det.engine.hooks import HookBase, Interrupted
 from vmae_det.engine.launch import launch
 from vmae_det.engine.setup import run_training
-from vmae_det.visualization.training import picture_hooks
+from vmae_det.visualization.training_hook import picture_hooks
 
 GONE = "no such video file"
 PATIENCE = 300.0  # seconds until a test gives up, on a machine with much else to do

@@ -43,4 +43,4 @@ def test_the_command_measures_each_protocol_in_processes_of_their_own(tmp_path, 
 def test_too_few_rows_are_refused(capsys):
     with pytest.raises(SystemExit):
         cli_main.main(["benchmark", "frame-map", "--rows", "100"])
-    assert "a whole number in [320, " in capsys.readouterr().err
+    assert "an integer in [320, " in capsys.readouterr().err

@@ -160,8 +160,8 @@ def test_from_detections_to_video_map(tmp_path, capsys):
     assert set(read_tubes(files["t.csv"], "detections").frame) == set(range(1, 21))
 
     for arguments, problem in (
-        ([], "time 0.04 is no number of a frame: give --rate FPS, or --keyframes FILE"),
-        (["--rate", "5"], "two keyframes of video 'a' are frame 0; is --rate too low?"),
+        ([], "time 0.04 is not a frame number; add --rate FPS or --keyframes FILE"),
+        (["--rate", "5"], "two keyframes of video 'a' map to frame 0; --rate may be too low"),
     ):
         capsys.readouterr()
         assert cli_main.main([*command, *arguments]) == 2
@@ -197,7 +197,7 @@ def test_a_frame_with_too_large_a_number(tmp_path, capsys):
     (tmp_path / "d.csv").write_text("v,900000000,0.1,0.1,0.5,0.9,1,0.7\n")
     command = ["link", str(tmp_path / "d.csv"), "--label-map", str(tmp_path / "map.pbtxt")]
     assert cli_main.main([*command, "--output", str(tmp_path / "t.csv"), "--rate", "25"]) == 2
-    assert "frames must have numbers up to 1e+09, got 22500000000" in capsys.readouterr().err
+    assert "expected frame numbers up to 1e+09, got 22500000000" in capsys.readouterr().err
 
 
 def test_names_that_a_csv_cannot_hold(tmp_path):

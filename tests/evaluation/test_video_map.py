@@ -281,10 +281,10 @@ def test_options_of_other_measures_are_refused(tmp_path, capsys):
         ("--images", "--person-boxes"),
     ):
         assert cli_main.main([*files, option, str(tmp_path / "x")]) == 2
-        assert f"{option} goes with {users}, not with --tubes" in capsys.readouterr().err
+        assert f"{option} requires {users}; it cannot be used with --tubes" in capsys.readouterr().err
     assert cli_main.main([*files, "--protocol", "challenge"]) == 2
     assert (
-        "--protocol challenge does not go with --tubes; choose from continuous, act"
+        "--protocol challenge cannot be used with --tubes; expected one of continuous, act"
         in capsys.readouterr().err
     )
     with pytest.raises(UserError, match=r"IoU thresholds must be in \(0, 1\], got 50"):

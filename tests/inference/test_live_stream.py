@@ -14,7 +14,7 @@ from vmae_det.formats.label_map import LabelMap
 from vmae_det.inference.keyframe_clips import plan_keyframes
 from vmae_det.inference.person_sources import WholeFramePerson
 from vmae_det.inference.stream import ActionStream, StreamOptions
-from vmae_det.rendering.overlay_writer import OverlayStyle, OverlayWriter
+from vmae_det.rendering.overlay_video import OverlayStyle, OverlayWriter
 from vmae_det.utils.errors import DataError
 from vmae_det.video.readers import open_video
 from vmae_det.video.sources import Frame, LiveSource, open_source, video_id
@@ -122,7 +122,7 @@ def test_live_overlay_does_not_wait_longer_than_its_limit(tmp_path):
 
 
 def test_overlay_of_live_source_drops_frames_when_its_buffer_is_full(tmp_path, monkeypatch):
-    monkeypatch.setattr("vmae_det.rendering.overlay_writer._WAITING_BYTES", 10 * 96 * 64 * 3)
+    monkeypatch.setattr("vmae_det.rendering.overlay_video._QUEUE_BYTES", 10 * 96 * 64 * 3)
     source = LiveSource([], Fraction(RATE), clock=Clock())
     source._started = 1000.0
     with OverlayWriter(tmp_path / "live.mp4", source, LABELS, 1.0, OverlayStyle()) as writer:

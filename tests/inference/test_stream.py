@@ -16,7 +16,7 @@ from vmae_det.inference.keyframe_clips import ClipCutter, KeyframePlan, RegularT
 from vmae_det.inference.person_sources import DetectedPersons, PersonSource, WholeFramePerson
 from vmae_det.inference.stream import ActionStream, StreamOptions
 from vmae_det.inference.tracking import link
-from vmae_det.rendering.people_over_time import PeopleOverTime
+from vmae_det.rendering.box_interpolation import BoxInterpolator
 from vmae_det.utils.errors import DataError
 from vmae_det.video.readers import open_video
 from vmae_det.video.sampling import keyframe_clip
@@ -273,7 +273,7 @@ def test_boxes_between_keyframes_are_interpolated_along_tracks():
     kept[[8, 10]] = False  # the first person leaves after second 4
     times, boxes = times[kept], boxes[kept]
     tracks = link(times, boxes)
-    people = PeopleOverTime(spacing=1.0)
+    people = BoxInterpolator(spacing=1.0)
     for time in np.unique(times):
         rows = times == time
         people.add(keyframe(time, boxes[rows], tracks[rows]))
@@ -290,7 +290,7 @@ def test_boxes_between_keyframes_are_interpolated_along_tracks():
 
 
 def test_boxes_are_not_interpolated_over_long_gaps():
-    people = PeopleOverTime(spacing=5.0)
+    people = BoxInterpolator(spacing=5.0)
     for time in (0.0, 5.0):
         people.add(keyframe(time, [[0.1 * time, 0, 0.5 + 0.1 * time, 1]], [1]))
     assert len(people.at(0.9)) == 1

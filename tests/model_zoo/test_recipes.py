@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vmae_det import model_zoo
-from vmae_det.cli.common import load_config
+from vmae_det.cli.config_arguments import load_config
 from vmae_det.cli.main import main
 from vmae_det.config.cfg_node import value_of
 from vmae_det.engine.inspection import empty_model

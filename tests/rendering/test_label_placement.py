@@ -1,4 +1,4 @@
-"""Labels find the room that there is, and cover neither heads nor one another where there is none."""
+"""Labels use the free space of the frame, and never cover heads or other labels."""
 
 import numpy as np
 import pytest
@@ -15,9 +15,9 @@ def overlap(a, b):
 
 
 def has_room(frame_size, size, blocks):
-    """Whether a rectangle of this size fits into the frame beside all blocks.
+    """Whether a rectangle of this size fits into the frame without overlapping any block.
 
-    If one does, it can be pushed to the left and up until it touches the frame's border or a block.
+    A rectangle that fits can be moved left and up until it touches the frame border or a block.
     """
     lefts = {0.0, *(float(block[2]) for block in blocks)}
     tops = {0.0, *(float(block[3]) for block in blocks)}
@@ -46,28 +46,28 @@ def scenes(draw):
 
 @settings(max_examples=150, deadline=None)
 @given(scenes())
-def test_labels_take_the_room_there_is_and_never_more(scene):
+def test_labels_use_free_space_only(scene):
     frame_size, boxes, sizes = scene
-    places = place_labels(frame_size, boxes, sizes)
-    assert places == place_labels(frame_size, boxes, sizes)
-    taken = [place.rectangle for place in places if place is not None]
+    positions = place_labels(frame_size, boxes, sizes)
+    assert positions == place_labels(frame_size, boxes, sizes)
+    taken = [position.rectangle for position in positions if position is not None]
     heads = head_regions(boxes)
     for i, (x1, y1, x2, y2) in enumerate(taken):
         assert 0 <= x1 < x2 <= frame_size[1]
         assert 0 <= y1 < y2 <= frame_size[0]
         assert not any(overlap(taken[i], other) for other in [*heads, *taken[:i]])
-    slack = 2 * max(2, min(frame_size) // GRID)  # of the grid in which room is looked for
-    for place, choices in zip(places, sizes):
-        if place is not None:
-            x1, y1, x2, y2 = place.rectangle
-            assert (y2 - y1, x2 - x1) == choices[place.choice]
-        # Where there was no room when a label came, later ones have made none.
-        refused = choices if place is None else choices[: place.choice]
-        blocks = [*heads, *(other for other in taken if place is None or other != place.rectangle)]
+    slack = 2 * max(2, min(frame_size) // GRID)  # resolution of the grid search
+    for position, choices in zip(positions, sizes):
+        if position is not None:
+            x1, y1, x2, y2 = position.rectangle
+            assert (y2 - y1, x2 - x1) == choices[position.choice]
+        # A label without free space when it was placed has none afterwards either.
+        refused = choices if position is None else choices[: position.choice]
+        blocks = [*heads, *(other for other in taken if position is None or other != position.rectangle)]
         assert not any(has_room(frame_size, (h + slack, w + slack), blocks) for h, w in refused)
 
 
-def test_a_label_goes_beside_its_own_box():
+def test_a_label_is_near_its_own_box():
     boxes = np.array([(50, 100, 120, 230), (400, 100, 470, 230)], float)
     left, right = place_labels((256, 640), boxes, [[(30, 80)], [(30, 80)]])
     assert left.rectangle[0] == 50
@@ -76,8 +76,8 @@ def test_a_label_goes_beside_its_own_box():
     assert right.rectangle[3] <= 100
 
 
-def test_where_a_label_does_not_fit_a_smaller_one_does():
-    boxes = np.array([(0, 0, 59, 59)], float)  # of the frame's 60 x 60, the upper half is the head's
+def test_a_smaller_size_is_used_if_the_first_does_not_fit():
+    boxes = np.array([(0, 0, 59, 59)], float)  # covers the frame of 60 x 60; the upper half is the head
     assert place_labels((60, 60), boxes, [[(40, 50), (20, 50)]])[0].choice == 1
     assert place_labels((60, 60), boxes, [[(40, 50)]]) == [None]
     assert place_labels((60, 60), boxes, [[]]) == [None]
@@ -87,9 +87,9 @@ def test_where_a_label_does_not_fit_a_smaller_one_does():
 @pytest.mark.parametrize(
     ("box", "head"),
     [
-        ((0, 0, 30, 100), 25),  # stands: the upper quarter
-        ((0, 0, 70, 100), 42),  # sits: 0.6 of the width
-        ((0, 0, 200, 100), 50),  # lies: half of the height
+        ((0, 0, 30, 100), 25),  # standing: upper quarter
+        ((0, 0, 70, 100), 42),  # sitting: 0.6 of the width
+        ((0, 0, 200, 100), 50),  # lying: half of the height
     ],
 )
 def test_head_regions(box, head):

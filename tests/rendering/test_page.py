@@ -1,4 +1,4 @@
-"""The page of a video's actions, as its reader meets it: in a browser, by mouse and by keyboard."""
+"""The HTML page in a browser, operated by mouse and by keyboard."""
 
 import json
 from dataclasses import replace
@@ -13,9 +13,8 @@ from PIL import Image
 from vmae_det.formats.ava_csv import read_action_csv, write_action_csv
 from vmae_det.formats.label_map import LabelMap, write_label_map
 from vmae_det.inference.predictor import ActionDetections
-from vmae_det.rendering import page_video
-from vmae_det.rendering.page import write_page
-from vmae_det.rendering.page_video import played_suffix
+from vmae_det.rendering import page as page_module
+from vmae_det.rendering.page import playable_suffix, write_page
 from vmae_det.video.readers import open_video
 
 NASTY = "</script><img src=x onerror=\"document.title='hacked'\">"
@@ -24,7 +23,7 @@ LABEL_MAP = LabelMap(
     ("walk", "talk to (e.g., a person)", NASTY),
     ("PERSON_MOVEMENT", "PERSON_INTERACTION", "OBJECT_MANIPULATION"),
 )
-BLUE = [86, 180, 233]  # of PERSON_MOVEMENT, on the video
+BLUE = [86, 180, 233]  # PERSON_MOVEMENT on the video
 ENTER, ESCAPE, TAB, LEFT, UP, RIGHT, DOWN = (
     "\ue007",
     "\ue00c",
@@ -38,7 +37,7 @@ RECIPE = Recipe(size=(320, 240), count=100, options=x264(keyint=50, bframes=2))
 
 
 def detect(video):
-    """Person 1 walks to the right for four seconds, person 2 talks at the second and third."""
+    """Person 1 walks to the right in four keyframes, person 2 talks in the second and third."""
     boxes = [(0.1 + 0.1 * i, 0.3, 0.3 + 0.1 * i, 0.9) for i in range(4)]
     rows = [(0, boxes[0], (0.9, 0.2, 0.01))]
     rows += [(1, boxes[1], (0.8, 0.0, 0.35)), (1, (0.7, 0.2, 0.9, 0.8), (0.0, 0.7, 0.0))]
@@ -71,7 +70,7 @@ def open_page(browser, page, width=1280):
 
 
 def frame_seen(browser):
-    """The number of the frame in the player, once it rests."""
+    """Return the number of the visible frame after seeking."""
     browser.until("video.paused && !video.seeking && Math.abs(position() - now) < data.period")
     pixels = browser.js(
         """const c = document.createElement('canvas'); c.width = 96; c.height = 64;
@@ -81,8 +80,8 @@ def frame_seen(browser):
     return numbers(np.array(pixels, dtype=np.uint8).reshape(1, 64, 96, 4)[..., :3])[0]
 
 
-def drawn(browser, box, colour=BLUE):
-    """Which share of the edges of a box, xyxy in [0, 1], is drawn in the colour; the worst edge."""
+def drawn(browser, box, color=BLUE):
+    """Return the share of the edges of a box, xyxy in [0, 1], that is drawn in a color; of the worst edge."""
     left, top, width, height = browser.js("return pictureRect()")
     x1, y1, x2, y2 = np.array(box) * [width, height, width, height] + [left, top, left, top]
     area = [round(value) for value in (x1 - 1, y1 - 1, x2 - x1 + 2, y2 - y1 + 2)]
@@ -94,13 +93,13 @@ def drawn(browser, box, colour=BLUE):
         area,
     )
     picture = np.array(pixels).reshape(area[3], area[2], 4)
-    hit = (np.abs(picture[..., :3] - colour).max(axis=2) < 12) & (picture[..., 3] > 200)
+    hit = (np.abs(picture[..., :3] - color).max(axis=2) < 12) & (picture[..., 3] > 200)
     edges = (hit[:3].any(axis=0), hit[-3:].any(axis=0), hit[:, :3].any(axis=1), hit[:, -3:].any(axis=1))
     return min(edge.mean() for edge in edges)
 
 
-def bar_place(browser, person, action, seconds):
-    """Where on the sheet a person's action is at a moment, as an offset from its middle."""
+def bar_offset(browser, person, action, seconds):
+    """Return the position of a person's action at a time, relative to the center of the sheet."""
     return browser.js(
         """const [person, action, seconds] = arguments;
         const lane = lanes.find((l) => l.person.id === person
@@ -113,10 +112,10 @@ def bar_place(browser, person, action, seconds):
     )
 
 
-def click_bar(browser, *place):
+def click_bar(browser, *target):
     from selenium.webdriver import ActionChains
 
-    x, y = bar_place(browser, *place)
+    x, y = bar_offset(browser, *target)
     sheet = browser.find("#sheet")
     ActionChains(browser.driver).move_to_element_with_offset(sheet, round(x), round(y)).click().perform()
 
@@ -127,7 +126,7 @@ def lane_names(browser):
     )
 
 
-def test_the_page_asks_for_nothing(page, browser):
+def test_the_page_makes_no_requests(page, browser):
     text = page.read_text(encoding="utf-8")
     assert "http:" not in text
     assert "https:" not in text
@@ -135,12 +134,12 @@ def test_the_page_asks_for_nothing(page, browser):
     open_page(browser, page)
     requests = browser.requests()
     assert requests
-    assert all(address.startswith(("file:", "blob:", "data:")) for address in requests)
+    assert all(url.startswith(("file:", "blob:", "data:")) for url in requests)
     assert browser.complaints() == []
-    assert list(page.parent.iterdir()) == [page]  # the video is in the page
+    assert list(page.parent.iterdir()) == [page]  # the video is embedded
 
 
-def test_boxes_follow_the_video_as_it_plays(page, detections, browser):
+def test_boxes_follow_the_playing_video(page, detections, browser):
     open_page(browser, page)
     assert frame_seen(browser) == 0
     assert drawn(browser, detections.boxes[0]) > 0.6
@@ -155,7 +154,7 @@ def test_boxes_follow_the_video_as_it_plays(page, detections, browser):
     assert browser.js("return now") == pytest.approx(frame / 25, abs=1e-3)
 
 
-def test_a_click_on_a_bar_lands_on_its_keyframe(page, detections, browser):
+def test_a_click_on_a_bar_seeks_its_keyframe(page, detections, browser):
     open_page(browser, page)
     for action, seconds, keyframe in ((1, 2.3, 2), (1, 1.6, 2), (9, 0.7, 1), (1, 0.2, 0), (4, 2.4, 2)):
         click_bar(browser, 1, action, seconds)
@@ -163,7 +162,7 @@ def test_a_click_on_a_bar_lands_on_its_keyframe(page, detections, browser):
         row = np.flatnonzero(detections.timestamp == 900 + keyframe)[0]
         assert drawn(browser, detections.boxes[row]) > 0.6
         assert drawn(browser, detections.boxes[row] + [0.02, 0, 0.02, 0]) < 0.3
-    click_bar(browser, 1, 4, 3.3)  # no bar: the moment itself
+    click_bar(browser, 1, 4, 3.3)  # no bar: the time itself
     assert frame_seen(browser) in (82, 83)
 
 
@@ -182,20 +181,20 @@ def test_filters(page, browser):
     ] == ["walk"]
     browser.find("#none").click()
     assert lane_names(browser) == []
-    assert "Nobody does" in browser.text("#nobody")
+    assert "No actions match" in browser.text("#nobody")
     assert not browser.find("#export-csv").is_enabled()
-    assert "nothing that passes" in browser.text("#now")
+    assert "no actions match" in browser.text("#now")
     browser.find("#search").clear()
     browser.find("#search").send_keys(" ")
     browser.find("#all").click()
     browser.press(*"[" * 20)
     browser.js("scroller.focus()")
     browser.press(*"[" * 20)
-    assert browser.text("#score-value") == "0.05"  # of what the page holds
+    assert browser.text("#score-value") == "0.05"  # lowest score in the page
     assert browser.text("#passing") == "9 of 9 rows"
 
 
-def test_export_is_what_is_shown(page, detections, browser, tmp_path):
+def test_export_contains_what_the_filters_match(page, detections, browser, tmp_path):
     open_page(browser, page)
     browser.find("#actions [data-action='9']").click()
     browser.find("#export-csv").click()
@@ -209,7 +208,7 @@ def test_export_is_what_is_shown(page, detections, browser, tmp_path):
     np.testing.assert_array_equal(shown.boxes, expected.boxes.round(6))
     np.testing.assert_array_equal(shown.score.astype(np.float32), expected.score.astype(np.float32))
     assert shown.videos.tolist() == ["clip"]
-    # The very text that this program writes.
+    # The same text as written by the toolkit.
     write_action_csv(tmp_path / "own.csv", expected)
     assert path.read_text() == (tmp_path / "own.csv").read_text()
 
@@ -224,11 +223,11 @@ def test_export_is_what_is_shown(page, detections, browser, tmp_path):
     assert saved["people"][0]["person_score"] == 0.95
 
 
-def test_everything_by_keyboard(page, browser):
+def test_keyboard_shortcuts(page, browser):
     open_page(browser, page)
     browser.press(RIGHT)
     assert frame_seen(browser) == 25
-    browser.press(RIGHT, RIGHT, LEFT)  # in a row, while the player seeks
+    browser.press(RIGHT, RIGHT, LEFT)  # while the player seeks
     assert frame_seen(browser) == 50
     browser.press(".", ".", ",")
     assert frame_seen(browser) == 51
@@ -240,9 +239,9 @@ def test_everything_by_keyboard(page, browser):
     assert "Person 2" in browser.text(".name[aria-selected=true]")
     assert "talk to" in browser.js("return byId('spoken').textContent")
     browser.press("p")
-    assert frame_seen(browser) == 25  # where person 2 begins to talk
+    assert frame_seen(browser) == 25  # person 2 starts to talk
     browser.press(UP, "n")
-    assert frame_seen(browser) == 50  # where person 1 begins to talk
+    assert frame_seen(browser) == 50  # person 1 starts to talk
     browser.press(ENTER)
     assert "1:1" not in lane_names(browser)
     assert browser.find(".name[aria-selected=true]").get_attribute("aria-expanded") == "false"
@@ -251,20 +250,21 @@ def test_everything_by_keyboard(page, browser):
     browser.press(ESCAPE)
     assert not browser.find("#help").is_displayed()
 
-    # Every control has its turn, and is seen to have it.
+    # Tab reaches every control, and the focus is visible.
     reached = set()
     browser.js("document.activeElement.blur()")
     for _ in range(40):
         browser.press(TAB)
         element = browser.driver.switch_to.active_element
-        if element.tag_name in ("body", "html"):  # round again
+        if element.tag_name in ("body", "html"):  # end of the page
             continue
         reached.add(element.get_attribute("id") or element.get_attribute("data-action"))
         style = "const s = getComputedStyle(document.activeElement); return [s.outlineStyle, s.outlineWidth]"
         assert browser.js(style) == ["solid", "3px"], element.get_attribute("outerHTML")
     assert reached >= {"export-csv", "export-json", "open-help", "seek", "before", "play", "after", "speed"}
     assert reached >= {"mute", "full", "score", "search", "all", "none", "1", "4", "9", "scroller", "zoom-in"}
-    # Keys of a control are its own: a space in the search does not play, an arrow on the score does not seek.
+    # Controls handle their own keys: a space in the search does not play, an arrow on the score does not
+    # seek.
     browser.find("#search").send_keys("k ")
     browser.find("#score").send_keys(RIGHT)
     assert browser.text("#score-value") == "0.31"
@@ -272,7 +272,7 @@ def test_everything_by_keyboard(page, browser):
     assert browser.complaints() == []
 
 
-def test_a_person_is_chosen_on_the_video(page, browser):
+def test_a_click_on_the_video_selects_a_person(page, browser):
     from selenium.webdriver import ActionChains
 
     open_page(browser, page)
@@ -288,7 +288,7 @@ def test_a_person_is_chosen_on_the_video(page, browser):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_nothing_is_cut_off_or_covered(page, browser, width):
+def test_controls_are_fully_visible(page, browser, width):
     open_page(browser, page, width)
     assert browser.js("return document.documentElement.scrollWidth") == width
     controls = ["#play", "#before", "#after", "#speed", "#full", "#export-csv", "#open-help", "#zoom-in"]
@@ -296,8 +296,10 @@ def test_nothing_is_cut_off_or_covered(page, browser, width):
         browser.js(f"return document.querySelector('{c}').getBoundingClientRect().toJSON()") for c in controls
     ]
     assert all(place["left"] >= 0 and place["right"] <= width and place["width"] for place in places)
-    assert len({round(place["top"]) for place in places[:5]}) == 1  # the player's controls in one line
-    # What lies at the middle of a control is the control.
+    assert (
+        len({round(place["top"]) for place in places[:5]}) == 1
+    )  # the controls of the player are in one line
+    # Nothing covers the center of a control.
     for control, place in zip(controls, places):
         middle = [place["left"] + place["width"] / 2, place["top"] + place["height"] / 2]
         script = f"return document.elementFromPoint(...arguments[0])?.closest('{control}') !== null"
@@ -309,8 +311,8 @@ def test_nothing_is_cut_off_or_covered(page, browser, width):
     assert browser.complaints() == []
 
 
-def test_names_that_mean_harm(browser, tmp_path, monkeypatch):
-    monkeypatch.setattr(page_video, "EMBED_BYTES", 0)
+def test_malicious_names(browser, tmp_path, monkeypatch):
+    monkeypatch.setattr(page_module, "EMBED_BYTES", 0)
     name = f"a%23b#c?d&e;f {NASTY.replace('/', '')}'\" =é日\\..\\x"
     video = write_numbered(tmp_path / "video", RECIPE).rename(tmp_path / f"{name}.mp4")
     out = tmp_path / "out ?#%41"
@@ -321,7 +323,7 @@ def test_names_that_mean_harm(browser, tmp_path, monkeypatch):
     assert browser.text("#title") == f"{name}.mp4"
     assert browser.driver.title == f"{name}.mp4: detected actions"
     assert any(NASTY in label.text for label in browser.find_all("#actions label"))
-    assert all(address.startswith("file:") or address == "data:," for address in browser.requests())
+    assert all(url.startswith("file:") or url == "data:," for url in browser.requests())
     browser.find("#export-csv").click()
     safe = f"{name}_shown.csv"
     for letter in '\\/:*?"<>|':
@@ -332,17 +334,17 @@ def test_names_that_mean_harm(browser, tmp_path, monkeypatch):
     assert browser.complaints() == []
 
 
-def test_a_large_video_beside_the_page_is_not_copied(detections, monkeypatch, tmp_path):
-    monkeypatch.setattr(page_video, "EMBED_BYTES", 0)
+def test_a_large_video_next_to_the_page_is_not_copied(detections, monkeypatch, tmp_path):
+    monkeypatch.setattr(page_module, "EMBED_BYTES", 0)
     video = tmp_path / "clip.mp4"
     video.write_bytes(detections.video.read_bytes())
     write_page(detect(video), tmp_path / "other.html")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "other.html"]
 
 
-def test_no_video_is_replaced_by_that_of_a_page(detections, monkeypatch, tmp_path):
-    monkeypatch.setattr(page_video, "EMBED_BYTES", 0)
-    own = write_numbered(tmp_path / "clip", Recipe(codec="mpeg4", count=100))  # browsers do not play it
+def test_no_other_video_is_overwritten(detections, monkeypatch, tmp_path):
+    monkeypatch.setattr(page_module, "EMBED_BYTES", 0)
+    own = write_numbered(tmp_path / "clip", Recipe(codec="mpeg4", count=100))  # not playable in browsers
     (tmp_path / "page.mp4").write_bytes(b"another video")
     kept = {path: path.read_bytes() for path in (own, tmp_path / "page.mp4")}
     for _ in range(2):
@@ -363,8 +365,8 @@ def test_no_video_is_replaced_by_that_of_a_page(detections, monkeypatch, tmp_pat
         (Recipe(suffix=".avi", codec="mpeg4"), ""),
     ],
 )
-def test_what_browsers_play(tmp_path, recipe, suffix):
-    assert played_suffix(write_numbered(tmp_path / "video", recipe)) == suffix
+def test_playable_formats(tmp_path, recipe, suffix):
+    assert playable_suffix(write_numbered(tmp_path / "video", recipe)) == suffix
 
 
 ODD = {
@@ -385,9 +387,9 @@ ODD = {
 
 @pytest.mark.parametrize("kind", ODD)
 def test_frames_of_odd_videos(tmp_path, browser, kind):
-    """The frame of a keyframe is the one that the readers find."""
+    """The page shows the same frame of a keyframe as the readers."""
     if "turned" in kind and not hasattr(av.VideoStream, "set_display_rotation"):
-        pytest.skip("PyAV writes display matrices from 18.1 on")
+        pytest.skip("requires PyAV 18.1 to write display matrices")
     video = write_numbered(tmp_path / "odd", ODD[kind])
     reader = open_video(video)
     expected = numbers(reader.frames(np.array([reader.index_at(k) for k in range(4)])))
@@ -412,7 +414,7 @@ def test_a_folder_of_frames(tmp_path, browser):
     assert frame_seen(browser) == 10
 
 
-def test_a_browser_that_does_not_tell_of_frames(page, detections, browser):
+def test_a_browser_without_frame_callbacks(page, detections, browser):
     driver = browser.driver
     script = {"source": "delete HTMLVideoElement.prototype.requestVideoFrameCallback"}
     added = driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", script)
@@ -427,14 +429,14 @@ def test_a_browser_that_does_not_tell_of_frames(page, detections, browser):
     browser.until("now > 1.5", "it does not play")
 
 
-def test_a_video_that_does_not_play(detections, tmp_path, browser, monkeypatch):
-    monkeypatch.setattr(page_video, "EMBED_BYTES", 0)
+def test_a_video_that_cannot_be_played(detections, tmp_path, browser, monkeypatch):
+    monkeypatch.setattr(page_module, "EMBED_BYTES", 0)
     path = write_page(detections, tmp_path / "page.html")
     (tmp_path / "page.mp4").unlink()
     browser.open(path)
     browser.until("!byId('trouble').hidden")
     assert lane_names(browser) == ["1:", "1:1", "1:4", "1:9", "2:", "2:4"]
-    browser.complaints()  # of the missing file
+    browser.complaints()  # about the missing file
 
 
 def test_a_video_without_people(tmp_path, browser):
@@ -443,24 +445,21 @@ def test_a_video_without_people(tmp_path, browser):
         video, 0.0, np.zeros(0), np.zeros((0, 4)), np.zeros(0), np.zeros((0, 3)), LABEL_MAP
     )
     open_page(browser, write_page(nobody, tmp_path / "page.html"))
-    assert browser.text("#nobody") == "No people were found in this video."
+    assert browser.text("#nobody") == "No people were detected in this video."
     browser.press(RIGHT, DOWN, "n", ENTER, "]")
     assert browser.complaints() == []
 
 
-def test_the_command(detections, tmp_path, browser):
-    import argparse
-
-    from vmae_det.cli import visualize_page
+def test_the_command(detections, tmp_path, browser, capsys):
+    from vmae_det.cli.main import main
 
     write_action_csv(tmp_path / "found.csv", detections.to_rows())
     write_label_map(tmp_path / "map.pbtxt", replace(LABEL_MAP, names=("walk", "talk", "wave")))
-    parser = argparse.ArgumentParser()
-    visualize_page.add_arguments(parser)
     options = ["--video", detections.video, "--detections", tmp_path / "found.csv", "--video-start", "900"]
     options += ["--label-map", tmp_path / "map.pbtxt", "--output", tmp_path / "new" / "page.html"]
-    (path,) = visualize_page.draw(parser.parse_args([str(option) for option in options]))
-    open_page(browser, path)
+    assert main(["visualize", "page", *map(str, options)]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(tmp_path / "new" / "page.html")]
+    open_page(browser, tmp_path / "new" / "page.html")
     assert lane_names(browser) == ["1:", "1:1", "1:4", "1:9", "2:", "2:4"]
     browser.press("n")
     assert frame_seen(browser) == 25
@@ -469,8 +468,7 @@ def test_the_command(detections, tmp_path, browser):
     assert json.loads(browser.saved("clip_shown.json"))["people"][0]["person_score"] is None
 
 
-def test_tracks_that_are_given(detections, tmp_path, browser):
-    """A person is not carried over a long absence."""
+def test_a_track_is_not_shown_during_a_long_absence(detections, tmp_path, browser):
     apart = replace(
         detections,
         timestamp=np.array([900.0, 900.0, 900.5, 900.5, 903.0, 903.0]),

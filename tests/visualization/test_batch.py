@@ -1,4 +1,4 @@
-"""Contact sheets of training batches: they show what training is given."""
+"""Contact sheets of training batches show the clips as the model receives them."""
 
 import numpy as np
 import pytest
@@ -13,12 +13,12 @@ from vmae_det.visualization.batch import draw_batch
 MIXED = ("INPUT.MIXUP", 0.8, "INPUT.CUTMIX", 1.0)
 
 
-def both(cfg, step, count):
-    """The first clips of a step, and all that the loader gives."""
+def load_batches(cfg, step, count):
+    """Return the first clips of a step, and the full batch of the loader."""
     dataset = build_train_dataset(cfg, model_class(cfg).task)
-    few = load_batch_of_step(cfg, dataset, step, count)
-    whole = next(iter(build_train_loader(cfg, dataset, step)))
-    return few, whole
+    first = load_batch_of_step(cfg, dataset, step, count)
+    full = next(iter(build_train_loader(cfg, dataset, step)))
+    return first, full
 
 
 @pytest.mark.parametrize(
@@ -27,19 +27,19 @@ def both(cfg, step, count):
 )
 @pytest.mark.parametrize("step", [0, 1])
 def test_clips_are_those_of_the_training_step(tiny_cfg, task, keys, step):
-    few, whole = both(tiny_cfg(task, "DATALOADER.CLIPS_PER_VIDEO", 4, *keys), step, 2)
-    count = len(few["video"])
+    first, full = load_batches(tiny_cfg(task, "DATALOADER.CLIPS_PER_VIDEO", 4, *keys), step, 2)
+    count = len(first["video"])
     assert count == 2
-    assert torch.equal(few["video"], whole["video"][:count])
-    assert torch.equal(few["seed"], whole["seed"][:count])
+    assert torch.equal(first["video"], full["video"][:count])
+    assert torch.equal(first["seed"], full["seed"][:count])
     if task == "finetune":
-        for key, value in whole["mixing"].items():
-            assert torch.equal(few["mixing"][key], value[:count]), key
+        for key, value in full["mixing"].items():
+            assert torch.equal(first["mixing"][key], value[:count]), key
 
 
-def test_pairs_that_are_mixed_come_whole(tiny_cfg):
-    few, whole = both(tiny_cfg("finetune", *MIXED), 0, 3)
-    assert torch.equal(few["mixing"]["partner"], whole["mixing"]["partner"])
+def test_mixed_pairs_are_complete(tiny_cfg):
+    first, full = load_batches(tiny_cfg("finetune", *MIXED), 0, 3)
+    assert torch.equal(first["mixing"]["partner"], full["mixing"]["partner"])
 
 
 @pytest.mark.parametrize("task", ["pretrain", "finetune", "detect"])
@@ -52,28 +52,30 @@ def test_a_sheet_and_an_animation(tiny_cfg, task):
     assert sheet.shape[0] > draw_batch(tiny_cfg(task), count=2)[0].shape[0]
 
 
-def drawn(cfg, draw, count=4):
+def load_and_draw(cfg, draw, count=4):
     dataset = build_train_dataset(cfg, model_class(cfg).task)
     batch = load_batch_of_step(cfg, dataset, 0, count)
     return batch, draw(cfg, dataset, batch)
 
 
-def test_the_mask_is_the_one_that_the_model_draws(tiny_cfg):
+def test_the_mask_is_that_of_the_model(tiny_cfg):
     cfg = tiny_cfg("pretrain")
     from vmae_det.modeling import build_model
 
-    batch, clips = drawn(cfg, batches._draw_pretraining)
+    batch, clips = load_and_draw(cfg, batches._draw_pretraining)
     masks = build_model(cfg).eval()(batch)["mask"].numpy()
     for clip, mask in zip(clips, masks):
-        (_, frames), (caption, seen) = clip.rows
+        (_, frames), (caption, visible) = clip.rows
         assert caption == "75% masked"
         pixels = mask.reshape(2, 4, 4).repeat(2, 0).repeat(16, 1).repeat(16, 2)
-        assert (seen[~pixels] == frames[~pixels]).all()
-        assert (seen[pixels] == 128).all()
+        assert (visible[~pixels] == frames[~pixels]).all()
+        assert (visible[pixels] == 128).all()
 
 
-def test_mixed_targets_are_written_with_their_shares(tiny_cfg):
-    batch, clips = drawn(tiny_cfg("finetune", "INPUT.MIXUP", 0.8, "SEED", 3), batches._draw_classification)
+def test_captions_contain_the_mixed_targets(tiny_cfg):
+    batch, clips = load_and_draw(
+        tiny_cfg("finetune", "INPUT.MIXUP", 0.8, "SEED", 3), batches._draw_classification
+    )
     weight, names = float(batch["mixing"]["weight"][0]), ("stand", "walk", "run", "crouch", "jump", "fall")
     assert 0.05 < weight < 0.95
     for number, clip in enumerate(clips):
@@ -89,20 +91,20 @@ def test_mixed_targets_are_written_with_their_shares(tiny_cfg):
         assert (frames - mixed).abs().max() <= 1
 
 
-def test_without_mixing_the_clip_is_alone(tiny_cfg):
-    batch, clips = drawn(tiny_cfg("finetune"), batches._draw_classification)
+def test_without_mixing_clips_have_one_target(tiny_cfg):
+    batch, clips = load_and_draw(tiny_cfg("finetune"), batches._draw_classification)
     for number, clip in enumerate(clips):
         caption, frames = clip.rows[0]
         assert "\n" not in caption
         assert (frames == batch["video"][number].permute(1, 2, 3, 0).numpy()).all()
 
 
-def test_boxes_are_named_and_jittered_as_in_training(tiny_cfg, monkeypatch):
+def test_boxes_are_jittered_as_in_training(tiny_cfg, monkeypatch):
     from vmae_det.modeling.boxes import jitter_boxes
 
     dashed = []
-    monkeypatch.setattr(batches, "draw_dashed", lambda picture, box: dashed.append(box))
-    batch, clips = drawn(tiny_cfg("detect"), batches._draw_detection, 2)
+    monkeypatch.setattr(batches, "draw_dashed_box", lambda picture, box: dashed.append(box))
+    batch, clips = load_and_draw(tiny_cfg("detect"), batches._draw_detection, 2)
     expected = torch.cat(jitter_boxes(batch["boxes"], batch["seed"], 64, 64)).numpy()
     factor = clips[0].rows[0][1].shape[1] / 64
     assert factor == 5
@@ -112,6 +114,6 @@ def test_boxes_are_named_and_jittered_as_in_training(tiny_cfg, monkeypatch):
     assert people == len(expected)
 
 
-def test_a_dataset_smaller_than_a_batch_is_refused(tiny_cfg):
+def test_a_dataset_smaller_than_a_batch_raises_an_error(tiny_cfg):
     with pytest.raises(ConfigError, match=r"SOLVER\.BATCH_SIZE: 4096"):
         draw_batch(tiny_cfg("detect", "SOLVER.BATCH_SIZE", 4096))

@@ -1,4 +1,4 @@
-"""Contact sheets: what is on a page, and what a damaged dataset looks like."""
+"""Contact sheets of intact and of damaged datasets."""
 
 import shutil
 from pathlib import Path
@@ -8,7 +8,8 @@ import pytest
 
 from vmae_det.data.catalog import get_dataset
 from vmae_det.formats.label_map import LabelMap
-from vmae_det.rendering.plates import KIND_COLOURS, Style, render_plate
+from vmae_det.rendering.label_drawing import render_label
+from vmae_det.rendering.style import KIND_COLORS, DrawStyle
 from vmae_det.utils.errors import DataError
 from vmae_det.visualization import contact_sheet
 from vmae_det.visualization.contact_sheet import draw_contact_sheets
@@ -25,13 +26,13 @@ def sheets(folder, number=36):
     return draw_contact_sheets(get_dataset(str(folder / "train.yaml")), number)
 
 
-def coloured(picture):
-    """Number of pixels in the colours of boxes."""
-    return sum(int((picture == colour).all(axis=2).sum()) for colour in KIND_COLOURS.values())
+def count_colored(picture):
+    """Return the number of pixels in the colors of boxes."""
+    return sum(int((picture == color).all(axis=2).sum()) for color in KIND_COLORS.values())
 
 
 def black_frames(monkeypatch):
-    """Keyframes are black, so that what is drawn is what is not black."""
+    """Replace the frames by black ones, so that only drawn pixels are not black."""
     monkeypatch.setattr(contact_sheet, "_read_frame", lambda path, seconds: np.zeros((144, 192, 3), np.uint8))
 
 
@@ -51,7 +52,7 @@ def test_person_boxes_are_dashed_and_white(folder, monkeypatch):
     assert (one[inside] == 255).all(axis=2).sum() > (other[inside] == 255).all(axis=2).sum() + 100
 
 
-def test_a_caption_keeps_the_second_whatever_the_name(folder, monkeypatch):
+def test_a_caption_has_the_time_even_with_a_long_name(folder, monkeypatch):
     black_frames(monkeypatch)
     written = []
     fit = contact_sheet.fit_text
@@ -70,31 +71,32 @@ def test_a_caption_keeps_the_second_whatever_the_name(folder, monkeypatch):
     assert "1234.567 s" in [text.letters for text in written]
 
 
-def test_annotations_carry_no_score(folder):
+def test_annotations_have_no_score(folder):
     (label,) = contact_sheet._labels([1], LabelMap((1,), ("walk",), ("PERSON_MOVEMENT",)))
     assert label.score is None
     bare, scored = (
-        render_plate((label._replace(score=score),), None, Style.of_frame(360, 480)) for score in (None, 1.0)
+        render_label((label._replace(score=score),), None, DrawStyle.for_frame(360, 480))
+        for score in (None, 1.0)
     )
-    assert bare.colour.shape[1] < scored.colour.shape[1]  # no number
-    colour = KIND_COLOURS["PERSON_MOVEMENT"]
-    assert (bare.colour[-1] == colour).all(axis=1).sum() < (scored.colour[-1] == colour).all(axis=1).sum()
+    assert bare.color.shape[1] < scored.color.shape[1]  # no number
+    color = KIND_COLORS["PERSON_MOVEMENT"]
+    assert (bare.color[-1] == color).all(axis=1).sum() < (scored.color[-1] == color).all(axis=1).sum()
 
 
-def test_boxes_in_pixels_cannot_be_seen(folder, monkeypatch):
+def test_boxes_in_pixels_are_reported_as_not_visible(folder, monkeypatch):
     black_frames(monkeypatch)
-    assert coloured(sheets(folder, number=4)[0]) > 1000
+    assert count_colored(sheets(folder, number=4)[0]) > 1000
     rows = [line.split(",") for line in (folder / TRUTH).read_text().splitlines()]
     rows = [[*row[:2], *(f"{1 + 100 * float(v):.0f}" for v in row[2:6]), *row[6:]] for row in rows]
     (folder / TRUTH).write_text("".join(",".join(row) + "\n" for row in rows))
     page = sheets(folder, number=4)[0]
-    assert coloured(page) == 0
-    assert (page == contact_sheet._ALARM).all(axis=2).any()
+    assert count_colored(page) == 0
+    assert (page == contact_sheet._ERROR_COLOR).all(axis=2).any()
 
 
-def test_missing_and_broken_videos_leave_a_grey_field(folder):
+def test_missing_and_broken_videos_are_gray(folder):
     for path in (folder / "videos").iterdir():
         path.unlink() if path.stem < "H" else path.write_bytes(b"no video")
     (page,) = sheets(folder, number=4)
-    assert (page == contact_sheet._ALARM).all(axis=2).any()
+    assert (page == contact_sheet._ERROR_COLOR).all(axis=2).any()
     assert (page[200, 20:480] == 235).all()

@@ -1,4 +1,4 @@
-"""The page, as a reader meets it: in a browser, with names that mean harm."""
+"""The evaluation report in a browser, with malicious names."""
 
 import csv
 import json
@@ -46,7 +46,7 @@ def page(tmp_path_factory):
     return write_report(tmp_path_factory.mktemp("report"), report, f"run {NASTY}")
 
 
-def test_the_same_as_json_and_csv(page):
+def test_json_and_csv_match_the_report(page):
     report = json.loads((page.parent / "report.json").read_text())
     lost = sum(row["price"] for row in report["causes"])
     assert report["mAP"] + lost == pytest.approx(1)
@@ -60,7 +60,7 @@ def test_the_same_as_json_and_csv(page):
     assert (rows[3]["ap"], rows[3]["lost to confusion"]) == ("", "")
 
 
-def test_the_page_asks_for_nothing(page):
+def test_the_page_makes_no_requests(page):
     text = page.read_text(encoding="utf-8")
     assert "http://" not in text.replace("http://www.w3.org/2000/svg", "")
     assert "https://" not in text
@@ -68,7 +68,7 @@ def test_the_page_asks_for_nothing(page):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_reader_clicks_through_the_page(page, browser, width):
+def test_mouse_and_keyboard(page, browser, width):
     all_of, text = browser.find_all, browser.text
     report = json.loads((page.parent / "report.json").read_text())
     browser.open(page, width)
@@ -91,7 +91,7 @@ def test_a_reader_clicks_through_the_page(page, browser, width):
     assert [button.get_attribute("data-class") for button in all_of("#classes button")] == ["1"]
     select.send_keys("all kinds")
 
-    # By keyboard alone.
+    # Keyboard
     browser.js("document.querySelector('[data-order=frequency]').focus()")
     browser.press("\ue007")
     assert browser.driver.switch_to.active_element.get_attribute("aria-pressed") == "true"

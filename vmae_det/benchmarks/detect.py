@@ -24,7 +24,7 @@ from vmae_det.formats.person_boxes import PersonBoxes
 from vmae_det.inference.person_sources import BoxesFromFile
 from vmae_det.inference.predictor import ActionPredictor, read_config
 from vmae_det.modeling import build_model
-from vmae_det.rendering.detect_video import Settings, detect_video
+from vmae_det.rendering.detect_video import DetectionSettings, detect_video
 from vmae_det.utils.resource_usage import Stopwatch, cpu_seconds, peak_memory
 from vmae_det.video.readers import open_video
 
@@ -100,7 +100,7 @@ def benchmark_detect(
         video = video or _made(folder / "short", size, 10)
         predictor = ActionPredictor(read_config(weights))
         duration = _duration(video)
-        _run(predictor, video, folder / "out", Settings())  # warms up
+        _run(predictor, video, folder / "out", DetectionSettings())  # warms up
         alone = [_measure_parts(predictor, video, folder / "out") for _ in range(repeats)]
         walls = [_measure_wall(predictor, video, folder / "out") for _ in range(repeats)]
         del predictor
@@ -117,18 +117,18 @@ def benchmark_detect(
 def _measure_parts(predictor: ActionPredictor, video: Path, stem: Path) -> tuple[dict[str, float], float]:
     watch = Stopwatch(cpu_seconds)
     began = cpu_seconds()
-    _run(predictor, video, stem, Settings(overlap=False, stopwatch=watch))
+    _run(predictor, video, stem, DetectionSettings(overlap=False, stopwatch=watch))
     whole = cpu_seconds() - began
     return {part: sum(watch.seconds[name] for name in names) for part, names in PARTS.items()}, whole
 
 
 def _measure_wall(predictor: ActionPredictor, video: Path, stem: Path) -> float:
     began = time.perf_counter()
-    _run(predictor, video, stem, Settings())
+    _run(predictor, video, stem, DetectionSettings())
     return time.perf_counter() - began
 
 
-def _run(predictor: ActionPredictor, video: Path, stem: Path, settings: Settings) -> None:
+def _run(predictor: ActionPredictor, video: Path, stem: Path, settings: DetectionSettings) -> None:
     detect_video(predictor, video, BoxesFromFile(_boxes(video), video.stem), stem, settings)
 
 
@@ -170,7 +170,7 @@ def _memory_of_process(weights: Path, video: Path) -> int:
 def _measure_memory(weights: str, video: str) -> int:
     """Peak bytes of this process, which did nothing before."""
     path = Path(video)
-    _run(ActionPredictor(read_config(weights)), path, path.with_name("out"), Settings())
+    _run(ActionPredictor(read_config(weights)), path, path.with_name("out"), DetectionSettings())
     return peak_memory()
 
 

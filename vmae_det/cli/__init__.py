@@ -1,4 +1,4 @@
-"""The command line: one module per command.
+"""Command line of the toolkit: `vmae-det COMMAND`, one module per command.
 
-May import: every other package.
+May import every other package.
 """

@@ -11,8 +11,8 @@ from typing import Any
 
 from vmae_det.benchmarks.ava_files import DETECTION_ROWS
 from vmae_det.benchmarks.cluster import SIZES, Cluster
-from vmae_det.cli.arguments import decimal, output_file, positive, refuse_unused, whole
-from vmae_det.cli.common import add_config_arguments, load_config
+from vmae_det.cli.arguments import integer_in, number_in, output_file, positive_int, refuse_unused
+from vmae_det.cli.config_arguments import add_config_arguments, load_config
 from vmae_det.utils.errors import UserError
 from vmae_det.utils.output_files import write_json
 
@@ -29,21 +29,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     frame_map = topics.add_parser("frame-map", help=summary, description=summary)
     frame_map.add_argument(
         "--rows",
-        type=whole("[320, 100000000]"),  # a quarter is then a person box with 80 scores
+        type=integer_in("[320, 100000000]"),  # a quarter is then a person box with 80 scores
         default=DETECTION_ROWS,
         help="detections; keyframes and ground truth in proportion (%(default)s)",
     )
     summary = "clips a second of the loader by stage, beside what decoding alone allows"
     data = topics.add_parser("data", help=summary, description=summary)
     data.add_argument(
-        "--clips", type=whole("[32, 1000000]"), default=64, help="decoded clips of a turn (%(default)s)"
+        "--clips", type=integer_in("[32, 1000000]"), default=64, help="decoded clips of a turn (%(default)s)"
     )
     data.add_argument("--videos", metavar="WxH", help="make videos of that size in place of DATASETS.TRAIN")
     summary = "frames between the key frames of these videos (%(default)s, x264's own; cameras: 30 to 60)"
-    data.add_argument("--key-every", type=positive, default=250, help=summary)
+    data.add_argument("--key-every", type=positive_int, default=250, help=summary)
     summary = "memory of annotations of AVA's size, with one loader process and with many"
     memory = topics.add_parser("loader-memory", help=summary, description=summary)
-    memory.add_argument("--workers", type=positive, nargs="+", default=[1, 2, 4, 8], help="processes")
+    memory.add_argument("--workers", type=positive_int, nargs="+", default=[1, 2, 4, 8], help="processes")
     train = topics.add_parser("train", help=_TRAIN, description=_TRAIN)
     _add_train_arguments(train)
     detect = topics.add_parser("detect", help=_DETECT, description=_DETECT)
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_gpu_scaling_arguments(gpu_scaling)
     for topic in (frame_map, data, memory, train, detect, scaling):
         topic.add_argument(
-            "--repeats", type=positive, default=3, help="runs of each measurement (%(default)s)"
+            "--repeats", type=positive_int, default=3, help="runs of each measurement (%(default)s)"
         )
     for topic in topics.choices.values():
         topic.add_argument("--json", type=output_file, metavar="FILE", help="write the figures there, too")
@@ -66,9 +66,9 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against", choices=["huggingface"], default="", help="time that model, too, in turn"
     )
-    parser.add_argument("--batch", type=positive, default=4, help="clips of a step (%(default)s)")
-    parser.add_argument("--threads", type=positive, default=2, help="of the CPU (%(default)s)")
-    parser.add_argument("--steps", type=positive, default=2, help="steps of a run (%(default)s)")
+    parser.add_argument("--batch", type=positive_int, default=4, help="clips of a step (%(default)s)")
+    parser.add_argument("--threads", type=positive_int, default=2, help="of the CPU (%(default)s)")
+    parser.add_argument("--steps", type=positive_int, default=2, help="steps of a run (%(default)s)")
     parser.add_argument("--compile", action="store_true", help="torch.compile the models")
     parser.add_argument(
         "--alike", action="store_true", help="the other model with our settings of the CPU, too"
@@ -88,10 +88,10 @@ def _add_detect_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_scaling_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--batch", type=positive, default=2, help="clips of each process (%(default)s)")
+    parser.add_argument("--batch", type=positive_int, default=2, help="clips of each process (%(default)s)")
     parser.add_argument(
         "--processes",
-        type=positive,
+        type=positive_int,
         nargs="+",
         default=[1, 2, 4],
         metavar="N",
@@ -103,7 +103,7 @@ def _add_gpu_scaling_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", choices=SIZES, nargs="+", default=list(SIZES), help="(%(default)s)")
     parser.add_argument(
         "--total-gpus",
-        type=positive,
+        type=positive_int,
         nargs="+",
         default=[8, 16, 32, 64, 128, 256, 512],
         metavar="N",
@@ -114,7 +114,9 @@ def _add_gpu_scaling_arguments(parser: argparse.ArgumentParser) -> None:
     for part in fields(Cluster):
         name = f"--{part.name.replace('_', '-')}"
         text = f"{part.metadata['help']} (%(default)g)"
-        assumed.add_argument(name, type=decimal("[1e-9, 1e18]"), default=part.default, metavar="X", help=text)
+        assumed.add_argument(
+            name, type=number_in("[1e-9, 1e18]"), default=part.default, metavar="X", help=text
+        )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -206,4 +208,4 @@ def _gpu_scaling(args: argparse.Namespace) -> tuple[str, Any]:
 
 
 def _numbers(text: str) -> list[float]:
-    return [decimal("(0, 10000]")(part) for part in text.split(",") if part]
+    return [number_in("(0, 10000]")(part) for part in text.split(",") if part]

@@ -1,4 +1,4 @@
-"""`vmae-det convert`: weights from one published format to another."""
+"""`vmae-det convert`: convert weights between published formats."""
 
 from __future__ import annotations
 
@@ -6,40 +6,41 @@ import argparse
 from pathlib import Path
 
 from vmae_det.cli.arguments import refuse_overwriting
-from vmae_det.cli.common import add_weights_arguments, load_label_map, load_weights_config
+from vmae_det.cli.weights_arguments import add_weights_arguments, load_label_map, load_weights_config
 
-# Those of vmae_det.checkpoint.formats that can be written; repeated here, since --help loads no torch.
+# The writable formats of vmae_det.checkpoint.formats, repeated here because --help does not import torch.
 FAMILIES = {
-    "vmae_det": "this program's",
+    "vmae_det": "this toolkit",
     "videomae": "VideoMAE and VideoMAE V2: pre-training, classification or action detection",
     "huggingface": "Transformers: pre-training or classification",
-    "mmaction2": "recognition or detection",
+    "mmaction2": "mmaction2: recognition or detection",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Source, output and format."""
-    parser.description += ". The format of SOURCE is recognised by its parameter names."
+    """Add source, output and format."""
+    parser.description += ". The format of SOURCE is recognized by its parameter names."
     parser.add_argument(
         "weights",
         metavar="SOURCE",
-        help="a file, a folder of Transformers, an http(s) address, a model of the Hugging Face hub "
-        "(ORG/NAME), or a name of the model zoo",
+        help="a file, a Transformers folder, an http(s) URL, a Hugging Face model (ORG/NAME), or a name in "
+        "the model zoo",
     )
     parser.add_argument(
         "output",
         metavar="OUTPUT",
         type=Path,
-        help="by its suffix a file of PyTorch's (.pt, .pth, .bin) or .safetensors; without one, for "
-        "huggingface, a folder that from_pretrained takes",
+        help="file to write: PyTorch (.pt, .pth, .bin) or .safetensors; with --to huggingface, a name "
+        "without "
+        "suffix is a folder for from_pretrained",
     )
-    parser.add_argument("--to", required=True, choices=FAMILIES, metavar="FORMAT", help="see below")
+    parser.add_argument("--to", required=True, choices=FAMILIES, metavar="FORMAT", help="output format")
     add_weights_arguments(parser)
     parser.epilog = "formats:\n" + "\n".join(f"  {name:12} {note}" for name, note in FAMILIES.items())
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the weights in SOURCE as OUTPUT, in the format asked for."""
+    """Convert the weights and print what was written."""
     from vmae_det.checkpoint.convert import convert_weights
     from vmae_det.checkpoint.files import is_weights_file
     from vmae_det.inference.export import save_pretrained

@@ -1,72 +1,106 @@
-"""`vmae-det detect`: what the people in videos do, as overlay videos, AVA CSV and JSON lines."""
+"""`vmae-det detect`: detect actions in videos; write overlay videos, AVA CSV, JSON lines and pages."""
 
 from __future__ import annotations
 
 import argparse
+import datetime
+import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vmae_det.cli.arguments import (
-    clock,
-    decimal,
-    every,
+    dataset_time,
     fraction,
-    moment,
+    keyframe_interval,
+    num_processes,
+    number_in,
     output_folder,
-    positive,
-    processes,
+    positive_int,
     refuse_unused,
+    video_time,
 )
-from vmae_det.cli.common import add_weights_arguments
+from vmae_det.cli.weights_arguments import add_weights_arguments, load_weights_config
 from vmae_det.utils.errors import UserError
 
-_VIDEO = (
-    "a video file, a folder of videos or of frames, a pattern such as frames/%%05d.jpg, an http(s) address, "
-    "a stream (rtsp, rtmp, udp), or a camera: its number or device"
+if TYPE_CHECKING:
+    from torch import distributed as dist
+
+    from vmae_det.formats.person_boxes import PersonBoxes
+    from vmae_det.inference.person_sources import PersonSource
+    from vmae_det.video.discovery import VideoInput
+
+logger = logging.getLogger(__name__)
+
+_VIDEO_HELP = (
+    "a video file, a folder of videos or of frames, a pattern such as frames/%%05d.jpg, an http(s) URL, a "
+    "stream "
+    "(rtsp, rtmp, udp), or a camera (its number or device)"
 )
+# At the end, processes wait for the one that has the longest video.
+_END_TIMEOUT = datetime.timedelta(days=30)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The videos, their people, the model, and what to make."""
-    parser.add_argument("videos", nargs="+", metavar="VIDEO", help=_VIDEO)
+    """Add the videos, the persons, the model and the outputs."""
+    parser.add_argument("videos", nargs="+", metavar="VIDEO", help=_VIDEO_HELP)
     persons = parser.add_mutually_exclusive_group()
     persons.add_argument(
         "--boxes",
         type=Path,
         metavar="FILE",
-        help="persons at keyframes: lines VIDEO_NAME,SECOND,x1,y1,x2,y2,score, or another person-box format; "
-        "without it, people are found by the config's PERSON_DETECTOR",
+        help="person boxes at keyframes: rows of VIDEO_NAME,SECOND,x1,y1,x2,y2,score, or another person-box "
+        "format (default: run the detector of the config's PERSON_DETECTOR)",
     )
-    persons.add_argument("--whole-frame", action="store_true", help="the whole frame is one person")
+    persons.add_argument("--whole-frame", action="store_true", help="treat the whole frame as one person")
     parser.add_argument(
-        "--weights", required=True, metavar="FILE", help="of an ActionDetector, such as model_final.pt"
+        "--weights",
+        required=True,
+        metavar="FILE",
+        help="weights of an ActionDetector, such as model_final.pt, or an exported detector",
     )
-    parser.add_argument("--output", type=output_folder, required=True, metavar="DIR")
+    parser.add_argument(
+        "--output", type=output_folder, required=True, metavar="FOLDER", help="write results to this folder"
+    )
     _add_time_arguments(parser)
     parser.add_argument(
-        "--actions", nargs="+", metavar="ACTION", help="names or ids of the actions that are kept (all)"
+        "--actions", nargs="+", metavar="ACTION", help="names or ids of the actions to keep (default: all)"
     )
     parser.add_argument(
         "--format",
         default="csv,jsonl,overlay",
         metavar="LIST",
-        help="what to write, of csv, jsonl, overlay and html (%(default)s)",
+        help="what to write: a list of csv, jsonl, overlay and html (default: %(default)s)",
     )
-    parser.add_argument("--html", action="store_true", help="write a page for the browser, too")
-    parser.add_argument("--top-k", type=positive, default=3, help="actions drawn for a person (%(default)s)")
+    parser.add_argument("--html", action="store_true", help="also write an HTML page, as --format html does")
+    parser.add_argument(
+        "--top-k",
+        type=positive_int,
+        default=3,
+        metavar="K",
+        help="draw at most K actions per person (default: %(default)s)",
+    )
     parser.add_argument(
         "--threshold",
         type=fraction,
         default=0.3,
-        help="lowest score of an action that is drawn (%(default)s)",
+        metavar="SCORE",
+        help="draw actions from this score on (default: %(default)s)",
     )
     parser.add_argument(
-        "--timeline", action="store_true", help="below the frames, people's actions over time"
+        "--timeline", action="store_true", help="draw a timeline of the actions below the frames"
     )
-    parser.add_argument("--font", metavar="FILE", help="font for names in scripts that the usual ones lack")
-    parser.add_argument("--overwrite", action="store_true", help="make again what is there already")
     parser.add_argument(
-        "--num-gpus", type=processes, default=1, help="processes that share the videos (on the CPU too)"
+        "--font", metavar="FILE", help="font for action names in scripts that the default fonts lack"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="reprocess videos that are already done")
+    parser.add_argument(
+        "--num-gpus",
+        type=num_processes,
+        default=1,
+        metavar="N",
+        help="number of processes that share the videos, one per GPU or all on the CPU (default: 1)",
     )
     add_weights_arguments(parser)
 
@@ -74,53 +108,167 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_time_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--every",
-        type=every,
+        type=keyframe_interval,
         default=1.0,
-        metavar="S",
-        help="seconds between keyframes, where the boxes dictate none (%(default)s)",
+        metavar="SECONDS",
+        help="time between keyframes; not used with --boxes (default: %(default)s)",
     )
     parser.add_argument(
         "--smooth",
-        type=decimal("[0, 1000000]"),
+        type=number_in("[0, 1000000]"),
         default=2.0,
-        metavar="S",
-        help="seconds before a keyframe, and half as many after it, over which a person's scores are "
-        "averaged (%(default)s); 0: as the model gives them",
+        metavar="SECONDS",
+        help="average a person's scores over this time before a keyframe and half of it after; 0 disables "
+        "smoothing (default: %(default)s)",
     )
     parser.add_argument(
-        "--start", type=moment, default=0.0, metavar="S", help="second of the video to begin at"
+        "--start", type=video_time, default=0.0, metavar="SECOND", help="start at this second of the video"
     )
     parser.add_argument(
-        "--end", type=decimal("(0, inf]"), default=math.inf, metavar="S", help="second of the video to end at"
+        "--end",
+        type=number_in("(0, inf]"),
+        default=math.inf,
+        metavar="SECOND",
+        help="stop at this second of the video",
     )
     parser.add_argument(
         "--video-start",
-        type=clock,
+        type=dataset_time,
         default=0.0,
-        metavar="S",
-        help="second of the boxes' clock at which the file starts",
+        metavar="SECOND",
+        help="time on the clock of the boxes at which the video file starts (default: %(default)s)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Detect in all videos; gives the exit status."""
-    from vmae_det.cli.detect_videos import detect_videos
+    """Run detection on all videos; return the exit status."""
     from vmae_det.engine.launch import check_processes, launch
     from vmae_det.rendering.result_writers import choose_formats
     from vmae_det.video.discovery import find_video_inputs
 
     check_processes(args.num_gpus)
     if args.end <= args.start:
-        raise UserError(f"--end: {args.end:g} s lie before --start {args.start:g}")
+        raise UserError(f"--end: must be greater than --start {args.start:g}, got {args.end:g}")
     formats = choose_formats(args.format + ",html" * args.html)
     if args.boxes:
-        refuse_unused(args, "--boxes says at which times there are people", every=1.0)
+        refuse_unused(args, "not used with --boxes, which sets the times of the keyframes", every=1.0)
     elif args.video_start + args.start < 0:
-        raise UserError(f"--video-start: {args.video_start:g} puts keyframes before second 0 of AVA's clock")
+        raise UserError(
+            f"--video-start: {args.video_start:g} places keyframes before second 0 of the AVA clock"
+        )
     if "overlay" not in formats:
-        missing = "the overlay alone shows it, which --format does not have"
-        refuse_unused(args, missing, timeline=False, font=None, top_k=3)
+        reason = "only used by the overlay, and --format does not include overlay"
+        refuse_unused(args, reason, timeline=False, font=None, top_k=3)
         if "html" not in formats:
-            refuse_unused(args, "--format has neither the overlay nor the page, which show it", threshold=0.3)
+            reason = "only used by overlay and html, and --format includes neither"
+            refuse_unused(args, reason, threshold=0.3)
     inputs = find_video_inputs(args.videos)
     return launch(detect_videos, (args, inputs, formats), num_processes=min(args.num_gpus, len(inputs)))
+
+
+def detect_videos(args: argparse.Namespace, inputs: list[VideoInput], formats: list[str]) -> None:
+    """Process this rank's share of the videos.
+
+    Raises:
+        UserError: videos could not be read. With several videos it is raised at the end, in all processes.
+    """
+    from tqdm import tqdm
+
+    from vmae_det.formats.label_map import LabelMap
+    from vmae_det.inference.predictor import ActionPredictor
+    from vmae_det.rendering.detect_video import DetectionSettings, detect_video
+    from vmae_det.rendering.overlay_video import OverlayStyle
+    from vmae_det.utils import distributed
+    from vmae_det.utils.logging import setup_logging
+
+    setup_logging()
+    group = _end_group()
+    pending = _pending_videos(inputs, args.output, formats, args.overwrite)
+    share = pending[distributed.get_rank() :: distributed.get_world_size()]
+    failures: list[str] = []
+    if share:
+        label_map = LabelMap.from_file(args.label_map) if args.label_map else None
+        predictor = ActionPredictor(load_weights_config(args), label_map, args.actions)
+        persons = _persons(args)
+        settings = DetectionSettings(
+            formats,
+            args.every,
+            args.video_start,
+            args.start,
+            args.end,
+            args.smooth,
+            OverlayStyle(args.top_k, args.threshold, args.timeline, args.font),
+        )
+        for number, video in enumerate(share, start=1):
+            name = video.stem.name
+            title = name if len(share) == 1 else f"{number}/{len(share)} {name}"
+            try:
+                paths = detect_video(
+                    predictor, video.video, persons, args.output / video.stem, settings, title
+                )
+            except UserError as error:
+                if len(pending) == 1:
+                    raise
+                logger.error("%s", " ".join(str(error).split()))
+                failures.append(video.video)
+            else:
+                tqdm.write("\n".join(map(str, paths)))
+    _report_failures(failures, len(pending), group)
+
+
+def _persons(args: argparse.Namespace) -> PersonBoxes | PersonSource | None:
+    from vmae_det.formats.person_boxes import read_person_boxes
+    from vmae_det.inference.person_sources import WholeFramePerson
+
+    if args.whole_frame:
+        return WholeFramePerson()
+    return read_person_boxes(args.boxes) if args.boxes else None
+
+
+def _pending_videos(
+    inputs: list[VideoInput], output: Path, formats: Sequence[str], overwrite: bool
+) -> list[VideoInput]:
+    """Return the videos with missing or unfinished results. Live streams are always pending."""
+    from vmae_det.rendering.detect_video import unfinished_mark
+    from vmae_det.rendering.result_writers import output_paths
+
+    pending = [
+        video
+        for video in inputs
+        if overwrite
+        or video.is_live
+        or unfinished_mark(output / video.stem).exists()
+        or not all(path.is_file() for path in output_paths(output / video.stem, list(formats)).values())
+    ]
+    if len(pending) < len(inputs):
+        logger.info(
+            "Skipping %d of %d videos already done in %s; use --overwrite to process them again",
+            len(inputs) - len(pending),
+            len(inputs),
+            output,
+        )
+    return pending
+
+
+def _end_group() -> dist.ProcessGroup | None:
+    """Return a process group with a long timeout; None in a single process."""
+    from torch import distributed as dist
+
+    from vmae_det.utils import distributed
+
+    if distributed.get_world_size() == 1:
+        return None
+    return dist.new_group(backend="gloo", timeout=_END_TIMEOUT)
+
+
+def _report_failures(failures: list[str], total: int, group: dist.ProcessGroup | None) -> None:
+    """Wait for all processes; raise UserError if any of them failed to read a video."""
+    if group is not None:
+        from torch import distributed as dist
+
+        lists: list[list[str]] = [[]] * dist.get_world_size()
+        dist.all_gather_object(lists, failures, group=group)
+        failures = [name for names in lists for name in names]
+    if failures:
+        some = ", ".join(failures[:5]) + (", ..." if len(failures) > 5 else "")
+        raise UserError(f"{len(failures)} of {total} videos failed: {some}")

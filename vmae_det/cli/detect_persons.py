@@ -1,52 +1,62 @@
-"""`vmae-det detect-persons`: boxes of the people in the keyframes of videos."""
+"""`vmae-det detect-persons`: detect people in the keyframes of videos."""
 
 from __future__ import annotations
 
 import argparse
 
-from vmae_det.cli.arguments import every, moment, output_file, processes, refuse_unused
-from vmae_det.cli.common import add_overrides, load_config
+from vmae_det.cli.arguments import keyframe_interval, num_processes, output_file, refuse_unused, video_time
+from vmae_det.cli.config_arguments import add_overrides, load_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The videos and their keyframes, the detector, and where the boxes go."""
+    """Add the videos and their keyframes, the detector and the output."""
     parser.epilog = (
-        "The output is a CSV as SlowFast's, for `person_boxes` of a dataset file and for `detect --boxes`. A "
-        "run that was stopped goes on where it was when it is started again. docs/person_detectors.md says "
-        "which detectors there are."
+        "The output is a CSV in SlowFast's format, for `person_boxes` of a dataset file and `detect "
+        "--boxes`.\n"
+        "Run the command again to resume an interrupted run. Detectors: docs/person_detectors.md."
     )
     videos = parser.add_mutually_exclusive_group(required=True)
-    # With a default, argparse lets a positional argument be one of several.
+    # argparse only accepts a positional argument in an exclusive group if it has a default.
     videos.add_argument(
-        "videos", nargs="*", default=[], metavar="VIDEO", help="video files, and folders of them or of frames"
+        "videos", nargs="*", default=[], metavar="VIDEO", help="video files, folders of videos or of frames"
     )
     videos.add_argument(
         "--dataset",
         metavar="NAME",
-        help="instead: the keyframes that a detection dataset annotates; its file, or name in the catalog",
+        help="use the annotated keyframes of this detection dataset (dataset file, or name in the catalog)",
     )
     parser.add_argument(
-        "--output", type=output_file, required=True, metavar="FILE", help="a CSV of person boxes"
+        "--output", type=output_file, required=True, metavar="FILE", help="write person boxes to this CSV"
     )
     parser.add_argument(
-        "--every", type=every, default=1.0, metavar="S", help="seconds between keyframes (%(default)s)"
+        "--every",
+        type=keyframe_interval,
+        default=1.0,
+        metavar="SECONDS",
+        help="time between keyframes (default: %(default)s)",
     )
     parser.add_argument(
         "--video-start",
-        type=moment,
+        type=video_time,
         default=0.0,
-        metavar="S",
-        help="second of the boxes' clock at which the files start (%(default)s)",
+        metavar="SECOND",
+        help="time on the clock of the boxes at which the video files start (default: %(default)s)",
     )
-    parser.add_argument("--config-file", default="", metavar="FILE", help="with a PERSON_DETECTOR group")
     parser.add_argument(
-        "--num-gpus", type=processes, default=1, help="processes that share the videos (on the CPU too)"
+        "--config-file", default="", metavar="FILE", help="config with the PERSON_DETECTOR keys"
+    )
+    parser.add_argument(
+        "--num-gpus",
+        type=num_processes,
+        default=1,
+        metavar="N",
+        help="number of processes that share the videos, one per GPU or all on the CPU (default: 1)",
     )
     add_overrides(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Find the people and write their boxes; gives the exit status."""
+    """Detect people and write their boxes; return the exit status."""
     from vmae_det.data.catalog import get_dataset
     from vmae_det.engine.launch import check_processes, launch
     from vmae_det.formats.person_boxes import NON_CSV_SUFFIXES
@@ -64,11 +74,12 @@ def run(args: argparse.Namespace) -> int:
             f"--output: {args.output}: boxes are written as CSV; expected a name such as boxes.csv"
         )
     if args.output.exists() and not parts_folder(args.output).exists():
-        raise ConfigError(f"--output: {args.output} exists already; remove it, or name another file")
-    # Frames are read by a thread: all cores are the detector's.
+        raise ConfigError(f"--output: {args.output} already exists; remove it or choose another file")
+    # One thread reads the frames; all cores are left to the detector.
     cfg = load_config(args.config_file, [*args.opts, "DATALOADER.NUM_WORKERS", "0"])
     if args.dataset:
-        refuse_unused(args, "--dataset has keyframes and a clock of its own", every=1.0, video_start=0.0)
+        reason = "not used with --dataset, which has its own keyframe times and clock"
+        refuse_unused(args, reason, every=1.0, video_start=0.0)
         videos = videos_from_dataset(get_dataset(args.dataset, cfg.DATASETS.ROOT))
     else:
         videos = videos_from_paths(args.videos, args.video_start, args.every)

@@ -1,4 +1,4 @@
-"""`vmae-det evaluate`: the metric of a file of predictions, without a model and without torch."""
+"""`vmae-det evaluate`: compute metrics of a file of predictions, without a model and without torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from vmae_det.cli.arguments import decimal, output_file, output_folder, refuse_overwriting
+from vmae_det.cli.arguments import number_in, output_file, output_folder, refuse_overwriting
 from vmae_det.evaluation.frame_map import FrameMAP
 from vmae_det.evaluation.matching import PROTOCOLS, match
 from vmae_det.evaluation.report import build_report
@@ -18,12 +18,12 @@ from vmae_det.utils.output_files import write_json
 from vmae_det.visualization.evaluation_report import write_report
 
 _DESCRIPTION = {
-    "challenge": "the 50 best-scored rows of a keyframe, keyframes that the ground truth names",
-    "slowfast": "all rows in their order, all keyframes",
-    "mmaction2": "all rows, keyframes that the ground truth names, classes with detections",
+    "challenge": "the 50 best rows per keyframe, keyframes in the ground truth",
+    "slowfast": "all rows in file order, all keyframes",
+    "mmaction2": "all rows, keyframes in the ground truth, classes with detections",
 }
-# Options that only some measures use.
-_USED = {
+# Options that only apply to some kinds of predictions.
+_OPTIONS = {
     "detections": {"label_map", "protocol", "iou", "report", "compare", "excluded"},
     "tubes": {"label_map", "protocol", "iou"},
     "person_boxes": {"images", "excluded"},
@@ -31,54 +31,59 @@ _USED = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The files, the protocol and the thresholds."""
+    """Add the files, the protocol and the thresholds."""
     parser.add_argument(
         "--ground-truth",
         metavar="FILE",
         required=True,
-        help="AVA CSV, may be gzipped; of tubes, the CSV of tubes",
+        help="AVA CSV, may be gzipped; with --tubes, a tube CSV",
     )
     predictions = parser.add_mutually_exclusive_group(required=True)
-    predictions.add_argument("--detections", metavar="FILE", help="AVA CSV with scores: frame-mAP")
+    predictions.add_argument("--detections", metavar="FILE", help="AVA CSV with scores; compute frame-mAP")
     predictions.add_argument(
-        "--tubes", metavar="FILE", help="CSV of tubes: video-mAP, and frame-mAP of all frames"
+        "--tubes", metavar="FILE", help="tube CSV with scores; compute video-mAP, and frame-mAP of all frames"
     )
     predictions.add_argument(
-        "--person-boxes", metavar="FILE", help="CSV, JSON or pickle: AP and recall of persons, as COCO's"
+        "--person-boxes",
+        metavar="FILE",
+        help="CSV, JSON or pickle; compute COCO-style AP and recall of persons",
     )
     parser.add_argument(
         "--label-map",
         metavar="FILE",
-        help="pbtxt of the actions that count; --detections needs it, with --tubes all count without it",
+        help="evaluate the actions of this pbtxt; required with --detections (default with --tubes: all "
+        "actions)",
     )
     parser.add_argument(
         "--protocol",
         choices=(*PROTOCOLS, *TUBE_PROTOCOLS),
         metavar="NAME",
-        help="whose numbers these are, see below (default: challenge; continuous with --tubes)",
+        help="evaluation protocol, see below (default: challenge; with --tubes: continuous)",
     )
     parser.add_argument(
         "--iou",
-        type=decimal("(0, 1]"),
+        type=number_in("(0, 1]"),
         nargs="+",
         metavar="IOU",
-        help="one threshold or several (default: 0.5; with --tubes those of the protocol)",
+        help="IoU thresholds (default: 0.5; with --tubes: those of the protocol)",
     )
     frame_map = parser.add_argument_group("with --detections")
     frame_map.add_argument(
         "--report",
         type=output_folder,
         metavar="FOLDER",
-        help="write what the rest was lost to, as a page, JSON and CSV",
+        help="write an error analysis to this folder, as HTML, JSON and CSV",
     )
-    frame_map.add_argument("--compare", metavar="FILE", help="detections of another run, for the report")
+    frame_map.add_argument(
+        "--compare", metavar="FILE", help="detections of another run to compare with in the report"
+    )
     parser.add_argument(
         "--images",
         metavar="FILE",
-        help="with --person-boxes: COCO annotations that say what a JSON's image ids are",
+        help="with --person-boxes: COCO annotations that define the image ids of a JSON file",
     )
-    parser.add_argument("--excluded", metavar="FILE", help="CSV of keyframes to leave out; not with --tubes")
-    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the result there, too")
+    parser.add_argument("--excluded", metavar="FILE", help="CSV of keyframes to ignore; not with --tubes")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="also write the result as JSON")
     summaries = {name: protocol.summary for name, protocol in TUBE_PROTOCOLS.items()}
     parser.epilog = "\n".join(
         [
@@ -91,16 +96,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the tables; gives the exit status."""
-    measures = {"detections": _frame_map, "tubes": _tubes, "person_boxes": _person_boxes}
-    (kind,) = (name for name in measures if getattr(args, name) is not None)
+    """Print the tables; return the exit status."""
+    evaluators = {
+        "detections": _evaluate_detections,
+        "tubes": _evaluate_tubes,
+        "person_boxes": _evaluate_persons,
+    }
+    (kind,) = (name for name in evaluators if getattr(args, name) is not None)
     _refuse_unused(args, kind)
     if args.json:
         refuse_overwriting(
             args.json, args.ground_truth, getattr(args, kind), args.label_map, args.excluded, args.compare
         )
-    result = measures[kind](args)
-    excluded = f", without the keyframes of {args.excluded}" if args.excluded else ""
+    result = evaluators[kind](args)
+    excluded = f", ignoring the keyframes of {args.excluded}" if args.excluded else ""
     print(f"{getattr(args, kind)} against {args.ground_truth}{excluded}")
     for table in result.pop("tables"):
         print(table)
@@ -110,15 +119,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _refuse_unused(args: argparse.Namespace, kind: str) -> None:
-    """UserError for an option that this measure does not use."""
-    for option in sorted(set().union(*_USED.values()) - _USED[kind]):
+    """Raise UserError for an option that does not apply to this kind of predictions."""
+    for option in sorted(set().union(*_OPTIONS.values()) - _OPTIONS[kind]):
         if getattr(args, option) is not None:
-            users = " or ".join(_option(name) for name, used in _USED.items() if option in used)
-            raise UserError(f"{_option(option)} goes with {users}, not with {_option(kind)}")
+            users = " or ".join(_option(name) for name, options in _OPTIONS.items() if option in options)
+            raise UserError(f"{_option(option)} requires {users}; it cannot be used with {_option(kind)}")
     known = TUBE_PROTOCOLS if kind == "tubes" else PROTOCOLS
     if args.protocol is not None and args.protocol not in known:
+        choices = ", ".join(known)
         raise UserError(
-            f"--protocol {args.protocol} does not go with {_option(kind)}; choose from {', '.join(known)}"
+            f"--protocol {args.protocol} cannot be used with {_option(kind)}; expected one of {choices}"
         )
 
 
@@ -126,12 +136,12 @@ def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _frame_map(args: argparse.Namespace) -> dict[str, Any]:
-    """The first threshold's result; of several, all of them by their IoU under "by_iou"."""
+def _evaluate_detections(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the result at the first threshold; "by_iou" holds all results if there are several."""
     if not args.label_map:
-        raise UserError("--detections needs --label-map, the pbtxt of the actions that count")
+        raise UserError("--detections requires --label-map, the pbtxt of the actions to evaluate")
     if args.compare and not args.report:
-        raise UserError("--compare is part of the report: give --report FOLDER, too")
+        raise UserError("--compare requires --report FOLDER")
     boxes = (
         read_action_csv(args.ground_truth, kind="ground_truth"),
         read_action_csv(args.detections, kind="detections"),
@@ -156,7 +166,7 @@ def _frame_map(args: argparse.Namespace) -> dict[str, Any]:
     return result | {"tables": tables}
 
 
-def _tubes(args: argparse.Namespace) -> dict[str, Any]:
+def _evaluate_tubes(args: argparse.Namespace) -> dict[str, Any]:
     from vmae_det.formats.tube_csv import read_tubes
 
     labels = LabelMap.from_file(args.label_map).names if args.label_map else None
@@ -170,12 +180,12 @@ def _tubes(args: argparse.Namespace) -> dict[str, Any]:
     return result.to_json() | _files(args, "tubes", "label_map") | {"tables": ["", result.table()]}
 
 
-def _person_boxes(args: argparse.Namespace) -> dict[str, Any]:
+def _evaluate_persons(args: argparse.Namespace) -> dict[str, Any]:
     from vmae_det.evaluation.person_ap import evaluate_person_boxes
     from vmae_det.formats.person_boxes import read_person_boxes
 
     if args.images and Path(args.person_boxes).suffix.lower() != ".json":
-        raise UserError("--images explains the image ids of a JSON of person boxes, and this is none")
+        raise UserError(f"--images: only used with a JSON file of person boxes, got {args.person_boxes}")
     result = evaluate_person_boxes(
         read_action_csv(args.ground_truth),
         read_person_boxes(args.person_boxes, args.images, allow_empty=True),

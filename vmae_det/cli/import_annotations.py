@@ -1,11 +1,11 @@
-"""`vmae-det import`: annotations of CVAT, VIA 3, COCO JSON and Label Studio become a dataset."""
+"""`vmae-det import`: import annotations from CVAT, VIA 3, COCO JSON and Label Studio as a dataset."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from vmae_det.cli.arguments import every, frame_rate, moment, output_folder, whole
+from vmae_det.cli.arguments import frame_rate, integer_in, keyframe_interval, output_folder, video_time
 from vmae_det.dataset_tools.importers import ImportOptions, import_annotations
 from vmae_det.dataset_tools.importers.file_names import video_id
 from vmae_det.dataset_tools.importers.importer import AUTO, format_names
@@ -13,69 +13,84 @@ from vmae_det.utils.errors import ConfigError, DataError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The files, what they are, and where the dataset goes."""
-    parser.add_argument("sources", nargs="+", metavar="SOURCE", type=Path, help="a file that a tool exported")
-    parser.add_argument("--format", choices=[AUTO, *format_names()], default=AUTO, help="default: by content")
+    """Add the input files, their format and the output folder."""
     parser.add_argument(
-        "--output", required=True, metavar="FOLDER", type=output_folder, help="where the dataset goes"
+        "sources", nargs="+", metavar="SOURCE", type=Path, help="annotation file exported by a tool"
+    )
+    parser.add_argument(
+        "--format",
+        choices=[AUTO, *format_names()],
+        default=AUTO,
+        help="format of the files (default: detect from content)",
+    )
+    parser.add_argument(
+        "--output",
+        required=True,
+        metavar="FOLDER",
+        type=output_folder,
+        help="write the dataset to this folder",
     )
     parser.add_argument(
         "--videos",
         metavar="FOLDER",
         type=Path,
-        help="the video files, for their times and frame sizes (else FOLDER/videos is named, to be filled)",
+        help="folder of the video files, to read their times and frame sizes (default: the dataset refers to "
+        "OUTPUT/videos, where you put the videos later)",
     )
     parser.add_argument(
         "--every",
-        type=every,
+        type=keyframe_interval,
         default=1.0,
         metavar="SECONDS",
-        help="from keyframe to keyframe (default: 1)",
+        help="time between keyframes (default: 1)",
     )
-    parser.add_argument("--label-map", metavar="FILE", type=Path, help="actions.pbtxt to keep ids of")
+    parser.add_argument(
+        "--label-map", metavar="FILE", type=Path, help="keep the action ids of this label map (.pbtxt)"
+    )
     parser.add_argument(
         "--video-start",
-        type=moment,
+        type=video_time,
         default=0.0,
         metavar="SECOND",
-        help="second of the dataset's clock at which every video file starts (default: 0)",
+        help="time on the clock of the dataset at which every video file starts (default: 0)",
     )
     parser.add_argument(
         "--rate",
         type=frame_rate,
         metavar="FPS",
-        help="frames per second by which frames are numbered",
+        help="frame rate of the frame numbers in the annotations",
     )
     parser.add_argument(
         "--video",
         metavar="NAME",
-        help="the video, where the files do not name it (default: the one in --videos of a file's own name, "
-        "else the only one there)",
+        help="video of files that do not name it (default: the video in --videos with the name of the file, "
+        "or the only one)",
     )
     parser.add_argument(
         "--frame-size",
         type=_size,
         metavar="WIDTHxHEIGHT",
-        help="pixels of the frames, where the files do not say it and --videos has neither videos nor images",
+        help="frame size in pixels, for files without it if --videos contains neither videos nor images",
     )
     parser.add_argument(
         "--first-frame",
-        type=whole("[0, 1]"),
+        type=integer_in("[0, 1]"),
         default=0,
-        help="number of a video's first frame in names of images (ffmpeg: 1; default: 0)",
+        metavar="{0,1}",
+        help="number of a video's first frame in image names; ffmpeg uses 1 (default: 0)",
     )
     parser.add_argument(
         "--ignore",
         action="append",
         default=[],
         metavar="NAME",
-        help="a class, attribute or action that is not imported; may come several times",
+        help="skip this class, attribute or action; repeatable",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the dataset's files")
+    parser.add_argument("--overwrite", action="store_true", help="overwrite an existing dataset")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the dataset and say what is in it."""
+    """Write the dataset and print its contents."""
     if args.videos is not None and not args.videos.is_dir():
         raise ConfigError(f"--videos: {args.videos} is not a folder")
     options = ImportOptions(

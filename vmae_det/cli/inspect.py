@@ -1,4 +1,4 @@
-"""`vmae-det inspect`: size, cost, memory and learning rates of a config, without data and without a GPU."""
+"""`vmae-det inspect`: show size, GFLOPs, memory and learning rates of a config, without data or a GPU."""
 
 from __future__ import annotations
 
@@ -6,129 +6,137 @@ import argparse
 from typing import TYPE_CHECKING
 
 from vmae_det.cli.arguments import output_folder
-from vmae_det.cli.common import add_config_arguments, load_config
+from vmae_det.cli.config_arguments import add_config_arguments, load_config
 from vmae_det.config import CfgNode
 
 if TYPE_CHECKING:
     from vmae_det.engine.inspection import Inspection
 
-PROCESSES = (1, 8, 64)
+PROCESS_COUNTS = (1, 8, 64)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A config, and where to draw its schedule."""
+    """Add the config, and a folder for the plot of its schedule."""
     parser.epilog = (
-        "GFLOPs: a multiply-add counts once; one clip, forward, products of attention included;\n"
-        "pre-training: the encoder on visible tokens.\n"
-        "Memory of training on each process: weights, gradients, the optimizer's numbers (AdamW: two for\n"
-        "each trained parameter) at 4 bytes each, copies of weights for mixed precision, and for each clip\n"
-        "the tensors that the backward pass needs. Kernels use more for a moment."
+        "GFLOPs: forward pass of one clip; a multiply-add counts as one operation; includes the matrix\n"
+        "multiplications of attention. In pre-training the encoder only processes visible tokens.\n"
+        "Memory of training, per process: weights, gradients and optimizer state (AdamW: two values per\n"
+        "trained parameter) at 4 bytes per value, copies of the weights for mixed precision, and the "
+        "tensors\n"
+        "that each clip keeps for the backward pass. Kernels briefly use more."
     )
     parser.add_argument(
-        "--output", type=output_folder, metavar="DIR", help="draw the learning rate there, as schedule.png"
+        "--output", type=output_folder, metavar="FOLDER", help="plot the learning rate to FOLDER/schedule.png"
     )
     add_config_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what the config describes; gives the exit status."""
-    cfg = load_config(args.config_file, args.opts)
+    """Print the inspection of the config; return the exit status."""
     from vmae_det.engine.inspection import inspect_config
-    from vmae_det.visualization.reconstruction import write_png
+    from vmae_det.inference.predictor import find_config
+    from vmae_det.visualization.pictures import write_png
     from vmae_det.visualization.schedule import draw_schedule
 
+    cfg = load_config(args.config_file, args.opts, find_config)
+
     name = args.config_file or "defaults"
-    found = inspect_config(cfg)
-    print("\n".join([name, *describe(cfg, found)]))
+    inspection = inspect_config(cfg)
+    print("\n".join([name, *describe(cfg, inspection)]))
     if args.output:
         path = args.output / "schedule.png"
-        write_png(path, draw_schedule(found.schedule, cfg.SOLVER.EPOCHS, f"learning rate of {name}"))
+        write_png(path, draw_schedule(inspection.schedule, cfg.SOLVER.EPOCHS, f"learning rate of {name}"))
         print(f"\nschedule drawn in {path}")
     return 0
 
 
-def describe(cfg: CfgNode, found: Inspection) -> list[str]:
-    """Lines of text about an inspected config."""
+def describe(cfg: CfgNode, inspection: Inspection) -> list[str]:
+    """Return the lines of text that describe an inspected config."""
     from vmae_det.visualization.schedule import schedule_as_text
 
-    lines = [
-        *_model_lines(cfg, found),
+    return [
+        *_model_lines(cfg, inspection),
         "",
-        *_memory_lines(cfg, found),
+        *_memory_lines(cfg, inspection),
         "",
-        *_rate_lines(cfg, found),
-        *schedule_as_text(found.schedule, cfg.SOLVER.EPOCHS),
+        *_rate_lines(cfg, inspection),
+        *schedule_as_text(inspection.schedule, cfg.SOLVER.EPOCHS),
         "",
-        *_group_lines(found),
+        *_group_lines(inspection),
     ]
-    return lines
 
 
-def _model_lines(cfg: CfgNode, found: Inspection) -> list[str]:
-    tokens, side = found.tokens, cfg.INPUT.CROP_SIZE
+def _model_lines(cfg: CfgNode, inspection: Inspection) -> list[str]:
+    tokens, side = inspection.tokens, cfg.INPUT.CROP_SIZE
     t, h, w = tokens.grid
     shape = f"{t} x {h} x {w} = {t * h * w}"
     if tokens.decoded:
         shape += f", {tokens.encoded} visible, {tokens.predicted} predicted"
-    backbone = found.parameters.get("backbone", 0)
-    total = found.total_parameters
-    trained = "" if found.trainable == total else f", {_millions(found.trainable)} trained"
+    backbone = inspection.parameters.get("backbone", 0)
+    total = inspection.total_parameters
+    trained = "" if inspection.trainable == total else f", {_millions(inspection.trainable)} trained"
     return [
         f"model        {cfg.MODEL.META_ARCHITECTURE} on {cfg.MODEL.BACKBONE.NAME}",
         f"clip         {cfg.INPUT.NUM_FRAMES} frames of {side} x {side}",
         f"tokens       {shape}",
         f"parameters   {_millions(total)}: backbone {_millions(backbone)}, rest {_millions(total - backbone)}"
         + trained,
-        f"GFLOPs       {found.flops / 1e9:.1f} a clip"
-        if found.flops >= 1e9
-        else f"GFLOPs       {found.flops / 1e9:.2g} a clip",
+        f"GFLOPs       {inspection.flops / 1e9:.1f} per clip"
+        if inspection.flops >= 1e9
+        else f"GFLOPs       {inspection.flops / 1e9:.2g} per clip",
     ]
 
 
-def _memory_lines(cfg: CfgNode, found: Inspection) -> list[str]:
-    memory = found.memory
+def _memory_lines(cfg: CfgNode, inspection: Inspection) -> list[str]:
+    memory = inspection.memory
     parts = [
         ("weights", memory.weights),
         ("gradients", memory.gradients),
-        (f"states of {cfg.SOLVER.OPTIMIZER}", memory.optimizer),
-        ("average of the weights", memory.average),
-        (f"copies in {cfg.SOLVER.AMP}", memory.casts),
+        (f"{cfg.SOLVER.OPTIMIZER} state", memory.optimizer),
+        ("EMA weights", memory.average),
+        (f"{cfg.SOLVER.AMP} copies", memory.casts),
     ]
-    # Accumulated passes do not live at the same time.
+    # Accumulated passes run one after the other.
     clips = cfg.SOLVER.BATCH_SIZE * cfg.DATALOADER.REPEATED_AUG / cfg.SOLVER.ACCUMULATE
     lines = [
         "memory       " + " + ".join(f"{name} {_size(size)}" for name, size in parts if size),
-        f"             + {_size(memory.clip)} of activations a clip",
+        f"             + {_size(memory.clip)} activations per clip",
         f"             {_size(memory.total(1))} for one clip",
     ]
-    for number in PROCESSES:
-        if clips % number == 0:
-            share = int(clips // number)
-            where = "one process" if number == 1 else f"each of {number} processes"
+    for processes in PROCESS_COUNTS:
+        if clips % processes == 0:
+            share = int(clips // processes)
+            where = "one process" if processes == 1 else f"each of {processes} processes"
             lines.append(f"             {_size(memory.total(share))} for a batch, {share} clips on {where}")
     return lines
 
 
-def _rate_lines(cfg: CfgNode, found: Inspection) -> list[str]:
+def _rate_lines(cfg: CfgNode, inspection: Inspection) -> list[str]:
     solver = cfg.SOLVER
     scale = solver.BATCH_SIZE / 256
-    if found.steps is None:
+    if inspection.steps is None:
         steps = f"{solver.EPOCHS} epochs"
     else:
-        steps = f"{solver.EPOCHS} epochs of {found.steps} steps = {solver.EPOCHS * found.steps} steps"
+        steps = (
+            f"{solver.EPOCHS} epochs of {inspection.steps} steps = {solver.EPOCHS * inspection.steps} steps"
+        )
     start = solver.WARMUP_LR if solver.WARMUP_EPOCHS else solver.BASE_LR
     lines = [
         f"rate         {solver.BASE_LR:g} x {solver.BATCH_SIZE} videos / 256 = {solver.BASE_LR * scale:.4g}",
-        f"schedule     {steps}; from {start * scale:.4g}, {solver.WARMUP_EPOCHS:g} epochs of warm-up, "
-        f"then a half cosine to {solver.MIN_LR * scale:.4g}",
+        f"schedule     {steps}; {solver.WARMUP_EPOCHS:g} epochs of warm-up from {start * scale:.4g}, "
+        f"then half a cosine to {solver.MIN_LR * scale:.4g}",
     ]
-    return lines if found.steps else [*lines, f"             steps are not known: {found.no_steps}"]
+    return (
+        lines
+        if inspection.steps
+        else [*lines, f"             number of steps unknown: {inspection.no_steps}"]
+    )
 
 
-def _group_lines(found: Inspection) -> list[str]:
-    peak = max(found.schedule(step / 1000) for step in range(1000))
-    lines = ["    factor      peak rate   decaying   not        parts"]
-    for group in found.rates:
+def _group_lines(inspection: Inspection) -> list[str]:
+    peak = max(inspection.schedule(step / 1000) for step in range(1000))
+    lines = ["    factor      peak rate   decay      no decay   parts"]
+    for group in inspection.rates:
         lines.append(
             f"{group.lr_scale:10.4g} {group.lr_scale * peak:14.4g} {_millions(group.decaying):>10} "
             f"{_millions(group.not_decaying):>9}   {_join(group.parts)}"
@@ -137,7 +145,7 @@ def _group_lines(found: Inspection) -> list[str]:
 
 
 def _join(parts: list[str]) -> str:
-    """The names of parts, a run of blocks by its first and last one."""
+    """Return the names of parts; consecutive blocks are shortened to the first and last one."""
     blocks = [part for part in parts if part.startswith("backbone.blocks.")]
     if len(blocks) < 2:
         return ", ".join(parts)

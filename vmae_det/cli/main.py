@@ -1,4 +1,4 @@
-"""The command `vmae-det`. Help and errors of arguments need no heavy import."""
+"""The command `vmae-det`. Help and argument errors import nothing heavy."""
 
 from __future__ import annotations
 
@@ -17,44 +17,43 @@ from vmae_det.utils.errors import USER_ERROR_STATUS, ConfigError, UserError, fil
 from vmae_det.utils.extensions import OPTION, import_extensions, pop_import_options
 
 COMMANDS = {
-    "train": "pre-train, fine-tune or transfer, as a config says",
-    "submit": "train as a job of a SLURM cluster",
+    "train": "pre-train, fine-tune or train a detector, as specified by a config",
+    "submit": "submit training as a job to a SLURM cluster",
     "test": "evaluate trained weights on DATASETS.TEST",
-    "detect": "find the actions of people in a video and draw them",
-    "detect-persons": "boxes of the people in the keyframes of videos, by a person detector",
-    "visualize": "what a model sees, is fed and has learned, as pictures",
-    "inspect": "size, cost, memory and learning rates of a config, before a run",
-    "export": "a detector or classifier as a file of torch.export or ONNX",
-    "convert": "weights from one published format to another",
-    "prepare": "a known dataset, from what its site gives to what the configs want",
-    "import": "annotations of CVAT, VIA 3, COCO JSON or Label Studio to a dataset",
-    "shard": "the videos of a dataset into tar shards",
-    "check-data": "what is wrong with a dataset, before a night of training is lost",
-    "evaluate": "frame-mAP, video-mAP or person recall of detections in a file",
-    "link": "detections in keyframes to tubes, for video-mAP",
-    "convert-tubes": "tubes in the pickles of ACT and MultiSports to CSV",
-    "benchmark": "time and memory of the program's parts on this machine",
-    "quickstart": "the whole way on a small built-in dataset, in a few minutes on a CPU",
+    "detect": "detect actions of people in videos and draw them",
+    "detect-persons": "detect people in the keyframes of videos and write their boxes",
+    "visualize": "visualize reconstructions, attention, batches, curves, embeddings and detections",
+    "inspect": "show size, GFLOPs, memory and learning rates of a config",
+    "export": "export a detector or classifier to torch.export, ONNX or Hugging Face format",
+    "convert": "convert weights between published formats",
+    "prepare": "prepare a public dataset for the configs of the model zoo",
+    "import": "import annotations from CVAT, VIA 3, COCO JSON or Label Studio as a dataset",
+    "shard": "pack the videos of a dataset into tar shards",
+    "check-data": "check a dataset for problems before training",
+    "evaluate": "compute frame-mAP, video-mAP or person AP of predictions in a file",
+    "link": "link keyframe detections into tubes, for video-mAP",
+    "convert-tubes": "convert tubes from ACT or MultiSports pickles to CSV",
+    "benchmark": "measure time and memory of the toolkit on this machine",
+    "quickstart": "run the whole pipeline on a small built-in dataset, in a few minutes on a CPU",
 }
-# Those that build models, datasets, readers or person detectors by name, which may be the user's.
+# Commands with --import: they build models, datasets, readers or person detectors from registries.
 EXTENSIBLE = (
     *("train", "submit", "test", "detect", "detect-persons", "visualize", "inspect", "export"),
     *("convert", "check-data"),
 )
-_MODULES = {"import": "import_annotations"}  # where the command's name cannot be the module's
+_MODULES = {"import": "import_annotations"}  # `import` is not a valid module name
 
 
 class _Parser(argparse.ArgumentParser):
-    """Ends in one line, as all errors do, where argparse would print its usage before."""
+    """Reports errors in one line, without the usage that argparse prints first."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(USER_ERROR_STATUS, f"{self.prog}: error: {one_line(message)}; see {self.prog} --help\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; gives its exit status. An error that the user can mend is one line on stderr,
-    status 2."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names that its encoding lacks must not end a command
+    """Run a command; return its exit status. A UserError prints one line to stderr and returns 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names that stdout cannot encode must not stop a command
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
@@ -63,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("vmae-det: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader of the pipe, such as `head`, has exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
@@ -71,46 +70,52 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser(name: str) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser | None, Any]:
-    """The parser of the program; that of the command called `name`, and its module, where there is one.
+    """Build the parser of the program. Only the module of the command `name` is imported.
 
-    Other commands are known by their names alone, so that their modules need no import.
+    Returns:
+        The parser of the program, the parser of the command `name`, and the module of that command. The
+        latter two are None if there is no such command.
     """
     parser = _Parser(
         prog="vmae-det",
-        description="VideoMAE: pre-training on video, fine-tuning, spatio-temporal action detection.",
+        description="VideoMAE pre-training, fine-tuning and spatio-temporal action detection.",
     )
     parser.add_argument("--version", action="version", version=f"vmae-det {vmae_det.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    asked, module = None, None
+    command_parser, module = None, None
     for command, summary in COMMANDS.items():
         added = commands.add_parser(
             command, help=summary, description=summary, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         if command == name:
-            asked = added
+            command_parser = added
             module = importlib.import_module(f"vmae_det.cli.{_MODULES.get(name, name.replace('-', '_'))}")
-            module.add_arguments(asked)
+            module.add_arguments(command_parser)
             if name in EXTENSIBLE:
-                own = "of own parts, to be imported first (docs/extend.md)"
-                asked.add_argument(OPTION, action="append", metavar="MODULE", help=own)
-    return parser, asked, module
+                command_parser.add_argument(
+                    OPTION,
+                    action="append",
+                    metavar="MODULE",
+                    help="import this module with custom components first; repeatable (docs/extend.md)",
+                )
+    return parser, command_parser, module
 
 
 def _run(argv: list[str]) -> int:
     command, *argv = take_local_rank(argv) or [""]
-    parser, asked, module = build_parser(command)
+    parser, command_parser, module = build_parser(command)
     overrides: list[str] = []
     extensions: list[str] = []
     if command in EXTENSIBLE:
         argv, extensions = pop_import_options(argv)
-    if asked:
-        argv, overrides = split_overrides(argv, asked)
+    if command_parser:
+        argv, overrides = split_overrides(argv, command_parser)
     args = parser.parse_args([command, *argv] if command else [])
     if overrides:
         if not hasattr(args, "opts"):
             raise ConfigError(f"{overrides[0]}: vmae-det {command} takes no config keys")
         args.opts = [*args.opts, *overrides]
-    import_extensions([*extensions, *(getattr(args, "import", None) or ())])  # the latter of --imp
+    import_extensions([*extensions, *(getattr(args, "import", None) or ())])  # argparse also accepts --imp
     return module.run(args)
 
 

@@ -1,4 +1,4 @@
-"""Where the arguments of a command end and its `KEY VALUE` pairs begin, before argparse sees them."""
+"""Splits the arguments of a command from its `KEY VALUE` overrides, before argparse parses them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from vmae_det.utils.errors import ConfigError
 from vmae_det.utils.file_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 _GROUPS = {key.partition(".")[0] for key in KEYS if "." in key}
-# A file such as TEST.MP4 or model.pth is no key.
-_FILES = (
+# A file such as TEST.MP4 or model.pth is not a key.
+_FILE_SUFFIXES = (
     VIDEO_SUFFIXES
     | IMAGE_SUFFIXES
     | frozenset(
@@ -39,65 +39,65 @@ _LOCAL_RANK = re.compile(r"--local[-_]rank(=(.*))?")
 
 
 def take_local_rank(argv: Sequence[str]) -> list[str]:
-    """The arguments without the `--local-rank=N` that older launchers add; torch's way is the variable
-    LOCAL_RANK.
+    """Remove `--local-rank=N`, which older launchers add, and set the variable LOCAL_RANK instead.
 
     Raises:
-        ConfigError: N is no number.
+        ConfigError: N is not a number.
     """
     rest = list(argv)
-    for place, token in enumerate(rest):
-        found = _LOCAL_RANK.fullmatch(token)
-        if found:
-            value = found[2] if found[1] else "".join(rest[place + 1 : place + 2])
+    for index, token in enumerate(rest):
+        match = _LOCAL_RANK.fullmatch(token)
+        if match:
+            value = match[2] if match[1] else "".join(rest[index + 1 : index + 2])
             if not re.fullmatch("[0-9]{1,4}", value):
-                raise ConfigError(f"--local-rank: expected the number of a process, got '{value[:50]}'")
+                raise ConfigError(f"--local-rank: expected the rank of a process, got '{value[:50]}'")
             os.environ.setdefault("LOCAL_RANK", value)
-            del rest[place : place + (1 if found[1] else 2)]
+            del rest[index : index + (1 if match[1] else 2)]
             return rest
     return rest
 
 
 def split_overrides(argv: Sequence[str], parser: argparse.ArgumentParser) -> tuple[list[str], list[str]]:
-    """The arguments of a command, and the `KEY VALUE` pairs after them.
+    """Split a command line into the arguments of the command and the `KEY VALUE` pairs after them.
 
-    The pairs begin at a token that is a config key or looks like one, ours or another toolkit's; or after
-    `--opts`.
+    The pairs start after `--opts`, or at the first token that is or resembles a config key of this or another
+    toolkit.
 
     Args:
-        parser: of the command; its options that take a value tell what is one.
+        argv: tokens after the name of the command.
+        parser: parser of the command. Its options with a value determine which tokens are values.
 
     Raises:
-        ConfigError: an option of another toolkit, or one after a pair.
+        ConfigError: an option belongs to another toolkit, or follows a pair.
     """
     options = dict(_options(parser))
-    for place, token in enumerate(argv):
+    for index, token in enumerate(argv):
         if token == "--opts":
-            return list(argv[:place]), _pairs(argv[place + 1 :])
+            return list(argv[:index]), _check_pairs(argv[index + 1 :])
         name = token.partition("=")[0]
         known = any(option.startswith(name) for option in options)
         if name in OPTIONS and not known:
-            after = replacement_hint(argv[place + 1].partition("=")[0]) if place + 1 < len(argv) else ""
-            raise ConfigError(f"{name}: an option of another toolkit; use {OPTIONS[name]}{after}")
-        before = argv[place - 1] if place else ""
+            hint = replacement_hint(argv[index + 1].partition("=")[0]) if index + 1 < len(argv) else ""
+            raise ConfigError(f"{name}: an option of another toolkit; use {OPTIONS[name]}{hint}")
+        before = argv[index - 1] if index else ""
         if before.startswith("--") and any(
             option.startswith(before) and takes_value for option, takes_value in options.items()
         ):
             continue
         if _is_key(token):
-            return list(argv[:place]), _pairs(argv[place:])
+            return list(argv[:index]), _check_pairs(argv[index:])
     return list(argv), []
 
 
-def _pairs(overrides: Sequence[str]) -> list[str]:
+def _check_pairs(overrides: Sequence[str]) -> list[str]:
     for key in overrides[0::2]:
         if key.startswith("-"):
-            raise ConfigError(f"{key}: no config key; options come before the first KEY VALUE")
+            raise ConfigError(f"{key}: not a config key; options must come before the first KEY VALUE")
     return list(overrides)
 
 
 def _options(parser: argparse.ArgumentParser) -> Iterator[tuple[str, bool]]:
-    """All options, also those of commands below, and whether they take a value."""
+    """Yield all options, including those of subcommands, and whether they take a value."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for command in action.choices.values():
@@ -107,11 +107,12 @@ def _options(parser: argparse.ArgumentParser) -> Iterator[tuple[str, bool]]:
 
 
 def _is_key(token: str) -> bool:
+    """Whether a token is or resembles a config key."""
     name = token.partition("=")[0]
     suffix = f".{name.rpartition('.')[2].lower()}"
-    if suffix in _FILES or os.path.exists(token):
+    if suffix in _FILE_SUFFIXES or os.path.exists(token):
         return False
     if name.upper() in KEYS or replacement_hint(name):
         return True
-    looks_like_one = re.fullmatch(r"[A-Z_]+(\.[A-Z][A-Z0-9_]*)+", name) is not None
-    return looks_like_one and bool(difflib.get_close_matches(name.partition(".")[0], _GROUPS, cutoff=0.75))
+    has_key_form = re.fullmatch(r"[A-Z_]+(\.[A-Z][A-Z0-9_]*)+", name) is not None
+    return has_key_form and bool(difflib.get_close_matches(name.partition(".")[0], _GROUPS, cutoff=0.75))

@@ -1,6 +1,6 @@
-"""`vmae-det quickstart`: the whole way on MiniAVA, from raw video to actions drawn on it.
+"""`vmae-det quickstart`: run the whole pipeline on MiniAVA, from raw video to an overlay of detections.
 
-Pre-train, fine-tune, then train the same detector from three starts; a table says what each start is worth.
+Pre-trains, fine-tunes, then trains the same detector from three initializations and compares them in a table.
 """
 
 from __future__ import annotations
@@ -11,32 +11,54 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import simplejson
 
-from vmae_det.cli.arguments import output_folder, processes, seed
+from vmae_det.cli.arguments import num_processes, output_folder, seed
+
+if TYPE_CHECKING:
+    from vmae_det.data.catalog import DatasetSpec
 
 NUM_OVERLAYS = 2
-_DONE = "done.txt"  # of a finished stage: how long it took
+_DONE = "done.txt"  # written by a finished stage; contains its duration
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where to, and the seed."""
-    parser.add_argument("--output", type=output_folder, default=Path("output/quickstart"), metavar="DIR")
-    parser.add_argument("--seed", type=seed, default=0, help="of weights, order, augmentation and masks")
+    """Add the output folder, the seed, and overrides."""
     parser.add_argument(
-        "--num-gpus", type=processes, metavar="N", help="processes; default: one per GPU, or two on the CPU"
+        "--output",
+        type=output_folder,
+        default=Path("output/quickstart"),
+        metavar="FOLDER",
+        help="write all results to this folder (default: %(default)s)",
     )
     parser.add_argument(
-        "--datasets", default="", metavar="DIR", help="where MiniAVA is made; default ./datasets"
+        "--seed",
+        type=seed,
+        default=0,
+        metavar="N",
+        help="random seed of weights, shuffling, augmentation and masks (default: 0)",
     )
     parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to override in all stages"
+        "--num-gpus",
+        type=num_processes,
+        metavar="N",
+        help="number of processes (default: one per GPU, or two on the CPU)",
+    )
+    parser.add_argument(
+        "--datasets",
+        default="",
+        metavar="FOLDER",
+        help="create MiniAVA in this folder (default: $VMAE_DET_DATASETS, else ./datasets)",
+    )
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="override config keys in all stages"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run all stages; those that are done with the same config are not run again."""
+    """Run all stages; skip those already done with the same config."""
     from vmae_det.engine.launch import check_processes, run_guarded
 
     check_processes(args.num_gpus or 1)
@@ -48,9 +70,9 @@ def _run(args: argparse.Namespace) -> None:
 
     began = time.perf_counter()
     out = args.output
-    _say("MiniAVA, the built-in dataset")
+    _print_title("MiniAVA, the built-in dataset")
     val = get_dataset("mini_ava_val", args.datasets)
-    print(f"in {val.videos.parent} (its README.md explains the formats)")
+    print(f"{val.videos.parent} (README.md describes the formats)")
 
     pretrained = _stage(args, "pretrain", "MiniAVA/pretrain.yaml", "Pre-training on unlabelled video")
     finetuned = _stage(
@@ -66,20 +88,20 @@ def _run(args: argparse.Namespace) -> None:
             args,
             "detect_" + name.replace(", ", "_").replace("-", ""),
             "MiniAVA/detect.yaml",
-            f"Action detection, start: {name}",
+            f"Action detection, initialization: {name}",
             start=start,
         )
         for name, start in starts.items()
     }
     best = max(detectors, key=lambda name: _results(detectors[name])["frame_mAP"])
-    _say(f"Actions drawn on video, by the detector that started {best}")
-    overlays = _draw(detectors[best] / "model_final.pt", val, out / "overlays")
-    _table(detectors, pretrained, finetuned, _chance(val), overlays, out, time.perf_counter() - began)
+    _print_title(f"Overlays of the best detector (initialization: {best})")
+    overlays = _draw_overlays(detectors[best] / "model_final.pt", val, out / "overlays")
+    _print_results(detectors, pretrained, finetuned, _chance(val), overlays, out, time.perf_counter() - began)
 
 
 def _stage(args: argparse.Namespace, name: str, config: str, title: str, start: Path | None = None) -> Path:
-    """Run one training in its own folder, or what is left of it; gives the folder."""
-    from vmae_det.cli.common import load_config
+    """Run or resume one training in its own folder; return the folder."""
+    from vmae_det.cli.config_arguments import load_config
     from vmae_det.cli.train import train_or_evaluate
     from vmae_det.engine.launch import launch
     from vmae_det.utils.output_files import write_text
@@ -89,23 +111,23 @@ def _stage(args: argparse.Namespace, name: str, config: str, title: str, start: 
     if start is not None:
         opts += ["MODEL.BACKBONE.CHECKPOINT", str(start / "model_final.pt")]
     cfg = load_config(config, opts + args.opts)
-    _say(title)
+    _print_title(title)
     saved = folder / "config.yaml"
     if saved.exists() and saved.read_text(encoding="utf-8") != cfg.dump():
-        print(f"{folder} was made with another config and is made anew")
+        print(f"{folder} was trained with another config; training it again")
         shutil.rmtree(folder)
     if (folder / _DONE).exists():
-        print(f"done already, in {folder}")
+        print(f"already done: {folder}")
         return folder
     began = time.perf_counter()
-    status = launch(train_or_evaluate, (cfg, True), num_processes=args.num_gpus or _processes())
+    status = launch(train_or_evaluate, (cfg, True), num_processes=args.num_gpus or _default_processes())
     if status:
-        raise SystemExit(status)  # the stage has said why
+        raise SystemExit(status)  # the stage has printed the error
     write_text(folder / _DONE, f"{time.perf_counter() - began:.0f} s\n")
     return folder
 
 
-def _processes() -> int:
+def _default_processes() -> int:
     import torch
 
     return torch.cuda.device_count() or min(os.cpu_count() or 1, 2)
@@ -119,10 +141,11 @@ def _results(folder: Path) -> dict[str, float]:
     return simplejson.loads((folder / "results.json").read_text(encoding="utf-8"))
 
 
-def _chance(val) -> float:  # noqa: ANN001
+def _chance(val: DatasetSpec) -> float:
     from vmae_det.config import get_cfg
     from vmae_det.evaluation.frame_map import chance_level
-    from vmae_det.formats.ava_csv import LabelMap, read_action_csv
+    from vmae_det.formats.ava_csv import read_action_csv
+    from vmae_det.formats.label_map import LabelMap
     from vmae_det.formats.person_boxes import read_person_boxes
 
     label_map = LabelMap.from_file(val.label_map)
@@ -131,10 +154,10 @@ def _chance(val) -> float:  # noqa: ANN001
     return chance_level(read_action_csv(val.annotations, label_map), persons, label_map)
 
 
-def _draw(weights: Path, val, folder: Path) -> list[Path]:  # noqa: ANN001
+def _draw_overlays(weights: Path, val: DatasetSpec, folder: Path) -> list[Path]:
     from vmae_det.formats.person_boxes import read_person_boxes
     from vmae_det.inference.predictor import ActionPredictor, read_config
-    from vmae_det.rendering.detect_video import Settings, detect_video
+    from vmae_det.rendering.detect_video import DetectionSettings, detect_video
     from vmae_det.rendering.result_writers import WRITERS
 
     predictor = ActionPredictor(read_config(weights))
@@ -142,12 +165,12 @@ def _draw(weights: Path, val, folder: Path) -> list[Path]:  # noqa: ANN001
     overlays = []
     for video in sorted(val.videos.glob("*.mp4")):
         if video.stem in set(map(str, persons.videos)) and len(overlays) < NUM_OVERLAYS:
-            settings = Settings(tuple(WRITERS), video_start=val.video_start)
+            settings = DetectionSettings(tuple(WRITERS), video_start=val.video_start)
             overlays.append(detect_video(predictor, video, persons, folder / video.stem, settings, "")[-1])
     return overlays
 
 
-def _table(
+def _print_results(
     detectors: dict[str, Path],
     pretrained: Path,
     finetuned: Path,
@@ -156,21 +179,21 @@ def _table(
     out: Path,
     seconds: float,
 ) -> None:
-    _say("Frame-mAP at IoU 0.5 on mini_ava_val")
+    _print_title("Frame-mAP at IoU 0.5 on mini_ava_val")
     width = max(map(len, detectors))
-    print(f"{'start of the detector':<{max(width, 21)}}  frame-mAP   time")
+    print(f"{'initialization':<{max(width, 21)}}  frame-mAP   time")
     for name, folder in detectors.items():
         frame_map = _results(folder)["frame_mAP"]
         print(f"{name:<{max(width, 21)}}  {frame_map:9.3f}  {_seconds(folder):4.0f} s")
     print(f"{'(chance)':<{max(width, 21)}}  {chance:9.3f}")
     top1 = _results(finetuned)["top1"]
     print(f"\npre-training took {_seconds(pretrained):.0f} s,", end=" ")
-    print(f"fine-tuning {_seconds(finetuned):.0f} s (top-1 {top1:.1f} %); all of it {seconds:.0f} s\n")
-    print("actions on video:  ", *overlays, sep="\n  ")
+    print(f"fine-tuning {_seconds(finetuned):.0f} s (top-1 {top1:.1f} %); in total {seconds:.0f} s\n")
+    print("overlays:          ", *overlays, sep="\n  ")
     print("reconstructions:   ", pretrained / "reconstruction.png", sep="\n  ")
     print("logs:              ", out / "*" / "log.txt", f"tensorboard --logdir {out}", sep="\n  ")
 
 
-def _say(title: str) -> None:
+def _print_title(title: str) -> None:
     print(f"\n== {title}", flush=True)
     sys.stdout.flush()

@@ -14,28 +14,32 @@ _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The dataset, and where and how large its shards are."""
-    parser.epilog = "A run that was stopped goes on where it was when it is started again."
+    """Add the dataset, and the folder and size of the shards."""
+    parser.epilog = "Run the command again to resume an interrupted run."
     parser.add_argument(
-        "dataset", metavar="DATASET", help="dataset file (.yaml), name of the catalog, or folder of videos"
+        "dataset", metavar="DATASET", help="dataset file (.yaml), name in the catalog, or folder of videos"
     )
     parser.add_argument(
-        "--output", type=output_folder, required=True, metavar="DIR", help="where the shards go"
+        "--output",
+        type=output_folder,
+        required=True,
+        metavar="FOLDER",
+        help="write the shards to this folder",
     )
     parser.add_argument(
         "--size",
         type=_bytes,
         default=_bytes("1GB"),
         metavar="SIZE",
-        help="of a shard at most, such as 500MB (default: 1GB)",
+        help="largest size of a shard, such as 500MB (default: 1GB)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the shards and print how to name them; gives the exit status."""
+    """Write the shards and print how to refer to them; return the exit status."""
     paths = write_shards(get_dataset(args.dataset), args.output, args.size)
     last = paths[-1].stem.rpartition("-")[2]
-    print(f"{len(paths)} shards; as `videos` of a dataset: {args.output}, or")
+    print(f"{len(paths)} shards; set `videos` of a dataset file to {args.output}, or to")
     print(f"{args.output}/videos-{{{'0' * len(last)}..{last}}}.tar")
     return 0
 

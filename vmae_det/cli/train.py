@@ -1,35 +1,85 @@
-"""`vmae-det train`: pre-training, fine-tuning and detection training, told apart by the config."""
+"""`vmae-det train`: pre-training, fine-tuning or detection training; the config selects the task."""
 
 from __future__ import annotations
 
 import argparse
+from pkgutil import resolve_name
 
-from vmae_det.cli.common import add_config_arguments, add_launch_arguments, load_config
+from vmae_det.cli.arguments import integer_in, num_processes, number_in, positive_int
+from vmae_det.cli.config_arguments import add_config_arguments, load_config
 from vmae_det.config import CfgNode
 from vmae_det.utils.errors import UserError
+from vmae_det.utils.watchdog import TIMEOUT
+
+# Function of a config that returns extra hooks. Named, not imported: training does not depend on drawing.
+_PICTURE_HOOKS = "vmae_det.visualization.training_hook:picture_hooks"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of detectron2's train_net."""
+    """Add the arguments of detectron2's train_net."""
     parser.add_argument(
-        "--resume", action="store_true", help="go on from the newest checkpoint in OUTPUT_DIR"
+        "--resume", action="store_true", help="resume from the latest checkpoint in OUTPUT_DIR"
     )
-    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, do not train")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS instead of training")
     parser.add_argument(
         "--profile",
         action="store_true",
-        help="leave a trace of a few steps for Perfetto, and a table, in OUTPUT_DIR/profile",
+        help="profile a few steps; write a Perfetto trace and a table to OUTPUT_DIR/profile",
     )
     add_launch_arguments(parser)
     add_config_arguments(parser)
 
 
+def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the number of processes and machines."""
+    parser.add_argument(
+        "--num-gpus",
+        type=num_processes,
+        default=1,
+        metavar="N",
+        help="number of processes on this machine, one per GPU; without a GPU they run on the CPU "
+        "(default: 1)",
+    )
+    parser.add_argument(
+        "--num-machines", type=positive_int, default=1, metavar="N", help="number of machines (default: 1)"
+    )
+    parser.add_argument(
+        "--machine-rank",
+        type=integer_in("[0, 999999]"),
+        default=0,
+        metavar="N",
+        help="rank of this machine, from 0 (default: 0)",
+    )
+    parser.add_argument(
+        "--dist-url",
+        default="auto",
+        metavar="HOST:PORT",
+        help="address of machine 0; required with several machines",
+    )
+    parser.add_argument(
+        "--max-restarts",
+        type=integer_in("[0, 10000]"),
+        default=0,
+        metavar="N",
+        help="if a process is lost, restart all from the latest checkpoint, at most N times (default: 0)",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=number_in("(0, 10000000]"),
+        default=TIMEOUT,
+        metavar="SECONDS",
+        help="stop the run if it makes no progress for this long (default: %(default)g)",
+    )
+
+
 def run(args: argparse.Namespace) -> int:
-    """Check the config, then train or evaluate in as many processes as asked for."""
+    """Check the config, then train or evaluate in the requested number of processes."""
     if args.profile and args.eval_only:
-        raise UserError("--profile: looks at steps of training, of which --eval-only has none")
+        raise UserError("--profile: profiles training steps, so it cannot be combined with --eval-only")
     if args.resume and args.eval_only:
-        raise UserError("--resume: goes on with a training, which --eval-only is not; set MODEL.WEIGHTS")
+        raise UserError(
+            "--resume: resumes training, so it cannot be combined with --eval-only; set MODEL.WEIGHTS"
+        )
     cfg = load_config(args.config_file, args.opts)
     from vmae_det.engine.launch import check_processes, launch
 
@@ -50,13 +100,22 @@ def run(args: argparse.Namespace) -> int:
 def train_or_evaluate(
     cfg: CfgNode, resume: bool = False, eval_only: bool = False, profile: bool = False
 ) -> dict[str, float]:
-    """What each process runs; gives the metrics."""
+    """Run training or evaluation in one process.
+
+    Args:
+        resume: start from the latest checkpoint in OUTPUT_DIR, if there is one.
+        eval_only: evaluate MODEL.WEIGHTS.
+        profile: profile a few steps.
+
+    Returns:
+        Metrics by name.
+    """
     from vmae_det.engine.profiling import Profiling
     from vmae_det.engine.setup import run_evaluation, run_training
-    from vmae_det.visualization.training import picture_hooks
 
     if eval_only:
         return run_evaluation(cfg)
-    # Profiled last, so that what other hooks do after a step is part of it.
-    hooks = [*picture_hooks(cfg), *([Profiling(cfg.OUTPUT_DIR)] if profile else [])]
+    hooks = resolve_name(_PICTURE_HOOKS)(cfg)
+    if profile:
+        hooks.append(Profiling(cfg.OUTPUT_DIR))  # last, so that the profile includes the other hooks
     return run_training(cfg, resume, hooks)

@@ -1,17 +1,27 @@
-"""`vmae-det visualize`: pictures of what a model sees, what it is fed and what it has learned."""
+"""`vmae-det visualize`: visualize reconstructions, attention, batches, curves, embeddings and detections."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from vmae_det.cli import visualize_page
-from vmae_det.cli.arguments import decimal, fraction, moment, output_file, output_folder, positive, whole
-from vmae_det.cli.common import load_config, load_weights_config
+from vmae_det.cli.arguments import (
+    dataset_time,
+    fraction,
+    integer_in,
+    number_in,
+    output_file,
+    output_folder,
+    positive_int,
+    refuse_overwriting,
+    video_time,
+)
+from vmae_det.cli.config_arguments import add_config_arguments, load_config
+from vmae_det.cli.weights_arguments import load_weights_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to look at."""
+    """Add one subcommand per topic."""
     topics = parser.add_subparsers(dest="topic", metavar="TOPIC", required=True)
     for name, (summary, add, _) in _TOPICS.items():
         topic = topics.add_parser(name, help=summary, description=summary)
@@ -19,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draw, and print the paths of what was written; gives the exit status."""
+    """Draw the topic and print the paths of the written files; return the exit status."""
     _, _, draw = _TOPICS[args.topic]
     for path in draw(args):
         print(path)
@@ -31,25 +41,17 @@ def run(args: argparse.Namespace) -> int:
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--output", type=output_folder, required=True, metavar="DIR", help="where the pictures go"
+        "--output", type=output_folder, required=True, metavar="FOLDER", help="write pictures to this folder"
     )
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--weights", required=True, metavar="FILE", help="a trained model, such as model_final.pt"
+        "--weights", required=True, metavar="FILE", help="trained weights, such as model_final.pt"
     )
     _add_output(parser)
-    _add_config(parser, "for weights that hold no config: a YAML file, or a name of the model zoo")
-
-
-def _add_config(parser: argparse.ArgumentParser, summary: str) -> None:
-    parser.add_argument("--config-file", metavar="FILE", default="", help=summary)
-    parser.add_argument(
-        "opts",
-        nargs=argparse.REMAINDER,
-        metavar="KEY VALUE",
-        help="config keys to override, after all other arguments",
+    add_config_arguments(
+        parser, "config, for weights that do not contain one: YAML file or name in the model zoo"
     )
 
 
@@ -58,27 +60,29 @@ def _add_config(parser: argparse.ArgumentParser, summary: str) -> None:
 
 def _add_reconstruction(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group()
+    source.add_argument("--video", type=Path, metavar="FILE", help="draw clips spread evenly over this video")
     source.add_argument(
-        "--video", type=Path, metavar="FILE", help="clips of this file, spread evenly over it"
+        "--dataset",
+        default="",
+        metavar="DATASET",
+        help="draw the first videos of this dataset (default: DATASETS.TEST, else DATASETS.TRAIN)",
     )
-    source.add_argument(
-        "--dataset", default="", metavar="DATASET", help="else of its first videos (the config's test set)"
+    parser.add_argument(
+        "--clips", type=positive_int, default=3, metavar="N", help="number of clips (default: %(default)s)"
     )
-    parser.add_argument("--clips", type=positive, default=3, metavar="N", help="how many (%(default)s)")
     parser.add_argument(
         "--ratio",
-        type=decimal("(0, 1)"),
+        type=number_in("(0, 1)"),
         action="append",
         metavar="R",
-        help="a mask ratio; repeat it for several (0.75, 0.9, 0.95)",
+        help="mask ratio; repeatable (default: 0.75, 0.9 and 0.95)",
     )
     _add_model(parser)
 
 
 def _draw_reconstruction(args: argparse.Namespace) -> list[Path]:
-    from vmae_det.visualization.frame_rows import write_animation
     from vmae_det.visualization.mask_ratios import RATIOS, draw_mask_ratios
-    from vmae_det.visualization.reconstruction import write_png
+    from vmae_det.visualization.pictures import write_animation, write_png
 
     picture, frames, fps = draw_mask_ratios(
         load_weights_config(args),
@@ -96,9 +100,9 @@ def _draw_reconstruction(args: argparse.Namespace) -> list[Path]:
 
 
 def _add_attention(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--video", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--video", type=Path, required=True, metavar="FILE", help="video file")
     parser.add_argument(
-        "--at", type=moment, required=True, metavar="S", help="second of the keyframe in the file"
+        "--at", type=video_time, required=True, metavar="SECOND", help="time of the keyframe in the video"
     )
     parser.add_argument(
         "--box",
@@ -107,13 +111,13 @@ def _add_attention(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar=("X1", "Y1", "X2", "Y2"),
-        help="a person, in [0, 1] of the frame; repeat it for several",
+        help="box of a person, relative to the frame, in [0, 1]; repeatable",
     )
     parser.add_argument(
         "--method",
         choices=["rollout", "last"],
         default="rollout",
-        help="through all blocks, or of the last one alone (%(default)s)",
+        help="rollout through all blocks, or attention of the last block (default: %(default)s)",
     )
     _add_model(parser)
 
@@ -122,21 +126,20 @@ def _draw_attention(args: argparse.Namespace) -> list[Path]:
     from vmae_det.inference.predictor import label_map_of
     from vmae_det.utils.errors import WeightsError
     from vmae_det.visualization.box_attention import animate_attention, attend_boxes, draw_attention
-    from vmae_det.visualization.frame_rows import write_animation
-    from vmae_det.visualization.reconstruction import write_png
+    from vmae_det.visualization.pictures import write_animation, write_png
 
     cfg = load_weights_config(args)
     try:
         names = label_map_of(args.weights).names
-    except WeightsError:  # names are an extra
+    except WeightsError:  # the captions then omit the detected actions
         names = ()
-    found = attend_boxes(cfg, args.video, args.at, args.box, args.method, names)
-    stem = args.output / f"attention_{args.video.stem}"
-    write_png(stem.with_name(stem.name + ".png"), draw_attention(found))
-    span = float(found.seconds[-1] - found.seconds[0])
-    fps = (len(found.seconds) - 1) / span if span > 0 else 1.0
-    animation = stem.with_name(stem.name + ".mp4")
-    return [stem.with_name(stem.name + ".png"), write_animation(animation, animate_attention(found), fps)]
+    attention = attend_boxes(cfg, args.video, args.at, args.box, args.method, names)
+    name = f"attention_{args.video.stem}"
+    still = args.output / f"{name}.png"
+    write_png(still, draw_attention(attention))
+    duration = float(attention.seconds[-1] - attention.seconds[0])
+    fps = (len(attention.seconds) - 1) / duration if duration > 0 else 1.0
+    return [still, write_animation(args.output / f"{name}.mp4", animate_attention(attention), fps)]
 
 
 # ---------------------------------------------------------------- batch
@@ -144,24 +147,30 @@ def _draw_attention(args: argparse.Namespace) -> list[Path]:
 
 def _add_batch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--step", type=whole("[0, 1000000000]"), default=0, metavar="N", help="of training, from 0"
+        "--step",
+        type=integer_in("[0, 1000000000]"),
+        default=0,
+        metavar="N",
+        help="training step, counted from 0 (default: %(default)s)",
     )
-    parser.add_argument("--clips", type=positive, default=8, metavar="N", help="how many (%(default)s)")
+    parser.add_argument(
+        "--clips", type=positive_int, default=8, metavar="N", help="number of clips (default: %(default)s)"
+    )
     _add_output(parser)
-    _add_config(parser, "a YAML file, or a name of the model zoo")
+    add_config_arguments(parser)
 
 
 def _draw_batch(args: argparse.Namespace) -> list[Path]:
+    from vmae_det.inference.predictor import find_config
     from vmae_det.visualization.batch import draw_batch
-    from vmae_det.visualization.frame_rows import write_animation
-    from vmae_det.visualization.mask_ratios import PLAY_RATE
-    from vmae_det.visualization.reconstruction import write_png
+    from vmae_det.visualization.mask_ratios import PLAYBACK_RATE
+    from vmae_det.visualization.pictures import write_animation, write_png
 
-    cfg = load_config(args.config_file, args.opts)
+    cfg = load_config(args.config_file, args.opts, find_config)
     sheet, frames = draw_batch(cfg, args.step, args.clips)
     still = args.output / "batch.png"
     write_png(still, sheet)
-    fps = PLAY_RATE / cfg.INPUT.SAMPLING_RATE
+    fps = PLAYBACK_RATE / cfg.INPUT.SAMPLING_RATE
     return [still, write_animation(args.output / "batch.mp4", frames, fps)]
 
 
@@ -170,19 +179,30 @@ def _draw_batch(args: argparse.Namespace) -> list[Path]:
 
 def _add_curves(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "run", nargs="+", type=Path, metavar="RUN", help="folder of a run, or its metrics.jsonl"
+        "run", nargs="+", type=Path, metavar="RUN", help="output folder of a run, or its metrics.jsonl"
     )
     parser.add_argument(
-        "--name", action="append", metavar="TEXT", help="of a run, in their order; for each one"
+        "--name",
+        action="append",
+        metavar="TEXT",
+        help="name of a run in the legend; repeat it for each run, in the same order",
     )
     parser.add_argument(
-        "--metric", action="append", default=[], metavar="NAME", help="repeat it for several (all but times)"
+        "--metric",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="metric to plot; repeatable (default: all except times)",
     )
     parser.add_argument(
-        "--smooth", type=positive, default=1, metavar="N", help="draw means over N values, the values faintly"
+        "--smooth",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="plot means over N values, with the values themselves in light color (default: 1)",
     )
     parser.add_argument(
-        "--output", type=output_file, required=True, metavar="FILE", help="a .png, .svg or .pdf"
+        "--output", type=output_file, required=True, metavar="FILE", help="file to write: .png, .svg or .pdf"
     )
 
 
@@ -192,13 +212,13 @@ def _draw_curves(args: argparse.Namespace) -> list[Path]:
     from vmae_det.visualization.figures import save_figure
 
     if args.name and len(args.name) != len(args.run):
-        raise UserError(f"--name: {len(args.name)} given for {len(args.run)} runs; give each one or none")
+        raise UserError(f"--name: expected one per run, got {len(args.name)} for {len(args.run)} runs")
     logs = read_logs(args.run)
     for log, name in zip(logs, args.name or ()):
         log.name = name
     for run, log in zip(args.run, logs):
         if log.skipped:
-            print(f"{run}: lines that are no numbers of a step, left out: {log.skipped}")
+            print(f"{run}: skipped lines without a step and values: {log.skipped}")
     return [save_figure(draw_curves(logs, args.metric, args.smooth), args.output)]
 
 
@@ -207,11 +227,31 @@ def _draw_curves(args: argparse.Namespace) -> list[Path]:
 
 def _add_embedding(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--dataset", default="", metavar="DATASET", help="of type classification (the config's test set)"
+        "--dataset",
+        default="",
+        metavar="DATASET",
+        help="dataset of type classification (default: DATASETS.TEST)",
     )
-    parser.add_argument("--classes", type=positive, default=20, metavar="N", help="the largest (%(default)s)")
-    parser.add_argument("--limit", type=positive, default=1000, metavar="N", help="of clips (%(default)s)")
-    parser.add_argument("--method", choices=["tsne", "pca"], default="tsne", help="of the map (%(default)s)")
+    parser.add_argument(
+        "--classes",
+        type=positive_int,
+        default=20,
+        metavar="N",
+        help="use the N largest classes (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--limit",
+        type=positive_int,
+        default=1000,
+        metavar="N",
+        help="use at most N clips (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--method",
+        choices=["tsne", "pca"],
+        default="tsne",
+        help="dimensionality reduction (default: %(default)s)",
+    )
     _add_model(parser)
 
 
@@ -219,40 +259,89 @@ def _draw_embedding(args: argparse.Namespace) -> list[Path]:
     from vmae_det.visualization import embedding
     from vmae_det.visualization.figures import new_figure, save_figure
 
-    new_figure(1, 1)  # says what is not installed before the work is done
+    new_figure(1, 1)  # raises before the long computation if matplotlib is missing
     cfg = load_weights_config(args)
-    found = embedding.clip_features(cfg, args.dataset, args.classes, args.limit)
-    accuracy = embedding.neighbour_accuracy(found.features, found.labels)
-    places = embedding.place(found.features, args.method, cfg.SEED)
-    way = {"tsne": "t-SNE", "pca": "principal components"}[args.method]
-    classes = len(set(found.labels.tolist()))
+    clips = embedding.clip_features(cfg, args.dataset, args.classes, args.limit)
+    accuracy = embedding.neighbor_accuracy(clips.features, clips.labels)
+    points = embedding.project(clips.features, args.method, cfg.SEED)
+    method = {"tsne": "t-SNE", "pca": "principal components"}[args.method]
+    classes = len(set(clips.labels.tolist()))
     title = (
-        f"{len(found.videos)} clips of {classes} classes, {way} of their features\n"
-        f"{embedding.NEIGHBOURS} nearest neighbours agree with the label for {accuracy:.0%}"
+        f"{len(clips.videos)} clips of {classes} classes, {method} of their features\n"
+        f"{embedding.NEIGHBORS} nearest neighbors predict the label of {accuracy:.0%}"
     )
-    figure = embedding.draw_embedding(found, places, title)
-    table = embedding.write_places(args.output / "embedding.csv", found, places)
+    figure = embedding.draw_embedding(clips, points, title)
+    table = embedding.write_points(args.output / "embedding.csv", clips, points)
     return [save_figure(figure, args.output / "embedding.png"), table]
 
 
-# name: what it shows, its arguments, and what draws it and gives the paths
+# ---------------------------------------------------------------- page
+
+
+def _add_page(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--video", type=Path, required=True, metavar="FILE", help="video file")
+    parser.add_argument(
+        "--detections",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="AVA CSV, may be gzipped; rows whose video name is that of the file without suffix are shown",
+    )
+    parser.add_argument(
+        "--label-map", type=Path, required=True, metavar="FILE", help="label map (.pbtxt) of the actions"
+    )
+    parser.add_argument(
+        "--output", type=output_file, required=True, metavar="PAGE.html", help="HTML page to write"
+    )
+    parser.add_argument(
+        "--video-start",
+        type=dataset_time,
+        default=0.0,
+        metavar="SECOND",
+        help="time on the clock of the CSV at which the video file starts; 900 for 15-minute cuts of AVA "
+        "movies "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=fraction,
+        default=0.3,
+        metavar="SCORE",
+        help="initial lowest score of the page's filter (default: %(default)s)",
+    )
+
+
+def _write_page(args: argparse.Namespace) -> list[Path]:
+    from vmae_det.formats.ava_csv import read_action_csv
+    from vmae_det.formats.label_map import LabelMap
+    from vmae_det.inference.detections import ActionDetections
+    from vmae_det.rendering.page import write_page
+
+    refuse_overwriting(args.output, args.video, args.detections, args.label_map)
+    label_map = LabelMap.from_file(args.label_map)
+    rows = read_action_csv(args.detections, label_map, kind="detections")
+    detections = ActionDetections.from_rows(rows, args.video, label_map, args.video_start)
+    return [write_page(detections, args.output, threshold=args.threshold, progress=True)]
+
+
+# Topic: (summary, function that adds its arguments, function that draws and returns the written paths)
 _TOPICS = {
     "reconstruction": (
-        "what a pre-trained model makes of clips that are masked more and more",
+        "draw what a pre-trained model reconstructs at several mask ratios",
         _add_reconstruction,
         _draw_reconstruction,
     ),
     "attention": (
-        "where the tokens of a person's box look, over the frames of a clip",
+        "draw which tokens of a clip a person box attends to",
         _add_attention,
         _draw_attention,
     ),
     "batch": (
-        "clips of a training batch after augmentation, with masks, targets or boxes",
+        "draw the clips of a training batch after augmentation, with masks, targets or boxes",
         _add_batch,
         _draw_batch,
     ),
-    "curves": ("logs of several runs as one chart", _add_curves, _draw_curves),
-    "embedding": ("labelled clips as a map, by the features of a model", _add_embedding, _draw_embedding),
-    "page": (visualize_page.SUMMARY, visualize_page.add_arguments, visualize_page.draw),
+    "curves": ("plot the metrics of several runs", _add_curves, _draw_curves),
+    "embedding": ("plot the features of labeled clips in two dimensions", _add_embedding, _draw_embedding),
+    "page": ("write an HTML page with a video and its detections", _add_page, _write_page),
 }

@@ -1,9 +1,12 @@
-"""What detections look like: overlay, timeline, page and result files.
+"""Draws detections: overlays on frames, timelines, HTML pages, and the files with the results of a video.
 
-May import: inference and everything below it.
+May import inference and everything below it; must not import visualization.
 """
 
+from vmae_det.rendering.label_drawing import ActionLabel
 from vmae_det.rendering.overlay import PersonOverlay, draw_people
-from vmae_det.rendering.plates import KIND_COLOURS, ActionLabel
+from vmae_det.rendering.style import KIND_COLORS
 
-__all__ = ["KIND_COLOURS", "ActionLabel", "PersonOverlay", "draw_people"]
+KIND_COLOURS = KIND_COLORS  # the name in version 0.1
+
+__all__ = ["KIND_COLORS", "KIND_COLOURS", "ActionLabel", "PersonOverlay", "draw_people"]

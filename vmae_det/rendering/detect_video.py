@@ -1,4 +1,4 @@
-"""From a video to the files that say what its people do."""
+"""Runs detection on a video and writes its result files."""
 
 from __future__ import annotations
 
@@ -20,27 +20,32 @@ from vmae_det.formats.person_boxes import PersonBoxes
 from vmae_det.inference.person_sources import PersonSource
 from vmae_det.inference.predictor import ActionPredictor
 from vmae_det.inference.stream import ActionStream, StreamOptions
-from vmae_det.rendering.overlay_writer import OverlayStyle, OverlayWriter
-from vmae_det.rendering.result_writers import WRITERS, Output, ResultWriter, output_paths
+from vmae_det.rendering.overlay_video import OverlayStyle, OverlayWriter
+from vmae_det.rendering.result_writers import WRITERS, OutputSpec, ResultWriter, output_paths
 from vmae_det.utils import distributed
 from vmae_det.utils.resource_usage import Stopwatch
 from vmae_det.video.sources import VideoSource, open_source
 
-_OPEN_BAR = "{desc}: {n:.0f} s of video [{elapsed}{postfix}]"
-_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of video [{elapsed}<{remaining}{postfix}]"
+_LIVE_BAR = "{desc}: {n:.0f} s of video [{elapsed}{postfix}]"
+_FILE_BAR = (
+    "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of video [{elapsed}<{remaining}{postfix}]"
+)
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What is made of each video.
+class DetectionSettings:
+    """How to process a video and what to write.
 
     Attributes:
-        formats: names of WRITERS.
-        every: seconds between keyframes, where the persons dictate none.
-        video_start: second of the boxes' clock at which the video starts.
-        start, end: seconds of the video that are looked at.
-        smooth: as of StreamOptions.
-        overlap: decode, score and draw side by side.
+        formats: names in WRITERS.
+        every: seconds between keyframes, if the persons do not set them.
+        video_start: time on the clock of the boxes at which the video starts.
+        start: start of the part to process, in seconds of the video.
+        end: end of the part to process, in seconds of the video.
+        smooth: as in StreamOptions.
+        style: what to draw.
+        overlap: decode, score and draw in parallel.
+        stopwatch: measures the parts of the work.
     """
 
     formats: Sequence[str] = ("csv", "jsonl", "overlay")
@@ -59,22 +64,29 @@ def detect_video(
     video: str | Path | VideoSource,
     persons: PersonBoxes | PersonSource | None,
     stem: Path,
-    settings: Settings,
+    settings: DetectionSettings,
     title: str | None = None,
 ) -> list[Path]:
-    """Write what the people of a video do, in each of the formats; gives the files, all or none of them.
+    """Detect the actions in a video and write them in each format. Either all files appear, or none.
 
-    Where the video cannot be read to its end, or a signal asks to leave, the files hold what comes before,
-    and `unfinished_mark` is there.
+    If the video cannot be read to its end, or the process is asked to stop by a signal, the files contain the
+    results up to there, and the file `unfinished_mark(stem)` is created.
 
     Args:
-        persons: as of ActionPredictor.
-        stem: where the files go, to which each format adds its suffix.
-        title: of the progress bar; None shows none.
+        predictor: scores the actions.
+        video: file, folder of frames, URL, camera or open source.
+        persons: as in ActionPredictor.
+        stem: path of the files without the suffix that each format appends.
+        settings: how to process the video and what to write.
+        title: title of the progress bar; None hides the bar.
+
+    Returns:
+        Paths of the files, in the order of the formats.
 
     Raises:
-        UserError: the video cannot be read, or a file not be written.
-        Interrupted: after a signal; of a live source, where this is the usual end, only without any result.
+        UserError: the video cannot be read, or a file cannot be written.
+        Interrupted: stopped by a signal. A signal is the usual end of a live stream, so for those it is only
+            raised if there are no results.
     """
     source = video if isinstance(video, VideoSource) else open_source(video, predictor.cfg.DATALOADER.READER)
     options = StreamOptions(
@@ -87,34 +99,39 @@ def detect_video(
     )
     stream = predictor.stream(source, persons, every=settings.every, options=options)
     paths = output_paths(stem, settings.formats)
-    with _Interrupts(stream) as interrupts, ExitStack() as stack:
+    with _InterruptHandler(stream) as interrupts, ExitStack() as stack:
         writers = [
-            stack.enter_context(WRITERS[name](_output(path, stream, predictor, settings)))
+            stack.enter_context(WRITERS[name](_output_spec(path, stream, predictor, settings)))
             for name, path in paths.items()
         ]
         stream.sink = next((writer for writer in writers if isinstance(writer, OverlayWriter)), None)
         stack.enter_context(stream)
-        last = _write_all(stream, writers, stack.enter_context(_Progress(stream, options, title)))
+        last = _write_results(stream, writers, stack.enter_context(_ProgressBar(stream, options, title)))
         if interrupts.received and last is None:
-            raise Interrupted(interrupts.received, "before the first keyframe; nothing is written")
-    is_cut = not source.live and (interrupts.received or stream.truncated)
-    if is_cut:
+            raise Interrupted(interrupts.received, "before the first keyframe; no results were written")
+    is_partial = not source.live and (interrupts.received or stream.truncated)
+    if is_partial:
         unfinished_mark(stem).touch()
     else:
         unfinished_mark(stem).unlink(missing_ok=True)
     if interrupts.received and not source.live:
-        done = f"at second {last:.1f}; what is done is in {stem.parent}: run it again for the rest"
-        raise Interrupted(interrupts.received, done)
+        raise Interrupted(
+            interrupts.received,
+            f"at second {last:.1f}; results up to there are in {stem.parent}; run the command again for the "
+            f"rest",
+        )
     return list(paths.values())
 
 
 def unfinished_mark(stem: Path) -> Path:
-    """The file that is there where a video's files hold a part of it only."""
+    """Return the file that exists while the result files only cover a part of the video."""
     return stem.with_name(f".{stem.name}.unfinished")
 
 
-def _output(path: Path, stream: ActionStream, predictor: ActionPredictor, settings: Settings) -> Output:
-    return Output(
+def _output_spec(
+    path: Path, stream: ActionStream, predictor: ActionPredictor, settings: DetectionSettings
+) -> OutputSpec:
+    return OutputSpec(
         path=path,
         video_id=stream.source.video_id,
         source=stream.source,
@@ -127,8 +144,10 @@ def _output(path: Path, stream: ActionStream, predictor: ActionPredictor, settin
     )
 
 
-def _write_all(stream: ActionStream, writers: Sequence[ResultWriter], progress: _Progress) -> float | None:
-    """Hand each result to the writers; gives the time of the last one."""
+def _write_results(
+    stream: ActionStream, writers: Sequence[ResultWriter], progress: _ProgressBar
+) -> float | None:
+    """Pass each result to the writers; return the time of the last one."""
     last = None
     for result in stream:
         for writer in writers:
@@ -138,10 +157,10 @@ def _write_all(stream: ActionStream, writers: Sequence[ResultWriter], progress: 
     return last
 
 
-class _Interrupts:
-    """While the block lasts, a first signal to leave stops the stream; what is done is then written.
+class _InterruptHandler:
+    """Stops the stream on the first SIGINT or SIGTERM, so that the results so far are written.
 
-    A second one, some seconds later, ends the process as if there were no block.
+    A second signal, some seconds later, has its default effect.
 
     Attributes:
         received: the first signal; 0 before.
@@ -152,10 +171,10 @@ class _Interrupts:
         self._stream, self._since = stream, 0.0
         self._handlers: dict[int, Any] = {}
 
-    def __enter__(self) -> _Interrupts:
-        if threading.current_thread() is threading.main_thread():  # Python gives signals to this one alone
+    def __enter__(self) -> _InterruptHandler:
+        if threading.current_thread() is threading.main_thread():  # only the main thread can set handlers
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._handlers[number] = signal.signal(number, self._note)
+                self._handlers[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -163,7 +182,7 @@ class _Interrupts:
             signal.signal(number, handler)
         self._handlers.clear()
 
-    def _note(self, number: int, _: FrameType | None) -> None:
+    def _handle(self, number: int, _: FrameType | None) -> None:
         if not self.received:
             self.received, self._since = number, time.monotonic()
             self._stream.stop()
@@ -172,8 +191,8 @@ class _Interrupts:
             os.kill(os.getpid(), number)
 
 
-class _Progress:
-    """A bar in seconds of video, with the speed relative to real time, and what a live stream lost."""
+class _ProgressBar:
+    """Progress bar in seconds of video. Shows speed; for live streams, latency and dropped frames."""
 
     def __init__(self, stream: ActionStream, options: StreamOptions, title: str | None) -> None:
         times = stream.source.times
@@ -184,10 +203,10 @@ class _Progress:
             total=total,
             desc=title,
             disable=True if title is None or not distributed.is_main_process() else None,
-            bar_format=_OPEN_BAR if total is None else _BAR,
+            bar_format=_LIVE_BAR if total is None else _FILE_BAR,
         )
 
-    def __enter__(self) -> _Progress:
+    def __enter__(self) -> _ProgressBar:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
@@ -195,18 +214,18 @@ class _Progress:
             self._bar.update(self._bar.total - self._bar.n)
         self._bar.close()
 
-    def update(self, time_of_video: float) -> None:
-        """All up to a moment of the video is scored."""
-        self._bar.set_postfix_str(self.describe(time_of_video), refresh=False)
-        done = max(time_of_video - self._start, 0)
+    def update(self, video_time: float) -> None:
+        """Show that the video is processed up to this time."""
+        self._bar.set_postfix_str(self.describe(video_time), refresh=False)
+        done = max(video_time - self._start, 0)
         self._bar.update(done - self._bar.n)
 
-    def describe(self, time_of_video: float) -> str:
-        """Speed, and of a live stream latency and losses."""
+    def describe(self, video_time: float) -> str:
+        """Return the speed, or the latency and the dropped frames of a live stream."""
         stream = self._stream
         if stream.latency is not None:
             return (
-                f"{stream.latency:.1f} s behind, dropped {stream.dropped_frames} frames and "
+                f"latency {stream.latency:.1f} s, dropped {stream.dropped_frames} frames and "
                 f"{stream.dropped_keyframes} keyframes"
             )
-        return f"{(time_of_video - self._start) / (time.monotonic() - self._began):.2f} x real time"
+        return f"{(video_time - self._start) / (time.monotonic() - self._began):.2f} x real time"

@@ -1,8 +1,7 @@
-"""The files that the actions of a video are written to, each while they come."""
+"""Writers of the result files of a video: CSV, JSON lines, overlay and HTML page."""
 
 from __future__ import annotations
 
-import logging
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,29 +13,28 @@ import simplejson
 from vmae_det.formats.ava_csv import format_action_csv
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.inference.detections import ActionDetections, KeyframeActions
-from vmae_det.rendering.overlay_writer import OverlayStyle, OverlayWriter
+from vmae_det.rendering.overlay_video import OverlayStyle, OverlayWriter
 from vmae_det.rendering.page import write_page
 from vmae_det.utils.errors import ConfigError, did_you_mean
 from vmae_det.utils.output_files import atomic_write
 from vmae_det.utils.resource_usage import Stopwatch
 from vmae_det.video.sources import FileSource, VideoSource
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
-class Output:
-    """What a writer is to write.
+class OutputSpec:
+    """What a result writer writes.
 
     Attributes:
         path: the file.
-        video_id: the video's name in the file.
+        video_id: name of the video in the file.
         source: the video.
-        label_map: the columns of the scores.
-        video_start: second of the keyframes' clock at which the video starts.
+        label_map: classes of the scores.
+        video_start: time on the clock of the keyframes at which the video starts.
         spacing: seconds between keyframes.
-        style: what is drawn.
-        overlap: whether drawing may use a thread of its own.
+        style: what to draw.
+        overlap: allow drawing in a separate thread.
+        stopwatch: measures the parts of the work.
     """
 
     path: Path
@@ -51,29 +49,29 @@ class Output:
 
 
 class ResultWriter(Protocol):
-    """A context manager that takes keyframes; its file is there, whole, when the block ends without error."""
+    """Context manager that receives keyframes. Its file appears when the block ends without an error."""
 
-    suffix: ClassVar[str]  # of the file's name, behind the video's
+    suffix: ClassVar[str]  # appended to the name of the video
 
-    def __init__(self, output: Output) -> None: ...
+    def __init__(self, output: OutputSpec) -> None: ...
 
     def __enter__(self) -> ResultWriter: ...
 
     def __exit__(self, *error: object) -> None: ...
 
     def write(self, keyframe: KeyframeActions) -> None:
-        """The result of the next keyframe."""
+        """Write the result of the next keyframe."""
 
 
-class _Lines:
-    """A text file to which each keyframe adds what `_text` makes of it."""
+class _TextWriter:
+    """Text file to which `_format` adds the text of each keyframe."""
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: OutputSpec) -> None:
         self._output = output
         self._stack = ExitStack()
         self._file: TextIO | None = None
 
-    def __enter__(self) -> _Lines:
+    def __enter__(self) -> _TextWriter:
         with ExitStack() as stack:
             temporary = stack.enter_context(atomic_write(self._output.path))
             self._file = stack.enter_context(temporary.open("w", encoding="utf-8", newline="\n"))
@@ -84,45 +82,45 @@ class _Lines:
         self._stack.__exit__(*error)
 
     def write(self, keyframe: KeyframeActions) -> None:
-        """As of ResultWriter."""
-        self._file.write(self._text(keyframe))
+        """As in ResultWriter."""
+        self._file.write(self._format(keyframe))
 
-    def _text(self, keyframe: KeyframeActions) -> str:
+    def _format(self, keyframe: KeyframeActions) -> str:
         raise NotImplementedError
 
 
 def csv_id(video_id: str) -> str:
-    """A video's name as AVA's CSV, which has no quotes, can hold it."""
+    """Return a video name without the characters that AVA's unquoted CSV cannot contain."""
     return "".join(c if c.isprintable() and c not in '",' else "_" for c in video_id).strip() or "_"
 
 
-class CsvWriter(_Lines):
-    """AVA's CSV: a line for each person and action, whatever its score."""
+class CsvWriter(_TextWriter):
+    """AVA CSV with a row per person and action, for all scores."""
 
     suffix = ".csv"
 
-    def _text(self, keyframe: KeyframeActions) -> str:
+    def _format(self, keyframe: KeyframeActions) -> str:
         if not len(keyframe):
             return ""
         return format_action_csv(keyframe.to_rows(csv_id(self._output.video_id), self._output.label_map))
 
 
-class JsonLinesWriter(_Lines):
-    """A line of JSON for each keyframe, one without people too."""
+class JsonLinesWriter(_TextWriter):
+    """JSON lines with an object per keyframe, including keyframes without persons."""
 
     suffix = ".jsonl"
 
-    def _text(self, keyframe: KeyframeActions) -> str:
+    def _format(self, keyframe: KeyframeActions) -> str:
         line = {"video": self._output.video_id} | keyframe.to_json(self._output.label_map)
         return simplejson.dumps(line) + "\n"
 
 
-class OverlayFile(OverlayWriter):
-    """The video with its people and what they do."""
+class OverlayResultWriter(OverlayWriter):
+    """The video with boxes and actions drawn on it."""
 
     suffix = "_actions.mp4"
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: OutputSpec) -> None:
         super().__init__(
             output.path,
             output.source,
@@ -134,52 +132,60 @@ class OverlayFile(OverlayWriter):
         )
 
 
-class PageFile:
-    """The video as a page for the browser; of files alone."""
+class PageResultWriter:
+    """HTML page that plays the video with its detections. Only for video files, not for streams."""
 
     suffix = ".html"
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: OutputSpec) -> None:
         if not isinstance(output.source, FileSource):
-            raise ConfigError(f"--format: html takes files, and {output.source.name} is none; leave it out")
+            raise ConfigError(
+                f"--format: html requires a video file, got the stream {output.source.name}; remove html"
+            )
         self._output = output
         self._keyframes: list[KeyframeActions] = []
 
-    def __enter__(self) -> PageFile:
+    def __enter__(self) -> PageResultWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if kind is None:
-            output, keyframes = self._output, self._keyframes
+            output = self._output
             video = Path(output.source.name)
-            found = ActionDetections.collect(video, output.video_start, keyframes, output.label_map)
-            write_page(found, output.path, threshold=output.style.threshold)
+            detections = ActionDetections.collect(
+                video, output.video_start, self._keyframes, output.label_map
+            )
+            write_page(detections, output.path, threshold=output.style.threshold)
 
     def write(self, keyframe: KeyframeActions) -> None:
-        """As of ResultWriter."""
+        """As in ResultWriter."""
         self._keyframes.append(replace(keyframe, scores=keyframe.scores.astype(np.float32)))
 
 
-# Formats by the name that --format gives them; a new one is a class as ResultWriter, and a line here. Files
-# get their names from the last one to the first. The page comes last of all: it reads the video again, which
-# may have gone, and the others are there then.
+# Formats by their name in --format. To add one, write a class that implements ResultWriter and add a line
+# here. Files are completed from the last format to the first. The page is completed last: it reads the video
+# again, which may have been removed, and the other files are then complete.
 WRITERS: dict[str, type[ResultWriter]] = {
-    "html": PageFile,
+    "html": PageResultWriter,
     "csv": CsvWriter,
     "jsonl": JsonLinesWriter,
-    "overlay": OverlayFile,
+    "overlay": OverlayResultWriter,
 }
 
 
 def choose_formats(names: str) -> list[str]:
-    """The formats of a list such as "overlay,csv", in the order of WRITERS; ConfigError for others."""
+    """Parse a list such as "overlay,csv"; return the formats in the order of WRITERS.
+
+    Raises:
+        ConfigError: a format is unknown.
+    """
     formats = [name.strip() for name in names.split(",")]
     for name in formats:
         if name not in WRITERS:
-            raise ConfigError(f"--format: got '{name}', which is no format{did_you_mean(name, WRITERS)}")
+            raise ConfigError(f"--format: unknown format '{name}'{did_you_mean(name, WRITERS)}")
     return [name for name in WRITERS if name in formats]
 
 
 def output_paths(stem: Path, formats: list[str]) -> dict[str, Path]:
-    """The file of each format, for a video whose files begin with `stem`."""
+    """Return the file of each format; the names of all files of a video start with `stem`."""
     return {name: stem.with_name(stem.name + WRITERS[name].suffix) for name in formats}

@@ -1,4 +1,4 @@
-"""What a model is fed: clips of a training batch after their augmentation, with boxes, labels or masks."""
+"""Draws the clips of a training batch after augmentation, with their boxes, targets or masks."""
 
 from __future__ import annotations
 
@@ -18,30 +18,38 @@ from vmae_det.modeling import model_class
 from vmae_det.modeling.boxes import jitter_boxes
 from vmae_det.modeling.classification import mix_labels, mix_videos
 from vmae_det.modeling.masking import draw_mask
-from vmae_det.rendering.overlay import ActionLabel, PersonOverlay, draw_people
-from vmae_det.visualization.contact_sheet import draw_dashed
-from vmae_det.visualization.frame_rows import Row, draw_blocks, draw_rows, draw_text, frames_of, stack
-from vmae_det.visualization.reconstruction import mask_cubes
+from vmae_det.rendering.label_drawing import ActionLabel
+from vmae_det.rendering.overlay import PersonOverlay, draw_people
+from vmae_det.visualization.pictures import (
+    Row,
+    clip_frames,
+    draw_blocks,
+    draw_dashed_box,
+    draw_rows,
+    draw_text,
+    stack,
+)
+from vmae_det.visualization.reconstruction import mask_tokens
 
-_COLUMNS = {"pretraining": 8, "classification": 8, "detection": 4}  # frames of a clip in the picture
-_CELL = 320  # pixels that the side of a clip with boxes is drawn at, at least: names must be legible
-_ACROSS = 4  # clips side by side in the animation
-_LEAST_SHARE = 0.05  # of a class in a mixed target that is written
+_COLUMNS = {"pretraining": 8, "classification": 8, "detection": 4}  # frames per clip in the picture
+_MIN_SIDE = 320  # smallest side in pixels of a frame with boxes, so that names are legible
+_CLIPS_PER_ROW = 4  # in the animation
+_MIN_TARGET = 0.05  # smallest target of a class that is written in a caption
 _NOTES = {
-    "pretraining": "Grey: cubes that the encoder does not see.",
-    "classification": "Numbers: the targets that the loss is taken with, from 5 % on.",
-    "detection": "Solid boxes and names: annotations, of frame {keyframe}. Dashed: boxes as training jitters "
-    "them, whose features are pooled.",
+    "pretraining": "Gray: tokens that are hidden from the encoder.",
+    "classification": "Numbers: targets of the loss, from 5 % on.",
+    "detection": "Solid boxes and names: annotations of frame {keyframe}. Dashed: boxes after the jitter of "
+    "training, from which features are pooled.",
 }
 
 
 @dataclass(frozen=True)
-class DrawnClip:
-    """A clip with what is written beside it and rows of frames.
+class CaptionedClip:
+    """A clip in one or more rows of frames.
 
-    Args:
-        video: the name of its file.
-        rows: of all T frames; the last is what is animated.
+    Attributes:
+        video: name of the video file.
+        rows: captions and all T frames; the last row is animated.
     """
 
     video: str
@@ -49,17 +57,18 @@ class DrawnClip:
 
 
 def draw_batch(cfg: CfgNode, step: int = 0, count: int = 8) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The first clips of the batch of a training step, as the model takes them.
+    """Draw the first clips of the batch of a training step, as the model receives them.
 
     Args:
-        step: counted from 0.
-        count: of clips.
+        cfg: config of the training.
+        step: training step, counted from 0.
+        count: number of clips.
 
     Returns:
-        A contact sheet and the frames of an animation, uint8 RGB (H, W, 3) each.
+        A contact sheet and the frames of an animation, all uint8 RGB (H, W, 3).
 
     Raises:
-        ConfigError: DATASETS.TRAIN names nothing, or less than a batch.
+        ConfigError: DATASETS.TRAIN is empty or has fewer clips than a batch.
         DataError: no video can be read.
     """
     task = model_class(cfg).task
@@ -68,7 +77,7 @@ def draw_batch(cfg: CfgNode, step: int = 0, count: int = 8) -> tuple[np.ndarray,
     clips = _DRAW[task](cfg, dataset, batch)[:count]
     length = len(clips[0].rows[0][1])
     stride = max(length // _COLUMNS[task], 1)
-    columns = range(length // 2 % stride, length, stride)  # a keyframe is one of them
+    columns = range(length // 2 % stride, length, stride)  # includes the keyframe
     blocks = []
     for clip in clips:
         (caption, frames), *others = clip.rows
@@ -76,25 +85,25 @@ def draw_batch(cfg: CfgNode, step: int = 0, count: int = 8) -> tuple[np.ndarray,
         blocks.append([(caption, frames[list(columns)]) for caption, frames in rows])
     note = _NOTES[task].format(keyframe=length // 2)
     sheet = draw_blocks(blocks, [f"frame {t}" for t in columns], note)
-    return sheet, [_animated(clips, t, note) for t in range(length)]
+    return sheet, [_draw_animation_frame(clips, t, note) for t in range(length)]
 
 
-def _animated(clips: Sequence[DrawnClip], t: int, note: str) -> np.ndarray:
-    """Frame t of all clips side by side."""
+def _draw_animation_frame(clips: Sequence[CaptionedClip], t: int, note: str) -> np.ndarray:
+    """Draw frame t of all clips side by side."""
     pictures = []
-    for first in range(0, len(clips), _ACROSS):
-        some = clips[first : first + _ACROSS]
-        cells = np.stack([clip.rows[-1][1][t] for clip in some])
-        titles = [f"clip {first + number}" for number in range(1, len(some) + 1)]
+    for first in range(0, len(clips), _CLIPS_PER_ROW):
+        row = clips[first : first + _CLIPS_PER_ROW]
+        cells = np.stack([clip.rows[-1][1][t] for clip in row])
+        titles = [f"clip {first + number}" for number in range(1, len(row) + 1)]
         pictures.append(draw_rows([("", cells)], titles))
     return stack([*pictures, draw_text(note, pictures[0].shape[1])])
 
 
-def _file_of(batch: Batch, number: int) -> str:
+def _file_name(batch: Batch, number: int) -> str:
     return Path(batch["path"][number]).name
 
 
-def _draw_pretraining(cfg: CfgNode, dataset: ConcatClipDataset, batch: Batch) -> list[DrawnClip]:
+def _draw_pretraining(cfg: CfgNode, dataset: ConcatClipDataset, batch: Batch) -> list[CaptionedClip]:
     node = cfg.MODEL
     patch, tubelet = node.BACKBONE.PATCH_SIZE, node.BACKBONE.TUBELET_SIZE
     _, _, frames, height, width = batch["video"].shape
@@ -102,82 +111,82 @@ def _draw_pretraining(cfg: CfgNode, dataset: ConcatClipDataset, batch: Batch) ->
     masks = draw_mask(batch["seed"], grid, node.MASK.TYPE, node.MASK.RATIO).numpy()
     clips = []
     for number, (clip, mask) in enumerate(zip(batch["video"].numpy(), masks)):
-        seen = mask_cubes(clip, mask, patch, tubelet)
-        rows = [("clip", frames_of(clip)), (f"{mask.mean():.0%} masked", frames_of(seen))]
-        clips.append(DrawnClip(_file_of(batch, number), tuple(rows)))
+        masked = mask_tokens(clip, mask, patch, tubelet)
+        rows = [("clip", clip_frames(clip)), (f"{mask.mean():.0%} masked", clip_frames(masked))]
+        clips.append(CaptionedClip(_file_name(batch, number), tuple(rows)))
     return clips
 
 
-def _draw_classification(cfg: CfgNode, dataset: ConcatClipDataset, batch: Batch) -> list[DrawnClip]:
+def _draw_classification(cfg: CfgNode, dataset: ConcatClipDataset, batch: Batch) -> list[CaptionedClip]:
     video, size = batch["video"].float(), batch["video"].shape[-2:]
     classes, smoothing = cfg.MODEL.CLASSIFIER.NUM_CLASSES, cfg.MODEL.CLASSIFIER.LABEL_SMOOTHING
-    # Without mixing, a clip is its own partner.
+    # Without mixup and cutmix, each clip is mixed with itself.
     count = len(video)
-    alone = {"partner": torch.arange(count), "box": torch.zeros(count, 4), "weight": torch.ones(count)}
-    mixing = batch.get("mixing", alone)
+    no_mixing = {"partner": torch.arange(count), "box": torch.zeros(count, 4), "weight": torch.ones(count)}
+    mixing = batch.get("mixing", no_mixing)
     targets = mix_labels(batch["label"], mixing, num_classes=classes, smoothing=smoothing, size=size)
     mixed = mix_videos(video, mixing).round().clamp(0, 255).to(torch.uint8).numpy()
-    names = _class_names(dataset)
+    names = dict(enumerate(dataset.classes.label_map.names)) if dataset.classes else {}
     clips = []
     for number, (clip, target) in enumerate(zip(mixed, targets)):
         order = target.argsort(descending=True).tolist()
         lines = [
             f"{names.get(column, f'class {column}')} {target[column]:.2f}"
             for column in order
-            if target[column] >= _LEAST_SHARE
+            if target[column] >= _MIN_TARGET
         ]
-        rows = (("\n".join(lines), frames_of(clip)),)
-        clips.append(DrawnClip(_file_of(batch, number), rows))
+        rows = (("\n".join(lines), clip_frames(clip)),)
+        clips.append(CaptionedClip(_file_name(batch, number), rows))
     return clips
 
 
-def _class_names(dataset: ConcatClipDataset) -> dict[int, str]:
-    """Names by label, where they are known."""
-    return dict(enumerate(dataset.classes.label_map.names)) if dataset.classes else {}
-
-
-def _draw_detection(cfg: CfgNode, dataset: ConcatClipDataset, batch: Batch) -> list[DrawnClip]:
+def _draw_detection(cfg: CfgNode, dataset: ConcatClipDataset, batch: Batch) -> list[CaptionedClip]:
     height, width = batch["video"].shape[-2:]
-    factor = max(1, math.ceil(_CELL / max(height, width)))
-    used = batch["boxes"]
+    factor = max(1, math.ceil(_MIN_SIDE / max(height, width)))
+    pooled_boxes = batch["boxes"]
     if cfg.MODEL.ROI_HEAD.BOX_JITTER:
-        used = jitter_boxes(used, batch["seed"], height, width)
+        pooled_boxes = jitter_boxes(pooled_boxes, batch["seed"], height, width)
     label_map = dataset.datasets[0].label_map
     clips = []
     for number, clip in enumerate(batch["video"].numpy()):
         people = [
-            PersonOverlay(factor * box, _labels(row, label_map), person)
+            PersonOverlay(factor * box, _action_labels(row, label_map), person)
             for person, (box, row) in enumerate(
                 zip(batch["boxes"][number].numpy(), batch["labels"][number].numpy()), start=1
             )
         ]
-        frames = frames_of(clip)
+        frames = clip_frames(clip)
+        boxes = factor * pooled_boxes[number].numpy()
         drawn = [
-            _draw_people(frame, people, factor * used[number].numpy(), factor, named=t == len(frames) // 2)
+            _draw_people(frame, people, boxes, factor, with_names=t == len(frames) // 2)
             for t, frame in enumerate(frames)
         ]
         lines = [
             f"{person}: {', '.join(label.name for label in overlay.actions)}"
             for person, overlay in enumerate(people, start=1)
         ]
-        rows = (("\n".join(lines) or "no person is left in the crop", np.stack(drawn)),)
-        clips.append(DrawnClip(_file_of(batch, number), rows))
+        rows = (("\n".join(lines) or "no persons in the crop", np.stack(drawn)),)
+        clips.append(CaptionedClip(_file_name(batch, number), rows))
     return clips
 
 
-def _labels(row: np.ndarray, label_map: LabelMap) -> tuple[ActionLabel, ...]:
+def _action_labels(row: np.ndarray, label_map: LabelMap) -> tuple[ActionLabel, ...]:
     return tuple(ActionLabel(label_map.names[c], None, label_map.kinds[c] or None) for c in row.nonzero()[0])
 
 
 def _draw_people(
-    frame: np.ndarray, people: Sequence[PersonOverlay], used: np.ndarray, factor: int, named: bool
+    frame: np.ndarray,
+    people: Sequence[PersonOverlay],
+    pooled_boxes: np.ndarray,
+    factor: int,
+    with_names: bool,
 ) -> np.ndarray:
-    """A frame made larger, with its boxes; names at the keyframe alone."""
+    """Magnify a frame and draw its boxes. Names are only drawn on the keyframe."""
     height, width = frame.shape[:2]
     picture = cv2.resize(frame, (factor * width, factor * height), interpolation=cv2.INTER_CUBIC)
-    for box in used:
-        draw_dashed(picture, box)
-    if named:
+    for box in pooled_boxes:
+        draw_dashed_box(picture, box)
+    if with_names:
         return draw_people(picture, people)
     return draw_people(picture, [PersonOverlay(p.box, person_id=p.person_id) for p in people])
 

@@ -1,4 +1,4 @@
-"""The report of an evaluation: one HTML page without outside assets, and the same as JSON and CSV."""
+"""Writes the error analysis of an evaluation as a self-contained HTML page, JSON and CSV."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ _TEMPLATE = Path(__file__).with_name("evaluation_report.html")
 
 
 def write_report(folder: str | Path, report: dict[str, Any], title: str) -> Path:
-    """Write report.html, report.json and classes.csv; gives the page.
+    """Write report.html, report.json and classes.csv.
 
     Args:
-        report: of `vmae_det.evaluation.report.build_report`.
-        title: of the page, such as the name of the file of detections.
+        folder: folder of the files.
+        report: result of `vmae_det.evaluation.report.build_report`.
+        title: title of the page, such as the name of the detections file.
+
+    Returns:
+        Path of report.html.
     """
     folder = Path(folder)
     text = json.dumps({"title": title, **report}, allow_nan=False)
-    # Inside of a script element only "<" could end it.
+    # Without "<", nothing in the data can end the script element.
     page = _TEMPLATE.read_text(encoding="utf-8").replace("__REPORT__", text.replace("<", "\\u003c"), 1)
     for name, content in (
         ("report.html", page),
@@ -34,7 +38,7 @@ def write_report(folder: str | Path, report: dict[str, Any], title: str) -> Path
 
 
 def _csv(classes: list[dict[str, Any]]) -> str:
-    """A line for each class: what it is, its AP, and what each cause costs it."""
+    """Return a CSV with a row per class: its AP, and the AP lost to each error type."""
     causes = next((list(row["lost"]) for row in classes if row["lost"]), [])
     columns = ["id", "name", "kind", "ap", "num_ground_truth", "num_detections"]
     stream = io.StringIO()

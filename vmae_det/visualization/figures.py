@@ -1,4 +1,4 @@
-"""What charts share: matplotlib where it is installed, colours, and files written whole."""
+"""Helpers for matplotlib charts: new figures, colors, text, and atomic saving."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from vmae_det.utils.output_files import atomic_write
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours (2008) that show on white, told apart by all kinds of sight.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Colors of Okabe and Ito (2008) with enough contrast on white. Color-blind people can distinguish them.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 SUFFIXES = (".png", ".svg", ".pdf")
 _INK, _GRID = "#3c3c3c", "#e1e1e1"
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of that size in inches.
+    """Return an empty figure of this size in inches.
 
     Raises:
         UserError: matplotlib is not installed.
@@ -26,24 +26,27 @@ def new_figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise missing("matplotlib") from None
+        raise not_installed("matplotlib") from None
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def missing(package: str) -> UserError:
-    """The error of a package that only charts need."""
-    return UserError(f'{package}, which draws this, is not installed: pip install "vmae_det[plots]"')
+def not_installed(package: str) -> UserError:
+    """Return the error for a missing package that only charts require."""
+    return UserError(f'{package}, which this requires, is not installed: pip install "vmae_det[plots]"')
 
 
-def plain(text: str) -> str:
-    """A text as matplotlib draws it letter by letter: a dollar sign begins no formula, in a legend an
-    underscore hides nothing, and bytes of a name that are no UTF-8 are question marks."""
+def escape_text(text: str) -> str:
+    """Escape a text so that matplotlib draws it literally.
+
+    Dollar signs start no formula, and a leading underscore does not hide a legend entry. Bytes that are not
+    UTF-8 become question marks.
+    """
     text = text.encode("utf-8", "replace").decode("utf-8")
     return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
 
 
 def style_axes(axes: Any) -> None:
-    """A light grid, and no frame above and to the right."""
+    """Draw a light grid; hide the top and right spines."""
     axes.grid(color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -51,18 +54,18 @@ def style_axes(axes: Any) -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure, whole or not at all, in the format of the suffix; gives the path.
+    """Write a figure atomically, in the format of the suffix; return the path.
 
     Raises:
-        UserError: another suffix, or the file cannot be written.
+        UserError: the suffix is not in SUFFIXES, or the file cannot be written.
     """
     if path.suffix not in SUFFIXES:
         raise UserError(f"--output {path}: expected a name that ends in {', '.join(SUFFIXES)}")
     import matplotlib
 
-    # Text stays text, and the same chart is the same file.
+    # Keep text as text, and write identical files for identical charts.
     style = {"svg.fonttype": "none", "svg.hashsalt": "vmae_det"}
-    dated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+    no_date = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     with atomic_write(path) as temporary, matplotlib.rc_context(style):
-        figure.savefig(temporary, dpi=130, metadata=dated.get(path.suffix))
+        figure.savefig(temporary, dpi=130, metadata=no_date.get(path.suffix))
     return path

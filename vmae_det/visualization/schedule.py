@@ -1,4 +1,4 @@
-"""The learning rate over a run, as a picture and as lines of text."""
+"""Draws a learning rate schedule as a picture and as lines of text."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _TICKS = 5
 
 
 def sample_schedule(schedule: Callable[[float], float], points: int) -> tuple[np.ndarray, np.ndarray]:
-    """Progress in [0, 1) and learning rate at `points` places, spread evenly over a run."""
+    """Return `points` evenly spaced values of progress in [0, 1), and the learning rate at each."""
     progress = np.linspace(0, 1, points, endpoint=False)
-    return progress, np.array([schedule(float(place)) for place in progress])
+    return progress, np.array([schedule(float(value)) for value in progress])
 
 
 def draw_schedule(
     schedule: Callable[[float], float], epochs: int, title: str, size: tuple[int, int] = (800, 400)
 ) -> np.ndarray:
-    """A line chart of the learning rate by epoch.
+    """Draw a line chart of the learning rate by epoch.
 
     Args:
-        schedule: learning rate by progress in [0, 1).
-        epochs: of the run.
-        title: a line above the chart.
+        schedule: function from progress in [0, 1) to learning rate.
+        epochs: number of epochs of the run.
+        title: title of the chart.
         size: width and height in pixels.
 
     Returns:
@@ -59,14 +59,17 @@ def draw_schedule(
 def schedule_as_text(
     schedule: Callable[[float], float], epochs: int, width: int = 60, height: int = 8
 ) -> list[str]:
-    """The same chart in characters, `height` lines of the curve and one of epochs; the curve's top line is
-    the peak."""
+    """Draw the same chart with characters.
+
+    Returns:
+        `height` lines of the curve, of which the first is the peak, the axis, and a line with the epochs.
+    """
     _, rates = sample_schedule(schedule, width)
     top = float(rates.max()) or 1.0
     rows = np.round((1 - rates / top) * (height - 1)).astype(int)
     lines = []
     for row in range(height):
         label = f"{top * (1 - row / (height - 1)):9.2e}" if row in (0, height - 1) else " " * 9
-        lines.append(f"{label} |{''.join('*' if place == row else ' ' for place in rows)}".rstrip())
+        lines.append(f"{label} |{''.join('*' if point == row else ' ' for point in rows)}".rstrip())
     end = f"epoch {epochs}"
     return [*lines, " " * 10 + "+" + "-" * width, " " * 11 + "0" + end.rjust(width - 1)]

@@ -1,4 +1,4 @@
-/* What the page holds: rows (a person at a keyframe), people, and what of them passes the filters. */
+/* Detections of the page: rows (a person at a keyframe), people, filters and export. */
 const byId = (id) => document.getElementById(id);
 const data = JSON.parse(byId("data").textContent);
 
@@ -16,13 +16,13 @@ const rows = { keyframe: numbers("keyframe", Uint32Array), track: numbers("track
 rows.begin = new Uint32Array(rows.track.length + 1);
 numbers("counts", Uint16Array).forEach((count, i) => { rows.begin[i + 1] = rows.begin[i] + count; });
 
-/* Filters: the lowest score, and which columns of the label map are wanted. */
+/* Filters: minimum score, and selected columns of the label map. */
 const filter = { score: Math.max(data.threshold, data.floor), wanted: new Uint8Array(data.actions.length).fill(1) };
 
 const timeOf = (row) => keyframes.shownAt[rows.keyframe[row]];
 const boxOf = (row) => [0, 1, 2, 3].map((k) => rows.box[4 * row + k] / 1e6);
 
-/* The person's score of an action in a row; 0 where it does not pass the filters. */
+/* Return the score of an action in a row; 0 if it does not match the filters. */
 function scoreOf(row, column) {
   for (let i = rows.begin[row]; i < rows.begin[row + 1]; i++)
     if (rows.column[i] === column) return passes(i) ? rows.score[i] : 0;
@@ -30,7 +30,7 @@ function scoreOf(row, column) {
 }
 function passes(i) { return rows.score[i] >= filter.score && filter.wanted[rows.column[i]] === 1; }
 
-/* The actions of a row that pass the filters, by falling score. */
+/* Return the actions of a row that match the filters, by descending score. */
 function actionsOf(row) {
   const found = [];
   for (let i = rows.begin[row]; i < rows.begin[row + 1]; i++)
@@ -38,7 +38,7 @@ function actionsOf(row) {
   return found.sort((a, b) => b.score - a.score);
 }
 
-/* The best of them, or null. */
+/* Return the action with the highest score, or null. */
 function bestOf(row) {
   let best = -1;
   for (let i = rows.begin[row]; i < rows.begin[row + 1]; i++)
@@ -46,7 +46,8 @@ function bestOf(row) {
   return best < 0 ? null : { column: rows.column[best], score: rows.score[best] };
 }
 
-/* People, by the moment at which they come: rows in order of time, and for each action its best score and sum. */
+/* People in order of appearance. Each has its rows in order of time, and the maximum and the sum of the scores of
+   each action. */
 const people = (() => {
   const byTrack = new Map();
   for (let row = 0; row < rows.track.length; row++) {
@@ -67,13 +68,13 @@ const people = (() => {
   return [...byTrack.values()].sort((a, b) => a.from - b.from || a.id - b.id);
 })();
 
-/* The columns of a person's actions that pass the filters, those that are done most first. */
+/* Return the columns of a person's actions that match the filters, by descending sum of scores. */
 function columnsOf(person) {
   return [...person.best.keys()].filter((c) => filter.wanted[c] && person.best.get(c) >= filter.score)
     .sort((a, b) => person.sum.get(b) - person.sum.get(a));
 }
 
-/* Index of the first of a person's rows at or after a moment. */
+/* Return the index of a person's first row at or after a time. */
 function firstAfter(person, time) {
   let low = 0, high = person.rows.length;
   while (low < high) {
@@ -83,7 +84,7 @@ function firstAfter(person, time) {
   return low;
 }
 
-/* From when to when a person's row with this index is shown: half the way to the rows before and after it. */
+/* Return the time span in which a row of a person is shown: up to halfway to the previous and the next row. */
 function spanOf(person, index) {
   const at = timeOf(person.rows[index]);
   const before = index ? at - timeOf(person.rows[index - 1]) : Infinity;
@@ -92,7 +93,7 @@ function spanOf(person, index) {
     after > data.gap ? Math.min(at + data.reach, data.duration) : at + after / 2];
 }
 
-/* Index of the person's row that is nearest to a moment; -1 while the person is not there. */
+/* Return the index of a person's row nearest to a time; -1 if the person is not visible. */
 function nearest(person, time) {
   const after = firstAfter(person, time);
   for (const index of [after - 1, after]) {
@@ -103,7 +104,7 @@ function nearest(person, time) {
   return -1;
 }
 
-/* The box between keyframes, interpolated; where no keyframe follows, that of the nearest one. */
+/* Return the box at a time, interpolated between keyframes; without a next keyframe, the box of the nearest one. */
 function boxAt(person, time, index) {
   const after = Math.min(firstAfter(person, time), person.rows.length - 1), before = Math.max(after - 1, 0);
   const [t0, t1] = [timeOf(person.rows[before]), timeOf(person.rows[after])];
@@ -113,23 +114,23 @@ function boxAt(person, time, index) {
   return a.map((value, k) => value + share * (b[k] - value));
 }
 
-/* Who may be there, by stretches of the video, so that no frame looks through everybody. */
-const STRETCH = Math.max(1, data.duration / 4096);
-const stretches = Array.from({ length: Math.floor(data.duration / STRETCH) + 1 }, () => []);
+/* People by segment of the video, so that a frame does not search all people. */
+const SEGMENT = Math.max(1, data.duration / 4096);
+const segments = Array.from({ length: Math.floor(data.duration / SEGMENT) + 1 }, () => []);
 for (const person of people)
-  for (let k = Math.floor(person.from / STRETCH); k <= Math.floor(person.to / STRETCH); k++) stretches[k]?.push(person);
+  for (let k = Math.floor(person.from / SEGMENT); k <= Math.floor(person.to / SEGMENT); k++) segments[k]?.push(person);
 
-/* Who is there at a moment: person, row and box. */
+/* Return the people who are visible at a time: person, row and box. */
 function presentAt(time) {
   const found = [];
-  for (const person of stretches[Math.floor(time / STRETCH)] ?? []) {
+  for (const person of segments[Math.floor(time / SEGMENT)] ?? []) {
     const index = nearest(person, time);
     if (index >= 0) found.push({ person, row: person.rows[index], box: boxAt(person, time, index) });
   }
   return found;
 }
 
-/* Moments at which one of the person's actions begins, ascending, as indices of keyframes. */
+/* Return the indices of the keyframes at which an action of the person starts, ascending. */
 function beginningsOf(person) {
   const found = [];
   for (let i = 0; i < person.rows.length; i++) {
@@ -139,7 +140,7 @@ function beginningsOf(person) {
   return found;
 }
 
-/* Names and times as text */
+/* Text */
 const personName = (person) => `Person ${person.id}`;
 function clockTime(seconds, digits = 0) {
   const whole = Math.max(0, Math.floor(seconds * 10 ** digits + 1e-6) / 10 ** digits);
@@ -147,10 +148,10 @@ function clockTime(seconds, digits = 0) {
   const rest = (whole % 60).toFixed(digits).padStart(digits ? 3 + digits : 2, "0");
   return hours ? `${hours}:${String(minutes).padStart(2, "0")}:${rest}` : `${minutes}:${rest}`;
 }
-/* AVA's names carry examples, "talk to (e.g., self, a person)", for which small places have no room. */
+/* Names in AVA contain examples, as in "talk to (e.g., self, a person)". They do not fit small spaces. */
 const shortName = (column) => data.actions[column].name.replace(/\([^)]*\)/g, " ").replace(/\s+/g, " ").trim() || data.actions[column].name;
 
-/* Export of what passes the filters */
+/* Export of the rows that match the filters */
 const round = (value, digits) => Number(value.toFixed(digits));
 function csvField(text) { return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text; }
 function avaTime(seconds) {

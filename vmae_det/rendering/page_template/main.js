@@ -1,4 +1,4 @@
-/* The parts put together: one person is chosen, and keys do what the mouse does. */
+/* Connects the parts of the page: selection of a person, keyboard, mouse and resizing. */
 let choice = people[0] ?? null;
 
 function refresh() {
@@ -10,7 +10,7 @@ function refresh() {
   byId("seek").setAttribute("aria-valuetext", clockTime(now, 1));
 }
 function filtersChanged() {
-  layTimeline();
+  layOutTimeline();
   drawTimeline();
   showCounts();
   refresh();
@@ -22,12 +22,12 @@ function choose(person) {
 }
 function toggleOpen(person) {
   person.open = !person.open;
-  layTimeline();
+  layOutTimeline();
   drawTimeline();
 }
 const say = (text) => { byId("spoken").textContent = text; };
 
-/* The person above or below among those on the timeline. */
+/* Select the previous or next person on the timeline. */
 function stepPerson(direction) {
   const shown = lanes.filter((lane) => lane.column === null).map((lane) => lane.person);
   if (!shown.length) return;
@@ -37,13 +37,13 @@ function stepPerson(direction) {
   drawTimeline();
   say(`${personName(choice)}, ${clockTime(choice.from)} to ${clockTime(choice.to)}, ${columnsOf(choice).map(shortName).join(", ")}`);
 }
-/* To where one of the chosen person's actions begins. */
+/* Go to the previous or next start of an action of the selected person. */
 function stepBar(direction) {
   if (!choice) return;
   const margin = data.period / 2, starts = beginningsOf(choice);
   const isBeyond = (k) => direction * (keyframes.shownAt[k] - position()) > margin;
   const found = direction > 0 ? starts.find(isBeyond) : starts.findLast(isBeyond);
-  if (found === undefined) { say("no further action of this person"); return; }
+  if (found === undefined) { say("no more actions of this person"); return; }
   video.pause();
   seekKeyframe(found);
   const row = choice.rows.find((r) => rows.keyframe[r] === found);
@@ -63,30 +63,30 @@ function toggleFull() {
 
 const KEYS = [
   [[" ", "k"], "space, k", "play or pause", togglePlay],
-  [["ArrowLeft"], "←", "keyframe before", () => stepKeyframe(-1)],
-  [["ArrowRight"], "→", "keyframe after", () => stepKeyframe(1)],
-  [[","], ",", "frame before", () => stepFrame(-1)],
-  [["."], ".", "frame after", () => stepFrame(1)],
-  [["j"], "j", "ten seconds back", () => seek(position() - 10)],
-  [["l"], "l", "ten seconds on", () => seek(position() + 10)],
-  [["Home"], "Home", "to the beginning", () => seek(0)],
-  [["End"], "End", "to the end", () => seek(data.duration)],
-  [["ArrowUp"], "↑", "person above", () => stepPerson(-1)],
-  [["ArrowDown"], "↓", "person below", () => stepPerson(1)],
+  [["ArrowLeft"], "←", "previous keyframe", () => stepKeyframe(-1)],
+  [["ArrowRight"], "→", "next keyframe", () => stepKeyframe(1)],
+  [[","], ",", "previous frame", () => stepFrame(-1)],
+  [["."], ".", "next frame", () => stepFrame(1)],
+  [["j"], "j", "back 10 seconds", () => seek(position() - 10)],
+  [["l"], "l", "forward 10 seconds", () => seek(position() + 10)],
+  [["Home"], "Home", "go to the start", () => seek(0)],
+  [["End"], "End", "go to the end", () => seek(data.duration)],
+  [["ArrowUp"], "↑", "previous person", () => stepPerson(-1)],
+  [["ArrowDown"], "↓", "next person", () => stepPerson(1)],
   [["n"], "n", "next action of this person", () => stepBar(1)],
-  [["p"], "p", "action before of this person", () => stepBar(-1)],
-  [["Enter"], "Enter", "open or close this person's actions", () => choice && toggleOpen(choice)],
-  [["["], "[", "lower the score", () => setScore(filter.score - 0.05)],
-  [["]"], "]", "raise the score", () => setScore(filter.score + 0.05)],
-  [["/"], "/", "find an action", () => { byId("filters").open = true; byId("search").focus(); }],
-  [["+", "="], "+", "zoom the timeline in", () => setZoom(zoom * 1.5)],
-  [["-"], "−", "zoom the timeline out", () => setZoom(zoom / 1.5)],
-  [["0"], "0", "timeline of the whole video", () => setZoom(1)],
-  [["m"], "m", "sound on or off", toggleMute],
+  [["p"], "p", "previous action of this person", () => stepBar(-1)],
+  [["Enter"], "Enter", "expand or collapse the actions of this person", () => choice && toggleOpen(choice)],
+  [["["], "[", "decrease the minimum score", () => setScore(filter.score - 0.05)],
+  [["]"], "]", "increase the minimum score", () => setScore(filter.score + 0.05)],
+  [["/"], "/", "search actions", () => { byId("filters").open = true; byId("search").focus(); }],
+  [["+", "="], "+", "zoom in", () => setZoom(zoom * 1.5)],
+  [["-"], "−", "zoom out", () => setZoom(zoom / 1.5)],
+  [["0"], "0", "show the whole video", () => setZoom(1)],
+  [["m"], "m", "mute or unmute", toggleMute],
   [["f"], "f", "full screen", toggleFull],
-  [["?"], "?", "this help", () => byId("help").showModal()],
+  [["?"], "?", "show this help", () => byId("help").showModal()],
 ];
-const OWN_KEYS = { // which keys an element keeps for itself
+const OWN_KEYS = { // keys that an element handles itself, by kind of element
   text: /^.$|^(Arrow|Home|End|Enter)/u, range: /^(Arrow|Home|End)/u, select: /^.$|^(Arrow|Home|End|Enter)/u, button: /^( |Enter)$/u };
 function keepsKey(element, key) {
   const kind = element.matches("input[type=search]") ? "text" : element.matches("input[type=range]") ? "range"
@@ -146,7 +146,7 @@ function wireExports() {
 }
 function resized() {
   stage.style.setProperty("--aspect", (video.videoWidth || 16) / (video.videoHeight || 9));
-  layTimeline();
+  layOutTimeline();
   drawTimeline();
   drawOverlay(choice);
 }
@@ -157,7 +157,7 @@ byId("title").textContent = data.title;
 const amount = (count, one, many) => `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
 byId("facts").textContent = [clockTime(data.duration), amount(people.length, "person", "people"), amount(keyframes.timestamp.length, "keyframe", "keyframes")].join(" · ");
 byId("filters").open = matchMedia("(min-width: 901px)").matches;
-readColours();
+readColors();
 showLegend();
 buildFilters(filtersChanged);
 openAtFirst();
@@ -165,7 +165,7 @@ wirePlayer();
 wireTimeline();
 wireExports();
 document.addEventListener("keydown", onKey);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { readColours(); drawTimeline(); });
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { readColors(); drawTimeline(); });
 video.addEventListener("loadedmetadata", resized);
 new ResizeObserver(resized).observe(scroller);
 new ResizeObserver(resized).observe(stage);

@@ -1,4 +1,4 @@
-/* The panel: filters, and what the people of this frame do. */
+/* Side panel: filters, and the people of the current frame with their actions. */
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
@@ -12,11 +12,11 @@ function showLegend() {
   if (kinds.length < 2) return;
   byId("legend").append(...kinds.map((kind) => {
     const column = data.actions.findIndex((action) => action.kind === kind);
-    return make("span", {}, make("span", { class: `dot ${colourName(column)}` }), kindName(kind));
+    return make("span", {}, make("span", { class: `dot ${colorName(column)}` }), kindName(kind));
   }));
 }
 
-/* A box for each action, by kind. */
+/* Checkboxes of the actions, grouped by kind. */
 const boxes = [];
 function buildFilters(changed) {
   byId("score").min = data.floor;
@@ -30,7 +30,7 @@ function buildFilters(changed) {
       const count = make("span", { class: "count" });
       box.checked = true;
       box.onchange = () => { filter.wanted[column] = Number(box.checked); changed(); };
-      const label = make("label", { title: action.name }, box, make("span", { class: `dot ${colourName(column)}` }), make("span", { class: "text" }, action.name), count);
+      const label = make("label", { title: action.name }, box, make("span", { class: `dot ${colorName(column)}` }), make("span", { class: "text" }, action.name), count);
       boxes.push({ box, label, count, column });
       group.append(label);
     });
@@ -41,7 +41,7 @@ function buildFilters(changed) {
     for (const { label, column } of boxes) label.hidden = !data.actions[column].name.toLowerCase().includes(needle);
     for (const group of byId("actions").children) group.hidden = !group.querySelector("label:not([hidden])");
   };
-  // Of those that the search leaves.
+  // Only the actions that match the search.
   const setAll = (checked) => () => {
     for (const { box, label, column } of boxes) if (!label.hidden) { box.checked = checked; filter.wanted[column] = Number(checked); }
     changed();
@@ -49,7 +49,7 @@ function buildFilters(changed) {
   byId("all").onclick = setAll(true);
   byId("none").onclick = setAll(false);
 }
-/* How many rows reach the score, for each action; and how many pass in all. */
+/* Show the number of rows with the minimum score per action, and the number of rows that match all filters. */
 function showCounts() {
   const counts = new Uint32Array(data.actions.length);
   rows.score.forEach((score, i) => { if (score >= filter.score) counts[rows.column[i]] += 1; });
@@ -74,13 +74,13 @@ function showNow(chosen, choose) {
     const button = make("button", { type: "button", "aria-pressed": String(person === chosen), "data-person": person.id }, personName(person));
     button.onclick = () => choose(person);
     const list = actions.map(({ column, score }) => {
-      const meter = make("span", { class: "meter" }, make("span", { class: colourName(column) }));
+      const meter = make("span", { class: "meter" }, make("span", { class: colorName(column) }));
       meter.firstChild.style.width = `${100 * Math.min(score, 1)}%`;
       return make("li", {}, make("span", { class: "text", title: data.actions[column].name }, data.actions[column].name), meter, make("span", { class: "count" }, score.toFixed(2)));
     });
-    return make("li", {}, button, make("ul", {}, ...(list.length ? list : [make("li", { class: "soft" }, "nothing that passes the filter")])));
+    return make("li", {}, button, make("ul", {}, ...(list.length ? list : [make("li", { class: "soft" }, "no actions match the filter")])));
   }));
-  if (!present.length) byId("now").append(make("li", { class: "soft" }, "nobody"));
+  if (!present.length) byId("now").append(make("li", { class: "soft" }, "no people"));
 }
 
 function download(name, type, parts) {

@@ -1,14 +1,14 @@
-/* The video and what is drawn over it. `now` is the moment of the frame that is seen, in seconds from frame 0. */
+/* Video player and overlay. `now` is the time of the visible frame, in seconds from frame 0. */
 const video = byId("video"), overlay = byId("overlay"), stage = byId("stage");
 let now = 0, target = null;
 
-/* On the video, whatever the page's colours: Okabe and Ito's, which all kinds of sight tell apart. */
+/* Colors on the video, in both color schemes of the page: Okabe and Ito's, which color-blind people can distinguish. */
 const ON_VIDEO = { PERSON_MOVEMENT: "#56b4e9", OBJECT_MANIPULATION: "#f0e442", PERSON_INTERACTION: "#d55e00" };
 const onVideo = (column) => ON_VIDEO[data.actions[column].kind] ?? "#c8c8c8";
 
 function loadVideo() {
   video.onerror = () => {
-    byId("trouble").textContent = "This browser cannot play the video; the timeline and the export work without it.";
+    byId("trouble").textContent = "This browser cannot play the video. The timeline and the export still work.";
     byId("trouble").hidden = false;
   };
   const content = byId("content");
@@ -16,21 +16,21 @@ function loadVideo() {
   content.remove();
 }
 
-/* Call `show` with every frame's moment as the frame is presented. */
+/* Update `now` and call `show` for every presented frame. */
 function followFrames(show) {
   const present = (time) => { now = time - data.mediaStart; target = video.seeking ? target : null; show(); };
   if ("requestVideoFrameCallback" in HTMLVideoElement.prototype) {
     const follow = (_, frame) => { present(frame.mediaTime); video.requestVideoFrameCallback(follow); };
     video.requestVideoFrameCallback(follow);
   } else {
-    // Without the frame's own time: that of a frame of constant rate.
+    // Without frame callbacks, assume a constant frame rate.
     const begin = () => Math.floor((video.currentTime - data.mediaStart) / data.period + 0.01) * data.period + data.mediaStart;
     const follow = () => { present(begin()); if (!video.paused) requestAnimationFrame(follow); };
     for (const event of ["play", "seeked", "loadeddata"]) video.addEventListener(event, follow);
   }
 }
 
-/* When the frame begins that is seen or being sought: keys pressed in a row add up. */
+/* Return the start of the frame that is visible or being sought, so that repeated key presses add up. */
 function position() { return target === null ? now : target - data.period / 2; }
 function seek(time) {
   target = Math.min(Math.max(time, 0), data.duration - data.period / 2);
@@ -50,14 +50,14 @@ function stepFrame(direction) {
 }
 function togglePlay() { if (video.paused) video.play().catch(() => {}); else video.pause(); }
 
-/* Where the picture lies in the stage: left, top, width, height in CSS pixels. */
+/* Return left, top, width and height of the picture in the stage, in CSS pixels. */
 function pictureRect() {
   const width = stage.clientWidth, height = stage.clientHeight;
   const scale = Math.min(width / (video.videoWidth || 16), height / (video.videoHeight || 9));
   const [w, h] = [(video.videoWidth || 16) * scale, (video.videoHeight || 9) * scale];
   return [(width - w) / 2, (height - h) / 2, w, h];
 }
-/* Resize a canvas to its CSS size; gives its context, in CSS pixels, cleared. */
+/* Resize a canvas to its CSS size; return its cleared context, with CSS pixels as units. */
 function freshContext(canvas, width, height) {
   const ratio = devicePixelRatio || 1, size = [Math.round(width * ratio), Math.round(height * ratio)];
   if (canvas.width !== size[0] || canvas.height !== size[1]) [canvas.width, canvas.height] = size;
@@ -67,7 +67,7 @@ function freshContext(canvas, width, height) {
   return pen;
 }
 
-const habits = new Map(); // person -> the place that its plate had, so that plates do not jump about
+const lastSlots = new Map(); // person -> index of the last position of the label, so that labels do not jump
 function drawOverlay(chosen) {
   const pen = freshContext(overlay, stage.clientWidth, stage.clientHeight);
   const [left, top, width, height] = pictureRect(), small = width < 560;
@@ -82,14 +82,14 @@ function drawOverlay(chosen) {
   pen.textBaseline = "middle";
   const line = small ? 15 : 19, taken = [], heads = shown.map(({ box: [x1, y1, x2, y2] }) => [x1, y1, x2, y1 + (y2 - y1) / 4]);
   shown.forEach((item, i) => {
-    const plate = renderPlate(pen, item, line, small ? 130 : 220);
-    const rect = placePlate(item, plate, [left, top, width, height], heads, taken);
+    const label = layOutLabel(pen, item, line, small ? 130 : 220);
+    const rect = placeLabel(item, label, [left, top, width, height], heads, taken);
     taken.push(rect);
-    drawPlate(pen, plate, rect, line, item.person === chosen);
+    drawLabel(pen, label, rect, line, item.person === chosen);
   });
 }
-function renderPlate(pen, { person, actions }, line, room) {
-  const texts = actions.map(({ column, score }) => ({ name: fit(pen, shortName(column), room), score: score.toFixed(2), value: score, colour: onVideo(column) }));
+function layOutLabel(pen, { person, actions }, line, room) {
+  const texts = actions.map(({ column, score }) => ({ name: fit(pen, shortName(column), room), score: score.toFixed(2), value: score, color: onVideo(column) }));
   const tag = String(person.id), tagWidth = pen.measureText(tag).width + 10;
   const body = Math.max(0, ...texts.map(({ name }) => pen.measureText(name).width + pen.measureText("0.00").width + 20));
   return { texts, tag, tagWidth, width: tagWidth + body, height: line * Math.max(texts.length, 1) };
@@ -100,34 +100,34 @@ function fit(pen, text, room) {
   while (letters.length && pen.measureText(letters.join("") + "…").width > room) letters.pop();
   return letters.join("").trimEnd() + "…";
 }
-function placePlate({ person, box: [x1, y1, x2, y2] }, { width, height }, [left, top, w, h], heads, taken) {
+function placeLabel({ person, box: [x1, y1, x2, y2] }, { width, height }, [left, top, w, h], heads, taken) {
   const under = y1 + (y2 - y1) / 4, gap = 3;
-  const places = [[x1, y1 - height - gap], [x2 - width, y1 - height - gap], [x1, y2 + gap], [x2 - width, y2 + gap], [x2 + gap, y1],
+  const slots = [[x1, y1 - height - gap], [x2 - width, y1 - height - gap], [x1, y2 + gap], [x2 - width, y2 + gap], [x2 + gap, y1],
     [x1 - width - gap, y1], [x2 + gap, y2 - height], [x1 - width - gap, y2 - height], [x1 + gap, y2 - height - gap], [x1 + gap, under + gap]];
   let best = null, least = Infinity;
-  places.forEach(([x, y], k) => {
+  slots.forEach(([x, y], k) => {
     const at = [Math.min(Math.max(x, left), Math.max(left, left + w - width)), Math.min(Math.max(y, top), Math.max(top, top + h - height))];
     const rect = [...at, at[0] + width, at[1] + height];
     const cover = (others) => others.reduce((sum, other) => sum + shared(rect, other), 0) / (width * height);
-    const cost = 100 * cover(taken) + 50 * cover(heads) + k * 0.2 - (habits.get(person) === k ? 1.5 : 0);
+    const cost = 100 * cover(taken) + 50 * cover(heads) + k * 0.2 - (lastSlots.get(person) === k ? 1.5 : 0);
     if (cost < least) { least = cost; best = { rect, k }; }
   });
-  habits.set(person, best.k);
+  lastSlots.set(person, best.k);
   return best.rect;
 }
 function shared(a, b) {
   return Math.max(0, Math.min(a[2], b[2]) - Math.max(a[0], b[0])) * Math.max(0, Math.min(a[3], b[3]) - Math.max(a[1], b[1]));
 }
-function drawPlate(pen, { texts, tag, tagWidth, width, height }, [x, y], line, isChosen) {
+function drawLabel(pen, { texts, tag, tagWidth, width, height }, [x, y], line, isChosen) {
   pen.fillStyle = "rgb(18 20 24 / 0.8)";
   pen.fillRect(x, y, width, height);
   pen.fillStyle = isChosen ? "#fff" : "rgb(255 255 255 / 0.2)";
   pen.fillRect(x, y, tagWidth, height);
   pen.fillStyle = isChosen ? "#111" : "#fff";
   pen.fillText(tag, x + 5, y + height / 2);
-  texts.forEach(({ name, score, value, colour }, i) => {
+  texts.forEach(({ name, score, value, color }, i) => {
     const top = y + i * line, start = x + tagWidth;
-    pen.fillStyle = colour;
+    pen.fillStyle = color;
     pen.fillRect(start, top, 3, line);
     pen.globalAlpha = 0.3;
     pen.fillRect(start, top, (width - tagWidth) * Math.min(value, 1), line);
@@ -137,7 +137,7 @@ function drawPlate(pen, { texts, tag, tagWidth, width, height }, [x, y], line, i
     pen.fillText(score, x + width - 5 - pen.measureText(score).width, top + line / 2 + 0.5);
   });
 }
-/* The smallest box under a point of the stage, in CSS pixels; null where there is nobody. */
+/* Return the person with the smallest box at a point of the stage, in CSS pixels, or null. */
 function personAt(x, y) {
   const [left, top, width, height] = pictureRect();
   const [u, v] = [(x - left) / width, (y - top) / height];

@@ -1,20 +1,20 @@
-/* The timeline: a row for each person, and below an open one a row for each action. Only what is seen is drawn. */
+/* Timeline: a row per person and, if it is expanded, a row per action. Only visible rows are drawn. */
 const scroller = byId("scroller"), bars = byId("bars"), names = byId("names"), playhead = byId("playhead");
 const RULER = 24, PERSON_HEIGHT = 26, ACTION_HEIGHT = 20, OPEN_AT_FIRST = 60; // CSS pixels; rows
-const MAX_SCALE = 400, MAX_WIDTH = 8e6; // CSS pixels a second; of the whole, beyond which browsers stop to scroll
-const colours = {};
+const MAX_SCALE = 400, MAX_WIDTH = 8e6; // CSS pixels per second; total CSS pixels, beyond which browsers cannot scroll
+const colors = {};
 let lanes = [], zoom = 1;
 
-function readColours() {
+function readColors() {
   const style = getComputedStyle(document.documentElement);
   for (const name of ["ink", "soft", "line", "lane", "movement", "object", "interaction", "other"])
-    colours[name] = style.getPropertyValue(`--${name}`).trim();
+    colors[name] = style.getPropertyValue(`--${name}`).trim();
 }
-const KIND_COLOUR = { PERSON_MOVEMENT: "movement", OBJECT_MANIPULATION: "object", PERSON_INTERACTION: "interaction" };
-const colourName = (column) => KIND_COLOUR[data.actions[column].kind] ?? "other";
+const KIND_COLOR = { PERSON_MOVEMENT: "movement", OBJECT_MANIPULATION: "object", PERSON_INTERACTION: "interaction" };
+const colorName = (column) => KIND_COLOR[data.actions[column].kind] ?? "other";
 
 const gutter = () => (scroller.clientWidth < 600 ? 118 : 220);
-const laneWidth = () => Math.max(scroller.clientWidth - gutter() - 12, 50); // the last second's text needs some room
+const laneWidth = () => Math.max(scroller.clientWidth - gutter() - 12, 50); // room for the label of the last tick
 function scale() { return Math.min(laneWidth() * zoom, MAX_WIDTH) / data.duration; }
 const xOf = (time) => gutter() + time * scale() - scroller.scrollLeft;
 const timeAt = (x) => (x - gutter() + scroller.scrollLeft) / scale();
@@ -27,8 +27,8 @@ function setZoom(value) {
   drawTimeline();
 }
 
-/* Which rows there are; those who do nothing that passes the filters have none. */
-function layTimeline() {
+/* Compute the rows. People without actions that match the filters have none. */
+function layOutTimeline() {
   lanes = [];
   let y = RULER;
   const add = (lane, height) => { lanes.push({ ...lane, y, height }); y += height; };
@@ -39,7 +39,7 @@ function layTimeline() {
     if (person.open) for (const column of columns) add({ person, column }, ACTION_HEIGHT);
   }
   byId("nobody").hidden = lanes.length > 0;
-  byId("nobody").textContent = people.length ? "Nobody does what the filter asks for." : "No people were found in this video.";
+  byId("nobody").textContent = people.length ? "No actions match the filter." : "No people were detected in this video.";
   lanes.height = y;
   sizeTimeline();
 }
@@ -75,15 +75,15 @@ function drawGrid(pen, left, width, height) {
   pen.textBaseline = "middle";
   for (let k = Math.max(0, Math.ceil(timeAt(left) / step)); k * step <= Math.min(timeAt(width), data.duration + 1e-9); k++) {
     const x = Math.round(xOf(k * step)) + 0.5;
-    pen.fillStyle = colours.line;
+    pen.fillStyle = colors.line;
     pen.fillRect(x - 0.5, RULER - 5, 1, height);
-    pen.fillStyle = colours.soft;
+    pen.fillStyle = colors.soft;
     const text = clockTime(k * step, step < 1 ? 1 : 0), half = pen.measureText(text).width / 2;
     pen.fillText(text, Math.min(Math.max(x - half, left), width - 2 * half - 2), 10);
   }
 }
-/* The person's rows in view: begin and end in pixels, and what `pick` gives for the row, an action or null. Of
-   rows that share a pixel the one with the highest score is given. */
+/* Yield the visible rows of a person: start and end in pixels, and the result of `pick`, an action or null. Of rows
+   in the same pixel, the one with the highest score is used. */
 function* barsIn(person, width, pick) {
   const left = gutter() - scroller.scrollLeft, factor = scale();
   let held = null;
@@ -103,12 +103,12 @@ function* barsIn(person, width, pick) {
 }
 
 function drawPerson(pen, { person }, y, width) {
-  const runs = []; // the best action, while it stays the same
+  const runs = []; // spans of consecutive rows with the same best action
   for (const { from, to, action } of barsIn(person, width, bestOf)) {
-    pen.fillStyle = colours.lane;
-    pen.fillRect(from, y + 3, Math.max(to - from, 1) + 0.5, PERSON_HEIGHT - 6); // no seams
+    pen.fillStyle = colors.lane;
+    pen.fillRect(from, y + 3, Math.max(to - from, 1) + 0.5, PERSON_HEIGHT - 6); // avoids gaps between rows
     if (!action || person.open) continue;
-    fillBar(pen, colourName(action.column), from, to, y + 3, PERSON_HEIGHT - 6, action.score);
+    fillBar(pen, colorName(action.column), from, to, y + 3, PERSON_HEIGHT - 6, action.score);
     const run = runs.at(-1);
     if (run && run.column === action.column && from - run.to < 1) run.to = to;
     else runs.push({ column: action.column, from, to });
@@ -122,28 +122,28 @@ function writeInRun(pen, { column, from, to }, y, width) {
   const text = fit(pen, shortName(column), room);
   pen.lineWidth = 3;
   pen.lineJoin = "round";
-  pen.strokeStyle = colours.lane;
+  pen.strokeStyle = colors.lane;
   pen.strokeText(text, start, y + PERSON_HEIGHT / 2 + 1);
-  pen.fillStyle = colours.ink;
+  pen.fillStyle = colors.ink;
   pen.fillText(text, start, y + PERSON_HEIGHT / 2 + 1);
 }
 function drawAction(pen, { person, column }, y, width) {
-  pen.fillStyle = colours.line;
+  pen.fillStyle = colors.line;
   pen.fillRect(gutter(), y + ACTION_HEIGHT - 1, width, 1);
   const pick = (row) => ({ column, score: scoreOf(row, column) });
   for (const { from, to, action } of barsIn(person, width, pick))
-    if (action.score) fillBar(pen, colourName(column), from, to, y + 2, ACTION_HEIGHT - 3, action.score);
+    if (action.score) fillBar(pen, colorName(column), from, to, y + 2, ACTION_HEIGHT - 3, action.score);
 }
-/* A bar as high and as strong as its score, from the lower edge. */
-function fillBar(pen, colour, from, to, y, height, score) {
+/* Draw a bar from the lower edge; height and opacity show the score. */
+function fillBar(pen, color, from, to, y, height, score) {
   const high = Math.max(2, height * Math.min(score, 1)), gap = to - from > 5 ? 1 : 0;
-  pen.fillStyle = colours[colour];
+  pen.fillStyle = colors[color];
   pen.globalAlpha = 0.45 + 0.55 * Math.min(score, 1);
   pen.fillRect(from, y + height - high, Math.max(to - from - gap, 1), high);
   pen.globalAlpha = 1;
 }
 
-/* The names of the rows in view, as elements that screen readers find. */
+/* Show the names of the visible rows, as elements for screen readers. */
 function showNames(seen, top, left, chosen) {
   names.style.width = `${left}px`;
   names.replaceChildren(...seen.map((lane) => {
@@ -158,7 +158,7 @@ function showNames(seen, top, left, chosen) {
       element.append(make("span", { class: "count" }, `${clockTime(person.from)}–${clockTime(person.to)}`));
     } else {
       element.setAttribute("data-action", data.actions[column].id);
-      element.append(make("span", { class: `dot ${colourName(column)}` }), make("span", { class: "text" }, shortName(column)));
+      element.append(make("span", { class: `dot ${colorName(column)}` }), make("span", { class: "text" }, shortName(column)));
       element.append(make("span", { class: "count" }, person.best.get(column).toFixed(2)));
     }
     element.style.transform = `translateY(${lane.y - top}px)`;
@@ -174,7 +174,7 @@ function movePlayhead() {
   playhead.hidden = x < gutter() - 1 || x > scroller.clientWidth;
   playhead.style.transform = `translateX(${x}px)`;
 }
-/* While it plays, the view turns to the next page when the playhead leaves it. */
+/* During playback, scroll to the next page when the playhead leaves the view. */
 function followPlayhead() {
   const x = xOf(now);
   if (!video.paused && (x < gutter() || x > scroller.clientWidth - 12)) scroller.scrollLeft = now * scale() - laneWidth() * 0.05;
@@ -189,7 +189,7 @@ function revealPerson(person) {
   else if (scroller.scrollTop < high) scroller.scrollTop = Math.min(high, low);
 }
 
-/* What lies under a point of the sheet: lane, moment, and the person's row there with the action's score. */
+/* Return what is at a point of the sheet: lane, time, and the row of the person with the score of the action. */
 function hitTimeline(event) {
   const place = byId("sheet").getBoundingClientRect();
   const x = event.clientX - place.left, y = event.clientY - place.top;

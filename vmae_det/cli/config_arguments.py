@@ -1,0 +1,108 @@
+"""Config arguments of a command: `--config-file`, `KEY VALUE` overrides, and the config they give."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from vmae_det import model_zoo
+from vmae_det.config import CfgNode, check_config, get_cfg
+from vmae_det.config.cfg_node import flatten
+from vmae_det.utils.errors import ConfigError, did_you_mean
+
+# Keys that the weights determine: their network and its input pixels.
+_MODEL_KEYS = (
+    *("MODEL.META_ARCHITECTURE", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"),
+    *(f"MODEL.BACKBONE.{key}" for key in ("NAME", "EMBED_DIM", "DEPTH", "NUM_HEADS", "MLP_RATIO")),
+    *(f"MODEL.BACKBONE.{key}" for key in ("PATCH_SIZE", "TUBELET_SIZE", "POSITIONS")),
+    *(f"MODEL.DECODER.{key}" for key in ("EMBED_DIM", "DEPTH", "NUM_HEADS")),
+    *(f"MODEL.RECONSTRUCTION.{key}" for key in ("NORMALIZE", "NUM_FRAMES", "SAMPLING_RATE")),
+    *("MODEL.CLASSIFIER.NUM_CLASSES", "MODEL.ROI_HEAD.NAME", "MODEL.ROI_HEAD.NUM_CLASSES"),
+    *(f"MODEL.ROI_HEAD.{key}" for key in ("RESOLUTION", "SAMPLING_RATIO", "ALIGNED")),
+    *(f"INPUT.{key}" for key in ("NUM_FRAMES", "CROP_SIZE", "TEST_SHORT_SIDE", "CONVENTION")),
+)
+_RUN_KEYS = ("OUTPUT_DIR", "WANDB.")  # never taken from the run that produced the weights
+
+
+def add_config_arguments(
+    parser: argparse.ArgumentParser, config_help: str = "YAML file, or name of a config in the model zoo"
+) -> None:
+    """Add `--config-file` and the positional `KEY VALUE` overrides."""
+    parser.add_argument("--config-file", metavar="FILE", default="", help=config_help)
+    parser.add_argument(
+        "opts",
+        nargs=argparse.REMAINDER,
+        metavar="KEY VALUE",
+        help="override config keys, e.g. SOLVER.EPOCHS 5; must come after all options",
+    )
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Document the `KEY VALUE` pairs of a command with several positional arguments.
+
+    `overrides.split_overrides` removes the pairs before argparse runs; `--opts` exists for the help text.
+    """
+    parser.add_argument(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="override config keys; must come last; the word --opts may be omitted",
+    )
+
+
+def load_config(
+    config_file: str, opts: list[str], find_config: Callable[[str], CfgNode | None] | None = None
+) -> CfgNode:
+    """Return the config of a command, checked and frozen.
+
+    Later sources override earlier ones: defaults, the config stored with MODEL.WEIGHTS, the config file, the
+    overrides. If there is a config file, the stored config only sets the keys that describe the network and
+    its input pixels.
+
+    Args:
+        config_file: path or name in the model zoo; "" for none.
+        opts: alternating keys and values.
+        find_config: returns the config stored with weights, or None. The default reads checkpoints;
+            `inference.predictor.find_config` also reads exported models.
+
+    Raises:
+        ConfigError: the file does not exist, or a key or value is invalid.
+        WeightsError: MODEL.WEIGHTS cannot be read.
+    """
+    cfg = _merge(get_cfg(), config_file, opts)
+    if cfg.MODEL.WEIGHTS:
+        stored = (find_config or _config_of_checkpoint)(cfg.MODEL.WEIGHTS)
+        if stored is not None:
+            base = get_cfg()
+            for key, value in flatten(stored):
+                if key in _MODEL_KEYS or not (config_file or key.startswith(_RUN_KEYS)):
+                    base.merge_from_list([key, value])
+            cfg = _merge(base, config_file, opts)
+    check_config(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def _config_of_checkpoint(weights: str) -> CfgNode | None:
+    from vmae_det.checkpoint import read_checkpoint
+    from vmae_det.checkpoint.stored_config import stored_config
+
+    return stored_config(read_checkpoint(weights), weights)
+
+
+def _merge(cfg: CfgNode, config_file: str, opts: list[str]) -> CfgNode:
+    if config_file:
+        path = Path(config_file)
+        if not path.exists() or path.is_dir():
+            try:
+                path = model_zoo.get_config_file(config_file)
+            except ConfigError:
+                hint = did_you_mean(config_file, model_zoo.config_names())
+                raise ConfigError(
+                    f"--config-file: {config_file} is neither a file nor a config of the model zoo{hint}"
+                ) from None
+        cfg.merge_from_file(path)
+    cfg.merge_from_list(opts)
+    return cfg

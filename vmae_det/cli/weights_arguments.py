@@ -1,0 +1,55 @@
+"""Arguments of commands that apply trained weights: the config and label map of `--weights`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from vmae_det.cli.config_arguments import add_overrides, load_config
+from vmae_det.config import CfgNode, check_config
+
+
+def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `--config-file` and `--label-map`, for weights without them, and `KEY VALUE` overrides."""
+    parser.add_argument(
+        "--config-file", metavar="FILE", default="", help="config, for weights that do not contain one"
+    )
+    parser.add_argument(
+        "--label-map", type=Path, metavar="FILE", help="label map, for weights that do not contain one"
+    )
+    add_overrides(parser)
+
+
+def load_weights_config(args: argparse.Namespace) -> CfgNode:
+    """Return the config of `--weights`: that of `--config-file`, else the one stored with the weights.
+
+    Raises:
+        ConfigError: a key or value is invalid.
+        WeightsError: the weights cannot be read, or there is no config.
+    """
+    from vmae_det.inference.predictor import find_config, read_config
+
+    if args.config_file:
+        return load_config(args.config_file, [*args.opts, "MODEL.WEIGHTS", args.weights], find_config)
+    cfg = read_config(args.weights)
+    cfg.merge_from_list(args.opts)
+    check_config(cfg)
+    return cfg
+
+
+def load_label_map(args: argparse.Namespace) -> dict[str, list] | None:
+    """Return the fields of the label map: that of `--label-map`, else the one stored with the weights.
+
+    Returns:
+        `ids`, `names` and `kinds`; None if there is no label map.
+    """
+    from vmae_det.data.classes import ModelClasses
+    from vmae_det.formats.label_map import LabelMap
+    from vmae_det.inference.predictor import label_map_of
+    from vmae_det.inference.scorers import read_stored_metadata
+
+    stored = ModelClasses.from_checkpoint(read_stored_metadata(args.weights).get("label_map"), args.weights)
+    if not args.label_map:
+        return stored and stored.to_checkpoint()
+    given = label_map_of(args.weights, LabelMap.from_file(args.label_map))
+    return ModelClasses(given, str(args.label_map)).to_checkpoint()
