@@ -15,7 +15,7 @@ from test_prepare import write_video
 
 from vmae_det.data.catalog import get_dataset
 from vmae_det.dataset_tools.check import KINDS, check_dataset, checker
-from vmae_det.dataset_tools.process_map import WorkerDied, run_apart
+from vmae_det.dataset_tools.isolated_map import WorkerFailure, isolated_map
 from vmae_det.utils.errors import ConfigError, DataError
 from vmae_det.video.probe import probe_video
 from vmae_det.video.readers import open_video
@@ -564,12 +564,12 @@ def test_check_data_and_training_agree_on_what_is_inside_a_video(tmp_path, in_pr
     assert found == {"keyframe_outside_video": outside}
 
 
-def test_a_crash_or_a_hang_costs_one_file():
-    answers = dict(run_apart(misbehave, ["a", "crash", "b", "hang", "c"], 2, seconds=3, description=""))
-    assert {key: answers[key] for key in "abc"} == {"a": "A", "b": "B", "c": "C"}
-    assert isinstance(answers["crash"], WorkerDied)
-    assert "crashed" in str(answers["crash"])
-    assert "hangs" in str(answers["hang"])
+def test_a_crash_or_a_hang_is_limited_to_one_file():
+    results = dict(isolated_map(misbehave, ["a", "crash", "b", "hang", "c"], 2, timeout=3, description=""))
+    assert {key: results[key] for key in "abc"} == {"a": "A", "b": "B", "c": "C"}
+    assert isinstance(results["crash"], WorkerFailure)
+    assert "crashed" in str(results["crash"])
+    assert "timed out after 3 s" in str(results["hang"])
 
 
 def test_worker_processes_read_the_videos(damaged):

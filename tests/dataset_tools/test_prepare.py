@@ -1,4 +1,4 @@
-"""Preparation of the classification datasets, on small stand-ins of the official files."""
+"""Preparation of classification datasets, on small synthetic versions of the official files."""
 
 import csv
 import json
@@ -22,10 +22,10 @@ from vmae_det.cli.main import main
 from vmae_det.cli.train import train_or_evaluate
 from vmae_det.data.catalog import get_dataset
 from vmae_det.dataset_tools.check import check_dataset
-from vmae_det.dataset_tools.prepare import work
-from vmae_det.dataset_tools.prepare.common import only_run
-from vmae_det.dataset_tools.prepare.resize import resize_video, resized
-from vmae_det.dataset_tools.prepare.work import Journal
+from vmae_det.dataset_tools.prepare import video_jobs
+from vmae_det.dataset_tools.prepare.preparers import lock_folder
+from vmae_det.dataset_tools.prepare.transcode import resize_video, resized_shape
+from vmae_det.dataset_tools.prepare.video_jobs import Journal
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.utils.errors import UserError
 from vmae_det.video.probe import probe_video
@@ -37,7 +37,7 @@ _OPTIONS = {".avi": {"bf": "2"}}  # as in UCF101
 
 
 def write_video(path, frames=8, size=(128, 96), rate=25, times=None):
-    """A video whose frames grow brighter; `times` in thousandths of a second, else by the rate."""
+    """Write a video whose frames get brighter; `times` are in milliseconds, None: by the frame rate."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as file:
         stream = file.add_stream(_CODECS[path.suffix], rate=rate, options=_OPTIONS.get(path.suffix))
@@ -45,8 +45,8 @@ def write_video(path, frames=8, size=(128, 96), rate=25, times=None):
         if times is not None:
             stream.codec_context.time_base = unit = Fraction(1, 1000)
         for number in range(frames):
-            picture = np.full((size[1], size[0], 3), (40 + 20 * number) % 216, dtype=np.uint8)
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            pixels = np.full((size[1], size[0], 3), (40 + 20 * number) % 216, dtype=np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             if times is not None:
                 frame.pts, frame.time_base = times[number], unit
             file.mux(stream.encode(frame))
@@ -55,7 +55,7 @@ def write_video(path, frames=8, size=(128, 96), rate=25, times=None):
 
 
 class Site:
-    """What a dataset's site gives: `annotations`, `videos`; and the command that prepares it."""
+    """Synthetic `annotations` and `videos` of a dataset, and the command that prepares it."""
 
     def __init__(self, folder, name):
         self.name = name
@@ -65,18 +65,18 @@ class Site:
         self.videos.mkdir()
 
     @property
-    def made(self):
+    def output(self):
         return self.root / self.name
 
     def write(self, name, *lines, end="\n"):
         (self.annotations / name).write_text("".join(line + end for line in lines))
 
     def prepare(self, *more):
-        places = ("--annotations", self.annotations, "--videos", self.videos, "--root", self.root)
-        return main([str(word) for word in ("prepare", self.name, *places, "--workers", "1", *more)])
+        paths = ("--annotations", self.annotations, "--videos", self.videos, "--root", self.root)
+        return main([str(word) for word in ("prepare", self.name, *paths, "--workers", "1", *more)])
 
     def rows(self, list_name):
-        return (self.made / f"{list_name}.csv").read_text().splitlines()
+        return (self.output / f"{list_name}.csv").read_text().splitlines()
 
 
 def kinetics(site):
@@ -154,33 +154,34 @@ SITES = {
 
 @pytest.fixture
 def in_process(monkeypatch):
-    """Videos are read without worker processes, which take half a second to start; each is counted."""
-    done = []
+    """Process videos without worker processes, which take half a second to start; return the processed
+    items."""
+    processed = []
 
     def run(function, items, workers, seconds, description):
         for item in items:
-            done.append(item)
+            processed.append(item)
             yield item, function(item)
 
-    monkeypatch.setattr(work, "run_apart", run)
-    return done
+    monkeypatch.setattr(video_jobs, "isolated_map", run)
+    return processed
 
 
 @pytest.fixture
 def interrupted(in_process, monkeypatch):
-    """interrupted(N): the preparation is interrupted before it gets to its N-th video, once."""
+    """A function that interrupts the next preparation before its N-th video."""
 
     def arm(number):
-        run = work.run_apart
+        run = video_jobs.isolated_map
 
         def stop(*args):
-            for count, answer in enumerate(run(*args), start=1):
+            for count, result in enumerate(run(*args), start=1):
                 if count == number:
-                    monkeypatch.setattr(work, "run_apart", run)
+                    monkeypatch.setattr(video_jobs, "isolated_map", run)
                     raise KeyboardInterrupt
-                yield answer
+                yield result
 
-        monkeypatch.setattr(work, "run_apart", stop)
+        monkeypatch.setattr(video_jobs, "isolated_map", stop)
 
     return arm
 
@@ -197,25 +198,25 @@ def interrupted(in_process, monkeypatch):
 def test_from_the_official_files_to_training(
     name, resize, tmp_path, tiny_cfg, in_process, interrupted, capsys
 ):
-    """Prepared in two runs, the first of them interrupted; then two steps of fine-tuning by name."""
+    """Prepare in two runs, the first of which is interrupted; then fine-tune for two steps."""
     site = Site(tmp_path, name)
     train_name, train, val = SITES[name](site)
     val_name = train_name.replace("train", "val")
     arguments = ("--resize", "48") if resize else ()
     interrupted(2)
     assert site.prepare(*arguments) == 130
-    assert not (site.made / f"{train_name}.csv").exists()
+    assert not (site.output / f"{train_name}.csv").exists()
     assert site.prepare(*arguments) == 0
     again = [item for item in set(in_process) if in_process.count(item) > 1]
-    assert len(again) == 1, "all but the video at the interruption are done once"
+    assert len(again) == 1, "only the video at the interruption is processed twice"
     total = len(in_process)
     assert site.prepare(*arguments) == 0
-    assert len(in_process) == total, "a run after a whole one has nothing left to do"
+    assert len(in_process) == total, "a run after a complete one processes nothing"
 
     if resize:
         train, val = ([f"{row[: row.rindex('.')]}.mp4 {row[-1]}" for row in rows] for rows in (train, val))
     assert [site.rows(train_name), site.rows(val_name)] == [train, val]
-    assert "classes, where the whole dataset has" in capsys.readouterr().out
+    assert "classes; the complete dataset has" in capsys.readouterr().out
 
     spec = get_dataset(f"{name}_{train_name}", str(site.root))
     files, labels = spec.labeled_videos()
@@ -234,7 +235,7 @@ def test_from_the_official_files_to_training(
 
 @pytest.fixture
 def site(tmp_path):
-    """A stand-in of Kinetics-400."""
+    """A synthetic version of Kinetics-400."""
     site = Site(tmp_path, "kinetics400")
     kinetics(site)
     return site
@@ -246,33 +247,33 @@ def table(path):
 
 
 @pytest.mark.parametrize("arguments", [(), ("--resize", "48")])
-def test_broken_and_missing_videos_are_listed_and_left_out(site, arguments, in_process, capsys):
+def test_broken_and_missing_videos_are_listed_and_skipped(site, arguments, in_process, capsys):
     broken = "train/0000000000a_000113_000123.mp4"
-    sound = (site.videos / broken).read_bytes()
-    (site.videos / broken).write_bytes(sound[: len(sound) // 2])
-    assert site.prepare(*arguments) == 1, "one of four is more than a hundredth"
+    intact = (site.videos / broken).read_bytes()
+    (site.videos / broken).write_bytes(intact[: len(intact) // 2])
+    assert site.prepare(*arguments) == 1, "one of four is more than 1 %"
     printed = capsys.readouterr().out
-    assert "videos: 3 of 5 can be used" in printed
+    assert "videos: 3 of 5 are usable" in printed
     assert "missing: 1" in printed
     assert "25.0% of the videos are bad" in printed
-    assert table(site.made / "missing_videos.csv") == [{"video": "gone0000000_000005_000015"}]
-    bad = table(site.made / "bad_videos.csv")
+    assert table(site.output / "missing_videos.csv") == [{"video": "gone0000000_000005_000015"}]
+    bad = table(site.output / "bad_videos.csv")
     assert [row["video"] for row in bad] == [broken]
     assert "MP4 file without an index" in bad[0]["reason"]
     assert [row.rsplit("/")[-1][0] for row in site.rows("train")] == ["-", "0"]
     assert site.prepare(*arguments, "--max-bad", "0.5") == 0
 
     count = len(in_process)
-    (site.videos / broken).write_bytes(sound)
+    (site.videos / broken).write_bytes(intact)
     write_video(site.videos / "train" / "gone0000000_000005_000015.mp4")
     assert site.prepare(*arguments) == 0
-    assert len(in_process) == count + 2, "what was mended or fetched, and nothing else"
+    assert len(in_process) == count + 2, "only repaired and added videos are processed"
     assert len(site.rows("train")) == 4
-    assert not (site.made / "missing_videos.csv").exists()
-    assert not (site.made / "bad_videos.csv").exists()
+    assert not (site.output / "missing_videos.csv").exists()
+    assert not (site.output / "bad_videos.csv").exists()
 
 
-def test_splits_by_name_and_the_first_as_the_default(tmp_path, in_process):
+def test_splits_by_name_with_the_first_as_the_default(tmp_path, in_process):
     site = Site(tmp_path, "hmdb51")
     hmdb51(site)
     assert site.prepare() == 0
@@ -283,20 +284,20 @@ def test_splits_by_name_and_the_first_as_the_default(tmp_path, in_process):
         ]
         assert lists == [f"split{number}_{part}.csv" for number in (1, 1, 2, 3)]
     assert site.rows("split1_train") == ["brush_hair/a_brush_hair_0.avi 0", "wave/(HQ)_a_[1]_wave_0.avi 1"]
-    assert site.rows("split1_val") == ["wave/#20_wave_1.avi 1"], "the third video has no use in split 1"
+    assert site.rows("split1_val") == ["wave/#20_wave_1.avi 1"], "the third video is not used in split 1"
 
 
-def test_a_lost_result_is_made_anew(site, in_process):
+def test_a_missing_output_is_written_again(site, in_process):
     assert site.prepare("--resize", "48") == 0
-    lost = site.made / "videos" / "train" / "0000000000a_000113_000123.mp4"
-    lost.unlink()
+    removed = site.output / "videos" / "train" / "0000000000a_000113_000123.mp4"
+    removed.unlink()
     assert site.prepare("--resize", "48") == 0
-    assert lost.is_file()
+    assert removed.is_file()
     assert in_process.count("train/0000000000a_000113_000123.mp4") == 2
     assert len(in_process) == 5
 
 
-def test_missing_videos_count_as_bad_where_the_site_loses_none(tmp_path, in_process, capsys):
+def test_missing_videos_count_as_bad_by_default(tmp_path, in_process, capsys):
     site = Site(tmp_path, "ucf101")
     ucf101(site)
     (site.videos / "ApplyEyeMakeup" / "v_ApplyEyeMakeup_g03_c01.avi").unlink()
@@ -305,14 +306,14 @@ def test_missing_videos_count_as_bad_where_the_site_loses_none(tmp_path, in_proc
     assert site.prepare("--max-bad", "0.4") == 0
 
 
-def test_a_replacement_is_taken_for_the_broken_clip(site, in_process):
+def test_the_replacement_of_a_broken_clip_is_used(site, in_process):
     name = "0000000000A_000000_000010.mp4"
     write_video(site.videos / "replacement" / "replacement_for_corrupted_k400" / name)
     assert site.prepare() == 0
     assert f"replacement/replacement_for_corrupted_k400/{name} 1" in site.rows("train")
 
 
-def test_the_doctor_finds_nothing_wrong(site, monkeypatch, in_process):
+def test_the_checker_finds_no_problems(site, monkeypatch, in_process):
     assert site.prepare() == 0
     monkeypatch.setenv("VMAE_DET_DATASETS", str(site.root))
     monkeypatch.setattr(
@@ -325,7 +326,7 @@ def test_the_doctor_finds_nothing_wrong(site, monkeypatch, in_process):
     assert report.class_rows == {"air drumming": 1, "massaging person's head": 1, "yoga": 1}
 
 
-def test_an_interrupted_run_of_processes_leaves_nothing_unfinished(tmp_path, in_process):
+def test_an_interrupted_run_with_worker_processes_can_be_resumed(tmp_path, in_process):
     site = Site(tmp_path, "kinetics400")
     names = [f"{number:011d}" for number in range(40)]
     for part in ("train", "val"):
@@ -341,28 +342,28 @@ def test_an_interrupted_run_of_processes_leaves_nothing_unfinished(tmp_path, in_
     process = subprocess.Popen(
         [*command, "--workers", "1"], env=environment, stderr=subprocess.PIPE, start_new_session=True
     )
-    journal = site.made / "journal_resize_48.jsonl"
+    journal = site.output / "journal_resize_48.jsonl"
     while process.poll() is None and not (journal.exists() and journal.read_text().count("\n") >= 2):
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
+    os.killpg(process.pid, signal.SIGINT)  # like Ctrl-C
     error = process.communicate()[1].decode()
     assert process.returncode == 130, error
     assert error.splitlines()[-1] == "vmae-det: interrupted"
     assert "Traceback" not in error
-    done = {path.name for path in (site.made / "videos_48").iterdir()}
-    assert 2 <= len(done) < 40
+    written = {path.name for path in (site.output / "videos_48").iterdir()}
+    assert 2 <= len(written) < 40
 
-    (site.made / "videos_48" / ".torn.123.tmp.mp4").touch()  # as after a loss of power
+    (site.output / "videos_48" / ".torn.123.tmp.mp4").touch()  # like after a power failure
     assert site.prepare("--resize", "48") == 0
-    assert {Path(name).name for name in in_process} >= {f"{name}.mp4" for name in names} - done
-    assert len(in_process) <= 40 - len(done) + 1
-    assert sorted(os.listdir(site.made / "videos_48")) == [f"{name}.mp4" for name in names]
+    assert {Path(name).name for name in in_process} >= {f"{name}.mp4" for name in names} - written
+    assert len(in_process) <= 40 - len(written) + 1
+    assert sorted(os.listdir(site.output / "videos_48")) == [f"{name}.mp4" for name in names]
     for name in names:
-        assert probe_video(str(site.made / "videos_48" / f"{name}.mp4"), "all").problem == ""
+        assert probe_video(str(site.output / "videos_48" / f"{name}.mp4"), "all").problem == ""
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".webm"])
-def test_resizing_keeps_the_times_and_the_picture(tmp_path, suffix):
+def test_resizing_keeps_the_times_and_the_frames(tmp_path, suffix):
     times = [120, 160, 200, 320, 360, 400, 520, 560]
     source = write_video(tmp_path / f"source{suffix}", size=(128, 96), times=times)
     target = tmp_path / "deep" / "target.mp4"
@@ -380,10 +381,10 @@ def test_resizing_keeps_the_times_and_the_picture(tmp_path, suffix):
 
 @pytest.mark.parametrize("pixels", ["yuv420p", "yuvj420p"])
 @pytest.mark.parametrize("colorspace", [Colorspace.ITU601, Colorspace.ITU709])
-def test_resizing_keeps_the_colours(tmp_path, pixels, colorspace):
-    """Of videos in limited and in full range, tagged with either colour space."""
-    colours = np.array([[220, 30, 40], [20, 200, 60], [30, 50, 230], [250, 250, 250]], dtype=np.uint8)
-    picture = colours.reshape(2, 2, 3).repeat(48, axis=0).repeat(64, axis=1)
+def test_resizing_keeps_the_colors(tmp_path, pixels, colorspace):
+    """For videos in limited and full range, tagged with either color space."""
+    colors = np.array([[220, 30, 40], [20, 200, 60], [30, 50, 230], [250, 250, 250]], dtype=np.uint8)
+    image = colors.reshape(2, 2, 3).repeat(48, axis=0).repeat(64, axis=1)
     full = pixels == "yuvj420p"
     source, target = tmp_path / "source.mp4", tmp_path / "target.mp4"
     with av.open(str(source), "w") as file:
@@ -391,26 +392,26 @@ def test_resizing_keeps_the_colours(tmp_path, pixels, colorspace):
         stream.width, stream.height, stream.pix_fmt = 128, 96, pixels
         stream.codec_context.colorspace = colorspace
         stream.codec_context.color_range = ColorRange.JPEG if full else ColorRange.MPEG
-        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
         frame = frame.reformat(
             format=pixels, dst_colorspace=colorspace, dst_color_range=stream.codec_context.color_range
         )
         file.mux(stream.encode(frame))
         file.mux(stream.encode(None))
     assert resize_video(source, target, 48) == ""
-    seen = [open_video(path, "pyav").frames(np.array([0]))[0] for path in (source, target)]
-    shown = [
+    decoded = [open_video(path, "pyav").frames(np.array([0]))[0] for path in (source, target)]
+    displayed = [
         frame[height // 4 :: height // 2, width // 4 :: width // 2].reshape(4, 3).astype(int)
-        for frame in seen
+        for frame in decoded
         for height, width in [frame.shape[:2]]
     ]
-    assert np.abs(shown[0] - colours).max() <= 4
-    assert np.abs(shown[1] - shown[0]).max() <= 4
+    assert np.abs(displayed[0] - colors).max() <= 4
+    assert np.abs(displayed[1] - displayed[0]).max() <= 4
 
 
 @pytest.mark.skipif(not hasattr(av.VideoStream, "set_display_rotation"), reason="PyAV before 18.1")
 @pytest.mark.parametrize(("rotation", "mirrored"), [(90, False), (180, False), (270, True)])
-def test_a_turned_video_becomes_an_upright_file(tmp_path, rotation, mirrored):
+def test_a_rotated_video_becomes_an_upright_file(tmp_path, rotation, mirrored):
     recipe = Recipe(rotation=rotation, mirrored=mirrored, count=6, size=(160, 96))
     source = write_numbered(tmp_path / "source", recipe)
     target = tmp_path / "target.mp4"
@@ -423,18 +424,18 @@ def test_a_turned_video_becomes_an_upright_file(tmp_path, rotation, mirrored):
     assert numbers(frames) == list(range(6))
 
 
-def test_resizing_never_enlarges_and_gives_even_sizes():
-    assert resized(320, 240, 320) == (320, 240)
-    assert resized(1281, 721, 320) == (568, 320)
-    assert resized(240, 427, 120) == (120, 214)
+def test_resizing_never_enlarges_and_returns_even_sizes():
+    assert resized_shape(320, 240, 320) == (320, 240)
+    assert resized_shape(1281, 721, 320) == (568, 320)
+    assert resized_shape(240, 427, 120) == (120, 214)
 
 
-def test_resizing_a_video_whose_middle_is_damaged(tmp_path):
+def test_resizing_a_video_with_damaged_frames(tmp_path):
     source = write_video(tmp_path / "source.mp4", frames=8)
     content = bytearray(source.read_bytes())
     with av.open(str(source)) as file:
-        places = [(packet.pos, packet.pos + packet.size) for packet in file.demux(video=0) if packet.size]
-    for begin, end in places[2:6]:
+        ranges = [(packet.pos, packet.pos + packet.size) for packet in file.demux(video=0) if packet.size]
+    for begin, end in ranges[2:6]:
         content[begin:end] = b"\xff" * (end - begin)
     source.write_bytes(content)
     problem = resize_video(source, tmp_path / "target.mp4", 48)
@@ -445,69 +446,75 @@ def test_resizing_a_video_whose_middle_is_damaged(tmp_path):
 def test_resizing_a_video_that_ends_early(tmp_path, monkeypatch):
     source = write_video(tmp_path / "source.mp4")
     facts = replace(probe_video(str(source)), frames=100)
-    monkeypatch.setattr("vmae_det.dataset_tools.prepare.resize.probe_video", lambda path, decode: facts)
+    monkeypatch.setattr("vmae_det.dataset_tools.prepare.transcode.probe_video", lambda path, decode: facts)
     assert resize_video(source, tmp_path / "target.mp4", 48) == "only 8 of its 100 frames can be decoded"
     assert os.listdir(tmp_path) == ["source.mp4"]
 
 
-def test_a_disk_that_cannot_be_written_ends_the_run(site, in_process, capsys, monkeypatch):
+def test_a_full_disk_ends_the_run(site, in_process, capsys, monkeypatch):
     def fail(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vmae_det.dataset_tools.prepare.resize._encode", fail)
+    monkeypatch.setattr("vmae_det.dataset_tools.prepare.transcode._encode", fail)
     assert site.prepare("--resize", "48") == 2
-    assert "(No space left on device); has the disk room?" in capsys.readouterr().err
+    assert "(No space left on device); is the disk full?" in capsys.readouterr().err
     monkeypatch.undo()
-    assert not (site.made / "bad_videos.csv").exists()
+    assert not (site.output / "bad_videos.csv").exists()
 
 
-def test_other_videos_take_the_place_of_the_old_ones(site, in_process, capsys):
+def test_the_link_to_the_videos_is_replaced(site, in_process, capsys):
     assert site.prepare() == 0
-    assert (site.made / "videos").resolve() == site.videos.resolve()
+    assert (site.output / "videos").resolve() == site.videos.resolve()
     assert site.prepare("--resize", "48") == 0
-    assert (site.made / "videos").readlink() == Path("videos_48"), "the dataset's folder can be moved"
-    shutil.move(site.made, site.root / "moved")
+    assert (site.output / "videos").readlink() == Path("videos_48"), (
+        "the link is relative, so the dataset's folder can be moved"
+    )
+    shutil.move(site.output, site.root / "moved")
     assert (site.root / "moved" / "videos" / "train").is_dir()
 
-    (site.made / "videos").mkdir(parents=True)
+    (site.output / "videos").mkdir(parents=True)
     assert site.prepare() == 2
-    assert "a folder of this name is there already" in capsys.readouterr().err
-    (site.made / "videos").rmdir()
-    shutil.move(site.videos, site.made / "videos")
-    site.videos = site.made / "videos"
-    assert site.prepare() == 0, "videos that lie in their place need no link"
+    assert "a folder with this name already exists" in capsys.readouterr().err
+    (site.output / "videos").rmdir()
+    shutil.move(site.videos, site.output / "videos")
+    site.videos = site.output / "videos"
+    assert site.prepare() == 0, "videos in the output folder need no link"
     assert not site.videos.is_symlink()
     count = len(in_process)
     assert site.prepare("--resize", "48") == 2
-    assert len(in_process) == count, "the error comes before the work"
+    assert len(in_process) == count, "the error is raised before the work"
 
 
-def test_the_dataset_is_not_made_among_the_videos(site, in_process, capsys):
+def test_the_output_cannot_be_in_the_folder_of_videos(site, in_process, capsys):
     site.root = site.videos
     assert site.prepare() == 2
-    assert "holds the dataset's own folder" in capsys.readouterr().err
+    assert "contains the dataset's output folder" in capsys.readouterr().err
 
 
-def test_the_journal_survives_a_torn_line_and_forgets_changed_files(tmp_path):
+def test_the_journal_tolerates_an_incomplete_line_and_drops_changed_files(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"a")
     (tmp_path / "b.mp4").write_bytes(b"b")
     path = tmp_path / "journal.jsonl"
-    with Journal(path, tmp_path).open() as note:
-        note("a.mp4", "")
-        note("b.mp4", "broken")
+    with Journal(path, tmp_path).open() as record:
+        record("a.mp4", "")
+        record("b.mp4", "broken")
     path.write_text(path.read_text()[:-9])
     journal = Journal(path, tmp_path)
     assert (journal.problem("a.mp4"), journal.problem("b.mp4")) == ("", None)
-    with journal.open() as note:
-        note("b.mp4", "still broken")
+    with journal.open() as record:
+        record("b.mp4", "still broken")
     journal = Journal(path, tmp_path)
     assert (journal.problem("a.mp4"), journal.problem("b.mp4")) == ("", "still broken")
     (tmp_path / "b.mp4").write_bytes(b"longer")
     assert Journal(path, tmp_path).problem("b.mp4") is None
 
 
-def test_two_preparations_keep_apart(site, in_process):
-    with only_run(site.made), pytest.raises(UserError, match="another preparation"), only_run(site.made):
+def test_two_preparations_cannot_run_in_one_folder(site, in_process):
+    with (
+        lock_folder(site.output),
+        pytest.raises(UserError, match="another preparation"),
+        lock_folder(site.output),
+    ):
         pass
     assert site.prepare() == 0
 
@@ -540,7 +547,7 @@ BAD_FILES = [
         "trainlist01.txt",
         "avi 2",
         "avi 1",
-        "trainlist01.txt:1: the class 'HandstandPushups' has number 2",
+        "trainlist01.txt:1: expected the number 2 of the class 'HandstandPushups'",
     ),
     ("ucf101", "testlist02.txt", "HandstandPushups/", "", "testlist02.txt:1: expected 'CLASS/FILE'"),
     ("ucf101", "testlist02.txt", "HandstandPushups/", "Hand/", "testlist02.txt:1: the class 'Hand'"),
@@ -549,7 +556,7 @@ BAD_FILES = [
 
 
 @pytest.mark.parametrize(("name", "file", "old", "new", "expected"), BAD_FILES)
-def test_a_wrong_official_file_is_one_line(name, file, old, new, expected, tmp_path, capsys):
+def test_an_invalid_official_file_gives_a_one_line_error(name, file, old, new, expected, tmp_path, capsys):
     site = Site(tmp_path, name)
     SITES[name](site)
     change(site.annotations, file, old, new)
@@ -559,14 +566,15 @@ def test_a_wrong_official_file_is_one_line(name, file, old, new, expected, tmp_p
     assert "\n" not in error
 
 
-def test_wrong_folders_are_named(site, capsys):
+def test_errors_name_wrong_folders(site, capsys):
     site.videos = site.annotations
     assert site.prepare() == 2
-    assert "expected a folder of videos, found none" in capsys.readouterr().err
+    assert "expected a folder of videos, got none" in capsys.readouterr().err
     write_video(site.videos / "other.mp4")
     assert site.prepare() == 2
     assert (
-        "holds none of the 5 videos of the annotations, such as -abc_DEF012_000003" in capsys.readouterr().err
+        "contains none of the 5 videos of the annotations, such as -abc_DEF012_000003"
+        in capsys.readouterr().err
     )
     site.annotations = site.root
     assert site.prepare() == 2

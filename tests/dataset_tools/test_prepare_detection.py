@@ -1,4 +1,4 @@
-"""Preparation of the detection datasets, on small stand-ins of the official files."""
+"""Preparation of detection datasets, on small synthetic versions of the official files."""
 
 import pickle
 import shutil
@@ -18,7 +18,7 @@ from vmae_det.cli.train import train_or_evaluate
 from vmae_det.config import get_cfg
 from vmae_det.data.catalog import get_dataset
 from vmae_det.dataset_tools.check import check_dataset
-from vmae_det.dataset_tools.prepare.ava_frames import read_frame_lists
+from vmae_det.dataset_tools.prepare.ava import read_frame_lists
 from vmae_det.dataset_tools.prepare.ava_kinetics import choose_clips
 from vmae_det.dataset_tools.prepare.ucf101_24 import read_corrected
 from vmae_det.evaluation.evaluators import FrameMAPEvaluator
@@ -37,23 +37,24 @@ interrupted = test_prepare.interrupted
 
 @pytest.fixture
 def in_process(monkeypatch):
-    """Nothing is done in worker processes, which take half a second to start; files are counted."""
+    """Process videos without worker processes, which take half a second to start; return the processed
+    items."""
     monkeypatch.setattr(
         "vmae_det.dataset_tools.check.context.probe_videos",
         lambda paths, decode, workers: {path: probe_video(str(path), decode) for path in paths},
     )
-    done = []
+    processed = []
 
     def run(function, items, workers, seconds, description):
         for item in items:
-            done.append(item)
+            processed.append(item)
             yield item, function(item)
 
-    monkeypatch.setattr(test_prepare.work, "run_apart", run)
-    return done
+    monkeypatch.setattr(test_prepare.video_jobs, "isolated_map", run)
+    return processed
 
 
-# ---------------------------------------------------------------- stand-ins of AVA
+# ---------------------------------------------------------------- synthetic versions of AVA
 
 LABELS = 'label {\n  name: "sit"\n  label_id: 1\n  label_type: PERSON_MOVEMENT\n}\n'
 LABELS += 'label {\n  name: "dig"\n  label_id: 2\n  label_type: OBJECT_MANIPULATION\n}\n'
@@ -64,8 +65,10 @@ BOX = "0.077,0.151,0.283,0.811"
 
 
 def write_movie(path, times, gop=6):
-    """A movie with a frame at each of `times`, in seconds, and a key frame every `gop` frames; in Matroska
-    some frames need the key frame after them, and what lies before them (open groups of pictures)."""
+    """Write a movie with a frame at each of `times`, in seconds, and a key frame every `gop` frames.
+
+    Matroska files have open GOPs: some frames depend on the key frame after them and on the frames before it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     codec = "libvpx" if path.suffix == ".webm" else "libx264"
     options = {"g": str(gop), "keyint_min": str(gop), "bf": "2"}
@@ -76,8 +79,8 @@ def write_movie(path, times, gop=6):
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         stream.codec_context.time_base = unit = Fraction(1, 1000)
         for number, second in enumerate(times):
-            picture = np.full((48, 64, 3), 20 + 37 * number % 200, dtype=np.uint8)
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            pixels = np.full((48, 64, 3), 20 + 37 * number % 200, dtype=np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             frame.pts, frame.time_base = round(second * 1000), unit
             file.mux(stream.encode(frame))
         file.mux(stream.encode(None))
@@ -124,8 +127,8 @@ def frames(site):
         for number in range(180):
             name = f"{video}/{video}_{number + 1:06d}.jpg"
             cv2.imwrite(str(site.videos / name), np.full((48, 64, 3), number, np.uint8))
-            listed = lines["val.csv" if video == "_val.video0" else "train.csv"]
-            listed.append(f'{video} {index} {number} {name} ""')
+            part_lines = lines["val.csv" if video == "_val.video0" else "train.csv"]
+            part_lines.append(f'{video} {index} {number} {name} ""')
     lists = site.annotations / "frame_lists"
     lists.mkdir()
     for name, text in lines.items():
@@ -154,7 +157,7 @@ def ava_kinetics(site):
     return "ava_kinetics", ["--person-boxes", site.annotations / "persons.csv"]
 
 
-# ---------------------------------------------------------------- stand-ins of datasets of tubes
+# ---------------------------------------------------------------- synthetic versions of datasets with tubes
 
 
 def write_pickle(path, content, protocol=2):
@@ -162,13 +165,13 @@ def write_pickle(path, content, protocol=2):
 
 
 def tube(first, count, *box, dtype=np.float32):
-    """(count, 5) rows of ACT's form: frames from `first`."""
+    """Return (count, 5) rows in ACT's format, with frames from `first`."""
     rows = [[first + i, *box] for i in range(count)]
     return np.array(rows, dtype=dtype)
 
 
 def tube_pickle(labels, videos, splits=1):
-    """ACT's form; a video's action is that of its class."""
+    """Return ACT's format; the action of a video is its class."""
     classes = sorted({name.split("/")[0] for name in videos})
     gttubes = {
         name: {classes.index(name.split("/")[0]): [tube(2, 4, 16, 12, 64, 60), tube(3, 2, 64, 48, 140, 96)]}
@@ -185,7 +188,7 @@ def tube_pickle(labels, videos, splits=1):
 
 
 def persons_of(site, video):
-    """In the third and the last frame of the video, and one past it, by the numbers of frames."""
+    """Write person boxes in the third and the last frame of the video, and one after it, by frame number."""
     box = "0.13,0.13,0.5,0.62"
     site.write("persons.csv", *(f"{video},{frame},{box},,0.95" for frame in (3, 8, 9)))
     return ["--person-boxes", site.annotations / "persons.csv"]
@@ -215,10 +218,10 @@ def ucf101_24(site):
         label = int(name.startswith("Diving"))
         boxes = np.array([[40, 30, 120, 120]] * 4, dtype=np.int16)
         one = {"label": np.int64(label), "sf": np.int32(1), "ef": 5, "boxes": boxes}
-        whole = {"label": label, "sf": 2, "ef": 4, "boxes": np.array([[160, 120, 200, 120]] * 2)}
-        content[name] = {"annotations": [one, whole], "label": label, "numf": 8}
+        wide = {"label": label, "sf": 2, "ef": 4, "boxes": np.array([[160, 120, 200, 120]] * 2)}
+        content[name] = {"annotations": [one, wide], "label": label, "numf": 8}
     write_pickle(site.annotations / "pyannot.pkl", content)
-    site.write("trainlist01.txt", *videos[:2], "Skiing/v_left_out")
+    site.write("trainlist01.txt", *videos[:2], "Skiing/v_not_annotated")
     site.write("testlist01.txt", videos[2])
     for name in videos:
         write_video(site.videos / f"{name}.avi")
@@ -229,7 +232,7 @@ SITES = [movies, movies_to_cut, cuts, frames, ava_kinetics, ucf101_24, jhmdb, mu
 
 
 def make_site(folder, build):
-    """The stand-in, the catalog's name, and the arguments of its preparation."""
+    """Return the site, the name in the catalog, and the arguments of the preparation."""
     command = "ava" if build in (movies, movies_to_cut, cuts, frames) else build.__name__
     site = Site(folder, command)
     name, more = build(site)
@@ -238,17 +241,18 @@ def make_site(folder, build):
 
 @pytest.mark.parametrize("build", SITES, ids=lambda build: build.__name__)
 def test_from_the_official_files_to_training(build, tmp_path, tiny_cfg, in_process, interrupted, capsys):
-    """Prepared in two runs, the first of them interrupted; then two steps of detection, and a test."""
+    """Prepare in two runs, the first of which is interrupted; then train a detector for two steps and test
+    it."""
     site, name, more = make_site(tmp_path, build)
     interrupted(2)
     assert site.prepare(*more) == 130
-    assert not list(site.made.rglob("*.yaml"))
+    assert not list(site.output.rglob("*.yaml"))
     assert site.prepare(*more) == 0
     again = [item for item in set(in_process) if in_process.count(item) > 1]
-    assert len(again) == 1, "all but the video at the interruption are done once"
+    assert len(again) == 1, "only the video at the interruption is processed twice"
     total = len(in_process)
     assert site.prepare(*more) == 0
-    assert len(in_process) == total, "a run after a whole one has nothing left to do"
+    assert len(in_process) == total, "a run after a complete one processes nothing"
     printed = capsys.readouterr().out
     assert "check-data" in printed
     kinds = {line.split()[1].rstrip(":") for line in printed.splitlines() if line.startswith("  ERROR")}
@@ -273,21 +277,21 @@ def frame_at(spec, video, second):
     return reader.frames(np.array([reader.index_at(second - spec.start_of(video))]))[0]
 
 
-def test_a_cut_shows_at_each_second_what_the_movie_shows(tmp_path, in_process):
-    """Cuts begin at the key frame before second 900, and their starts say when that is."""
+def test_a_cut_has_the_frames_of_the_movie_at_each_second(tmp_path, in_process):
+    """Cuts begin at the key frame before second 900, whose time is in their starts."""
     site, _, more = make_site(tmp_path, movies_to_cut)
     assert site.prepare(*more) == 0
     assert site.prepare(*more[:-1]) == 0
-    whole, cut = (get_dataset(name, str(site.root)) for name in ("ava_v2.2_train", "ava_v2.2_cuts_train"))
+    movie, cut = (get_dataset(name, str(site.root)) for name in ("ava_v2.2_train", "ava_v2.2_cuts_train"))
     for video in list(MOVIES)[:2]:
-        assert whole.start_of(video) == 0
+        assert movie.start_of(video) == 0
         assert 870 < cut.start_of(video) <= 900
         assert len(open_video(next(cut.videos.glob(f"{video}*")))) < 50
         for second in (901.3, 902, 905, 909):
-            assert np.array_equal(frame_at(cut, video, second), frame_at(whole, video, second))
+            assert np.array_equal(frame_at(cut, video, second), frame_at(movie, video, second))
 
 
-def test_ava_is_scored_on_other_classes_than_it_is_trained_on(tmp_path, in_process):
+def test_ava_is_scored_on_a_subset_of_the_trained_classes(tmp_path, in_process):
     site, name, more = make_site(tmp_path, cuts)
     assert site.prepare(*more) == 0
     spec = get_dataset(f"{name}_val", str(site.root))
@@ -299,12 +303,12 @@ def test_ava_is_scored_on_other_classes_than_it_is_trained_on(tmp_path, in_proce
     for second, scores in ((902, [0.9, 0.1, 0.2]), (904, [0.1, 0.0, 0.1])):
         batch = {"video_name": ["_val.video0"], "timestamp": [second], "boxes_relative": [boxes]}
         evaluator.process(batch, {"scores": [torch.tensor([scores])]})
-    # The class 2, which is found with the lowest score of all, does not count.
+    # Class 2, which is detected with the lowest score, is not scored.
     assert evaluator.evaluate()["frame_mAP"] == 1
 
 
-def test_the_frames_of_a_keyframe_are_slowfasts(tmp_path, in_process, capsys):
-    """Second S is the image (S - 900) * 30 of the list, counted from 0."""
+def test_keyframes_use_the_same_frames_as_slowfast(tmp_path, in_process, capsys):
+    """Second S is the image at index (S - 900) * 30 of the list, counted from 0."""
     site, name, more = make_site(tmp_path, frames)
     assert site.prepare(*more) == 0
     printed = capsys.readouterr().out
@@ -316,16 +320,16 @@ def test_the_frames_of_a_keyframe_are_slowfasts(tmp_path, in_process, capsys):
     assert frame_at(spec, "-5KQ66BBWC4", 902).mean() == pytest.approx(60, abs=1)
 
 
-def test_frames_with_a_gap_or_of_another_number_than_listed_are_broken(tmp_path, in_process, capsys):
+def test_frames_with_a_gap_or_another_count_than_listed_are_broken(tmp_path, in_process, capsys):
     site, _, more = make_site(tmp_path, frames)
     (site.videos / "1j20qq1JyX4" / "1j20qq1JyX4_000017.jpg").unlink()
     (site.videos / "-5KQ66BBWC4" / "-5KQ66BBWC4_000180.jpg").unlink()
     assert site.prepare(*more) == 1
     printed = capsys.readouterr().out
     assert "1j20qq1JyX4: its 179 images are numbered 1 to 180" in printed
-    assert "-5KQ66BBWC4: 179 images, 180 in the frame list" in printed
-    assert not (site.made / "frames" / "train.yaml").exists()
-    assert (site.made / "frames" / "val.yaml").exists()
+    assert "-5KQ66BBWC4: 179 images; the frame list has 180" in printed
+    assert not (site.output / "frames" / "train.yaml").exists()
+    assert (site.output / "frames" / "val.yaml").exists()
 
 
 @pytest.mark.parametrize(
@@ -336,7 +340,7 @@ def test_frames_with_a_gap_or_of_another_number_than_listed_are_broken(tmp_path,
         ('a 0 1 a/a_000003.jpg ""', "expected an image with the number 2, got 'a/a_000003.jpg'"),
     ],
 )
-def test_a_wrong_line_of_a_frame_list_is_named(tmp_path, line, expected):
+def test_errors_name_the_line_of_a_frame_list(tmp_path, line, expected):
     for name in ("train.csv", "val.csv"):
         (tmp_path / name).write_text(f'original_vido_id x y z w\na 0 0 a/a_000001.jpg ""\n{line}\n')
     with pytest.raises(DataError, match=r"train\.csv:\d") as error:
@@ -347,54 +351,54 @@ def test_a_wrong_line_of_a_frame_list_is_named(tmp_path, line, expected):
 # ---------------------------------------------------------------- missing, broken, changed
 
 
-def test_broken_and_missing_movies_are_left_out_and_come_back(tmp_path, in_process, capsys):
+def test_broken_and_missing_movies_are_skipped_until_they_are_restored(tmp_path, in_process, capsys):
     site, name, more = make_site(tmp_path, cuts)
     broken, missing = site.videos / "-5KQ66BBWC4.mkv", site.videos / "1j20qq1JyX4.mp4"
-    content, held = broken.read_bytes(), missing.read_bytes()
+    broken_content, missing_content = broken.read_bytes(), missing.read_bytes()
     broken.write_bytes(b"<html>")
     assert site.prepare(*more) == 1
     missing.unlink()
     assert site.prepare(*more, "--max-bad", "0.7") == 0
     printed = capsys.readouterr().out
-    assert "videos: 1 of 3 can be used" in printed
+    assert "videos: 1 of 3 are usable" in printed
     assert "missing: 1, see missing_videos.csv" in printed
     assert "-5KQ66BBWC4.mkv: cannot be read as a video" in printed
     with pytest.raises(
         DataError, match=r"ava_v2.2_cuts_train': this file does not exist; `vmae-det prepare ava` makes it"
     ):
         get_dataset(f"{name}_train", str(site.root))
-    broken.write_bytes(content)
-    missing.write_bytes(held)
+    broken.write_bytes(broken_content)
+    missing.write_bytes(missing_content)
     assert site.prepare(*more) == 0
     assert len(read_action_csv(get_dataset(f"{name}_train", str(site.root)).annotations)) == 4
     missing.unlink()
     assert site.prepare(*more, "--max-bad", "0.7") == 0
-    links = {path.name for path in (site.made / "cuts" / "videos").iterdir()}
+    links = {path.name for path in (site.output / "cuts" / "videos").iterdir()}
     assert links == {"-5KQ66BBWC4.mkv", "_val.video0.webm"}
 
 
-def test_a_cut_that_is_gone_is_made_again(tmp_path, in_process):
+def test_a_missing_cut_is_written_again(tmp_path, in_process):
     site, _, more = make_site(tmp_path, movies_to_cut)
     assert site.prepare(*more) == 0
     count = len(in_process)
-    (site.made / "cuts" / "files" / "1j20qq1JyX4.mp4").unlink()
-    (site.made / "cuts" / "starts" / "_val.video0.txt").unlink()
+    (site.output / "cuts" / "files" / "1j20qq1JyX4.mp4").unlink()
+    (site.output / "cuts" / "starts" / "_val.video0.txt").unlink()
     assert site.prepare(*more) == 0
     assert sorted(in_process[count:]) == ["trainval/1j20qq1JyX4.mp4", "trainval/_val.video0.webm"]
 
 
-def test_files_of_ones_own_are_not_touched(tmp_path, in_process, capsys):
+def test_the_users_files_are_not_changed(tmp_path, in_process, capsys):
     site, _, more = make_site(tmp_path, cuts)
-    own = site.made / "cuts" / "videos" / "own.mp4"
+    own = site.output / "cuts" / "videos" / "own.mp4"
     own.parent.mkdir(parents=True)
     own.write_bytes(b"mine")
     assert site.prepare(*more) == 2
-    assert "own.mp4: expected links to videos alone" in capsys.readouterr().err
+    assert "own.mp4: expected only links to videos" in capsys.readouterr().err
     assert own.read_bytes() == b"mine"
     own.unlink()
     assert site.prepare(*more, "--root", site.videos) == 2
-    assert "keep the videos elsewhere" in capsys.readouterr().err
-    assert not in_process, "before any work"
+    assert "keep the videos in another folder" in capsys.readouterr().err
+    assert not in_process, "the error is raised before any work"
 
 
 # ---------------------------------------------------------------- AVA-Kinetics
@@ -404,9 +408,9 @@ def test_each_clip_of_ava_kinetics_has_its_own_start(tmp_path, in_process, capsy
     site, name, more = make_site(tmp_path, ava_kinetics)
     assert site.prepare(*more) == 0
     printed = capsys.readouterr().out
-    assert "videos: 3 of 4 can be used" in printed
-    assert "NOTE: train: 1 rows lie outside their video's clip" in printed
-    assert (site.made / "missing_videos.csv").read_text().split() == ["video", "gone0000000"]
+    assert "videos: 3 of 4 are usable" in printed
+    assert "NOTE: train: 1 rows outside their video's clip were dropped" in printed
+    assert (site.output / "missing_videos.csv").read_text().split() == ["video", "gone0000000"]
     spec = get_dataset(f"{name}_train", str(site.root))
     assert [spec.start_of(video) for video in ("--5VHAc_Pmw", "0000000000A", "val00000000")] == [42, 10, 0]
     rows = read_action_csv(spec.annotations)
@@ -420,7 +424,7 @@ def test_each_clip_of_ava_kinetics_has_its_own_start(tmp_path, in_process, capsy
         spec.start_of("other")
 
 
-def test_of_several_clips_the_one_with_most_keyframes_is_taken():
+def test_the_clip_with_the_most_keyframes_is_chosen():
     paths = ["a/id_x_000000_000010.mp4", "b/id_x_000005_000015.mp4", "id_x.mp4", "other_000000_000010.mp4"]
     chosen = choose_clips({"id_x": [1.0, 12.0, 14.0], "none": [3.0]}, paths)
     assert chosen == {"id_x": ("b/id_x_000005_000015.mp4", 5.0, 15.0)}
@@ -435,7 +439,7 @@ def test_of_several_clips_the_one_with_most_keyframes_is_taken():
         ("\n", "expected lines video_id,seconds, got none"),
     ],
 )
-def test_a_wrong_table_of_starts_is_named(tmp_path, text, expected):
+def test_errors_name_the_line_of_a_table_of_starts(tmp_path, text, expected):
     path = tmp_path / "starts.csv"
     path.write_text(text)
     with pytest.raises(DataError) as error:
@@ -443,7 +447,7 @@ def test_a_wrong_table_of_starts_is_named(tmp_path, text, expected):
     assert f"{path}{expected}" in str(error.value) or expected in str(error.value)
 
 
-def test_the_doctor_knows_the_start_of_each_video(tmp_path, in_process):
+def test_the_checker_uses_the_start_of_each_video(tmp_path, in_process):
     site, name, more = make_site(tmp_path, ava_kinetics)
     assert site.prepare(*more) == 0
 
@@ -452,15 +456,15 @@ def test_the_doctor_knows_the_start_of_each_video(tmp_path, in_process):
         return [(finding.kind, finding.count) for finding in report.findings]
 
     assert kinds() == []
-    starts = site.made / "starts.csv"
-    sound = starts.read_text()
-    starts.write_text(sound.replace("--5VHAc_Pmw,42", "--5VHAc_Pmw,12"))
+    starts = site.output / "starts.csv"
+    valid = starts.read_text()
+    starts.write_text(valid.replace("--5VHAc_Pmw,42", "--5VHAc_Pmw,12"))
     assert kinds() == [("keyframe_outside_video", 2)]
-    starts.write_text(sound.replace("--5VHAc_Pmw,42.000\n", ""))
+    starts.write_text(valid.replace("--5VHAc_Pmw,42.000\n", ""))
     assert kinds() == [("broken_file", 1)]
 
 
-# ---------------------------------------------------------------- datasets of tubes
+# ---------------------------------------------------------------- datasets with tubes
 
 
 @pytest.mark.parametrize(
@@ -478,13 +482,15 @@ def test_tubes_become_rows_at_the_times_of_their_frames(tmp_path, in_process, bu
     assert boxed.timestamp.tolist() == pytest.approx([0.1, 0.2, 0.2, 0.3, 0.3, 0.4])
     assert boxed.action.tolist() == [2] * 6
     assert boxed.boxes[0].tolist() == [0.125, 0.125, 0.5, 0.625]
-    assert boxed.boxes[2].tolist() == [0.5, 0.5, 1, 1], "cut at the edge of the frame"
+    assert boxed.boxes[2].tolist() == [0.5, 0.5, 1, 1], "clipped to the frame"
     assert boxed.person.tolist() == [0, 0, 1, 0, 1, 0]
     empty = rows.timestamp[rows.action < 0]
-    assert empty.tolist() == pytest.approx([0, 0.5, 0.6, 0.7]), "frames of the test set without a person"
+    assert empty.tolist() == pytest.approx([0, 0.5, 0.6, 0.7]), (
+        "frames of the test set without a person have rows, too"
+    )
     persons = spec.person_boxes.read_text().splitlines()
     assert [line.split(",")[1] for line in persons] == ["0.2", "0.7"], (
-        "the third and the eighth, which is the last"
+        "the third and the eighth frame, which is the last"
     )
 
     tubes = read_tubes(spec.annotations.with_name("val_tubes.csv"))
@@ -493,7 +499,7 @@ def test_tubes_become_rows_at_the_times_of_their_frames(tmp_path, in_process, bu
     assert tubes.boxes[-1].tolist() == pytest.approx([0.5, 0.5, 140 / 128, 1])
 
 
-def test_the_boxes_of_ucf101_24_are_corner_and_size(tmp_path, in_process):
+def test_the_boxes_of_ucf101_24_are_x_y_width_height(tmp_path, in_process):
     site, name, more = make_site(tmp_path, ucf101_24)
     assert site.prepare(*more) == 0
     spec = get_dataset(f"{name}_train", str(site.root))
@@ -507,8 +513,8 @@ def test_the_boxes_of_ucf101_24_are_corner_and_size(tmp_path, in_process):
     assert first.boxes[2].tolist() == [0.5, 0.5, 1, 1]
 
 
-def test_ucf101_24_with_scalars_of_numpy_and_some_of_the_classes(tmp_path, in_process):
-    """As the official file is written: all keys are numpy's texts, and labels are those of 24 classes."""
+def test_ucf101_24_with_numpy_scalars_and_some_of_the_classes(tmp_path, in_process):
+    """As in the official file: all keys are NumPy strings, and labels are those of 24 classes."""
     site = Site(tmp_path, "ucf101_24")
     content = {}
     for name, label in (("Biking/v_Biking_g01_c01", 2), ("Fencing/v_Fencing_é_c02", 6)):
@@ -517,8 +523,8 @@ def test_ucf101_24_with_scalars_of_numpy_and_some_of_the_classes(tmp_path, in_pr
         content[np.str_(name)] = {"annotations": [one], "label": label, "numf": np.uint8(8)}
         write_video(site.videos / f"{name}.avi")
     write_pickle(site.annotations / "pyannot.pkl", content)
-    site.write("trainlist01.txt", *content, "Skiing/v_left_out")
-    site.write("testlist01.txt", "Skiing/v_left_out_2")
+    site.write("trainlist01.txt", *content, "Skiing/v_not_annotated")
+    site.write("testlist01.txt", "Skiing/v_not_annotated_2")
     assert site.prepare() == 0
     spec = get_dataset("ucf101_24_train", str(site.root))
     assert LabelMap.from_file(spec.label_map).names == ("Biking", "Fencing")
@@ -530,10 +536,10 @@ def test_ucf101_24_with_scalars_of_numpy_and_some_of_the_classes(tmp_path, in_pr
 
 
 def test_the_official_ucf101_24_is_read():
-    """Nine of its entries as they are, and one alone."""
+    """Nine of its original entries, and a file with a single one."""
     folder = SHARED / "cases"
     if not folder.exists():
-        pytest.skip("the real files lie beside the repository, in ../shared/cases, and are not here")
+        pytest.skip("needs the real files in ../shared/cases, next to the repository")
     official = read_corrected(folder / "real/ucf101_24/pyannot.pkl")
     counts = [
         (len(part), *np.sum([[1, len(t.frames)] for video in part for t in official.tubes[video]], axis=0))
@@ -547,10 +553,10 @@ def test_the_official_ucf101_24_is_read():
 def test_one_video_of_the_official_ucf101_24_is_prepared(tmp_path, in_process):
     source = SHARED / "cases/import/pyannot_one_video.pkl"
     if not source.exists():
-        pytest.skip("the real files lie beside the repository, in ../shared/cases, and are not here")
+        pytest.skip("needs the real files in ../shared/cases, next to the repository")
     site = Site(tmp_path, "ucf101_24")
     shutil.copy(source, site.annotations / "pyannot.pkl")
-    site.write("trainlist01.txt", "Skiing/v_left_out.avi 1")
+    site.write("trainlist01.txt", "Skiing/v_not_annotated.avi 1")
     site.write("testlist01.txt", "CliffDiving/v_CliffDiving_g03_c01.avi")
     write_video(site.videos / "CliffDiving/v_CliffDiving_g03_c01.avi", frames=92)
     assert site.prepare() == 0
@@ -559,7 +565,7 @@ def test_one_video_of_the_official_ucf101_24_is_prepared(tmp_path, in_process):
     assert tubes.frame.tolist() == list(range(23, 78))
 
 
-def test_ucf101_24_in_the_other_form(tmp_path, in_process):
+def test_ucf101_24_in_acts_format(tmp_path, in_process):
     site = Site(tmp_path, "ucf101_24")
     videos = ["Biking/v_Biking_g01_c01", "Biking/v_Biking_g01_c02", "Diving/v_Diving_g02_c01"]
     write_pickle(site.annotations / "UCF101v2-GT.pkl", tube_pickle(["Biking", "Diving"], videos))
@@ -581,21 +587,24 @@ def test_jhmdb_from_folders_of_images(tmp_path, in_process):
     assert site.prepare(*more) == 0
     rows = read_action_csv(get_dataset(f"{name}_val", str(site.root)).annotations)
     boxed = rows.timestamp[rows.action > 0]
-    assert boxed.min() == pytest.approx(1 / 30, abs=1e-3), "a folder of images is read at 30 frames a second"
+    assert boxed.min() == pytest.approx(1 / 30, abs=1e-3), "a folder of images is read at 30 fps"
 
 
-def test_boxes_past_the_end_of_a_video_are_counted(tmp_path, in_process, capsys):
+def test_boxes_after_the_end_of_a_video_are_counted(tmp_path, in_process, capsys):
     site, _, more = make_site(tmp_path, multisports)
     write_video(site.videos / "basketball" / "v_a_c002.mp4", frames=3)
     assert site.prepare(*more) == 0
     printed = capsys.readouterr().out
-    assert "NOTE: multisports val: 3 boxes lie beyond the last frame of their video" in printed
-    assert "NOTE: multisports val: 2 boxes of detected persons have no frame of their number" in printed
+    assert "NOTE: multisports val: 3 boxes are after the last frame of their video" in printed
+    assert (
+        "NOTE: multisports val: 2 boxes of detected persons have a frame number that does not exist"
+        in printed
+    )
     warning = "1 of 3 videos have another number of frames than was annotated, such as v_a_c002: 3, not 8"
     assert f"WARNING: {warning}" in printed
 
 
-def test_multisports_leaves_rare_classes_out_of_the_score(tmp_path, in_process):
+def test_multisports_does_not_score_rare_classes(tmp_path, in_process):
     site, name, more = make_site(tmp_path, multisports)
     assert site.prepare(*more) == 0
     spec = get_dataset(f"{name}_val", str(site.root))
@@ -603,7 +612,7 @@ def test_multisports_leaves_rare_classes_out_of_the_score(tmp_path, in_process):
     assert LabelMap.from_file(spec.scored_classes).names == ("aerobic push up",)
 
 
-# ---------------------------------------------------------------- bad official files
+# ---------------------------------------------------------------- invalid official files
 
 
 class Bomb:
@@ -645,7 +654,7 @@ def changed(**parts):
         (changed(labels=Bomb()), "wants to run"),
     ],
 )
-def test_a_wrong_pickle_of_tubes_is_named_and_not_run(tmp_path, monkeypatch, content, expected):
+def test_an_invalid_tube_pickle_is_refused_and_not_executed(tmp_path, monkeypatch, content, expected):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "JHMDB-GT.pkl"
     write_pickle(path, content)
@@ -677,7 +686,7 @@ def test_a_wrong_pickle_of_tubes_is_named_and_not_run(tmp_path, monkeypatch, con
         (ucf101_24, "pyannot.pkl", "no pickle", "pyannot.pkl: is not a pickle"),
     ],
 )
-def test_a_wrong_official_file_is_named(tmp_path, in_process, capsys, build, name, text, expected):
+def test_errors_name_the_invalid_official_file(tmp_path, in_process, capsys, build, name, text, expected):
     site, _, more = make_site(tmp_path, build)
     (site.annotations / name).write_text(text)
     assert site.prepare(*more) == 2
@@ -692,13 +701,13 @@ def test_a_wrong_official_file_is_named(tmp_path, in_process, capsys, build, nam
 @pytest.mark.parametrize(
     ("one", "expected"),
     [
-        ({"label": 1}, "the label 1 is not that of Diving, by other videos"),
-        ({"ef": 9}, "expected 8 boxes, by sf and ef, got 4"),
+        ({"label": 1}, "label 1 and class Diving do not match those of other videos"),
+        ({"ef": 9}, "expected 8 boxes (ef - sf), got 4"),
         ({"sf": "1"}, "annotations[0]: sf: expected a int, got a str"),
         ({"boxes": np.zeros((4, 5))}, "annotations[0]: boxes: expected an array (N, 4)"),
     ],
 )
-def test_a_wrong_entry_of_ucf101_24_is_named(tmp_path, in_process, capsys, one, expected):
+def test_errors_name_the_invalid_entry_of_ucf101_24(tmp_path, in_process, capsys, one, expected):
     site, _, more = make_site(tmp_path, ucf101_24)
     content = {"label": 0, "sf": 1, "ef": 5, "boxes": np.ones((4, 4))} | one
     videos = {

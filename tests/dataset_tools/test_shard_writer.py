@@ -1,4 +1,4 @@
-"""Datasets packed into shards, and read back."""
+"""Pack datasets into shards and read them back."""
 
 import tarfile
 
@@ -20,7 +20,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def videos(tmp_path):
-    """Ten files of 1000 bytes, in two folders; no videos, which the packing does not mind."""
+    """Ten files of 1000 bytes in two folders. They are not videos; packing does not check that."""
     for number in range(10):
         path = tmp_path / "videos" / "ab"[number % 2] / f"{number}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ def contents(videos):
     return [source.file.read_bytes()[source.start :][: source.size] for source in sources]
 
 
-def test_a_folder_comes_back(videos, tmp_path, capsys):
+def test_a_folder_is_restored(videos, tmp_path, capsys):
     assert main(["shard", str(videos), "--output", str(tmp_path / "out"), "--size", "7KB"]) == 0
     assert "videos-{000000..000003}.tar" in capsys.readouterr().out
     shards = find_shards(str(tmp_path / "out/videos-{000000..000003}.tar"))
@@ -42,12 +42,12 @@ def test_a_folder_comes_back(videos, tmp_path, capsys):
     found = shards.videos
     assert [name for _, name in found.members()] == [str(path.relative_to(videos)) for path in expected]
     assert contents(found) == [path.read_bytes() for path in expected]
-    # Shards of shards.
+    # Pack the shards again.
     assert len(write_shards(get_dataset(str(tmp_path / "out")), tmp_path / "again", 10**9)) == 1
     assert contents(find_shards(str(tmp_path / "again")).videos) == contents(found)
 
 
-def test_labels_travel(videos, tmp_path):
+def test_labels_are_packed(videos, tmp_path):
     (tmp_path / "list.csv").write_text("b/1.mp4 7\na/0.mp4 0\n")
     (tmp_path / "own.yaml").write_text("type: classification\nvideos: videos\nannotations: list.csv\n")
     (path,) = write_shards(get_dataset(str(tmp_path / "own.yaml")), tmp_path / "out", 10**9)
@@ -61,17 +61,17 @@ def test_ids_are_keys(mini_ava, tmp_path):
     assert {video.key for video in list_shard(path)} == keys
 
 
-def test_a_stopped_run_goes_on(videos, tmp_path, monkeypatch):
+def test_a_stopped_run_can_be_resumed(videos, tmp_path, monkeypatch):
     out, spec, written = tmp_path / "out", get_dataset(str(videos)), []
     write = shard_writer._write
 
-    def note(path, items, bar):
+    def record(path, members, bar):
         if len(written) == 2:
             raise KeyboardInterrupt
         written.append(path.name)
-        write(path, items, bar)
+        write(path, members, bar)
 
-    monkeypatch.setattr(shard_writer, "_write", note)
+    monkeypatch.setattr(shard_writer, "_write", record)
     with pytest.raises(KeyboardInterrupt):
         write_shards(spec, out, 7000)
     (out / "videos-000001.tar").write_bytes(b"half of it")
@@ -79,18 +79,18 @@ def test_a_stopped_run_goes_on(videos, tmp_path, monkeypatch):
     monkeypatch.setattr(shard_writer, "_write", lambda *args: written.append(args[0].name) or write(*args))
     write_shards(spec, out, 7000)
     assert written == ["videos-000001.tar", "videos-000002.tar", "videos-000003.tar"]
-    with pytest.raises(UserError, match=r"holds other shards, such as videos-000001\.tar"):
+    with pytest.raises(UserError, match=r"contains other shards, such as videos-000001\.tar"):
         write_shards(spec, out, 10**9)
-    with pytest.raises(UserError, match=r"videos-000000\.tar holds other videos"):
+    with pytest.raises(UserError, match=r"videos-000000\.tar contains other videos"):
         write_shards(spec, out, 6000)
 
 
-def test_a_file_that_goes_leaves_no_shard(videos, tmp_path, monkeypatch):
+def test_a_file_that_disappears_leaves_no_shard(videos, tmp_path, monkeypatch):
     plan = shard_writer._plan
 
-    def remove(items, size):
-        items[3].source.file.unlink()
-        return plan(items, size)
+    def remove(members, size):
+        members[3].source.file.unlink()
+        return plan(members, size)
 
     monkeypatch.setattr(shard_writer, "_plan", remove)
     with pytest.raises(DataError, match="cannot be packed: No such file"):
@@ -98,20 +98,20 @@ def test_a_file_that_goes_leaves_no_shard(videos, tmp_path, monkeypatch):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_what_cannot_be_packed(videos, tmp_path, capsys):
+def test_datasets_that_cannot_be_packed(videos, tmp_path, capsys):
     (videos / "a/0.mkv").write_bytes(b"x")
     with pytest.raises(DataError, match=r"0\.mp4: has the same key 'a/0' as .*0\.mkv"):
         write_shards(get_dataset(str(videos)), tmp_path / "out", 10**9)
     (tmp_path / "list.csv").write_text("../other.mp4 7\n")
     (tmp_path / "own.yaml").write_text("type: classification\nvideos: videos\nannotations: list.csv\n")
-    with pytest.raises(DataError, match=r"list\.csv: '\.\./other\.mp4' lies outside"):
+    with pytest.raises(DataError, match=r"list\.csv: '\.\./other\.mp4' is outside"):
         write_shards(get_dataset(str(tmp_path / "own.yaml")), tmp_path / "out", 10**9)
     with pytest.raises(SystemExit):
         main(["shard", str(videos), "--output", str(tmp_path / "out"), "--size", "much"])
     assert "expected a size such as 500MB" in capsys.readouterr().err
 
 
-def test_a_video_larger_than_a_shard_has_one_of_its_own(videos, tmp_path):
+def test_a_video_larger_than_a_shard_gets_its_own(videos, tmp_path):
     paths = write_shards(get_dataset(str(videos)), tmp_path / "out", 1)
     assert len(paths) == 10
     with tarfile.open(paths[0]) as tar:

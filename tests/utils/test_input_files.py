@@ -9,7 +9,7 @@ import pytest
 from vmae_det.data.catalog import read_dataset_file
 from vmae_det.dataset_tools.check.tables import read_table
 from vmae_det.dataset_tools.importers import ImportOptions, import_annotations
-from vmae_det.dataset_tools.prepare.common import read_lines
+from vmae_det.dataset_tools.prepare.files import read_lines
 from vmae_det.dataset_tools.prepare.kinetics import read_kinetics_csv
 from vmae_det.formats.ava_csv import read_action_csv, read_excluded_keyframes
 from vmae_det.formats.label_map import LabelMap

@@ -8,7 +8,7 @@ import pytest
 from conftest import SHARED
 from numbered_videos import Recipe, numbered_frame, numbers, write_numbered, x264
 
-from vmae_det.dataset_tools.prepare.resize import resize_video
+from vmae_det.dataset_tools.prepare.transcode import resize_video
 from vmae_det.utils.errors import DataError
 from vmae_det.video.probe import probe_video
 from vmae_det.video.readers import base, open_video

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from vmae_det.cli import main as cli_main
-from vmae_det.dataset_tools.prepare.video_index import VideoIndex
+from vmae_det.dataset_tools.prepare.files import VideoIndex
 from vmae_det.utils.errors import DataError
 from vmae_det.video.discovery import resolve_video_ids, videos_by_id
 

@@ -6,7 +6,7 @@ import argparse
 
 from vmae_det.cli.arguments import fraction, positive_int
 from vmae_det.data.catalog import datasets_root
-from vmae_det.dataset_tools.prepare.common import PREPARERS, only_run, preparer
+from vmae_det.dataset_tools.prepare.preparers import PREPARERS, get_preparer, lock_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     datasets = parser.add_subparsers(dest="dataset", metavar="DATASET", required=True)
     for name in PREPARERS:
-        module = preparer(name)
+        module = get_preparer(name)
         summary = module.__doc__.split("\n")[0]
         dataset = datasets.add_parser(name, help=summary, description=summary)
         module.add_arguments(dataset)
@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prepare one dataset and print the outcome; return the exit status."""
     folder = datasets_root(args.root) / args.dataset
-    with only_run(folder):
-        outcome = preparer(args.dataset).prepare(args.dataset, folder, args)
+    with lock_folder(folder):
+        outcome = get_preparer(args.dataset).prepare(args.dataset, folder, args)
         outcome.write_lists(folder)
     print(f"{args.dataset} in {folder}\n{outcome.as_text()}")
     if outcome.bad_fraction > args.max_bad:

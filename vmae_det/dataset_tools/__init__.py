@@ -1,4 +1,5 @@
-"""What is done to a dataset before training: prepare, import, check and shard.
+"""Tools for datasets before training: prepare public datasets, import annotations, check and fix, pack into
+shards.
 
-May import: formats, video and the dataset catalog.
+May import: formats, video and the dataset catalog. Training imports nothing from here.
 """

@@ -1,4 +1,4 @@
-"""Pack the videos of a dataset into tar shards of webdataset's layout: KEY.mp4, and with labels KEY.cls."""
+"""Pack the videos of a dataset into tar shards in WebDataset layout: KEY.mp4, and KEY.cls for labels."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from vmae_det.video.packed_paths import PackedPaths
 from vmae_det.video.readers.base import VideoLocation, locate_video
 from vmae_det.video.readers.tar_shard import NO_CLASS, key_of, scan_shard
 
-_BLOCK = 512  # bytes, of which tar files are made
+_BLOCK = 512  # block size of tar files in bytes
 
 
 @dataclass(frozen=True)
-class _Item:
-    """A video to pack: its member's name, where its bytes lie, how many they are, and its label."""
+class _Member:
+    """A video to pack: its name in the shard, its location, its size in bytes, and its label."""
 
     name: str
     source: VideoLocation
@@ -40,51 +40,52 @@ class _Item:
 
 
 def write_shards(spec: DatasetSpec, folder: Path, size: int) -> list[Path]:
-    """Pack a dataset into `folder`/videos-000000.tar, ..., in the dataset's order; each is written whole or
-    not at all, and one that is there already with the same videos is kept.
+    """Pack a dataset into `folder`/videos-000000.tar, videos-000001.tar and so on, in the dataset's order.
+
+    Shards are written atomically. An existing shard with the same videos is kept, so a run can be resumed.
 
     Args:
-        size: bytes that a shard shall have at most, but for ten kilobytes of padding; a larger video has a
-            shard of its own.
+        size: maximum size of a shard in bytes, plus up to 10 kB of padding. A larger video gets its own
+            shard.
 
     Raises:
-        DataError: a video cannot be read, is a folder of frames, or two would have the same key.
-        UserError: the folder holds other shards, or other videos in those of these names.
+        DataError: a video cannot be read or is a folder of frames, or two videos have the same key.
+        UserError: the folder contains other shards, or shards with these names and other videos.
     """
-    plan = _plan(_items(spec), size)
+    plan = _plan(_collect_members(spec), size)
     paths = [folder / f"videos-{number:06d}{SHARD_SUFFIX}" for number in range(len(plan))]
     others = sorted(set(folder.glob(f"*{SHARD_SUFFIX}")) - set(paths))
     if others:
-        problem = f"{folder} holds other shards, such as {others[0].name}; name another folder"
+        problem = f"{folder} contains other shards, such as {others[0].name}; give another folder"
         raise UserError(f"--output: {problem}")
-    total = sum(item.size for items in plan for item in items)
+    total = sum(member.size for members in plan for member in members)
     with tqdm(total=total, unit="B", unit_scale=True, desc="packing", disable=None, leave=False) as bar:
-        for path, items in zip(paths, plan):
-            if _is_done(path, items):
-                bar.update(sum(item.size for item in items))
+        for path, members in zip(paths, plan):
+            if _is_written(path, members):
+                bar.update(sum(member.size for member in members))
             else:
-                _write(path, items, bar)
+                _write(path, members, bar)
     return paths
 
 
-def _items(spec: DatasetSpec) -> list[_Item]:
+def _collect_members(spec: DatasetSpec) -> list[_Member]:
     files, keys, labels = _videos_of(spec)
-    items, paths = [], {}
-    for number in tqdm(range(len(files)), desc="looking for videos", unit="video", disable=None, leave=False):
+    members, paths = [], {}
+    for number in tqdm(range(len(files)), desc="finding videos", unit="video", disable=None, leave=False):
         path, key = files[number], keys[number]
         if paths.setdefault(key, path) != path:
             raise DataError(f"has the same key '{key}' as {paths[key]}", path)
         source = files.location(number)
         source = source if isinstance(source, VideoLocation) else locate_video(source)
         if source.file.is_dir():
-            raise DataError("a folder of frames; videos alone can be packed", path)
+            raise DataError("expected a video file, got a folder of frames, which cannot be packed", path)
         size = source.file.stat().st_size if source.size is None else source.size
-        items.append(_Item(f"{key}{path.suffix}", source, size, labels[number]))
-    return items
+        members.append(_Member(f"{key}{path.suffix}", source, size, labels[number]))
+    return members
 
 
 def _videos_of(spec: DatasetSpec) -> tuple[VideoPaths, list[str], list[int]]:
-    """The videos of a dataset, their keys and their labels."""
+    """Return the videos of a dataset, their keys and their labels."""
     if spec.type == "detection":
         ids = read_action_csv(spec.annotations, unknown_actions="ignore").videos
         return resolve_video_ids(ids, spec.videos), [str(video) for video in ids], [NO_CLASS] * len(ids)
@@ -95,50 +96,50 @@ def _videos_of(spec: DatasetSpec) -> tuple[VideoPaths, list[str], list[int]]:
     names = list(files.names) if isinstance(files, PackedPaths) else [name for _, name in files.members()]
     for name in names:
         if os.path.isabs(name) or ".." in Path(name).parts:
-            raise DataError(f"'{name}' lies outside of {spec.videos}", spec.annotations)
+            raise DataError(f"'{name}' is outside {spec.videos}", spec.annotations)
     keys = [key_of(name) for name in names]
     return files, keys, [NO_CLASS] * len(files) if labels is None else labels.tolist()
 
 
-def _plan(items: list[_Item], size: int) -> list[list[_Item]]:
-    """The videos of each shard."""
-    plan: list[list[_Item]] = []
+def _plan(members: list[_Member], size: int) -> list[list[_Member]]:
+    """Return the members of each shard."""
+    plan: list[list[_Member]] = []
     room = 0
-    for item in items:
-        if not plan or item.packed_size > room:
+    for member in members:
+        if not plan or member.packed_size > room:
             plan.append([])
             room = size
-        plan[-1].append(item)
-        room -= item.packed_size
+        plan[-1].append(member)
+        room -= member.packed_size
     return plan
 
 
-def _is_done(path: Path, items: list[_Item]) -> bool:
-    """Whether a shard is there, by its headers and labels; one that is broken is not."""
+def _is_written(path: Path, members: list[_Member]) -> bool:
+    """Return whether a shard exists with these members, by its headers and labels; False if it is broken."""
     if not path.is_file():
         return False
     try:
-        there = [(video.name, video.size, video.label) for video in scan_shard(path)]
+        present = [(video.name, video.size, video.label) for video in scan_shard(path)]
     except DataError:
         return False
-    if there != [(item.name, item.size, item.label) for item in items]:
-        raise UserError(f"--output: {path} holds other videos than it would now; name another folder")
+    if present != [(member.name, member.size, member.label) for member in members]:
+        raise UserError(f"--output: {path} contains other videos than this dataset; give another folder")
     return True
 
 
-def _write(path: Path, items: list[_Item], bar: tqdm) -> None:
+def _write(path: Path, members: list[_Member], bar: tqdm) -> None:
     with atomic_write(path) as temporary, tarfile.open(temporary, "w") as tar:
-        for item in items:
+        for member in members:
             try:
-                with item.source.file.open("rb") as file:
-                    file.seek(item.source.start or 0)
-                    _add(tar, item.name, item.size, file)
+                with member.source.file.open("rb") as file:
+                    file.seek(member.source.start or 0)
+                    _add(tar, member.name, member.size, file)
             except OSError as error:
-                raise DataError(f"cannot be packed: {error.strerror or error}", item.source.path) from None
-            if item.label != NO_CLASS:
-                text = str(item.label).encode()
-                _add(tar, f"{key_of(item.name)}.cls", len(text), io.BytesIO(text))
-            bar.update(item.size)
+                raise DataError(f"cannot be packed: {error.strerror or error}", member.source.path) from None
+            if member.label != NO_CLASS:
+                text = str(member.label).encode()
+                _add(tar, f"{key_of(member.name)}.cls", len(text), io.BytesIO(text))
+            bar.update(member.size)
 
 
 def _add(tar: tarfile.TarFile, name: str, size: int, file: BinaryIO) -> None:

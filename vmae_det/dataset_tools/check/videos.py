@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from vmae_det.dataset_tools.check.report import MAX_EXAMPLES, Example, Finding, rows_finding
-from vmae_det.dataset_tools.process_map import WorkerDied, run_apart
+from vmae_det.dataset_tools.isolated_map import WorkerFailure, isolated_map
 from vmae_det.utils.file_types import VIDEO_SUFFIXES
 from vmae_det.video.discovery import videos_by_id
 from vmae_det.video.probe import VideoInfo, probe_video
@@ -41,8 +41,10 @@ def probe_videos(paths: Iterable[Path], decode: str, workers: int | None = None)
     probe = functools.partial(probe_video, decode=decode)
     count = workers or min(os.cpu_count() or 1, 16)
     facts = {}
-    for name, result in run_apart(probe, names, count, _TIMEOUTS[decode], "reading videos"):
-        facts[Path(name)] = VideoInfo(name, problem=str(result)) if isinstance(result, WorkerDied) else result
+    for name, result in isolated_map(probe, names, count, _TIMEOUTS[decode], "reading videos"):
+        facts[Path(name)] = (
+            VideoInfo(name, problem=str(result)) if isinstance(result, WorkerFailure) else result
+        )
     return facts
 
 

@@ -1,1 +1,5 @@
-"""From what a dataset's site gives to what the catalog wants, one module per dataset."""
+"""Preparation of public datasets: convert what a dataset's site offers to what the catalog expects.
+
+May import: formats, video, the dataset catalog and the dataset checker. Each dataset is one module, named in
+`preparers.PREPARERS`.
+"""

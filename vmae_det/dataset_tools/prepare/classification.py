@@ -1,4 +1,4 @@
-"""The steps that classification datasets share: find the videos, check or re-encode them, write the lists."""
+"""Steps shared by classification datasets: find the videos, check or re-encode them, write the lists."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from vmae_det.dataset_tools.prepare.common import Outcome, check_link, link_folder
-from vmae_det.dataset_tools.prepare.resize import resize_video
-from vmae_det.dataset_tools.prepare.video_index import VideoIndex
-from vmae_det.dataset_tools.prepare.work import Journal, header_problem, work_through
+from vmae_det.dataset_tools.prepare.files import VideoIndex, check_link, link_folder, write_label_map
+from vmae_det.dataset_tools.prepare.preparers import Outcome
+from vmae_det.dataset_tools.prepare.transcode import resize_video
+from vmae_det.dataset_tools.prepare.video_jobs import Journal, header_problem, run_video_jobs
 from vmae_det.utils.errors import DataError, UserError
 from vmae_det.utils.output_files import write_text
 
-RESIZE_SECONDS = 1800  # that re-encoding one video may take
+RESIZE_TIMEOUT = 1800  # seconds to re-encode one video
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class ListedVideo:
     """A video that the annotations name.
 
     Args:
-        stems: names that its file may have, without suffix, the likeliest first.
+        stems: possible names of its file, without suffix, the most likely first.
         label: 0-based.
-        folders: where to look first, where several files have the name.
+        folders: folders to prefer if several files have the name.
     """
 
     stems: tuple[str, ...]
@@ -33,21 +33,21 @@ class ListedVideo:
     folders: tuple[str, ...] = ()
 
     def find(self, index: VideoIndex) -> str | None:
-        """Its path below the folder of videos, or None."""
+        """Return its path in the folder of videos, or None."""
         found = (index.find(stem, *self.folders) for stem in self.stems)
         return next(filter(None, found), None)
 
 
 def add_classification_arguments(parser: argparse.ArgumentParser, annotations: str, videos: str) -> None:
-    """Where the official files lie, and whether to re-encode."""
+    """Add the paths of the official files, and --resize. `annotations` and `videos` are help texts."""
     parser.add_argument("--annotations", type=Path, required=True, metavar="DIR", help=annotations)
     parser.add_argument("--videos", type=Path, required=True, metavar="DIR", help=videos)
     parser.add_argument(
         "--resize",
         type=_short_side,
         metavar="PIXELS",
-        help="re-encode the videos (H.264, no sound) with a short side of at most so many pixels; without it "
-        "they are used where they lie",
+        help="re-encode the videos (H.264, no audio) with a short side of at most this many pixels; without "
+        "it, the original videos are used",
     )
 
 
@@ -59,44 +59,42 @@ def prepare_classification(
     missing_is_normal: bool = False,
     remarks: tuple[str, ...] = (),
 ) -> Outcome:
-    """Make `folder/videos`, a list NAME.csv for each of `lists`, and `folder/label_map.pbtxt`.
+    """Write `folder/videos`, a list NAME.csv for each of `lists`, and `folder/label_map.pbtxt`.
 
     Args:
-        lists: videos by the name of their list.
+        lists: list name to its videos.
         classes: names in the order of the labels.
+        missing_is_normal, remarks: as of `Outcome`.
 
     Raises:
-        DataError: none of the videos is there.
-        UserError: what is to be made would lie in the folder of videos, or there is something in its place.
+        DataError: none of the videos exists.
+        UserError: the output would be in the folder of videos, or something else is in its place.
     """
     if folder.resolve().is_relative_to(args.videos.resolve()):
         raise UserError(
-            f"--videos: {args.videos} holds the dataset's own folder {folder}; "
-            "name the folder of the videos alone, or another --root"
+            f"--videos: {args.videos} contains the dataset's output folder {folder}; give a folder that "
+            "contains only the videos, or another --root"
         )
-    place = folder / f"videos_{args.resize}" if args.resize else args.videos
-    check_link(place, folder / "videos")
+    target = folder / f"videos_{args.resize}" if args.resize else args.videos
+    check_link(target, folder / "videos")
     index = VideoIndex(args.videos)
     listed = list(dict.fromkeys(video for videos in lists.values() for video in videos))
     paths = {video: path for video in listed if (path := video.find(index))}
     if not paths:
         raise DataError(
-            f"holds none of the {len(listed)} videos of the annotations, such as {listed[0].stems[0]}.*",
+            f"contains none of the {len(listed)} videos of the annotations, such as {listed[0].stems[0]}.*",
             args.videos,
         )
     names = list(paths.values())
-    problems = (_resize if args.resize else _check)(names, folder, args)
-    link_folder(place, folder / "videos")
-    made = [f"videos: {place}"]
+    problems = (_resize_videos if args.resize else _check_headers)(names, folder, args)
+    link_folder(target, folder / "videos")
+    made = [f"videos: {target}"]
     for name, videos in lists.items():
         usable = [(paths[v], v.label) for v in videos if v in paths and not problems[paths[v]]]
         rows = [(_resized_name(path) if args.resize else path, label) for path, label in usable]
-        _write_lines(folder / f"{name}.csv", [f"{path} {label}" for path, label in rows])
+        write_text(folder / f"{name}.csv", "".join(f"{path} {label}\n" for path, label in rows))
         made.append(f"{name}.csv: {len(rows)} videos of {len({label for _, label in rows})} classes")
-    entries = enumerate(map(_quotable, classes), start=1)
-    _write_lines(
-        folder / "label_map.pbtxt", [f'item {{ name: "{name}" id: {number} }}' for number, name in entries]
-    )
+    write_label_map(folder / "label_map.pbtxt", dict(enumerate(classes, start=1)))
     return Outcome(
         made,
         expected=len(listed),
@@ -108,35 +106,34 @@ def prepare_classification(
 
 
 def class_count_remark(classes: list[str], expected: int) -> tuple[str, ...]:
-    """A remark where the annotations have not all classes of the dataset, or none."""
+    """Return a remark if the annotations do not have all classes of the dataset, else nothing."""
     if len(classes) == expected:
         return ()
     return (
-        f"NOTE: {len(classes)} classes, where the whole dataset has {expected}: labels differ from published "
+        f"NOTE: {len(classes)} classes; the complete dataset has {expected}: labels differ from published "
         "models",
     )
 
 
-def _check(names: list[str], folder: Path, args: argparse.Namespace) -> dict[str, str]:
-    ask = functools.partial(header_problem, folder=args.videos.resolve())
+def _check_headers(names: list[str], folder: Path, args: argparse.Namespace) -> dict[str, str]:
+    job = functools.partial(header_problem, folder=args.videos.resolve())
     journal = Journal(folder / "journal_headers.jsonl", args.videos)
-    return work_through(journal, names, ask, "checking headers", workers=args.workers)
+    return run_video_jobs(journal, names, job, "checking headers", workers=args.workers)
 
 
-def _resize(names: list[str], folder: Path, args: argparse.Namespace) -> dict[str, str]:
-    place = folder / f"videos_{args.resize}"
-    place.mkdir(parents=True, exist_ok=True)
-    for unfinished in place.rglob(".*.tmp.mp4"):
+def _resize_videos(names: list[str], folder: Path, args: argparse.Namespace) -> dict[str, str]:
+    target = folder / f"videos_{args.resize}"
+    target.mkdir(parents=True, exist_ok=True)
+    for unfinished in target.rglob(".*.tmp.mp4"):
         unfinished.unlink()
-    encode = functools.partial(_resize_one, source=args.videos, target=place, short_side=args.resize)
-    return work_through(
+    return run_video_jobs(
         Journal(folder / f"journal_resize_{args.resize}.jsonl", args.videos),
         names,
-        encode,
+        functools.partial(_resize_one, source=args.videos, target=target, short_side=args.resize),
         "re-encoding",
         workers=args.workers,
-        seconds=RESIZE_SECONDS,
-        is_done=lambda name: (place / _resized_name(name)).is_file(),
+        timeout=RESIZE_TIMEOUT,
+        is_done=lambda name: (target / _resized_name(name)).is_file(),
     )
 
 
@@ -148,16 +145,7 @@ def _resized_name(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(".mp4"))
 
 
-def _write_lines(path: Path, lines: list[str]) -> None:
-    write_text(path, "".join(f"{line}\n" for line in lines))
-
-
-def _quotable(name: str) -> str:
-    """A name that can stand between double quotes in a label map."""
-    return " ".join(name.replace('"', "'").replace("\\", "/").split())
-
-
 def _short_side(text: str) -> int:
     if not re.fullmatch("[0-9]{1,4}", text) or not 16 <= int(text) <= 4320:
-        raise argparse.ArgumentTypeError(f"expected pixels, 16 to 4320, got '{text[:50]}'")
+        raise argparse.ArgumentTypeError(f"expected 16 to 4320 pixels, got '{text[:50]}'")
     return int(text)

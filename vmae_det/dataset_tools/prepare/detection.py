@@ -1,5 +1,4 @@
-"""The steps that detection datasets share: find and check the videos, link them by their ids, write the
-dataset files, and ask the data doctor."""
+"""Steps shared by detection datasets: check and link the videos, write dataset files, run the checker."""
 
 from __future__ import annotations
 
@@ -15,23 +14,25 @@ import yaml
 
 from vmae_det.data.catalog import read_dataset_file
 from vmae_det.dataset_tools.check import check_dataset
-from vmae_det.dataset_tools.prepare.video_index import VideoIndex
-from vmae_det.dataset_tools.prepare.work import Journal, header_problem, work_through
+from vmae_det.dataset_tools.prepare.files import VideoIndex
+from vmae_det.dataset_tools.prepare.video_jobs import Journal, header_problem, run_video_jobs
 from vmae_det.formats.ava_csv import ActionBoxes
 from vmae_det.formats.box_csv import COORDINATES
 from vmae_det.formats.person_boxes import PersonBoxes
 from vmae_det.utils.errors import DataError, UserError
 from vmae_det.utils.output_files import atomic_write, make_output_folder, write_text
 
+NO_PERSON_BOXES = "NOTE: testing on val needs detected persons; give --person-boxes"
+
 
 @dataclass(frozen=True)
-class FoundVideos:
-    """The videos of a dataset, by their ids.
+class VideoStatus:
+    """Usable, broken and missing videos of a dataset.
 
     Args:
-        paths: of usable videos, relative to the folder of videos.
-        broken: path of a video that cannot be used, to the reason.
-        missing: ids.
+        paths: video id to path of each usable video, relative to the folder of videos.
+        broken: path of each unusable video to the reason.
+        missing: ids of the videos without a file.
     """
 
     paths: dict[str, str]
@@ -42,63 +43,77 @@ class FoundVideos:
 def add_detection_arguments(
     parser: argparse.ArgumentParser, annotations: str, videos: str, person_boxes: str
 ) -> None:
-    """Where the official files lie."""
+    """Add the paths of the official files; the arguments are help texts."""
     parser.add_argument("--annotations", type=Path, required=True, metavar="PATH", help=annotations)
     parser.add_argument("--videos", type=Path, required=True, metavar="DIR", help=videos)
     parser.add_argument("--person-boxes", type=Path, metavar="FILE", help=person_boxes)
 
 
 def find_videos_by_id(stems: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """Path below `folder` of each video that is there.
+    """Return video id to path in `folder` of each video that exists.
 
     Args:
         stems: video id to the name of its file without suffix.
 
     Raises:
-        DataError: none of the videos is there.
+        DataError: none of the videos exists.
     """
     index = VideoIndex(folder)
     paths = {video: path for video, stem in stems.items() if (path := index.find(stem))}
     if not paths:
         example = next(iter(stems.values()), "")
-        problem = f"holds none of the {len(stems)} videos of the annotations, such as {example}.*"
+        problem = f"contains none of the {len(stems)} videos of the annotations, such as {example}.*"
         raise DataError(problem, folder)
     return paths
 
 
 def check_headers(
     paths: Mapping[str, str], expected: Iterable[str], folder: Path, args: argparse.Namespace
-) -> FoundVideos:
-    """Sort the videos that are there by what their headers say."""
-    ask = functools.partial(header_problem, folder=args.videos.resolve())
+) -> VideoStatus:
+    """Check the headers of the videos in `paths` (id to path).
+
+    Args:
+        expected: ids of all videos.
+        folder: folder of the journal.
+    """
+    job = functools.partial(header_problem, folder=args.videos.resolve())
     journal = Journal(folder / "journal_headers.jsonl", args.videos)
-    problems = work_through(journal, paths.values(), ask, "checking headers", workers=args.workers)
-    return sort_videos(paths, expected, problems)
+    problems = run_video_jobs(journal, paths.values(), job, "checking headers", workers=args.workers)
+    return video_status(paths, expected, problems)
 
 
-def sort_videos(
+def video_status(
     paths: Mapping[str, str], expected: Iterable[str], problems: Mapping[str, str]
-) -> FoundVideos:
-    """Videos by id into usable, broken and missing, by the problems of their paths."""
-    return FoundVideos(
+) -> VideoStatus:
+    """Sort videos into usable, broken and missing.
+
+    Args:
+        paths: video id to path of each video that exists.
+        expected: ids of all videos.
+        problems: path to problem, '' for none.
+    """
+    return VideoStatus(
         paths={video: path for video, path in paths.items() if not problems[path]},
         broken={path: problems[path] for path in paths.values() if problems[path]},
         missing=[video for video in expected if video not in paths],
     )
 
 
-def check_place(folder: Path, videos: Path) -> None:
-    """UserError where `link_videos` could not make `folder` of what lies in `videos`, before long work."""
+def check_link_folder(folder: Path, videos: Path) -> None:
+    """Raise a UserError if `link_videos` would fail for `folder`; call this before long work."""
     if folder.resolve().is_relative_to(videos.resolve()):
-        raise UserError(f"--videos: {videos} holds {folder}, where links are made; keep the videos elsewhere")
+        raise UserError(
+            f"--videos: {videos} contains {folder}, where links are created; keep the videos in another "
+            "folder"
+        )
     for entry in os.scandir(folder) if folder.is_dir() else ():
         if not entry.is_symlink():
-            raise UserError(f"{entry.path}: expected links to videos alone in this folder; move it away")
+            raise UserError(f"{entry.path}: expected only links to videos in this folder; move it away")
 
 
 def link_videos(paths: Mapping[str, str], source: Path, folder: Path) -> None:
-    """Make `folder` hold a link ID.SUFFIX to each video, or ID to a folder of frames, and no other link."""
-    check_place(folder, source)
+    """Fill `folder` with a link ID.SUFFIX to each video, or ID to a folder of frames; remove other links."""
+    check_link_folder(folder, source)
     make_output_folder(folder)
     wanted = {f"{video}{_suffix(source / path)}": source.resolve() / path for video, path in paths.items()}
     for entry in os.scandir(folder):
@@ -116,13 +131,13 @@ def _suffix(path: Path) -> str:
 
 
 def rows_of(rows: ActionBoxes | PersonBoxes, videos: Collection[str]) -> ActionBoxes | PersonBoxes:
-    """The rows whose video is one of `videos`."""
+    """Return the rows of the given videos."""
     known = pl.Series(rows.videos.tolist(), dtype=pl.String).is_in(list(videos)).to_numpy()
     return rows.select(known[rows.video])
 
 
 def write_person_boxes(path: Path, boxes: PersonBoxes) -> None:
-    """Write SlowFast's CSV of person boxes; times to the millisecond."""
+    """Write person boxes as SlowFast's CSV; timestamps are rounded to milliseconds."""
     columns = dict(zip(COORDINATES, boxes.boxes.T))
     frame = pl.DataFrame(
         {
@@ -138,29 +153,13 @@ def write_person_boxes(path: Path, boxes: PersonBoxes) -> None:
         frame.with_columns(pl.col(COORDINATES).round(6)).write_csv(file, include_header=False)
 
 
-def write_label_map(path: Path, names: Mapping[int, str]) -> None:
-    """Write a label map of ids and names."""
-    lines = [f'item {{ name: "{_quotable(name)}" id: {number} }}\n' for number, name in names.items()]
-    write_text(path, "".join(lines))
-
-
-def _quotable(name: str) -> str:
-    return " ".join(name.replace('"', "'").replace("\\", "/").split())
-
-
-def copy_file(source: Path, target: Path) -> None:
-    """A copy, whole or not at all."""
-    with atomic_write(target) as temporary:
-        temporary.write_bytes(source.read_bytes())
-
-
 def write_dataset_file(path: Path, **content: str | float) -> None:
-    """Write the dataset file of a detection dataset; `content` are its keys, paths relative to it."""
+    """Write the dataset file of a detection dataset; `content` are its keys, with paths relative to it."""
     write_text(path, yaml.safe_dump({"type": "detection", **content}, sort_keys=False))
 
 
-def ask_doctor(files: Iterable[Path], workers: int | None) -> list[str]:
-    """What the data doctor says of dataset files by the headers of their videos: a few lines for each."""
+def run_checker(files: Iterable[Path], workers: int | None) -> list[str]:
+    """Check datasets by the headers of their videos; return a few lines for each dataset file."""
     lines = []
     for file in files:
         report = check_dataset(read_dataset_file(file), decode="none", workers=workers)

@@ -1,7 +1,7 @@
-"""HMDB51: from the official lists of its three splits and the folder of AVI videos.
+"""HMDB51, from the official lists of its three splits and the folder of AVI videos.
 
-CLASS_test_splitN.txt has a line `FILE USE` for each video of a class: 1 is training, 2 testing, 0 neither.
-Labels count the sorted names of classes. The three splits stand beside each other.
+CLASS_test_splitN.txt has a line `FILE USE` for each video of a class; USE is 1 for training, 2 for testing, 0
+for neither. Labels are indices into the sorted class names. All three splits are written.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from vmae_det.dataset_tools.prepare.classification import (
     class_count_remark,
     prepare_classification,
 )
-from vmae_det.dataset_tools.prepare.common import Outcome, read_lines, require_file
+from vmae_det.dataset_tools.prepare.files import read_lines, require_file
+from vmae_det.dataset_tools.prepare.preparers import Outcome
 from vmae_det.utils.errors import DataError
 
 NUM_CLASSES = 51
@@ -24,14 +25,14 @@ _SETS = {"1": "train", "2": "val", "0": None}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where the official files lie."""
+    """Add the paths of the official files."""
     add_classification_arguments(
-        parser, "the folder testTrainMulti_7030_splits", "folder of the videos, with a folder for each class"
+        parser, "folder testTrainMulti_7030_splits", "folder of the videos, with a subfolder for each class"
     )
 
 
 def prepare(name: str, folder: Path, args: argparse.Namespace) -> Outcome:
-    """Make `folder`."""
+    """Write `folder`."""
     ending = "_test_split1.txt"
     classes = sorted(path.name.removesuffix(ending) for path in args.annotations.glob(f"*{ending}"))
     if not classes:
@@ -47,8 +48,11 @@ def prepare(name: str, folder: Path, args: argparse.Namespace) -> Outcome:
 
 
 def read_split(path: Path) -> list[tuple[str, str]]:
-    """'train' or 'val', and the name without suffix, of each video that the split uses; DataError names the
-    wrong line."""
+    """Return 'train' or 'val', and the file name without suffix, of each video that the split uses.
+
+    Raises:
+        DataError: a line is invalid.
+    """
     videos = []
     for line, text in read_lines(path):
         file, _, use = text.rpartition(" ")

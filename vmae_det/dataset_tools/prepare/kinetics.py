@@ -1,7 +1,7 @@
-"""Kinetics-400, -600 or -700: from the official CSV files and a folder of clips.
+"""Kinetics-400, -600 or -700, from the official CSV files and a folder of clips.
 
-CSV files: https://github.com/cvdfoundation/kinetics-dataset. A clip is named YOUTUBE-ID_START_END.mp4 with
-seconds of six digits. Labels count the sorted names of classes, as in published models.
+CSV files: https://github.com/cvdfoundation/kinetics-dataset. A clip is named YOUTUBE-ID_START_END.mp4, with
+seconds in six digits. Labels are indices into the sorted class names, as in published models.
 """
 
 from __future__ import annotations
@@ -17,25 +17,28 @@ from vmae_det.dataset_tools.prepare.classification import (
     class_count_remark,
     prepare_classification,
 )
-from vmae_det.dataset_tools.prepare.common import Outcome, require_file
+from vmae_det.dataset_tools.prepare.files import require_file
+from vmae_det.dataset_tools.prepare.preparers import Outcome
 from vmae_det.utils.errors import DataError
 from vmae_det.utils.input_files import read_text
 
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end")
-# Where the host of the clips keeps sound versions of broken files, under the same names.
+# Folder in which the host of the clips keeps intact versions of broken files, with the same names.
 _REPLACEMENTS = "replacement_for_corrupted_k400"
 _FOLDERS = {"train": ("train",), "val": ("val", "validate", "validation")}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where the official files lie."""
+    """Add the paths of the official files."""
     add_classification_arguments(
-        parser, "folder of train.csv and val.csv (or validate.csv)", "folder that the clips lie in or below"
+        parser,
+        "folder of train.csv and val.csv (or validate.csv)",
+        "folder of the clips, directly or in subfolders",
     )
 
 
 def prepare(name: str, folder: Path, args: argparse.Namespace) -> Outcome:
-    """Make `folder`; `name` ends in the number of classes."""
+    """Write `folder`; `name` ends in the number of classes."""
     files = {
         "train": require_file(args.annotations, "train.csv"),
         "val": require_file(args.annotations, "val.csv", "validate.csv"),
@@ -55,7 +58,7 @@ def prepare(name: str, folder: Path, args: argparse.Namespace) -> Outcome:
 
 
 def read_kinetics_csv(path: Path) -> list[tuple[str, tuple[str, ...], int]]:
-    """Class, possible names of the file, and line of each clip.
+    """Return class, possible file names (without suffix), and line of each clip.
 
     Raises:
         DataError: columns are missing, or a line has no class, no id, or no times.

@@ -1,7 +1,7 @@
-"""Something-Something V2: from the official JSON files and the folder of WebM videos.
+"""Something-Something V2, from the official JSON files and the folder of WebM videos.
 
-labels.json gives each class its number. train.json and validation.json name videos with a template, whose
-text without brackets is the class.
+labels.json contains the number of each class. train.json and validation.json list videos with a template; the
+template without brackets is the class.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from vmae_det.dataset_tools.prepare.classification import (
     class_count_remark,
     prepare_classification,
 )
-from vmae_det.dataset_tools.prepare.common import Outcome, require_file
+from vmae_det.dataset_tools.prepare.files import require_file
+from vmae_det.dataset_tools.prepare.preparers import Outcome
 from vmae_det.utils.errors import DataError
 from vmae_det.utils.input_files import read_text
 
@@ -26,16 +27,16 @@ _PREFIX = "something-something-v2-"  # of the files' names in the first release
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where the official files lie."""
+    """Add the paths of the official files."""
     add_classification_arguments(
         parser,
         "folder of labels.json, train.json and validation.json",
-        "the folder 20bn-something-something-v2, or one above it",
+        "folder 20bn-something-something-v2, or a parent of it",
     )
 
 
 def prepare(name: str, folder: Path, args: argparse.Namespace) -> Outcome:
-    """Make `folder`."""
+    """Write `folder`."""
     classes = read_labels(_file(args.annotations, "labels"))
     lists = {
         split: read_videos(_file(args.annotations, official), classes)
@@ -46,7 +47,7 @@ def prepare(name: str, folder: Path, args: argparse.Namespace) -> Outcome:
 
 
 def read_labels(path: Path) -> list[str]:
-    """Names of the classes in the order of their numbers, which must be 0, 1, 2, ..."""
+    """Return class names in the order of their numbers, which must be 0, 1, 2, ..."""
     content = _load(path, dict)
     try:
         numbers = {int(number): name for name, number in content.items()}
@@ -58,7 +59,11 @@ def read_labels(path: Path) -> list[str]:
 
 
 def read_videos(path: Path, classes: list[str]) -> list[ListedVideo]:
-    """The videos of a set; DataError names the entry (from 1) that cannot be understood."""
+    """Return the videos of a set.
+
+    Raises:
+        DataError: an entry is invalid; the error names it, from 1.
+    """
     ids = {name: number for number, name in enumerate(classes)}
     videos = []
     for number, entry in enumerate(_load(path, list), start=1):
@@ -72,7 +77,7 @@ def read_videos(path: Path, classes: list[str]) -> list[ListedVideo]:
         name = template.replace("[", "").replace("]", "")
         if name not in ids:
             raise DataError(
-                f"entry {number} (id {video}): the template '{template}' is no class of labels.json", path
+                f"entry {number} (id {video}): the template '{template}' is not a class in labels.json", path
             )
         videos.append(ListedVideo((str(video),), ids[name]))
     if not videos:

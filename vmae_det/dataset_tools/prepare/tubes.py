@@ -1,5 +1,7 @@
-"""The steps of datasets that are annotated with tubes, in every frame: frames become seconds by the videos'
-own times, and tubes are kept for video-mAP."""
+"""Steps shared by datasets annotated with tubes, in every frame.
+
+Frame numbers are converted to seconds by the videos' frame times. Tubes are kept for video-mAP.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +14,21 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import polars as pl
 
-from vmae_det.dataset_tools.prepare.common import Outcome
 from vmae_det.dataset_tools.prepare.detection import (
-    FoundVideos,
-    ask_doctor,
-    check_place,
+    NO_PERSON_BOXES,
+    VideoStatus,
+    check_link_folder,
     find_videos_by_id,
     link_videos,
     rows_of,
-    sort_videos,
+    run_checker,
+    video_status,
     write_dataset_file,
-    write_label_map,
     write_person_boxes,
 )
-from vmae_det.dataset_tools.prepare.work import Journal, work_through
+from vmae_det.dataset_tools.prepare.files import write_label_map
+from vmae_det.dataset_tools.prepare.preparers import Outcome
+from vmae_det.dataset_tools.prepare.video_jobs import Journal, run_video_jobs
 from vmae_det.formats.ava_csv import ActionBoxes, write_action_csv
 from vmae_det.formats.box_csv import COORDINATES
 from vmae_det.formats.person_boxes import PersonBoxes, read_person_boxes
@@ -34,7 +37,7 @@ from vmae_det.utils.errors import DataError
 from vmae_det.utils.output_files import atomic_write
 from vmae_det.video.readers import open_video
 
-TIME_SECONDS = 600  # that reading the times of one video may take
+FRAME_TIMES_TIMEOUT = 600  # seconds to read the frame times of one video
 PARTS = ("train", "val")
 
 
@@ -45,87 +48,93 @@ def prepare_tubes(
     args: argparse.Namespace,
     not_scored: Collection[str] = (),
 ) -> Outcome:
-    """Make `folder/videos` and in the folder of each split the files of its training and its test set.
+    """Write `folder/videos`, and the files of the training and the test set to the folder of each split.
 
     Args:
-        splits: folder to the videos of both sets, of `official.tubes`.
-        not_scored: names of classes that the metric leaves out.
+        splits: folder of a split to the videos of its training and test set, as named in `official.tubes`.
+        official: content of the official annotation file.
+        not_scored: names of classes that the metric ignores.
 
     Raises:
-        DataError: bad official files, or none of the videos is there.
+        DataError: an official file is invalid, or none of the videos exists.
     """
-    check_place(folder / "videos", args.videos)
+    check_link_folder(folder / "videos", args.videos)
     persons = read_person_boxes(args.person_boxes) if args.person_boxes else None
-    ids = _ids(official, args)
-    found, times = _times(ids, folder, args)
-    link_videos(found.paths, args.videos, folder / "videos")
+    ids = _video_ids(official, args)
+    status, times = _frame_times(ids, folder, args)
+    link_videos(status.paths, args.videos, folder / "videos")
     scored = {i: name for i, name in enumerate(official.labels, start=1) if name not in not_scored}
     write_label_map(folder / "actions.pbtxt", dict(enumerate(official.labels, start=1)))
     if not_scored:
         write_label_map(folder / "scored_actions.pbtxt", scored)
-    made, remarks, files = [f"{folder}: {len(found.paths)} videos"], [], []
-    for place, split in splits.items():
+    made, remarks, files = [f"{folder}: {len(status.paths)} videos"], [], []
+    for split_folder, split in splits.items():
         for part, videos in zip(PARTS, split):
             kept = {ids[video]: official.tubes[video] for video in videos if ids[video] in times}
-            rows, lost = action_rows(kept, times, every_frame=part == "val")
-            what = f"{place.relative_to(folder.parent)} {part}"
+            rows, dropped = action_rows(kept, times, every_frame=part == "val")
+            title = f"{split_folder.relative_to(folder.parent)} {part}"
             if not (rows.action >= 0).any():
-                made.append(f"{what}: no boxes, so there is no such set")
-                remarks += _remarks(what, lost)
-                (place / f"{part}.yaml").unlink(missing_ok=True)
+                made.append(f"{title}: no boxes; this set was not written")
+                remarks += _dropped_remarks(title, dropped)
+                (split_folder / f"{part}.yaml").unlink(missing_ok=True)
                 continue
-            write_action_csv(place / f"{part}.csv", rows, kind="ground_truth")
-            write_tubes(place / f"{part}_tubes.csv", kept, official.labels)
-            here = persons if part == "val" else None
-            if here is not None:
-                every = rows_of(here, set(kept))
-                here = _in_seconds(every, times)
-                lost["of detected persons have no frame of their number"] += len(every) - len(here)
-            files.append(_write_dataset(place, part, here, folder, bool(not_scored)))
+            write_action_csv(split_folder / f"{part}.csv", rows, kind="ground_truth")
+            write_tubes(split_folder / f"{part}_tubes.csv", kept, official.labels)
+            part_persons = persons if part == "val" else None
+            if part_persons is not None:
+                numbered = rows_of(part_persons, set(kept))
+                part_persons = _frames_to_seconds(numbered, times)
+                dropped["of detected persons have a frame number that does not exist"] += len(numbered) - len(
+                    part_persons
+                )
+            files.append(_write_dataset(split_folder, part, part_persons, folder, bool(not_scored)))
             boxes = int((rows.action >= 0).sum())
             made.append(
-                f"{what}: {boxes} boxes in {sum(map(len, kept.values()))} tubes of {len(kept)} videos"
+                f"{title}: {boxes} boxes in {sum(map(len, kept.values()))} tubes of {len(kept)} videos"
             )
-            remarks += _remarks(what, lost)
-    remarks += _other_lengths(official, ids, times)
+            remarks += _dropped_remarks(title, dropped)
+    remarks += _length_warning(official, ids, times)
     if persons is None:
-        remarks.append("NOTE: a model is tested on val with detected persons: --person-boxes")
-    return Outcome(
-        made, len(ids), found.broken, found.missing, remarks=remarks + ask_doctor(files, args.workers)
-    )
+        remarks.append(NO_PERSON_BOXES)
+    remarks += run_checker(files, args.workers)
+    return Outcome(made, len(ids), status.broken, status.missing, remarks=remarks)
 
 
-def _remarks(what: str, lost: Counter) -> list[str]:
-    return [f"NOTE: {what}: {number} boxes {why}" for why, number in lost.items() if number]
+def _dropped_remarks(title: str, dropped: Counter) -> list[str]:
+    return [f"NOTE: {title}: {number} boxes {reason}" for reason, number in dropped.items() if number]
 
 
-def _other_lengths(
+def _length_warning(
     official: TubeAnnotations, ids: Mapping[str, str], times: Mapping[str, np.ndarray]
 ) -> list[str]:
-    """A warning of videos that are not those which were annotated, by their numbers of frames, or nothing."""
+    """Return a warning if videos have another number of frames than the annotated ones, else nothing."""
     counts = {ids[video]: count for video, count in official.num_frames.items() if ids.get(video) in times}
-    other = [v for v, count in counts.items() if abs(len(times[v]) - count) > max(2, 0.02 * count)]
-    if not other:
+    differ = [v for v, count in counts.items() if abs(len(times[v]) - count) > max(2, 0.02 * count)]
+    if not differ:
         return []
     return [
-        f"WARNING: {len(other)} of {len(counts)} videos have another number of frames than was annotated, "
-        f"such as {other[0]}: {len(times[other[0]])}, not {counts[other[0]]}; boxes may lie in other frames"
+        f"WARNING: {len(differ)} of {len(counts)} videos have another number of frames than was annotated, "
+        f"such as {differ[0]}: {len(times[differ[0]])}, not {counts[differ[0]]}; boxes may belong to other "
+        "frames"
     ]
 
 
 def action_rows(
     tubes: Mapping[str, list[Tube]], times: Mapping[str, np.ndarray], every_frame: bool
 ) -> tuple[ActionBoxes, Counter]:
-    """The boxes of tubes at the times of their frames, cut at the frame's edge; and how many were not kept,
-    by the reason.
+    """Convert tubes to boxes at the times of their frames, clipped to the frame.
 
     Args:
         tubes: by video id.
         times: seconds of each frame, by video id.
-        every_frame: name frames without boxes, too: detections there count as false.
+        every_frame: also add rows for frames without boxes, so that detections there count as false
+            positives.
+
+    Returns:
+        The rows, and the number of dropped boxes by reason.
     """
     columns: dict[str, list[np.ndarray]] = {"video": [], "time": [], "box": [], "action": [], "person": []}
-    lost: Counter = Counter()
+    dropped: Counter = Counter()
     videos = sorted(tubes)
 
     def add(video: int, seconds: np.ndarray, boxes: np.ndarray, action: int, person: int) -> None:
@@ -137,30 +146,31 @@ def action_rows(
 
     for number, video in enumerate(videos):
         seconds = times[video]
-        bare = np.ones(len(seconds), dtype=bool)
+        is_empty = np.ones(len(seconds), dtype=bool)
         for person, tube in enumerate(tubes[video]):
             inside = tube.frames < len(seconds)
             frames, boxes = tube.frames[inside], np.clip(tube.boxes[inside], 0, 1).round(6)
-            good = (boxes[:, :2] < boxes[:, 2:]).all(axis=1)
-            lost["lie beyond the last frame of their video"] += int((~inside).sum())
-            lost["have no area within the frame"] += int((~good).sum())
-            bare[frames[good]] = False
-            add(number, seconds[frames[good]], boxes[good], tube.label + 1, person)
+            valid = (boxes[:, :2] < boxes[:, 2:]).all(axis=1)
+            dropped["are after the last frame of their video"] += int((~inside).sum())
+            dropped["have no area inside the frame"] += int((~valid).sum())
+            is_empty[frames[valid]] = False
+            add(number, seconds[frames[valid]], boxes[valid], tube.label + 1, person)
         if every_frame:
-            add(number, seconds[bare], np.full((int(bare.sum()), 4), np.nan), -1, -1)
-    none = {"time": np.zeros(0), "box": np.zeros((0, 4))}
+            add(number, seconds[is_empty], np.full((int(is_empty.sum()), 4), np.nan), -1, -1)
+    no_rows = {"time": np.zeros(0), "box": np.zeros((0, 4))}
     video, time, box, action, person = (
-        np.concatenate([none.get(name, np.zeros(0, np.int32)), *parts]) for name, parts in columns.items()
+        np.concatenate([no_rows.get(name, np.zeros(0, np.int32)), *parts]) for name, parts in columns.items()
     )
     order = np.lexsort((person, time, video))
     names = np.array(videos, dtype=object)
     score = np.ones(len(order))
     rows = ActionBoxes(names, video[order], time[order], box[order], action[order], score, person[order])
-    return rows, lost
+    return rows, dropped
 
 
 def write_tubes(path: Path, tubes: Mapping[str, list[Tube]], labels: list[str]) -> None:
-    """Write ground-truth tubes as `vmae_det.formats.tube_csv` reads them: frames from 0, boxes in [0, 1]."""
+    """Write ground-truth tubes in the format of `vmae_det.formats.tube_csv`: frames from 0, boxes in [0,
+    1]."""
     parts = [
         pl.DataFrame(dict(zip(COORDINATES, tube.boxes.T)) | {"frame": tube.frames}).with_columns(
             video_id=pl.lit(video), tube_id=pl.lit(number), label=pl.lit(labels[tube.label])
@@ -175,9 +185,12 @@ def write_tubes(path: Path, tubes: Mapping[str, list[Tube]], labels: list[str]) 
         frame.select("video_id", "tube_id", "label", "score", "frame", *COORDINATES).write_csv(file)
 
 
-def measure_times(path: str, source: Path, target: Path) -> str:
-    """Save when each frame of the video `source/path` is shown, float64 (frames,) of seconds from the first
-    one on; gives the video's problem, or ''."""
+def save_frame_times(path: str, source: Path, target: Path) -> str:
+    """Save the frame times of the video `source/path`: float64 (frames,), in seconds from the first frame.
+
+    Returns:
+        The video's problem, or ''.
+    """
     try:
         times = open_video(source / path).times
     except DataError as error:
@@ -191,62 +204,64 @@ def _times_name(path: str) -> str:
     return f"{PurePosixPath(path).name}.npy"
 
 
-def _ids(official: TubeAnnotations, args: argparse.Namespace) -> dict[str, str]:
-    """Video id, the name without the class, by the name in the official file."""
+def _video_ids(official: TubeAnnotations, args: argparse.Namespace) -> dict[str, str]:
+    """Return name in the official file to video id: the name without the class."""
     ids = {video: PurePosixPath(video).name for video in official.tubes}
-    twice = [video for video, count in Counter(ids.values()).items() if count > 1]
-    if twice:
-        raise DataError(f"several classes have a video '{twice[0]}'", args.annotations)
+    duplicates = [video for video, count in Counter(ids.values()).items() if count > 1]
+    if duplicates:
+        raise DataError(f"several classes have a video '{duplicates[0]}'", args.annotations)
     return ids
 
 
-def _times(
+def _frame_times(
     ids: Mapping[str, str], folder: Path, args: argparse.Namespace
-) -> tuple[FoundVideos, dict[str, np.ndarray]]:
-    """The videos, and the times of the frames of each usable one by its id."""
-    paths = _find(ids, args.videos)
+) -> tuple[VideoStatus, dict[str, np.ndarray]]:
+    """Return the status of the videos, and the frame times of each usable video by its id."""
+    paths = _find_videos(ids, args.videos)
     target = folder / "times"
-    problems = work_through(
+    problems = run_video_jobs(
         Journal(folder / "journal_times.jsonl", args.videos),
         paths.values(),
-        functools.partial(measure_times, source=args.videos, target=target),
+        functools.partial(save_frame_times, source=args.videos, target=target),
         "reading times",
         workers=args.workers,
-        seconds=TIME_SECONDS,
+        timeout=FRAME_TIMES_TIMEOUT,
         is_done=lambda path: (target / _times_name(path)).is_file(),
     )
-    found = sort_videos(paths, ids.values(), problems)
-    times = {video: np.load(target / _times_name(path)) for video, path in found.paths.items()}
-    return found, times
+    status = video_status(paths, ids.values(), problems)
+    times = {video: np.load(target / _times_name(path)) for video, path in status.paths.items()}
+    return status, times
 
 
-def _find(ids: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """Path below `folder` by video id, of a video or of a folder of images CLASS/NAME."""
+def _find_videos(ids: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """Return video id to path in `folder`, of videos or of folders of images CLASS/NAME."""
     images = {video: name for name, video in ids.items() if (folder / name).is_dir()}
     return images or find_videos_by_id({video: video for video in ids.values()}, folder)
 
 
 def _write_dataset(
-    place: Path,
+    split_folder: Path,
     part: str,
     persons: PersonBoxes | None,
     folder: Path,
     has_scored: bool,
 ) -> Path:
-    up = "" if place == folder else "../"
+    up = "" if split_folder == folder else "../"
     content = {"videos": f"{up}videos", "annotations": f"{part}.csv", "label_map": f"{up}actions.pbtxt"}
     if has_scored:
         content["scored_classes"] = f"{up}scored_actions.pbtxt"
     if persons is not None:
-        write_person_boxes(place / f"{part}_persons.csv", persons)
+        write_person_boxes(split_folder / f"{part}_persons.csv", persons)
         content["person_boxes"] = f"{part}_persons.csv"
-    write_dataset_file(place / f"{part}.yaml", **content)
-    return place / f"{part}.yaml"
+    write_dataset_file(split_folder / f"{part}.yaml", **content)
+    return split_folder / f"{part}.yaml"
 
 
-def _in_seconds(persons: PersonBoxes, times: Mapping[str, np.ndarray]) -> PersonBoxes:
-    """Person boxes whose `timestamp` is the number of a frame, from 1, at the times of these frames; those of
-    frames that the videos lack are left out."""
+def _frames_to_seconds(persons: PersonBoxes, times: Mapping[str, np.ndarray]) -> PersonBoxes:
+    """Convert person boxes whose `timestamp` is a frame number from 1 to seconds.
+
+    Boxes of frames that the videos lack are dropped.
+    """
     lengths = np.array([len(times.get(str(video), ())) for video in persons.videos], dtype=np.int64)
     frame = persons.timestamp - 1
     kept = (frame >= 0) & (frame == np.floor(frame)) & (frame < lengths[persons.video])

@@ -1,7 +1,7 @@
-"""UCF101: from the official lists of its three splits and the folder of AVI videos.
+"""UCF101, from the official lists of its three splits and the folder of AVI videos.
 
-classInd.txt numbers the classes from 1; trainlist0N.txt and testlist0N.txt name videos as CLASS/FILE. The
-three splits stand beside each other.
+classInd.txt numbers the classes from 1. trainlist0N.txt and testlist0N.txt list videos as CLASS/FILE. All
+three splits are written.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from vmae_det.dataset_tools.prepare.classification import (
     class_count_remark,
     prepare_classification,
 )
-from vmae_det.dataset_tools.prepare.common import Outcome, read_lines, require_file
+from vmae_det.dataset_tools.prepare.files import read_lines, require_file
+from vmae_det.dataset_tools.prepare.preparers import Outcome
 from vmae_det.utils.errors import DataError
 
 NUM_CLASSES = 101
@@ -23,14 +24,14 @@ SPLITS = (1, 2, 3)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where the official files lie."""
+    """Add the paths of the official files."""
     add_classification_arguments(
-        parser, "the folder ucfTrainTestlist", "the folder UCF-101, with a folder for each class"
+        parser, "folder ucfTrainTestlist", "folder UCF-101, with a subfolder for each class"
     )
 
 
 def prepare(name: str, folder: Path, args: argparse.Namespace) -> Outcome:
-    """Make `folder`."""
+    """Write `folder`."""
     classes = read_classes(require_file(args.annotations, "classInd.txt"))
     lists = {}
     for split in SPLITS:
@@ -42,7 +43,7 @@ def prepare(name: str, folder: Path, args: argparse.Namespace) -> Outcome:
 
 
 def read_classes(path: Path) -> list[str]:
-    """Names of the classes; DataError unless their numbers are 1, 2, 3, ... in this order."""
+    """Return class names; DataError unless their numbers are 1, 2, 3, ... in this order."""
     classes = []
     for line, text in read_lines(path):
         number, _, name = text.partition(" ")
@@ -54,7 +55,8 @@ def read_classes(path: Path) -> list[str]:
 
 
 def read_videos(path: Path, classes: list[str]) -> list[ListedVideo]:
-    """The videos of a list with lines CLASS/FILE, or CLASS/FILE NUMBER; DataError names the wrong line."""
+    """Return the videos of a list with lines CLASS/FILE or CLASS/FILE NUMBER; DataError if a line is
+    invalid."""
     labels = {name: label for label, name in enumerate(classes)}
     videos = []
     for line, text in read_lines(path):
@@ -65,7 +67,9 @@ def read_videos(path: Path, classes: list[str]) -> list[ListedVideo]:
         if name not in labels:
             raise DataError(f"the class '{name}' is not in classInd.txt", path, line)
         if number and number.strip() != str(labels[name] + 1):
-            raise DataError(f"the class '{name}' has number {labels[name] + 1}, got '{number}'", path, line)
+            raise DataError(
+                f"expected the number {labels[name] + 1} of the class '{name}', got '{number}'", path, line
+            )
         videos.append(ListedVideo((Path(video).stem,), labels[name], (name,)))
     if not videos:
         raise DataError("the list names no videos", path)
