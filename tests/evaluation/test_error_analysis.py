@@ -41,7 +41,7 @@ def analysis(found, truth=TRUTH, **rules):
 
 def test_a_perfect_detector_loses_nothing():
     perfect = analysis(PERFECT)
-    assert perfect.prices.tolist() == [0] * len(CAUSES)
+    assert perfect.costs.tolist() == [0] * len(CAUSES)
     assert not any(perfect.counts.values())
     assert perfect.ceiling == 1
     assert perfect.worst_confusions() == []
@@ -65,16 +65,16 @@ def test_a_planted_error_has_its_price(cause, found, price):
     others = [other for other in CAUSES if result.counts[other] and other != cause]
     assert result.counts[cause] > 0
     assert others in ([], ["confusion"])  # a low row that reaches the person does no harm
-    assert result.prices[CAUSES.index(cause)] == pytest.approx(price)
+    assert result.costs[CAUSES.index(cause)] == pytest.approx(price)
     assert result.alone[CAUSES.index(cause)] == pytest.approx(price)
-    assert result.prices.sum() == pytest.approx(1 - frame_map(rows(*TRUTH), rows(*found), LABEL_MAP).mean_ap)
+    assert result.costs.sum() == pytest.approx(1 - frame_map(rows(*TRUTH), rows(*found), LABEL_MAP).mean_ap)
 
 
 def test_the_cap_has_its_price():
     crowd = [("a", 1, (0, 0, 0.01 * (n + 1), 1), 2, 0.95) for n in range(20, 70)]
     result = analysis([*crowd, *PERFECT], [*TRUTH, ("a", 1, crowd[0][2], 2, 1)])
     assert result.counts["cap"] == 2  # the rows of keyframe "a" that come after the crowd
-    assert result.prices[0] == pytest.approx(1 / 3 + (result.ap[0, 1] - result.ap[0, 0]) / 3)
+    assert result.costs[0] == pytest.approx(1 / 3 + (result.ap[0, 1] - result.ap[0, 0]) / 3)
     assert analysis([*crowd, *PERFECT], protocol="slowfast").counts["cap"] == 0
 
 
@@ -93,10 +93,10 @@ def test_prices_add_up_whatever_the_errors():
         for protocol in ("challenge", "slowfast", "mmaction2"):
             result = analysis(found, truth, protocol=protocol)
             lost = 1 - frame_map(rows(*truth), rows(*found), LABEL_MAP, protocol=protocol).mean_ap
-            assert result.prices.sum() == pytest.approx(lost)
-            assert (result.prices[1:] > -1e-12).all()
+            assert result.costs.sum() == pytest.approx(lost)
+            assert (result.costs[1:] > -1e-12).all()
             assert (result.alone > -1e-12)[1:].all()
-            assert result.confusion.sum() == pytest.approx(result.prices[1])
+            assert result.confusion.sum() == pytest.approx(result.costs[1])
             assert np.allclose(result.ap[:, -1], 1)
             assert result.ceiling <= 1
 
@@ -146,10 +146,10 @@ def test_one_video_allows_no_interval_and_few_are_named():
     truth = [("a", second, LEFT, 2, 1) for second in range(4)]
     found = [("a", second, LEFT, 2, 0.5) for second in range(4)]
     result = compare(*(match(rows(*truth), rows(*part), LABEL_MAP) for part in (found[:2], found)))
-    assert result.summary() == "+50.00 points against the base, one video allows no interval"
+    assert result.summary() == "+50.00 points compared to the base, no interval with only one video"
     assert result.to_json()["interval"] is None
     assert result.to_json()["classes"][0]["interval"] is None
-    assert "over 2 videos, too few to rely on" in compare(matches(PERFECT), matches(PERFECT)).summary()
+    assert "over 2 videos, too few to be reliable" in compare(matches(PERFECT), matches(PERFECT)).summary()
 
 
 def test_calibration():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vmae_det.cli import main as cli_main
-from vmae_det.evaluation.linking import LINKING_METHODS, _strongest, link_boxes
+from vmae_det.evaluation.linking import LINKING_METHODS, _best_boxes, link_boxes
 from vmae_det.formats.ava_csv import ActionBoxes
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.formats.tube_csv import Tubes, read_tubes, write_tubes
@@ -105,7 +105,7 @@ def test_boxes_near_a_better_one_lose_score():
     """IoU 0.19 / 0.21 = 0.905: the second has 0.095 of its score left."""
     pair = [(f, (x, 0.2, x + 0.2, 0.8), 1, s) for f in range(20) for x, s in ((0.1, 0.9), (0.11, 0.8))]
     boxes = np.array([at for f, at, _, _ in pair if f == 0])
-    _, score = _strongest(boxes, np.array([0.9, 0.8]), 0.6)
+    _, score = _best_boxes(boxes, np.array([0.9, 0.8]), 0.6)
     assert score == pytest.approx([0.9, 0.8 * (1 - 0.19 / 0.21)])
     assert list(link(pair)) == [("run", 0.9)]
 

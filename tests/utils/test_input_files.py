@@ -137,5 +137,5 @@ def test_gzip_of_usual_text_is_read_beyond_the_free_part(tmp_path, monkeypatch):
 
 
 def test_a_pattern_of_shards_without_end_is_refused(tmp_path):
-    with pytest.raises(DataError, match="stands for more than 100000 shards"):
+    with pytest.raises(DataError, match="matches more than 100000 shards"):
         find_shards(f"{tmp_path}/{{0..999999999}}.tar")

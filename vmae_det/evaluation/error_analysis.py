@@ -1,25 +1,26 @@
-"""Why frame-mAP is not 1: every false positive and every missed box has a cause, and each cause its price.
+"""Error analysis of frame-mAP: the cause of each false positive and missed box, and what each cause costs.
 
-The causes are mended one after the other, and what the mean gains by each is what it cost. They add up: with
-all of them mended the mean is 1. What a cause costs depends on which were mended before, so the gain of each
-alone is given, too. The idea of such oracles is that of Hoiem et al. (2012) and TIDE (Bolya et al., 2020).
+Causes are fixed one after the other. The cost of a cause is the increase of mean AP when it is fixed. The
+costs add up: with all causes fixed the mean is 1. A cost depends on the causes fixed before, so the gain of
+fixing each cause alone is reported too. Such oracles go back to Hoiem et al. (2012) and TIDE (Bolya et al.,
+2020).
 
-In the order in which they are mended:
+The causes, in the order in which they are fixed:
 
-- cap: rows beyond the 50 best of a keyframe, which the challenge's protocol drops; they come back.
-- confusion: a false positive on a person (IoU of 0.1 or more) who does other actions; it goes.
-- duplicate: a false positive on a box that was taken already; it goes.
-- loose box: a false positive on a person who does the action, below the IoU threshold. The first one to a box
-  that nothing else finds becomes a true positive, the others go.
-- background: a false positive where nobody is annotated (IoU under 0.1); it goes.
-- not scored: the person is found, but no row claims the action for them; a row is added.
-- not detected: no box reaches the person; a row is added.
+- cap: rows beyond the 50 best of a keyframe, which the challenge protocol drops. Fixed by restoring them.
+- confusion: a false positive on a person (IoU of 0.1 or more) who performs other actions. Fixed by removing
+  it.
+- duplicate: a false positive on a box that is already taken. Fixed by removing it.
+- loose box: a false positive on a person who performs the action, below the IoU threshold. Fixed by counting
+  the first one on a box without a true positive as a true positive, and removing the others.
+- background: a false positive where nobody is annotated (IoU below 0.1). Fixed by removing it.
+- not scored: the person is detected, but without a row for the action. Fixed by adding a row.
+- not detected: no box reaches the person. Fixed by adding a row.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,25 +32,27 @@ from vmae_det.formats.ava_csv import ActionBoxes
 from vmae_det.formats.label_map import LabelMap
 
 CAUSES = ("cap", "confusion", "duplicate", "loose box", "background", "not scored", "not detected")
-# Below this IoU a box has nothing to do with a person; TIDE's value.
+# A box with an IoU below this with all persons is background, as in TIDE.
 BACKGROUND_IOU = 0.1
 
 _HIT, _CONFUSION, _DUPLICATE, _LOOSE, _BACKGROUND = range(5)
+# In the order of CAUSES[1:5].
+_FALSE_POSITIVES = (_CONFUSION, _DUPLICATE, _LOOSE, _BACKGROUND)
 
 
 @dataclass(frozen=True)
 class ErrorAnalysis:
-    """What each cause costs.
+    """Cost of each cause of errors.
 
     Args:
-        ap: (C, 1 + len(CAUSES)) of each class: as it is, then after each cause has been mended, the earlier
-            ones being mended already. NaN for a class without ground truth.
-        alone: (len(CAUSES),) mean AP gained by mending one cause and nothing else.
-        ceiling: mean AP that these person boxes would allow with perfect labels.
-        confusion: (C, C) mean AP lost where a row claims the action of the row, and the person does those of
-            the columns; it sums to the price of "confusion".
-        counts: of false positives by cause, "confusion" to "background", and of missed boxes, "not scored"
-            and "not detected", with the cap lifted; and of "cap" the rows that it drops.
+        ap: (C, 1 + len(CAUSES)) AP of each class: unchanged, then after fixing each cause and all before it.
+            NaN for classes without ground truth.
+        alone: (len(CAUSES),) mean AP gained by fixing a single cause.
+        ceiling: mean AP of these person boxes with perfect labels.
+        confusion: (C, C) mean AP lost to detections of action i on persons who perform action j; sums to the
+            cost of "confusion".
+        counts: number of rows by cause. For "cap", the rows it drops. For "confusion" to "background", false
+            positives, and for "not scored" and "not detected", missed boxes, both without the cap.
     """
 
     label_map: LabelMap
@@ -60,39 +63,39 @@ class ErrorAnalysis:
     counts: dict[str, int]
 
     @property
-    def prices(self) -> np.ndarray:
-        """(len(CAUSES),) mean AP gained by each cause in turn; they sum to 1 - mAP."""
+    def costs(self) -> np.ndarray:
+        """(len(CAUSES),) mean AP gained by fixing each cause in turn; sums to 1 - mAP."""
         return np.diff(np.nanmean(self.ap, axis=0))
 
     def to_json(self) -> dict[str, Any]:
-        """What json.dump takes."""
+        """Return a dict for json.dump."""
         return {
             "causes": [
-                {"cause": cause, "price": float(price), "alone": float(alone), "count": self.counts[cause]}
-                for cause, price, alone in zip(CAUSES, self.prices, self.alone)
+                {"cause": cause, "price": float(cost), "alone": float(alone), "count": self.counts[cause]}
+                for cause, cost, alone in zip(CAUSES, self.costs, self.alone)
             ],
             "ceiling": self.ceiling,
             "confusions": self.worst_confusions(),
         }
 
     def worst_confusions(self, count: int = 30) -> list[dict[str, Any]]:
-        """The pairs of actions that cost most: what was claimed, what the person does, mean AP lost."""
+        """Return the most costly pairs of a detected action and an action that the person performs."""
         order = np.argsort(-self.confusion, axis=None, kind="stable")[:count]
-        claimed, done = np.unravel_index(order, self.confusion.shape)
+        detected, performed = np.unravel_index(order, self.confusion.shape)
         names = self.label_map.names
         return [
             {"claimed": names[a], "does": names[b], "price": float(self.confusion[a, b])}
-            for a, b in zip(claimed, done)
+            for a, b in zip(detected, performed)
             if self.confusion[a, b] > 0
         ]
 
     def table(self) -> str:
-        """The prices in points of mean AP."""
+        """Return a table of the costs, in points of mean AP."""
         lines = [f"{'lost to':14}  {'points':>6}  {'alone':>6}  {'rows':>9}"]
-        for cause, price, alone in zip(CAUSES, self.prices, self.alone):
-            lines.append(f"{cause:14}  {100 * price:6.2f}  {100 * alone:6.2f}  {self.counts[cause]:9d}")
-        lines.append(f"{'sum':14}  {100 * self.prices.sum():6.2f}")
-        lines.append(f"perfect labels on these person boxes would give {100 * self.ceiling:.2f}")
+        for cause, cost, alone in zip(CAUSES, self.costs, self.alone):
+            lines.append(f"{cause:14}  {100 * cost:6.2f}  {100 * alone:6.2f}  {self.counts[cause]:9d}")
+        lines.append(f"{'sum':14}  {100 * self.costs.sum():6.2f}")
+        lines.append(f"with perfect labels, these person boxes would give {100 * self.ceiling:.2f}")
         return "\n".join(lines)
 
 
@@ -102,94 +105,103 @@ def analyze_errors(
     label_map: LabelMap,
     *,
     iou: float = 0.5,
-    **rules: Any,
+    **options: Any,
 ) -> ErrorAnalysis:
-    """Find the cause of every error; `rules` and errors are those of `match`."""
-    capped = match(ground_truth, detections, label_map, **rules)
-    full = match(ground_truth, detections, label_map, **rules, cap=False)
-    scored = _Scored(full, iou)
+    """Find the cause of each error.
+
+    Args:
+        options: see `match`, also for errors.
+    """
+    capped = match(ground_truth, detections, label_map, **options)
+    uncapped = match(ground_truth, detections, label_map, **options, cap=False)
+    errors = _ClassifiedErrors(uncapped, iou)
     steps = np.stack(
-        [_ap(capped, capped.true_positives(iou)), *(scored.ap(n) for n in range(len(CAUSES)))], 1
+        [_ap(capped, capped.true_positives(iou)), *(errors.ap(n) for n in range(len(CAUSES)))], 1
     )
-    classes = full.num_ground_truth > 0
-    as_is = _Scored(capped, iou)
+    classes = uncapped.num_ground_truth > 0
+    capped_errors = _ClassifiedErrors(capped, iou)
     alone = [np.nanmean(steps[:, 1] - steps[:, 0])]
-    alone += [np.nanmean(as_is.ap_without(cause) - steps[:, 0]) for cause in CAUSES[1:]]
-    counts = np.bincount(scored.kind, minlength=5)
-    missed = ~scored.found
+    alone += [np.nanmean(capped_errors.ap_without(cause) - steps[:, 0]) for cause in CAUSES[1:]]
+    counts = np.bincount(errors.kind, minlength=5)
+    missed = ~errors.is_found
     return ErrorAnalysis(
         label_map,
         steps,
         np.array(alone),
-        float(np.nanmean(_recall(full, scored.reached))),
-        _confusion(scored, (steps[:, 2] - steps[:, 1]) / classes.sum()),
+        float(np.nanmean(_recall(uncapped, errors.is_reached))),
+        _confusion(errors, (steps[:, 2] - steps[:, 1]) / classes.sum()),
         {
-            "cap": len(full.detections) - len(capped.detections),
+            "cap": len(uncapped.detections) - len(capped.detections),
             **{cause: int(counts[kind]) for kind, cause in enumerate(CAUSES[1:5], start=1)},
-            "not scored": int((missed & scored.reached).sum()),
-            "not detected": int((missed & ~scored.reached).sum()),
+            "not scored": int((missed & errors.is_reached).sum()),
+            "not detected": int((missed & ~errors.is_reached).sum()),
         },
     )
 
 
-class _Scored:
-    """The detections of a match, each with its kind of error, and the ground truth, found or not.
+class _ClassifiedErrors:
+    """The detections of a match with their kind of error, and the ground truth with what detects it.
 
     Attributes:
-        kind: (D,) of each detection.
-        found: (G,) whether a true positive, or a loose box, takes the ground-truth box.
-        reached: (G,) whether a box of any action reaches the person.
-        person: (D,) the ground-truth person nearest to each detection, -1 without one.
+        hit: (D,) whether the detection is a true positive.
+        kind: (D,) kind of error, or _HIT.
+        is_tightened: (D,) whether fixing loose boxes makes the detection a true positive.
+        person: (D,) ground-truth person with the highest IoU, -1 without one.
+        person_of_truth: (G,) person of each ground-truth row.
+        is_hit: (G,) whether the ground-truth row has a true positive.
+        is_found: (G,) whether it has a true positive, or a loose box that can become one.
+        is_reached: (G,) whether a box of any action reaches the person.
     """
 
     def __init__(self, matches: Matches, iou: float) -> None:
         self.matches = matches
         self.hit = matches.true_positives(iou)
-        truth, found = matches.ground_truth, matches.detections
-        self.person_of_truth, first = _unique_boxes(truth)
-        box, first_of_box = _unique_boxes(found)
-        nearest, overlap = _nearest(found, first_of_box, truth, first)
+        truth, detections = matches.ground_truth, matches.detections
+        self.person_of_truth, first_of_person = _unique_boxes(truth)
+        box, first_of_box = _unique_boxes(detections)
+        nearest, nearest_iou = _nearest_persons(detections, first_of_box, truth, first_of_person)
         self.person = nearest[box]
-        own = matches.iou()
+        class_iou = matches.iou()
         self.kind = np.select(
-            [self.hit, own >= iou, own >= BACKGROUND_IOU, overlap[box] >= BACKGROUND_IOU],
+            [
+                self.hit,
+                class_iou >= iou,
+                class_iou >= BACKGROUND_IOU,
+                nearest_iou[box] >= BACKGROUND_IOU,
+            ],
             [_HIT, _DUPLICATE, _LOOSE, _CONFUSION],
             _BACKGROUND,
         )
-        reached = np.zeros(len(first), dtype=bool)
-        reached[nearest[overlap >= iou]] = True
-        self.reached = reached[self.person_of_truth]
+        is_reached = np.zeros(len(first_of_person), dtype=bool)
+        is_reached[nearest[nearest_iou >= iou]] = True
+        self.is_reached = is_reached[self.person_of_truth]
         best = matches.best_box()
-        taken = np.zeros(len(truth), dtype=bool)
-        taken[best[self.hit]] = True
-        # By falling score, the first loose box to each ground-truth box that nothing else finds.
-        loose = np.flatnonzero((self.kind == _LOOSE) & ~taken[best])
-        loose = loose[np.argsort(-found.score[loose], kind="stable")]
+        self.is_hit = np.zeros(len(truth), dtype=bool)
+        self.is_hit[best[self.hit]] = True
+        # The best-scored loose box of each ground-truth box without a true positive.
+        loose = np.flatnonzero((self.kind == _LOOSE) & ~self.is_hit[best])
+        loose = loose[np.argsort(-detections.score[loose], kind="stable")]
         _, earliest = np.unique(best[loose], return_index=True)
-        self.tightened = np.zeros(len(found), dtype=bool)
-        self.tightened[loose[earliest]] = True
-        self.found = taken.copy()
-        self.found[best[self.tightened]] = True
-        self.hit_or_not = taken
+        self.is_tightened = np.zeros(len(detections), dtype=bool)
+        self.is_tightened[loose[earliest]] = True
+        self.is_found = self.is_hit.copy()
+        self.is_found[best[self.is_tightened]] = True
 
-    @cached_property
-    def _kinds(self) -> tuple[int, ...]:
-        return (_CONFUSION, _DUPLICATE, _LOOSE, _BACKGROUND)
-
-    def ap(self, mended: int) -> np.ndarray:
-        """(C,) with the causes up to number `mended` of CAUSES mended."""
-        gone = np.isin(self.kind, self._kinds[:mended])
-        hit = self.hit | self.tightened if mended >= 3 else self.hit
-        if mended < 5:
-            return _ap(self.matches, hit, ~gone | hit)
-        return _recall(self.matches, self.found | self.reached if mended == 5 else np.ones_like(self.found))
+    def ap(self, last_fixed: int) -> np.ndarray:
+        """Return AP (C,) with the causes up to index `last_fixed` of CAUSES fixed."""
+        is_removed = np.isin(self.kind, _FALSE_POSITIVES[:last_fixed])
+        hit = self.hit | self.is_tightened if last_fixed >= 3 else self.hit
+        if last_fixed < 5:
+            return _ap(self.matches, hit, ~is_removed | hit)
+        is_found = self.is_found | self.is_reached if last_fixed == 5 else np.ones_like(self.is_found)
+        return _recall(self.matches, is_found)
 
     def ap_without(self, cause: str) -> np.ndarray:
-        """(C,) with one cause mended, other than the cap."""
+        """Return AP (C,) with a single cause fixed, other than the cap."""
         if cause in CAUSES[1:5]:
-            hit = self.hit | self.tightened if cause == "loose box" else self.hit
-            return _ap(self.matches, hit, (self.kind != self._kinds[CAUSES.index(cause) - 1]) | hit)
-        missed = ~self.hit_or_not & (self.reached if cause == "not scored" else ~self.reached)
+            hit = self.hit | self.is_tightened if cause == "loose box" else self.hit
+            return _ap(self.matches, hit, (self.kind != _FALSE_POSITIVES[CAUSES.index(cause) - 1]) | hit)
+        missed = ~self.is_hit & (self.is_reached if cause == "not scored" else ~self.is_reached)
         column = self.matches.ground_truth.column[missed]
         return _ap(self.matches, self.hit, added=np.bincount(column, minlength=len(self.matches.label_map)))
 
@@ -197,7 +209,7 @@ class _Scored:
 def _ap(
     matches: Matches, hit: np.ndarray, kept: np.ndarray | None = None, added: np.ndarray | None = None
 ) -> np.ndarray:
-    """(C,) AP of the detections that are `kept` (D,), after `added` (C,) true positives at the top."""
+    """Return AP (C,) of the `kept` detections (D,), ranked below `added` (C,) true positives."""
     result = []
     for column, (rows, count) in enumerate(zip(matches.ranked, matches.num_ground_truth)):
         rows = rows if kept is None else rows[kept[rows]]
@@ -207,13 +219,13 @@ def _ap(
 
 
 def _recall(matches: Matches, found: np.ndarray) -> np.ndarray:
-    """(C,) share of the ground truth that is `found` (G,): the AP where nothing else is claimed."""
+    """Return the recall (C,) of the ground truth `found` (G,), which is the AP without false positives."""
     counts = np.bincount(matches.ground_truth.column[found], minlength=len(matches.label_map))
     return np.where(matches.num_ground_truth > 0, counts / np.maximum(matches.num_ground_truth, 1), np.nan)
 
 
 def _unique_boxes(rows: ScoredRows) -> tuple[np.ndarray, np.ndarray]:
-    """Which box of its keyframe each row is about (N,), and the first row of each (B,), by keyframe."""
+    """Return the distinct box of each row (N,), and the first row of each box (B,), by keyframe."""
     boxes = rows.source.boxes[rows.row]
     frame = pl.DataFrame({"keyframe": rows.keyframe, **{f"side{i}": boxes[:, i] for i in range(4)}})
     earliest = frame.with_row_index("row").select(pl.col("row").min().over(frame.columns))["row"].to_numpy()
@@ -221,49 +233,49 @@ def _unique_boxes(rows: ScoredRows) -> tuple[np.ndarray, np.ndarray]:
     return box, first
 
 
-def _nearest(
-    found: ScoredRows, first_of_box: np.ndarray, truth: ScoredRows, first_of_person: np.ndarray
+def _nearest_persons(
+    detections: ScoredRows, first_of_box: np.ndarray, truth: ScoredRows, first_of_person: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The person (B,) that each box overlaps most, -1 where its keyframe has none, and the IoU."""
-    keyframe, of_person = found.keyframe[first_of_box], truth.keyframe[first_of_person]
+    """Return the person (B,) with the highest IoU with each box, -1 if its keyframe has none, and the IoU."""
+    keyframe, of_person = detections.keyframe[first_of_box], truth.keyframe[first_of_person]
     start, end = (np.searchsorted(of_person, keyframe, side) for side in ("left", "right"))
     repeats = end - start
     left = np.repeat(np.arange(len(keyframe)), repeats)
     right = np.arange(len(left)) + np.repeat(start - (np.cumsum(repeats) - repeats), repeats)
-    overlap = box_iou(
-        found.source.boxes[found.row[first_of_box[left]]],
+    pair_iou = box_iou(
+        detections.source.boxes[detections.row[first_of_box[left]]],
         truth.source.boxes[truth.row[first_of_person[right]]],
     )
-    order = np.lexsort((-overlap, left))
-    left, right, overlap = left[order], right[order], overlap[order]
+    order = np.lexsort((-pair_iou, left))
+    left, right, pair_iou = left[order], right[order], pair_iou[order]
     boxes, best = np.unique(left, return_index=True)
     nearest, iou = np.full(len(keyframe), -1), np.zeros(len(keyframe))
-    nearest[boxes], iou[boxes] = right[best], overlap[best]
+    nearest[boxes], iou[boxes] = right[best], pair_iou[best]
     return nearest, iou
 
 
-def _confusion(scored: _Scored, price: np.ndarray) -> np.ndarray:
-    """Share the price (C,) of confusion among the actions (C, C) that the persons do.
+def _confusion(errors: _ClassifiedErrors, cost: np.ndarray) -> np.ndarray:
+    """Distribute the cost (C,) of confusion over the actions that the persons perform; return (C, C).
 
-    A false positive counts by the number of true positives that it comes before, in equal parts for the
+    The weight of a false positive is the number of true positives ranked below it, divided equally among the
     person's actions.
     """
-    truth, found = scored.matches.ground_truth, scored.matches.detections
-    classes = len(scored.matches.label_map)
-    harm = np.zeros(len(found))
-    for rows in scored.matches.ranked:
-        hits = scored.hit[rows]
-        harm[rows] = hits.sum() - np.cumsum(hits)
-    wrong = np.flatnonzero(scored.kind == _CONFUSION)
-    by_person = np.argsort(scored.person_of_truth, kind="stable")
-    size = np.bincount(scored.person_of_truth)
+    truth, detections = errors.matches.ground_truth, errors.matches.detections
+    classes = len(errors.matches.label_map)
+    weight = np.zeros(len(detections))
+    for rows in errors.matches.ranked:
+        hits = errors.hit[rows]
+        weight[rows] = hits.sum() - np.cumsum(hits)
+    wrong = np.flatnonzero(errors.kind == _CONFUSION)
+    by_person = np.argsort(errors.person_of_truth, kind="stable")
+    size = np.bincount(errors.person_of_truth)
     start = np.cumsum(size) - size
-    repeats = size[scored.person[wrong]]
+    repeats = size[errors.person[wrong]]
     row = np.repeat(wrong, repeats)
-    first = np.repeat(start[scored.person[wrong]] - (np.cumsum(repeats) - repeats), repeats)
-    done = truth.column[by_person[np.arange(len(row)) + first]]
+    first = np.repeat(start[errors.person[wrong]] - (np.cumsum(repeats) - repeats), repeats)
+    performed = truth.column[by_person[np.arange(len(row)) + first]]
     shares = np.zeros((classes, classes))
-    np.add.at(shares, (found.column[row], done), harm[row] / np.repeat(repeats, repeats))
+    np.add.at(shares, (detections.column[row], performed), weight[row] / np.repeat(repeats, repeats))
     total = shares.sum(axis=1, keepdims=True)
     shares = np.divide(shares, total, out=np.zeros_like(shares), where=total > 0)
-    return shares * np.nan_to_num(price)[:, None]
+    return shares * np.nan_to_num(cost)[:, None]
