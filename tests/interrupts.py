@@ -3,7 +3,7 @@
 import os
 import signal
 
-from vmae_det.engine.hooks import HookBase
+from vmae_det.engine.trainer import HookBase
 
 
 class StopAfter(HookBase):

@@ -12,7 +12,7 @@ from published_files import save, state_dict
 from vmae_det.checkpoint.convert import convert_weights
 from vmae_det.checkpoint.huggingface_folder import write_folder
 from vmae_det.cli.main import main
-from vmae_det.engine.setup import build_model_with_weights
+from vmae_det.engine.weights import build_model_with_weights
 from vmae_det.inference.predictor import label_map_of, read_config
 from vmae_det.modeling import build_model
 from vmae_det.utils.errors import ConfigError, DataError, UserError, WeightsError

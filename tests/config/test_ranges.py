@@ -11,7 +11,7 @@ from vmae_det.config.checks import unused_keys
 from vmae_det.config.defaults import KEYS
 from vmae_det.config.ranges import Group, Key, integer
 from vmae_det.config.size_bounds import clips_per_pass, min_training_bytes
-from vmae_det.engine import inspection, launch, setup
+from vmae_det.engine import inspection, launch, train
 from vmae_det.modeling import build_model
 from vmae_det.utils.errors import ConfigError
 
@@ -207,15 +207,15 @@ def test_a_model_that_cannot_fit_is_refused_before_it_is_made():
 
 
 def test_a_batch_that_cannot_fit_is_refused_before_training(tiny_cfg, monkeypatch):
-    monkeypatch.setattr(setup, "device_memory", lambda device: 1_000_000)
+    monkeypatch.setattr("vmae_det.engine.setup.device_memory", lambda device: 1_000_000)
     with pytest.raises(ConfigError, match=r"SOLVER.BATCH_SIZE: .* for the 4 clips of a forward pass"):
-        setup.run_training(tiny_cfg("finetune"))
+        train.run_training(tiny_cfg("finetune"))
 
 
 def test_a_metric_that_no_evaluation_gives_is_found_before_training(tiny_cfg, monkeypatch):
-    monkeypatch.setattr(setup, "Trainer", lambda *_, **__: pytest.fail("training has begun"))
-    with pytest.raises(ConfigError, match=r"TEST\.BEST_METRIC: .* no 'foo'; known are: top1"):
-        setup.run_training(tiny_cfg("finetune", "TEST.BEST_METRIC", "foo"))
+    monkeypatch.setattr(train, "Trainer", lambda *_, **__: pytest.fail("training has begun"))
+    with pytest.raises(ConfigError, match=r"TEST\.BEST_METRIC: .* no metric 'foo'; known are: top1"):
+        train.run_training(tiny_cfg("finetune", "TEST.BEST_METRIC", "foo"))
 
 
 def run_out(kind):

@@ -13,7 +13,7 @@ from torch.utils.data import BatchSampler
 from vmae_det.data.bad_samples import BadSampleTracker, FaultTolerantDataset
 from vmae_det.data.loader import build_dataset, build_test_loader, build_train_dataset, build_train_loader
 from vmae_det.data.worker_pool import FaultTolerantLoader, WorkerError
-from vmae_det.engine.setup import run_training
+from vmae_det.engine.train import run_training
 from vmae_det.utils.errors import ConfigError, DataError
 from vmae_det.video.readers.base import TimeOutsideVideoError, is_time_inside
 

@@ -12,7 +12,8 @@ import torch
 
 from vmae_det.cli.train import train_or_evaluate
 from vmae_det.data import datasets
-from vmae_det.engine.setup import build_model_with_weights, run_training
+from vmae_det.engine.train import run_training
+from vmae_det.engine.weights import build_model_with_weights
 from vmae_det.video.readers import open_video
 from vmae_det.visualization import reconstruction_grid, training_hook
 from vmae_det.visualization.reconstruction import MASK_GRAY

@@ -19,9 +19,10 @@ from odd_videos import ODD, REASONS, UNREADABLE, copy_detection_set
 from vmae_det.cli.main import main
 from vmae_det.cli.train import train_or_evaluate
 from vmae_det.data.datasets import ClipDataset
-from vmae_det.engine.hooks import HookBase, Interrupted
+from vmae_det.engine.hooks import Interrupted
 from vmae_det.engine.launch import launch
-from vmae_det.engine.setup import run_training
+from vmae_det.engine.train import run_training
+from vmae_det.engine.trainer import HookBase
 from vmae_det.visualization.training_hook import picture_hooks
 
 GONE = "no such video file"
@@ -115,7 +116,7 @@ def test_pre_training_over_files_of_every_kind(tiny_cfg, videos, used, workers):
     cfg = folder_cfg(tiny_cfg, videos, "SOLVER.EPOCHS", 7, "DATALOADER.NUM_WORKERS", workers)
     run_training(cfg, hooks=[*picture_hooks(cfg), Vanish(1, *gone)])
     assert_named(left_out(cfg), gone=[path.name for path in gone])
-    assert "10 of 21 videos were left out" in (Path(cfg.OUTPUT_DIR) / "log.txt").read_text()
+    assert "skipped 10 of 21 videos" in (Path(cfg.OUTPUT_DIR) / "log.txt").read_text()
     assert last_metrics(cfg)["bad_videos"] == 10
     assert (Path(cfg.OUTPUT_DIR) / "reconstruction.png").exists()
     taken = used()
@@ -247,7 +248,7 @@ def test_a_killed_loader_process_ends_the_command_and_the_run_can_go_on(tiny_cfg
     assert re.search(rf"loader process \d \(pid {killed}\) was killed by SIGKILL", error)
     (checkpoint,) = Path(cfg.OUTPUT_DIR).glob("checkpoint_*.pt")
     done = int(checkpoint.stem.split("_")[1])
-    assert f"the state after step {done} is saved" in output
+    assert f"saved the state after step {done}" in output
     assert done == last_metrics(cfg)["step"]
 
     cfg.SOLVER.EPOCHS = 1000

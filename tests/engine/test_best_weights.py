@@ -9,9 +9,10 @@ import torch
 
 from vmae_det.checkpoint import load_weights
 from vmae_det.engine.best_checkpoint import BestCheckpoint, Metric, choose_metric
-from vmae_det.engine.hooks import HookBase
+from vmae_det.engine.evaluation import run_evaluation
 from vmae_det.engine.launch import launch
-from vmae_det.engine.setup import run_evaluation, run_training
+from vmae_det.engine.train import run_training
+from vmae_det.engine.trainer import HookBase
 from vmae_det.evaluation.evaluators import EVALUATOR_REGISTRY
 from vmae_det.modeling import build_model
 from vmae_det.utils.errors import ConfigError, WeightsError
@@ -45,20 +46,20 @@ def save(saved):
 def test_only_better_ones_are_kept(tmp_path, metric, values, kept, saved, save):
     best = BestCheckpoint(tmp_path, metric)
     for step, value in enumerate(values, 1):
-        best.offer({metric.name: value, "other": 0.0}, step, save)
+        best.update({metric.name: value, "other": 0.0}, step, save)
     assert [entry["step"] for entry in saved] == kept
 
 
 def test_a_resumed_run_knows_what_is_to_be_surpassed(tmp_path, saved, save):
-    BestCheckpoint(tmp_path, TOP1).offer({"top1": 5.0}, 1, save)
+    BestCheckpoint(tmp_path, TOP1).update({"top1": 5.0}, 1, save)
     resumed = BestCheckpoint(tmp_path, TOP1, resumed=True)
     for step, value in ((2, 4.0), (3, 6.0)):
-        resumed.offer({"top1": value}, step, save)
+        resumed.update({"top1": value}, step, save)
     assert [entry["step"] for entry in saved] == [1, 3]
     other = BestCheckpoint(tmp_path, LOSS, resumed=True)  # another metric starts anew
-    other.offer({"loss": 9.0}, 4, save)
+    other.update({"loss": 9.0}, 4, save)
     (tmp_path / "model_best.pt").write_bytes(b"damaged")
-    BestCheckpoint(tmp_path, LOSS, resumed=True).offer({"loss": 10.0}, 5, save)
+    BestCheckpoint(tmp_path, LOSS, resumed=True).update({"loss": 10.0}, 5, save)
     assert [entry["step"] for entry in saved] == [1, 3, 4, 5]
 
 
@@ -67,7 +68,7 @@ def test_the_metric_is_the_tasks_own_or_named(tiny_cfg):
     assert choose_metric("", metrics) == TOP1
     assert choose_metric("top5", metrics).name == "top5"
     assert choose_metric("", []) is None
-    with pytest.raises(ConfigError, match=r"TEST\.BEST_METRIC: .* no 'top3'; did you mean 'top"):
+    with pytest.raises(ConfigError, match=r"TEST\.BEST_METRIC: .* no metric 'top3'; did you mean 'top"):
         run_training(tiny_cfg("finetune", "TEST.PERIOD", 1, "TEST.BEST_METRIC", "top3"))
 
 
@@ -121,7 +122,7 @@ def test_weights_that_cannot_be_written_end_the_run(tmp_path):
         raise WeightsError(f"{path}: full")
 
     with pytest.raises(WeightsError, match=r"model_best\.pt: full"):
-        BestCheckpoint(tmp_path, TOP1).offer({"top1": 1.0}, 1, fail)
+        BestCheckpoint(tmp_path, TOP1).update({"top1": 1.0}, 1, fail)
 
 
 @pytest.mark.parametrize("task", ["finetune", "detect", "pretrain"])

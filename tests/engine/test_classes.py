@@ -13,7 +13,8 @@ from vmae_det.data.catalog import get_dataset
 from vmae_det.data.classes import ModelClasses
 from vmae_det.data.loader import build_train_dataset
 from vmae_det.dataset_tools.check import check_dataset
-from vmae_det.engine.setup import run_evaluation, run_training
+from vmae_det.engine.evaluation import run_evaluation
+from vmae_det.engine.train import run_training
 from vmae_det.evaluation.evaluators import FrameMAPEvaluator
 from vmae_det.formats.label_map import LabelMap, write_label_map
 from vmae_det.modeling import build_model
@@ -96,7 +97,7 @@ def test_a_detector_is_scored_by_names(weights, mini_ava, other_ids):
     assert "other.pbtxt: other ids or another order" in log.read_text()
     # Without names nothing tells the columns apart, and the log says so.
     assert metrics(weights("detect", named=False), other_ids("val")) != pytest.approx(own)
-    assert "holds no names of classes" in log.read_text()
+    assert "holds no class names" in log.read_text()
 
 
 def test_a_classifier_is_scored_by_names(weights, mini_ava, other_ids):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vmae_det.checkpoint.published import from_our_names
-from vmae_det.engine.setup import build_model_with_weights
+from vmae_det.engine.weights import build_model_with_weights
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.inference import ActionPredictor
 from vmae_det.inference.person_sources import WholeFramePerson

@@ -8,12 +8,13 @@ import torch
 from interrupts import StopAfter
 from torch import nn
 
-from vmae_det.engine import evaluation as inference
-from vmae_det.engine import setup
+from vmae_det.engine import evaluation
 from vmae_det.engine.ema import ModelEMA
-from vmae_det.engine.hooks import HookBase, Interrupted
+from vmae_det.engine.evaluation import run_evaluation
+from vmae_det.engine.hooks import Interrupted
 from vmae_det.engine.launch import launch
-from vmae_det.engine.setup import run_evaluation, run_training
+from vmae_det.engine.train import run_training
+from vmae_det.engine.trainer import HookBase
 from vmae_det.utils.errors import WeightsError
 
 RECIPE = (
@@ -74,12 +75,13 @@ def test_the_average_by_hand():
 
 def test_the_average_is_evaluated_and_saved(tiny_cfg, tmp_path, monkeypatch):
     tested = []
+    real_run_inference = evaluation.run_inference
 
     def run_inference(model, *arguments):
         tested.append(model.head.weight.detach().clone())
-        return inference.run_inference(model, *arguments)
+        return real_run_inference(model, *arguments)
 
-    monkeypatch.setattr(setup, "run_inference", run_inference)
+    monkeypatch.setattr(evaluation, "run_inference", run_inference)
     recorder = Recorder()
     cfg = tiny_cfg("finetune", "SOLVER.EMA_DECAY", 0.9, "SOLVER.EPOCHS", 2, "TEST.PERIOD", 1)
     results = run_training(cfg, hooks=[recorder])
@@ -128,7 +130,7 @@ def test_an_average_can_start_later_and_must_fit(tiny_cfg):
         run_training(cfg, hooks=[StopAfter(2)])
     cfg.SOLVER.EMA_DECAY = 0.5
     run_training(cfg, resume=True)
-    assert "the average starts at its weights" in (Path(cfg.OUTPUT_DIR) / "log.txt").read_text()
+    assert "the EMA starts at its weights" in (Path(cfg.OUTPUT_DIR) / "log.txt").read_text()
     average = ModelEMA(nn.Linear(2, 2), 0.5)
     with pytest.raises(WeightsError):
         average.load_state_dict({"other": torch.zeros(2, 2)})

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from vmae_det.engine.hooks import HookBase, TrainingError
+from vmae_det.engine.hooks import TrainingError
 from vmae_det.engine.launch import launch
-from vmae_det.engine.setup import run_training
+from vmae_det.engine.train import run_training
+from vmae_det.engine.trainer import HookBase
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import ConfigError, UserError
 
@@ -93,7 +94,9 @@ def test_a_bad_step_can_be_skipped(run_cfg, factor):
 def test_too_many_skipped_steps_in_a_row_stop_the_run(run_cfg):
     cfg = run_cfg("SOLVER.ON_BAD_LOSS", "skip", "SOLVER.MAX_SKIPPED", 2)
     cfg.SOLVER.EPOCHS = 8
-    with pytest.raises(TrainingError, match=r"at step 6, number 3 of bad steps in a row.*MAX_SKIPPED 2"):
+    with pytest.raises(
+        TrainingError, match=r"at step 6; this is bad step 3 in a row, .*MAX_SKIPPED allows 2"
+    ):
         run_training(cfg, hooks=[Spoil({2, 4, 5, 6}, float("inf"))])
 
 

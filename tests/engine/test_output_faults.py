@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from vmae_det.engine import setup
-from vmae_det.engine.hooks import HookBase, TrainingError
+from vmae_det.engine import train
+from vmae_det.engine.hooks import TrainingError
 from vmae_det.engine.launch import launch
-from vmae_det.engine.setup import run_training
+from vmae_det.engine.train import run_training
+from vmae_det.engine.trainer import HookBase
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import ConfigError, OutputError, UserError, WeightsError
 
@@ -65,7 +66,7 @@ def test_numbers_that_cannot_be_written_end_the_run(disk_cfg, small_disk, capfd)
     assert checkpoints(cfg) == ["checkpoint_0000002.pt"]
     written = "".join(capfd.readouterr())
     assert "Traceback" not in written
-    assert "the last numbers cannot be written" not in written  # it is said once, by the error
+    assert "the last metrics cannot be written" not in written  # it is said once, by the error
     make_room(small_disk)
     cfg.SOLVER.EPOCHS = 6
     run_training(cfg, resume=True)
@@ -92,13 +93,13 @@ def test_final_weights_that_cannot_be_written_end_the_run(disk_cfg, small_disk, 
 
 def test_results_that_cannot_be_written_end_the_run(disk_cfg, small_disk, monkeypatch):
     cfg = disk_cfg("finetune", "SOLVER.EPOCHS", 1)
-    save = setup.save_weights
+    save = train.save_weights
 
     def save_and_fill(*arguments, **keywords):
         save(*arguments, **keywords)
         fill(small_disk)
 
-    monkeypatch.setattr(setup, "save_weights", save_and_fill)
+    monkeypatch.setattr(train, "save_weights", save_and_fill)
     with pytest.raises(OutputError, match=r"json: cannot be written: No space left on device"):
         run_training(cfg)
     assert (small_disk / "run" / "model_final.pt").exists()
@@ -125,6 +126,6 @@ def test_a_list_of_bad_batches_that_cannot_be_written_goes_to_the_terminal(disk_
     with pytest.raises(TrainingError, match="at step 1"):
         run_training(cfg, hooks=[Fill(small_disk, step=1)])
     assert (
-        "bad_batches.jsonl cannot be written: No space left on device; it was to hold: {"
+        "bad_batches.jsonl cannot be written: No space left on device; the entry was: {"
         in capfd.readouterr().out
     )

@@ -15,9 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vmae_det.cli.main import main
 from vmae_det.cli.train import train_or_evaluate
 from vmae_det.config.differences import config_differences
-from vmae_det.engine.hooks import HookBase, Interrupted
+from vmae_det.engine.hooks import Interrupted
 from vmae_det.engine.launch import launch
-from vmae_det.engine.setup import run_training
+from vmae_det.engine.train import run_training
+from vmae_det.engine.trainer import HookBase
 from vmae_det.utils import distributed
 
 
@@ -208,17 +209,17 @@ def test_a_resumed_run_says_what_has_changed(short_cfg):
     log = Path(cfg.OUTPUT_DIR) / "log.txt"
     with pytest.raises(Interrupted):
         run_training(cfg, resume=True, hooks=[StopAfter(3)])
-    assert "differs" not in log.read_text()
-    assert "bit for bit" not in log.read_text()
+    assert "differences" not in log.read_text()
+    assert "bit-identical" not in log.read_text()
     cfg.merge_from_list(["SEED", 5, "SOLVER.BASE_LR", 1e-3, "SOLVER.LOG_PERIOD", 2])
     run_training(cfg, resume=True)
     warning, told = "", ""
     for line in log.read_text().splitlines():
-        warning = line if "bit for bit" in line else warning
-        told = line if "without effect on the weights" in line else told
+        warning = line if "bit-identical" in line else warning
+        told = line if "do not affect the weights" in line else told
     assert "WARNING" in warning
-    assert warning.endswith("these changed: SEED 0 -> 5; SOLVER.BASE_LR 0.032 -> 0.001")
-    assert told.endswith("without effect on the weights: SOLVER.LOG_PERIOD 1 -> 2")
+    assert warning.endswith("changed since the checkpoint: SEED 0 -> 5; SOLVER.BASE_LR 0.032 -> 0.001")
+    assert told.endswith("do not affect the weights: SOLVER.LOG_PERIOD 1 -> 2")
 
 
 def test_differences_of_configs(tiny_cfg):

@@ -15,8 +15,8 @@ from interrupts import StopAfter
 from vmae_det.checkpoint import Checkpointer
 from vmae_det.checkpoint.sharded import read_index
 from vmae_det.engine.launch import launch
-from vmae_det.engine.parallel import spread
-from vmae_det.engine.setup import run_training
+from vmae_det.engine.parallel import parallelize
+from vmae_det.engine.train import run_training
 from vmae_det.modeling import build_model
 from vmae_det.modeling.backbone import Block
 from vmae_det.utils.errors import ConfigError
@@ -144,7 +144,7 @@ class _Touches:
 
 def test_every_block_is_compiled(tiny_cfg):
     cfg = tiny_cfg("pretrain", "MODEL.COMPILE", True)
-    model = spread(cfg, build_model(cfg), torch.device("cpu"))
+    model = parallelize(cfg, build_model(cfg), torch.device("cpu"))
     blocks = [module for module in model.modules() if isinstance(module, Block)]
     assert len(blocks) == 3  # two of the encoder, one of the decoder
     assert all(block._compiled_call_impl is not None for block in blocks)

@@ -19,9 +19,9 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from vmae_det.data.datasets import ClipDataset
 from vmae_det.data.loader import build_train_dataset, build_train_loader
-from vmae_det.engine.hooks import HookBase
 from vmae_det.engine.launch import launch
-from vmae_det.engine.setup import run_training
+from vmae_det.engine.train import run_training
+from vmae_det.engine.trainer import HookBase
 from vmae_det.modeling import model_class
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import DataError

@@ -13,9 +13,11 @@ import torch
 import yaml
 
 from vmae_det.cli.train import train_or_evaluate
-from vmae_det.engine.hooks import HookBase, Interrupted, TrainingError
+from vmae_det.engine.evaluation import dataset_labels, run_evaluation
+from vmae_det.engine.hooks import Interrupted, TrainingError
 from vmae_det.engine.launch import launch
-from vmae_det.engine.setup import run_evaluation, run_training, set_labels
+from vmae_det.engine.train import run_training
+from vmae_det.engine.trainer import HookBase
 from vmae_det.utils.errors import ConfigError, WeightsError
 
 
@@ -111,10 +113,10 @@ class StopAfter(HookBase):
 )
 def test_each_test_set_has_a_name_of_its_own(names, labels):
     if labels is None:
-        with pytest.raises(ConfigError, match=r"DATASETS\.TEST: names two datasets alike"):
-            set_labels(names)
+        with pytest.raises(ConfigError, match=r"DATASETS\.TEST: two datasets have the same label"):
+            dataset_labels(names)
     else:
-        assert set_labels(names) == dict(zip(names, labels))
+        assert dataset_labels(names) == dict(zip(names, labels))
 
 
 @pytest.mark.parametrize("task", ["pretrain", "detect"])
@@ -134,7 +136,7 @@ def test_a_run_is_not_written_over(tiny_cfg):
     cfg = tiny_cfg("pretrain")
     run_training(cfg)
     with pytest.raises(
-        ConfigError, match=r"OUTPUT_DIR: .* holds checkpoints of a run; go on with it by --resume"
+        ConfigError, match=r"OUTPUT_DIR: .* holds checkpoints of a run; continue it with --resume"
     ):
         run_training(cfg)
 
@@ -158,7 +160,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_cfg):
 
 
 def test_testing_needs_complete_weights(tiny_cfg, tmp_path):
-    with pytest.raises(ConfigError, match=r"MODEL\.WEIGHTS: names no file"):
+    with pytest.raises(ConfigError, match=r"MODEL\.WEIGHTS: empty; testing needs the weights"):
         run_evaluation(tiny_cfg("detect"))
     run_training(tiny_cfg("pretrain", "OUTPUT_DIR", str(tmp_path / "pre")))
     cfg = tiny_cfg("detect", "MODEL.WEIGHTS", str(tmp_path / "pre" / "model_final.pt"))

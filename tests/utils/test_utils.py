@@ -33,7 +33,7 @@ def test_numbers_are_averaged_between_two_writings():
         storage.put("loss", value)
     storage.put("lr", 0.5)
     for count in (1.0, 4.0):
-        storage.put_last("bad_videos", count)
+        storage.put_latest("bad_videos", count)
     assert storage.take() == {"bad_videos": 4.0, "loss": 3.0, "lr": 0.5}
     assert storage.take() == {}
 

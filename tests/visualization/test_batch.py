@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from vmae_det.data.loader import build_train_dataset, build_train_loader, load_batch_of_step
-from vmae_det.engine.setup import model_class
+from vmae_det.modeling import model_class
 from vmae_det.utils.errors import ConfigError
 from vmae_det.visualization import batch as batches
 from vmae_det.visualization.batch import draw_batch

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vmae_det.data.loader import build_dataset, collate
-from vmae_det.engine.setup import build_model_with_weights
+from vmae_det.engine.weights import build_model_with_weights
 from vmae_det.utils.errors import ConfigError, UserError
 from vmae_det.visualization.embedding import (
     ClipFeatures,

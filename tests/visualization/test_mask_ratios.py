@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from vmae_det.data.loader import collate
-from vmae_det.engine.setup import build_model_with_weights
+from vmae_det.engine.weights import build_model_with_weights
 from vmae_det.utils.errors import ConfigError, DataError
 from vmae_det.visualization.mask_ratios import EvenlySpacedClips, draw_mask_ratios, reconstruct_clips
 from vmae_det.visualization.reconstruction import MASK_GRAY

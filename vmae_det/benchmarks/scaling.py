@@ -33,8 +33,8 @@ from vmae_det.config import CfgNode
 from vmae_det.data.loader import collate
 from vmae_det.engine.inspection import FLOAT_BYTES, empty_model
 from vmae_det.engine.launch import launch
-from vmae_det.engine.parallel import is_sharded, no_gradient_sync, spread
-from vmae_det.engine.setup import choose_device
+from vmae_det.engine.parallel import is_sharded, no_gradient_sync, parallelize
+from vmae_det.engine.setup import setup_device
 from vmae_det.engine.trainer import AMP_TYPES, to_device
 from vmae_det.modeling import build_model, model_class
 from vmae_det.solver import build_optimizer
@@ -242,7 +242,7 @@ def _run(cfg: CfgNode, batch: int, threads: int, processes: int, repeats: int, p
 
 def measure(cfg: CfgNode, batch: int, threads: int, repeats: int, file: Path, progress: bool) -> None:
     """What each process does; the first writes the seconds of the slowest one, by kind, as JSON."""
-    device = choose_device(cfg)
+    device = setup_device(cfg)
     torch.set_num_threads(threads)
     torch.manual_seed(cfg.SEED)
     samples = to_device(collate([[sample] for sample in made_up_clips(cfg, batch)]), device)
@@ -279,7 +279,7 @@ class _Stepper:
 
     def __init__(self, cfg: CfgNode, device: torch.device, alone: bool = False) -> None:
         model = build_model(cfg).to(device).train()
-        self.model = model if alone else spread(cfg, model, device)
+        self.model = model if alone else parallelize(cfg, model, device)
         self.optimizer = build_optimizer(cfg, model)
         self.device, self.amp = device, AMP_TYPES[cfg.SOLVER.AMP]
 

@@ -21,7 +21,7 @@ from torch import nn
 from vmae_det.benchmarks.hugging_face import build_hugging_face, import_classes
 from vmae_det.config import CfgNode, get_cfg
 from vmae_det.engine.parallel import compile_blocks
-from vmae_det.engine.setup import find_device
+from vmae_det.engine.setup import get_device
 from vmae_det.engine.trainer import AMP_TYPES, to_device
 from vmae_det.modeling import build_model
 from vmae_det.solver import build_optimizer
@@ -152,7 +152,7 @@ def serve(order: dict[str, Any]) -> None:
     cfg.merge_from_other_cfg(CfgNode.load_cfg(order["cfg"]))
     settings, name = Settings(**order["settings"]), order["name"]
     torch.set_num_threads(settings.threads)
-    device = find_device(cfg)
+    device = get_device(cfg)
     if name != OURS:
         import_classes()
     if device.type == "cpu" and (name == OURS or settings.alike):

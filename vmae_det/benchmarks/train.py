@@ -17,7 +17,7 @@ from vmae_det.benchmarks.hugging_face import check_comparable
 from vmae_det.benchmarks.steps import OURS, PARTS, Settings, seconds_of
 from vmae_det.config import CfgNode
 from vmae_det.engine.inspection import count_flops, count_tokens
-from vmae_det.engine.setup import find_device
+from vmae_det.engine.setup import get_device
 from vmae_det.engine.trainer import AMP_TYPES
 from vmae_det.modeling import model_class
 from vmae_det.utils import cpu
@@ -132,7 +132,7 @@ def benchmark_train(cfg: CfgNode, settings: Settings, progress: bool = True) -> 
     if settings.against:
         check_comparable(cfg)
     torch.set_num_threads(settings.threads)
-    device = find_device(cfg)
+    device = get_device(cfg)
     cpu.use_fast_gemm()  # for the rate of products: the machine's best
     names = [OURS, *([settings.against] if settings.against else [])]
     found = {name: Contestant() for name in names}

@@ -110,8 +110,9 @@ def train_or_evaluate(
     Returns:
         Metrics by name.
     """
+    from vmae_det.engine.evaluation import run_evaluation
     from vmae_det.engine.profiling import Profiling
-    from vmae_det.engine.setup import run_evaluation, run_training
+    from vmae_det.engine.train import run_training
 
     if eval_only:
         return run_evaluation(cfg)

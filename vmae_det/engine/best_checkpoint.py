@@ -1,4 +1,4 @@
-"""The best weights of a run, by a metric of its evaluations."""
+"""Keep the weights of the best evaluation of a run."""
 
 from __future__ import annotations
 
@@ -19,34 +19,35 @@ BEST_WEIGHTS = "model_best.pt"
 
 
 class Metric(NamedTuple):
-    """What evaluations are compared by."""
+    """A metric to compare evaluations by."""
 
     name: str
     lower_is_better: bool
 
 
-def choose_metric(wanted: str, known: list[Metric]) -> Metric | None:
-    """The metric that TEST.BEST_METRIC names, the first of those known where it is empty.
+def choose_metric(name: str, metrics: list[Metric]) -> Metric | None:
+    """Return the metric that TEST.BEST_METRIC names, or the first one if it is empty.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: no metric has that name.
     """
-    if not wanted:
-        return known[0] if known else None
-    for metric in known:
-        if metric.name == wanted:
+    if not name:
+        return metrics[0] if metrics else None
+    for metric in metrics:
+        if metric.name == name:
             return metric
-    names = [metric.name for metric in known]
-    raise ConfigError(f"TEST.BEST_METRIC: DATASETS.TEST gives no '{wanted}'{did_you_mean(wanted, names)}")
+    known = [metric.name for metric in metrics]
+    raise ConfigError(f"TEST.BEST_METRIC: DATASETS.TEST has no metric '{name}'{did_you_mean(name, known)}")
 
 
 class BestCheckpoint:
-    """Keeps the weights of the best evaluation of a run in model_best.pt, with metric, value and step.
+    """Keep the weights of the best evaluation in model_best.pt, with metric, value and step.
 
-    The file itself says what is to be surpassed, so that a resumed run goes on with it.
+    The file stores the value to exceed, so that a resumed run continues with it.
 
     Args:
-        resumed: whether a file of an earlier start counts.
+        metric: None keeps nothing.
+        resumed: read the value of an existing file.
     """
 
     def __init__(self, folder: Path, metric: Metric | None, resumed: bool = False) -> None:
@@ -67,27 +68,27 @@ class BestCheckpoint:
             self.value = content["value"]
             logger.info("%s: %s %.4f, of step %d", self.path.name, metric.name, self.value, content["step"])
 
-    def offer(self, metrics: dict[str, float], step: int, save: Callable[..., None]) -> None:
-        """Keep the weights of this step if they are better; all processes call this.
+    def update(self, metrics: dict[str, float], step: int, save: Callable[..., None]) -> None:
+        """Save the weights of this step if they are the best so far. All processes must call this.
 
         Args:
-            save: writes the weights to a path with the values by name that are to go with them.
+            save: writes the weights to a path, with extra values given as keyword arguments.
 
         Raises:
             WeightsError: the file cannot be written.
         """
-        failed = None
+        error = None
         if self.metric and distributed.is_main_process():
             value = metrics[self.metric.name]
             if self._is_better(value):
                 try:
                     save(self.path, metric=self.metric.name, value=value, step=step)
-                except WeightsError as error:
-                    failed = error
+                except WeightsError as problem:
+                    error = problem
                 else:
                     self.value = value
                     logger.info("best so far: %s %.4f; weights in %s", self.metric.name, value, self.path)
-        distributed.raise_together(failed)
+        distributed.raise_together(error)
 
     def _is_better(self, value: float) -> bool:
         if math.isnan(self.value):

@@ -1,4 +1,4 @@
-"""A running average of the weights."""
+"""Exponential moving average (EMA) of the weights."""
 
 from __future__ import annotations
 
@@ -11,41 +11,45 @@ from vmae_det.utils.sharded_tensors import copy_full_tensor, local_shard
 
 
 class ModelEMA(HookBase):
-    """After each step: average = decay x average + (1 - decay) x weights; it starts at the model's weights.
+    """After each step, update ema = decay * ema + (1 - decay) * weights. It starts at the model's weights.
 
-    It belongs in front of the hooks that evaluate and save. Each process averages what it holds of the model.
+    Register it before the hooks that evaluate and save. Each process updates its local shards.
 
     Args:
-        model: as it is trained, without a wrapper.
+        model: the model that is trained, without a wrapper.
         decay: in [0, 1).
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.source = model
+        self.model = model
         self.decay = decay
-        self.values = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Take in the weights of this step."""
-        values = [local_shard(value) for value in self.values.values()]
-        latest = [local_shard(value) for value in self.source.state_dict().values()]
-        torch._foreach_lerp_(values, latest, 1 - self.decay)
+        """Update the average."""
+        ema = [local_shard(value) for value in self.weights.values()]
+        latest = [local_shard(value) for value in self.model.state_dict().values()]
+        torch._foreach_lerp_(ema, latest, 1 - self.decay)
 
     @torch.no_grad()
-    def restart(self) -> None:
-        """Start anew, at the model's weights."""
-        for value, latest in zip(self.values.values(), self.source.state_dict().values()):
+    def reset(self) -> None:
+        """Restart the average at the model's weights."""
+        for value, latest in zip(self.weights.values(), self.model.state_dict().values()):
             value.copy_(latest)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The averaged weights."""
-        return self.values
+        """Return the averaged weights."""
+        return self.weights
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Go on from averaged weights; WeightsError where they are not the model's."""
-        for name, value in self.values.items():
+        """Load averaged weights.
+
+        Raises:
+            WeightsError: a weight is missing or has another shape.
+        """
+        for name, value in self.weights.items():
             if name not in state or state[name].shape != value.shape:
-                found = list(state[name].shape) if name in state else "none"
-                raise WeightsError(f"averaged weights: {name}: expected {list(value.shape)}, got {found}")
+                got = list(state[name].shape) if name in state else "none"
+                raise WeightsError(f"EMA weights: {name}: expected {list(value.shape)}, got {got}")
             copy_full_tensor(state[name], value)

@@ -1,4 +1,4 @@
-"""What happens around the steps of training."""
+"""Hooks of a training run: learning rate, checkpoints, evaluation, writing of metrics, signals."""
 
 from __future__ import annotations
 
@@ -8,34 +8,37 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from fvcore.common.param_scheduler import ParamScheduler
 
-from vmae_det.checkpoint import Checkpointer
-from vmae_det.data.bad_samples import BadSampleTracker
 from vmae_det.engine.trainer import HookBase
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import UserError, WeightsError
 from vmae_det.utils.events import Writer
 from vmae_det.utils.resource_usage import peak_memory
 
+if TYPE_CHECKING:
+    from fvcore.common.param_scheduler import ParamScheduler
+
+    from vmae_det.checkpoint import Checkpointer
+    from vmae_det.data.bad_samples import BadSampleTracker
+
 logger = logging.getLogger(__name__)
 
-PATIENCE = 5.0  # seconds after a signal in which another one changes nothing
+PATIENCE = 5.0  # seconds after a signal in which further signals are ignored
 
 
 class TrainingError(UserError):
-    """Training cannot go on in a way that makes sense."""
+    """Training cannot continue."""
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, and has saved what is done.
+    """The run was stopped by a signal and has saved its state.
 
     Args:
-        signal_number: what asked for it.
-        state: what is done, and how to go on.
+        signal_number: the signal.
+        state: what is done, and how to resume.
     """
 
     def __init__(self, signal_number: int, state: str) -> None:
@@ -43,29 +46,29 @@ class Interrupted(Exception):
         self.signal_number = signal_number
 
 
-class LearningRate(HookBase):
-    """Sets the learning rate of each step; groups may scale it by their `lr_scale`."""
+class LRScheduler(HookBase):
+    """Set the learning rate of each step. Parameter groups scale it by their `lr_scale`."""
 
     def __init__(self, schedule: ParamScheduler) -> None:
         self.schedule = schedule
 
     def before_step(self) -> None:
-        """Set the rate for the step to come."""
+        """Set the learning rate of the next step."""
         rate = self.schedule(self.trainer.step / self.trainer.total_steps)
         for group in self.trainer.optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
         self.trainer.storage.put("lr", rate)
 
 
-class Checkpointing(HookBase):
-    """Saves the state of the run every `period` steps and after the last.
+class PeriodicCheckpointer(HookBase):
+    """Save the state of the run every `period` steps and after the last.
 
-    Training goes on while a checkpoint is written; its end, however it comes, waits for that. An error of
-    the writer ends the run in all processes.
+    Checkpoints are written in the background. The run waits for the writer before it ends. An error of the
+    writer ends the run on all processes.
 
     Args:
-        state: gives what is saved.
-        check: raises, in all processes, where the state is not worth saving.
+        state: returns the state to save.
+        check: raises an error, on all processes, if the state must not be saved.
     """
 
     def __init__(
@@ -79,28 +82,28 @@ class Checkpointing(HookBase):
         self.state = state
         self.period = period
         self.check = check
-        self._saved = 0
+        self._saved_step = 0
 
     def before_train(self) -> None:
-        """What the run starts from needs no saving."""
-        self._saved = self.trainer.step
+        """Note the first step; its state is saved already."""
+        self._saved_step = self.trainer.step
 
     def data_failed(self) -> None:
         """Save the steps that are done."""
-        if self.trainer.step > self._saved:
+        if self.trainer.step > self._saved_step:
             self.save(wait=True)
-            logger.info("the state after step %d is saved: go on with --resume", self.trainer.step)
+            logger.info("saved the state after step %d; continue with --resume", self.trainer.step)
 
-    def alarm(self) -> bool:
-        """Whether the writer has failed."""
+    def flag_event(self) -> bool:
+        """Return whether the writer has failed."""
         return self.checkpointer.failed
 
-    def alarmed(self) -> None:
-        """Raise its error."""
-        self._together(self.checkpointer.check)
+    def handle_event(self) -> None:
+        """Raise the error of the writer."""
+        self._run_on_saving_processes(self.checkpointer.check)
 
     def after_step(self) -> None:
-        """Save where a period ends."""
+        """Save at the end of a period."""
         last = self.trainer.step == self.trainer.total_steps
         if last or self.trainer.step % self.period == 0:
             self.save(wait=last)
@@ -109,26 +112,26 @@ class Checkpointing(HookBase):
         """Save now.
 
         Args:
-            wait: for the checkpoint to be on disk.
+            wait: wait until the checkpoint is on disk.
         """
         self.check()
-        self._together(lambda: self.checkpointer.save(self.state(), self.trainer.step))
+        self._run_on_saving_processes(lambda: self.checkpointer.save(self.state(), self.trainer.step))
         if wait:
-            self._together(self.checkpointer.wait)
-        self._saved = self.trainer.step
+            self._run_on_saving_processes(self.checkpointer.wait)
+        self._saved_step = self.trainer.step
 
-    def _together(self, action: Callable[[], Any]) -> None:
-        """Do something in the processes that save; an error of one is raised in all."""
-        failed = None
+    def _run_on_saving_processes(self, action: Callable[[], Any]) -> None:
+        """Run `action` on the processes that save, and raise an error of one on all."""
+        error = None
         if distributed.is_main_process() or self.checkpointer.sharded:
             try:
                 action()
-            except WeightsError as error:
-                failed = error
-        distributed.raise_together(failed)
+            except WeightsError as problem:
+                error = problem
+        distributed.raise_together(error)
 
     def close(self) -> None:
-        """Wait for the writer; what ended the run is known by now."""
+        """Wait for the writer. Its error is only logged, because another error may have ended the run."""
         try:
             self.checkpointer.wait()
         except WeightsError as error:
@@ -136,95 +139,94 @@ class Checkpointing(HookBase):
 
 
 class StopOnSignal(HookBase):
-    """On SIGINT or SIGTERM: finish the step, save, and leave. All processes leave after the same step."""
+    """On SIGINT or SIGTERM, finish the step, save, and stop. All processes stop after the same step."""
 
-    def __init__(self, checkpointing: Checkpointing) -> None:
+    def __init__(self, checkpointing: PeriodicCheckpointer) -> None:
         self.checkpointing = checkpointing
-        self.received = 0
-        self._since = 0.0
-        self._leave = 0  # the signal that all processes leave for
-        self._handlers: dict[int, Any] = {}
+        self.received = 0  # signal that this process received
+        self._received_at = 0.0
+        self._stop_for = 0  # signal that all processes stop for
+        self._previous_handlers: dict[int, Any] = {}
 
     def before_train(self) -> None:
-        """Listen."""
+        """Install the signal handlers."""
         for number in (signal.SIGINT, signal.SIGTERM):
-            self._handlers[number] = signal.signal(number, self._note)
+            self._previous_handlers[number] = signal.signal(number, self._on_signal)
 
-    def _note(self, number: int, _: FrameType | None) -> None:
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
         if not self.received:
             self.received = number
-            self._since = time.monotonic()
-        # One Ctrl-C reaches a process twice: from the terminal, and from the launcher. A later one is meant.
-        elif time.monotonic() - self._since > PATIENCE:
+            self._received_at = time.monotonic()
+        # One Ctrl-C reaches a process twice: from the terminal and from the launcher. A later one is a second
+        # Ctrl-C, which ends the process immediately.
+        elif time.monotonic() - self._received_at > PATIENCE:
             self.close()
             os.kill(os.getpid(), number)
 
-    def alarm(self) -> bool:
-        """Whether this process was asked to leave."""
+    def flag_event(self) -> bool:
+        """Return whether this process received a signal."""
         return bool(self.received)
 
-    def alarmed(self) -> None:
-        """Some process was; what other hooks do with the step comes first."""
-        self._leave = max(distributed.all_gather_object(self.received))
+    def handle_event(self) -> None:
+        """Agree on the signal. The run stops in `after_step`, after the other hooks have used the step."""
+        self._stop_for = max(distributed.all_gather_object(self.received))
 
     def after_step(self) -> None:
-        """Save and leave if any process was asked to."""
-        if self._leave:
+        """Save and stop if any process received a signal."""
+        if self._stop_for:
             self.checkpointing.save(wait=True)
-            done = f"after step {self.trainer.step}; the state is saved: go on with --resume"
-            raise Interrupted(self._leave, done)
+            done = f"after step {self.trainer.step}; the state is saved: continue with --resume"
+            raise Interrupted(self._stop_for, done)
 
     def close(self) -> None:
-        """Give the signals back."""
-        for number, handler in self._handlers.items():
+        """Restore the previous signal handlers."""
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
-        self._handlers.clear()
+        self._previous_handlers.clear()
 
 
-class BadVideos(HookBase):
-    """Puts the number of videos and keyframes that were left out so far beside the losses, and says it at the
-    end."""
+class BadSampleCounter(HookBase):
+    """Record how many videos and keyframes were skipped because they cannot be read."""
 
-    def __init__(self, bad_files: BadSampleTracker) -> None:
-        self.bad_files = bad_files
+    def __init__(self, bad_samples: BadSampleTracker) -> None:
+        self.bad_samples = bad_samples
 
     def after_step(self) -> None:
-        """Put the number where there are any."""
-        for kind in self.bad_files.totals:
-            if count := self.bad_files.count(kind):
-                self.trainer.storage.put_last(f"bad_{kind}s", float(count))
+        """Record the numbers that are not zero."""
+        for kind in self.bad_samples.totals:
+            if count := self.bad_samples.count(kind):
+                self.trainer.storage.put_latest(f"bad_{kind}s", float(count))
 
     def after_train(self) -> None:
-        """Say the number where there are any."""
-        for kind, total in self.bad_files.totals.items():
-            if count := self.bad_files.count(kind):
-                what = f"{count} of {total} {kind}s were left out, each named above with its reason"
-                logger.info(what)
+        """Log the numbers that are not zero."""
+        for kind, total in self.bad_samples.totals.items():
+            if count := self.bad_samples.count(kind):
+                logger.info("skipped %d of %d %ss; each is named above with its reason", count, total, kind)
 
 
-class Timing(HookBase):
-    """Puts the seconds and the clips of a step.
+class StepTimer(HookBase):
+    """Record the seconds and the clips of each step.
 
-    It belongs behind the hooks that are part of a step, one of which waits for the GPU, and in front of
-    evaluation and saving, which do not count.
+    Register it after the hooks that are part of a step, one of which waits for the GPU, and before evaluation
+    and checkpointing, whose time is not counted.
     """
 
     def before_step(self) -> None:
-        """Start the clock."""
+        """Start the timer."""
         self._start = time.perf_counter()
 
     def after_step(self) -> None:
-        """Stop the clock."""
+        """Stop the timer."""
         self.trainer.storage.put("step_seconds", time.perf_counter() - self._start)
         self.trainer.storage.put("clips", float(len(self.trainer.paths)))
 
 
-class Evaluation(HookBase):
-    """Calls `evaluate` every `period` steps, but not after the last; its metrics go to the log.
+class EvalHook(HookBase):
+    """Call `evaluate` every `period` steps, but not after the last, and record its metrics.
 
     Args:
-        evaluate: gives the metrics after a step by name; all processes call it.
-        period: steps; 0: never.
+        evaluate: returns the metrics after a step. All processes call it.
+        period: in steps; 0 never evaluates.
     """
 
     def __init__(self, evaluate: Callable[[int], dict[str, float]], period: int) -> None:
@@ -232,7 +234,7 @@ class Evaluation(HookBase):
         self.period = period
 
     def after_step(self) -> None:
-        """Evaluate where a period ends."""
+        """Evaluate at the end of a period."""
         step = self.trainer.step
         if self.period and step % self.period == 0 and step < self.trainer.total_steps:
             for name, value in self.evaluate(step).items():
@@ -240,11 +242,12 @@ class Evaluation(HookBase):
             self.trainer.model.train()
 
 
-class Writing(HookBase):
-    """Gives the numbers of the last `period` steps to writers, with those that follow from them.
+class PeriodicWriter(HookBase):
+    """Write the metrics of the last `period` steps, and values derived from them.
 
-    clips_per_second of all processes, data_share of the time that was spent on waiting for data, eta_seconds
-    to the end of the run, and peak_memory_gb of the main process: on a GPU of tensors, else all of it.
+    The derived values are clips_per_second over all processes; data_share, the fraction of the time spent
+    waiting for data; eta_seconds to the end of the run; and peak_memory_gb of the main process (on a GPU the
+    memory of tensors, else resident memory).
     """
 
     def __init__(self, writers: Sequence[Writer], period: int) -> None:
@@ -253,15 +256,15 @@ class Writing(HookBase):
         self._failed = False
 
     def after_step(self) -> None:
-        """Write where a period ends."""
+        """Write at the end of a period."""
         step = self.trainer.step
         for writer in self.writers:
             writer.progress(step)
         if step % self.period == 0 or step == self.trainer.total_steps:
-            values = self._add_derived(self.trainer.storage.take())
+            values = self._add_derived_values(self.trainer.storage.take())
             distributed.raise_together(self._write(step, values))
 
-    def _add_derived(self, values: dict[str, float]) -> dict[str, float]:
+    def _add_derived_values(self, values: dict[str, float]) -> dict[str, float]:
         device = self.trainer.device
         peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()
         seconds, clips = values["step_seconds"], values.pop("clips") * distributed.get_world_size()
@@ -279,16 +282,16 @@ class Writing(HookBase):
         except OSError as error:
             self._failed = True
             return TrainingError(
-                f"OUTPUT_DIR: the numbers of step {step} cannot be written: {error.strerror or error}; "
-                "the checkpoints from before it are kept"
+                f"OUTPUT_DIR: the metrics of step {step} cannot be written: {error.strerror or error}; "
+                "earlier checkpoints are kept"
             )
         return None
 
     def close(self) -> None:
-        """Close the writers; what ended the run goes before what they still have to say."""
+        """Close the writers. Errors are only logged, because another error may have ended the run."""
         for writer in self.writers:
             try:
                 writer.close()
             except OSError as error:
-                level = logging.DEBUG if self._failed else logging.ERROR  # it is said once
-                logger.log(level, "the last numbers cannot be written: %s", error.strerror or error)
+                level = logging.DEBUG if self._failed else logging.ERROR  # report a full disk only once
+                logger.log(level, "the last metrics cannot be written: %s", error.strerror or error)

@@ -1,4 +1,4 @@
-"""How processes share a model: each holds all of it (DDP), or a part of every tensor (FSDP2)."""
+"""Data parallelism: DDP replicates the model on each process, FSDP2 shards every tensor."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from vmae_det.utils import distributed
 
 
 def is_sharded(cfg: CfgNode) -> bool:
-    """Whether the processes of this run share a model's tensors; one process alone has nothing to share."""
+    """Return whether this run shards the model. A single process never does."""
     return cfg.SOLVER.PARALLEL == "fsdp" and distributed.get_world_size() > 1
 
 
-def spread(cfg: CfgNode, model: nn.Module, device: torch.device) -> nn.Module:
-    """A model on its device as this run's processes train it; what it holds may become shared in place.
+def parallelize(cfg: CfgNode, model: nn.Module, device: torch.device) -> nn.Module:
+    """Return the model as the processes of this run train it. FSDP2 shards its parameters in place.
 
-    The optimizer is built afterwards.
+    Build the optimizer afterwards.
+
+    Args:
+        model: on its device.
     """
     if cfg.MODEL.COMPILE:
         compile_blocks(model)
@@ -33,14 +36,14 @@ def spread(cfg: CfgNode, model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile each transformer block: nearly all of the time, and of few shapes, so that it is done soon."""
+    """Compile each transformer block. Blocks take most of the time and have few shapes to compile for."""
     for module in model.modules():
         if isinstance(module, Block):
             module.compile()
 
 
 def _shard(model: nn.Module, device: torch.device) -> nn.Module:
-    """FSDP2 (after ZeRO's stage 3, Rajbhandari et al. 2020): a block is whole while it is computed."""
+    """Shard with FSDP2 (after ZeRO stage 3, Rajbhandari et al. 2020): one block at a time is unsharded."""
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
@@ -51,22 +54,22 @@ def _shard(model: nn.Module, device: torch.device) -> nn.Module:
 
 def _replicate(model: nn.Module, device: torch.device) -> nn.Module:
     devices = [device.index] if device.type == "cuda" else None
-    # The only buffers are constants. (The argument that says so has a new name from torch 2.15 on.)
+    # Buffers are constants and need no broadcast. (The argument has another name from torch 2.15 on.)
     known = inspect.signature(DistributedDataParallel).parameters
     sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True, **{sync: False})
 
 
 def no_gradient_sync(model: nn.Module) -> AbstractContextManager:
-    """Backward passes in it leave gradients where they are; the first one after it exchanges all."""
+    """Skip gradient synchronization inside the context. The next backward pass outside does all of it."""
     if isinstance(model, DistributedDataParallel):
         return model.no_sync()
     if hasattr(model, "set_requires_gradient_sync"):
-        return _Unsynchronised(model)
+        return _FSDPNoSync(model)
     return nullcontext()
 
 
-class _Unsynchronised(AbstractContextManager):
+class _FSDPNoSync(AbstractContextManager):
     def __init__(self, model: nn.Module) -> None:
         self.model = model
 

@@ -1,4 +1,4 @@
-"""How a run goes on from a checkpoint, and what it says about the run that it goes on with."""
+"""Resume a run: restore a checkpoint, and report how the run differs from the one that wrote it."""
 
 from __future__ import annotations
 
@@ -25,60 +25,60 @@ def restore(
     state: dict[str, Any],
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    average: ModelEMA | None,
+    ema: ModelEMA | None,
 ) -> None:
-    """Take weights and optimizer state from a checkpoint, a file or a folder of parts; all processes call.
+    """Load weights, optimizer state and EMA from a checkpoint. All processes must call this.
 
-    The processes may share the tensors, whether those that saved did or not. The weights of a file are in
-    the model already.
+    The tensors may be sharded or not, in the checkpoint and in this run.
 
     Args:
-        state: of the checkpoint, as `Checkpointer.load_newest` gives it.
+        path: a file, whose weights are in the model already, or the folder of a sharded checkpoint.
+        state: of the checkpoint, as `Checkpointer.load_newest` returns it.
 
     Raises:
-        WeightsError: the checkpoint is damaged, or of another model.
+        WeightsError: the checkpoint is damaged, or belongs to another model.
     """
     if path.is_dir():
         make_tensors(optimizer)
         targets = {"model": model.state_dict(), "optimizer": tensors_by_name(optimizer)}
-        if average and state["averages"]:
-            targets[AVERAGED_WEIGHTS] = average.state_dict()
+        if ema and state["averages"]:
+            targets[AVERAGED_WEIGHTS] = ema.state_dict()
         load_tensors(path, targets)
     else:
         load_whole(optimizer, state["optimizer"])
-        if average and AVERAGED_WEIGHTS in state:
-            average.load_state_dict(state[AVERAGED_WEIGHTS])
-    if average and not (state.get("averages") or AVERAGED_WEIGHTS in state):
-        average.restart()
-        logger.info("%s holds no averaged weights: the average starts at its weights", path)
+        if ema and AVERAGED_WEIGHTS in state:
+            ema.load_state_dict(state[AVERAGED_WEIGHTS])
+    if ema and not (state.get("averages") or AVERAGED_WEIGHTS in state):
+        ema.reset()
+        logger.info("%s holds no EMA weights: the EMA starts at its weights", path)
 
 
 def report_differences(state: dict[str, Any], cfg: CfgNode, versions: dict[str, str]) -> None:
-    """Log in what config, code and number of processes differ from those of a checkpoint.
+    """Log the differences in config, code and number of processes between a checkpoint and this run.
 
-    A warning names what makes the run another one than if it had never been interrupted.
+    Differences that change the resulting weights are logged as a warning.
 
     Args:
         state: of the checkpoint.
         versions: of the code that runs now.
     """
-    found = config_differences(state.get("config", ""), cfg)
-    harmless = [str(difference) for difference in found if difference.harmless]
-    others = [str(difference) for difference in found if not difference.harmless]
-    before = state.get("versions", {})
+    differences = config_differences(state.get("config", ""), cfg)
+    harmless = [str(difference) for difference in differences if difference.harmless]
+    others = [str(difference) for difference in differences if not difference.harmless]
+    saved_versions = state.get("versions", {})
     others += [
-        f"{name} {before[name]} -> {versions[name]}"
+        f"{name} {saved_versions[name]} -> {versions[name]}"
         for name in versions
-        if name != "python" and before.get(name, versions[name]) != versions[name]
+        if name != "python" and saved_versions.get(name, versions[name]) != versions[name]
     ]
     processes = state.get("num_processes", distributed.get_world_size())
     if processes != distributed.get_world_size():
         others.append(f"processes {processes} -> {distributed.get_world_size()}")
     if harmless:
-        logger.info("differs from the checkpoint, without effect on the weights: %s", "; ".join(harmless))
+        logger.info("differences from the checkpoint that do not affect the weights: %s", "; ".join(harmless))
     if others:
         logger.warning(
-            "the run will not end, bit for bit, as it would have without the interrupt; since the checkpoint "
-            "these changed: %s",
+            "the resumed run will not be bit-identical to an uninterrupted one; changed since the "
+            "checkpoint: %s",
             "; ".join(others),
         )

@@ -1,4 +1,4 @@
-"""The training loop. It knows no task: a model turns a batch into losses, all else is a hook."""
+"""The training loop, for any task: a model turns a batch into losses, and everything else is a hook."""
 
 from __future__ import annotations
 
@@ -23,64 +23,65 @@ AMP_TYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class HookBase:
-    """Something that happens around the steps of a trainer. Hooks are called in the order they were given."""
+    """Base class of hooks, which a trainer calls around its steps in the order of registration."""
 
     trainer: Trainer
 
     def before_train(self) -> None:
-        """Before the first step."""
+        """Called before the first step."""
 
     def before_step(self) -> None:
-        """Before each step; `trainer.step` steps are done."""
+        """Called before each step. `trainer.step` is the number of steps done."""
 
-    def alarm(self) -> bool:
-        """After each step, before `after_step`: whether something is up in this process that all must know.
+    def may_update(self) -> bool:
+        """Called before the optimizer step, when `trainer.loss` is known. Return False to skip the step."""
+        return True
 
-        The processes tell one another of all hooks at once: a hook that asks them itself costs each step an
-        exchange more.
+    def flag_event(self) -> bool:
+        """Called after each step. Return True to have `handle_event` called on all processes.
+
+        The flags of all hooks are exchanged between the processes together. A hook that communicates by
+        itself adds another exchange to each step.
         """
         return False
 
-    def alarmed(self) -> None:
-        """Called in all processes where `alarm` held in one of them."""
+    def handle_event(self) -> None:
+        """Called on all processes if `flag_event` returned True on any of them, before `after_step`."""
 
     def after_step(self) -> None:
-        """After each step; `trainer.step` counts it."""
-
-    def may_update(self) -> bool:
-        """Before the weights are changed, with `trainer.loss` at hand; False leaves them as they are."""
-        return True
+        """Called after each step. `trainer.step` includes it."""
 
     def data_failed(self) -> None:
-        """No batch could be had for the next step; the error follows."""
+        """Called when the next batch cannot be loaded, before the error is raised."""
 
     def after_train(self) -> None:
-        """After the last step; not after an error or an interrupt."""
+        """Called after the last step, but not after an error or an interrupt."""
 
     def close(self) -> None:
-        """The loop was left, in whatever way."""
+        """Called when the loop ends for any reason."""
 
 
 class Trainer:
-    """Runs optimizer steps on batches, with accumulation, clipping and mixed precision.
+    """Run optimizer steps on batches, with gradient accumulation, clipping and mixed precision.
 
     Args:
-        model: called with a batch, gives a dict of losses, which are added up.
-        batches: endless, of one forward pass each; a UserError comes in all processes alike.
-        accumulate: forward and backward passes per optimizer step; the losses are averaged over them.
-        clip_grad: largest norm of the gradient; 0: no clipping.
+        model: called with a batch; returns a dict of losses, which are summed.
+        batches: infinite iterator of batches of one forward pass. It raises a UserError on all processes
+            alike.
+        accumulate: forward and backward passes per optimizer step. Losses are averaged over them.
+        clip_grad: largest norm of the gradient; 0 does not clip.
         amp: "none", "bf16" or "fp16".
-        seed: of what layers draw at random, with the rank and the step.
-        measure_gradients: without clipping, too, know the norm of the gradient every so many steps and at
-            the last; 0: never.
+        seed: seeds random layers, together with rank and step.
+        measure_gradients: without clipping, compute the norm of the gradient every this many steps and at the
+            last step; 0 never does.
 
     Attributes:
         step: number of optimizer steps done.
-        total_steps: of the whole run.
-        storage: where numbers of a step are put.
-        loss: of the latest step, a mean over its passes, on the device.
-        gradient_norm: of the latest step, before clipping, on the device; None where it was not measured.
-        paths: the videos of the latest step's samples in this process.
+        total_steps: number of optimizer steps of the entire run.
+        storage: metrics of the steps since the last writing.
+        loss: of the latest step, averaged over its passes, on the device.
+        gradient_norm: of the latest step, before clipping, on the device; None if not measured.
+        paths: videos of the samples of the latest step on this process.
     """
 
     def __init__(
@@ -115,13 +116,13 @@ class Trainer:
         self.hooks: list[HookBase] = []
 
     def register_hooks(self, hooks: Sequence[HookBase]) -> None:
-        """Add hooks; each gets to know the trainer as `hook.trainer`."""
+        """Add hooks, and set their attribute `trainer`."""
         for hook in hooks:
             hook.trainer = self
             self.hooks.append(hook)
 
     def train(self, start: int, total: int) -> None:
-        """Run steps `start` + 1 to `total`."""
+        """Run the steps `start` + 1 to `total`."""
         self.step, self.total_steps = start, total
         try:
             for hook in self.hooks:
@@ -133,7 +134,7 @@ class Trainer:
                     hook.before_step()
                 self.run_step()
                 self.step += 1
-                self._exchange_alarms()
+                self._handle_events()
                 for hook in self.hooks:
                     hook.after_step()
             for hook in self.hooks:
@@ -143,10 +144,10 @@ class Trainer:
                 hook.close()
 
     def run_step(self) -> None:
-        """One optimizer step."""
+        """Run one optimizer step."""
         waited = 0.0
-        # What layers draw at random follows from the step, so that a resumed run draws what it would
-        # have drawn.
+        # Seed random layers by the step, so that a resumed run draws the same numbers as an uninterrupted
+        # one.
         entropy = np.random.SeedSequence((self.seed, distributed.get_rank(), self.step))
         torch.manual_seed(int(entropy.generate_state(1)[0]))
         self.optimizer.zero_grad(set_to_none=True)
@@ -157,7 +158,7 @@ class Trainer:
                 batch = to_device(self._next_batch(), self.device)
             self.paths += batch.pop("path", [])
             waited += time.perf_counter() - before
-            # Accumulated gradients travel between processes once, with the last of them.
+            # Synchronize accumulated gradients once, in the last backward pass.
             with no_gradient_sync(self.model) if micro_step < self.accumulate - 1 else nullcontext():
                 with (
                     record_function("forward"),
@@ -174,7 +175,7 @@ class Trainer:
         self.storage.put("data_seconds", waited)
 
     def _update(self, terms: list[dict[str, torch.Tensor]]) -> None:
-        """Change the weights, unless a hook is against it."""
+        """Update the weights, unless a hook skips the step."""
         self._measure_gradients()
         if all(hook.may_update() for hook in self.hooks):
             self.scaler.step(self.optimizer)
@@ -185,7 +186,7 @@ class Trainer:
         self.scaler.update()
 
     def _measure_gradients(self) -> None:
-        """Undo the loss scaling, and clip where that is wanted."""
+        """Unscale and clip the gradients, and measure their norm."""
         step, period = self.step + 1, self.measure_gradients
         self.gradient_norm = None
         if self.clip_grad or (period and (step % period == 0 or step == self.total_steps)):
@@ -197,11 +198,11 @@ class Trainer:
                 norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
             self.gradient_norm = full_tensor(norm)
 
-    def _exchange_alarms(self) -> None:
-        alarms = distributed.each_in_any_process([hook.alarm() for hook in self.hooks])
-        for hook, alarm in zip(self.hooks, alarms):
-            if alarm:
-                hook.alarmed()
+    def _handle_events(self) -> None:
+        flags = distributed.each_in_any_process([hook.flag_event() for hook in self.hooks])
+        for hook, flag in zip(self.hooks, flags):
+            if flag:
+                hook.handle_event()
 
     def _next_batch(self) -> dict[str, Any]:
         try:
@@ -213,7 +214,7 @@ class Trainer:
 
 
 def to_device(value: Any, device: torch.device) -> Any:
-    """Tensors in a batch, and in its lists, on a device; all else as it is."""
+    """Move the tensors in a batch and in its nested dicts and lists to a device. Other values are kept."""
     if torch.is_tensor(value):
         return value.to(device, non_blocking=True)
     if isinstance(value, dict):

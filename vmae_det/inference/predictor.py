@@ -15,7 +15,7 @@ from tqdm import tqdm
 from vmae_det.checkpoint.stored_config import stored_config
 from vmae_det.config import CfgNode
 from vmae_det.data.classes import ModelClasses
-from vmae_det.engine.setup import choose_device
+from vmae_det.engine.setup import setup_device
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.formats.person_boxes import PersonBoxes
 from vmae_det.inference.detections import ActionDetections
@@ -65,7 +65,7 @@ class ActionPredictor:
         self.label_map = label_map.select(self._columns)
         cfg.defrost()
         cfg.DATALOADER.NUM_WORKERS = 0  # inference has no loader workers that need cores
-        if choose_device(cfg).type == "cpu":
+        if setup_device(cfg).type == "cpu":
             cfg.TEST.BATCH_SIZE = 1  # larger batches are not faster on a CPU, and hold more frames in memory
         self.scorer = load_scorer(cfg)
         self._detected_persons: DetectedPersons | None = None

@@ -12,8 +12,9 @@ import torch
 from vmae_det.checkpoint import read_checkpoint
 from vmae_det.checkpoint.locate import locate
 from vmae_det.config import CfgNode
-from vmae_det.engine.setup import build_model_with_weights, choose_device
+from vmae_det.engine.setup import setup_device
 from vmae_det.engine.trainer import AMP_TYPES, to_device
+from vmae_det.engine.weights import build_model_with_weights
 from vmae_det.inference.export.exported_model import (
     ONNX_SUFFIX,
     OnnxModel,
@@ -34,7 +35,7 @@ class EagerModel:
     """A `Scorer` that runs the detector of a config in PyTorch, on its device and in its precision."""
 
     def __init__(self, cfg: CfgNode) -> None:
-        self.device = choose_device(cfg)
+        self.device = setup_device(cfg)
         self.amp = AMP_TYPES[cfg.SOLVER.AMP]
         self.model = build_model_with_weights(cfg, complete=True).to(self.device).eval()
 
@@ -65,7 +66,7 @@ def load_scorer(cfg: CfgNode) -> Scorer:
     path = locate(cfg.MODEL.WEIGHTS)
     check_overrides(cfg, read_stored_metadata(path)["config"], path)
     model = OnnxModel if path.suffix == ONNX_SUFFIX else TorchExportModel
-    return model(path, choose_device(cfg))
+    return model(path, setup_device(cfg))
 
 
 def read_stored_metadata(weights: str | Path) -> dict[str, Any]:

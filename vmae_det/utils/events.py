@@ -27,7 +27,7 @@ class EventStorage:
         """Add a value under a name."""
         self._values.setdefault(name, []).append(value.detach() if torch.is_tensor(value) else value)
 
-    def put_last(self, name: str, value: float) -> None:
+    def put_latest(self, name: str, value: float) -> None:
         """Have this value, the same in all processes, in place of those so far."""
         self._values[name] = [value]
 

@@ -13,8 +13,9 @@ from PIL import Image, ImageDraw
 
 from vmae_det.config import CfgNode
 from vmae_det.data import transforms
-from vmae_det.engine.setup import build_model_with_weights, choose_device
+from vmae_det.engine.setup import setup_device
 from vmae_det.engine.trainer import to_device
+from vmae_det.engine.weights import build_model_with_weights
 from vmae_det.modeling import ActionDetector
 from vmae_det.modeling.attention_maps import attention_maps, box_query_weights
 from vmae_det.modeling.backbone import VideoViT
@@ -94,7 +95,7 @@ def attend_boxes(
                 f"--box: got {' '.join(f'{value:g}' for value in box)}, expected x1 y1 x2 y2 in [0, 1] of "
                 "the frame, with x1 < x2 and y1 < y2"
             )
-    device = choose_device(cfg)
+    device = setup_device(cfg)
     model = build_model_with_weights(cfg).to(device).eval()
     if not isinstance(model.backbone, VideoViT):
         raise ConfigError(

@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from vmae_det.config import CfgNode
 from vmae_det.data.loader import build_dataset, build_test_loader
-from vmae_det.engine.setup import build_model_with_weights, choose_device
+from vmae_det.engine.setup import setup_device
 from vmae_det.engine.trainer import AMP_TYPES, to_device
+from vmae_det.engine.weights import build_model_with_weights
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.modeling import VideoClassifier
 from vmae_det.utils.errors import ConfigError, DataError
@@ -100,7 +101,7 @@ def clip_features(cfg: CfgNode, dataset: str = "", classes: int = 20, limit: int
         )
     videos = build_dataset(cfg, _CLASSIFICATION, name, training=False)
     indices = choose_clips(videos.labels, classes, limit)
-    device = choose_device(cfg)
+    device = setup_device(cfg)
     model = build_model_with_weights(cfg).to(device).eval()
     amp = AMP_TYPES[cfg.SOLVER.AMP]
     features, read = [], []

@@ -15,8 +15,9 @@ from vmae_det.data.catalog import DatasetSpec
 from vmae_det.data.datasets import ClipDataset, UnlabeledVideos
 from vmae_det.data.loader import build_dataset, collate, load_first_test_batch
 from vmae_det.data.transforms import Clip
-from vmae_det.engine.setup import build_model_with_weights, choose_device
+from vmae_det.engine.setup import setup_device
 from vmae_det.engine.trainer import to_device
+from vmae_det.engine.weights import build_model_with_weights
 from vmae_det.modeling import MaskedAutoencoder, model_class
 from vmae_det.utils.errors import ConfigError, DataError
 from vmae_det.video.sampling import evenly_spaced_clip
@@ -92,7 +93,7 @@ def draw_mask_ratios(
     for ratio in ratios:
         _check_ratio(cfg, ratio)
     batch = _clips_of_video(cfg, video, count) if video else _clips_of_dataset(cfg, dataset, count)
-    device = choose_device(cfg)
+    device = setup_device(cfg)
     model = build_model_with_weights(cfg, complete=True).to(device).eval()
     clips = reconstruct_clips(model, to_device(batch, device), ratios)
     names = [Path(path).name for path in batch["path"]]

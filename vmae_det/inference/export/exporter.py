@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 import vmae_det
 from vmae_det.config import CfgNode
-from vmae_det.engine.setup import build_model_with_weights
+from vmae_det.engine.weights import build_model_with_weights
 from vmae_det.inference.export.exported_model import (
     DETECTOR_INPUTS,
     FORMAT_VERSION,

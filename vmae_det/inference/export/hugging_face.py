@@ -8,7 +8,7 @@ from typing import Any
 
 from vmae_det.checkpoint.huggingface_folder import ARCHITECTURES, write_folder
 from vmae_det.config import CfgNode
-from vmae_det.engine.setup import build_model_with_weights
+from vmae_det.engine.weights import build_model_with_weights
 
 
 @dataclass(frozen=True)

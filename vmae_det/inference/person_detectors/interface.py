@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from vmae_det.config import CfgNode
-from vmae_det.engine.setup import choose_device
+from vmae_det.engine.setup import setup_device
 from vmae_det.formats.person_boxes import PERSON_NAMES
 from vmae_det.utils.errors import WeightsError
 from vmae_det.utils.registry import Registry, lookup
@@ -80,7 +80,7 @@ def build_person_detector(cfg: CfgNode, device: torch.device | None = None) -> P
         WeightsError: its weights are not available, or do not fit.
     """
     build = lookup(PERSON_DETECTOR_REGISTRY, cfg.PERSON_DETECTOR.NAME, "PERSON_DETECTOR.NAME")
-    return build(cfg, device or choose_device(cfg))
+    return build(cfg, device or setup_device(cfg))
 
 
 def person_classes(names: Mapping[int, str]) -> list[int]:

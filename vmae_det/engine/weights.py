@@ -1,0 +1,95 @@
+"""Build a model and load the weights that MODEL.WEIGHTS and MODEL.BACKBONE.CHECKPOINT name."""
+
+from __future__ import annotations
+
+import logging
+
+from torch import nn
+
+from vmae_det.checkpoint import LoadReport, load_weights, read_checkpoint
+from vmae_det.checkpoint.comparison import compare_configs
+from vmae_det.checkpoint.formats import PUBLISHED_DETECTOR
+from vmae_det.config import CfgNode
+from vmae_det.data.classes import ModelClasses
+from vmae_det.modeling import build_model
+from vmae_det.utils.errors import ConfigError, WeightsError
+
+logger = logging.getLogger(__name__)
+
+
+def build_model_with_weights(cfg: CfgNode, complete: bool = False) -> nn.Module:
+    """Build the model and load MODEL.WEIGHTS, or MODEL.BACKBONE.CHECKPOINT into its backbone.
+
+    If INPUT.CONVENTION is auto and MODEL.WEIGHTS is a published detector, set it to published in `cfg`.
+
+    Args:
+        complete: require MODEL.WEIGHTS to hold every parameter, as testing does.
+
+    Raises:
+        ConfigError: `complete`, and MODEL.WEIGHTS is empty.
+        WeightsError: the weights cannot be read or do not fit, or `complete` and parameters are missing.
+    """
+    return build_model_and_classes(cfg, complete)[0]
+
+
+def build_model_and_classes(cfg: CfgNode, complete: bool = False) -> tuple[nn.Module, ModelClasses | None]:
+    """Like `build_model_with_weights`, and also return the class names stored with the head of the weights.
+
+    The classes are None if the weights hold no head or no class names.
+    """
+    model, classes = build_model(cfg), None
+    if cfg.MODEL.BACKBONE.CHECKPOINT and not cfg.MODEL.WEIGHTS:
+        _load(model, cfg, cfg.MODEL.BACKBONE.CHECKPOINT, backbone_only=True)
+    if cfg.MODEL.WEIGHTS:
+        report = _load(model, cfg, cfg.MODEL.WEIGHTS, complete=complete)
+        _resolve_input_convention(cfg, report)
+        has_head = any(not name.startswith("backbone.") for name in report.loaded)
+        if has_head and model.task != "pretraining":
+            classes = _read_classes(cfg.MODEL.WEIGHTS)
+        if complete and report.missing:
+            raise WeightsError(
+                f"{cfg.MODEL.WEIGHTS}: a {report.format} file without {', '.join(report.missing[:3])}: not "
+                f"the weights of a trained {cfg.MODEL.META_ARCHITECTURE}"
+            )
+    elif complete:
+        raise ConfigError("MODEL.WEIGHTS: empty; testing needs the weights of a trained model")
+    return model, classes
+
+
+def _load(
+    model: nn.Module, cfg: CfgNode, source: str, backbone_only: bool = False, complete: bool = False
+) -> LoadReport:
+    """Load a file into the model, and compare the config of the run with the config in the file."""
+    content = read_checkpoint(source)
+    report = load_weights(model, content, backbone_only=backbone_only, where=source)
+    compare_configs(cfg, content, source, report, complete)
+    logger.info("%s: %s", source, report)
+    return report
+
+
+def _read_classes(weights: str) -> ModelClasses | None:
+    """Return the class names stored with weights. Warn and return None if there are none."""
+    classes = ModelClasses.from_checkpoint(read_checkpoint(weights).get("label_map"), weights)
+    if classes is None:
+        logger.warning(
+            "%s: holds no class names: its outputs are interpreted as the classes of the dataset's label "
+            "map, in its order",
+            weights,
+        )
+    return classes
+
+
+def _resolve_input_convention(cfg: CfgNode, report: LoadReport) -> None:
+    """Set INPUT.CONVENTION from auto to published for a published detector."""
+    if cfg.INPUT.CONVENTION != "auto" or report.format != PUBLISHED_DETECTOR:
+        return
+    frozen = cfg.is_frozen()
+    cfg.defrost()
+    cfg.INPUT.CONVENTION = "published"
+    if frozen:
+        cfg.freeze()
+    logger.info(
+        "INPUT.CONVENTION: published, because the weights are in %s format; set it to centred to use the "
+        "convention of this program",
+        report.format,
+    )
