@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install quickstart test fuzz coverage lint clean
+.PHONY: install quickstart test fuzz coverage lint docs clean
 
 install: $(VENV)/.installed
 
@@ -28,5 +28,9 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
 
+docs: install
+	$(BIN)/python -c "import sphinx, myst_parser, furo, sphinx_copybutton" || $(BIN)/python -m pip install --quiet -e ".[docs]"
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
 clean:
-	rm -rf $(VENV) output build *.egg-info
+	rm -rf $(VENV) output build docs/_build *.egg-info

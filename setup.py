@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 
 setup(
     name="vmae_det",
@@ -65,6 +65,7 @@ setup(
         ],
         "onnx": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
         "plots": ["matplotlib>=3.8", "scikit-learn>=1.4"],  # of visualize curves and embedding
+        "docs": ["sphinx>=8", "myst-parser>=4", "furo>=2024.8.6", "sphinx-copybutton>=0.5.2"],
         "slurm": ["submitit>=1.5"],
         "wandb": ["wandb>=0.17"],
         "detectron2": ["detectron2 @ git+https://github.com/facebookresearch/detectron2.git"],

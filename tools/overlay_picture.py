@@ -2,7 +2,7 @@
 """A picture of a few moments of a video with its detected actions, such as the one in the README.
 
     python tools/overlay_picture.py --weights output/quickstart/detect_pretrained/model_final.pt \
-        --dataset datasets/mini_ava/val.yaml --video cDTZhRxBsqh --at 3 6 8 --output docs/overlay.webp
+        --dataset datasets/mini_ava/val.yaml --video cDTZhRxBsqh --at 3 6 8 --output docs/images/overlay.webp
 """
 
 import argparse

@@ -1,3 +1,3 @@
 """VideoMAE backbones: pre-training, fine-tuning and spatio-temporal action detection."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

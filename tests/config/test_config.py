@@ -155,8 +155,8 @@ def test_every_key_has_a_comment():
 
 
 def documented_ablations():
-    """The config and the keys of each row of docs/ablations.md."""
-    text = (Path(__file__).parents[2] / "docs" / "ablations.md").read_text(encoding="utf-8")
+    """The config and the keys of each row of docs/guides/ablations.md."""
+    text = (Path(__file__).parents[2] / "docs" / "guides" / "ablations.md").read_text(encoding="utf-8")
     for row in re.findall(r"^\|.*\|$", text, re.MULTILINE):
         config = re.search(r"`(\S+\.yaml)`", row)
         for keys in re.findall(r"`([A-Z_]+\..*?)`", row):

@@ -1,4 +1,4 @@
-"""The parts of docs/extend.md, from the page, by `--import`."""
+"""The parts of docs/guides/extend.md, from the page, by `--import`."""
 
 import pickle
 import re
@@ -15,7 +15,7 @@ from vmae_det.engine.launch import _run_extended
 from vmae_det.utils import extensions
 from vmae_det.utils.extensions import import_extensions
 
-PAGE = Path(__file__).parents[2] / "docs" / "extend.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guides" / "extend.md"
 pytestmark = pytest.mark.skipif(not PAGE.is_file(), reason="the pages are part of a clone")
 
 

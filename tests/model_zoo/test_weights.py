@@ -70,7 +70,7 @@ def test_unknown_weights():
 
 @pytest.mark.skipif(not DOCS.is_dir(), reason="the pages are part of a clone, not of the installed package")
 def test_the_page_lists_what_there_is():
-    text = (DOCS / "model_zoo.md").read_text(encoding="utf-8")
+    text = (DOCS / "results" / "model_zoo.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"`((?:Kinetics|SSv2|UCF101|HMDB51|AVA)/\w+\.yaml)`", text))
     assert listed == {name for name in model_zoo.config_names() if not name.startswith("MiniAVA/")}
     for name, weights in model_zoo.WEIGHTS.items():

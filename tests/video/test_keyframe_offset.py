@@ -1,4 +1,4 @@
-"""Where keyframes are found, and the table of docs/data.md that compares it with SlowFast."""
+"""Where keyframes are found, and the table of docs/guides/data.md that compares it with SlowFast."""
 
 import logging
 from fractions import Fraction
@@ -42,7 +42,7 @@ def row_of_table(rate, second):
 @pytest.mark.parametrize("second", [902, 1798])
 @pytest.mark.parametrize("rate", [Fraction(30), Fraction(25), Fraction(30000, 1001)])
 def test_the_table_of_the_documents(rate, second):
-    documents = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
+    documents = (Path(__file__).parents[2] / "docs/guides/data.md").read_text(encoding="utf-8")
     assert row_of_table(rate, second) in documents
 
 

@@ -1,4 +1,4 @@
-"""What docs/readers.md promises of odd files: the numbers in frames, when they are shown, and their shape."""
+"""What docs/guides/readers.md promises of odd files: frame numbers, times and shapes."""
 
 from fractions import Fraction
 

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "The output is a CSV in SlowFast's format, for `person_boxes` of a dataset file and `detect "
         "--boxes`.\n"
-        "Run the command again to resume an interrupted run. Detectors: docs/person_detectors.md."
+        "Run the command again to resume an interrupted run. Detectors: docs/guides/person_detectors.md."
     )
     videos = parser.add_mutually_exclusive_group(required=True)
     # argparse only accepts a positional argument in an exclusive group if it has a default.

@@ -41,12 +41,13 @@ _C.MODEL.WEIGHTS = Key("", text())
 _C.MODEL.PIXEL_MEAN = Key((123.675, 116.28, 103.53), several(number("[0, 255]"), 3))
 _C.MODEL.PIXEL_STD = Key((58.395, 57.12, 57.375), several(number("[1, 255]"), 3))
 # What patch embedding, mask token and detection head start from: xavier (Xavier uniform, normal of deviation
-# 0.02), or published, as in the authors' programs (docs/recipes.md).
+# 0.02), or published, as in the authors' programs (docs/guides/recipes.md).
 _C.MODEL.INIT = Key("xavier", choice("xavier", "published"))
-# torch.compile the transformer blocks: for GPUs; no gain on the CPU (docs/speed.md).
+# torch.compile the transformer blocks: for GPUs; no gain on the CPU (docs/results/training_speed.md).
 _C.MODEL.COMPILE = Key(False, flag())
 # Keep only the input of each block of the backbone for the backward pass, and work out the rest again there:
-# the same losses from much less memory, for one forward pass of the blocks more (docs/speed.md).
+# the same losses from much less memory, for one forward pass of the blocks more
+# (docs/results/training_speed.md).
 _C.MODEL.ACTIVATION_CHECKPOINTING = Key(False, flag())
 
 _C.MODEL.BACKBONE = Group()
@@ -98,6 +99,7 @@ _C.MODEL.RECONSTRUCTION.SAMPLING_RATE = Key(0, integer("[0, 1000]"))
 _C.MODEL.RECONSTRUCTION.LOSS = Key("mse", choice("mse", "l1", "smooth_l1"))
 
 _C.MODEL.CLASSIFIER = Group()
+# Classes of the label map; 400 in Kinetics-400.
 _C.MODEL.CLASSIFIER.NUM_CLASSES = Key(400, integer("[1, 100000]"))
 # Dropout before the last linear layer, in [0, 1).
 _C.MODEL.CLASSIFIER.DROPOUT = Key(0.0, number("[0, 1)"))
@@ -135,8 +137,8 @@ _C.INPUT.SAMPLING_RATE = Key(4, integer("[1, 1000]"))
 # segments, one from each of NUM_FRAMES equal parts (Something-Something V2), SAMPLING_RATE aside.
 _C.INPUT.SAMPLING = Key("dense", choice("dense", "segments"))
 # Which frames a clip has and how sizes are rounded: centred, a keyframe in the middle of its clip and to the
-# nearest pixel; published, as in the authors' programs (docs/recipes.md); auto: published for a detector with
-# MODEL.WEIGHTS from VideoMAE-Action-Detection, else centred.
+# nearest pixel; published, as in the authors' programs (docs/guides/recipes.md); auto: published for a
+# detector with MODEL.WEIGHTS from VideoMAE-Action-Detection, else centred.
 _C.INPUT.CONVENTION = Key("auto", choice("auto", "centred", "published"))
 # Side of the square training clip in pixels; divisible by PATCH_SIZE. It sets the grid of the position table.
 _C.INPUT.CROP_SIZE = Key(224, integer("[1, 4096]"))
@@ -184,7 +186,7 @@ _C.DATALOADER = Group()
 _C.DATALOADER.NUM_WORKERS = Key(4, integer("[0, 512]"))
 # Detection training: decoded clips kept in memory by each loader process, in MB; 0: none.
 _C.DATALOADER.CACHE_MB = Key(0, integer("[0, 10000000]"))
-# A name of the reader registry; auto: PyAV (docs/readers.md).
+# A name of the reader registry; auto: PyAV (docs/guides/readers.md).
 _C.DATALOADER.READER = Key("auto", registered("vmae_det.video.readers:READER_REGISTRY", besides=("auto",)))
 # Decode frames that are larger than any crop needs at a smaller size: faster, above all from 1080p, and
 # slightly other pixels than of whole frames made smaller.
@@ -269,7 +271,7 @@ _C.TEST.PROTOCOL = Key("challenge", choice("challenge", "slowfast", "mmaction2")
 _C.PERSON_DETECTOR = Group()
 # What finds people where their boxes are not given: a network of torchvision (fasterrcnn_resnet50_fpn_v2,
 # fasterrcnn_mobilenet_v3_large_320_fpn, retinanet_resnet50_fpn_v2, ...), detectron2, or onnx
-# (docs/person_detectors.md).
+# (docs/guides/person_detectors.md).
 _C.PERSON_DETECTOR.NAME = Key(
     "fasterrcnn_resnet50_fpn_v2", registered("vmae_det.inference.person_detectors:PERSON_DETECTOR_REGISTRY")
 )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-_DATASET_FILE = "a dataset file in DATASETS.TRAIN and DATASETS.TEST (docs/data.md)"
+_DATASET_FILE = "a dataset file in DATASETS.TRAIN and DATASETS.TEST (docs/guides/data.md)"
 _NUM_CLASSES = "MODEL.CLASSIFIER.NUM_CLASSES or MODEL.ROI_HEAD.NUM_CLASSES"
 _EPOCHS = "SOLVER.EPOCHS, for schedules count in epochs"
 _PERSON_DETECTOR = "PERSON_DETECTOR.CONFIG, a YAML file of detectron2"
 _NOTHING = "nothing"
 _SCHEDULE = "nothing: the schedule is a warm-up and a cosine"
 _NO_BATCH_NORM = "nothing: there is no batch normalisation"
-_TEMPLATE = "MODEL.META_ARCHITECTURE and a config of the model zoo (docs/model_zoo.md)"
+_TEMPLATE = "MODEL.META_ARCHITECTURE and a config of the model zoo (docs/results/model_zoo.md)"
 
 # By project, key and what takes its place. A key that ends in a dot or _ stands for all that begin so.
 _KEYS = {

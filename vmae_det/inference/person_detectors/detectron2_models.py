@@ -28,8 +28,8 @@ from vmae_det.utils.safe_pickle import PickledArray, safe_load_pickle
 _PERSON = 0  # in detectron2's COCO classes
 _PARAMETERS = (".weight", ".bias")
 _REMEDY = (
-    "see docs/person_detectors.md for how to install it, or use fasterrcnn_resnet50_fpn_v2 or another "
-    "network of torchvision"
+    "see docs/guides/person_detectors.md for how to install it, or use fasterrcnn_resnet50_fpn_v2 or "
+    "another network of torchvision"
 )
 
 

@@ -1,0 +1,70 @@
+"""Every page and file that code, configs and pages refer to exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="the pages are part of a clone")
+
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "datasets/README.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+PAGES = [page for page in PAGES if page.is_file() and "_build" not in page.parts]
+SOURCES = [
+    *(ROOT / name for name in ("Makefile", "setup.py", "datasets/prepare.py")),
+    *(
+        path
+        for folder in ("vmae_det", "tests", "tools", "configs")
+        for pattern in ("*.py", "*.yaml", "*.html")
+        for path in sorted((ROOT / folder).rglob(pattern))
+    ),
+]
+
+
+def relative(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def headings(page):
+    """The anchors of a page's headings, as GitHub and MyST make them."""
+    text = re.sub(r"^(```|:::).*?^\1", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_pages_named_in_code_exist():
+    pattern = re.compile(r"(?<![\w/.])(?:docs|datasets)/[\w/]+\.(?:md|webp|png|svg)")
+    named = {(name, relative(path)) for path in SOURCES for name in pattern.findall(path.read_text("utf-8"))}
+    assert len(named) > 10
+    assert not [entry for entry in sorted(named) if not (ROOT / entry[0]).is_file()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_links_of_a_page_resolve(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), f"{relative(page)} links to {link}"
+        if anchor and target.suffix == ".md":
+            assert anchor in headings(target), f"{relative(page)} links to {link}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_module_paths_on_a_page_exist(page):
+    """Code names such as `vmae_det.engine.trainer` and `vmae_det/utils/cpu.py`, outside of the changelog."""
+    if page.name == "CHANGELOG.md":
+        return
+    text = page.read_text(encoding="utf-8")
+    for path in re.findall(r"\bvmae_det/[\w/]+\.\w+", text):
+        assert (ROOT / path).is_file(), f"{relative(page)} names {path}"
+    for name in re.findall(r"\bvmae_det(?:\.[a-z_]+)+", text):
+        parts = name.split(".")
+        candidates = [ROOT / Path(*parts[:end]) for end in (len(parts), len(parts) - 1)]
+        exists = any(path.is_dir() or path.with_suffix(".py").is_file() for path in candidates)
+        assert exists or name in ("vmae_det.json",), f"{relative(page)} names {name}"
