@@ -39,7 +39,7 @@ COMMANDS = {
 # Commands with --import: they build models, datasets, readers or person detectors from registries.
 EXTENSIBLE = (
     *("train", "submit", "test", "detect", "detect-persons", "visualize", "inspect", "export"),
-    *("convert", "check-data"),
+    *("convert", "check-data", "import"),
 )
 _MODULES = {"import": "import_annotations"}  # `import` is not a valid module name
 
@@ -103,11 +103,11 @@ def build_parser(name: str) -> tuple[argparse.ArgumentParser, argparse.ArgumentP
 
 def _run(argv: list[str]) -> int:
     command, *argv = take_local_rank(argv) or [""]
-    parser, command_parser, module = build_parser(command)
     overrides: list[str] = []
-    extensions: list[str] = []
     if command in EXTENSIBLE:
         argv, extensions = pop_import_options(argv)
+        import_extensions(extensions)  # before the parser is built: they may add choices of options
+    parser, command_parser, module = build_parser(command)
     if command_parser:
         argv, overrides = split_overrides(argv, command_parser)
     args = parser.parse_args([command, *argv] if command else [])
@@ -115,7 +115,7 @@ def _run(argv: list[str]) -> int:
         if not hasattr(args, "opts"):
             raise ConfigError(f"{overrides[0]}: vmae-det {command} takes no config keys")
         args.opts = [*args.opts, *overrides]
-    import_extensions([*extensions, *(getattr(args, "import", None) or ())])  # argparse also accepts --imp
+    import_extensions(getattr(args, "import", None) or ())  # argparse also accepts --imp
     return module.run(args)
 
 

@@ -30,6 +30,16 @@ TYPES = {
 }
 
 
+def register_dataset_type(name: str, required: tuple[str, ...]) -> None:
+    """Accept `type: NAME` in dataset files, with the keys that such a file must contain.
+
+    Register the class that reads it in `DATASET_REGISTRY` as "TASK/NAME", such as "classification/NAME".
+    """
+    if name in TYPES:
+        raise ValueError(f"dataset type '{name}' is already registered")
+    TYPES[name] = required
+
+
 @dataclass(frozen=True)
 class DatasetSpec:
     """What a dataset is made of; the fields of a dataset file, with its paths resolved.

@@ -140,10 +140,10 @@ class UnlabeledVideos(ClipDataset):
 
     def __init__(self, cfg: CfgNode, spec: DatasetSpec, training: bool) -> None:
         super().__init__(cfg, spec, training)
-        if spec.type == "videos":
-            self.files = find_videos(spec.videos)
-        elif spec.type == "classification":
+        if spec.type == "classification":
             self.files, _ = spec.labeled_videos()
+        elif spec.type != "detection":
+            self.files = find_videos(spec.videos)
         else:
             annotations = read_action_csv(spec.annotations, unknown_actions="ignore")
             self.files = resolve_video_ids(annotations.videos, spec.videos)
@@ -189,8 +189,7 @@ class LabeledVideos(ClipDataset):
 
     def __init__(self, cfg: CfgNode, spec: DatasetSpec, training: bool) -> None:
         super().__init__(cfg, spec, training)
-        _require_type(spec, "classification")
-        self.files, self.labels = spec.labeled_videos()
+        self.files, self.labels = self.read_videos()
         if spec.label_map is not None:
             self.label_map = LabelMap.from_file(spec.label_map)
         num_classes = cfg.MODEL.CLASSIFIER.NUM_CLASSES
@@ -208,6 +207,11 @@ class LabeledVideos(ClipDataset):
             )
         self.views = cfg.TEST.NUM_CLIPS * cfg.TEST.NUM_CROPS
         self.augment = ClipAugmentation(cfg)
+
+    def read_videos(self) -> tuple[VideoPaths, np.ndarray]:
+        """Return the videos and their class indices, int64 (n,). Override it for labels in another form."""
+        _require_type(self.spec, "classification")
+        return self.spec.labeled_videos()
 
     def use_classes(self, classes: ModelClasses) -> None:
         """The labels become columns of the model's outputs."""

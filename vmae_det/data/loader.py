@@ -76,10 +76,19 @@ def build_dataset(
     Raises:
         ConfigError: the dataset has classes that the model lacks, or the config another number of them.
     """
-    dataset_class = lookup(DATASET_REGISTRY, task, "MODEL.META_ARCHITECTURE (its task)")
-    dataset = dataset_class(cfg, get_dataset(name, cfg.DATASETS.ROOT), training)
+    dataset = _build_dataset(cfg, task, name, training)
     _use_classes([dataset], classes)
     return dataset
+
+
+def _build_dataset(cfg: CfgNode, task: str, name: str, training: bool) -> ClipDataset:
+    """Return the dataset of the class registered for "TASK/TYPE", otherwise of the class of the task."""
+    spec = get_dataset(name, cfg.DATASETS.ROOT)
+    own = f"{task}/{spec.type}"
+    registered_name = own if own in DATASET_REGISTRY else task
+    return lookup(DATASET_REGISTRY, registered_name, "MODEL.META_ARCHITECTURE (its task)")(
+        cfg, spec, training
+    )
 
 
 def _use_classes(datasets: list[ClipDataset], classes: ModelClasses | None) -> ModelClasses | None:
@@ -148,8 +157,7 @@ def build_train_dataset(cfg: CfgNode, task: str, classes: ModelClasses | None = 
     """
     if not cfg.DATASETS.TRAIN:
         raise ConfigError("DATASETS.TRAIN: names no dataset; give one such as \"('mini_ava_train',)\"")
-    dataset_class = lookup(DATASET_REGISTRY, task, "MODEL.META_ARCHITECTURE (its task)")
-    datasets = [dataset_class(cfg, get_dataset(name, cfg.DATASETS.ROOT), True) for name in cfg.DATASETS.TRAIN]
+    datasets = [_build_dataset(cfg, task, name, training=True) for name in cfg.DATASETS.TRAIN]
     return ConcatClipDataset(datasets, _use_classes(datasets, classes))
 
 
