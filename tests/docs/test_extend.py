@@ -10,9 +10,11 @@ import torch
 
 from vmae_det.checkpoint import read_checkpoint
 from vmae_det.cli.main import main
+from vmae_det.data.loader import build_dataset
 from vmae_det.engine.elastic_agent import Job
 from vmae_det.engine.launch import _run_extended
 from vmae_det.utils import extensions
+from vmae_det.utils.errors import DataError
 from vmae_det.utils.extensions import import_extensions
 
 PAGE = Path(__file__).parents[2] / "docs" / "guides" / "extend.md"
@@ -64,14 +66,59 @@ def test_the_parts_of_the_page(parts, tiny_cfg, mini_ava, tmp_path, monkeypatch,
     assert "backbone.stem.weight" in names
     assert "roi_head.hidden.0.weight" in names
     video = next((mini_ava / "videos").glob("*.mp4"))
-    output = ("--output", str(tmp_path / "out"), "--whole-frame", "--format", "csv")
+    output = ("--output", str(tmp_path / "out"), "--whole-frame", "--format", "csv,subtitles")
     assert main(["detect", str(video), "--weights", weights, *output, "--import=my_parts"]) == 0
+    subtitles = (tmp_path / "out" / f"{video.stem}.srt").read_text().splitlines()
+    assert subtitles[:2] == ["1", "00:00:00,000 --> 00:00:01,000"]
+    assert re.match(r"1: \w+", subtitles[2])
     copy = str(tmp_path / "copy.safetensors")
     assert main(["convert", weights, copy, "--to", "vmae_det", "--import", "my_parts"]) == 0
     assert names.keys() == read_checkpoint(copy)["model"].keys()
     assert all(torch.equal(names[name], value) for name, value in read_checkpoint(copy)["model"].items())
     assert main(["convert", weights, copy, "--to", "videomae", "--import", "my_parts"]) == 2
     assert "MODEL.BACKBONE.NAME is MyBackbone, expected VideoViT" in capsys.readouterr().err
+
+
+def test_importer_of_the_page(parts, mini_ava, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(parts)
+    rows = "video,frame,person,x1,y1,x2,y2,action\n"
+    rows += "".join(f"hall,{frame},a,{10 + frame},20,90,140,wave\n" for frame in (0, 12, 24))
+    (tmp_path / "boxes.csv").write_text(rows + "hall,12,b,100,20,180,140,walk\n")
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    (videos / "hall.mp4").symlink_to(next((mini_ava / "videos").glob("*.mp4")))
+    command = [
+        "import",
+        str(tmp_path / "boxes.csv"),
+        "--videos",
+        str(videos),
+        "--output",
+        str(tmp_path / "data"),
+    ]
+    assert main([*command, "--import", "my_parts", "--format", "frame_csv"]) == 0
+    assert "1 videos, 3 keyframes, 2 persons, 4 boxes, 2 labels, 4 rows" in capsys.readouterr().out
+    lines = (tmp_path / "data" / "annotations.csv").read_text().splitlines()
+    assert [line.split(",")[1] for line in lines] == ["0000", "0001", "0001", "0002"]
+
+
+def test_dataset_type_of_the_page(parts, tiny_cfg, mini_ava, tmp_path, monkeypatch):
+    monkeypatch.chdir(parts)
+    import_extensions(["my_parts"])
+    for number, name in enumerate(("wave", "stand", "wave")):
+        (tmp_path / "clips" / name).mkdir(parents=True, exist_ok=True)
+        source = sorted((mini_ava / "videos").glob("*.mp4"))[number]
+        (tmp_path / "clips" / name / f"{number}.mp4").symlink_to(source)
+    file = tmp_path / "own.yaml"
+    file.write_text("type: class_folders\nvideos: clips\n")
+    cfg = tiny_cfg("finetune")
+    dataset = build_dataset(cfg, "classification", str(file), training=True)
+    assert [dataset[0, index][0]["label"] for index in range(3)] == [0, 1, 1]
+    assert dataset[0, 0][0]["video"].shape == (3, 4, 64, 64)
+    assert len(build_dataset(cfg, "pretraining", str(file), training=True)) == 3
+    assert main(["check-data", str(file), "--import", "my_parts", "--decode", "none"]) == 0
+    file.write_text("type: class_folders\n")
+    with pytest.raises(DataError, match="videos: missing; a dataset of type 'class_folders' needs it"):
+        build_dataset(cfg, "classification", str(file), training=True)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def check_dataset(
     context = CheckContext(spec, against or counterpart(spec), is_training(spec), decode, workers)
     problem = _shard_problem(spec)
     if problem is None:
-        _CHECKS[spec.type](context)
+        _CHECKS.get(spec.type, _CHECKS["videos"])(context)  # only the videos of a custom type
     else:
         context.add_broken_file(str(spec.videos), DataError(str(problem)))  # the message names the shard
     return Report(
