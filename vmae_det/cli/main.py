@@ -96,7 +96,7 @@ def build_parser(name: str) -> tuple[argparse.ArgumentParser, argparse.ArgumentP
                     OPTION,
                     action="append",
                     metavar="MODULE",
-                    help="import this module with custom components first; repeatable (docs/guides/extend.md)",
+                    help="import this module of custom components first; repeatable (docs/guides/extend.md)",
                 )
     return parser, command_parser, module
 
