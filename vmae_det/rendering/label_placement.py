@@ -73,8 +73,7 @@ def head_regions(boxes: np.ndarray) -> np.ndarray:
     """Return the part of each box (N, 4) xyxy that contains the head, (N, 4).
 
     For standing persons this is the upper quarter. A wide box shows a person who sits, bends or is close to
-    the
-    camera: there the region is as high as 0.6 of the width, and at most half of the box.
+    the camera: there the region is as high as 0.6 of the width, and at most half of the box.
     """
     heads = boxes.astype(np.float64)
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
