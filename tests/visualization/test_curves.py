@@ -8,7 +8,7 @@ import pytest
 
 from vmae_det.utils.errors import DataError, UserError
 from vmae_det.visualization.curves import draw_curves, read_log, read_logs
-from vmae_det.visualization.figures import save_figure
+from vmae_det.visualization.matplotlib_figures import save_figure
 
 pytest.importorskip("matplotlib", reason="requires matplotlib")
 

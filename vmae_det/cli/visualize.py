@@ -209,7 +209,7 @@ def _add_curves(parser: argparse.ArgumentParser) -> None:
 def _draw_curves(args: argparse.Namespace) -> list[Path]:
     from vmae_det.utils.errors import UserError
     from vmae_det.visualization.curves import draw_curves, read_logs
-    from vmae_det.visualization.figures import save_figure
+    from vmae_det.visualization.matplotlib_figures import save_figure
 
     if args.name and len(args.name) != len(args.run):
         raise UserError(f"--name: expected one per run, got {len(args.name)} for {len(args.run)} runs")
@@ -257,7 +257,7 @@ def _add_embedding(parser: argparse.ArgumentParser) -> None:
 
 def _draw_embedding(args: argparse.Namespace) -> list[Path]:
     from vmae_det.visualization import embedding
-    from vmae_det.visualization.figures import new_figure, save_figure
+    from vmae_det.visualization.matplotlib_figures import new_figure, save_figure
 
     new_figure(1, 1)  # raises before the long computation if matplotlib is missing
     cfg = load_weights_config(args)

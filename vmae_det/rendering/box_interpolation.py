@@ -10,7 +10,7 @@ import numpy as np
 from vmae_det.inference.detections import KeyframeActions
 from vmae_det.inference.stream import MAX_KEYFRAME_GAP
 
-_MAX_REACH = 1.0  # seconds
+MAX_REACH = 1.0  # longest time in seconds for which a box is shown before and after its keyframe
 
 
 class PersonAtTime(NamedTuple):
@@ -40,7 +40,7 @@ class BoxInterpolator:
     """
 
     def __init__(self, spacing: float, hold: float = 0.0) -> None:
-        self._reach = min(spacing / 2, _MAX_REACH)
+        self._reach = min(spacing / 2, MAX_REACH)
         self._hold = hold
         self._latest = -np.inf
         self._tracks: dict[int, deque[PersonAtTime]] = {}

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.inference.detections import ActionDetections, KeyframeActions
-from vmae_det.rendering.box_interpolation import BoxInterpolator, PersonAtTime
+from vmae_det.rendering.box_interpolation import MAX_REACH, BoxInterpolator, PersonAtTime
 from vmae_det.rendering.label_drawing import ActionLabel
 from vmae_det.rendering.overlay import LabelState, PersonOverlay, draw_people
 from vmae_det.rendering.timeline import PAGE_SECONDS, ActionSpan, Timeline
@@ -29,9 +29,6 @@ logger = logging.getLogger(__name__)
 _QUEUE_BYTES = 128 * 2**20  # of frames in the queue, not counting those whose keyframe's clip is incomplete
 _LIVE_WAIT = 2.0  # longest time in seconds that a frame of a live stream waits for its keyframe
 _TIMELINE_ROWS = 4  # maximum number of rows
-_MAX_BAR_REACH = (
-    1.0  # longest time in seconds before and after a keyframe that its bar covers on the timeline
-)
 _LIVE_HOLD = 5.0  # seconds for which the persons of a live stream are shown if the next keyframe is late
 
 
@@ -134,7 +131,7 @@ class OverlayWriter:
         self._people = BoxInterpolator(spacing, _LIVE_HOLD if source.live else 0.0)
         self._memory: dict[int, LabelState] = {}
         self._timeline: Timeline | None = None
-        self._bar_reach = min(spacing / 2, _MAX_BAR_REACH)
+        self._bar_reach = min(spacing / 2, MAX_REACH)
         self._writer: VideoWriter | None = None
         self._changed = threading.Condition()
         self._frames: deque[tuple[Frame, float]] = deque()

@@ -22,6 +22,8 @@ import numpy as np
 from tqdm import tqdm
 
 from vmae_det.inference.detections import ActionDetections
+from vmae_det.inference.stream import MAX_KEYFRAME_GAP
+from vmae_det.rendering.box_interpolation import MAX_REACH
 from vmae_det.utils.errors import DataError
 from vmae_det.utils.output_files import atomic_write, write_text
 from vmae_det.video.readers import VideoReader, open_video
@@ -31,10 +33,6 @@ from vmae_det.video.writer import VideoWriter
 
 MIN_SCORE = 0.05  # lower scores are not in the page; they would be most of the page of a long video
 EMBED_BYTES = 16 * 2**20  # videos up to this size are embedded; such a page can still be sent by mail
-
-# Seconds. Boxes are interpolated between keyframes that are at most MAX_GAP apart. Elsewhere a box is shown
-# for half the time between keyframes before and after its keyframe, and for at most MAX_REACH.
-MAX_GAP, MAX_REACH = 2.0, 1.0
 
 _TEMPLATE = Path(__file__).with_name("page_template")
 _SCRIPTS = ("detections.js", "player.js", "timeline.js", "panel.js", "main.js")
@@ -102,7 +100,7 @@ def _keyframe_data(detections: ActionDetections, reader: VideoReader) -> dict[st
     spacing = float(np.median(np.diff(timestamp))) if len(timestamp) > 1 else 1.0
     return {
         "reach": min(spacing / 2, MAX_REACH),
-        "gap": MAX_GAP,
+        "gap": MAX_KEYFRAME_GAP,
         "timestamp": _pack(timestamp, "f8"),
         "shownAt": _pack(reader.times[frame], "f8"),
         # Seek to a time late in the frame. At a boundary between frames, players may show either frame, and

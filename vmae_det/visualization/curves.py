@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vmae_det.utils.errors import DataError, UserError, did_you_mean
-from vmae_det.visualization.figures import COLORS, escape_text, new_figure, style_axes
+from vmae_det.visualization.matplotlib_figures import COLORS, escape_text, new_figure, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

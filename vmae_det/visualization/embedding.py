@@ -23,7 +23,7 @@ from vmae_det.formats.label_map import LabelMap
 from vmae_det.modeling import VideoClassifier
 from vmae_det.utils.errors import ConfigError, DataError
 from vmae_det.utils.output_files import atomic_write
-from vmae_det.visualization.figures import COLORS, escape_text, new_figure, not_installed
+from vmae_det.visualization.matplotlib_figures import COLORS, escape_text, new_figure, not_installed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
