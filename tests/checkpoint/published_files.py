@@ -1,4 +1,4 @@
-"""State dicts as other programs publish them, built from their parameter names alone, in a tiny size."""
+"""Tiny state dicts with the parameter names and shapes of published checkpoints, and random values."""
 
 import torch
 
@@ -19,7 +19,7 @@ def norm(name, width=WIDTH):
 
 
 def fused_block(prefix, width, fc1="mlp.fc1", fc2="mlp.fc2"):
-    """A block of VideoMAE's: modeling_finetune.py, class Attention: qkv, q_bias, v_bias."""
+    """A block of VideoMAE, with qkv, q_bias and v_bias (modeling_finetune.py, class Attention)."""
     return {
         **norm(f"{prefix}.norm1", width),
         f"{prefix}.attn.q_bias": (width,),
@@ -33,7 +33,7 @@ def fused_block(prefix, width, fc1="mlp.fc1", fc2="mlp.fc2"):
 
 
 def image_block(prefix, width):
-    """A block of timm's vision transformer, as image MAE has it."""
+    """A block of timm's vision transformer, as in image MAE."""
     return {
         **norm(f"{prefix}.norm1", width),
         **pair(f"{prefix}.attn.qkv", 3 * width, width),
@@ -45,7 +45,7 @@ def image_block(prefix, width):
 
 
 def transformers_block(prefix, width):
-    """A layer of Transformers', VideoMAELayer."""
+    """VideoMAELayer of Transformers."""
     attention = f"{prefix}.attention.attention"
     return {
         f"{attention}.q_bias": (width,),
@@ -85,7 +85,7 @@ MMACTION2_BACKBONE = {
     **blocks("backbone.blocks", fc1="mlp.layers.0.0", fc2="mlp.layers.1"),
 }
 
-# (family, task) -> (format's name, key at the top, shapes by name)
+# (family, task) -> (name of the format, top-level key, shapes by name)
 PUBLISHED = {
     ("videomae", "pretrain"): (
         "VideoMAE pre-training",
@@ -169,18 +169,18 @@ IMAGE_MAE = {
 
 
 def tensors(shapes, seed=0):
-    """Random numbers for every name."""
+    """Random tensors of the given shapes."""
     generator = torch.Generator().manual_seed(seed)
     return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
 
 
 def state_dict(family, task, seed=0):
-    """A published state dict."""
+    """The state dict of a published format."""
     return tensors(PUBLISHED[family, task][2], seed)
 
 
 def save(family, task, path, seed=0):
-    """A published file of PyTorch's, with its key at the top; gives its state dict."""
+    """Write a published file with `torch.save` under its top-level key, and return its state dict."""
     _, top, shapes = PUBLISHED[family, task]
     content = tensors(shapes, seed)
     torch.save({top: content} if top else content, path)

@@ -1,4 +1,4 @@
-"""Checkpoints as other programs save them, with objects of classes that are not imported here."""
+"""Checkpoints of other programs, with objects of classes that cannot be imported here."""
 
 import argparse
 import collections
@@ -42,8 +42,8 @@ class OwnDict(dict):
 
 @pytest.fixture
 def absent(monkeypatch):
-    """absent("package.module", "Class", base): a class that can be pickled now, and is gone when a file is
-    read."""
+    """absent("package.module", "Class", base): a class that can be pickled, but no longer exists when the
+    file is read."""
     made = []
 
     def make(module, name, base=object, **members):
@@ -108,7 +108,7 @@ def mmengine(weights, absent):
 
 
 def omegaconf(weights, absent):
-    """A PyTorch Lightning checkpoint with a config of hydra's."""
+    """A PyTorch Lightning checkpoint with a Hydra config."""
     node = absent("omegaconf.dictconfig", "DictConfig")()
     node._content = {"lr": absent("omegaconf.nodes", "AnyNode")()}
     return {
@@ -119,7 +119,7 @@ def omegaconf(weights, absent):
     }
 
 
-def own_classes(weights, _):
+def custom_classes(weights, _):
     return {
         "model": OwnDict(weights),
         "schedule": Schedule.COSINE,
@@ -148,13 +148,13 @@ LAYOUTS = {
     deepspeed: "deepspeed.runtime.fp16.loss_scaler.LossScaler, argparse.Namespace",
     mmengine: "mmengine.logging.history_buffer.HistoryBuffer, mmengine.optim.optimizer.optimizer_wrapper.Opt",
     omegaconf: "omegaconf.dictconfig.DictConfig",
-    own_classes: "test_foreign_files.Schedule, test_foreign_files.Scaler",
+    custom_classes: "test_foreign_files.Schedule, test_foreign_files.Scaler",
 }
 
 
 @pytest.mark.parametrize("how", FORMATS)
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
-def test_files_that_other_programs_save(layout, how, absent, tiny_cfg, tmp_path, caplog):
+def test_files_of_other_programs(layout, how, absent, tiny_cfg, tmp_path, caplog):
     theirs = state_dict("videomae", "finetune")
     parameters = collections.OrderedDict((name, torch.nn.Parameter(value)) for name, value in theirs.items())
     torch.save(layout(parameters, absent), tmp_path / "theirs.pth", **FORMATS[how])
@@ -169,13 +169,13 @@ def test_files_that_other_programs_save(layout, how, absent, tiny_cfg, tmp_path,
     assert not report.unused
     assert torch.equal(model.head.weight, theirs["head.weight"])
     assert torch.equal(model.backbone.blocks[1].mlp.fc1.weight, theirs["blocks.1.mlp.fc1.weight"])
-    (said,) = [record.getMessage() for record in caplog.records]  # once, though it was read twice
-    assert "theirs.pth: objects that are neither tensors nor plain data are ignored" in said
-    assert LAYOUTS[layout] in said
+    (message,) = [record.getMessage() for record in caplog.records]  # once, although it was read twice
+    assert "theirs.pth: skipped objects that are neither tensors nor plain data" in message
+    assert LAYOUTS[layout] in message
 
 
-def test_plain_data_is_read_as_it_is(tmp_path):
-    torch.save(own_classes({"a.weight": torch.ones(2)}, None), tmp_path / "x.pt")
+def test_plain_data_is_read_unchanged(tmp_path):
+    torch.save(custom_classes({"a.weight": torch.ones(2)}, None), tmp_path / "x.pt")
     content = read_checkpoint(tmp_path / "x.pt")
     assert content["sets"] == ({1, 2}, {"a", "b"})
     assert content["loss"] == 0.5
@@ -184,7 +184,7 @@ def test_plain_data_is_read_as_it_is(tmp_path):
     assert content["path_of"] == {}  # its keys are objects
 
 
-def test_every_type_and_layout_of_tensors(tmp_path):
+def test_all_dtypes_and_strides_of_tensors(tmp_path):
     base = torch.arange(24.0).reshape(4, 6)
     tensors = {str(dtype): base.to(dtype) for dtype in (torch.float16, torch.bfloat16, torch.float64)}
     tensors |= {
@@ -206,7 +206,7 @@ def test_every_type_and_layout_of_tensors(tmp_path):
     assert read["slice"].untyped_storage().data_ptr() == read["transposed"].untyped_storage().data_ptr()
 
 
-def test_arrays_of_numpy_are_parameters(tiny_cfg, tmp_path):
+def test_numpy_arrays_are_parameters(tiny_cfg, tmp_path):
     theirs = state_dict("videomae", "finetune")
     torch.save({"model": {name: value.numpy() for name, value in theirs.items()}}, tmp_path / "x.pth")
     model = build_model(tiny_cfg("finetune", "MODEL.CLASSIFIER.NUM_CLASSES", 5))
@@ -214,7 +214,7 @@ def test_arrays_of_numpy_are_parameters(tiny_cfg, tmp_path):
     assert torch.equal(model.head.weight, theirs["head.weight"])
 
 
-def test_a_whole_model_is_refused(tmp_path):
+def test_a_pickled_module_is_refused(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "model.pt")
     with pytest.raises(
         WeightsError, match=r"expected a dict .*got an object of torch\.nn\.modules\.linear\.Linear"
@@ -222,13 +222,13 @@ def test_a_whole_model_is_refused(tmp_path):
         read_checkpoint(tmp_path / "model.pt")
     torch.save({"model": torch.nn.Linear(2, 2)}, tmp_path / "model.pt")
     with pytest.raises(
-        WeightsError, match=r"no parameters, but model \(an object of torch\.nn\.modules\.linear"
+        WeightsError, match=r"no parameters; it contains model \(an object of torch\.nn\.modules\.linear"
     ):
         convert_weights(tmp_path / "model.pt", tmp_path / "out.pt", "vmae_det")
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit")
-def test_the_content_says_what_a_file_is(tmp_path):
+def test_the_content_decides_the_file_type(tmp_path):
     tensors = state_dict("videomae", "finetune")
     safetensors.torch.save_file(tensors, tmp_path / "pytorch_model.bin")
     torch.save(tensors, tmp_path / "model.safetensors")
@@ -242,31 +242,31 @@ def test_the_content_says_what_a_file_is(tmp_path):
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "a pointer of Git LFS"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "a Git LFS pointer"),
         (b"<!DOCTYPE html><html>404</html>", "a web page"),
         (b"", "an empty file"),
         (b"PK\x03\x04 no archive", "damaged, or not a checkpoint"),
         (pickle.dumps({"a": 1}), "refused: a pickle that torch.save did not write"),
     ],
 )
-def test_what_is_no_checkpoint(tmp_path, content, expected):
+def test_files_that_are_not_checkpoints(tmp_path, content, expected):
     (tmp_path / "x.pt").write_bytes(content)
     with pytest.raises(WeightsError, match=expected):
         read_checkpoint(tmp_path / "x.pt")
 
 
-def test_a_changed_number_is_found_by_its_checksum(tmp_path):
+def test_a_changed_number_is_found_by_the_crc(tmp_path):
     torch.save({"model": {"a.weight": torch.ones(4000)}}, tmp_path / "x.pt")
     content = bytearray((tmp_path / "x.pt").read_bytes())
-    place = content.index(np.ones(100, np.float32).tobytes())
-    content[place + 200] ^= 1
+    index = content.index(np.ones(100, np.float32).tobytes())
+    content[index + 200] ^= 1
     (tmp_path / "x.pt").write_bytes(content)
     with pytest.raises(WeightsError, match=r"damaged.*CRC"):
         read_checkpoint(tmp_path / "x.pt")
 
 
-@pytest.mark.filterwarnings("ignore")  # torch's, that some of these kinds will change
-def test_odd_tensors_are_refused_by_name(tmp_path):
+@pytest.mark.filterwarnings("ignore")  # torch's, about future changes of some of these kinds
+def test_tensors_of_unsupported_kinds_are_refused(tmp_path):
     theirs = state_dict("videomae", "finetune")
     name = "blocks.0.mlp.fc1.weight"
     kinds = {
@@ -286,7 +286,7 @@ def test_odd_tensors_are_refused_by_name(tmp_path):
 
 
 def test_a_file_of_python_2(tmp_path):
-    """Text is bytes there, and protocol 2 the highest."""
+    """Strings are bytes there, and protocol 2 is the highest."""
     buffer = io.BytesIO()
     torch.save({"model": {"a.weight": torch.ones(2)}}, buffer, _use_new_zipfile_serialization=False)
     content = buffer.getvalue().replace(b"X\x08\x00\x00\x00a.weight", b"U\x08a.weight")

@@ -1,4 +1,4 @@
-"""Folders of Transformers, both ways, without a file made by hand."""
+"""Folders of Transformers, read and written without a config by the user."""
 
 import json
 import shutil
@@ -10,8 +10,7 @@ from conftest import SHARED, relative_error
 from safetensors.torch import save_file
 
 from vmae_det.checkpoint import load_weights, read_checkpoint
-from vmae_det.checkpoint.convert import convert_weights
-from vmae_det.checkpoint.huggingface_folder import write_folder
+from vmae_det.checkpoint.convert import convert_weights, write_huggingface_folder
 from vmae_det.cli.config_arguments import load_config
 from vmae_det.cli.main import main
 from vmae_det.config import get_cfg
@@ -37,7 +36,7 @@ def their_config(**more):
         hidden_size=48,
         num_hidden_layers=2,
         num_attention_heads=3,
-        intermediate_size=100,  # no whole multiple of the width
+        intermediate_size=100,  # not a multiple of the width
         decoder_hidden_size=24,
         decoder_num_hidden_layers=3,
         decoder_num_attention_heads=2,
@@ -47,7 +46,7 @@ def their_config(**more):
 
 
 def save_theirs(folder, kind, **more):
-    """A folder as `save_pretrained` writes it, with weights far from zero; gives the model."""
+    """Write a folder with `save_pretrained`, with weights far from zero, and return the model."""
     torch.manual_seed(0)
     if kind == "classification":
         more = {"id2label": dict(enumerate(NAMES)), "label2id": {n: i for i, n in enumerate(NAMES)}} | more
@@ -65,7 +64,7 @@ def save_theirs(folder, kind, **more):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Both kinds, with their models."""
+    """A folder and its model for each task."""
     root = tmp_path_factory.mktemp("theirs")
     return {kind: (root / kind, save_theirs(root / kind, kind)) for kind in ("classification", "pretraining")}
 
@@ -119,21 +118,21 @@ COMPARE = {"classification": assert_same_logits, "pretraining": assert_same_pred
 
 
 @pytest.mark.parametrize("kind", COMPARE)
-def test_their_folder_needs_no_config(folders, kind):
+def test_a_transformers_folder_needs_no_config(folders, kind):
     folder, theirs = folders[kind]
     ours, cfg = ours_of(folder)
     assert pytest.approx([255 * value for value in MEAN]) == cfg.MODEL.PIXEL_MEAN
     assert pytest.approx([255 * value for value in STD]) == cfg.MODEL.PIXEL_STD
     assert (cfg.INPUT.CROP_SIZE, cfg.INPUT.TEST_SHORT_SIDE, cfg.INPUT.NUM_FRAMES) == (64, 72, 4)
     COMPARE[kind](ours, theirs, folder)
-    # The file alone finds the settings beside it.
+    # The settings are also found next to the weights file.
     COMPARE[kind](ours_of(folder / "model.safetensors")[0], theirs, folder)
     if kind == "classification":
         assert label_map_of(str(folder)).names == NAMES
         assert label_map_of(str(folder)).ids == (1, 2, 3)
 
 
-def test_the_users_keys_go_before_those_of_the_folder(folders, tmp_path):
+def test_config_keys_of_the_user_override_those_of_the_folder(folders, tmp_path):
     folder = str(folders["classification"][0])
     cfg = load_config("", ["MODEL.WEIGHTS", folder])
     assert (cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.BACKBONE.DEPTH) == ("VideoClassifier", 2)
@@ -148,24 +147,24 @@ def test_the_users_keys_go_before_those_of_the_folder(folders, tmp_path):
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
 def test_shards(folders, tmp_path, file):
     folder, theirs = folders["classification"]
-    whole = theirs.state_dict()
+    full = theirs.state_dict()
     shutil.copy(folder / "config.json", tmp_path)
     shutil.copy(folder / "preprocessor_config.json", tmp_path)
     if file.endswith(".safetensors"):
         theirs.save_pretrained(tmp_path, max_shard_size="40KB")
     else:
         stem, weight_map = "pytorch_model", {}
-        for number, names in enumerate((list(whole)[:10], list(whole)[10:]), 1):
+        for number, names in enumerate((list(full)[:10], list(full)[10:]), 1):
             name = f"{stem}-{number:05d}-of-00002.bin"
-            torch.save({key: whole[key] for key in names}, tmp_path / name)
+            torch.save({key: full[key] for key in names}, tmp_path / name)
             weight_map |= dict.fromkeys(names, name)
         (tmp_path / f"{file}.index.json").write_text(json.dumps({"weight_map": weight_map}))
     shards = sorted(tmp_path.glob("*-of-*"))
     assert len(shards) > 1
     assert_same_logits(ours_of(tmp_path)[0], theirs, folder)
     index = tmp_path / f"{file}.index.json"
-    assert len(read_checkpoint(index)["model"]) == len(whole)
-    with pytest.raises(WeightsError, match=rf"one of {len(shards)} files .* give the folder .*{index.name}"):
+    assert len(read_checkpoint(index)["model"]) == len(full)
+    with pytest.raises(WeightsError, match=rf"one of {len(shards)} files .* pass the folder .*{index.name}"):
         read_checkpoint(shards[0])
     with pytest.raises(WeightsError, match=r"-of-"):
         convert_weights(shards[0], tmp_path / "x.pt", "vmae_det")
@@ -173,17 +172,17 @@ def test_shards(folders, tmp_path, file):
     for change, expected in (
         ({"absent.weight": shards[0].name}, "lack 1 parameters, such as absent.weight"),
         ({"absent.weight": "absent-00001-of-00009.bin"}, "are missing, such as absent-00001"),
-        ({"absent.weight": "../" + shards[0].name}, "expected files of its own folder"),
+        ({"absent.weight": "../" + shards[0].name}, "expected files of the same folder"),
     ):
         index.write_text(json.dumps({"weight_map": content["weight_map"] | change}))
         with pytest.raises(WeightsError, match=expected):
             read_checkpoint(tmp_path)
     index.unlink()
-    with pytest.raises(WeightsError, match="only an index says whether all are there"):
+    with pytest.raises(WeightsError, match="it contains shards, but no index that lists all of them"):
         read_checkpoint(tmp_path)
 
 
-def test_a_parameter_comes_from_the_shard_that_the_index_names(tmp_path):
+def test_a_parameter_is_read_from_the_shard_in_the_index(tmp_path):
     save_file({"a.weight": torch.ones(1), "b.weight": torch.zeros(1)}, tmp_path / "1.safetensors")
     save_file({"a.weight": torch.zeros(1), "b.weight": torch.ones(1)}, tmp_path / "2.safetensors")
     index = {"weight_map": {"a.weight": "1.safetensors", "b.weight": "2.safetensors"}}
@@ -192,8 +191,8 @@ def test_a_parameter_comes_from_the_shard_that_the_index_names(tmp_path):
 
 
 @pytest.mark.parametrize("kind", COMPARE)
-def test_our_folder_is_taken_as_it_is(folders, tmp_path, capsys, kind):
-    """From their folder to a file of ours, and back to a folder by both commands."""
+def test_transformers_loads_our_folder(folders, tmp_path, capsys, kind):
+    """From a folder of Transformers to our file, and back to a folder with both commands."""
     folder, _ = folders[kind]
     ours, again = str(tmp_path / "ours.pt"), tmp_path / "again"
     assert main(["convert", str(folder), ours, "--to", "vmae_det"]) == 0
@@ -219,10 +218,10 @@ def test_our_folder_is_taken_as_it_is(folders, tmp_path, capsys, kind):
 
 
 def test_a_real_clip(folders):
-    """Through their whole pipeline and through ours, with a frame that both resize to whole pixels."""
+    """Through both pipelines, with frames that both resize to an integer size."""
     path = SHARED / "video" / "test.mp4"
     if not path.exists():
-        pytest.skip("real videos lie beside the repository, in ../shared/video, and are not here")
+        pytest.skip("needs the real videos in ../shared/video, next to the repository")
     folder, theirs = folders["classification"]
     ours, cfg = ours_of(folder)
     frames = open_video(path).frames(np.arange(0, 16, 4))
@@ -235,7 +234,7 @@ def test_a_real_clip(folders):
 
 
 def test_the_command_test_needs_no_config(folders, mini_ava, tmp_path, monkeypatch):
-    """A folder of Transformers and a dataset are enough; the classes are the dataset's."""
+    """A folder of Transformers and a dataset with the same classes are enough."""
     actions = LabelMap.from_file(get_dataset(str(mini_ava / "clips_val.yaml"), "").label_map).names
     folder = tmp_path / "theirs"
     save_theirs(folder, "classification", id2label=dict(enumerate(actions)), label2id={})
@@ -259,7 +258,7 @@ def test_the_command_test_needs_no_config(folders, mini_ava, tmp_path, monkeypat
 
 
 def test_a_label_map_for_classes_without_names(folders, tmp_path):
-    """LABEL_0, LABEL_1, ... are no names; those of --label-map become id2label."""
+    """LABEL_0, LABEL_1, ... are not names; those of --label-map become id2label."""
     folder = shutil.copytree(folders["classification"][0], tmp_path / "folder")
     content = json.loads((folder / "config.json").read_text())
     content["id2label"] = {str(n): f"LABEL_{n}" for n in range(3)}
@@ -287,20 +286,32 @@ def test_attention_without_biases(tmp_path):
 @pytest.mark.parametrize(
     ("file", "change", "expected"),
     [
-        ("config.json", {"hidden_act": "relu"}, r"config.json: 'hidden_act': relu; our networks have gelu"),
-        ("config.json", {"layer_norm_eps": 1e-3}, "'layer_norm_eps': 0.001; our networks have 1e-06"),
-        ("config.json", {"num_channels": 1}, "'num_channels': 1; our networks take RGB"),
-        ("config.json", {"image_size": [64, 32]}, r"'image_size': \[64, 32\] is no square"),
-        ("config.json", {"use_mean_pooling": False}, "'use_mean_pooling': false; our classifier"),
-        ("config.json", {"problem_type": "multi_label_classification"}, "gives one label to a video"),
+        ("config.json", {"hidden_act": "relu"}, r"config.json: 'hidden_act': expected gelu, got relu"),
+        (
+            "config.json",
+            {"layer_norm_eps": 1e-3},
+            "'layer_norm_eps': expected 0 to 1e-05, got 0.001; vmae_det uses 1e-06",
+        ),
+        ("config.json", {"num_channels": 1}, r"'num_channels': expected 3 \(RGB\), got 1"),
+        ("config.json", {"image_size": [64, 32]}, r"'image_size': expected a square, got \[64, 32\]"),
+        ("config.json", {"use_mean_pooling": False}, "'use_mean_pooling': expected true, got false"),
+        (
+            "config.json",
+            {"problem_type": "multi_label_classification"},
+            "expected single_label_classification, got multi_label_classification",
+        ),
         ("config.json", {"id2label": {"0": "a", "7": "b"}}, r"'id2label': .*got 2 entries"),
-        ("config.json", {"num_hidden_layers": "2"}, "'num_hidden_layers': expected a whole number, got '2'"),
+        ("config.json", {"num_hidden_layers": "2"}, "'num_hidden_layers': expected an integer, got '2'"),
         ("preprocessor_config.json", {"image_mean": [0.5, 0.5]}, "'image_mean': expected three numbers"),
         ("preprocessor_config.json", {"image_std": [0, 1, 1]}, "'image_std' must be above 0"),
-        ("preprocessor_config.json", {"size": {"shortest_edge": 32}}, "smaller than the 'image_size' 64"),
+        (
+            "preprocessor_config.json",
+            {"size": {"shortest_edge": 32}},
+            "frames of 32 pixels are smaller than the 'image_size' 64",
+        ),
     ],
 )
-def test_what_ours_cannot_be_is_refused(folders, tmp_path, file, change, expected):
+def test_unsupported_settings_are_refused(folders, tmp_path, file, change, expected):
     folder = shutil.copytree(folders["classification"][0], tmp_path / "folder")
     content = json.loads((folder / file).read_text())
     (folder / file).write_text(json.dumps(content | change))
@@ -316,14 +327,14 @@ def test_a_damaged_config(folders, tmp_path, text):
         read_checkpoint(folder)
 
 
-def test_an_encoder_without_norm_is_no_autoencoder_of_ours(tmp_path):
-    """VideoMAEForPreTraining with mean pooling has none; its backbone serves a classifier all the same."""
+def test_an_encoder_without_norm_is_not_an_autoencoder(tmp_path):
+    """VideoMAEForPreTraining with mean pooling has no norm; its backbone still initializes a classifier."""
     save_theirs(tmp_path, "pretraining", use_mean_pooling=True)
     cfg = read_config(str(tmp_path))
     with pytest.raises(WeightsError, match=r"backbone\.norm\.weight is not in the file"):
         load_weights(build_model(cfg), tmp_path)
     for to in ("vmae_det", "videomae"):
-        with pytest.raises(WeightsError, match="no norm behind its encoder"):
+        with pytest.raises(WeightsError, match="no norm after its encoder"):
             convert_weights(tmp_path, tmp_path / "x.pt", to)
     cfg.MODEL.META_ARCHITECTURE = "VideoClassifier"
     load_weights(build_model(cfg), tmp_path, backbone_only=True)
@@ -341,18 +352,20 @@ def test_other_settings_of_the_processor(folders, tmp_path, caplog):
     assert "stretches frames to a square" in caplog.text
     path.write_text(json.dumps(content | {"resample": 3, "crop_size": {"height": 48, "width": 48}}))
     read_config(str(folder))
-    assert "'resample' is 3; here frames are resized by bilinear interpolation" in caplog.text
+    assert "'resample' is 3; using bilinear interpolation" in caplog.text
     assert "'crop_size' is {'height': 48, 'width': 48}, but 'image_size' of config.json is 64" in caplog.text
     path.unlink()
     assert read_config(str(folder)).MODEL.PIXEL_MEAN == (123.675, 116.28, 103.53)
-    assert "no preprocessor_config.json there" in caplog.text
+    assert "no preprocessor_config.json in the folder" in caplog.text
 
 
 def test_a_folder_of_another_kind(tmp_path, folders):
     (tmp_path / "model_final.pt").write_bytes(b"")
-    with pytest.raises(WeightsError, match=r"a folder without model.safetensors.*it holds model_final.pt"):
+    with pytest.raises(
+        WeightsError, match=r"the folder contains no model.safetensors.*it contains model_final.pt"
+    ):
         read_checkpoint(tmp_path)
     cfg = get_cfg()
     cfg.MODEL.META_ARCHITECTURE = "ActionDetector"
     with pytest.raises(WeightsError, match="Transformers has no ActionDetector"):
-        write_folder({}, cfg, None, tmp_path / "out")
+        write_huggingface_folder({}, cfg, None, tmp_path / "out")

@@ -1,5 +1,5 @@
-# ruff: noqa: E501 - tables of payloads, one a line
-"""Files that try to run something, or to take all memory: nothing is run, and the end comes soon."""
+# ruff: noqa: E501 - tables with one payload per line
+"""Files that try to run code or to exhaust memory: no code runs, and reading them ends quickly."""
 
 import io
 import pickle
@@ -36,7 +36,7 @@ def call_result(function, *arguments):
 
 
 PAYLOADS = {
-    # What runs a command
+    # Run a command
     "os.system": call("os", "system", f"touch {MARK}"),
     "posix.system": call("posix", "system", f"touch {MARK}"),
     "os.popen": call("os", "popen", f"touch {MARK}"),
@@ -47,7 +47,7 @@ PAYLOADS = {
     "subprocess.getoutput": call("subprocess", "getoutput", f"touch {MARK}"),
     "pty.spawn": call("pty", "spawn", ["touch", MARK]),
     "asyncio": call("asyncio", "create_subprocess_shell", f"touch {MARK}"),
-    # What runs Python
+    # Run Python code
     "eval": call("builtins", "eval", WRITE),
     "eval of Python 2": call("__builtin__", "eval", WRITE),
     "exec": call("builtins", "exec", WRITE),
@@ -76,7 +76,7 @@ PAYLOADS = {
     "a library of operators": call("torch._ops", "_Ops.load_library", None, "./evil.so"),
     "numpy.load": call("numpy", "load", "other.npy", None, True),
     "joblib": call("joblib", "load", "other.pkl"),
-    # What reaches a function by a detour
+    # Reach a function indirectly
     "getattr": call_result(b"cbuiltins\ngetattr\n(cos\nenviron\nX\x06\x00\x00\x00systemtR", f"touch {MARK}"),
     "functools.partial": call_result(b"cfunctools\npartial\n(cos\nsystem\nX\x0c\x00\x00\x00touch hackedtR"),
     "operator.methodcaller": call_result(call("operator", "methodcaller", "system", f"touch {MARK}"), "os"),
@@ -96,7 +96,7 @@ PAYLOADS = {
     "a type of a storage": b"(X\x07\x00\x00\x00storagecos\nsystem\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x01tQ",
     "a module as a storage": b"(X\x06\x00\x00\x00modulecos\nsystem\nX\x04\x00\x00\x00fileX\x06\x00\x00\x00sourcetQ",
     "a type of numpy": call_result(b"cnumpy\ndtype\n(cos\nsystem\n\x89\x88tR", f"touch {MARK}"),
-    # What harms
+    # Do other harm
     "os.remove": call("os", "remove", "victim"),
     "shutil.rmtree": call("shutil", "rmtree", "."),
     "os.rename": call("os", "rename", "victim", MARK),
@@ -117,7 +117,7 @@ PAYLOADS = {
 
 
 def archive(pickled, folder="archive", compress=zipfile.ZIP_STORED, **parts):
-    """A file of torch.save with a pickle of one's own."""
+    """A ZIP archive of torch.save with the given pickle."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compress) as file:
         file.writestr(f"{folder}/data.pkl", pickled)
@@ -128,18 +128,18 @@ def archive(pickled, folder="archive", compress=zipfile.ZIP_STORED, **parts):
 
 
 def legacy(pickled):
-    """The same as PyTorch before 1.6 wrote it."""
+    """The same in the legacy format of PyTorch before 1.6."""
     head = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
     return b"".join(pickle.dumps(item, 2) for item in head) + pickled + pickle.dumps([], 2)
 
 
 def checkpoint(payload):
-    """The pickle of a dict with a payload under `args`, and one under `model`."""
+    """The pickle of a dict with the payload under `args` and `model`."""
     return b"\x80\x02}(X\x04\x00\x00\x00args" + payload + b"X\x05\x00\x00\x00model" + payload + b"u."
 
 
-class Watch:
-    """What Python is asked for, by its audit events, while a block runs."""
+class AuditEvents:
+    """Records Python's audit events while a block runs."""
 
     HARMLESS = (
         "object.",
@@ -153,38 +153,38 @@ class Watch:
     )
 
     def __init__(self):
-        self.on = False
-        self.seen = []
-        sys.addaudithook(self._hear)
+        self.active = False
+        self.recorded = []
+        sys.addaudithook(self._record)
 
-    def _hear(self, event, arguments):
-        if self.on and not event.startswith(self.HARMLESS):
+    def _record(self, event, arguments):
+        if self.active and not event.startswith(self.HARMLESS):
             if event == "open" and arguments[1] in ("r", "rb", None) and not arguments[2] & 0x3:
                 return
-            self.seen.append((event, arguments))
+            self.recorded.append((event, arguments))
 
     def __enter__(self):
-        self.on, self.seen = True, []
+        self.active, self.recorded = True, []
         return self
 
     def __exit__(self, *_):
-        self.on = False
+        self.active = False
 
 
 @pytest.fixture(scope="module")
-def watch():
-    """Hooks cannot be removed: one for all tests."""
-    return Watch()
+def audit_events():
+    """One hook for all tests, since audit hooks cannot be removed."""
+    return AuditEvents()
 
 
-def test_fifty_kinds_of_malicious_files_run_nothing(watch, tmp_path, monkeypatch):
+def test_no_payload_of_over_fifty_runs_code(audit_events, tmp_path, monkeypatch):
     assert len(PAYLOADS) >= 50
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "evil_module.py").write_text(f"{WRITE}\nclass Thing: pass\n")
     (tmp_path / "victim").write_text("here")
     (tmp_path / "good.pt").write_bytes(archive(checkpoint(value(1))))
-    read_checkpoint("good.pt")  # imports what reading imports
+    read_checkpoint("good.pt")  # imports the modules that reading needs
     before = set(sys.modules)
     read = 0
     for name, payload in PAYLOADS.items():
@@ -193,22 +193,22 @@ def test_fifty_kinds_of_malicious_files_run_nothing(watch, tmp_path, monkeypatch
         ):
             path = tmp_path / f"file{number}.pt"
             path.write_bytes(content)
-            with watch, suppress(WeightsError):
+            with audit_events, suppress(WeightsError):
                 read += isinstance(read_checkpoint(path), dict)
-            assert not watch.seen, name
+            assert not audit_events.recorded, name
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         *("evil_module.py", "file0.pt", "file1.pt", "file2.pt", "good.pt", "victim"),
     ]
     assert set(sys.modules) == before
-    assert read > len(PAYLOADS)  # most are read without what they wanted to run
+    assert read > len(PAYLOADS)  # most are read without their payload
 
 
-def test_the_payloads_would_run_otherwise(tmp_path, monkeypatch):
+def test_the_payloads_run_with_an_unsafe_unpickler(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "evil_module.py").write_text(f"{WRITE}\nclass Thing: pass\n")
     for name in ("os.system", "eval", "getattr", "the opcode INST", "the opcode OBJ", "an import"):
-        if name == "getattr":  # needs a module in place of its variables
+        if name == "getattr":  # needs the module instead of its variables
             continue
         pickle.loads(checkpoint(PAYLOADS[name]))
         assert (tmp_path / MARK).exists(), name
@@ -228,7 +228,7 @@ def tensor(size, stride, offset=0, memory=None):
 
 
 def model(*tensors):
-    """The pickle of a checkpoint with tensors."""
+    """The pickle of a checkpoint with the given tensors."""
     items = b"".join(value(f"w{number}.weight") + item for number, item in enumerate(tensors))
     return b"\x80\x02}X\x05\x00\x00\x00model}(" + items + b"us."
 
@@ -279,7 +279,7 @@ BOMBS = {
 
 
 def overlapping():
-    """An archive all of whose parts lie at one place."""
+    """An archive whose records all overlap."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
         file.writestr("a/data.pkl", bytes(1 << 16))
@@ -290,12 +290,12 @@ def overlapping():
     return buffer.getvalue()
 
 
-BOMBS["parts that overlap"] = overlapping()
+BOMBS["overlapping records"] = overlapping()
 
 
 @pytest.fixture
-def a_gigabyte():
-    """The process may take 1 GB more than it has."""
+def memory_limit():
+    """Limit the process to 1 GB more memory than it has."""
     with open("/proc/self/statm") as file:
         pages = int(file.read().split()[0])
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
@@ -305,11 +305,11 @@ def a_gigabyte():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the size of the process from /proc")
-def test_bombs_are_refused_at_once(a_gigabyte, tmp_path):
+def test_bombs_are_refused_quickly(memory_limit, tmp_path):
     path = tmp_path / "bomb.pt"
     for name, content in BOMBS.items():
         path.write_bytes(content)
-        start = time.process_time()  # the machine may have other work
+        start = time.process_time()  # not wall time, since the machine may be busy
         for read in (load_weights, convert_weights):
             arguments = (
                 (torch.nn.Module(), path) if read is load_weights else (path, tmp_path / "out.pt", "vmae_det")

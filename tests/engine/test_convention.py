@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vmae_det.checkpoint.published import from_our_names
+from vmae_det.checkpoint.rename_parameters import rename_to_published
 from vmae_det.engine.weights import build_model_with_weights
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.inference import ActionPredictor
@@ -19,7 +19,7 @@ def published(tiny_cfg, tmp_path):
 
     def make(task, *keys):
         cfg = tiny_cfg(task, *keys, *FLAT, "MODEL.WEIGHTS", str(tmp_path / f"{task}.pth"))
-        _, state_dict, _ = from_our_names(build_model(cfg).state_dict(), "videomae")
+        _, state_dict, _ = rename_to_published(build_model(cfg).state_dict(), "videomae")
         torch.save({"module": state_dict}, cfg.MODEL.WEIGHTS)
         return cfg
 

@@ -13,7 +13,7 @@ import torch
 from interrupts import StopAfter
 
 from vmae_det.checkpoint import Checkpointer
-from vmae_det.checkpoint.sharded import read_index
+from vmae_det.checkpoint.sharded import read_metadata
 from vmae_det.engine.launch import launch
 from vmae_det.engine.parallel import parallelize
 from vmae_det.engine.train import run_training
@@ -91,7 +91,7 @@ def test_a_shared_checkpoint_of_four_goes_on_in_any_number(tiny_cfg, tmp_path, r
     cfg = tiny_cfg("pretrain", *options, "SOLVER.PARALLEL", "fsdp", "OUTPUT_DIR", str(tmp_path / "four"))
     assert launch(interrupted, (cfg,), num_processes=4) == 128 + signal.SIGINT
     saved = tmp_path / "four" / "checkpoint_0000002"
-    parts = read_index(saved / ".metadata").state_dict_metadata["model.backbone.blocks.0.mlp.fc1.weight"]
+    parts = read_metadata(saved / ".metadata").state_dict_metadata["model.backbone.blocks.0.mlp.fc1.weight"]
     assert len(parts.chunks) == 4  # each process had its own
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=saved, check=True)
     for processes, parallel in ((1, "fsdp"), (2, "fsdp"), (2, "ddp")):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vmae_det import model_zoo
-from vmae_det.checkpoint.shapes import keys_of
+from vmae_det.checkpoint.loading import config_keys_from_shapes
 from vmae_det.modeling import build_model
 from vmae_det.utils.errors import ConfigError
 
@@ -42,7 +42,7 @@ def test_each_config_builds_the_network_of_its_weights(name):
     encoder, decoder = SIZES[next((size for size in SIZES if size in name), "base")]
     with torch.device("meta"):
         model = build_model(cfg)
-    found = keys_of(model.state_dict())
+    found = config_keys_from_shapes(model.state_dict())
     backbone = cfg.MODEL.BACKBONE
     sizes = [found[f"MODEL.BACKBONE.{key}"] for key in ("EMBED_DIM", "DEPTH")]
     assert (*sizes, backbone.NUM_HEADS) == encoder

@@ -6,7 +6,7 @@ from conftest import relative_error
 
 from vmae_det.checkpoint import load_weights, save_weights
 from vmae_det.checkpoint.convert import convert_weights
-from vmae_det.checkpoint.published import from_our_names
+from vmae_det.checkpoint.rename_parameters import rename_to_published
 from vmae_det.config import get_cfg
 from vmae_det.modeling import build_model
 from vmae_det.modeling.masking import draw_mask
@@ -90,7 +90,7 @@ def assert_predictions_agree(ours, theirs, size):
     assert loss.item() == pytest.approx(out.loss.item(), rel=1e-6)
     loss.backward()
     out.loss.backward()
-    _, gradients, _ = from_our_names(
+    _, gradients, _ = rename_to_published(
         {name: value.grad for name, value in ours.named_parameters()}, "huggingface"
     )
     for name, parameter in theirs.named_parameters():
@@ -129,7 +129,7 @@ def test_our_weights_in_their_models(size, tmp_path):
         path = save_weights(randomise(ours).state_dict(), "", tmp_path / "ours.pt")
         folder = tmp_path / pair.__name__
         report = convert_weights(path, folder / "model.safetensors", "huggingface")
-        assert not report.left_out
+        assert not report.dropped
         theirs.config.save_pretrained(folder)
         theirs, loading = type(theirs).from_pretrained(folder, output_loading_info=True)
         assert not any(loading.values()), loading

@@ -1,116 +1,115 @@
-"""Weights as a folder that `from_pretrained` of Transformers takes, the model and its image processor."""
+"""Folders that Transformers writes: find the weights in them, in one file or in shards with an index."""
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from vmae_det.checkpoint.files import write_checkpoint
-from vmae_det.checkpoint.huggingface import BILINEAR, CONFIG, MODEL_TYPE, PREPROCESSOR
-from vmae_det.checkpoint.limits import check_expressible
-from vmae_det.checkpoint.published import POSITIONS, from_our_names
-from vmae_det.config import CfgNode
-from vmae_det.modeling.backbone import LAYER_NORM_EPS
 from vmae_det.utils.errors import WeightsError
-from vmae_det.utils.output_files import write_json
 
-WEIGHTS = "model.safetensors"
-ARCHITECTURES = {
-    "MaskedAutoencoder": "VideoMAEForPreTraining",
-    "VideoClassifier": "VideoMAEForVideoClassification",
-}
+_INDEX_SUFFIX = ".index.json"
+# In the order in which Transformers looks for them.
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P<suffix>\.\w+)")
+_MAX_JSON_BYTES = 1 << 26
 
 
-def write_folder(
-    weights: dict[str, torch.Tensor], cfg: CfgNode, label_map: dict[str, Any] | None, folder: Path
-) -> None:
-    """Write a model's weights with `config.json` and `preprocessor_config.json`, each whole or not at all.
+def find_weights(folder: Path) -> Path:
+    """Return the weights file of a folder, or the index of its shards. WeightsError if there is neither."""
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise WeightsError(f"{folder}: the folder contains no {', '.join(WEIGHT_FILES)}{_hint(folder)}")
 
-    Args:
-        weights: all of the model that `cfg` describes, under our names.
-        label_map: the fields of a LabelMap, whose names become `id2label`.
+
+def _hint(folder: Path) -> str:
+    """Name the files of the folder that the user may have meant."""
+    files = sorted(
+        path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".pt", ".pth")
+    )
+    if any(_SHARD.fullmatch(name) for name in files):
+        return "; it contains shards, but no index that lists all of them"
+    return f"; it contains {', '.join(files[:3])}: pass one of these files" if files else ""
+
+
+def is_index(path: Path) -> bool:
+    """Return whether a file is an index of shards, by its name."""
+    return path.name.endswith(_INDEX_SUFFIX)
+
+
+def shards_of_index(index: Path) -> list[str]:
+    """Return the file names of the shards, without duplicates.
 
     Raises:
-        WeightsError: Transformers has no such model, or the label map is of other classes.
-        OutputError: the folder cannot be written.
+        WeightsError: the index is not a JSON object with a `weight_map` from parameters to files of the same
+            folder.
     """
-    if cfg.MODEL.META_ARCHITECTURE not in ARCHITECTURES:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise WeightsError(f"{index}: expected 'weight_map' with the file of each parameter")
+    for name in weight_map.values():
+        if not isinstance(name, str) or Path(name).name != name or name in (".", ".."):
+            raise WeightsError(
+                f"{index}: expected files of the same folder in 'weight_map', got {name!r:.80}"
+            )
+    return sorted(set(weight_map.values()))
+
+
+def read_shards(index: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """Read all parameters that an index lists, by name.
+
+    Args:
+        read: returns the parameters in a file.
+
+    Raises:
+        WeightsError: a file or a parameter is missing.
+    """
+    names = shards_of_index(index)
+    missing = [name for name in names if not index.with_name(name).is_file()]
+    if missing:
         raise WeightsError(
-            f"{folder}: Transformers has no {cfg.MODEL.META_ARCHITECTURE}; expected "
-            f"{' or '.join(ARCHITECTURES)}"
+            f"{index}: {len(missing)} of its {len(names)} files are missing, such as {missing[0]}"
         )
-    check_expressible("huggingface", weights, cfg)
-    weights = {name: value for name, value in weights.items() if name != POSITIONS}  # they are computed
-    _, state_dict, _ = from_our_names(weights, "huggingface")
-    write_json(folder / PREPROCESSOR, preprocessor_fields(cfg))
-    write_json(folder / CONFIG, config_fields(cfg, label_map))
-    write_checkpoint(state_dict, folder / WEIGHTS, None)
+    weight_map = read_json(index)["weight_map"]
+    parameters = {}
+    for name in names:
+        content = read(index.with_name(name))
+        parameters |= {key: value for key, value in content.items() if weight_map.get(key, name) == name}
+    absent = sorted(weight_map.keys() - parameters.keys())
+    if absent:
+        raise WeightsError(f"{index}: its files lack {len(absent)} parameters, such as {absent[0]}")
+    return parameters
 
 
-def config_fields(cfg: CfgNode, label_map: dict[str, Any] | None) -> dict[str, Any]:
-    """The fields of VideoMAEConfig, as `config.json` holds them."""
-    backbone, decoder = cfg.MODEL.BACKBONE, cfg.MODEL.DECODER
-    classifies = cfg.MODEL.META_ARCHITECTURE == "VideoClassifier"
-    fields = {
-        "architectures": [ARCHITECTURES[cfg.MODEL.META_ARCHITECTURE]],
-        "model_type": MODEL_TYPE,
-        "torch_dtype": "float32",
-        "image_size": cfg.INPUT.CROP_SIZE,
-        "num_frames": cfg.INPUT.NUM_FRAMES,
-        "num_channels": 3,
-        "patch_size": backbone.PATCH_SIZE,
-        "tubelet_size": backbone.TUBELET_SIZE,
-        "hidden_size": backbone.EMBED_DIM,
-        "num_hidden_layers": backbone.DEPTH,
-        "num_attention_heads": backbone.NUM_HEADS,
-        "intermediate_size": int(backbone.EMBED_DIM * backbone.MLP_RATIO),
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-        "layer_norm_eps": LAYER_NORM_EPS,
-        "qkv_bias": True,
-        # The classifier has its norm behind the mean over tokens, the autoencoder behind the encoder.
-        "use_mean_pooling": classifies,
-        "decoder_hidden_size": decoder.EMBED_DIM,
-        "decoder_num_hidden_layers": decoder.DEPTH,
-        "decoder_num_attention_heads": decoder.NUM_HEADS,
-        "decoder_intermediate_size": 4 * decoder.EMBED_DIM,
-        "norm_pix_loss": cfg.MODEL.RECONSTRUCTION.NORMALIZE,
-    }
-    if classifies:
-        names = _names(label_map, cfg.MODEL.CLASSIFIER.NUM_CLASSES)
-        fields["id2label"] = dict(enumerate(names))
-        fields["label2id"] = {name: number for number, name in enumerate(names)}
-        fields["problem_type"] = "single_label_classification"
-    return fields
-
-
-def preprocessor_fields(cfg: CfgNode) -> dict[str, Any]:
-    """The fields of VideoMAEImageProcessor, as `preprocessor_config.json` holds them."""
-    side = cfg.INPUT.CROP_SIZE
-    return {
-        "image_processor_type": "VideoMAEImageProcessor",
-        "do_resize": True,
-        "size": {"shortest_edge": cfg.INPUT.TEST_SHORT_SIDE},
-        "resample": BILINEAR,
-        "do_center_crop": True,
-        "crop_size": {"height": side, "width": side},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": [value / 255 for value in cfg.MODEL.PIXEL_MEAN],
-        "image_std": [value / 255 for value in cfg.MODEL.PIXEL_STD],
-    }
-
-
-def _names(label_map: dict[str, Any] | None, num_classes: int) -> list[str]:
-    if label_map is None:
-        return [f"LABEL_{number}" for number in range(num_classes)]  # Transformers' own names of classes
-    names = list(label_map["names"])
-    if len(names) != num_classes:
+def refuse_lone_shard(path: Path) -> None:
+    """Raise WeightsError for one shard of several, since it holds only some of the weights."""
+    match = _SHARD.fullmatch(path.name)
+    if match and int(match["total"]) > 1:
+        index = f"{match['stem']}{match['suffix']}{_INDEX_SUFFIX}"
         raise WeightsError(
-            f"MODEL.CLASSIFIER.NUM_CLASSES: {num_classes}, but the label map has {len(names)} classes"
+            f"{path}: one of {int(match['total'])} files that hold the weights together; pass the folder "
+            f"with all of them and {index}"
         )
-    return names
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of at most 64 MiB. WeightsError for anything else."""
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise WeightsError(f"{path}: larger than {_MAX_JSON_BYTES >> 20} MB, expected a short JSON file")
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{path}: not valid JSON: {str(error)[:200]}") from None
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content

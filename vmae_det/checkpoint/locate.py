@@ -1,46 +1,153 @@
-"""Where weights lie: by path, by address, or by their name in the model zoo."""
+"""Find weights by path, URL, model zoo name or Hugging Face hub name, and download them if needed."""
 
 from __future__ import annotations
 
+import logging
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
-from vmae_det.checkpoint.hub import fetch_model, parse_hub_name
+from vmae_det.checkpoint.huggingface_config import CONFIG, PREPROCESSORS
+from vmae_det.checkpoint.huggingface_folder import WEIGHT_FILES, is_index, shards_of_index
 from vmae_det.model_zoo.weights import WEIGHTS
 from vmae_det.utils.errors import DataError, UserError, WeightsError, did_you_mean
 from vmae_det.utils.input_files import check_regular_file
-from vmae_det.utils.paths import is_address, local_path
+from vmae_det.utils.paths import is_url, local_path
+
+logger = logging.getLogger(__name__)
+
+_HUB_NAME = re.compile(
+    r"(?:https://huggingface\.co/)?(?P<repo>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})"
+    r"(?:(?:@|/tree/)(?P<revision>[\w./-]{1,200}))?/?"
+)
+_FILE_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".onnx", ".pt2", ".pkl", ".pyth", ".ckpt", ".tar")
 
 
 def locate(source: str | Path, folders: bool = False) -> Path:
-    """The file of weights on this machine, fetched if need be.
+    """Return the local path of weights. Downloads them if they are not in a cache.
 
     Args:
-        source: a path; an http(s) address, whose file is kept in the cache and checked where it ends in
-            `#sha256=DIGITS`; a name of `model_zoo.WEIGHTS`; or, with `folders`, a model of the Hugging Face
-            hub as `org/name` or `org/name@revision`. A path that exists goes before a name.
-        folders: whether it may be a folder.
+        source: a path; an http(s) URL, whose file is cached, and verified if the URL ends in
+            `#sha256=DIGITS`; a name in `model_zoo.WEIGHTS`; or, with `folders`, a model on the Hugging Face
+            hub as `org/name` or `org/name@revision`. An existing path has precedence over a name.
+        folders: whether the result may be a folder.
 
     Raises:
-        WeightsError: there is no such file, or it cannot be fetched.
+        WeightsError: there is no such file, or it cannot be downloaded.
     """
     text = str(source)
-    if not Path(text).exists():
-        model = parse_hub_name(text) if folders and text not in WEIGHTS else None
-        if model is not None:
-            return fetch_model(model)
-    if not is_address(text) and not Path(text).exists():
-        if text not in WEIGHTS:
-            near = "" if "/" in text or Path(text).suffix else did_you_mean(text, WEIGHTS)
-            raise WeightsError(f"{text}: no such checkpoint file, nor weights of the model zoo{near}")
-        known = WEIGHTS[text]
-        text = known.url + (f"#sha256={known.sha256}" if known.sha256 else "")
+    if not is_url(text) and Path(text).exists():
+        return _checked(Path(text), folders)
+    if text in WEIGHTS:
+        published = WEIGHTS[text]
+        text = published.url + (f"#sha256={published.sha256}" if published.sha256 else "")
+    elif folders and (model := parse_hub_name(text)) is not None:
+        return download_from_hub(model)
+    elif not is_url(text):
+        suggestion = "" if "/" in text or Path(text).suffix else did_you_mean(text, WEIGHTS)
+        raise WeightsError(f"{text}: no such checkpoint file or model zoo name{suggestion}")
     try:
         path = local_path(text)
     except UserError as error:
         raise WeightsError(str(error)) from None
+    return _checked(path, folders)
+
+
+def _checked(path: Path, folders: bool) -> Path:
     if not (folders and path.is_dir()):
         try:
             check_regular_file(path)
         except DataError as error:
             raise WeightsError(str(error)) from None
     return path
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A model repository on the Hugging Face hub, at a branch, tag or commit; None is the default branch."""
+
+    repo: str
+    revision: str | None
+
+    def __str__(self) -> str:
+        return self.repo + (f"@{self.revision}" if self.revision else "")
+
+
+def parse_hub_name(text: str) -> HubModel | None:
+    """Parse `org/name`, `org/name@revision` or the URL of the model's page. Return None for other text.
+
+    Text that ends in the suffix of a weights file is not a hub name.
+    """
+    match = _HUB_NAME.fullmatch(text)
+    if match is None or match["repo"].endswith(_FILE_SUFFIXES):
+        return None
+    return HubModel(match["repo"], match["revision"])
+
+
+def download_from_hub(model: HubModel) -> Path:
+    """Return the cached folder with the weights, `config.json` and `preprocessor_config.json` of a model.
+
+    Files that are in the cache of huggingface_hub ($HF_HOME) are not requested again, so that this works
+    offline. All files are from one commit.
+
+    Raises:
+        WeightsError: the hub cannot be reached, or has no such model, revision or weights.
+    """
+    cached = _cached_folder(model)
+    if cached is not None and _has_configs(cached):
+        return cached
+    try:
+        # The name of a cached folder is its commit.
+        return _download(model, model.revision if cached is None else cached.name)
+    except WeightsError as error:
+        if cached is None:
+            raise
+        logger.warning("%s; using the cached weights without %s or %s", error, CONFIG, PREPROCESSORS[0])
+        return cached
+
+
+def _cached_folder(model: HubModel) -> Path | None:
+    """Return the snapshot folder in the cache if it contains all files of the weights."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in WEIGHT_FILES:
+        path = try_to_load_from_cache(model.repo, name, revision=model.revision)
+        if isinstance(path, str):  # not None, nor the mark of a file that the repository lacks
+            path = Path(path)
+            shards = shards_of_index(path) if is_index(path) else ()
+            if all(path.with_name(shard).is_file() for shard in shards):
+                return path.parent
+    return None
+
+
+def _has_configs(folder: Path) -> bool:
+    return (folder / CONFIG).is_file() and any((folder / name).is_file() for name in PREPROCESSORS)
+
+
+def _download(model: HubModel, revision: str | None) -> Path:
+    from huggingface_hub import errors, list_repo_files, snapshot_download
+
+    try:
+        files = list_repo_files(model.repo, revision=revision)
+        weights = next((name for name in WEIGHT_FILES if name in files), None)
+        if weights is None:
+            raise WeightsError(f"{model}: no weights on the hub; expected {', '.join(WEIGHT_FILES)}")
+        wanted = [weights, CONFIG, *PREPROCESSORS]
+        folder = Path(snapshot_download(model.repo, revision=revision, allow_patterns=wanted))
+        if is_index(folder / weights):
+            shards = shards_of_index(folder / weights)
+            for name in shards:
+                if name not in files:
+                    raise WeightsError(f"{model}: {name}, which {weights} lists, is not on the hub")
+            snapshot_download(model.repo, revision=folder.name, allow_patterns=shards)
+        return folder
+    except WeightsError:
+        raise
+    except errors.RevisionNotFoundError:
+        reason = f"the hub has no revision '{revision}' of this model"
+    except errors.RepositoryNotFoundError:
+        reason = "the hub has no such model, or it is private or gated (run `hf auth login`)"
+    except Exception as error:  # the kinds of connection errors differ between versions of huggingface_hub
+        details = " ".join(str(error).split())[:200]
+        reason = f"not in the cache ($HF_HOME), and it cannot be downloaded: {details}"
+    raise WeightsError(f"{model}: no such file or folder; tried the Hugging Face hub: {reason}")

@@ -1,4 +1,4 @@
-"""The parameters in the content of a checkpoint, which lie under a key or several."""
+"""Find the parameters in a checkpoint, which may be under one key or several nested keys."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Any
 
 import torch
 
-from vmae_det.checkpoint.unpickling import StandIn
+from vmae_det.checkpoint.unpickling import Placeholder
 from vmae_det.utils.errors import WeightsError
 from vmae_det.utils.safe_pickle import PickledArray
 
-AVERAGED_WEIGHTS = "averaged_model"  # their key in a checkpoint of this program
-# Running averages of weights, which training evaluates, go before the weights that they are averages of.
-_AVERAGES = (AVERAGED_WEIGHTS, "model_ema", "state_dict_ema", "ema", "params_ema")
-# Of several the first is taken. mmengine's `state_dict` is the average where it has an `ema_state_dict`, too.
-_KEYS = (
+AVERAGED_WEIGHTS = "averaged_model"  # key of the EMA weights in our own checkpoints
+# EMA weights come first, since training evaluates them.
+_EMA_KEYS = (AVERAGED_WEIGHTS, "model_ema", "state_dict_ema", "ema", "params_ema")
+# The first of these that is present is used. mmengine's `state_dict` holds the EMA weights if the file also
+# has an `ema_state_dict`.
+_WEIGHT_KEYS = (
     "model",
     "module",
     "state_dict",
@@ -26,19 +27,19 @@ _KEYS = (
     "params",
     "ema_state_dict",
 )
-_KNOWN = (*_AVERAGES, *_KEYS)
+_KNOWN_KEYS = (*_EMA_KEYS, *_WEIGHT_KEYS)
 _MAX_DEPTH = 3
 
 
 @dataclass(frozen=True)
 class StateDict:
-    """Tensors by name.
+    """Tensors by name, and where in the file they were found.
 
     Args:
-        tensors: dense, with values.
-        key: under which they lie in the file, such as "model" or "ema.module"; '' at the top.
-        others: keys of other weights, which were not taken.
-        is_average: whether the tensors are a running average of these.
+        tensors: dense tensors with values.
+        key: key of the tensors in the file, such as "model" or "ema.module"; '' for the top level.
+        others: keys of other weights in the file, which are not used.
+        is_average: whether the tensors are EMA weights.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -48,76 +49,82 @@ class StateDict:
 
     def __str__(self) -> str:
         if not self.others:
-            return f"under '{self.key}'" if self.key else "at the top"
-        kind = "averaged weights" if self.is_average else "weights"
+            return f"under '{self.key}'" if self.key else "at the top level"
+        kind = "EMA weights" if self.is_average else "weights"
         return f"the {kind} under '{self.key}', not those under {', '.join(map(repr, self.others))}"
 
 
 def find_state_dict(content: dict[str, Any], where: str = "state dict") -> StateDict:
-    """The parameters in a checkpoint. What is neither a tensor nor an array of numbers is ignored.
+    """Find the parameters in a checkpoint. Values that are not tensors or numeric arrays are ignored.
 
-    They lie under keys that programs are known to use, or under the only key with parameters.
+    Parameters are searched under the keys that common programs use, then under the only key that holds any.
 
     Args:
-        where: the content is from; for the error.
+        where: source of the content, for error messages.
 
     Raises:
         WeightsError: a parameter is sparse, quantized, without values, or an object of an unknown class; or
-            several keys that no program is known to use hold parameters.
+            several keys that no common program uses hold parameters.
     """
     path: list[str] = []
     others: list[str] = []
     while len(path) < _MAX_DEPTH:
-        found = [key for key in _KNOWN if _holds_parameters(content.get(key))]
-        if not found and not _has_parameters(content):
-            found = [key for key, value in content.items() if _holds_parameters(value)]
-            if len(found) > 1:
-                keys = ", ".join(f"{key!r:.80}" for key in found[:4])
-                raise WeightsError(f"{where}: holds several models, under {keys}; save one alone")
-            found = found or [key for key in _KNOWN if isinstance(content.get(key), dict) and content[key]]
-        if not found:
+        keys = [key for key in _KNOWN_KEYS if _contains_parameters(content.get(key))]
+        if not keys and not _has_parameters(content):
+            keys = [key for key, value in content.items() if _contains_parameters(value)]
+            if len(keys) > 1:
+                names = ", ".join(f"{key!r:.80}" for key in keys[:4])
+                raise WeightsError(f"{where}: contains several models, under {names}; save only one of them")
+            keys = keys or [key for key in _KNOWN_KEYS if isinstance(content.get(key), dict) and content[key]]
+        if not keys:
             break
-        others += found[1:]
-        path.append(found[0])
-        content = content[found[0]]
+        others += keys[1:]
+        path.append(keys[0])
+        content = content[keys[0]]
     tensors = {}
     for name, value in content.items():
-        if isinstance(name, str) and (tensor := _dense(name, value, where)) is not None:
+        if isinstance(name, str) and (tensor := _dense_tensor(name, value, where)) is not None:
             tensors[name] = tensor
-    return StateDict(tensors, ".".join(map(str, path)), tuple(others), any(key in _AVERAGES for key in path))
+    is_average = any(key in _EMA_KEYS for key in path)
+    return StateDict(tensors, ".".join(map(str, path)), tuple(others), is_average)
 
 
 def state_dict_of(content: dict[str, Any], where: str = "state dict") -> dict[str, torch.Tensor]:
-    """The tensors of `find_state_dict`."""
+    """Return the tensors that `find_state_dict` finds."""
     return find_state_dict(content, where).tensors
 
 
-def _holds_parameters(value: Any, depth: int = 1) -> bool:
-    """Whether a value is a dict with parameters in it, or in dicts of it."""
+def _contains_parameters(value: Any, depth: int = 1) -> bool:
+    """Return whether a value is a dict that has parameters, directly or under known keys."""
     if not isinstance(value, dict) or depth > _MAX_DEPTH:
         return False
-    return _has_parameters(value) or any(_holds_parameters(value.get(key), depth + 1) for key in _KNOWN)
+    return _has_parameters(value) or any(
+        _contains_parameters(value.get(key), depth + 1) for key in _KNOWN_KEYS
+    )
 
 
 def _has_parameters(content: dict[Any, Any]) -> bool:
-    """Whether a dict has a parameter, which is called like `part.weight`."""
+    """Return whether a dict has an entry with a name like `part.weight` and a tensor, array or object."""
     return any(
         isinstance(name, str)
         and "." in name
-        and (isinstance(value, (torch.Tensor, PickledArray)) or (isinstance(value, StandIn) and not value))
+        and (
+            isinstance(value, (torch.Tensor, PickledArray)) or (isinstance(value, Placeholder) and not value)
+        )
         for name, value in content.items()
     )
 
 
-def _dense(name: str, value: Any, where: str) -> torch.Tensor | None:
+def _dense_tensor(name: str, value: Any, where: str) -> torch.Tensor | None:
+    """Return the value as a tensor, or None if it is not a parameter."""
     if isinstance(value, PickledArray):
         try:
             return torch.tensor(value.to_numpy())
         except (pickle.UnpicklingError, TypeError) as error:
             raise WeightsError(f"{where}: {name}: {error}; expected an array of numbers") from None
     if isinstance(value, torch.Tensor):
-        problem = _odd(value)
-    elif isinstance(value, StandIn) and not value and "." in name:
+        problem = _unsupported_kind(value)
+    elif isinstance(value, Placeholder) and not value and "." in name:
         problem = value.name
     else:
         return None
@@ -126,11 +133,11 @@ def _dense(name: str, value: Any, where: str) -> torch.Tensor | None:
     return value
 
 
-def _odd(value: torch.Tensor) -> str:
-    if value.is_meta:
+def _unsupported_kind(tensor: torch.Tensor) -> str:
+    if tensor.is_meta:
         return "a meta tensor without values"
-    if value.is_quantized:
+    if tensor.is_quantized:
         return "a quantized tensor"
-    if value.layout != torch.strided or value.is_nested:
-        return f"a tensor of the layout {value.layout}"
+    if tensor.layout != torch.strided or tensor.is_nested:
+        return f"a tensor with layout {tensor.layout}"
     return ""

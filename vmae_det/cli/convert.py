@@ -8,7 +8,7 @@ from pathlib import Path
 from vmae_det.cli.arguments import refuse_overwriting
 from vmae_det.cli.weights_arguments import add_weights_arguments, load_label_map, load_weights_config
 
-# The writable formats of vmae_det.checkpoint.formats, repeated here because --help does not import torch.
+# The writable ones of vmae_det.checkpoint.published_formats. Repeated here, so that --help needs no torch.
 FAMILIES = {
     "vmae_det": "this toolkit",
     "videomae": "VideoMAE and VideoMAE V2: pre-training, classification or action detection",

@@ -16,7 +16,7 @@ from vmae_det.formats.video_starts import VideoStarts
 from vmae_det.mini_ava import make_mini_ava
 from vmae_det.utils.errors import ConfigError, DataError, did_you_mean
 from vmae_det.utils.input_files import read_text
-from vmae_det.utils.paths import is_address, local_path
+from vmae_det.utils.paths import is_url, local_path
 from vmae_det.utils.safe_yaml import InvalidYAMLError, load_yaml
 from vmae_det.video.discovery import VideoPaths
 from vmae_det.video.packed_paths import PackedPaths
@@ -215,7 +215,7 @@ def _make_spec(content: dict[str, Any], base: Path, name: str, source: str) -> D
 
 def _file(key: str, value: Any, base: Path, source: str) -> Path:
     """A file or folder on this machine; what is elsewhere is fetched."""
-    if is_address(str(value)):
+    if is_url(str(value)):
         return local_path(str(value))
     path = base / str(value)
     if not path.exists():
@@ -228,7 +228,7 @@ def _video_start(value: Any, base: Path, source: str) -> float | VideoStarts:
     if type(value) in (int, float):
         return float(value)
     if isinstance(value, str) and value.endswith(".csv"):
-        return VideoStarts(local_path(value) if is_address(value) else base / value)
+        return VideoStarts(local_path(value) if is_url(value) else base / value)
     raise DataError(f"video_start: expected seconds, got {value!r}; or a table of them (.csv)", source)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vmae_det.checkpoint import read_checkpoint
-from vmae_det.checkpoint.digest import check_digest
+from vmae_det.checkpoint.checkpointer import verify_digest
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import ConfigError, WeightsError, did_you_mean
 
@@ -59,7 +59,7 @@ class BestCheckpoint:
 
     def _read(self, metric: Metric) -> None:
         try:
-            check_digest(self.path)
+            verify_digest(self.path)
             content = read_checkpoint(self.path)
         except WeightsError as error:
             logger.warning("the next evaluation counts as the best one: %s", error)

@@ -9,8 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from vmae_det.checkpoint.optimizer_state import load_whole, make_tensors, tensors_by_name
-from vmae_det.checkpoint.sharded import load_tensors
+from vmae_det.checkpoint.sharded import (
+    initialize_optimizer_state,
+    load_full_optimizer_state,
+    load_tensors,
+    optimizer_state_by_name,
+)
 from vmae_det.checkpoint.state_dicts import AVERAGED_WEIGHTS
 from vmae_det.config import CfgNode
 from vmae_det.config.differences import config_differences
@@ -39,13 +43,13 @@ def restore(
         WeightsError: the checkpoint is damaged, or belongs to another model.
     """
     if path.is_dir():
-        make_tensors(optimizer)
-        targets = {"model": model.state_dict(), "optimizer": tensors_by_name(optimizer)}
+        initialize_optimizer_state(optimizer)
+        targets = {"model": model.state_dict(), "optimizer": optimizer_state_by_name(optimizer)}
         if ema and state["averages"]:
             targets[AVERAGED_WEIGHTS] = ema.state_dict()
         load_tensors(path, targets)
     else:
-        load_whole(optimizer, state["optimizer"])
+        load_full_optimizer_state(optimizer, state["optimizer"])
         if ema and AVERAGED_WEIGHTS in state:
             ema.load_state_dict(state[AVERAGED_WEIGHTS])
     if ema and not (state.get("averages") or AVERAGED_WEIGHTS in state):

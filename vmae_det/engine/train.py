@@ -18,7 +18,7 @@ import yaml
 from torch import nn
 
 from vmae_det.checkpoint import Checkpointer, load_weights, save_weights
-from vmae_det.checkpoint.optimizer_state import tensors_by_name
+from vmae_det.checkpoint.sharded import optimizer_state_by_name
 from vmae_det.checkpoint.state_dicts import AVERAGED_WEIGHTS
 from vmae_det.config import CfgNode
 from vmae_det.data.catalog import get_dataset
@@ -216,7 +216,9 @@ class TrainingRun:
         return ema | {
             "model": self.model.state_dict(),
             "optimizer": (
-                tensors_by_name(self.optimizer) if is_sharded(self.cfg) else self.optimizer.state_dict()
+                optimizer_state_by_name(self.optimizer)
+                if is_sharded(self.cfg)
+                else self.optimizer.state_dict()
             ),
             "averages": self.ema is not None,
             "scaler": self.trainer.scaler.state_dict(),

@@ -7,8 +7,8 @@ import logging
 from torch import nn
 
 from vmae_det.checkpoint import LoadReport, load_weights, read_checkpoint
-from vmae_det.checkpoint.comparison import compare_configs
-from vmae_det.checkpoint.formats import PUBLISHED_DETECTOR
+from vmae_det.checkpoint.published_formats import PUBLISHED_DETECTOR
+from vmae_det.checkpoint.stored_config import compare_configs
 from vmae_det.config import CfgNode
 from vmae_det.data.classes import ModelClasses
 from vmae_det.modeling import build_model

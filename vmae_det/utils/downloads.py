@@ -1,4 +1,8 @@
-"""Files from the web: kept in a cache, checked, and gone on with where a broken download stopped."""
+"""Download files over http(s) into a cache, with retries, resuming and checksums.
+
+No library is used for this: the downloads of torch.hub, iopath and pooch do not resume. That of
+huggingface_hub does, but is private and does not notice if the file changes on the server in the meantime.
+"""
 
 from __future__ import annotations
 
@@ -17,127 +21,136 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from vmae_det.utils.errors import UserError
+from vmae_det.utils.input_files import sha256_of
 
 logger = logging.getLogger(__name__)
 
-_CHUNK = 1 << 20
-_TIMEOUT = 30.0  # seconds without a byte
-# Pauses, in seconds, before the attempts that follow one without progress.
-_PAUSES = (1.0, 2.0, 4.0, 8.0)
-_TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)
-_PLAIN = re.compile(r"[^\w.+-]")
+_CHUNK_BYTES = 1 << 20
+_TIMEOUT = 30.0  # seconds without data
+# Seconds to wait before each retry. The list starts again after an attempt that received data.
+_RETRY_DELAYS = (1.0, 2.0, 4.0, 8.0)
+_RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)
+_UNSAFE = re.compile(r"[^\w.+-]")
 
 
 class DownloadError(UserError):
-    """A file could not be had from the web; the message begins with its address."""
+    """A file cannot be downloaded. The message begins with its URL."""
 
 
 def cache_folder() -> Path:
-    """$VMAE_DET_CACHE, else ~/.cache/vmae_det."""
+    """Return $VMAE_DET_CACHE, or ~/.cache/vmae_det if it is not set."""
     return Path(os.environ.get("VMAE_DET_CACHE") or Path.home() / ".cache" / "vmae_det")
 
 
 def download(url: str, sha256: str | None = None) -> Path:
-    """The file at an http(s) address, from the cache where it is there already.
+    """Return the path of the file at an http(s) URL in the cache. Downloads it if it is not there.
 
-    A connection that breaks is opened again, and the download goes on where it stopped if the server can do
-    that (HTTP ranges), also after the program was ended. The file gets its name when it is whole. Several
-    processes may ask for it at once: one fetches it.
+    A download whose connection breaks is resumed with an HTTP range request if the server supports it, also
+    in a later run of the program. The file gets its name when it is complete. If several processes download
+    the same URL at once, one does and the others wait.
 
     Args:
-        sha256: of the file, as 64 hexadecimal digits; None where it is not known.
+        sha256: expected SHA-256 of the file as 64 hexadecimal digits; None if it is unknown.
 
     Raises:
-        DownloadError: the address does not answer, has no such file, or the file is not the one expected.
+        DownloadError: the server does not answer, has no such file, or sends a file with another SHA-256.
     """
     target = _cached_path(url)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(target.name + ".lock")):
-            if target.is_file() and (sha256 is None or _sha256(target) == sha256.lower()):
+            if target.is_file() and (sha256 is None or sha256_of(target) == sha256.lower()):
                 return target
-            _fetch(url, target, sha256)
+            _download(url, target, sha256)
     except OSError as error:
-        raise DownloadError(f"{url}: cannot be kept in {target.parent}: {error.strerror or error}") from None
+        reason = error.strerror or error
+        raise DownloadError(f"{url}: cannot be written to {target.parent}: {reason}") from None
     return target
 
 
-def split_address(address: str) -> SplitResult:
-    """The parts of an address; UserError where it is none."""
+def parse_url(url: str) -> SplitResult:
+    """Split a URL into its components. UserError if it is not valid."""
     try:
-        parts = urlsplit(address)
-        _ = parts.port  # which looks at it
+        parts = urlsplit(url)
+        _ = parts.port  # raises ValueError if it is not valid
     except ValueError as error:
-        raise UserError(f"{address}: not a valid address: {error}") from None
+        raise UserError(f"{url}: not a valid URL: {error}") from None
     return parts
 
 
 def _cached_path(url: str) -> Path:
-    """Where the file of an address lies: by host and path, made of harmless characters."""
-    parts = split_address(url)
-    names = [_PLAIN.sub("_", unquote(part)) for part in parts.path.split("/")]
+    """Return the path in the cache for a URL: its host and path, with safe characters only."""
+    parts = parse_url(url)
+    names = [_UNSAFE.sub("_", unquote(part)) for part in parts.path.split("/")]
     names = [name for name in names if name.strip(".")]
     if not parts.hostname or not names:
-        raise DownloadError(f"{url}: names no file")
+        raise DownloadError(f"{url}: the URL does not name a file")
     if parts.query:
         names.insert(-1, hashlib.sha256(parts.query.encode()).hexdigest()[:16])
-    return cache_folder().joinpath(_PLAIN.sub("_", parts.netloc.rpartition("@")[2]), *names)
+    return cache_folder().joinpath(_UNSAFE.sub("_", parts.netloc.rpartition("@")[2]), *names)
 
 
-def _fetch(url: str, target: Path, sha256: str | None) -> None:
+def _download(url: str, target: Path, sha256: str | None) -> None:
     partial = target.with_name(target.name + ".part")
     logger.info("%s: downloading to %s", url, target)
-    waiting = list(_PAUSES)
+    delays = list(_RETRY_DELAYS)
     while True:
-        before = partial.stat().st_size if partial.exists() else 0
-        problem = _receive(url, partial, checked=sha256 is not None)
+        size_before = partial.stat().st_size if partial.exists() else 0
+        problem = _attempt(url, partial, has_checksum=sha256 is not None)
         if problem is None:
             break
-        if partial.exists() and partial.stat().st_size > before:
-            waiting = list(_PAUSES)
-        if not waiting:
-            raise DownloadError(f"{url}: {problem}; {len(_PAUSES) + 1} attempts in a row brought nothing")
-        logger.warning("%s: %s; again in %g s", url, problem, waiting[0])
-        time.sleep(waiting.pop(0))
-    found = _sha256(partial)
+        if partial.exists() and partial.stat().st_size > size_before:
+            delays = list(_RETRY_DELAYS)
+        if not delays:
+            attempts = len(_RETRY_DELAYS) + 1
+            raise DownloadError(f"{url}: {problem}; gave up after {attempts} attempts without progress")
+        logger.warning("%s: %s; retrying in %g s", url, problem, delays[0])
+        time.sleep(delays.pop(0))
+    digest = sha256_of(partial)
     _validator_path(partial).unlink(missing_ok=True)
-    if sha256 is not None and found != sha256.lower():
+    if sha256 is not None and digest != sha256.lower():
         partial.unlink()
-        raise DownloadError(f"{url}: expected a file with SHA-256 {sha256}, got {found}; nothing was kept")
+        raise DownloadError(f"{url}: expected a file with SHA-256 {sha256}, got {digest}; removed the file")
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     os.replace(partial, target)
 
 
-def _receive(url: str, partial: Path, checked: bool) -> str | None:
-    """One attempt: what the server sends goes to the end of `partial`. None when the file is whole, else
-    what went wrong.
+def _attempt(url: str, partial: Path, has_checksum: bool) -> str | None:
+    """Make one request and append what the server sends to `partial`.
 
-    A part is only gone on with if a change of the file would show: to the server, by the mark that it gave
-    before, or by the checksum.
+    A partial file is only resumed if a change of the file would be noticed: by the server, which compares the
+    ETag that it sent before, or by the checksum.
+
+    Returns:
+        None if the file is complete, or else a problem that may be temporary.
+
+    Raises:
+        DownloadError: a problem that a retry cannot solve.
     """
     validator = _validator_path(partial)
-    have = partial.stat().st_size if partial.exists() and (checked or validator.exists()) else 0
+    resumable = partial.exists() and (has_checksum or validator.exists())
+    start = partial.stat().st_size if resumable else 0
     request = urllib.request.Request(url, headers={"User-Agent": "vmae_det", "Accept-Encoding": "identity"})
-    if have:
-        request.add_header("Range", f"bytes={have}-")
-        if validator.exists():  # should the file have changed, the server sends all of it
+    if start:
+        request.add_header("Range", f"bytes={start}-")
+        if validator.exists():  # if the file has changed, the server sends it from the start
             request.add_header("If-Range", validator.read_text(encoding="utf-8"))
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
-            goes_on = response.status == 206
-            if goes_on and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-                raise http.client.HTTPException("the server sent another range than was asked for")
-            if not goes_on:
+            resumes = response.status == 206
+            if resumes and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+                raise http.client.HTTPException("the server sent another range than requested")
+            if not resumes:
                 partial.unlink(missing_ok=True)
-            _remember(validator, response.headers)
-            return _write(response, partial, have if goes_on else 0)
+            _save_validator(validator, response.headers)
+            return _write(response, partial, start if resumes else 0)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # more is here than there
+        if error.code == 416:  # the partial file is larger than the file
             partial.unlink(missing_ok=True)
-        elif error.code not in _TRY_AGAIN:
-            raise DownloadError(f"{url}: the server answers {error.code} {error.reason}") from None
-        return f"the server answers {error.code} {error.reason}"
+        elif error.code not in _RETRY_STATUS:
+            raise DownloadError(f"{url}: the server answered {error.code} {error.reason}") from None
+        return f"the server answered {error.code} {error.reason}"
     except (http.client.InvalidURL, ValueError) as error:
         raise DownloadError(f"{url}: {error}") from None
     except urllib.error.URLError as error:
@@ -146,16 +159,21 @@ def _receive(url: str, partial: Path, checked: bool) -> str | None:
         return f"the connection broke: {error or type(error).__name__}"
 
 
-def _write(response: http.client.HTTPResponse, partial: Path, have: int) -> str | None:
+def _write(response: http.client.HTTPResponse, partial: Path, start: int) -> str | None:
+    """Append a response to `partial`, which has `start` bytes. Return the problem if it is incomplete."""
     length = response.headers.get("Content-Length")
-    total = have + int(length) if length and length.isdigit() else None
-    with (
-        partial.open("ab" if have else "wb") as file,
-        tqdm(
-            total=total, initial=have, unit="B", unit_scale=True, desc=partial.stem, disable=None, leave=False
-        ) as bar,
-    ):
-        while chunk := response.read1(_CHUNK):
+    total = start + int(length) if length and length.isdigit() else None
+    bar = tqdm(
+        desc=partial.stem,
+        total=total,
+        initial=start,
+        unit="B",
+        unit_scale=True,
+        leave=False,
+        disable=None,  # disabled unless the output is a terminal
+    )
+    with bar, partial.open("ab" if start else "wb") as file:
+        while chunk := response.read1(_CHUNK_BYTES):
             file.write(chunk)
             bar.update(len(chunk))
         received = file.tell()
@@ -165,21 +183,13 @@ def _write(response: http.client.HTTPResponse, partial: Path, have: int) -> str 
 
 
 def _validator_path(partial: Path) -> Path:
-    """Where the mark lies by which the server knows the version that a partial file is of."""
+    """Return the path of the ETag or date by which the server identifies the version of a partial file."""
     return partial.with_name(partial.name + ".etag")
 
 
-def _remember(validator: Path, headers: http.client.HTTPMessage) -> None:
-    mark = headers.get("ETag") or headers.get("Last-Modified")
-    if mark and not mark.startswith("W/"):
-        validator.write_text(mark, encoding="utf-8")
+def _save_validator(path: Path, headers: http.client.HTTPMessage) -> None:
+    validator = headers.get("ETag") or headers.get("Last-Modified")
+    if validator and not validator.startswith("W/"):
+        path.write_text(validator, encoding="utf-8")
     else:
-        validator.unlink(missing_ok=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        path.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ What a small gzip file unfolds into is bounded.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import stat
 import zlib
@@ -113,3 +114,12 @@ class _Expanding(io.RawIOBase):
             advice = "annotation files do not compress that far; unpack it if it is meant so"
             raise DataError(f"{problem}: {advice}", self._path)
         return count
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

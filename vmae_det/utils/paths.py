@@ -1,4 +1,4 @@
-"""Paths and addresses as iopath knows them; a handler that is registered here serves the whole program."""
+"""Resolve paths and URLs to local files through iopath. A handler registered here works everywhere."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from iopath.common.file_io import HTTPURLHandler, PathManager
 from vmae_det.utils.downloads import DownloadError, download
 from vmae_det.utils.errors import UserError
 
-_CHECKSUM = "sha256="
+_CHECKSUM_PREFIX = "sha256="
 
 
-class Downloads(HTTPURLHandler):
-    """http(s) addresses; `#sha256=DIGITS` at the end of one is checked."""
+class DownloadHandler(HTTPURLHandler):
+    """Downloads http(s) URLs. A URL may end in `#sha256=DIGITS`, which is verified."""
 
     def _get_supported_prefixes(self) -> list[str]:
         return ["http://", "https://"]
@@ -23,31 +23,31 @@ class Downloads(HTTPURLHandler):
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
         self._check_kwargs(kwargs)
         url, fragment = urldefrag(path)
-        sha256 = fragment.removeprefix(_CHECKSUM) if fragment.startswith(_CHECKSUM) else None
+        sha256 = fragment.removeprefix(_CHECKSUM_PREFIX) if fragment.startswith(_CHECKSUM_PREFIX) else None
         if sha256 is not None and (len(sha256) != 64 or not set(sha256.lower()) <= set("0123456789abcdef")):
             raise DownloadError(f"{path}: expected #sha256= and 64 hexadecimal digits, got '{sha256}'")
         return str(download(url, sha256))
 
 
 path_manager = PathManager()
-path_manager.register_handler(Downloads())
+path_manager.register_handler(DownloadHandler())
 
 
-def is_address(path: str | Path) -> bool:
-    """Whether a path is one of another place than this machine's disks, such as https://..."""
+def is_url(path: str | Path) -> bool:
+    """Return whether a path is a URL, such as https://..., and not a path on a local disk."""
     return "://" in str(path)
 
 
 def local_path(path: str | Path) -> Path:
-    """Where the file lies on this machine; what lies elsewhere is fetched first.
+    """Return the local path of a file. A URL is downloaded first.
 
     Raises:
-        UserError: an address of a kind that no handler is registered for, or that cannot be fetched.
+        UserError: no handler is registered for this kind of URL, or the download fails.
     """
     text = str(path)
-    if not is_address(text):
+    if not is_url(text):
         return Path(text)
     path = path_manager.get_local_path(text)
     if path == text:
-        raise UserError(f"{text}: expected a file or an http(s) address; others need a handler of iopath")
+        raise UserError(f"{text}: expected a file or an http(s) URL; register an iopath handler for others")
     return Path(path)

@@ -13,7 +13,7 @@ import numpy as np
 
 from vmae_det.utils.errors import DataError, UserError
 from vmae_det.utils.file_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from vmae_det.utils.paths import is_address
+from vmae_det.utils.paths import is_url
 from vmae_det.video.packed_paths import PackedPaths
 from vmae_det.video.readers.image_folder import natural_key
 from vmae_det.video.shards import Shards, ShardVideoPaths
@@ -160,7 +160,7 @@ def find_video_inputs(names: Sequence[str]) -> list[VideoInput]:
 
 def _expand_argument(name: str) -> list[VideoInput]:
     root = Path(name)
-    if is_live(name) or is_address(name) or not root.is_dir():
+    if is_live(name) or is_url(name) or not root.is_dir():
         return [VideoInput(name, Path(video_id(name)))]
     inputs = []
     for folder, subfolders, files in os.walk(root):

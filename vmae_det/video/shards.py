@@ -18,11 +18,11 @@ import numpy as np
 from filelock import FileLock
 from tqdm import tqdm
 
-from vmae_det.utils.downloads import cache_folder, split_address
+from vmae_det.utils.downloads import cache_folder, parse_url
 from vmae_det.utils.errors import DataError
 from vmae_det.utils.file_types import SHARD_SUFFIX, VIDEO_SUFFIXES
 from vmae_det.utils.output_files import atomic_write
-from vmae_det.utils.paths import is_address, local_path
+from vmae_det.utils.paths import is_url, local_path
 from vmae_det.video.packed_paths import PackedPaths, PackedStrings
 from vmae_det.video.readers.base import VideoLocation
 from vmae_det.video.readers.tar_shard import INVALID_CLASS, NO_CLASS, key_of, list_shard, scan_shard
@@ -72,9 +72,9 @@ def find_shards(text: str, base: Path = Path()) -> Shards | None:
         DataError: a shard does not exist, or a URL is not that of a shard.
         UserError: a shard cannot be downloaded.
     """
-    if is_address(text):
+    if is_url(text):
         urls = _expand_limited(text)
-        if not urls or not all(split_address(url).path.endswith(SHARD_SUFFIX) for url in urls):
+        if not urls or not all(parse_url(url).path.endswith(SHARD_SUFFIX) for url in urls):
             raise DataError(f"expected the URL of tar shards ({SHARD_SUFFIX})", text)
         bar = tqdm(urls, desc="shards", unit="shard", disable=None if len(urls) > 1 else True, leave=False)
         return Shards(text, [local_path(url) for url in bar])

@@ -20,9 +20,9 @@ import av
 import numpy as np
 
 from vmae_det.utils.channel import Channel, ChannelClosed
-from vmae_det.utils.downloads import split_address
+from vmae_det.utils.downloads import parse_url
 from vmae_det.utils.errors import DataError
-from vmae_det.utils.paths import is_address
+from vmae_det.utils.paths import is_url
 from vmae_det.video.readers import VideoReader, open_video
 from vmae_det.video.readers.base import is_frame_pattern, warn_once
 from vmae_det.video.readers.timestamps import ContinuousClock
@@ -340,8 +340,8 @@ def video_id(video: str | Path) -> str:
         return Path(name).parent.resolve().name
     if _is_camera_number(name):
         return f"camera_{name}"
-    if is_address(name):
-        parts = split_address(name)
+    if is_url(name):
+        parts = parse_url(name)
         stem = PurePosixPath(unquote(parts.path)).stem or parts.hostname or "stream"
         return re.sub(r"[^\w.-]", "_", stem)
     return Path(name).stem

@@ -17,7 +17,7 @@ from av.video.reformatter import Colorspace
 
 from vmae_det.utils.errors import DataError, UserError
 from vmae_det.utils.output_files import atomic_write
-from vmae_det.utils.paths import is_address
+from vmae_det.utils.paths import is_url
 
 logger = logging.getLogger(__name__)
 
@@ -174,7 +174,7 @@ class VideoWriter:
 
 def _ffmpeg_name(path: str | Path) -> str:
     """Return an absolute path. FFmpeg interprets the part of a name before a colon as a protocol."""
-    return str(path) if is_address(path) else str(Path(path).absolute())
+    return str(path) if is_url(path) else str(Path(path).absolute())
 
 
 class _AudioCopy:

@@ -31,7 +31,7 @@ from vmae_det.formats.video_starts import VideoStarts
 from vmae_det.utils.errors import ConfigError
 from vmae_det.utils.input_files import decode, open_input
 from vmae_det.utils.output_files import write_text
-from vmae_det.utils.paths import is_address
+from vmae_det.utils.paths import is_url
 from vmae_det.video.shards import Shards
 
 CHANGES = "changes.csv"
@@ -236,7 +236,7 @@ def _write_dataset_file(
     videos = str(spec.videos)
     content = {
         "type": spec.type,
-        "videos": videos if is_address(videos) else _relative_path(dataset.parent, videos),
+        "videos": videos if is_url(videos) else _relative_path(dataset.parent, videos),
         **{
             key: targets[key].name if key in targets else _relative_path(dataset.parent, path)
             for key, path in sources.items()

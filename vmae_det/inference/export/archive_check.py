@@ -16,7 +16,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from vmae_det.checkpoint.archives import open_archive, read_part
+from vmae_det.checkpoint.torch_files import open_archive, read_record
 from vmae_det.utils.errors import WeightsError
 
 _EXTRA_FILES = "extra/"
@@ -105,7 +105,7 @@ def read_extra_file(path: Path, name: str) -> str | None:
         with open_archive(path) as source:
             for full in source.namelist():
                 if full.partition("/")[2] == _EXTRA_FILES + name:
-                    return read_part(source, full).decode("utf-8")
+                    return read_record(source, full).decode("utf-8")
     except (zipfile.BadZipFile, OSError, EOFError, UnicodeDecodeError) as error:
         raise WeightsError(f"{path}: damaged, or not a torch.export archive: {error}") from None
     return None
@@ -115,13 +115,13 @@ def _safe_part(inner: str, source: zipfile.ZipFile, name: str, path: Path) -> by
     if inner == _SAMPLE_INPUTS:
         return b""
     if _RAW_DATA.fullmatch(inner):
-        return read_part(source, name)
+        return read_record(source, name)
     try:
         if inner in _TENSOR_TABLES:
-            content = json.loads(read_part(source, name))
+            content = json.loads(read_record(source, name))
             _check_tensors(content, path.stat().st_size)
         elif inner == _GRAPH:
-            content = json.loads(read_part(source, name))
+            content = json.loads(read_record(source, name))
             _strip_metadata(content)
             _check_values(content)
         else:

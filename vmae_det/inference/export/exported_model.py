@@ -15,10 +15,10 @@ import torchvision  # noqa: F401  # registers the operator RoIAlign
 from vmae_det.config import CfgNode, get_cfg
 from vmae_det.inference.export.archive_check import read_extra_file, safe_copy
 from vmae_det.inference.onnx_session import first_line, open_session
-from vmae_det.utils.downloads import split_address
+from vmae_det.utils.downloads import parse_url
 from vmae_det.utils.errors import ConfigError, WeightsError
 from vmae_det.utils.memory import is_out_of_memory
-from vmae_det.utils.paths import is_address
+from vmae_det.utils.paths import is_url
 
 ONNX_SUFFIX = ".onnx"
 TORCH_SUFFIX = ".pt2"
@@ -32,7 +32,7 @@ _UNUSED_GROUPS = ("DECODER", "MASK", "RECONSTRUCTION")
 
 def is_exported(source: str | Path) -> bool:
     """Return whether a path or URL has the suffix of an exported model."""
-    path = split_address(str(source)).path if is_address(source) else source
+    path = parse_url(str(source)).path if is_url(source) else source
     return Path(path).suffix in (ONNX_SUFFIX, TORCH_SUFFIX)
 
 

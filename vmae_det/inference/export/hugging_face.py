@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vmae_det.checkpoint.huggingface_folder import ARCHITECTURES, write_folder
+from vmae_det.checkpoint.convert import write_huggingface_folder
+from vmae_det.checkpoint.huggingface_config import ARCHITECTURES
 from vmae_det.config import CfgNode
 from vmae_det.engine.weights import build_model_with_weights
 
@@ -44,6 +45,6 @@ def save_pretrained(cfg: CfgNode, folder: str | Path, label_map: dict[str, Any] 
     """
     folder = Path(folder)
     weights = build_model_with_weights(cfg, complete=True).state_dict()
-    write_folder(weights, cfg, label_map, folder)
+    write_huggingface_folder(weights, cfg, label_map, folder)
     architecture = ARCHITECTURES[cfg.MODEL.META_ARCHITECTURE]
     return PretrainedReport(folder, architecture, len(weights), label_map is not None)

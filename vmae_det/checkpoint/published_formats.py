@@ -1,35 +1,107 @@
-"""The published formats of weights: tables of parameter names, theirs beside ours.
+"""Tables of the parameter names in published weight formats, next to our own names.
 
-Between the names of a table and those of our models lies one step, in `attention.py`: our queries, keys and
-values are one `qkv`; the tables call them `query`, `key` and `value` where a format keeps them apart.
+One step is not in the tables: our models have a fused `qkv`, so a table that says `query`, `key` and `value`
+describes a format that stores them separately. `rename_parameters.py` fuses and splits them.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
-from vmae_det.checkpoint.naming import NameTable, blocks
+# Number of attention heads by width, in the networks that the authors' code builds by name (VideoMAE and
+# VideoMAE V2, modeling_pretrain.py and modeling_finetune.py). A state dict does not contain it.
+HEADS_BY_WIDTH = {
+    "backbone": {384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16},
+    "decoder": {192: 3, 384: 6, 512: 8, 640: 8},
+}
+# Regular expressions of the placeholders in a pattern.
+_PLACEHOLDERS = {"n": r"(?P<n>\d+)", "p": r"(?P<p>weight|bias)"}
+
+
+class NameTable:
+    """Pairs of name patterns, (theirs, ours), which translate names in both directions.
+
+    A pattern is a full name in which `{n}` stands for a block number and `{p}` for "weight" or "bias". The
+    first row that matches a name wins. Rows for names that are read but never written therefore come last.
+    """
+
+    def __init__(self, rows: Iterable[tuple[str, str]]) -> None:
+        self.rows = tuple(rows)
+
+    @cached_property
+    def _to_ours(self) -> list[tuple[re.Pattern, str]]:
+        return [(_compile(theirs), ours) for theirs, ours in self.rows]
+
+    @cached_property
+    def _to_theirs(self) -> list[tuple[re.Pattern, str]]:
+        return [(_compile(ours), theirs) for theirs, ours in self.rows]
+
+    def to_ours(self, name: str) -> str | None:
+        """Return our name of their parameter `name`, or None if it is not in the table."""
+        return _translate(name, self._to_ours)
+
+    def to_theirs(self, name: str) -> str | None:
+        """Return their name of our parameter `name`, or None if it is not in the table."""
+        return _translate(name, self._to_theirs)
+
+    def part_of(self, name: str) -> str:
+        """Return the part of our models, such as "backbone", that their parameter `name` belongs to.
+
+        Only the first component of the name must be in the table. Returns '' if it is not.
+        """
+        return self._parts.get(name.partition(".")[0], "")
+
+    @cached_property
+    def _parts(self) -> dict[str, str]:
+        return {theirs.partition(".")[0]: part_of(ours) for theirs, ours in reversed(self.rows)}
+
+
+def _compile(pattern: str) -> re.Pattern:
+    expression = re.escape(pattern).replace(r"\{", "{").replace(r"\}", "}").format(**_PLACEHOLDERS)
+    return re.compile(expression)
+
+
+def _translate(name: str, rows: list[tuple[re.Pattern, str]]) -> str | None:
+    for expression, pattern in rows:
+        match = expression.fullmatch(name)
+        if match:
+            return pattern.format(**match.groupdict())
+    return None
+
+
+def part_of(name: str) -> str:
+    """Return the part of our models that our parameter `name` belongs to: backbone, decoder, head, ..."""
+    first = name.partition(".")[0]
+    return "decoder" if first in ("encoder_to_decoder", "mask_token") else first
 
 
 @dataclass(frozen=True)
 class Format:
-    """How the names of one kind of file and those of our models become each other.
+    """A published format: how to recognize it, and its parameter names.
 
     Args:
-        family: what the command line calls it; a family may have a format for each task.
-        name: as shown to the user.
-        recognised_by: regular expressions; each matches the beginning of at least one name of such a file.
-        names: the table; None for our own format, which keeps all names.
-        top_key: under which the tensors lie in a file of PyTorch's; None if they lie at the top.
+        family: name on the command line. A family may have one format for each task.
+        name: name in messages.
+        recognized_by: regular expressions, each of which matches the start of at least one name in a file.
+        names: table of names; None for our own format, which keeps all names.
+        top_key: key of the tensors in a file of `torch.save`; None for the top level.
         writable: whether files of this format can be written.
     """
 
     family: str
     name: str
-    recognised_by: tuple[str, ...]
+    recognized_by: tuple[str, ...]
     names: NameTable | None
     top_key: str | None = "model"
     writable: bool = True
+
+
+def _blocks(theirs: str, ours: str, rows: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Expand the rows of one transformer block to all blocks under the prefixes `theirs` and `ours`."""
+    return tuple((f"{theirs}.{{n}}.{their_name}", f"{ours}.{{n}}.{name}") for their_name, name in rows)
 
 
 _NORMS_AND_MLP = (
@@ -40,7 +112,7 @@ _NORMS_AND_MLP = (
     ("mlp.fc2.{p}", "mlp.fc2.{p}"),
 )
 
-# A fused qkv, with biases for queries and values alone.
+# A fused qkv weight, and separate biases for queries and values only.
 _VIDEOMAE_ATTENTION = (
     ("attn.qkv.weight", "attn.qkv.weight"),
     ("attn.q_bias", "attn.query.bias"),
@@ -69,7 +141,7 @@ _HUGGING_FACE_BLOCK = (
     ("layernorm_after.{p}", "norm2.{p}"),
     ("intermediate.dense.{p}", "mlp.fc1.{p}"),
     ("output.dense.{p}", "mlp.fc2.{p}"),
-    # So models of transformers 5 call the biases in memory; the files that it writes have the names above.
+    # Names of the biases in memory since Transformers 5. The files that it writes have the names above.
     ("attention.attention.query.bias", "attn.query.bias"),
     ("attention.attention.value.bias", "attn.value.bias"),
 )
@@ -78,11 +150,11 @@ _HUGGING_FACE = NameTable(
     (
         ("videomae.embeddings.patch_embeddings.projection.{p}", "backbone.patch_embed.proj.{p}"),
         ("videomae.embeddings.position_embeddings", "backbone.positions"),
-        *blocks("videomae.encoder.layer", "backbone.blocks", _HUGGING_FACE_BLOCK),
+        *_blocks("videomae.encoder.layer", "backbone.blocks", _HUGGING_FACE_BLOCK),
         ("videomae.layernorm.{p}", "backbone.norm.{p}"),
         ("encoder_to_decoder.weight", "encoder_to_decoder.weight"),
         ("mask_token", "mask_token"),
-        *blocks("decoder.decoder_layers", "decoder.blocks", _HUGGING_FACE_BLOCK),
+        *_blocks("decoder.decoder_layers", "decoder.blocks", _HUGGING_FACE_BLOCK),
         ("decoder.norm.{p}", "decoder.norm.{p}"),
         ("decoder.head.{p}", "decoder.head.{p}"),
         ("fc_norm.{p}", "fc_norm.{p}"),
@@ -92,7 +164,7 @@ _HUGGING_FACE = NameTable(
 
 PUBLISHED_DETECTOR = "VideoMAE action detection"
 
-# The first format that recognises a file is taken, so those with more in common with others come first.
+# The first format that recognizes a file is used, so formats that share names with others come first.
 FORMATS = (
     Format(
         "vmae_det",
@@ -108,11 +180,11 @@ FORMATS = (
             (
                 ("encoder.patch_embed.proj.{p}", "backbone.patch_embed.proj.{p}"),
                 ("encoder.pos_embed", "backbone.positions"),
-                *blocks("encoder.blocks", "backbone.blocks", _VIDEOMAE_BLOCK),
+                *_blocks("encoder.blocks", "backbone.blocks", _VIDEOMAE_BLOCK),
                 ("encoder.norm.{p}", "backbone.norm.{p}"),
                 ("encoder_to_decoder.weight", "encoder_to_decoder.weight"),
                 ("mask_token", "mask_token"),
-                *blocks("decoder.blocks", "decoder.blocks", _VIDEOMAE_BLOCK),
+                *_blocks("decoder.blocks", "decoder.blocks", _VIDEOMAE_BLOCK),
                 ("decoder.norm.{p}", "decoder.norm.{p}"),
                 ("decoder.head.{p}", "decoder.head.{p}"),
             )
@@ -125,7 +197,7 @@ FORMATS = (
         NameTable(
             (
                 ("patch_embed.proj.{p}", "backbone.patch_embed.proj.{p}"),
-                *blocks("blocks", "backbone.blocks", _IMAGE_BLOCK),
+                *_blocks("blocks", "backbone.blocks", _IMAGE_BLOCK),
                 ("norm.{p}", "backbone.norm.{p}"),
             )
         ),
@@ -139,10 +211,10 @@ FORMATS = (
             (
                 ("patch_embed.proj.{p}", "backbone.patch_embed.proj.{p}"),
                 ("pos_embed", "backbone.positions"),
-                *blocks("blocks", "backbone.blocks", _VIDEOMAE_BLOCK),
+                *_blocks("blocks", "backbone.blocks", _VIDEOMAE_BLOCK),
                 ("norm.{p}", "backbone.norm.{p}"),
                 ("head.{p}", "roi_head.classifier.{p}"),
-                # Not VideoMAE's: where mmaction2's row of the background waits for the way back.
+                # Not in VideoMAE's files: keeps the background row of mmaction2, so that it can be restored.
                 ("background.{p}", "roi_head.background.{p}"),
             )
         ),
@@ -156,7 +228,7 @@ FORMATS = (
             (
                 ("patch_embed.proj.{p}", "backbone.patch_embed.proj.{p}"),
                 ("pos_embed", "backbone.positions"),
-                *blocks("blocks", "backbone.blocks", _VIDEOMAE_BLOCK),
+                *_blocks("blocks", "backbone.blocks", _VIDEOMAE_BLOCK),
                 ("fc_norm.{p}", "fc_norm.{p}"),
                 ("head.{p}", "head.{p}"),
             )
@@ -186,11 +258,11 @@ FORMATS = (
             (
                 ("backbone.patch_embed.projection.{p}", "backbone.patch_embed.proj.{p}"),
                 ("backbone.pos_embed", "backbone.positions"),
-                *blocks("backbone.blocks", "backbone.blocks", _MMACTION2_BLOCK),
+                *_blocks("backbone.blocks", "backbone.blocks", _MMACTION2_BLOCK),
                 ("backbone.norm.{p}", "backbone.norm.{p}"),
                 ("backbone.fc_norm.{p}", "fc_norm.{p}"),
                 ("cls_head.fc_cls.{p}", "head.{p}"),
-                # One row more than there are actions: the first is the background's, which is never trained.
+                # The first row is the background class, which is never trained; then one row per action.
                 ("roi_head.bbox_head.fc_cls.{p}", "roi_head.background_and_classifier.{p}"),
             )
         ),

@@ -1,4 +1,4 @@
-"""What a file says of itself, against the run's config and as it stands."""
+"""The config and label map stored with weights: validated, and compared to the config of the run."""
 
 import logging
 from itertools import pairwise
@@ -9,8 +9,7 @@ import torch
 import yaml
 from published_files import save, state_dict
 
-from vmae_det.checkpoint.convert import convert_weights
-from vmae_det.checkpoint.huggingface_folder import write_folder
+from vmae_det.checkpoint.convert import convert_weights, write_huggingface_folder
 from vmae_det.cli.main import main
 from vmae_det.engine.weights import build_model_with_weights
 from vmae_det.inference.predictor import label_map_of, read_config
@@ -20,7 +19,7 @@ from vmae_det.utils.errors import ConfigError, DataError, UserError, WeightsErro
 
 @pytest.fixture
 def saved(tiny_cfg, tmp_path):
-    """saved(TASK): a config and a file of weights made with it."""
+    """saved(TASK, KEY, VALUE, ...): a file of weights with the config of their model."""
 
     def make(task, *opts):
         cfg = tiny_cfg(task, *opts)
@@ -47,7 +46,7 @@ def saved(tiny_cfg, tmp_path):
 def test_another_value_would_give_other_results(saved, tiny_cfg, key, value, task):
     path = saved(task)
     build_model_with_weights(tiny_cfg(task, "MODEL.WEIGHTS", str(path)), complete=True)
-    with pytest.raises(ConfigError, match=rf"{key}: .*{path.name} was made with"):
+    with pytest.raises(ConfigError, match=rf"{key}: .*{path.name} was trained with"):
         build_model_with_weights(tiny_cfg(task, key, value, "MODEL.WEIGHTS", str(path)), complete=True)
 
 
@@ -55,17 +54,17 @@ def test_another_value_would_give_other_results(saved, tiny_cfg, key, value, tas
 def test_training_from_weights(saved, tiny_cfg, where, caplog):
     path = str(saved("pretrain"))
     for key, value in (("MODEL.BACKBONE.NUM_HEADS", 4), ("MODEL.BACKBONE.POSITIONS", "flat")):
-        with pytest.raises(ConfigError, match=rf"{key}: .* was made with"):
+        with pytest.raises(ConfigError, match=rf"{key}: .* was trained with"):
             build_model_with_weights(tiny_cfg("detect", key, value, where, path))
     with caplog.at_level(logging.WARNING):
         build_model_with_weights(tiny_cfg("detect", "MODEL.DECODER.NUM_HEADS", 4, where, path))
         assert not caplog.records  # the detector has no decoder
         build_model_with_weights(tiny_cfg("detect", "MODEL.PIXEL_STD", (1.0, 1.0, 1.0), where, path))
     assert "MODEL.PIXEL_STD: (1.0, 1.0, 1.0), but" in caplog.text
-    assert "training has to make up for it" in caplog.text
+    assert "training has to adapt" in caplog.text
 
 
-def test_other_clips_than_in_training_are_said(saved, tiny_cfg, caplog):
+def test_clips_other_than_those_of_training_are_a_warning(saved, tiny_cfg, caplog):
     cfg = tiny_cfg("detect", "INPUT.SAMPLING_RATE", 1, "MODEL.WEIGHTS", str(saved("detect")))
     with caplog.at_level(logging.WARNING):
         build_model_with_weights(cfg, complete=True)
@@ -75,37 +74,39 @@ def test_other_clips_than_in_training_are_said(saved, tiny_cfg, caplog):
 def test_published_files_have_flat_positions(tiny_cfg, tmp_path, caplog):
     save("videomae", "finetune", tmp_path / "theirs.pth")
     opts = ("MODEL.CLASSIFIER.NUM_CLASSES", 5, "MODEL.WEIGHTS", str(tmp_path / "theirs.pth"))
-    with pytest.raises(ConfigError, match=r"MODEL\.BACKBONE\.POSITIONS: 'axes', but .* was made with 'flat'"):
+    with pytest.raises(
+        ConfigError, match=r"MODEL\.BACKBONE\.POSITIONS: 'axes', but .* was trained with 'flat'"
+    ):
         build_model_with_weights(tiny_cfg("finetune", *opts), complete=True)
     with caplog.at_level(logging.WARNING):
         cfg = tiny_cfg("finetune", "MODEL.BACKBONE.POSITIONS", "flat", *opts)
         build_model_with_weights(cfg, complete=True)
-    assert "made with" not in caplog.text
-    # One with the table in it has its own.
+    assert "trained with" not in caplog.text
+    # A file that contains the position table is not compared.
     save("mmaction2", "finetune", tmp_path / "theirs.pth")
     build_model_with_weights(tiny_cfg("finetune", *opts), complete=True)
 
 
 def test_the_heads_of_the_published_small_models(tiny_cfg, tmp_path, caplog):
-    """Their config.json says 16, where the authors' code has 6."""
+    """Their config.json says 16, but the authors' code has 6."""
     shape = ("MODEL.BACKBONE.EMBED_DIM", 384, "MODEL.BACKBONE.DEPTH", 1, "MODEL.BACKBONE.POSITIONS", "flat")
     made = build_model(tiny_cfg("finetune", *shape, "MODEL.BACKBONE.NUM_HEADS", 6))
     cfg = tiny_cfg("finetune", *shape, "MODEL.BACKBONE.NUM_HEADS", 16)
-    write_folder(made.state_dict(), cfg, None, tmp_path / "small")
+    write_huggingface_folder(made.state_dict(), cfg, None, tmp_path / "small")
     cfg = read_config(str(tmp_path / "small"))
     assert cfg.MODEL.BACKBONE.NUM_HEADS == 16
     assert "'num_attention_heads' is 16" in caplog.text
-    assert "set MODEL.BACKBONE.NUM_HEADS 6 for one of theirs" in caplog.text
+    assert "set MODEL.BACKBONE.NUM_HEADS 6 for one of the authors' models" in caplog.text
     cfg.merge_from_list(["MODEL.WEIGHTS", str(tmp_path / "small"), "MODEL.DEVICE", "cpu"])
     for heads in (16, 6):
         cfg.MODEL.BACKBONE.NUM_HEADS = heads
         build_model_with_weights(cfg, complete=True)
     cfg.MODEL.BACKBONE.NUM_HEADS = 12
-    with pytest.raises(ConfigError, match=r"NUM_HEADS: 12, but .*small was made with 16"):
+    with pytest.raises(ConfigError, match=r"NUM_HEADS: 12, but .*small was trained with 16"):
         build_model_with_weights(cfg, complete=True)
 
 
-def test_the_averaged_weights_of_a_checkpoint_are_tested(tiny_cfg, tmp_path, caplog):
+def test_the_ema_weights_of_a_checkpoint_are_tested(tiny_cfg, tmp_path, caplog):
     cfg = tiny_cfg("finetune", "MODEL.WEIGHTS", str(tmp_path / "checkpoint_0000001.pt"))
     trained, averaged = build_model(cfg), build_model(tiny_cfg("finetune", "SEED", 5))
     content = {"averaged_model": averaged.state_dict(), "model": trained.state_dict(), "config": cfg.dump()}
@@ -113,7 +114,7 @@ def test_the_averaged_weights_of_a_checkpoint_are_tested(tiny_cfg, tmp_path, cap
     with caplog.at_level(logging.INFO):
         model = build_model_with_weights(cfg, complete=True)
     assert torch.equal(model.head.weight, averaged.head.weight)
-    assert "the averaged weights under 'averaged_model', not those under 'model'" in caplog.text
+    assert "the EMA weights under 'averaged_model', not those under 'model'" in caplog.text
 
 
 NESTED = {}
@@ -136,7 +137,7 @@ LABEL_MAPS = [
 
 
 @pytest.mark.parametrize("label_map", LABEL_MAPS, ids=range(len(LABEL_MAPS)))
-def test_a_label_map_in_weights_is_checked_as_one_in_a_file(tmp_path, label_map):
+def test_a_label_map_in_weights_is_validated_like_one_in_a_file(tmp_path, label_map):
     torch.save({"model": {}, "label_map": label_map}, tmp_path / "x.pt")
     with pytest.raises(DataError, match=r"x\.pt: "):
         label_map_of(tmp_path / "x.pt")
@@ -160,7 +161,7 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_config_in_weights_is_checked_as_one_in_a_file(tmp_path, name):
+def test_a_config_in_weights_is_validated_like_one_in_a_file(tmp_path, name):
     torch.save({"model": {}, "config": CONFIGS[name]}, tmp_path / "x.pt")
     with pytest.raises(UserError) as error:
         read_config(tmp_path / "x.pt")
@@ -168,7 +169,7 @@ def test_a_config_in_weights_is_checked_as_one_in_a_file(tmp_path, name):
 
 
 @pytest.mark.parametrize("config", [3, {"MODEL": {}}, ["a"], NESTED, None])
-def test_a_config_that_is_no_text(tmp_path, config):
+def test_a_config_that_is_not_a_string(tmp_path, config):
     torch.save({"model": {}, "config": config}, tmp_path / "x.pt")
     with pytest.raises(WeightsError, match="contains no config"):
         read_config(tmp_path / "x.pt")
@@ -178,7 +179,7 @@ METADATA = ["[1]", '"x"', "3", '{"config": 1}', '{"config": {"a": "b"}}', '{"a":
 
 
 @pytest.mark.parametrize("metadata", METADATA)
-def test_metadata_of_safetensors_that_is_no_mapping_of_text(tmp_path, metadata):
+def test_safetensors_metadata_that_is_not_a_dict_of_strings(tmp_path, metadata):
     path = tmp_path / "x.safetensors"
     header = f'{{"__metadata__":{metadata},"a":{{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}}}'.encode()
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
@@ -187,7 +188,7 @@ def test_metadata_of_safetensors_that_is_no_mapping_of_text(tmp_path, metadata):
 
 
 @pytest.mark.parametrize("text", ["no JSON", "[" * 3000, "3", '{"ids": 3}', '"SEED: many"'])
-def test_metadata_of_safetensors_of_other_types(tmp_path, text):
+def test_safetensors_metadata_of_other_types(tmp_path, text):
     for key, read in (("config", read_config), ("label_map", label_map_of)):
         path = tmp_path / f"{key}.safetensors"
         safetensors.torch.save_file(state_dict("videomae", "detect"), path, metadata={key: text})
@@ -195,7 +196,7 @@ def test_metadata_of_safetensors_of_other_types(tmp_path, text):
             read(path)
 
 
-def test_a_dataset_whose_videos_are_a_file(saved, tiny_cfg, mini_ava, tmp_path, capsys):
+def test_a_dataset_whose_video_folder_is_a_file(saved, tiny_cfg, mini_ava, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     labels = yaml.safe_load((mini_ava / "train.yaml").read_text())
     lists = {key: str(mini_ava / labels[key]) for key in ("annotations", "label_map")}

@@ -1,11 +1,10 @@
-"""A format that cannot express a model refuses it; what it can express comes back the same."""
+"""Models that a published format cannot express are refused; others are converted without a change."""
 
 import pytest
 import torch
 
 from vmae_det.checkpoint import load_weights, save_weights
-from vmae_det.checkpoint.convert import convert_weights
-from vmae_det.checkpoint.huggingface_folder import write_folder
+from vmae_det.checkpoint.convert import convert_weights, write_huggingface_folder
 from vmae_det.modeling import build_model
 from vmae_det.utils.errors import WeightsError
 
@@ -16,7 +15,7 @@ AXES = ("MODEL.BACKBONE.POSITIONS", "axes")
 
 @pytest.fixture
 def saved(tiny_cfg, tmp_path):
-    """saved(TASK, KEY, VALUE, ...): the config of a model and its file."""
+    """saved(TASK, KEY, VALUE, ...): the config of a model and the file of its weights."""
 
     def save(task, *opts):
         cfg = tiny_cfg(task, *opts)
@@ -28,7 +27,7 @@ def saved(tiny_cfg, tmp_path):
 @pytest.mark.parametrize(
     ("family", "task", "opts", "expected"),
     [
-        ("videomae", "finetune", AXES, "POSITIONS is axes, and its models compute flat ones"),
+        ("videomae", "finetune", AXES, "POSITIONS is axes, but its models compute flat positions"),
         ("videomae", "pretrain", AXES, "POSITIONS is axes"),
         ("videomae", "detect", AXES, "POSITIONS is axes"),
         ("huggingface", "finetune", AXES, "POSITIONS is axes"),
@@ -63,7 +62,7 @@ def saved(tiny_cfg, tmp_path):
         ),
     ],
 )
-def test_refused(saved, tmp_path, family, task, opts, expected):
+def test_models_that_a_format_cannot_express_are_refused(saved, tmp_path, family, task, opts, expected):
     cfg, path = saved(task, *opts)
     output = tmp_path / "theirs.safetensors"
     with pytest.raises(WeightsError, match=expected):
@@ -71,19 +70,19 @@ def test_refused(saved, tmp_path, family, task, opts, expected):
     assert not output.exists()
     if family == "huggingface":
         with pytest.raises(WeightsError, match=expected):
-            write_folder(build_model(cfg).state_dict(), cfg, None, tmp_path / "theirs")
+            write_huggingface_folder(build_model(cfg).state_dict(), cfg, None, tmp_path / "theirs")
         assert not (tmp_path / "theirs").exists()
 
 
 @pytest.mark.parametrize("task", ["pretrain", "finetune", "detect"])
 @pytest.mark.parametrize("family", ["videomae", "huggingface", "mmaction2"])
-def test_the_published_ways_are_written(saved, tmp_path, task, family):
+def test_models_like_the_published_ones_are_written(saved, tmp_path, task, family):
     _, path = saved(task, *FLAT)
     convert_weights(path, tmp_path / "theirs.pth", family)
 
 
-def test_mmaction2_gets_the_table_of_other_positions(saved, tiny_cfg, tmp_path):
-    """Its models hold their position table among the weights; one of flat positions takes it over."""
+def test_the_position_table_is_written_for_mmaction2(saved, tiny_cfg, tmp_path):
+    """mmaction2 stores the table with the weights; a model with flat positions loads it."""
     cfg, path = saved("finetune", *AXES)
     ours = build_model(cfg).eval()
     load_weights(ours, path)
@@ -97,7 +96,7 @@ def test_mmaction2_gets_the_table_of_other_positions(saved, tiny_cfg, tmp_path):
 
 
 def test_learned_positions(saved, tmp_path):
-    """Transformers computes its positions: the same table is dropped, a learned one is refused."""
+    """Transformers computes its positions: an equal table is dropped, a learned one is refused."""
     cfg, path = saved("finetune", *FLAT)
     content = torch.load(path, weights_only=True)
     content["model"]["backbone.positions"] = build_model(cfg).backbone.positions.clone()
@@ -107,11 +106,11 @@ def test_learned_positions(saved, tmp_path):
     assert not any("position" in name for name in names)
     content["model"]["backbone.positions"][3] += 1
     torch.save(content, path)
-    with pytest.raises(WeightsError, match="was learned, and Transformers computes"):
+    with pytest.raises(WeightsError, match="was learned, but Transformers computes"):
         convert_weights(path, tmp_path / "other.pth", "huggingface")
 
 
-def test_what_a_file_does_not_say_is_told(saved, tmp_path):
+def test_settings_that_the_file_does_not_contain_are_reported(saved, tmp_path):
     _, path = saved("finetune", *FLAT)
     report = str(convert_weights(path, tmp_path / "theirs.pth", "videomae"))
     assert "image size 64, patch size 16, frames 4, tubelet size 2, heads 2" in report

@@ -1,0 +1,212 @@
+"""Rename the parameters of published checkpoints to our names and back, by the tables in `published_formats`.
+
+This includes the changes that come with the names: wrapper prefixes are removed, query, key and value are
+fused into one `qkv` or split, and position tables lose or get their batch dimension.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from vmae_det.checkpoint.published_formats import FORMATS, Format
+from vmae_det.utils.errors import WeightsError
+
+PATCH_EMBEDDING = "backbone.patch_embed.proj.weight"
+POSITIONS = "backbone.positions"
+_CLASSIFIER = "roi_head.classifier."
+_BACKGROUND = "roi_head.background."
+_BACKGROUND_AND_CLASSIFIER = "roi_head.background_and_classifier."
+_QKV = ("query", "key", "value")
+# Added to names by torch.compile, FSDP and activation checkpointing.
+_WRAPPERS = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# The patch embedding in any format, after a prefix.
+_ANY_PATCH_EMBEDDING = re.compile(
+    r"(.*?)(patch_embed\.proj|patch_embed\.projection|embeddings\.patch_embeddings\.projection)\.weight$"
+)
+_MAX_PREFIX = 100  # characters
+
+
+@dataclass(frozen=True)
+class RenamedWeights:
+    """A published state dict under our names.
+
+    Args:
+        format: format that was recognized.
+        weights: tensors under our names.
+        unused: names in the file that have no counterpart in our models, each with the part of a model that
+            it belongs to, such as "backbone"; '' if the format does not tell.
+    """
+
+    format: Format
+    weights: dict[str, torch.Tensor]
+    unused: dict[str, str]
+
+
+def rename_from_published(state_dict: dict[str, torch.Tensor]) -> RenamedWeights | None:
+    """Return the state dict under our names, or None if no format is recognized.
+
+    A position table (1, N, C) becomes (N, C). The background row of an mmaction2 detection classifier, its
+    first, is moved to `roi_head.background`, which our models do not have; it is dropped if it is zero.
+
+    Raises:
+        WeightsError: the state dict contains several models, or a parameter twice.
+    """
+    state_dict, known = _recognize(state_dict)
+    if known is None:
+        return None
+    if known.names is None:
+        return RenamedWeights(known, state_dict, {})
+    weights: dict[str, torch.Tensor] = {}
+    unused = {}
+    for name, value in state_dict.items():
+        ours = known.names.to_ours(name)
+        if ours is None or ours in weights:
+            unused[name] = known.names.part_of(name)
+        else:
+            weights[ours] = value
+    if known.family == "image-mae" and PATCH_EMBEDDING in weights and weights[PATCH_EMBEDDING].ndim != 4:
+        raise WeightsError("a video model with a class token, which vmae_det does not support")
+    if POSITIONS in weights and weights[POSITIONS].ndim == 3:
+        weights[POSITIONS] = weights[POSITIONS][0]
+    for parameter in ("weight", "bias"):
+        rows = weights.pop(_BACKGROUND_AND_CLASSIFIER + parameter, None)
+        if rows is not None and rows.ndim:
+            weights[_CLASSIFIER + parameter] = rows[1:]
+            if rows[:1].any():
+                weights[_BACKGROUND + parameter] = rows[:1]
+    return RenamedWeights(known, _fuse_qkv(weights), unused)
+
+
+def rename_to_published(
+    weights: dict[str, torch.Tensor], family: str
+) -> tuple[Format, dict[str, torch.Tensor], tuple[str, ...]]:
+    """Rename weights from our names to the format of a `family` that can hold most of them.
+
+    Returns:
+        The format, the state dict, and the names of the parameters that were dropped. A key bias of zeros is
+        not counted as dropped, since it has no effect.
+
+    Raises:
+        WeightsError: no format of the family can be written, or a `qkv` cannot be split into three.
+    """
+    targets = [known for known in FORMATS if known.family == family and known.writable]
+    if not targets:
+        raise WeightsError(f"files in {family} format can be read, not written")
+    return min((_rename(weights, target) for target in targets), key=lambda result: len(result[2]))
+
+
+def _rename(
+    weights: dict[str, torch.Tensor], target: Format
+) -> tuple[Format, dict[str, torch.Tensor], tuple[str, ...]]:
+    if target.names is None:
+        return target, dict(weights), ()
+    to_theirs = target.names.to_theirs
+    weights = dict(weights)
+    for parameter in ("weight", "bias"):
+        if _CLASSIFIER + parameter in weights and to_theirs(_BACKGROUND_AND_CLASSIFIER + parameter):
+            rows = weights.pop(_CLASSIFIER + parameter)
+            background = weights.pop(_BACKGROUND + parameter, torch.zeros_like(rows[:1]))
+            weights[_BACKGROUND_AND_CLASSIFIER + parameter] = torch.cat([background, rows])
+    if POSITIONS in weights:
+        weights[POSITIONS] = weights[POSITIONS][None]
+    state_dict, dropped = {}, []
+    for name, value in _split_qkv(weights, keep=to_theirs):
+        theirs = to_theirs(name)
+        if theirs is not None:
+            state_dict[theirs] = value
+        elif not name.endswith("attn.key.bias") or value.any():
+            dropped.append(name)
+    return target, state_dict, tuple(dropped)
+
+
+def inflate_patch_embedding(weights: dict[str, torch.Tensor], tubelet_size: int) -> dict[str, torch.Tensor]:
+    """Turn the patch embedding of an image model (C, 3, H, W) into that of a video model (C, 3, T, H, W).
+
+    It is repeated over time and divided by T, so that a still image gives the same token as before. A patch
+    embedding that already has five dimensions is returned unchanged.
+    """
+    image = weights.get(PATCH_EMBEDDING)
+    if image is None or image.ndim != 4:
+        return weights
+    video = image[:, :, None].repeat(1, 1, tubelet_size, 1, 1) / tubelet_size
+    return weights | {PATCH_EMBEDDING: video}
+
+
+def _fuse_qkv(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Replace `attn.query`, `attn.key` and `attn.value` by one `attn.qkv`. Missing key biases become zeros.
+
+    Parts that are incomplete or have different shapes stay as they are.
+    """
+    fused = dict(weights)
+    for name in weights:
+        for parameter in ("weight", "bias"):
+            prefix = name.removesuffix(f"attn.query.{parameter}")
+            if prefix == name:
+                continue
+            parts = [weights.get(f"{prefix}attn.{part}.{parameter}") for part in _QKV]
+            if parameter == "bias" and parts[1] is None:
+                parts[1] = torch.zeros_like(parts[0])
+            if any(part is None or not part.ndim or part.shape != parts[0].shape for part in parts):
+                continue
+            fused[f"{prefix}attn.qkv.{parameter}"] = torch.cat(parts)
+            for part in _QKV:
+                fused.pop(f"{prefix}attn.{part}.{parameter}", None)
+    return fused
+
+
+def _split_qkv(
+    weights: dict[str, torch.Tensor], keep: Callable[[str], object]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield names and tensors. Each `attn.qkv` that is not to `keep` is split into its three parts.
+
+    Raises:
+        WeightsError: its length is not a multiple of three.
+    """
+    for name, value in weights.items():
+        prefix, qkv, parameter = name.rpartition("attn.qkv.")
+        if not qkv or keep(name):
+            yield name, value
+            continue
+        if not value.ndim or len(value) % 3:
+            raise WeightsError(f"{name}: expected queries, keys and values, got shape {tuple(value.shape)}")
+        for part, rows in zip(_QKV, value.chunk(3)):
+            yield f"{prefix}attn.{part}.{parameter}", rows
+
+
+def _recognize(state_dict: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], Format | None]:
+    """Return the state dict without the prefixes of wrapper modules, and its format.
+
+    The candidates for a prefix, such as `module.` or `model.backbone.`, are the beginnings of the name of the
+    patch embedding.
+    """
+    unwrapped: dict[str, torch.Tensor] = {}
+    for name, value in state_dict.items():
+        if (inner := _WRAPPERS.sub("", name)) in unwrapped:
+            raise WeightsError(f"{inner} exists twice, once as {name}")
+        unwrapped[inner] = value
+    stems = {match[1] for name in unwrapped if (match := _ANY_PATCH_EMBEDDING.match(name))}
+    for stem in sorted(stems, key=len):
+        ends = [index + 1 for index, letter in enumerate(stem[:_MAX_PREFIX]) if letter == "."]
+        for prefix in ("", *(stem[:end] for end in ends)):
+            inside = {name.removeprefix(prefix) for name in unwrapped if name.startswith(prefix)}
+            known = next((known for known in FORMATS if _matches(inside, known.recognized_by)), None)
+            if known is None:
+                continue
+            if len(stems) > 1:
+                models = ", ".join(sorted(f"'{stem}'" for stem in stems)[:4])
+                raise WeightsError(
+                    f"contains several models, whose names begin with {models}; save only one of them"
+                )
+            without_prefix = {name.removeprefix(prefix): value for name, value in unwrapped.items()}
+            if len(without_prefix) < len(unwrapped):
+                raise WeightsError(f"some names exist both with and without '{prefix}'")
+            return without_prefix, known
+    return unwrapped, None
+
+
+def _matches(names: Iterable[str], expressions: tuple[str, ...]) -> bool:
+    return all(any(re.match(expression, name) for name in names) for expression in expressions)
