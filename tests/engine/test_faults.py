@@ -123,8 +123,8 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_log_says_why(run_cfg):
     (folder / ".checkpoint_0000003.77.tmp.pt").write_bytes(b"half")
     run_training(cfg, resume=True)
     log = (folder / "log.txt").read_text()
-    assert f"passed over: {second}: damaged: its SHA-256 begins with" in log
-    assert f"{first.name} is the newest whole checkpoint of 2 in the folder, its checksum is right" in log
+    assert f"skipped a checkpoint: {second}: damaged: its SHA-256 begins with" in log
+    assert f"{first.name} is the newest intact checkpoint of 2 in the folder, its checksum is correct" in log
     assert f"resumed from {first}, after step 1 of 2" in log
     assert not list(folder.glob(".checkpoint*"))
 

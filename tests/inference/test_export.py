@@ -200,7 +200,10 @@ def test_invalid_uses(tmp_path, capsys):
     for arguments, expected in (
         (["model.bin"], "model.bin ends in '.bin', expected .pt2 or .onnx"),
         (["model.onnx", "--format", "torch"], "expected the suffix .pt2 for the format torch, got '.onnx'"),
-        ([str(tmp_path / "m.pt2"), "--opts", "MODEL.ROI_HEAD.NUM_CLASSES", "4"], "of another architecture"),
+        (
+            [str(tmp_path / "m.pt2"), "--opts", "MODEL.ROI_HEAD.NUM_CLASSES", "4"],
+            "does not fit the model of the config",
+        ),
     ):
         assert main([*command, *arguments]) == 2
         assert expected in capsys.readouterr().err

@@ -12,7 +12,7 @@ DOCS = model_zoo.config_folder().parent / "docs"
 
 
 @pytest.mark.parametrize("name", model_zoo.WEIGHTS)
-def test_published_weights_name_an_address_and_a_config(name):
+def test_published_weights_have_a_url_and_a_config(name):
     weights = model_zoo.get_weights(name)
     assert weights.url.startswith(f"https://huggingface.co/MCG-NJU/{name}/resolve/main/")
     assert weights.url.endswith((".safetensors", ".bin"))
@@ -25,9 +25,9 @@ def test_published_weights_name_an_address_and_a_config(name):
     assert ("ssv2" in name) == weights.config.startswith("SSv2/")
 
 
-# Of each size, from the config.json of the published models and the authors' modeling_pretrain.py and
-# modeling_finetune.py: width, blocks, heads; the same of the decoder that pre-trained it. The config.json of
-# the small models says 16 heads; the authors' code, which trained them, has 6.
+# Width, number of blocks and heads of the encoder, and of the decoder it was pre-trained with. The values are
+# from the config.json of the published models and the authors' modeling_pretrain.py and modeling_finetune.py.
+# The config.json of the small models says 16 heads, but the authors' code, which trained them, has 6.
 SIZES = {
     "small": ((384, 12, 6), None),
     "base": ((768, 12, 12), (384, 4, 6)),
@@ -42,11 +42,11 @@ def test_each_config_builds_the_network_of_its_weights(name):
     encoder, decoder = SIZES[next((size for size in SIZES if size in name), "base")]
     with torch.device("meta"):
         model = build_model(cfg)
-    found = config_keys_from_shapes(model.state_dict())
+    keys = config_keys_from_shapes(model.state_dict())
     backbone = cfg.MODEL.BACKBONE
-    sizes = [found[f"MODEL.BACKBONE.{key}"] for key in ("EMBED_DIM", "DEPTH")]
+    sizes = [keys[f"MODEL.BACKBONE.{key}"] for key in ("EMBED_DIM", "DEPTH")]
     assert (*sizes, backbone.NUM_HEADS) == encoder
-    assert [found[f"MODEL.BACKBONE.{key}"] for key in ("PATCH_SIZE", "TUBELET_SIZE", "MLP_RATIO")] == [
+    assert [keys[f"MODEL.BACKBONE.{key}"] for key in ("PATCH_SIZE", "TUBELET_SIZE", "MLP_RATIO")] == [
         16,
         2,
         4,
@@ -55,9 +55,9 @@ def test_each_config_builds_the_network_of_its_weights(name):
     assert cfg.MODEL.PIXEL_MEAN == (123.675, 116.28, 103.53)
     assert cfg.MODEL.PIXEL_STD == (58.395, 57.12, 57.375)
     if "finetuned" in name:
-        assert found["MODEL.CLASSIFIER.NUM_CLASSES"] == (174 if "ssv2" in name else 400)
+        assert keys["MODEL.CLASSIFIER.NUM_CLASSES"] == (174 if "ssv2" in name else 400)
     else:
-        sizes = [found[f"MODEL.DECODER.{key}"] for key in ("EMBED_DIM", "DEPTH")]
+        sizes = [keys[f"MODEL.DECODER.{key}"] for key in ("EMBED_DIM", "DEPTH")]
         assert (*sizes, cfg.MODEL.DECODER.NUM_HEADS) == decoder
         assert cfg.MODEL.RECONSTRUCTION.NORMALIZE
         assert model.decoder.head.out_features == 1536
@@ -68,8 +68,8 @@ def test_unknown_weights():
         model_zoo.get_weights("videomae-base-ssv")
 
 
-@pytest.mark.skipif(not DOCS.is_dir(), reason="the pages are part of a clone, not of the installed package")
-def test_the_page_lists_what_there_is():
+@pytest.mark.skipif(not DOCS.is_dir(), reason="the documentation is in a clone, not in the installed package")
+def test_the_documentation_lists_all_configs_and_weights():
     text = (DOCS / "results" / "model_zoo.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"`((?:Kinetics|SSv2|UCF101|HMDB51|AVA)/\w+\.yaml)`", text))
     assert listed == {name for name in model_zoo.config_names() if not name.startswith("MiniAVA/")}
