@@ -28,6 +28,7 @@ setup(
         "torchvision>=0.19",
         "timm>=1.0",
         "safetensors>=0.4.3",
+        "huggingface_hub>=0.25",
         "fvcore>=0.1.5.post20221221",
         "iopath>=0.1.9",
         "numpy>=1.26",
