@@ -1,3 +1,5 @@
+"""MiniAVA: the same bytes for the same seed, valid annotations, and robust generation."""
+
 from __future__ import annotations
 
 import csv
@@ -50,7 +52,7 @@ def label_map(folder: Path) -> list[tuple[str, int, str]]:
     return [(name, int(number), kind) for name, number, kind in re.findall(entry, text)]
 
 
-def test_same_seed_gives_same_bytes_whatever_the_number_of_workers(tiny, tmp_path):
+def test_the_same_seed_gives_the_same_bytes_with_any_number_of_workers(tiny, tmp_path):
     again = make_mini_ava(tmp_path / "again", workers=1, progress=False, size=TINY)
     assert digests(again) == digests(tiny)
 
@@ -60,12 +62,12 @@ def test_another_seed_gives_other_videos(tiny, tmp_path):
     assert not set(digests(other / "videos").values()) & set(digests(tiny / "videos").values())
 
 
-def test_second_call_returns_without_building(tiny, monkeypatch):
-    monkeypatch.setattr(generate, "_build", lambda *args: pytest.fail("built again"))
+def test_a_second_call_does_not_generate_again(tiny, monkeypatch):
+    monkeypatch.setattr(generate, "_build", lambda *args: pytest.fail("generated again"))
     assert make_mini_ava(tiny, size=TINY) == tiny
 
 
-def test_folder_of_another_version_is_replaced(tmp_path):
+def test_a_folder_of_another_version_is_replaced(tmp_path):
     root = make_mini_ava(tmp_path / "mini_ava", workers=1, progress=False, size=SMALLEST)
     expected = digests(root)
     manifest = json.loads((root / MANIFEST).read_text())
@@ -76,7 +78,7 @@ def test_folder_of_another_version_is_replaced(tmp_path):
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError])
-def test_interrupted_build_leaves_no_folder(tmp_path, monkeypatch, interruption):
+def test_an_interrupted_run_leaves_no_folder(tmp_path, monkeypatch, interruption):
     def interrupted(jobs, *args):
         generate._render(jobs[0])
         raise interruption
@@ -87,26 +89,28 @@ def test_interrupted_build_leaves_no_folder(tmp_path, monkeypatch, interruption)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
-def test_folder_with_other_things_is_left_alone(tmp_path):
+def test_a_folder_with_other_files_is_not_changed(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(DataError, match=r"not MiniAVA.*choose another folder"):
+    with pytest.raises(
+        DataError, match=r"expected MiniAVA, got .* without mini_ava\.json; choose another folder"
+    ):
         make_mini_ava(tmp_path, progress=False, size=SMALLEST)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
-def test_place_that_cannot_be_written_is_named(tmp_path):
+def test_an_unwritable_folder_gives_an_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="cannot be written"):
         make_mini_ava(tmp_path / "file" / "mini_ava", progress=False, size=SMALLEST)
 
 
 @pytest.mark.parametrize("wrong", [{"seed": -1}, {"workers": 0}])
-def test_impossible_arguments_are_refused(tmp_path, wrong):
+def test_invalid_arguments_are_refused(tmp_path, wrong):
     with pytest.raises(UserError, match="expected"):
         make_mini_ava(tmp_path / "mini_ava", size=SMALLEST, **wrong)
 
 
-def test_daemonic_process_builds_too(tmp_path):
+def test_a_daemonic_process_can_generate(tmp_path):
     root = tmp_path / "mini_ava"
     process = multiprocessing.get_context("spawn").Process(
         target=make_mini_ava, args=(root, 0, 2, False, SMALLEST), daemon=True
@@ -117,7 +121,7 @@ def test_daemonic_process_builds_too(tmp_path):
     assert (root / MANIFEST).is_file()
 
 
-def test_videos_have_stated_length_rate_and_codec(tiny):
+def test_videos_have_the_documented_length_rate_and_codec(tiny):
     for folder, frames in (("videos", 120), ("unlabelled", 120), ("clips/train", 24), ("clips/val", 24)):
         paths = list((tiny / folder).glob("*.mp4"))
         assert paths
@@ -130,7 +134,7 @@ def test_videos_have_stated_length_rate_and_codec(tiny):
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_annotations_follow_avas_format(tiny, split):
+def test_annotations_are_in_avas_format(tiny, split):
     videos = {path.stem for path in (tiny / "videos").iterdir()}
     kinds = {number: kind for _, number, kind in label_map(tiny)}
     poses = Counter()
@@ -154,7 +158,7 @@ def test_excluded_keyframes_have_no_annotations(tiny, split):
     assert len(annotated) + len(excluded) == len(KEYFRAMES) * (4 if split == "train" else 2)
 
 
-def test_person_boxes_are_near_the_people(tiny):
+def test_person_boxes_are_near_the_persons(tiny):
     truth = {}
     for video, second, *box, _, _ in rows(tiny / "annotations/mini_ava_train.csv"):
         truth.setdefault((video, second), set()).add(tuple(map(float, box)))
@@ -171,7 +175,7 @@ def test_person_boxes_are_near_the_people(tiny):
     assert near >= 0.9 * total > 0
 
 
-def test_clip_lists_name_files_and_columns(tiny):
+def test_clip_lists_contain_files_and_label_indices(tiny):
     assert [number for _, number, _ in label_map(tiny)] == sorted(ACTION_IDS)
     for split in ("train", "val"):
         lines = (tiny / f"annotations/clips_{split}.csv").read_text().splitlines()
@@ -180,7 +184,7 @@ def test_clip_lists_name_files_and_columns(tiny):
         assert Counter(map(int, columns)) == dict.fromkeys(range(len(ACTIONS)), 1)
 
 
-def test_data_set_files_point_at_what_is_there(tiny):
+def test_dataset_files_name_existing_files(tiny):
     for name in ("train", "val", "clips_train", "clips_val", "unlabelled"):
         keys = yaml.safe_load((tiny / f"{name}.yaml").read_text())
         assert keys.pop("type") in {"detection", "classification", "videos"}
@@ -198,18 +202,18 @@ def test_actions_are_frequent_enough_and_keyframes_unambiguous():
                     doing = next(s for s in person.segments if s.start < second < s.end)
                     boxes.update(doing.actions)
         assert set(boxes) == {action.name for action in ACTIONS}
-        # A few boxes more than wanted, for keyframes that will be excluded.
+        # Some more boxes than required, because keyframes will be excluded.
         assert min(boxes.values()) >= least * 1.2
 
 
-def test_waving_differs_from_a_raised_hand_by_its_motion_only():
-    """A stander's raised hand is as high as a waving one; the waving one goes to and fro."""
+def test_waving_differs_from_a_raised_hand_only_by_its_motion():
+    """The raised hand of a standing person is as high as a waving hand, but does not move sideways."""
     travelled = {"stand": [], "wave": []}
     for plan, column in plan_clips(20, seed=0, split=3):
         segment = plan.people[0].segments[0]
         name = ACTIONS[column].name
         if name == "wave" or (name == "stand" and segment.arms == "raised"):
-            poses = [pose_at((segment,), time, reach=0.0) for time in np.arange(0.3, 1.6, 1 / 12)]
+            poses = [pose_at((segment,), time, partner_distance=0.0) for time in np.arange(0.3, 1.6, 1 / 12)]
             hands = np.array(
                 [pose[4:6] if pose.near_hand_y > pose.far_hand_y else pose[6:8] for pose in poses]
             )

@@ -1,8 +1,8 @@
-"""MiniAVA, the built-in data set: generated once, cached, in exactly the formats of AVA.
+"""Generate MiniAVA: videos and annotations in AVA's formats, from a seed.
 
-It holds what the toolkit's three tasks need: videos without labels to pre-train on, single-action clips to
-fine-tune on, and videos with people, boxes and actions at keyframes. Its README.md, written beside the
-videos, explains the formats.
+It contains data for the toolkit's three tasks: unlabeled videos for pre-training, single-action clips for
+fine-tuning, and videos with person boxes and actions at keyframes. Its README.md, next to the videos,
+explains the formats.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 from filelock import FileLock
 from tqdm import tqdm
 
-from vmae_det.mini_ava.files import (
+from vmae_det.mini_ava.dataset_files import (
     Truths,
     write_clip_list,
     write_common_files,
@@ -31,18 +31,18 @@ from vmae_det.mini_ava.files import (
     write_text,
 )
 from vmae_det.mini_ava.plan import FPS, HEIGHT, WIDTH, VideoPlan, plan_clips, plan_videos
-from vmae_det.mini_ava.scenes import Scene
+from vmae_det.mini_ava.render import Scene
 from vmae_det.utils.errors import DataError, UserError
 
-VERSION = 4  # of the generator; a folder that another version made is made anew
+VERSION = 4  # of the generator; a folder of another version is replaced
 MANIFEST = "mini_ava.json"
 
-_TRAIN, _VAL, _UNLABELLED, _CLIPS_TRAIN, _CLIPS_VAL = range(5)  # keep the sets' random numbers apart
+_TRAIN, _VAL, _UNLABELLED, _CLIPS_TRAIN, _CLIPS_VAL = range(5)  # set numbers in random keys
 
 
 @dataclass(frozen=True)
 class MiniAvaSize:
-    """How much there is of everything; videos last ten seconds and clips two."""
+    """Numbers of videos (ten seconds each) and clips (two seconds each)."""
 
     train_videos: int
     val_videos: int
@@ -72,22 +72,24 @@ def make_mini_ava(
     progress: bool = True,
     size: MiniAvaSize = FULL,
 ) -> Path:
-    """Make the data set in the folder `root`, unless it is there already, and return `root`.
+    """Generate the dataset in the folder `root`, unless it exists, and return `root`.
 
-    The same seed and size give the same bytes whatever the number of workers (None: one for each
-    processor). Several processes may ask at once: one builds, the others wait. The folder appears whole or
-    not at all; one that another seed, size or generator made is replaced.
+    The same seed and size give the same bytes, whatever the number of workers. Several processes can call
+    this at the same time: one generates, the others wait. The folder is written atomically. A folder of
+    another seed, size or version is replaced.
+
+    Args:
+        workers: number of processes. None: one for each CPU.
+        progress: whether to show a progress bar.
 
     Raises:
         UserError: `seed` or `workers` is out of range.
-        DataError: `root` cannot be written, or holds something that is not MiniAVA.
+        DataError: `root` cannot be written, or contains something that is not MiniAVA.
     """
     if seed < 0:
-        raise UserError(f"MiniAVA's seed is {seed}; expected an integer of 0 or more")
+        raise UserError(f"seed: expected a non-negative integer, got {seed}")
     if workers is not None and workers < 1:
-        raise UserError(
-            f"MiniAVA cannot be made by {workers} workers; expected 1 or more, or None for all processors"
-        )
+        raise UserError(f"workers: expected a positive integer, or None for one per CPU, got {workers}")
     folder = Path(root).resolve()
     manifest = {"generator": "MiniAVA", "version": VERSION, "seed": seed, "size": asdict(size)}
     if _manifest_of(folder) == manifest:
@@ -100,8 +102,8 @@ def make_mini_ava(
                 _build(folder, manifest, seed, size, workers or os.cpu_count() or 1, progress)
     except OSError as error:
         raise DataError(
-            f"MiniAVA cannot be written here ({error.strerror or error}); choose a folder that you may write "
-            "to, on a disk with 50 MB left",
+            f"MiniAVA cannot be written here ({error.strerror or error}); choose a writable folder on a disk "
+            "with 50 MB of free space",
             root,
         ) from error
     return root
@@ -115,7 +117,8 @@ def _manifest_of(folder: Path) -> dict | None:
 
 
 def _refuse_import_of_main() -> None:
-    """A spawned worker imports the main script, which, unguarded, would wait for its own parent here."""
+    """Raise an error in a spawned worker that imports an unguarded main script; it would wait for its
+    parent."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise RuntimeError(
             "guard the main script with `if __name__ == '__main__':` to build MiniAVA in parallel"
@@ -129,13 +132,14 @@ def _build(folder: Path, manifest: dict, seed: int, size: MiniAvaSize, workers: 
         and (not folder.is_dir() or any(folder.iterdir()))
     ):
         raise DataError(
-            f"this exists and is not MiniAVA (no {MANIFEST} in it); choose another folder or move this away",
+            f"expected MiniAVA, got a file or folder without {MANIFEST}; choose another folder, or move this "
+            "one",
             folder,
         )
-    # Only the holder of the lock touches these two, so what an interrupted run left behind can go.
+    # Only the process with the lock uses these two, so leftovers of an interrupted run can be removed.
     partial, replaced = (folder.with_name(f".{folder.name}.{part}") for part in ("partial", "replaced"))
-    for left_over in (partial, replaced):
-        shutil.rmtree(left_over, ignore_errors=True)
+    for leftover in (partial, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
     try:
         _fill(partial, seed, size, workers, progress)
         write_text(partial / MANIFEST, json.dumps(manifest, indent=2) + "\n")
@@ -143,8 +147,8 @@ def _build(folder: Path, manifest: dict, seed: int, size: MiniAvaSize, workers: 
             folder.rename(replaced)
         partial.rename(folder)
     finally:
-        for left_over in (partial, replaced):
-            shutil.rmtree(left_over, ignore_errors=True)
+        for leftover in (partial, replaced):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _fill(folder: Path, seed: int, size: MiniAvaSize, workers: int, progress: bool) -> None:
@@ -152,14 +156,14 @@ def _fill(folder: Path, seed: int, size: MiniAvaSize, workers: int, progress: bo
         "train": plan_videos(size.train_videos, seed, _TRAIN),
         "val": plan_videos(size.val_videos, seed, _VAL),
     }
-    unlabelled = plan_videos(size.unlabelled_videos, seed, _UNLABELLED)
+    unlabeled = plan_videos(size.unlabelled_videos, seed, _UNLABELLED)
     clips = {
         "train": plan_clips(size.clips_per_action_train, seed, _CLIPS_TRAIN),
         "val": plan_clips(size.clips_per_action_val, seed, _CLIPS_VAL),
     }
     jobs = [_Job(plan, folder / "videos" / f"{plan.name}.mp4") for plans in videos.values() for plan in plans]
     annotated = len(jobs)
-    jobs += [_Job(plan, folder / "unlabelled" / f"{plan.name}.mp4") for plan in unlabelled]
+    jobs += [_Job(plan, folder / "unlabelled" / f"{plan.name}.mp4") for plan in unlabeled]
     jobs += [
         _Job(plan, folder / "clips" / split / f"{plan.name}.mp4")
         for split, plans in clips.items()
@@ -175,12 +179,12 @@ def _fill(folder: Path, seed: int, size: MiniAvaSize, workers: int, progress: bo
 
 
 def _render_all(jobs: list[_Job], workers: int, progress: bool) -> list[Truths]:
-    """Render every job, by several processes where that is possible."""
+    """Render all jobs, in parallel processes if possible."""
     truths: list[Truths] = []
     with tqdm(
-        total=len(jobs), desc="making MiniAVA", unit="video", disable=None if progress else True
+        total=len(jobs), desc="generating MiniAVA", unit="video", disable=None if progress else True
     ) as bar:
-        # Daemonic processes, such as a data loader's workers, may have no children.
+        # Daemonic processes, such as data loader workers, cannot have children.
         if workers > 1 and not multiprocessing.current_process().daemon:
             context = multiprocessing.get_context("spawn")
             try:
@@ -191,7 +195,7 @@ def _render_all(jobs: list[_Job], workers: int, progress: bool) -> list[Truths]:
                         truths.append(truth)
                         bar.update()
             except BrokenProcessPool:
-                bar.set_postfix_str("workers failed, going on without")
+                bar.set_postfix_str("worker processes failed; rendering in this process")
         for job in jobs[len(truths) :]:
             truths.append(_render(job))
             bar.update()
@@ -199,14 +203,14 @@ def _render_all(jobs: list[_Job], workers: int, progress: bool) -> list[Truths]:
 
 
 def _render(job: _Job) -> Truths:
-    """Write one video; returns who is where at its keyframes."""
+    """Write one video; return its ground truth by keyframe."""
     scene = Scene(job.plan)
     _write_video(job.path, scene.frames())
     return {second: scene.truth(second) for second in job.plan.keyframes}
 
 
 def _write_video(path: Path, frames: Iterable[np.ndarray]) -> None:
-    # One thread and no look-ahead: with several, or with a look-ahead, x264's bytes differ from run to run.
+    # One thread and no look-ahead: otherwise x264's output differs from run to run.
     options = {"preset": "veryfast", "crf": "20", "x264-params": "threads=1:rc-lookahead=0:mbtree=0"}
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=FPS, options=options)

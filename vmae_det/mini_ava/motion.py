@@ -1,7 +1,7 @@
-"""How the people of MiniAVA move: a pose for every behaviour and moment, and the joints of a pose.
+"""Motion of MiniAVA's persons: the pose for a behavior and a time, and the joints of a pose.
 
-A person is a flat puppet seen from the side, one unit tall, who faces +x and stands on y = 0. Hands and
-feet are placed by the behaviour; elbows and knees follow by two-bone inverse kinematics.
+A person is a 2D figure seen from the side, one unit tall, facing +x and standing on y = 0. The behavior
+places hands and feet. Elbows and knees follow from two-bone inverse kinematics.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from vmae_det.mini_ava.plan import Segment
 HIP_HEIGHT, TORSO, UPPER_ARM, FOREARM, THIGH, SHIN = 0.51, 0.30, 0.175, 0.175, 0.245, 0.245
 SHOULDER_HEIGHT = HIP_HEIGHT + TORSO
 HEAD_RADIUS, ANKLE_HEIGHT = 0.08, 0.03
-_BLEND = (0.15, 0.2)  # seconds before and after a boundary in which one behaviour turns into the next
-_RISE = 0.5  # seconds that getting up takes
+_BLEND = (0.15, 0.2)  # seconds before and after a segment boundary in which poses are blended
+_RISE_SECONDS = 0.5  # to get up after a fall
 
 
 class Pose(NamedTuple):
-    """Hands are relative to the middle of the shoulders, feet (ankles) to where the person stands."""
+    """Pose of a person. Hands are relative to the center of the shoulders, feet (ankles) to the standing
+    position."""
 
     hip_x: float = 0.0
     hip_y: float = HIP_HEIGHT
-    lean: float = 0.0  # of the torso, radians, forwards positive
-    tip: float = 0.0  # of the whole body about its feet, radians, forwards positive
+    lean: float = 0.0  # rotation of the torso in radians, positive forwards
+    tip: float = 0.0  # rotation of the whole body about its feet in radians, positive forwards
     near_hand_x: float = 0.03
     near_hand_y: float = -0.33
     far_hand_x: float = 0.0
@@ -35,11 +36,11 @@ class Pose(NamedTuple):
     near_foot_y: float = ANKLE_HEIGHT
     far_foot_x: float = 0.05
     far_foot_y: float = ANKLE_HEIGHT
-    carrying: float = 0.0  # whether a box is in the hands
+    carrying: float = 0.0  # 1 with a box in the hands
 
 
 class Joints(NamedTuple):
-    """Points (x, y) of one side-view puppet; near is the side towards the camera."""
+    """Points (x, y) of a figure in side view; near is the side towards the camera."""
 
     hip: np.ndarray
     shoulder: np.ndarray
@@ -50,34 +51,40 @@ class Joints(NamedTuple):
     far_leg: np.ndarray
 
 
-def pose_at(segments: tuple[Segment, ...], time: float, reach: float) -> Pose:
-    """The pose at `time`, neighbours blended; `reach` is the distance to a partner in own heights."""
+def pose_at(segments: tuple[Segment, ...], time: float, partner_distance: float) -> Pose:
+    """Return the pose at `time`, blended between neighboring segments.
+
+    Args:
+        partner_distance: distance to the partner in units of the person's height.
+    """
     index = next((i for i, segment in enumerate(segments) if time < segment.end), len(segments) - 1)
-    pose = _segment_pose(segments[index], time, reach)
+    pose = _segment_pose(segments[index], time, partner_distance)
     if index + 1 < len(segments) and time > segments[index].end - _BLEND[0]:
-        return _blend(pose, segments[index + 1], time, segments[index].end, _BLEND[1], reach, later=True)
+        return _blend(
+            pose, segments[index + 1], time, segments[index].end, _BLEND[1], partner_distance, later=True
+        )
     if index:
         before = segments[index - 1]
-        after = _RISE if before.movement == "fall" else _BLEND[1]
+        after = _RISE_SECONDS if before.movement == "fall" else _BLEND[1]
         if time < before.end + after:
-            return _blend(pose, before, time, before.end, after, reach, later=False)
+            return _blend(pose, before, time, before.end, after, partner_distance, later=False)
     return pose
 
 
 def _blend(
-    pose: Pose, other: Segment, time: float, edge: float, after: float, reach: float, later: bool
+    pose: Pose, other: Segment, time: float, edge: float, after: float, partner_distance: float, later: bool
 ) -> Pose:
-    """Between `pose` and that of the neighbouring segment `other`, which comes later or earlier."""
+    """Blend `pose` with the pose of the neighboring segment `other`, which is later or earlier."""
     if later and pose.tip:
-        return pose  # who lies stays down until the segment ends
-    start = edge if not later and after == _RISE else edge - _BLEND[0]
+        return pose  # a fallen person stays down until the segment ends
+    start = edge if not later and after == _RISE_SECONDS else edge - _BLEND[0]
     weight = _smooth((time - start) / (edge + after - start))
-    other_pose = _segment_pose(other, time, reach)
+    other_pose = _segment_pose(other, time, partner_distance)
     first, second = (pose, other_pose) if later else (other_pose, pose)
     return Pose(*(a + (b - a) * weight for a, b in zip(first, second)))
 
 
-def _segment_pose(segment: Segment, time: float, reach: float) -> Pose:
+def _segment_pose(segment: Segment, time: float, partner_distance: float) -> Pose:
     cycles = segment.rate * time
     pose = {
         "stand": _stand,
@@ -95,20 +102,20 @@ def _segment_pose(segment: Segment, time: float, reach: float) -> Pose:
         case "carry":
             return _carry(pose, segment, cycles)
         case "shake hands":
-            return _shake_hands(pose, segment, cycles, reach)
+            return _shake_hands(pose, segment, cycles, partner_distance)
         case "push":
-            return _push(pose, segment, cycles, reach)
+            return _push(pose, segment, cycles, partner_distance)
     return pose
 
 
 def _smooth(x: float) -> float:
-    """0 below 0, 1 above 1, and a smooth step between."""
+    """Return a smooth step from 0 at x <= 0 to 1 at x >= 1."""
     x = min(max(x, 0.0), 1.0)
     return x * x * (3 - 2 * x)
 
 
-def _wave_between(phase: float) -> float:
-    """0 at whole phases, 1 at half ones."""
+def _oscillate(phase: float) -> float:
+    """Return a cosine wave from 0 at integer phases to 1 at half-integer phases."""
     return 0.5 - 0.5 * cos(2 * pi * phase)
 
 
@@ -133,7 +140,8 @@ def _stand(segment: Segment, time: float, cycles: float) -> Pose:
 
 
 def _step(phase: float, stride: float, lift: float) -> tuple[float, float]:
-    """A foot: on the ground and going back in the first half of a cycle, swinging forward in the second."""
+    """Return a foot position: on the ground moving back in the first half of a cycle, swinging forward in the
+    second."""
     phase %= 1.0
     if phase < 0.5:
         return stride * (1 - 4 * phase), ANKLE_HEIGHT
@@ -179,7 +187,7 @@ def _run(segment: Segment, time: float, cycles: float) -> Pose:
 
 
 def _lowered(pose: Pose, depth: float) -> Pose:
-    """Bent at knees and hips by `depth`, 0 to 1, arms coming forward for balance."""
+    """Return the pose with knees and hips bent by `depth`, 0 to 1, and arms moved forward."""
     return pose._replace(
         hip_x=pose.hip_x - 0.1 * depth,
         hip_y=pose.hip_y - 0.27 * depth,
@@ -193,7 +201,7 @@ def _lowered(pose: Pose, depth: float) -> Pose:
 
 def _crouch(segment: Segment, time: float, cycles: float) -> Pose:
     phase = 0.75 * cycles + segment.phase
-    depth = _smooth(0.5 - 1.0 * cos(2 * pi * phase)) if segment.holds else _wave_between(phase)
+    depth = _smooth(0.5 - 1.0 * cos(2 * pi * phase)) if segment.pauses else _oscillate(phase)
     return _lowered(Pose(near_foot_x=-0.06, far_foot_x=0.1), depth)
 
 
@@ -201,26 +209,26 @@ def _jump(segment: Segment, time: float, cycles: float) -> Pose:
     phase = (0.95 * cycles + segment.phase) % 1.0
     flight = (phase - 0.4) / 0.4
     if 0 <= flight <= 1:
-        height, reach = 0.26 * 4 * flight * (1 - flight), sin(pi * flight) ** 0.5
-        depth = 0.25 * reach
+        height, arm_raise = 0.26 * 4 * flight * (1 - flight), sin(pi * flight) ** 0.5
+        depth = 0.25 * arm_raise
     else:
-        height, reach = 0.0, 0.0
-        depth = 0.65 * sin(pi * ((phase + 0.2) % 1.0) / 0.6)  # lands, sinks, and is off again
+        height, arm_raise = 0.0, 0.0
+        depth = 0.65 * sin(pi * ((phase + 0.2) % 1.0) / 0.6)  # land, sink, and take off again
     pose = _lowered(Pose(near_foot_x=-0.05, far_foot_x=0.08), depth)
     return pose._replace(
         hip_y=pose.hip_y + height,
         near_foot_y=pose.near_foot_y + height,
         far_foot_y=pose.far_foot_y + height,
-        near_hand_x=pose.near_hand_x * (1 - reach) + 0.16 * reach - 0.35 * depth * (1 - reach),
-        near_hand_y=pose.near_hand_y * (1 - reach) + 0.3 * reach,
-        far_hand_x=pose.far_hand_x * (1 - reach) + 0.2 * reach - 0.35 * depth * (1 - reach),
-        far_hand_y=pose.far_hand_y * (1 - reach) + 0.28 * reach,
+        near_hand_x=pose.near_hand_x * (1 - arm_raise) + 0.16 * arm_raise - 0.35 * depth * (1 - arm_raise),
+        near_hand_y=pose.near_hand_y * (1 - arm_raise) + 0.3 * arm_raise,
+        far_hand_x=pose.far_hand_x * (1 - arm_raise) + 0.2 * arm_raise - 0.35 * depth * (1 - arm_raise),
+        far_hand_y=pose.far_hand_y * (1 - arm_raise) + 0.28 * arm_raise,
     )
 
 
 def _fall(segment: Segment, time: float, cycles: float) -> Pose:
-    since = time - segment.event + 0.3
-    tipped = min(max(since / 0.6, 0.0), 1.0) ** 1.6  # quicker and quicker, as falling is
+    since = time - segment.fall_time + 0.3
+    tipped = min(max(since / 0.6, 0.0), 1.0) ** 1.6  # accelerates
     stagger = _smooth((since + 0.6) / 0.4) * (1 - tipped) * sin(2 * pi * 1.5 * time)
     direction = 1 if segment.forwards else -1
     return Pose(
@@ -247,14 +255,14 @@ def _wave(pose: Pose, segment: Segment, cycles: float) -> Pose:
 
 
 def _idle(pose: Pose, side: str) -> dict[str, float]:
-    """A raised arm of standing still comes down when the other one waves."""
+    """Return the hand of an idle arm, lowered if it was raised, while the other arm waves."""
     x, y = getattr(pose, f"{side}_hand_x"), getattr(pose, f"{side}_hand_y")
     return {f"{side}_hand_x": x if y < 0 else 0.02, f"{side}_hand_y": min(y, -y)}
 
 
 def _clap(pose: Pose, segment: Segment, cycles: float) -> Pose:
-    apart = 0.2 * _wave_between(1.5 * cycles + segment.phase)
-    # Seen from a quarter to the front, the hands part along a slanted line.
+    apart = 0.2 * _oscillate(1.5 * cycles + segment.phase)
+    # In a three-quarter view, the hands part along a slanted line.
     return pose._replace(
         near_hand_x=0.2 - 0.9 * apart,
         near_hand_y=-0.06 - 0.8 * apart,
@@ -271,20 +279,20 @@ def _carry(pose: Pose, segment: Segment, cycles: float) -> Pose:
     )
 
 
-def _shake_hands(pose: Pose, segment: Segment, cycles: float, reach: float) -> Pose:
+def _shake_hands(pose: Pose, segment: Segment, cycles: float, partner_distance: float) -> Pose:
     pump = 0.085 * sin(2 * pi * (1.9 * cycles + segment.phase))
     shoulder_x = pose.hip_x + TORSO * sin(pose.lean)
     idle = {"near_hand_x": 0.0, "near_hand_y": -0.33}
-    return pose._replace(far_hand_x=reach / 2 - shoulder_x, far_hand_y=-0.14 + pump, **idle)
+    return pose._replace(far_hand_x=partner_distance / 2 - shoulder_x, far_hand_y=-0.14 + pump, **idle)
 
 
-def _push(pose: Pose, segment: Segment, cycles: float, reach: float) -> Pose:
+def _push(pose: Pose, segment: Segment, cycles: float, partner_distance: float) -> Pose:
     phase = (0.95 * cycles + segment.phase) % 1.0
     if segment.active:
         thrust = _smooth((phase - 0.25) / 0.16) * (1 - _smooth((phase - 0.5) / 0.4))
         x, y = 0.08 + 0.27 * thrust, -0.08 + 0.04 * thrust
         return pose._replace(
-            hip_x=pose.hip_x + (reach - 0.5) * thrust + 0.03 * thrust,
+            hip_x=pose.hip_x + (partner_distance - 0.5) * thrust + 0.03 * thrust,
             lean=pose.lean + 0.35 * thrust,
             near_hand_x=x,
             near_hand_y=y,
@@ -307,7 +315,11 @@ def _push(pose: Pose, segment: Segment, cycles: float, reach: float) -> Pose:
 
 
 def joints_of(pose: Pose, depth: float) -> Joints:
-    """The joints of `pose`, in heights; `depth` is how far apart near and far shoulder are in the picture."""
+    """Return the joints of `pose`, in units of the person's height.
+
+    Args:
+        depth: distance in the image between near and far shoulder.
+    """
     hip = (pose.hip_x, pose.hip_y)
     shoulder = (hip[0] + TORSO * sin(pose.lean), hip[1] + TORSO * cos(pose.lean))
     nod = pose.lean * 0.6
@@ -321,7 +333,7 @@ def joints_of(pose: Pose, depth: float) -> Joints:
         start = (hip[0] - side * depth / 3, hip[1])
         hip_knee_ankle = _two_bones(start, (foot_x - side * depth / 3, foot_y), THIGH, SHIN, bend=1)
         knee, ankle = hip_knee_ankle[1:]
-        # The sole stays level on the ground and hangs behind a lifted or folded shin.
+        # The sole is level on the ground and hangs behind a lifted or folded shin.
         drop = min(max(ankle[1] - ANKLE_HEIGHT, 0.0), 0.05)
         slope = atan2(knee[0] - ankle[0], max(knee[1] - ankle[1], 0.05)) * min(drop / 0.05, 1.0)
         toe = (ankle[0] + 0.075 * cos(slope), ankle[1] - 0.075 * sin(slope) - 0.015)
@@ -341,7 +353,7 @@ def joints_of(pose: Pose, depth: float) -> Joints:
     if pose.tip:
         c, s = cos(pose.tip), sin(pose.tip)
         points = points @ np.array([[c, -s], [s, c]])
-        # Feet slide from under a falling body, so that its middle stays about where it was.
+        # The feet of a falling body slide away, so that its center stays about where it was.
         points += (-0.45 * s, 0.06 * abs(s))
         points[:, 1] = np.maximum(points[:, 1], ANKLE_HEIGHT)
     return Joints(points[0], points[1], points[2], points[3:6], points[6:9], points[9:13], points[13:17])
@@ -350,7 +362,8 @@ def joints_of(pose: Pose, depth: float) -> Joints:
 def _two_bones(
     start: tuple[float, float], target: tuple[float, float], upper: float, lower: float, bend: int
 ) -> list[tuple[float, float]]:
-    """Start, middle joint and end of a limb that reaches for `target`; `bend` is the middle joint's side."""
+    """Return start, middle joint and end of a limb that reaches for `target`; `bend` is the side of the
+    middle joint."""
     dx, dy = target[0] - start[0], target[1] - start[1]
     distance = min(max(hypot(dx, dy), 0.06), upper + lower - 1e-4)
     angle = atan2(dy, dx)

@@ -1,8 +1,8 @@
-"""What happens in every video of MiniAVA: who appears, where, and what each person does when. No pixels here.
+"""Plans of MiniAVA's videos: which persons appear, where, and what they do at which time. No pixels.
 
-A person's behaviour is a row of segments. Their boundaries lie half-way between keyframes, so the label of
-a keyframe holds for half a second on both sides. Actions are dealt from shuffled decks, which keeps their
-frequencies balanced.
+The behavior of a person is a sequence of segments. Segment boundaries are halfway between keyframes, so the
+label of a keyframe is valid for half a second before and after it. Behaviors are drawn from shuffled pools,
+which balances their frequencies.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 WIDTH, HEIGHT, FPS = 192, 144, 12
-VIDEO_START = 900  # the second of the dataset's clock at which every detection video begins
+VIDEO_START = 900  # second of the dataset's clock at which every detection video starts
 VIDEO_SECONDS, CLIP_SECONDS = 10, 2
 KEYFRAMES = tuple(range(2, 9))  # seconds from the start of the file
 
@@ -23,7 +23,7 @@ _ID_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 @dataclass(frozen=True)
 class Action:
-    """One line of the label map."""
+    """An entry of the label map."""
 
     name: str
     id: int
@@ -44,9 +44,9 @@ ACTIONS = (
     Action("push", 14, "PERSON_INTERACTION"),
 )
 
-# A card is a movement with what the hands do meanwhile.
-Card = tuple[str, "str | None"]
-_IN_PLACE: tuple[Card, ...] = (
+# A movement, and the gesture of the hands during it.
+Behavior = tuple[str, "str | None"]
+_STATIONARY: tuple[Behavior, ...] = (
     ("stand", None),
     ("stand", None),
     ("stand", "wave"),
@@ -62,8 +62,8 @@ _IN_PLACE: tuple[Card, ...] = (
     ("fall", None),
     ("fall", None),
 )
-_ANYWHERE: tuple[Card, ...] = (
-    *_IN_PLACE,
+_ALL_BEHAVIORS: tuple[Behavior, ...] = (
+    *_STATIONARY,
     ("walk", None),
     ("walk", "wave"),
     ("walk", "clap"),
@@ -72,131 +72,139 @@ _ANYWHERE: tuple[Card, ...] = (
     ("run", None),
     ("run", None),
 )
-# Where those of a cast who belong to no pair begin, in widths of the picture; a pair is in the middle.
-_PLACES = {
+# Group of persons to the start positions of those outside a pair, in image widths. A pair is in the center.
+_GROUPS = {
     "one": (0.5,),
     "two": (0.27, 0.73),
     "three": (0.16, 0.5, 0.84),
     "pair": (),
     "pair and one": (0.12,),
 }
-_TOGETHER = ("shake hands", "push", None)  # None: each of the pair minds their own business
-# Still arms that look like a moment of a gesture, so that one frame does not tell stand from wave or clap.
-_STILL_ARMS = ("hang", "hang", "raised", "together", "forward", "hips")
+_INTERACTIONS = ("shake hands", "push", None)  # None: the two persons behave independently
+# Idle arm poses that look like one moment of a gesture, so that a single frame does not separate stand from
+# wave or clap.
+_IDLE_ARMS = ("hang", "hang", "raised", "together", "forward", "hips")
 
 
 @dataclass(frozen=True)
 class Segment:
-    """What one person does from `start` to `end` (seconds from the start of the file)."""
+    """Behavior of one person from `start` to `end`, in seconds from the start of the file."""
 
     start: float
     end: float
     movement: str
-    gesture: str | None  # wave, clap, carry, shake hands, push, or nothing
-    active: bool  # of a push: the one who pushes
-    phase: float  # where the repetitive motion starts, in cycles
-    rate: float  # how quick the motion is, 1 being usual
-    arms: str  # what idle arms do, one of _STILL_ARMS
-    stance: float  # how far a standing person's feet are apart, in heights
-    bend: float  # how much a standing person's knees are bent, 0 to 1
-    near_arm: bool  # the arm that waves
-    forwards: bool  # which way a fall goes, and whether a walk begins to the right
-    event: float  # when a fall happens, seconds
-    speed: float  # of walking and running, heights per second
-    holds: bool  # a crouch that pauses at the bottom
+    gesture: str | None  # wave, clap, carry, shake hands, push, or None
+    active: bool  # whether this is the person who pushes
+    phase: float  # start of the periodic motion, in cycles
+    rate: float  # relative speed of the motion; 1 is average
+    arms: str  # pose of idle arms, one of _IDLE_ARMS
+    stance: float  # half the distance between a standing person's feet, in heights
+    bend: float  # bend of a standing person's knees, 0 to 1
+    near_arm: bool  # whether the near arm waves
+    forwards: bool  # direction of a fall, and whether a walk begins to the right
+    fall_time: float  # seconds
+    speed: float  # of walking and running, in heights per second
+    pauses: bool  # whether a crouch pauses at the bottom
 
     @property
     def actions(self) -> tuple[str, ...]:
-        """Names of the actions that a keyframe in this segment is labelled with."""
+        """Names of the actions of a keyframe in this segment."""
         return (self.movement,) if self.gesture is None else (self.movement, self.gesture)
 
 
 @dataclass(frozen=True)
 class PersonPlan:
-    """Where a person is and what they do; lengths in pixels of the unmoved camera."""
+    """Position and behavior of a person. Lengths are in pixels of the unmoved camera."""
 
     x: float
     ground: float
     height: float
     faces_right: bool
     segments: tuple[Segment, ...]
-    reach: tuple[float, float]  # how far left and right the person wanders
-    partner: int | None = None  # index of the other of a pair, who faces this person within reach
-    crate: bool = False  # a box stands on the floor before them, carried by nobody
+    x_range: tuple[float, float]  # in which the person walks
+    partner: int | None = None  # index of the other person of a pair
+    has_crate: bool = False  # whether a box that nobody carries stands in front of the person
 
 
 @dataclass(frozen=True)
 class VideoPlan:
-    """All that rendering a video needs."""
+    """Everything needed to render a video."""
 
     name: str
     seconds: float
     people: tuple[PersonPlan, ...]
-    random_key: tuple[int, ...]  # of the generator that draws looks, background and camera
-    followed: bool = False  # the camera keeps the first person where they are in the picture
+    random_key: tuple[int, ...]  # seed for appearance, background and camera
+    camera_follows: bool = False  # whether the camera follows the first person
     keyframes: tuple[int, ...] = KEYFRAMES
 
 
-class _Deck:
-    """Deals every card equally often, in random order."""
+class _BalancedPool:
+    """Draws every item equally often, in random order."""
 
-    def __init__(self, cards: Sequence, rng: np.random.Generator) -> None:
-        self._cards, self._rng, self._left = tuple(cards), rng, []
+    def __init__(self, items: Sequence, rng: np.random.Generator) -> None:
+        self._items, self._rng, self._remaining = tuple(items), rng, []
 
-    def draw(self) -> Card | str | None:
-        if not self._left:
-            self._left = [self._cards[i] for i in self._rng.permutation(len(self._cards))]
-        return self._left.pop()
+    def draw(self) -> Behavior | str | None:
+        if not self._remaining:
+            self._remaining = [self._items[i] for i in self._rng.permutation(len(self._items))]
+        return self._remaining.pop()
 
 
 def plan_videos(count: int, seed: int, split: int) -> list[VideoPlan]:
-    """Plans of `count` ten-second videos of one to three people; `split` tells sets of one seed apart."""
+    """Plan `count` ten-second videos of one to three persons.
+
+    Args:
+        split: number of the set; sets with the same seed and another number differ.
+    """
     rng = np.random.default_rng([seed, split])
-    anywhere, in_place, together = _Deck(_ANYWHERE, rng), _Deck(_IN_PLACE, rng), _Deck(_TOGETHER, rng)
-    casts = _Deck((*_PLACES, "two"), rng)
+    behaviors, stationary = _BalancedPool(_ALL_BEHAVIORS, rng), _BalancedPool(_STATIONARY, rng)
+    interactions = _BalancedPool(_INTERACTIONS, rng)
+    groups = _BalancedPool((*_GROUPS, "two"), rng)
     plans = []
     for index in range(count):
-        cast = casts.draw()
+        group = groups.draw()
         people: list[PersonPlan] = []
-        if cast.startswith("pair"):
-            people += _pair(rng, _pair_segments(rng, together, in_place))
-        for x in _PLACES[cast]:
-            people.append(_single(rng, _timetable(rng, anywhere), WIDTH * x))
-        followed = cast == "one" and rng.random() < 0.6
+        if group.startswith("pair"):
+            people += _plan_pair(rng, _pair_segments(rng, interactions, stationary))
+        for x in _GROUPS[group]:
+            people.append(_plan_single(rng, _single_segments(rng, behaviors), WIDTH * x))
+        camera_follows = group == "one" and rng.random() < 0.6
         key = (seed, split, index)
-        plans.append(VideoPlan(_video_id(key), VIDEO_SECONDS, tuple(people), key, followed))
+        plans.append(VideoPlan(_video_id(key), VIDEO_SECONDS, tuple(people), key, camera_follows))
     return plans
 
 
 def plan_clips(per_action: int, seed: int, split: int) -> list[tuple[VideoPlan, int]]:
-    """Plans of `per_action` two-second clips of each action, and each one's column in the label map."""
+    """Plan `per_action` two-second clips of each action; return each plan with the action's index in the
+    label map."""
     plans = []
     for column, action in enumerate(ACTIONS):
         for number in range(per_action):
-            # One person, room and camera for each number: their looks say nothing of the action.
+            # Clips with the same number share person, room and camera, so that appearance does not reveal the
+            # action.
             key = (seed, split, number)
             rng = np.random.default_rng([*key, 7])
             if action.kind == "PERSON_INTERACTION":
-                people = _pair(rng, _pair_behaviour(rng, 0, CLIP_SECONDS, action.name))
+                people = _plan_pair(rng, _interaction_segments(rng, 0, CLIP_SECONDS, action.name))
             else:
-                card = (action.name, None)
+                behavior = (action.name, None)
                 if action.kind == "OBJECT_MANIPULATION":
-                    card = ("walk" if number % 5 < 2 else "stand", action.name)
-                people = [_single(rng, [_segment(rng, 0, CLIP_SECONDS, card)], WIDTH / 2)]
+                    behavior = ("walk" if number % 5 < 2 else "stand", action.name)
+                people = [_plan_single(rng, [_random_segment(rng, 0, CLIP_SECONDS, behavior)], WIDTH / 2)]
             name = f"{action.name.replace(' ', '_')}_{number:03d}"
-            followed = len(people) == 1 and number % 5 in (1, 3)
-            plans.append((VideoPlan(name, CLIP_SECONDS, tuple(people), key, followed, ()), column))
+            camera_follows = len(people) == 1 and number % 5 in (1, 3)
+            plans.append((VideoPlan(name, CLIP_SECONDS, tuple(people), key, camera_follows, ()), column))
     return plans
 
 
 def _video_id(key: tuple[int, ...]) -> str:
-    """Eleven characters, as YouTube's ids that AVA uses."""
+    """Return eleven characters, like the YouTube ids of AVA."""
     rng = np.random.default_rng([*key, 11])
     return "".join(_ID_ALPHABET[i] for i in rng.integers(len(_ID_ALPHABET), size=11))
 
 
-def _spans(rng: np.random.Generator, short: Sequence[bool]) -> list[tuple[float, float]]:
-    """The seven keyframes in spans of 2, 2 and 3 s in any order; where `short` is set, the span has 2 s."""
+def _split_keyframes(rng: np.random.Generator, short: Sequence[bool]) -> list[tuple[float, float]]:
+    """Split the seven keyframes into spans of 2, 2 and 3 s in random order; a `short` span has 2 s."""
     long = rng.choice([i for i in range(3) if not short[i]])
     lengths = [3 if i == long else 2 for i in range(3)]
     first = KEYFRAMES[0] - 0.5
@@ -205,78 +213,86 @@ def _spans(rng: np.random.Generator, short: Sequence[bool]) -> list[tuple[float,
     return list(pairwise(edges))
 
 
-def _timetable(rng: np.random.Generator, deck: _Deck) -> list[Segment]:
-    cards = [deck.draw() for _ in range(3)]
-    while all(movement == "fall" for movement, _ in cards):  # a fall leaves no room for a third keyframe
-        cards[0] = deck.draw()
-    spans = _spans(rng, [movement == "fall" for movement, _ in cards])
-    return [_segment(rng, *span, card) for span, card in zip(spans, cards)]
+def _single_segments(rng: np.random.Generator, pool: _BalancedPool) -> list[Segment]:
+    behaviors = [pool.draw() for _ in range(3)]
+    while all(movement == "fall" for movement, _ in behaviors):  # a fall cannot span three keyframes
+        behaviors[0] = pool.draw()
+    spans = _split_keyframes(rng, [movement == "fall" for movement, _ in behaviors])
+    return [_random_segment(rng, *span, behavior) for span, behavior in zip(spans, behaviors)]
 
 
-def _segment(rng: np.random.Generator, start: float, end: float, card: Card, **fixed: object) -> Segment:
-    movement, gesture = card
+def _random_segment(
+    rng: np.random.Generator, start: float, end: float, behavior: Behavior, **fixed: object
+) -> Segment:
+    movement, gesture = behavior
     first_keyframe = start + 0.5 if start else (0.5 if end == CLIP_SECONDS else KEYFRAMES[0])
     drawn = {
         "active": True,
         "phase": rng.random(),
         "rate": rng.uniform(0.9, 1.1),
-        "arms": str(rng.choice(_STILL_ARMS)),
+        "arms": str(rng.choice(_IDLE_ARMS)),
         "stance": rng.choice([0.04, 0.08, 0.15]),
         "bend": rng.choice([0.0, 0.0, 0.35]),
         "near_arm": rng.random() < 0.5,
         "forwards": rng.random() < 0.5,
-        # Seen within half a second of the segment's first keyframe, and lying by the second one.
-        "event": first_keyframe + rng.uniform(0.3, 0.45),
+        # Visible within half a second of the segment's first keyframe, and complete at the second one.
+        "fall_time": first_keyframe + rng.uniform(0.3, 0.45),
         "speed": {"walk": rng.uniform(0.3, 0.6), "run": rng.uniform(0.4, 0.9)}.get(movement, 0.0)
-        * (rng.random() < 0.7),  # else on the spot
-        "holds": rng.random() < 0.5,
+        * (rng.random() < 0.7),  # else in place
+        "pauses": rng.random() < 0.5,
     }
     return Segment(start, end, movement, gesture, **{**drawn, **fixed})
 
 
-def _single(rng: np.random.Generator, segments: list[Segment], x: float) -> PersonPlan:
+def _plan_single(rng: np.random.Generator, segments: list[Segment], x: float) -> PersonPlan:
     height = rng.uniform(68, 106)
-    strays = rng.random() < 0.1  # to the border of the picture and half beyond it
+    can_leave = rng.random() < 0.1  # walk partly out of the image
     return PersonPlan(
         x=x + rng.uniform(-14, 14),
-        ground=max(rng.uniform(110, 124), height + rng.uniform(30, 34)),  # room to jump above the tall
+        ground=max(rng.uniform(110, 124), height + rng.uniform(30, 34)),  # room for tall persons to jump
         height=height,
         faces_right=bool(rng.random() < 0.5),
         segments=tuple(segments),
-        reach=(-4.0, WIDTH + 4.0) if strays else (32.0, WIDTH - 32.0),
-        crate=bool(rng.random() < 0.12),
+        x_range=(-4.0, WIDTH + 4.0) if can_leave else (32.0, WIDTH - 32.0),
+        has_crate=bool(rng.random() < 0.12),
     )
 
 
-def _pair_behaviour(rng: np.random.Generator, start: float, end: float, gesture: str) -> list[list[Segment]]:
-    """Both sides of one interaction: in time with each other, one of them pushing."""
+def _interaction_segments(
+    rng: np.random.Generator, start: float, end: float, gesture: str
+) -> list[list[Segment]]:
+    """Return the synchronized segments of both persons of an interaction; one of them is the active one."""
     shared = {"phase": rng.random(), "rate": rng.uniform(0.9, 1.1)}
     pusher = rng.integers(2)
-    card = ("stand", gesture)
-    return [[_segment(rng, start, end, card, active=bool(i == pusher), **shared)] for i in range(2)]
+    behavior = ("stand", gesture)
+    return [
+        [_random_segment(rng, start, end, behavior, active=bool(i == pusher), **shared)] for i in range(2)
+    ]
 
 
-def _pair_segments(rng: np.random.Generator, together: _Deck, in_place: _Deck) -> list[list[Segment]]:
-    doings = [together.draw() for _ in range(3)]
-    own = [[in_place.draw() if doing is None else None for doing in doings] for _ in range(2)]
-    falls = [any(cards[i] == ("fall", None) for cards in own) for i in range(3)]
+def _pair_segments(
+    rng: np.random.Generator, interactions: _BalancedPool, stationary: _BalancedPool
+) -> list[list[Segment]]:
+    shared = [interactions.draw() for _ in range(3)]
+    own = [[stationary.draw() if one is None else None for one in shared] for _ in range(2)]
+    falls = [any(behaviors[i] == ("fall", None) for behaviors in own) for i in range(3)]
     if all(falls):
-        own = [[("stand", None), *cards[1:]] for cards in own]
+        own = [[("stand", None), *behaviors[1:]] for behaviors in own]
         falls[0] = False
     segments: list[list[Segment]] = [[], []]
-    for i, (start, end) in enumerate(_spans(rng, falls)):
-        if doings[i] is not None:
-            both = _pair_behaviour(rng, start, end, doings[i])
+    for i, (start, end) in enumerate(_split_keyframes(rng, falls)):
+        if shared[i] is not None:
+            both = _interaction_segments(rng, start, end, shared[i])
         else:
-            # Each falls away from the other; some stand still with their hands as close as in a handshake.
+            # Persons fall away from each other. Some stand with their hands as close as in a handshake.
             fixed = {"forwards": False, **({"arms": "forward"} if rng.random() < 0.5 else {})}
-            both = [[_segment(rng, start, end, cards[i], **fixed)] for cards in own]
+            both = [[_random_segment(rng, start, end, behaviors[i], **fixed)] for behaviors in own]
         for side in range(2):
             segments[side] += both[side]
     return segments
 
 
-def _pair(rng: np.random.Generator, segments: list[list[Segment]]) -> list[PersonPlan]:
+def _plan_pair(rng: np.random.Generator, segments: list[list[Segment]]) -> list[PersonPlan]:
     height = rng.uniform(70, 100)
     ground = max(rng.uniform(112, 126), height + rng.uniform(30, 36))
     heights = height + rng.uniform(-4, 4, size=2)
@@ -289,7 +305,7 @@ def _pair(rng: np.random.Generator, segments: list[list[Segment]]) -> list[Perso
             height=heights[side],
             faces_right=side == 0,
             segments=tuple(segments[side]),
-            reach=(0.0, float(WIDTH)),
+            x_range=(0.0, float(WIDTH)),
             partner=1 - side,
         )
         for side in range(2)

@@ -1,4 +1,5 @@
-"""The files beside MiniAVA's videos: annotations as AVA's and Kinetics', person boxes as SlowFast's."""
+"""Files of MiniAVA other than videos: annotations in the formats of AVA and Kinetics, and person boxes in
+SlowFast's format."""
 
 from __future__ import annotations
 
@@ -8,14 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from vmae_det.mini_ava.plan import ACTIONS, VIDEO_START, VideoPlan
-from vmae_det.mini_ava.scenes import PersonTruth
+from vmae_det.mini_ava.render import PersonTruth
 
-# A keyframe in which less than this share of some person shows is excluded from annotation and evaluation.
-LEAST_VISIBLE = 0.4
+# A keyframe is excluded if a smaller fraction than this of any person is visible.
+MIN_VISIBLE = 0.4
 
-_BOX_JITTER = 0.04  # of a detected box's edges, in box sizes
+_BOX_JITTER = 0.04  # standard deviation of a detected box's edges, relative to the box size
 _MISS_RATE = 0.06
-_FALSE_ALARMS = 0.15  # a keyframe
+_FALSE_POSITIVES = 0.15  # per keyframe
 _ACTION_IDS = {action.name: action.id for action in ACTIONS}
 
 Truths = Mapping[int, Sequence[PersonTruth]]  # by keyframe, seconds from the start of the file
@@ -112,13 +113,13 @@ seed and counts made this folder.
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file of the data set with the same bytes on every platform."""
+    """Write a text file with the same bytes on every platform."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_detection_files(root: Path, split: str, truths: Sequence[tuple[VideoPlan, Truths]]) -> None:
-    """AVA's annotations, exclusions and person boxes of the `split` train or val."""
+    """Write AVA annotations, excluded keyframes and person boxes of the `split` train or val."""
     annotations, excluded, boxes = [], [], []
     for plan, by_keyframe in truths:
         detector = np.random.default_rng([*plan.random_key, 1])
@@ -126,7 +127,7 @@ def write_detection_files(root: Path, split: str, truths: Sequence[tuple[VideoPl
             keyframe = f"{plan.name},{VIDEO_START + second:04d}"
             detections = _detect([person.box for person in people], detector)
             boxes += [f"{keyframe},{_coordinates(box)},,{score:.6f}" for box, score in detections]
-            if any(person.visible < LEAST_VISIBLE for person in people):
+            if any(person.visible < MIN_VISIBLE for person in people):
                 excluded.append(keyframe)
                 continue
             annotations += [
@@ -140,13 +141,13 @@ def write_detection_files(root: Path, split: str, truths: Sequence[tuple[VideoPl
 
 
 def write_clip_list(root: Path, split: str, clips: Iterable[tuple[VideoPlan, int]]) -> None:
-    """The Kinetics-style list of the clips of `split`; labels are columns of the label map."""
+    """Write the Kinetics-style list of the clips of `split`; labels are indices into the label map."""
     lines = [f"clips/{split}/{plan.name}.mp4 {column}" for plan, column in clips]
     _write_lines(root / f"annotations/clips_{split}.csv", lines)
 
 
 def write_common_files(root: Path) -> None:
-    """Label map, data set files and README; the other annotations must be there already."""
+    """Write label map, dataset files and README. The other annotations must exist."""
     entries = (
         f'label {{\n  name: "{action.name}"\n  label_id: {action.id}\n  label_type: {action.kind}\n}}\n'
         for action in ACTIONS
@@ -171,7 +172,8 @@ def write_common_files(root: Path) -> None:
 def _detect(
     people: Sequence[tuple[float, ...]], rng: np.random.Generator
 ) -> list[tuple[tuple[float, ...], float]]:
-    """Boxes and scores of a detector that is off by a little, misses some and sees what is not there."""
+    """Simulate a person detector: return boxes with jitter, false negatives and false positives, and
+    scores."""
     found = []
     for x1, y1, x2, y2 in people:
         size = np.array([x2 - x1, y2 - y1, x2 - x1, y2 - y1])
@@ -179,7 +181,7 @@ def _detect(
         score = rng.uniform(0.8, 0.99) if rng.random() < 0.92 else rng.uniform(0.4, 0.8)
         if rng.random() >= _MISS_RATE:
             found.append((box, score))
-    for _ in range(rng.poisson(_FALSE_ALARMS)):
+    for _ in range(rng.poisson(_FALSE_POSITIVES)):
         width, height = rng.uniform(0.08, 0.25), rng.uniform(0.2, 0.6)
         x, y = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)
         found.append((np.array([x, y, x + width, y + height]), rng.uniform(0.1, 0.85)))
