@@ -276,7 +276,7 @@ def test_tensors_of_unsupported_kinds_are_refused(tmp_path):
         "a nested tensor": torch.nested.nested_tensor([theirs[name]]),
         "a tensor with a conjugate": torch.ones(2, dtype=torch.complex64).conj(),
         "test_foreign_files.Scaler": Scaler(),
-        "an array of something else than numbers": np.array([{}, []], dtype=object),
+        "an array that is not numeric": np.array([{}, []], dtype=object),
     }
     for expected, value in kinds.items():
         torch.save({"model": theirs | {name: value}}, tmp_path / "x.pth")

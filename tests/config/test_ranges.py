@@ -214,7 +214,7 @@ def test_a_batch_that_cannot_fit_is_refused_before_training(tiny_cfg, monkeypatc
 
 def test_a_metric_that_no_evaluation_gives_is_found_before_training(tiny_cfg, monkeypatch):
     monkeypatch.setattr(train, "Trainer", lambda *_, **__: pytest.fail("training has begun"))
-    with pytest.raises(ConfigError, match=r"TEST\.BEST_METRIC: .* no metric 'foo'; known are: top1"):
+    with pytest.raises(ConfigError, match=r"TEST\.BEST_METRIC: .* no metric 'foo'; expected one of: top1"):
         train.run_training(tiny_cfg("finetune", "TEST.BEST_METRIC", "foo"))
 
 

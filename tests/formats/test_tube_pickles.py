@@ -86,7 +86,7 @@ class Bad:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (Bad(), "wants to run builtins.print"),
+        (Bad(), "got a reference to builtins.print"),
         ([], r"expected a dict of tubes by label or an array \(N, 8\), got a list"),
         ({2: []}, "expected labels from 0 to 1, got '2'"),
         ({0: 5}, r"\[0\]: expected a list of tubes, got a int"),

@@ -109,7 +109,10 @@ def test_detectron2_weights(detectron2, tmp_path):
     with pytest.raises(WeightsError, match=r"custom.pth: 1 parameters of the person detector are missing"):
         build_person_detector(config("detectron2", "WEIGHTS", str(path)))
     detectron2.weights.write_bytes(pickle.dumps(sys.exit))
-    with pytest.raises(DataError, match=r"model_final.pkl: is not a pickle of weights: wants to run"):
+    with pytest.raises(
+        DataError,
+        match=r"model_final.pkl: not a pickle of weights: expected plain data and numpy arrays, got a refer",
+    ):
         build_person_detector(config("detectron2"))
     for name in ("COCO-Detection/unknown.yaml", "LVISv1-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"):
         with pytest.raises(ConfigError, match=r"PERSON_DETECTOR.CONFIG"):

@@ -87,7 +87,7 @@ def test_a_pipe_is_refused_as_a_pipe_without_waiting_for_it(tmp_path, name):
     read = others[name] if name in others else READERS[name][0]
     os.mkfifo(tmp_path / name)
     with pytest.raises(
-        DataError, match=f"{name}: cannot be read: expected a file, got a pipe; write its content"
+        DataError, match=f"{name}: cannot be read: expected a file, got a pipe; save its content"
     ):
         read(tmp_path / name)
 
@@ -123,7 +123,7 @@ def test_a_gzip_bomb_is_refused_once_it_has_grown_too_far(tmp_path, monkeypatch,
     path.write_bytes(gzip.compress(unit * ((8 << 20) // len(unit))))
     size = path.stat().st_size
     with pytest.raises(
-        DataError, match=f"its {size} bytes of gzip expand to more than [0-9]+ bytes"
+        DataError, match=f"{size} bytes of gzip decompress to more than [0-9]+ bytes"
     ) as error:
         read(path)
     assert int(re.search(r"more than (\d+)", str(error.value))[1]) <= max(1 << 20, 200 * size)

@@ -108,7 +108,7 @@ def test_a_pipe_gets_the_text(tmp_path):
 
 
 def test_a_pipe_without_reader_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(output_files, "_PIPE_PATIENCE", 0.1)
+    monkeypatch.setattr(output_files, "_PIPE_TIMEOUT", 0.1)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OutputError, match="no process reads from this pipe"):
         write_text(tmp_path / "pipe", "text")
@@ -131,14 +131,14 @@ def test_standard_output_is_written_into_even_where_it_is_a_file(tmp_path):
 
 BAD_FILES = {
     "": "the path is empty",
-    ".": "it is a folder",
-    "/": "it is a folder",
-    "folder": "it is a folder",
-    "file/x.json": "file is no folder",
-    "file/deep/x.json": "file is no folder",
+    ".": "expected a file, got a folder",
+    "/": "expected a file, got a folder",
+    "folder": "expected a file, got a folder",
+    "file/x.json": "file is not a folder",
+    "file/deep/x.json": "file is not a folder",
     "n" * 300: "File name too long",
     "new/" + "n" * 300 + "/x": "File name too long",
-    "lost_folder/x.json": "lost_folder is a link to a folder that is not there",
+    "lost_folder/x.json": "lost_folder is a link to a folder that does not exist",
     "loop": "Too many levels of symbolic links",
     "a\0b": "null byte",
 }
@@ -169,8 +169,8 @@ def test_a_path_that_cannot_be_a_file_is_named_before_the_work(site, path):
     ("path", "reason"),
     [
         ("", "empty"),
-        ("file", "file is no folder"),
-        ("file/deep", "file is no folder"),
+        ("file", "file is not a folder"),
+        ("file/deep", "file is not a folder"),
         ("lost_folder", "a link to a folder"),
         ("n" * 300, "too long"),
         ("n/" * 1500, "more than 200 folders"),

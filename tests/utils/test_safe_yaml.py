@@ -94,6 +94,6 @@ def test_the_line_of_a_mistake():
     with pytest.raises(InvalidYAMLError, match="not valid YAML") as error:
         load_yaml("a: 1\nb: [\n")
     assert error.value.line == 3
-    with pytest.raises(InvalidYAMLError, match="the key 'b' is there twice") as error:
+    with pytest.raises(InvalidYAMLError, match="duplicate key 'b'") as error:
         load_yaml("a: 1\nc:\n  b: 2\n  d: 0\n  b: 2\n")
     assert error.value.line == 5

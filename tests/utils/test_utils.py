@@ -54,7 +54,7 @@ def test_a_resumed_log_forgets_the_steps_that_are_done_again(tmp_path):
 
 def test_suggestions():
     assert did_you_mean("trian", ["train", "test"]) == "; did you mean 'train'?"
-    assert did_you_mean("xyz", ["train", "test"]) == "; known are: train, test"
+    assert did_you_mean("xyz", ["train", "test"]) == "; expected one of: train, test"
     assert did_you_mean("xyz", []) == ""
 
 

@@ -1,7 +1,7 @@
-"""The errors that a user meets: each says what was got, what was expected and where.
+"""Errors that are shown to the user, and helpers for their messages.
 
-The command line prints them as one line and exits with status 2; anything else is a bug and keeps its
-traceback.
+The command line prints a UserError as one line and exits with status 2. Any other exception is a bug and
+keeps its traceback.
 """
 
 from __future__ import annotations
@@ -11,21 +11,23 @@ from collections.abc import Iterable
 from pathlib import Path
 
 USER_ERROR_STATUS = 2  # exit status of a command that ends in a UserError
-_READABLE = 1000  # characters of a message
+_MAX_CHARACTERS = 1000  # of a message
 
 
 class UserError(Exception):
-    """Something outside the program is wrong and the user can mend it."""
+    """An error that the user can fix. The message says what was got, what was expected, and where."""
 
 
 class ConfigError(UserError):
-    """A config key is unknown or holds an impossible value; the message begins with the key."""
+    """A config key is unknown or has an invalid value. The message starts with the key."""
 
 
 class DataError(UserError):
-    """A file is missing, unreadable or says something impossible; the message begins with file and line.
+    """A file is missing, unreadable or has invalid content. The message starts with the file and the line.
 
-    `problem` and `line` keep its parts.
+    Attributes:
+        problem: the message without file and line.
+        line: line number, from 1; None for errors about the whole file.
     """
 
     def __init__(self, problem: str, path: str | Path | None = None, line: int | None = None) -> None:
@@ -36,41 +38,42 @@ class DataError(UserError):
 
 
 class WeightsError(UserError):
-    """A checkpoint cannot be read or written, or does not fit the model; the message names the parameters."""
+    """A checkpoint cannot be read or written, or does not match the model; lists the parameters."""
 
 
 class OutputError(UserError, OSError):
-    """An output cannot be written: `OutputError(errno, reason, path)`. It is an OSError too, so that a caller
-    can add what it was about to write."""
+    """An output cannot be written: `OutputError(errno, reason, path)`.
+
+    It is also an OSError, so that a caller that handles OSError can add what it was writing.
+    """
 
     def __str__(self) -> str:
         return f"{self.filename}: cannot be written: {self.strerror}"
 
 
 def file_error(error: OSError) -> UserError:
-    """An OSError about a file as an error that the user can mend. One that names no file is raised again."""
+    """Convert an OSError about a file to a UserError. An OSError without a file name is raised again."""
     if error.filename is None:
         raise error
     return UserError(f"{error.filename}: {error.strerror}")
 
 
 def quoted(text: str) -> str:
-    """A value as an error message shows it: quoted, unprintable characters escaped, cut when long."""
+    """Quote a value for an error message. Unprintable characters are escaped, and long values truncated."""
     return repr(text if len(text) <= 40 else text[:37] + "...")
 
 
 def one_line(message: object) -> str:
-    """A message without line breaks, and without the middle of what is too long to read."""
+    """Return a message without line breaks. The middle of a very long message is replaced by an ellipsis."""
     text = " ".join(str(message).split())
-    return text if len(text) <= _READABLE else f"{text[: _READABLE - 300]} ... {text[-300:]}"
+    return text if len(text) <= _MAX_CHARACTERS else f"{text[: _MAX_CHARACTERS - 300]} ... {text[-300:]}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'X'?` for the known name nearest to `name`, or the list of known ones when none is
-    near."""
+    """Return `; did you mean 'X'?` for the known name closest to `name`, or a list of the known names."""
     known = list(known)
     folded = {other.casefold(): other for other in known}
     near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
     if near:
         return f"; did you mean '{folded[near[0]]}'?"
-    return f"; known are: {', '.join(known)}" if 0 < len(known) <= 30 else ""
+    return f"; expected one of: {', '.join(known)}" if 0 < len(known) <= 30 else ""

@@ -1,4 +1,4 @@
-"""By which suffixes files are known."""
+"""File suffixes of videos, images and shards."""
 
 VIDEO_SUFFIXES = frozenset(
     (

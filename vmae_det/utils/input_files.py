@@ -1,7 +1,7 @@
-"""Files from outside: text and packed data, opened in one way by all readers of annotations and lists.
+"""Input files: how annotations and lists are opened, decompressed and decoded.
 
-A pipe or a device has no end that one could rely on, and cannot be read twice: only regular files are read.
-What a small gzip file unfolds into is bounded.
+Only regular files are read, because pipes and devices may never end and cannot be read twice. The size of
+decompressed gzip files is limited.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from typing import BinaryIO
 
 from vmae_det.utils.errors import DataError
 
-# A gzip file may expand to this many bytes whatever its own size, and beyond to so many times its size.
-# Annotation files compress 3 to 20 times; gzip's limit, which a file of equal bytes reaches, is 1030 times.
+# A gzip file may decompress to FREE_EXPANSION bytes, or to MAX_EXPANSION times its size if that is more.
+# Annotation files have compression ratios of 3 to 20. The maximum of gzip, for a file of equal bytes, is
+# 1030.
 FREE_EXPANSION = 64 << 20
 MAX_EXPANSION = 200
 
@@ -29,31 +30,32 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 @contextmanager
 def open_input(path: str | Path) -> Iterator[BinaryIO]:
-    """The bytes of a regular file, unpacked where it is gzipped.
+    """Open a regular file for reading bytes, and decompress it if it is gzipped.
 
     Raises:
-        DataError: there is no such file; it is a folder, a pipe or a device; it cannot be read; it is a
-            broken gzip file, or one that expands too far. Errors of the system in the block become one, too.
+        DataError: the file does not exist; it is a folder, a pipe or a device; it cannot be read; it is a
+            corrupt gzip file, or decompresses to too many bytes. An OSError in the `with` block is converted
+            to it as well.
     """
     path = Path(path)
     try:
         check_regular_file(path)
         with path.open("rb") as file:
-            packed = file.read(2) == GZIP
+            is_gzipped = file.read(2) == GZIP
             file.seek(0)
-            yield io.BufferedReader(_Expanding(path, file)) if packed else file
+            yield io.BufferedReader(_LimitedGzip(path, file)) if is_gzipped else file
     except (OSError, EOFError, zlib.error) as error:
         raise read_error(path, error) from None
 
 
 def read_text(path: str | Path, what: str) -> str:
-    """The text of a file in UTF-8, without the byte order mark that editors of Windows put before it.
+    """Read a UTF-8 text file, without the byte order mark that Windows editors write.
 
     Args:
-        what: the kind of file that is expected, for the error.
+        what: the expected kind of file, for error messages.
 
     Raises:
-        DataError: as of `open_input`; or the file is not UTF-8.
+        DataError: see `open_input`; or the file is not UTF-8.
     """
     with open_input(path) as file:
         content = file.read()
@@ -61,10 +63,14 @@ def read_text(path: str | Path, what: str) -> str:
 
 
 def decode(content: bytes, path: str | Path, what: str, line: int = 1) -> str:
-    """The text that bytes of a file are in UTF-8, without a byte order mark.
+    """Decode UTF-8 bytes of a file, without a byte order mark.
 
     Args:
-        line: number of the line that `content` begins with.
+        what: see `read_text`.
+        line: line number of the start of `content`.
+
+    Raises:
+        DataError: the bytes are not UTF-8.
     """
     try:
         return content.decode("utf-8-sig" if line == 1 else "utf-8")
@@ -75,44 +81,46 @@ def decode(content: bytes, path: str | Path, what: str, line: int = 1) -> str:
 
 
 def check_regular_file(path: Path) -> None:
-    """DataError where a path is no regular file; OSError where it is nothing. Nothing is opened: to open a
-    pipe would wait for a writer."""
+    """Raise DataError if a path is not a regular file, and OSError if it does not exist.
+
+    The path is not opened, because opening a pipe waits for a writer.
+    """
     mode = path.stat().st_mode
     if stat.S_ISREG(mode):
         return
     kinds = ((stat.S_ISFIFO, "pipe"), (stat.S_ISDIR, "folder"), (stat.S_ISSOCK, "socket"))
     kind = next((name for test, name in kinds if test(mode)), "device")
-    advice = "" if kind == "folder" else "; write its content to a file first"
+    advice = "" if kind == "folder" else "; save its content to a file first"
     raise DataError(f"cannot be read: expected a file, got a {kind}{advice}", path)
 
 
 def read_error(path: str | Path, error: Exception) -> DataError:
-    """The error for a file that the system or its packing keeps from being read."""
+    """Convert an OSError or a decompression error of a file to a DataError."""
     if isinstance(error, FileNotFoundError):
         return DataError("no such file", path)
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return DataError(f"cannot be read: {reason}", path)
 
 
-class _Expanding(io.RawIOBase):
-    """A gzip file's content, up to the bound."""
+class _LimitedGzip(io.RawIOBase):
+    """Decompresses a gzip file, up to the limit of its size."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self._path = path
         self._content = gzip.GzipFile(fileobj=file)
         self._size = path.stat().st_size
-        self._given = 0
+        self._num_read = 0
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:
         count = self._content.readinto(buffer)
-        self._given += count
-        if self._given > max(FREE_EXPANSION, MAX_EXPANSION * self._size):
-            problem = f"its {self._size} bytes of gzip expand to more than {self._given - count} bytes"
-            advice = "annotation files do not compress that far; unpack it if it is meant so"
-            raise DataError(f"{problem}: {advice}", self._path)
+        self._num_read += count
+        if self._num_read > max(FREE_EXPANSION, MAX_EXPANSION * self._size):
+            problem = f"{self._size} bytes of gzip decompress to more than {self._num_read - count} bytes"
+            advice = "annotation files do not compress that well; decompress the file if this is intended"
+            raise DataError(f"{problem}; {advice}", self._path)
         return count
 
 

@@ -1,4 +1,4 @@
-"""Output files: checked before the work, written whole or not at all."""
+"""Output files: checked before long work, and written atomically."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from vmae_det.utils.errors import OutputError
 _DESCRIPTORS = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
 _DESCRIPTOR_FOLDER = re.compile(r"(?:/dev/fd|/proc/self/fd)/([0-9]{1,6})")
 _MAX_LINKS = 40  # as in Linux
-_MAX_FOLDERS = 200  # to be made for one output
-_LONGEST_NAME = 255  # bytes, where the file system does not say
-_PIPE_PATIENCE = 30.0  # seconds that a pipe may be without a reader
-# Errors of a file that the system reports without its name.
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
-_numbers = itertools.count()
+_MAX_NEW_FOLDERS = 200  # per output
+_MAX_NAME_BYTES = 255  # if the file system does not report it
+_PIPE_TIMEOUT = 30.0  # seconds to wait for a reader of a pipe
+# Errors that the system can report without a file name.
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
+_counter = itertools.count()
 
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """A temporary path to write to. It gets the name `path` when the block ends, and is removed if the block
-    fails.
+    """Write a file atomically. Yields a temporary path, which is renamed to `path` when the block ends.
 
-    The content is on disk before it gets its name, and the name is on disk when this returns. Folders are
-    made as needed. A link is followed, and its target replaced. What is written goes into a pipe or a
-    character device, such as /dev/stdout, when the block ends; nothing ever takes their place.
+    If the block fails, the temporary file is removed and `path` is unchanged. The content and the new name
+    are synced to disk. Parent folders are created. A symbolic link is followed, and its target replaced. For
+    a pipe or a character device, such as /dev/stdout, the content is copied into it when the block ends; the
+    device itself is never replaced.
 
     Raises:
         OutputError: `path` cannot be written.
@@ -49,22 +49,22 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         with TemporaryDirectory() as folder:
             temporary = Path(folder) / f"output{target.suffix}"
             yield temporary
-            with _blaming(path):
+            with _as_output_error(path):
                 _copy_into(temporary, target, descriptor)
         return
-    with _blaming(path):
+    with _as_output_error(path):
         target.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays last: writers of videos and pictures choose their format by it.
+    # Keep the suffix, because video and image writers choose the format by it.
     suffix = target.suffix if len(target.suffix) <= 20 else ""
-    temporary = target.with_name(f".{target.stem[:40]}.{os.getpid()}-{next(_numbers)}.tmp{suffix}")
+    temporary = target.with_name(f".{target.stem[:40]}.{os.getpid()}-{next(_counter)}.tmp{suffix}")
     try:
         try:
             yield temporary
         except OSError as error:
-            if error.filename == str(temporary) or (error.filename is None and error.errno in _DISK):
+            if error.filename == str(temporary) or (error.filename is None and error.errno in _DISK_ERRORS):
                 raise _output_error(path, error) from error
             raise
-        with _blaming(path):
+        with _as_output_error(path):
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             if target.exists():
@@ -72,37 +72,37 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             os.replace(temporary, target)
             sync_folder(target.parent)
     finally:
-        with suppress(OSError):  # on a file system that has become read-only; the first error says so
+        with suppress(OSError):  # if the file system became read-only, which the first error reports
             temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file in UTF-8, with line breaks as they are; see `atomic_write`."""
+    """Write a UTF-8 text file atomically, without converting line breaks. See `atomic_write`."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Write a JSON file; numbers that are not finite, which JSON has none of, become null."""
+    """Write a JSON file atomically. NaN and infinity, which JSON does not support, are written as null."""
     write_text(path, simplejson.dumps(content, indent=1, ignore_nan=True) + "\n")
 
 
 def make_output_folder(folder: str | Path) -> Path:
-    """Make a folder for outputs, if it is not there yet; OutputError where that is impossible."""
+    """Create a folder for outputs if it does not exist. Raise OutputError if that is not possible."""
     check_output_folder(folder)
-    with _blaming(folder):
+    with _as_output_error(folder):
         Path(folder).mkdir(parents=True, exist_ok=True)
     return Path(folder)
 
 
 def check_output_file(path: str | Path) -> None:
-    """Raise OutputError for a path that `atomic_write` could not write; to be called before long work.
+    """Raise OutputError for a path that `atomic_write` cannot write. Call this before long work.
 
-    It makes nothing, so that it cannot see a full disk.
+    It creates nothing, so it does not detect a full disk.
     """
     if not str(path):
         raise OutputError(errno.ENOENT, "the path is empty", "''")
-    with _blaming(path):
+    with _as_output_error(path):
         target, descriptor = _resolve(Path(path))
         if descriptor is not None:
             os.fstat(descriptor)
@@ -110,42 +110,39 @@ def check_output_file(path: str | Path) -> None:
         with suppress(FileNotFoundError, NotADirectoryError):
             mode = os.stat(target).st_mode
             if stat.S_ISDIR(mode):
-                raise IsADirectoryError(errno.EISDIR, "it is a folder, expected a file")
+                raise IsADirectoryError(errno.EISDIR, "expected a file, got a folder")
             if stat.S_ISCHR(mode) or stat.S_ISFIFO(mode):
                 _check_access(target, os.W_OK)
                 return
             if not stat.S_ISREG(mode):
-                raise OSError(errno.EINVAL, "it is a block device or a socket, expected a file")
+                raise OSError(errno.EINVAL, "expected a file, got a block device or a socket")
         _check_folder(target.parent, target.name)
 
 
 def check_output_folder(folder: str | Path) -> None:
-    """Raise OutputError for a folder that cannot be made or written into; it makes nothing."""
+    """Raise OutputError for a folder that cannot be created or written to. Creates nothing."""
     if not str(folder):
         raise OutputError(errno.ENOENT, "the path is empty", "''")
-    with _blaming(folder):
+    with _as_output_error(folder):
         _check_folder(Path(folder).absolute())
 
 
 def _check_folder(folder: Path, name: str = "") -> None:
-    """OSError unless `folder` is writable, or can be made, and takes a file of this name."""
-    there, missing = folder, [name]
-    while not os.path.lexists(there):  # false as well below a file, and for names that are too long
-        missing.append(there.name)
-        there = there.parent
-    if not there.is_dir():
-        what = (
-            "a link to a folder that is not there"
-            if there.is_symlink() and not there.exists()
-            else "no folder"
-        )
-        raise NotADirectoryError(errno.ENOTDIR, f"{there} is {what}")
-    if len(missing) > _MAX_FOLDERS:
-        raise OSError(errno.ENAMETOOLONG, f"more than {_MAX_FOLDERS} folders would have to be made")
-    longest = _longest_name(there)
-    if any(len(os.fsencode(name)) > longest for name in missing):
+    """Raise OSError unless `folder` exists or can be created, is writable, and accepts this file name."""
+    existing, missing = folder, [name]
+    while not os.path.lexists(existing):  # also false below a file, and for names that are too long
+        missing.append(existing.name)
+        existing = existing.parent
+    if not existing.is_dir():
+        is_broken_link = existing.is_symlink() and not existing.exists()
+        what = "a link to a folder that does not exist" if is_broken_link else "not a folder"
+        raise NotADirectoryError(errno.ENOTDIR, f"{existing} is {what}")
+    if len(missing) > _MAX_NEW_FOLDERS:
+        raise OSError(errno.ENAMETOOLONG, f"more than {_MAX_NEW_FOLDERS} folders would have to be created")
+    max_bytes = _max_name_bytes(existing)
+    if any(len(os.fsencode(name)) > max_bytes for name in missing):
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-    _check_access(there, os.W_OK | os.X_OK)
+    _check_access(existing, os.W_OK | os.X_OK)
 
 
 def _check_access(path: Path, mode: int) -> None:
@@ -155,21 +152,21 @@ def _check_access(path: Path, mode: int) -> None:
         raise OSError(reason, os.strerror(reason))
 
 
-def _longest_name(folder: Path) -> int:
-    return os.pathconf(folder, "PC_NAME_MAX") if hasattr(os, "pathconf") else _LONGEST_NAME
+def _max_name_bytes(folder: Path) -> int:
+    return os.pathconf(folder, "PC_NAME_MAX") if hasattr(os, "pathconf") else _MAX_NAME_BYTES
 
 
 def _resolve(path: Path) -> tuple[Path, int | None]:
-    """The place that a path leads to through links, and its number if that is an open descriptor.
+    """Follow symbolic links; return the final path, and its number if it is an open file descriptor.
 
-    A descriptor is not followed: a rename would leave the process with a file that has no name.
+    Descriptors are not followed, because a rename would leave the process with an unlinked file.
     """
     path = path.absolute()
     for _ in range(_MAX_LINKS):
         text = os.path.normpath(path)
-        numbered = _DESCRIPTOR_FOLDER.fullmatch(text)
-        if numbered or text in _DESCRIPTORS:
-            return path, int(numbered[1]) if numbered else _DESCRIPTORS[text]
+        match = _DESCRIPTOR_FOLDER.fullmatch(text)
+        if match or text in _DESCRIPTORS:
+            return path, int(match[1]) if match else _DESCRIPTORS[text]
         if not path.is_symlink():
             return path, None
         path = path.parent / os.readlink(path)
@@ -181,10 +178,10 @@ def _is_stream(path: Path) -> bool:
 
 
 def _copy_into(source: Path, target: Path, descriptor: int | None) -> None:
-    """Write the content of a file to a pipe, a character device or an open descriptor."""
+    """Copy a file into a pipe, a character device or an open descriptor."""
     if descriptor is not None:
-        for printed in (sys.stdout, sys.stderr):
-            printed.flush()
+        for output in (sys.stdout, sys.stderr):
+            output.flush()
         opened = os.dup(descriptor)
     else:
         opened = _open_stream(target)
@@ -193,7 +190,7 @@ def _copy_into(source: Path, target: Path, descriptor: int | None) -> None:
 
 
 def _open_stream(path: Path) -> int:
-    deadline = time.monotonic() + _PIPE_PATIENCE
+    deadline = time.monotonic() + _PIPE_TIMEOUT
     while True:
         try:
             opened = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
@@ -209,15 +206,15 @@ def _open_stream(path: Path) -> int:
 
 
 @contextmanager
-def _blaming(path: str | Path) -> Iterator[None]:
-    """Turn every OSError of a block into an OutputError about `path`."""
+def _as_output_error(path: str | Path) -> Iterator[None]:
+    """Convert an OSError in the block to an OutputError about `path`."""
     try:
         yield
     except OutputError:
         raise
     except OSError as error:
         raise _output_error(path, error) from error
-    except ValueError as error:  # a null byte in the name
+    except ValueError as error:  # a null byte in the path
         raise OutputError(errno.EINVAL, str(error), str(path)) from error
 
 
@@ -226,8 +223,8 @@ def _output_error(path: str | Path, error: OSError) -> OutputError:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on disk, where the system can do that."""
-    with suppress(OSError):  # not every system opens folders, not every file system syncs them
+    """Sync the entries of a folder to disk, if the system supports it."""
+    with suppress(OSError):  # some systems cannot open folders, some file systems cannot sync them
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -1,4 +1,7 @@
-"""Pickles of plain data: containers, text, numbers and numpy arrays. Nothing that a pickle names is run."""
+"""Loading of untrusted pickles: containers, text, numbers and numpy arrays only.
+
+No function or class that a pickle names is imported or called.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,8 @@ from vmae_det.utils.errors import DataError, quoted
 from vmae_det.utils.input_files import open_input
 
 
-class _PickledType:
-    """Stands for numpy.dtype."""
+class _PickledDtype:
+    """Replaces numpy.dtype."""
 
     def __init__(self, code: str, *_: Any) -> None:
         self.code, self.order = code, "|"
@@ -27,10 +30,7 @@ class _PickledType:
 
 
 class PickledArray:
-    """Stands for numpy.ndarray: numpy itself crashes on pickles that are broken in the right places.
-
-    `to_numpy` gives the array.
-    """
+    """Replaces numpy.ndarray, because numpy crashes on some corrupt pickles. See `to_numpy`."""
 
     def __init__(self, *_: Any) -> None:
         self.state: tuple[Any, ...] = ()
@@ -40,28 +40,28 @@ class PickledArray:
 
     @classmethod
     def from_buffer(
-        cls, data: bytes, dtype: _PickledType, shape: tuple[int, ...], order: str
+        cls, data: bytes, dtype: _PickledDtype, shape: tuple[int, ...], order: str
     ) -> PickledArray:
-        """What numpy's pickles of protocol 5 call."""
+        """Build an array; called by numpy's pickles of protocol 5."""
         array = cls()
         array.state = (shape, dtype, order == "F", data)
         return array
 
     def to_numpy(self) -> np.ndarray:
-        """The array; UnpicklingError if it is not of plain numbers."""
+        """Return the array; raise UnpicklingError if it is corrupt or not numeric."""
         try:
             shape, dtype, is_fortran, data = self.state
             if not re.fullmatch("[fiu][1248]", dtype.code) or dtype.order not in tuple("<>=|"):
-                raise pickle.UnpicklingError("an array of something else than numbers")
-            data = data.encode("latin1") if isinstance(data, str) else bytes(data)  # Python 2 had no bytes
+                raise pickle.UnpicklingError("an array that is not numeric")
+            data = data.encode("latin1") if isinstance(data, str) else bytes(data)  # Python 2 has no bytes
             values = np.frombuffer(data, dtype=np.dtype(dtype.order + dtype.code))
             return values.reshape(shape, order="F" if is_fortran else "C")
         except (AttributeError, TypeError, ValueError, OverflowError):
-            raise pickle.UnpicklingError("a broken array") from None
+            raise pickle.UnpicklingError("a corrupt array") from None
 
 
-def _scalar(dtype: _PickledType, data: bytes | str) -> int | float | str:
-    """A number of numpy, or a text, such as a key of a dict that was made of an array of names."""
+def _scalar(dtype: _PickledDtype, data: bytes | str) -> int | float | str:
+    """Return a numpy scalar as a Python number, or as text if it is a numpy string."""
     if re.fullmatch("[US][0-9]{1,9}", dtype.code):
         data = data.encode("latin1") if isinstance(data, str) else bytes(data)
         if dtype.code[0] == "S":
@@ -74,28 +74,28 @@ def _scalar(dtype: _PickledType, data: bytes | str) -> int | float | str:
 
 
 def _empty_dict(*_: Any) -> dict:
-    """Stands for the kinds of dict; their items come later."""
+    """Replaces dict types. The pickle adds the items later."""
     return {}
 
 
 def _encode_latin1(text: str, encoding: str) -> bytes:
-    """Bytes as old pickles hold them: text in latin1."""
+    """Return the bytes that old pickles store as latin1 text."""
     if encoding != "latin1":
-        raise pickle.UnpicklingError(f"text in {encoding}")
+        raise pickle.UnpicklingError(f"expected bytes stored as latin1, got {encoding}")
     return text.encode("latin1")
 
 
-def _no_bytes(*content: Any) -> bytes:
-    """Bytes of an empty array in the protocols before 3, which have no other way to write them."""
+def _empty_bytes(*content: Any) -> bytes:
+    """Return b"", which protocols before 3 store as a call without arguments."""
     if content:
-        raise pickle.UnpicklingError("bytes made of something else")
+        raise pickle.UnpicklingError("expected bytes() without arguments")
     return b""
 
 
-# What a pickle of arrays calls, under the names that the versions of numpy gave it.
+# Globals that pickles of arrays use, under the names of all numpy versions, and their safe replacements.
 ALLOWED_GLOBALS: dict[str, Callable[..., Any]] = {
     "numpy.ndarray": PickledArray,
-    "numpy.dtype": _PickledType,
+    "numpy.dtype": _PickledDtype,
     "_codecs.encode": _encode_latin1,
     "numpy.core.multiarray._reconstruct": PickledArray,
     "numpy._core.multiarray._reconstruct": PickledArray,
@@ -105,34 +105,34 @@ ALLOWED_GLOBALS: dict[str, Callable[..., Any]] = {
     "numpy._core.multiarray.scalar": _scalar,
     "collections.OrderedDict": _empty_dict,
     "collections.defaultdict": _empty_dict,
-    "builtins.bytes": _no_bytes,
-    "__builtin__.bytes": _no_bytes,
+    "builtins.bytes": _empty_bytes,
+    "__builtin__.bytes": _empty_bytes,
     "builtins.list": list,
     "__builtin__.list": list,
 }
 
 
 class RestrictedUnpickler(pickle._Unpickler):
-    """Loads containers, text, numbers and numpy arrays; refuses a pickle that wants to call anything else.
+    """Loads containers, text, numbers and numpy arrays. Raises UnpicklingError for any other global.
 
-    In Python, not C: a few broken bytes make the C one ask for all of the memory.
+    Based on the Python implementation, because the C one can allocate all memory for a few corrupt bytes.
     """
 
     def find_class(self, module: str, name: str) -> Any:
-        """The stand-in for a name; UnpicklingError if there is none."""
+        """Return the replacement of a global; raise UnpicklingError if it has none."""
         try:
             return ALLOWED_GLOBALS[f"{module}.{name}"]
         except KeyError:
-            refused = f"wants to run {module}.{name}; expected plain data and numpy arrays"
-            raise pickle.UnpicklingError(refused) from None
+            problem = f"expected plain data and numpy arrays, got a reference to {module}.{name}"
+            raise pickle.UnpicklingError(problem) from None
 
     def _load_build(self) -> None:
-        if not isinstance(self.stack[-2], (PickledArray, _PickledType)):
-            raise pickle.UnpicklingError("wants to change something else than an array")
+        if not isinstance(self.stack[-2], (PickledArray, _PickledDtype)):
+            raise pickle.UnpicklingError("expected to set the state of an array, got another object")
         super().load_build()
 
     def _load_bytearray8(self) -> None:
-        # Python makes room for the length that the file claims, before it looks at what is there.
+        # The base class allocates the declared length before it reads the data.
         (length,) = struct.unpack("<Q", self.read(8))
         self.append(bytearray(self.read(length)))
 
@@ -143,7 +143,7 @@ class RestrictedUnpickler(pickle._Unpickler):
 
 
 def describe_value(value: Any, depth: int = 2) -> str:
-    """What a value of a pickle is, in a few words: `a dict of 3, such as 'boxes': an array (5, 4)`."""
+    """Describe a value in an error message, for example `a dict of 3, such as 'boxes': an array (5, 4)`."""
     if isinstance(value, PickledArray):
         shape = value.state[0] if value.state else None
         return f"an array {shape}" if isinstance(shape, tuple) and len(shape) < 10 else "an array"
@@ -156,20 +156,21 @@ def describe_value(value: Any, depth: int = 2) -> str:
     return f"{'an' if type(value).__name__[0] in 'aeiou' else 'a'} {type(value).__name__}"
 
 
-def safe_load_pickle(path: Path, holds: str) -> Any:
-    """The content of a pickle; arrays come as PickledArray, text of Python 2 as latin1.
+def safe_load_pickle(path: Path, expected: str) -> Any:
+    """Load a pickle. Arrays are returned as PickledArray. Text of Python 2 is decoded as latin1.
 
     Args:
-        holds: what it should hold, for the error.
+        expected: the expected content, for error messages.
 
     Raises:
-        DataError: the file cannot be read, is no pickle, is broken, or wants to run something.
+        DataError: the file cannot be read, is not a pickle, is corrupt, or references other globals than
+            ALLOWED_GLOBALS.
     """
     with open_input(path) as file:
         content = io.BytesIO(file.read())
     try:
         return RestrictedUnpickler(content, encoding="latin1").load()
     except pickle.UnpicklingError as error:
-        raise DataError(f"is not a pickle of {holds}: {error}", path) from None
-    except Exception as error:  # a broken pickle raises whatever its broken content leads to
-        raise DataError(f"is not a pickle of {holds}: {type(error).__name__}: {error}", path) from None
+        raise DataError(f"not a pickle of {expected}: {error}", path) from None
+    except Exception as error:  # a corrupt pickle can raise any exception
+        raise DataError(f"not a pickle of {expected}: {type(error).__name__}: {error}", path) from None
