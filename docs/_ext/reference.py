@@ -31,8 +31,8 @@ MARKER = re.compile(r"<!-- reference: (\w+) -->")
 DOCUMENTED = (
     "vmae_det.data.catalog.CatalogEntry",
     "vmae_det.data.catalog.register_dataset",
-    "vmae_det.engine.setup.run_training",
-    "vmae_det.engine.setup.run_evaluation",
+    "vmae_det.engine.train.run_training",
+    "vmae_det.engine.evaluation.run_evaluation",
     "vmae_det.engine.launch.launch",
     "vmae_det.engine.trainer.HookBase",
     "vmae_det.engine.trainer.Trainer",

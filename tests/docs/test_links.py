@@ -1,5 +1,6 @@
 """Every page and file that code, configs and pages refer to exists."""
 
+import pkgutil
 import re
 from pathlib import Path
 
@@ -56,15 +57,18 @@ def test_links_of_a_page_resolve(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=relative)
-def test_module_paths_on_a_page_exist(page):
-    """Code names such as `vmae_det.engine.trainer` and `vmae_det/utils/cpu.py`, outside of the changelog."""
-    if page.name == "CHANGELOG.md":
-        return
+def test_names_of_the_code_on_a_page_exist(page):
+    """Files such as `vmae_det/utils/cpu.py`, names such as `vmae_det.engine.trainer.Trainer`, and imports."""
     text = page.read_text(encoding="utf-8")
-    for path in re.findall(r"\bvmae_det/[\w/]+\.\w+", text):
+    if page.name == "CHANGELOG.md":
+        return  # it names modules of earlier versions
+    for path in re.findall(r"\b(?:vmae_det|tests|tools|configs)/[\w/]+\.(?:py|yaml|html)", text):
         assert (ROOT / path).is_file(), f"{relative(page)} names {path}"
-    for name in re.findall(r"\bvmae_det(?:\.[a-z_]+)+", text):
-        parts = name.split(".")
-        candidates = [ROOT / Path(*parts[:end]) for end in (len(parts), len(parts) - 1)]
-        exists = any(path.is_dir() or path.with_suffix(".py").is_file() for path in candidates)
-        assert exists or name in ("vmae_det.json",), f"{relative(page)} names {name}"
+    names = set(re.findall(r"(?<![\w/])vmae_det(?:\.\w+)+", text))
+    for module, imported in re.findall(r"^ *from (vmae_det[\w.]*) import ([\w, ]+)", text, re.MULTILINE):
+        names |= {f"{module}.{name}" for name in re.split(r",\s*", imported)}
+    for name in sorted(names - {"vmae_det.json"}):
+        try:
+            pkgutil.resolve_name(name)
+        except (ImportError, AttributeError) as error:
+            raise AssertionError(f"{relative(page)} names {name}: {error}") from None
