@@ -1,4 +1,4 @@
-"""`vmae-det prepare`, for those who work in a clone: python datasets/prepare.py NAME ..."""
+"""Run `vmae-det prepare` from a clone: python datasets/prepare.py NAME ..."""
 
 import sys
 

@@ -26,8 +26,7 @@ def by_video(rows):
 
 
 def to_cvat(rows, names, rate, start, folder):
-    """Write a file for each video: tracks of class "person" with a checkbox for each action, visible at
-    single frames."""
+    """Write a file for each video: tracks of class "person" of single frames, with action checkboxes."""
     files = []
     for video, found in by_video(rows):
         tracks = {}

@@ -1,5 +1,4 @@
-"""Dataset checker: MiniAVA is damaged in many ways, one at a time. Each damage must be found, and nothing
-else."""
+"""Dataset checker: MiniAVA is damaged in one way at a time, and exactly this damage must be found."""
 
 import os
 import shutil

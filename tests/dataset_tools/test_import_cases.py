@@ -1,5 +1,4 @@
-"""Import of real and realistic exports: files that do not name their video, misleading attribute names,
-joined files, temporal segments, folders of images."""
+"""Import of real and realistic exports: unnamed videos, misleading names, joined files, segments, images."""
 
 import json
 
@@ -279,8 +278,7 @@ def test_segments_add_their_actions_to_the_boxes_in_their_time(tmp_path):
 
 @pytest.fixture
 def gap(tmp_path):
-    """A folder of images img_00000 to img_00019 without five of them; the pixels of each encode its
-    number."""
+    """A folder of images img_00000 to img_00019 without five of them; their pixels encode the number."""
     (tmp_path / "v/walk1").mkdir(parents=True)
     for number in (*range(8), *range(13, 20)):
         image = np.full((24, 32, 3), 10 * number, np.uint8)

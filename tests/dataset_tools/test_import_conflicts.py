@@ -1,5 +1,4 @@
-"""Import of annotations with conflicting names, boxes that do not fit the frames, or actions outside
-boxes."""
+"""Import of annotations with conflicting names, boxes that do not fit, or actions outside boxes."""
 
 import pytest
 from test_import_cases import coco, label_studio, via

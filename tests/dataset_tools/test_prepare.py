@@ -154,8 +154,7 @@ SITES = {
 
 @pytest.fixture
 def in_process(monkeypatch):
-    """Process videos without worker processes, which take half a second to start; return the processed
-    items."""
+    """Process videos in this process, because workers start slowly; return the list of processed items."""
     processed = []
 
     def run(function, items, workers, seconds, description):

@@ -37,8 +37,7 @@ interrupted = test_prepare.interrupted
 
 @pytest.fixture
 def in_process(monkeypatch):
-    """Process videos without worker processes, which take half a second to start; return the processed
-    items."""
+    """Process videos in this process, because workers start slowly; return the list of processed items."""
     monkeypatch.setattr(
         "vmae_det.dataset_tools.check.context.probe_videos",
         lambda paths, decode, workers: {path: probe_video(str(path), decode) for path in paths},
@@ -241,8 +240,7 @@ def make_site(folder, build):
 
 @pytest.mark.parametrize("build", SITES, ids=lambda build: build.__name__)
 def test_from_the_official_files_to_training(build, tmp_path, tiny_cfg, in_process, interrupted, capsys):
-    """Prepare in two runs, the first of which is interrupted; then train a detector for two steps and test
-    it."""
+    """Prepare in two runs, the first of which is interrupted; then train and test a detector."""
     site, name, more = make_site(tmp_path, build)
     interrupted(2)
     assert site.prepare(*more) == 130

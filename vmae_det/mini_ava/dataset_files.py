@@ -1,5 +1,4 @@
-"""Files of MiniAVA other than videos: annotations in the formats of AVA and Kinetics, and person boxes in
-SlowFast's format."""
+"""Write MiniAVA's annotations in the formats of AVA and Kinetics, its person boxes and its README."""
 
 from __future__ import annotations
 
@@ -172,8 +171,7 @@ def write_common_files(root: Path) -> None:
 def _detect(
     people: Sequence[tuple[float, ...]], rng: np.random.Generator
 ) -> list[tuple[tuple[float, ...], float]]:
-    """Simulate a person detector: return boxes with jitter, false negatives and false positives, and
-    scores."""
+    """Simulate a person detector: return jittered boxes and scores, with misses and false positives."""
     found = []
     for x1, y1, x2, y2 in people:
         size = np.array([x2 - x1, y2 - y1, x2 - x1, y2 - y1])

@@ -117,8 +117,7 @@ def _manifest_of(folder: Path) -> dict | None:
 
 
 def _refuse_import_of_main() -> None:
-    """Raise an error in a spawned worker that imports an unguarded main script; it would wait for its
-    parent."""
+    """Refuse an unguarded main script, which a spawned worker imports and which would wait for its parent."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise RuntimeError(
             "guard the main script with `if __name__ == '__main__':` to build MiniAVA in parallel"

@@ -21,8 +21,7 @@ _RISE_SECONDS = 0.5  # to get up after a fall
 
 
 class Pose(NamedTuple):
-    """Pose of a person. Hands are relative to the center of the shoulders, feet (ankles) to the standing
-    position."""
+    """Pose of a person. Hands are relative to the shoulder center, ankles to the standing position."""
 
     hip_x: float = 0.0
     hip_y: float = HIP_HEIGHT
@@ -140,8 +139,7 @@ def _stand(segment: Segment, time: float, cycles: float) -> Pose:
 
 
 def _step(phase: float, stride: float, lift: float) -> tuple[float, float]:
-    """Return a foot position: on the ground moving back in the first half of a cycle, swinging forward in the
-    second."""
+    """Return a foot position: on the ground in the first half of a cycle, swinging forward in the second."""
     phase %= 1.0
     if phase < 0.5:
         return stride * (1 - 4 * phase), ANKLE_HEIGHT
@@ -362,8 +360,7 @@ def joints_of(pose: Pose, depth: float) -> Joints:
 def _two_bones(
     start: tuple[float, float], target: tuple[float, float], upper: float, lower: float, bend: int
 ) -> list[tuple[float, float]]:
-    """Return start, middle joint and end of a limb that reaches for `target`; `bend` is the side of the
-    middle joint."""
+    """Return start, middle joint and end of a limb that reaches for `target` and bends to the side `bend`."""
     dx, dy = target[0] - start[0], target[1] - start[1]
     distance = min(max(hypot(dx, dy), 0.06), upper + lower - 1e-4)
     angle = atan2(dy, dx)

@@ -175,8 +175,7 @@ def plan_videos(count: int, seed: int, split: int) -> list[VideoPlan]:
 
 
 def plan_clips(per_action: int, seed: int, split: int) -> list[tuple[VideoPlan, int]]:
-    """Plan `per_action` two-second clips of each action; return each plan with the action's index in the
-    label map."""
+    """Plan `per_action` two-second clips of each action; return them with the action's label index."""
     plans = []
     for column, action in enumerate(ACTIONS):
         for number in range(per_action):

@@ -166,8 +166,7 @@ class Scene:
 
 
 def _path(person: PersonPlan, plan: VideoPlan) -> np.ndarray:
-    """Return position and direction of a person in every frame: (frames, 2), in pixels and -1 (left) to 1
-    (right)."""
+    """Return position (pixels) and direction (-1 left to 1 right) of a person in every frame: (frames, 2)."""
     x, heading = person.x, 1.0 if person.faces_right else -1.0
     facing, speed, segment = heading, 0.0, None
     path = np.empty((round(plan.seconds * FPS), 2))
@@ -198,8 +197,7 @@ def _crate(person: PersonPlan, width: float, color: Color) -> Polygon:
 
 
 def _draw_background(rng: np.random.Generator) -> tuple[np.ndarray, Color, Color]:
-    """Draw a textured room with wall, floor and furniture; return it with the mean colors of wall and
-    floor."""
+    """Draw a room with textured wall, floor and furniture; return it and the mean wall and floor colors."""
     scale = _SUPERSAMPLING
     width, height = (WIDTH + 2 * _MARGIN[0]) * scale, (HEIGHT + 2 * _MARGIN[1]) * scale
     horizon = round((_MARGIN[1] + HEIGHT * rng.uniform(_HORIZON - 0.06, _HORIZON + 0.1)) * scale)

@@ -1,5 +1,4 @@
-"""Dataset checker: find problems in a dataset's annotations, person boxes and videos before training, and fix
-some.
+"""Dataset checker: find, and partly fix, problems in annotations, person boxes and videos before training.
 
 May import: formats, video and the dataset catalog. No torch.
 """

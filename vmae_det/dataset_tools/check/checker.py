@@ -86,8 +86,7 @@ def is_training(spec: DatasetSpec) -> bool:
 
 
 def _named_path(spec: DatasetSpec) -> Path:
-    """Return the path whose name contains the split: the dataset file, or the folder of an imported
-    dataset."""
+    """Return the path that names the split: the dataset file, or the folder of an imported dataset."""
     path = Path(spec.name)
     return path.parent if path.name == _IMPORTED else path
 

@@ -90,8 +90,7 @@ class CheckContext:
     def check_shared_videos(
         self, rows: pl.DataFrame, path: Path | str, keys_of: Callable[[DatasetSpec], set[str]]
     ) -> set[str]:
-        """Add the finding of videos in `rows` (column `key`) that the other dataset has too; return their
-        keys.
+        """Add the finding of videos in `rows` (column `key`) that the other dataset has; return their keys.
 
         Args:
             keys_of: returns the keys of all videos of a dataset; raises DataError if it cannot be read.

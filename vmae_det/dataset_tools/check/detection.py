@@ -115,8 +115,7 @@ def _describe_keyframes(rows: pl.DataFrame, videos: pl.DataFrame) -> str:
 
 
 def _annotated_keys(spec: DatasetSpec) -> set[str]:
-    """Return the keys of a dataset's annotated videos, as of `_add_video_keys`; DataError if it cannot be
-    read."""
+    """Return the keys of a dataset's annotated videos, see `_add_video_keys`; DataError if unreadable."""
     return set(_add_video_keys(read_table(spec.annotations, "annotations").rows, spec.videos)["key"])
 
 

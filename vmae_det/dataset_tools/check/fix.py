@@ -1,5 +1,4 @@
-"""Fix unambiguous problems of a detection dataset. Fixed files go to a new folder, with a list of all
-changes.
+"""Fix unambiguous problems of a detection dataset. Fixed files and a list of changes go to a new folder.
 
 These are fixed: byte order marks, line endings, tabs or semicolons between columns, quotes, empty columns,
 ids such as 1.0, comments and a header line. Boxes slightly outside the frame are clipped. Repeated rows, and

@@ -1,5 +1,4 @@
-"""Lenient readers for annotation tables. They keep every line: valid ones as columns, others with their
-problem.
+"""Lenient readers of annotation tables, which keep every line: valid ones as columns, others with a problem.
 
 The strict readers of annotations and person boxes stop at the first error. These continue, and check only
 whether a line can be parsed. Other modules check the values.

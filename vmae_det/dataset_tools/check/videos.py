@@ -61,8 +61,7 @@ def unreadable_findings(facts: dict[Path, VideoInfo]) -> list[Finding]:
 def missing_findings(
     rows: pl.DataFrame, path: Path, known: Mapping[str, Path], videos: Path | Shards
 ) -> list[Finding]:
-    """Return one finding about all ids of `rows` (`video`, `line`, `text`) without a file; it counts
-    videos."""
+    """Return one finding about all ids of `rows` (`video`, `line`, `text`) without a file; count videos."""
     first = rows.filter(~pl.col("video").is_in(list(known))).unique(
         "video", keep="first", maintain_order=True
     )
@@ -95,8 +94,9 @@ def _guess_cause(name: str, known: Mapping[str, Path], videos: Path | Shards) ->
 
 
 def video_table(facts: dict[str, VideoInfo]) -> pl.DataFrame:
-    """Return `video` (the id), `width`, `height`, `frames`, `seconds`, `last` and `rate` of the readable
-    videos.
+    """Return a table of the readable videos.
+
+    Columns are `video` (the id), and `width`, `height`, `frames`, `seconds`, `last`, `rate` of `VideoInfo`.
 
     Args:
         facts: by video id.

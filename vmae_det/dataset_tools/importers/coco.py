@@ -1,8 +1,7 @@
-"""Import COCO JSON: images that are frames of videos, boxes with categories, with or without a `videos`
-table.
+"""Import COCO JSON: images that are frames of videos, and boxes with categories.
 
-See https://cocodataset.org/#format-data. `videos`, `video_id`, `frame_id` and `track_id` (or `instance_id`)
-are those of tracking datasets in this format (CocoVID, TAO).
+See https://cocodataset.org/#format-data. The `videos` table is optional. `videos`, `video_id`, `frame_id` and
+`track_id` (or `instance_id`) are those of tracking datasets in this format (CocoVID, TAO).
 """
 
 from __future__ import annotations
@@ -178,8 +177,7 @@ def _person(annotation: JsonValue, identities: IdentityAttributes) -> str | None
 def _attributes(
     node: JsonValue | None, identities: IdentityAttributes, name: str = "attributes"
 ) -> Iterator[tuple[str, str]]:
-    """Yield (attribute, action) pairs of `attributes`: a list of names, or an object whose values are true, a
-    name, or a list of names."""
+    """Yield (attribute, action) pairs of `attributes`: a list of names, or an object of flags and names."""
     if node is None:
         return
     if isinstance(node.value, list):

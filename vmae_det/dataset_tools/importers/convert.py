@@ -200,8 +200,7 @@ def _make_rows(
 
 
 def _number_persons(ids: dict[str, int]) -> None:
-    """Assign a number to each person: their id if it is one that the CSV can hold, else the next free
-    number."""
+    """Assign a number to each person: their id if the CSV can hold it, else the next free number."""
     for person, number in ids.items():
         if number < 0 and person.isascii() and person.isdigit() and len(person) < 10:
             ids[person] = int(person)

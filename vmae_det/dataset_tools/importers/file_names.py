@@ -43,10 +43,10 @@ def video_id(text: str) -> str:
 
 
 def parse_image_name(text: str) -> tuple[str | None, int]:
-    """Return video id and frame number of an image: VIDEO_000123.jpg, VIDEO/000123.jpg or
-    VIDEO/frame_000123.jpg.
+    """Return video id and frame number of an image, VIDEO_000123.jpg or VIDEO/000123.jpg.
 
-    The id is None if the name contains only the number. Roboflow's names are supported.
+    VIDEO/frame_000123.jpg and Roboflow's names are supported. The id is None if the name contains only the
+    number.
 
     Raises:
         DataError: the name does not end in a number.
@@ -68,8 +68,7 @@ def parse_image_name(text: str) -> tuple[str | None, int]:
 
 
 class UniqueFiles:
-    """Checks that each video, or each frame of a video, is one file. Boxes of two would be mixed
-    otherwise."""
+    """Checks that each video, or each frame of a video, is one file, so that boxes of two are not mixed."""
 
     def __init__(self) -> None:
         self._files: dict[tuple[str | None, int | None], str] = {}

@@ -80,8 +80,7 @@ def _size_option(options: ImportOptions) -> tuple[float, float] | None:
 
 
 def _size_of_image(video: AnnotatedVideo, options: ImportOptions) -> tuple[float, float] | None:
-    """Return width and height of the image that the annotations name, from the folder of videos or the
-    video's folder in it."""
+    """Return width and height of the image that the annotations name, from --videos; None without one."""
     if video.image_name is None or options.videos is None:
         return None
     name = PurePosixPath(video.image_name.replace("\\", "/"))

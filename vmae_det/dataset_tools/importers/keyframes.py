@@ -157,8 +157,7 @@ def _distance(clock: FrameClock, frame: int, seconds: float) -> float:
 
 
 def _is_sparse(intervals: list[tuple[int, int]], clock: FrameClock, every: float) -> bool:
-    """Return whether at least half of the steps between consecutive annotated frames take `every` seconds or
-    more."""
+    """Return whether at least half of the steps between annotated frames take `every` seconds or more."""
     least = every * (1 - 1e-3)
     steps, long_steps = 0, 0
     for i, (low, high) in enumerate(intervals):

@@ -1,5 +1,4 @@
-"""The common form into which every importer reads annotations: videos with tracks of boxes at numbered
-frames."""
+"""Common form of all imported annotations: videos with tracks of boxes at numbered frames."""
 
 from __future__ import annotations
 

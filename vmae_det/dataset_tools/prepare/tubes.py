@@ -169,8 +169,7 @@ def action_rows(
 
 
 def write_tubes(path: Path, tubes: Mapping[str, list[Tube]], labels: list[str]) -> None:
-    """Write ground-truth tubes in the format of `vmae_det.formats.tube_csv`: frames from 0, boxes in [0,
-    1]."""
+    """Write ground-truth tubes in the format of `formats.tube_csv`: frames from 0, boxes in [0, 1]."""
     parts = [
         pl.DataFrame(dict(zip(COORDINATES, tube.boxes.T)) | {"frame": tube.frames}).with_columns(
             video_id=pl.lit(video), tube_id=pl.lit(number), label=pl.lit(labels[tube.label])

@@ -55,8 +55,7 @@ def read_classes(path: Path) -> list[str]:
 
 
 def read_videos(path: Path, classes: list[str]) -> list[ListedVideo]:
-    """Return the videos of a list with lines CLASS/FILE or CLASS/FILE NUMBER; DataError if a line is
-    invalid."""
+    """Return the videos of a list with lines CLASS/FILE or CLASS/FILE NUMBER; DataError if invalid."""
     labels = {name: label for label, name in enumerate(classes)}
     videos = []
     for line, text in read_lines(path):

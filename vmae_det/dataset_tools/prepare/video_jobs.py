@@ -34,8 +34,7 @@ class Journal:
                 self._entries[name] = (stamp, problem)
 
     def problem(self, name: str) -> str | None:
-        """Return the file's problem, '' if it has none; None if it is not recorded or the file has
-        changed."""
+        """Return the file's problem, '' for none; None if it is not recorded or the file has changed."""
         stamp, problem = self._entries.get(name, (None, None))
         return problem if stamp is not None and stamp == self._stamp(name) else None
 
