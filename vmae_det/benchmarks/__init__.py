@@ -1,1 +1,4 @@
-"""How fast the toolkit is, and how much memory it takes; each benchmark makes its own data."""
+"""The benchmarks of `vmae-det benchmark`, one file per topic, and the synthetic data that they run on.
+
+May import every package except `cli`.
+"""

@@ -1,6 +1,7 @@
-"""Where the time of `vmae-det detect` goes, and that its memory does not grow with the video.
+"""`benchmark detect`: CPU time of `vmae-det detect` by stage, and its peak memory for videos of any length.
 
-`python -m vmae_det.benchmarks.detect ORDER` is a process whose memory alone is measured.
+`python -m vmae_det.benchmarks.detect` is a process whose peak memory is measured; standard input names its
+weights and video.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from vmae_det.benchmarks.videos import make_videos
+from vmae_det.benchmarks.synthetic_videos import write_videos
 from vmae_det.checkpoint import save_weights
 from vmae_det.config import CfgNode
 from vmae_det.formats.person_boxes import PersonBoxes
@@ -28,7 +29,7 @@ from vmae_det.rendering.detect_video import DetectionSettings, detect_video
 from vmae_det.utils.resource_usage import Stopwatch, cpu_seconds, peak_memory
 from vmae_det.video.readers import open_video
 
-# What is shown, and the parts of the pipeline that it is the sum of.
+# The parts of the report, and the stages of the pipeline that each sums up.
 PARTS = {
     "decode": ("decode",),
     "persons": ("persons",),
@@ -37,20 +38,20 @@ PARTS = {
     "draw": ("draw",),
     "encode": ("encode",),
 }
-_PEOPLE = ((0.05, 0.1, 0.5, 0.95), (0.5, 0.1, 0.95, 0.95))
-_KEY_EVERY = 60  # frames, of videos that are made
+_PERSON_BOXES = ((0.05, 0.1, 0.5, 0.95), (0.5, 0.1, 0.95, 0.95))
+_GOP = 60  # frames between I-frames of synthetic videos
 
 
 @dataclass(frozen=True)
-class Result:
-    """Measurements of one video.
+class DetectBenchmark:
+    """Result of the benchmark.
 
     Attributes:
-        seconds_of_video: its length.
-        parts: CPU seconds by part, with one part at a time, the median over the repeats.
-        whole: CPU seconds of all of it in the same runs.
-        wall: seconds with all parts side by side, the median.
-        peaks: minutes of video to peak bytes of a process of its own.
+        seconds_of_video: length of the video.
+        parts: CPU seconds by part, with one stage at a time; medians over the repeats.
+        whole: total CPU seconds of the same runs.
+        wall: wall-clock seconds with all stages in parallel; median.
+        peaks: peak memory in bytes of a fresh process, by minutes of video.
     """
 
     seconds_of_video: float
@@ -61,19 +62,19 @@ class Result:
 
     @property
     def share_of_rest(self) -> float:
-        """Of all but the model and the decoder, in the whole."""
+        """Fraction of the CPU time that is spent outside of the model and the decoder."""
         return 1 - (self.parts["model"] + self.parts["decode"]) / self.whole
 
     def report(self) -> str:
-        """A line for each part, then the totals."""
+        """Return a line for each part, then the totals."""
         lines = [f"{'part':12}{'CPU':>9}{'share':>8}"]
         rest = {"other": self.whole - sum(self.parts.values())}
         for name, seconds in (self.parts | rest).items():
             lines.append(f"{name:12}{seconds:7.2f} s{seconds / self.whole:8.1%}")
         lines += [
             f"{'all':12}{self.whole:7.2f} s",
-            f"all but the model and the decoder: {self.share_of_rest:.1%}",
-            f"side by side: {self.wall:.2f} s for {self.seconds_of_video:.1f} s of video, "
+            f"outside of the model and the decoder: {self.share_of_rest:.1%}",
+            f"stages in parallel: {self.wall:.2f} s for {self.seconds_of_video:.1f} s of video, "
             f"{self.seconds_of_video / self.wall:.2f} x real time",
         ]
         for minutes, peak in self.peaks.items():
@@ -81,51 +82,52 @@ class Result:
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
-        """What json.dump takes."""
+        """Return the result as JSON data."""
         return asdict(self) | {"share_of_rest": self.share_of_rest}
 
 
 def benchmark_detect(
     cfg: CfgNode, video: Path | None, repeats: int, minutes: list[float], size: tuple[int, int] = (340, 256)
-) -> Result:
-    """Detect with random weights and two given boxes at each second.
+) -> DetectBenchmark:
+    """Detect with random weights and two given boxes per second.
 
     Args:
-        video: the file; None: ten seconds of `size`, made.
-        minutes: lengths of made videos whose peaks of memory are measured.
+        video: path of a file; None: a synthetic video of ten seconds and of `size`.
+        minutes: lengths of synthetic videos for which peak memory is measured.
+        size: width and height of synthetic videos.
     """
     with tempfile.TemporaryDirectory(prefix="vmae_det_benchmark_") as name:
         folder = Path(name)
         weights = _random_weights(cfg, folder / "model.pt")
-        video = video or _made(folder / "short", size, 10)
+        video = video or _synthetic_video(folder / "short", size, 10)
         predictor = ActionPredictor(read_config(weights))
         duration = _duration(video)
-        _run(predictor, video, folder / "out", DetectionSettings())  # warms up
-        alone = [_measure_parts(predictor, video, folder / "out") for _ in range(repeats)]
+        _run(predictor, video, folder / "out", DetectionSettings())  # warm-up
+        sequential = [_measure_parts(predictor, video, folder / "out") for _ in range(repeats)]
         walls = [_measure_wall(predictor, video, folder / "out") for _ in range(repeats)]
         del predictor
-        peaks = {m: _memory_of_process(weights, _made(folder / f"{m:g}", size, 60 * m)) for m in minutes}
-    return Result(
+        peaks = {m: _peak_memory(weights, _synthetic_video(folder / f"{m:g}", size, 60 * m)) for m in minutes}
+    return DetectBenchmark(
         seconds_of_video=duration,
-        parts={part: statistics.median(parts[part] for parts, _ in alone) for part in PARTS},
-        whole=statistics.median(whole for _, whole in alone),
+        parts={part: statistics.median(parts[part] for parts, _ in sequential) for part in PARTS},
+        whole=statistics.median(whole for _, whole in sequential),
         wall=statistics.median(walls),
         peaks=peaks,
     )
 
 
 def _measure_parts(predictor: ActionPredictor, video: Path, stem: Path) -> tuple[dict[str, float], float]:
-    watch = Stopwatch(cpu_seconds)
-    began = cpu_seconds()
-    _run(predictor, video, stem, DetectionSettings(overlap=False, stopwatch=watch))
-    whole = cpu_seconds() - began
-    return {part: sum(watch.seconds[name] for name in names) for part, names in PARTS.items()}, whole
+    stopwatch = Stopwatch(cpu_seconds)
+    start = cpu_seconds()
+    _run(predictor, video, stem, DetectionSettings(overlap=False, stopwatch=stopwatch))
+    whole = cpu_seconds() - start
+    return {part: sum(stopwatch.seconds[stage] for stage in stages) for part, stages in PARTS.items()}, whole
 
 
 def _measure_wall(predictor: ActionPredictor, video: Path, stem: Path) -> float:
-    began = time.perf_counter()
+    start = time.perf_counter()
     _run(predictor, video, stem, DetectionSettings())
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def _run(predictor: ActionPredictor, video: Path, stem: Path, settings: DetectionSettings) -> None:
@@ -133,14 +135,14 @@ def _run(predictor: ActionPredictor, video: Path, stem: Path, settings: Detectio
 
 
 def _boxes(video: Path) -> PersonBoxes:
-    """Two people at each second."""
+    """Return two persons at each second."""
     seconds = np.arange(int(_duration(video)) + 1, dtype=np.float64)
-    rows = len(seconds) * len(_PEOPLE)
+    rows = len(seconds) * len(_PERSON_BOXES)
     return PersonBoxes(
         videos=np.array([video.stem], dtype=object),
         video=np.zeros(rows, dtype=np.int32),
-        timestamp=np.repeat(seconds, len(_PEOPLE)),
-        boxes=np.tile(np.array(_PEOPLE), (len(seconds), 1)),
+        timestamp=np.repeat(seconds, len(_PERSON_BOXES)),
+        boxes=np.tile(np.array(_PERSON_BOXES), (len(seconds), 1)),
         score=np.ones(rows),
     )
 
@@ -149,8 +151,8 @@ def _duration(video: Path) -> float:
     return float(open_video(video).times[-1])
 
 
-def _made(folder: Path, size: tuple[int, int], seconds: float) -> Path:
-    make_videos(folder, *size, _KEY_EVERY, count=1, seconds=seconds)
+def _synthetic_video(folder: Path, size: tuple[int, int], seconds: float) -> Path:
+    write_videos(folder, *size, _GOP, count=1, seconds=seconds)
     return folder / "000.mp4"
 
 
@@ -160,7 +162,7 @@ def _random_weights(cfg: CfgNode, path: Path) -> Path:
     return save_weights(build_model(cfg).state_dict(), cfg.dump(), path, label_map)
 
 
-def _memory_of_process(weights: Path, video: Path) -> int:
+def _peak_memory(weights: Path, video: Path) -> int:
     order = json.dumps([str(weights), str(video)])
     command = [sys.executable, "-m", __name__]
     done = subprocess.run(command, input=order, stdout=subprocess.PIPE, text=True, check=True)
@@ -168,7 +170,7 @@ def _memory_of_process(weights: Path, video: Path) -> int:
 
 
 def _measure_memory(weights: str, video: str) -> int:
-    """Peak bytes of this process, which did nothing before."""
+    """Return the peak memory in bytes of this process, which has done nothing else."""
     path = Path(video)
     _run(ActionPredictor(read_config(weights)), path, path.with_name("out"), DetectionSettings())
     return peak_memory()

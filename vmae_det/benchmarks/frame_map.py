@@ -1,6 +1,7 @@
-"""Time and memory of frame-mAP at the size of AVA's validation set, each measurement in a fresh process.
+"""`benchmark frame-map`: time and memory of frame-mAP at the size of AVA's validation set.
 
-`python -m vmae_det.benchmarks.frame_map GROUND_TRUTH DETECTIONS LABEL_MAP PROTOCOL` is such a process.
+`python -m vmae_det.benchmarks.frame_map GROUND_TRUTH DETECTIONS LABEL_MAP PROTOCOL` is one measurement, which
+runs in a fresh process.
 """
 
 from __future__ import annotations
@@ -16,21 +17,22 @@ from typing import Any
 
 from tqdm import tqdm
 
-from vmae_det.benchmarks.ava_files import AvaFiles, make_ava_files
+from vmae_det.benchmarks.synthetic_annotations import AvaFiles, write_ava_files
 from vmae_det.evaluation.matching import PROTOCOLS
 from vmae_det.utils.resource_usage import cpu_seconds, peak_memory
 
-# Of the rows asked for: time must grow in proportion.
+# Fractions of the requested rows, to show that time grows linearly.
 _SHARES = (0.25, 0.5, 1.0)
 _MEASURED = ("read_s", "score_s", "total_s", "cpu_s", "peak_mb")
 
 
-def measure_frame_map(rows: int, repeats: int = 3, progress: bool = True) -> list[dict[str, Any]]:
-    """Make files with a quarter, half and all of `rows` detections, and score them under each protocol.
+def benchmark_frame_map(rows: int, repeats: int = 3, progress: bool = True) -> list[dict[str, Any]]:
+    """Score synthetic files with a quarter, half and all of `rows` detections under each protocol.
 
     Returns:
-        An entry for each size and protocol: rows, csv_mb, protocol, and the medians of read_s, score_s,
-        total_s (the whole process, with its imports), cpu_s (user and system) and peak_mb; 1 MB is 1e6 bytes.
+        An entry for each size and protocol: rows, csv_mb, protocol, the medians of read_s, score_s, total_s
+        (the whole process, with its imports), cpu_s (user and system) and peak_mb, and the runs. 1 MB is 1e6
+        bytes.
     """
     results = []
     with (
@@ -38,12 +40,12 @@ def measure_frame_map(rows: int, repeats: int = 3, progress: bool = True) -> lis
         tqdm(total=len(_SHARES) * (1 + repeats * len(PROTOCOLS)), desc="runs", disable=not progress) as bar,
     ):
         for share in _SHARES:
-            files = make_ava_files(Path(folder), round(rows * share))
+            files = write_ava_files(Path(folder), round(rows * share))
             bar.update()
             for protocol in PROTOCOLS:
                 runs = []
                 for _ in range(repeats):
-                    runs.append(_in_fresh_process(files, protocol))
+                    runs.append(_measure_in_fresh_process(files, protocol))
                     bar.update()
                 medians = {name: statistics.median(run[name] for run in runs) for name in _MEASURED}
                 size = files.detections.stat().st_size / 1e6
@@ -52,11 +54,11 @@ def measure_frame_map(rows: int, repeats: int = 3, progress: bool = True) -> lis
     return results
 
 
-def table(results: list[dict[str, Any]], repeats: int) -> str:
-    """A line for each size and protocol."""
+def report(results: list[dict[str, Any]], repeats: int) -> str:
+    """Return a table with a line for each size and protocol."""
     titles = ("read", "score", "total", "CPU", "peak")
     lines = [
-        f"median of {repeats}, each a fresh process; total has start and imports, CPU is user + system",
+        f"median of {repeats} fresh processes; total includes start and imports, CPU is user + system",
         f"{'rows':>9}  {'CSV':>6}  {'protocol':9}  " + "  ".join(f"{title:>7}" for title in titles),
     ]
     for entry in results:
@@ -66,7 +68,7 @@ def table(results: list[dict[str, Any]], repeats: int) -> str:
     return "\n".join(lines)
 
 
-def _in_fresh_process(files: AvaFiles, protocol: str) -> dict[str, float]:
+def _measure_in_fresh_process(files: AvaFiles, protocol: str) -> dict[str, float]:
     paths = (files.ground_truth, files.detections, files.label_map)
     start = time.perf_counter()
     done = subprocess.run(
@@ -78,17 +80,17 @@ def _in_fresh_process(files: AvaFiles, protocol: str) -> dict[str, float]:
     return json.loads(done.stdout) | {"total_s": time.perf_counter() - start}
 
 
-def _score(ground_truth: str, detections: str, label_map: str, protocol: str) -> dict[str, float]:
+def _measure(ground_truth: str, detections: str, label_map: str, protocol: str) -> dict[str, float]:
     from vmae_det.evaluation.frame_map import frame_map
     from vmae_det.formats.ava_csv import read_action_csv
     from vmae_det.formats.label_map import LabelMap
 
     start = time.perf_counter()
     truth = read_action_csv(ground_truth, kind="ground_truth")
-    found = read_action_csv(detections, kind="detections")
+    detected = read_action_csv(detections, kind="detections")
     labels = LabelMap.from_file(label_map)
     read = time.perf_counter()
-    result = frame_map(truth, found, labels, protocol=protocol)
+    result = frame_map(truth, detected, labels, protocol=protocol)
     return {
         "read_s": read - start,
         "score_s": time.perf_counter() - read,
@@ -99,4 +101,4 @@ def _score(ground_truth: str, detections: str, label_map: str, protocol: str) ->
 
 
 if __name__ == "__main__":
-    print(json.dumps(_score(*sys.argv[1:])))
+    print(json.dumps(_measure(*sys.argv[1:])))

@@ -1,4 +1,4 @@
-"""The pre-training model of Hugging Face's `transformers`, of the size that a config describes."""
+"""VideoMAE pre-training in Hugging Face Transformers, for `benchmark train --against huggingface`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from vmae_det.modeling.masking import draw_mask
 from vmae_det.modeling.normalization import PixelNormalization
 from vmae_det.utils.errors import ConfigError, UserError
 
-# What their model does, and does not leave to choose.
-_FIXED = {
+# Keys whose values are fixed in Transformers' model.
+_FIXED_KEYS = {
     "MODEL.MASK.TYPE": "tube",
     "MODEL.DECODER.MASK": "none",
     "MODEL.RECONSTRUCTION.NUM_FRAMES": 0,
@@ -29,29 +29,32 @@ _FIXED = {
 def build_hugging_face(
     cfg: CfgNode, device: torch.device
 ) -> tuple[nn.Module, torch.optim.Optimizer, Callable[[dict[str, torch.Tensor]], dict[str, Any]]]:
-    """Their model with random weights, its optimizer, and a function from our batches to its arguments.
+    """Build Transformers' model with random weights for the sizes of a config.
 
-    Their attention is the fused one that `transformers` chooses, the optimizer our own, fused too. They get
-    their clips normalised and their masks drawn, which is no part of the time of their step.
+    The attention is the fused one that Transformers selects, and the optimizer is fused too. Normalization
+    and masking happen in the returned conversion, which is not part of the time of a step.
+
+    Returns:
+        the model, its optimizer, and a function that converts our batches to the model's arguments.
     """
-    config_class, model_class = import_classes()
-    model = model_class(_their_config(cfg, config_class)).to(device).train()
+    config_class, model_class = import_transformers()
+    model = model_class(_model_config(cfg, config_class)).to(device).train()
     normalization = PixelNormalization(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD).to(device)
     node = cfg.MODEL.BACKBONE
     side = cfg.INPUT.CROP_SIZE // node.PATCH_SIZE
     grid = (cfg.INPUT.NUM_FRAMES // node.TUBELET_SIZE, side, side)
 
-    def inputs(batch: dict[str, torch.Tensor]) -> dict[str, Any]:
+    def to_inputs(batch: dict[str, torch.Tensor]) -> dict[str, Any]:
         return {
             "pixel_values": normalization(batch["video"]).transpose(1, 2).contiguous(),
             "bool_masked_pos": draw_mask(batch["seed"], grid, cfg.MODEL.MASK.TYPE, cfg.MODEL.MASK.RATIO),
         }
 
-    return model, _optimizer(cfg, model), inputs
+    return model, _optimizer(cfg, model), to_inputs
 
 
-def import_classes() -> tuple[Any, Any]:
-    """Their config and model; UserError where `transformers` is not installed."""
+def import_transformers() -> tuple[Any, Any]:
+    """Import Transformers' config and model class; raise a UserError if it is not installed."""
     try:
         from transformers import VideoMAEConfig, VideoMAEForPreTraining
     except ImportError:
@@ -62,19 +65,24 @@ def import_classes() -> tuple[Any, Any]:
 
 
 def check_comparable(cfg: CfgNode) -> None:
-    """ConfigError where their model has no such choice, UserError where `transformers` is not installed."""
-    import_classes()
-    for key, wanted in _FIXED.items():
-        found: Any = cfg
+    """Check that Transformers is installed and that its model can have the settings of a config.
+
+    Raises:
+        UserError: Transformers is not installed.
+        ConfigError: a key has a value that its model does not support.
+    """
+    import_transformers()
+    for key, supported in _FIXED_KEYS.items():
+        value: Any = cfg
         for name in key.split("."):
-            found = found[name]
-        if found != wanted:
-            raise ConfigError(f"{key}: {found}; Hugging Face's VideoMAE has {wanted} alone, so set that")
+            value = value[name]
+        if value != supported:
+            raise ConfigError(f"{key}: {value}; Hugging Face's VideoMAE supports only {supported}")
 
 
-def _their_config(cfg: CfgNode, kind: Any) -> Any:
+def _model_config(cfg: CfgNode, config_class: Any) -> Any:
     backbone, decoder = cfg.MODEL.BACKBONE, cfg.MODEL.DECODER
-    return kind(
+    return config_class(
         image_size=cfg.INPUT.CROP_SIZE,
         num_frames=cfg.INPUT.NUM_FRAMES,
         patch_size=backbone.PATCH_SIZE,
@@ -89,12 +97,12 @@ def _their_config(cfg: CfgNode, kind: Any) -> Any:
         decoder_intermediate_size=4 * decoder.EMBED_DIM,
         norm_pix_loss=cfg.MODEL.RECONSTRUCTION.NORMALIZE,
         layer_norm_eps=LAYER_NORM_EPS,
-        use_mean_pooling=False,  # there is then a norm after their encoder, as in ours
+        use_mean_pooling=False,  # adds a LayerNorm after the encoder, as in our model
     )
 
 
 def _optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW as ours has it: biases, norms and single tokens do not decay."""
+    """Return AdamW with the weight decay of our optimizer: none for biases, norms and single tokens."""
     groups = [
         {
             "params": [p for p in model.parameters() if (p.squeeze().ndim > 1) == decays],

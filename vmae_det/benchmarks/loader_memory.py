@@ -1,4 +1,7 @@
-"""What annotations of AVA's size cost in memory, with one loader process and with many."""
+"""`benchmark loader-memory`: memory of annotations of AVA's size, with one loader worker and with many.
+
+`python -m vmae_det.benchmarks.loader_memory FOLDER WORKERS` is one measurement, in a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -16,27 +19,25 @@ import numpy as np
 from torch.utils.data import BatchSampler, Dataset
 from tqdm import tqdm
 
+from vmae_det.benchmarks.synthetic_annotations import TRAIN_ROWS, write_training_set
 from vmae_det.config import get_cfg
 from vmae_det.data.bad_samples import FaultTolerantDataset
 from vmae_det.data.catalog import DatasetSpec
 from vmae_det.data.datasets import ActionKeyframes
 from vmae_det.data.worker_pool import FaultTolerantLoader
-from vmae_det.formats.ava_csv import ActionBoxes, write_action_csv
 from vmae_det.utils.errors import UserError
 
-# AVA v2.2's training set, rounded.
-KEYFRAMES, ROWS, ACTIONS = 210_000, 1_200_000, 80
-_KEYFRAMES_PER_VIDEO = 897
-_BATCHES = 20  # that each process makes
-_LOOKS = 2_000  # keyframes that each batch looks at
+_BATCHES = 20  # per worker
+_ACCESSES = 2_000  # keyframes that each batch reads
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Proportional set sizes, in bytes, of the training process and its loader processes together.
+    """Proportional set sizes, in bytes, of the main process and its loader workers together.
 
     Args:
-        with_annotations, without: of runs that differ in the annotations alone.
+        workers: number of loader workers.
+        with_annotations, without: of runs that differ only in the annotations.
     """
 
     workers: int
@@ -45,63 +46,43 @@ class Memory:
 
     @property
     def annotations(self) -> int:
-        """What the annotations cost."""
+        """Memory of the annotations."""
         return self.with_annotations - self.without
 
 
 def benchmark_loader_memory(workers: Sequence[int] = (1, 2, 4, 8), repeats: int = 3) -> list[Memory]:
-    """Medians of `repeats` runs for each number of processes; UserError where the system does not tell."""
+    """Return medians of `repeats` runs for each number of workers.
+
+    Raises:
+        UserError: the operating system does not provide the memory of processes.
+    """
     if not Path("/proc/self/smaps_rollup").exists():
-        raise UserError("the memory of processes is measured through /proc/PID/smaps_rollup, which Linux has")
+        raise UserError("benchmark loader-memory reads /proc/PID/smaps_rollup, which only Linux has")
     with tempfile.TemporaryDirectory() as folder:
-        for name, rows in (("large", ROWS), ("small", 10)):
-            _make(Path(folder) / name, rows)
+        for name, rows in (("large", TRAIN_ROWS), ("small", 10)):
+            write_training_set(Path(folder) / name, rows)
         return [
             Memory(number, *(_median(Path(folder) / name, number, repeats) for name in ("large", "small")))
-            for number in tqdm(workers, unit="number of processes", leave=False)
+            for number in tqdm(workers, unit="number of workers", leave=False)
         ]
 
 
 def report(results: list[Memory]) -> str:
-    """A line for each number of processes, in MB."""
-    lines = ["loader processes   all, MB   without annotations   annotations"]
+    """Return a table with a line for each number of workers, in MB."""
+    lines = ["loader workers   total, MB   without annotations   annotations"]
     for result in results:
         sizes = (result.with_annotations, result.without, result.annotations)
-        lines.append("{:16d}{:10.0f}{:22.0f}{:14.0f}".format(result.workers, *(size / 1e6 for size in sizes)))
+        lines.append("{:14d}{:12.0f}{:22.0f}{:14.0f}".format(result.workers, *(size / 1e6 for size in sizes)))
     return "\n".join(lines)
 
 
-def as_json(results: list[Memory]) -> dict[str, Any]:
-    """What json.dump takes."""
+def to_json(results: list[Memory]) -> dict[str, Any]:
+    """Return the results as JSON data."""
     return {"runs": [asdict(result) | {"annotations": result.annotations} for result in results]}
 
 
-def _make(folder: Path, rows: int) -> None:
-    """Made-up ground truth, a label map, and empty video files of the right names."""
-    rng = np.random.default_rng(0)
-    keyframes = max(KEYFRAMES * rows // ROWS, 1)
-    keyframe = np.sort(np.concatenate([np.arange(keyframes), rng.integers(0, keyframes, rows - keyframes)]))
-    videos = np.array([f"video{n:06d}" for n in range(-(-keyframes // _KEYFRAMES_PER_VIDEO))], dtype=object)
-    corner = rng.uniform(0, 0.5, (rows, 2))
-    boxes = ActionBoxes(
-        videos,
-        (keyframe // _KEYFRAMES_PER_VIDEO).astype(np.int32),
-        keyframe % _KEYFRAMES_PER_VIDEO + 902.0,
-        np.hstack([corner, corner + 0.3]).round(3),
-        rng.integers(1, ACTIONS + 1, rows).astype(np.int32),
-        np.ones(rows),
-        rng.integers(0, 10, rows).astype(np.int32),
-    )
-    write_action_csv(folder / "annotations.csv", boxes, kind="ground_truth")
-    items = (f'item {{ name: "action {n}" id: {n} }}\n' for n in range(1, ACTIONS + 1))
-    (folder / "actions.pbtxt").write_text("".join(items), encoding="utf-8")
-    (folder / "videos").mkdir()
-    for name in videos:
-        (folder / "videos" / f"{name}.mp4").touch()
-
-
-class _Looks(Dataset):
-    """Looks at annotations as training does, without a video."""
+class _AnnotationReads(Dataset):
+    """Reads annotations as training does, without decoding videos."""
 
     def __init__(self, keyframes: ActionKeyframes) -> None:
         self.keyframes = keyframes
@@ -111,7 +92,7 @@ class _Looks(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> list[int]:
         rng = np.random.default_rng(key)
-        for index in rng.integers(len(self.keyframes), size=_LOOKS):
+        for index in rng.integers(len(self.keyframes), size=_ACCESSES):
             self.keyframes.path_of(index)
             self.keyframes.keyframes[index]
         return [key[1]]
@@ -131,7 +112,7 @@ def _measure(folder: Path, workers: int) -> int:
         annotations=folder / "annotations.csv",
         label_map=folder / "actions.pbtxt",
     )
-    dataset = _Looks(ActionKeyframes(get_cfg(), spec, training=True))
+    dataset = _AnnotationReads(ActionKeyframes(get_cfg(), spec, training=True))
     batches = iter(
         FaultTolerantLoader(
             FaultTolerantDataset(dataset, True, 0, workers),

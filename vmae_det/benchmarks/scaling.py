@@ -1,6 +1,6 @@
-"""Steps of pre-training with 1, 2, 4 ... processes of this machine, beside what a model of them predicts.
+"""`benchmark scaling`: pre-training steps with 1, 2, 4 ... processes of this machine, measured and predicted.
 
-Each process has as many clips, whatever their number. The model's constants come from the first two numbers.
+Each process has the same number of clips. The constants of the model are fitted to the first two runs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,37 +25,43 @@ from vmae_det.benchmarks.scaling_model import (
     count_traffic,
     exchange_seconds,
     exposed_seconds,
-    window,
+    overlap_window,
 )
-from vmae_det.benchmarks.steps import WARM_UP, made_up_clips, seconds_of
+from vmae_det.benchmarks.synthetic_videos import random_clips
+from vmae_det.benchmarks.training_step import WARM_UP_STEPS, TimedTrainingStep, seconds_of
 from vmae_det.config import CfgNode
 from vmae_det.data.loader import collate
 from vmae_det.engine.inspection import FLOAT_BYTES, empty_model
 from vmae_det.engine.launch import launch
-from vmae_det.engine.parallel import is_sharded, no_gradient_sync, parallelize
+from vmae_det.engine.parallel import is_sharded, no_gradient_sync
 from vmae_det.engine.setup import setup_device
-from vmae_det.engine.trainer import AMP_TYPES, to_device
+from vmae_det.engine.trainer import to_device
 from vmae_det.modeling import build_model, model_class
 from vmae_det.solver import build_optimizer
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import ConfigError, UserError
 
 _PARTS = ("forward", "backward", "update")
-_FITTED = 2  # numbers of processes from which the constants come
+_FITTED_RUNS = 2
+
+
+# ---------------------------------------------------------------- the model's constants
 
 
 @dataclass(frozen=True)
 class Run:
-    """What so many processes took, in seconds: medians over the steps, of the slowest process in each.
+    """Measurements with a number of processes in seconds: medians over the steps of the slowest process.
 
     Attributes:
-        step: with the exchange.
-        compute: of steps without exchange, of all processes side by side.
+        processes: number of processes.
+        threads: CPU threads per process.
+        step: with communication.
         forward, backward, update: their sum is `compute`.
-        exchange: that of a step's bytes, alone.
-        sending: of a process's cores, in that exchange.
+        compute: steps without communication, of all processes at the same time.
+        exchange: communication of a step's bytes by itself.
+        sending: CPU seconds of a process in that communication.
         empty: an all-reduce of one number.
-        steps: those that `step` is the median of.
+        steps: seconds of each step, of which `step` is the median.
     """
 
     processes: int
@@ -73,15 +78,17 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Fit:
-    """The model's constants, from two runs; processes share `cores`, or have a device each (None).
+class FittedModel:
+    """The model of a step with constants fitted to two runs.
 
     Attributes:
-        runs: the two, by their number of processes.
-        seconds_per_byte: that a process sends, with the cores that it needs.
-        hop: seconds of a hop of an empty message, alike.
-        busy: cores that a process keeps busy while it sends.
-        overlap: how much of the exchange that could be hidden is, at most 1; see `exposed_seconds`.
+        runs: the two runs by number of processes.
+        traffic: communication of each step.
+        cores: CPU cores that the processes share; None: each process has a device of its own.
+        seconds_per_byte: seconds that a process takes to send a byte if it has the cores that it needs.
+        hop: seconds of a hop of an empty message under the same condition.
+        busy: cores that a process uses while it sends.
+        overlap: hidden fraction of the communication, at most 1; see `exposed_seconds`.
     """
 
     runs: dict[int, Run]
@@ -93,63 +100,77 @@ class Fit:
     overlap: float
 
     def predict(self, processes: int) -> Step:
-        """The step of so many processes."""
-        known = self.runs[max(n for n in self.runs if n <= processes)]
-        # A core serves so many times as many threads as in the run that is known.
-        slower = _crowd(processes, threads_of(processes, self.cores), self.cores) / _crowd(
-            known.processes, known.threads, self.cores
+        """Predict the step of a number of processes."""
+        nearest = self.runs[max(n for n in self.runs if n <= processes)]
+        # Ratio of the numbers of threads that share a core, to that of the nearest measured run.
+        slowdown = _threads_per_core(processes, threads_of(processes, self.cores), self.cores)
+        slowdown /= _threads_per_core(nearest.processes, nearest.threads, self.cores)
+        forward, backward, update = (
+            slowdown * part for part in (nearest.forward, nearest.backward, nearest.update)
         )
-        forward, backward, update = (slower * part for part in (known.forward, known.backward, known.update))
-        crowd = _crowd_of_senders(processes, self.busy, self.cores)
+        sender_slowdown = _sender_slowdown(processes, self.busy, self.cores)
         exchange = exchange_seconds(
-            self.traffic, processes, crowd * self.seconds_per_byte, crowd * self.hop * (processes - 1)
+            self.traffic,
+            processes,
+            sender_slowdown * self.seconds_per_byte,
+            sender_slowdown * self.hop * (processes - 1),
         )
-        hidden_by = window(self.traffic, forward, backward)
-        exposed = exposed_seconds(self.traffic, exchange, hidden_by, self.overlap)
+        window = overlap_window(self.traffic, forward, backward)
+        exposed = exposed_seconds(self.traffic, exchange, window, self.overlap)
         return Step(forward, backward, update, exchange, exposed)
 
 
 def threads_of(processes: int, cores: int | None) -> int:
-    """Of each process, on the CPU."""
+    """Return the number of CPU threads per process."""
     return max((cores or 1) // processes, 1)
 
 
-def _crowd(processes: int, threads: int, cores: int | None) -> float:
-    """Processes for each core's worth of them: 1 where each has one core, 1/2 where each has two."""
+def _threads_per_core(processes: int, threads: int, cores: int | None) -> float:
+    """Return processes per core that they use: 1 if each has one core, 1/2 if each has two."""
     return 1.0 if cores is None else processes / min(processes * threads, cores)
 
 
-def _crowd_of_senders(processes: int, busy: float, cores: int | None) -> float:
-    """How many times as long as with free cores processes take to send: one that waits leaves its core."""
+def _sender_slowdown(processes: int, busy: float, cores: int | None) -> float:
+    """Return how much slower processes send than with free cores; a waiting process frees its core."""
     return 1.0 if cores is None else max(processes * busy / cores, 1.0)
 
 
-def fit(runs: Sequence[Run], traffic: Traffic, cores: int | None) -> Fit:
-    """Constants from the runs of one process and of several."""
+def fit(runs: Sequence[Run], traffic: Traffic, cores: int | None) -> FittedModel:
+    """Fit the constants to a run of one process and a run of several."""
     run = runs[1]
     busy = run.sending / run.exchange if run.exchange else 0.0
-    crowd = _crowd_of_senders(run.processes, busy, cores)
+    sender_slowdown = _sender_slowdown(run.processes, busy, cores)
     hop = run.empty / 2 / (run.processes - 1)  # an all-reduce has two passes
     moving = max(run.exchange - traffic.passes * traffic.messages * hop * (run.processes - 1), 0)
     sent = traffic.passes * (run.processes - 1) / run.processes * traffic.size
-    alone = exchange_seconds(traffic, run.processes, moving / sent, hop * (run.processes - 1))
-    most = alone - exposed_seconds(traffic, alone, window(traffic, run.forward, run.backward))
-    hidden = alone - (run.step - run.compute)
-    overlap = min(hidden / most, 1.0) if most else 0.0
-    known = {run.processes: run for run in runs}
-    return Fit(known, traffic, cores, moving / sent / crowd, hop / crowd, busy, overlap)
+    exchange = exchange_seconds(traffic, run.processes, moving / sent, hop * (run.processes - 1))
+    window = overlap_window(traffic, run.forward, run.backward)
+    hideable = exchange - exposed_seconds(traffic, exchange, window)
+    hidden = exchange - (run.step - run.compute)
+    overlap = min(hidden / hideable, 1.0) if hideable else 0.0
+    runs_by_count = {run.processes: run for run in runs}
+    return FittedModel(
+        runs_by_count, traffic, cores, moving / sent / sender_slowdown, hop / sender_slowdown, busy, overlap
+    )
+
+
+# ---------------------------------------------------------------- the result
 
 
 @dataclass(frozen=True)
-class Result:
-    """Runs, the model fitted to the first two, and `batch` clips of each process."""
+class ScalingBenchmark:
+    """Result of the benchmark: the runs, and the model fitted to the first two.
+
+    Attributes:
+        batch: clips per process.
+    """
 
     batch: int
     runs: list[Run]
-    model: Fit
+    model: FittedModel
 
     def report(self) -> str:
-        """A table in Markdown, then the constants."""
+        """Return a Markdown table, then the constants."""
         traffic = self.model.traffic
         lines = [
             "| processes x threads | clips/s | step | compute alone | exchange alone "
@@ -157,32 +178,32 @@ class Result:
             "|---" * 9 + "|",
         ]
         for run in self.runs:
-            said = self.model.predict(run.processes)
+            predicted = self.model.predict(run.processes)
             fitted = " (fitted)" if run.processes in self.model.runs else ""
             cells = (
                 *(f"{run.processes} x {run.threads}", f"{run.processes * self.batch / run.step:.2f}"),
-                *(f"{seconds:.3f} s" for seconds in (run.step, run.compute, run.exchange, said.seconds)),
-                f"{said.seconds / run.step - 1:+.0%}{fitted}",
-                *(f"{seconds:.3f} s" for seconds in (said.compute, said.exchange)),
+                *(f"{seconds:.3f} s" for seconds in (run.step, run.compute, run.exchange, predicted.seconds)),
+                f"{predicted.seconds / run.step - 1:+.0%}{fitted}",
+                *(f"{seconds:.3f} s" for seconds in (predicted.compute, predicted.exchange)),
             )
             lines.append(f"| {' | '.join(cells)} |")
-        rate = "more than can be told" if not self.model.seconds_per_byte else ""
+        rate = "more than can be measured" if not self.model.seconds_per_byte else ""
         rate = rate or f"{1e-6 / self.model.seconds_per_byte:.0f} MB/s"
         lines += [
             f"{self.batch} clips on each process, {traffic.parallel}, {traffic.size / 1e6:.1f} MB of "
             f"gradients in {traffic.messages} messages; median of {len(self.runs[0].steps)} steps",
-            f"fitted: a process sends {rate} and keeps {self.model.busy:.2f} of a core busy with it, a hop "
-            f"takes {1000 * self.model.hop:.2f} ms, overlap {self.model.overlap:.2f}",
+            f"fitted: a process sends {rate} and uses {self.model.busy:.2f} cores to send, a hop takes "
+            f"{1000 * self.model.hop:.2f} ms, overlap {self.model.overlap:.2f}",
         ]
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
-        """What json.dump takes."""
-        said = {run.processes: self.model.predict(run.processes) for run in self.runs}
+        """Return the result as JSON data."""
+        predicted = {run.processes: self.model.predict(run.processes) for run in self.runs}
         runs = [
             asdict(run)
             | {"fitted": run.processes in self.model.runs}
-            | {"predicted": asdict(said[run.processes]) | {"step": said[run.processes].seconds}}
+            | {"predicted": asdict(predicted[run.processes]) | {"step": predicted[run.processes].seconds}}
             for run in self.runs
         ]
         constants = ("cores", "seconds_per_byte", "hop", "busy", "overlap")
@@ -194,44 +215,54 @@ class Result:
         }
 
 
+# ---------------------------------------------------------------- the measurement
+
+
 def benchmark_scaling(
-    cfg: CfgNode, batch: int, numbers: Sequence[int], repeats: int, progress: bool = True
-) -> Result:
-    """Time steps with so many processes, shared as SOLVER.PARALLEL says; clips are made up.
+    cfg: CfgNode, batch: int, process_counts: Sequence[int], repeats: int, progress: bool = True
+) -> ScalingBenchmark:
+    """Time steps on synthetic clips with different numbers of processes, parallelized by SOLVER.PARALLEL.
 
     Args:
-        batch: clips of each process.
-        numbers: 1 and larger ones, rising.
-        repeats: steps of each kind, in turn.
+        batch: clips per process.
+        process_counts: 1 and larger numbers, ascending.
+        repeats: number of steps of each kind.
 
     Raises:
-        ConfigError: the config describes no pre-training.
-        UserError: `numbers` are others, or a process failed.
+        ConfigError: the config is not for pre-training.
+        UserError: `process_counts` is invalid, or a process failed.
     """
     if model_class(cfg).task != "pretraining":
         raise ConfigError(
-            f"MODEL.META_ARCHITECTURE: {cfg.MODEL.META_ARCHITECTURE}; benchmark scaling times pre-training, "
-            "MaskedAutoencoder"
+            f"MODEL.META_ARCHITECTURE: got {cfg.MODEL.META_ARCHITECTURE}, but benchmark scaling times "
+            "pre-training: expected MaskedAutoencoder"
         )
-    if len(numbers) < _FITTED or numbers[0] != 1 or sorted(set(numbers)) != list(numbers):
-        given = " ".join(map(str, numbers))
-        raise UserError(f"--processes: expected 1 and larger numbers, rising, such as 1 2 4; got {given}")
-    own_devices = cfg.MODEL.DEVICE != "cpu" and torch.cuda.is_available()
-    cores = None if own_devices else os.cpu_count() or 1
-    runs = [_run(cfg, batch, threads_of(number, cores), number, repeats, progress) for number in numbers]
+    if (
+        len(process_counts) < _FITTED_RUNS
+        or process_counts[0] != 1
+        or sorted(set(process_counts)) != list(process_counts)
+    ):
+        given = " ".join(map(str, process_counts))
+        raise UserError(f"--processes: expected 1 and larger numbers, ascending, such as 1 2 4; got {given}")
+    has_gpus = cfg.MODEL.DEVICE != "cpu" and torch.cuda.is_available()
+    cores = None if has_gpus else os.cpu_count() or 1
+    runs = [
+        _measure_run(cfg, batch, threads_of(count, cores), count, repeats, progress)
+        for count in process_counts
+    ]
     traffic = count_traffic(empty_model(cfg), cfg.SOLVER.PARALLEL)
-    return Result(batch, runs, fit(runs[:_FITTED], traffic, cores))
+    return ScalingBenchmark(batch, runs, fit(runs[:_FITTED_RUNS], traffic, cores))
 
 
-def _run(cfg: CfgNode, batch: int, threads: int, processes: int, repeats: int, progress: bool) -> Run:
-    before = torch.get_num_threads()
+def _measure_run(cfg: CfgNode, batch: int, threads: int, processes: int, repeats: int, progress: bool) -> Run:
+    threads_before = torch.get_num_threads()
     with tempfile.TemporaryDirectory(prefix="vmae_det_benchmark_") as folder:
         file = Path(folder) / "times.json"
         args = (cfg, batch, threads, repeats, file, progress)
-        status = launch(measure, args, num_processes=processes)
-        torch.set_num_threads(before)  # one process is this one
+        status = launch(measure_process, args, num_processes=processes)
+        torch.set_num_threads(threads_before)  # a single process is this one
         if status:
-            raise UserError(f"--processes {processes}: the processes ended with status {status}")
+            raise UserError(f"--processes {processes}: the processes exited with status {status}")
         times = json.loads(file.read_text(encoding="utf-8"))
     medians = {name: statistics.median(values) for name, values in times.items()}
     scale = medians["compute"] / sum(medians[part] for part in _PARTS)
@@ -240,91 +271,77 @@ def _run(cfg: CfgNode, batch: int, threads: int, processes: int, repeats: int, p
     )
 
 
-def measure(cfg: CfgNode, batch: int, threads: int, repeats: int, file: Path, progress: bool) -> None:
-    """What each process does; the first writes the seconds of the slowest one, by kind, as JSON."""
+def measure_process(cfg: CfgNode, batch: int, threads: int, repeats: int, file: Path, progress: bool) -> None:
+    """Measure in each process; the main process writes the seconds of the slowest, by kind, as JSON."""
     device = setup_device(cfg)
     torch.set_num_threads(threads)
     torch.manual_seed(cfg.SEED)
-    samples = to_device(collate([[sample] for sample in made_up_clips(cfg, batch)]), device)
-    shared = _Stepper(cfg, device)
-    # Sharded tensors cannot be trained without an exchange; a model of one's own can.
-    silent = _Stepper(cfg, device, alone=True) if is_sharded(cfg) else shared
-    exchange = _exchange(cfg, count_traffic(empty_model(cfg), cfg.SOLVER.PARALLEL), device)
+    samples = to_device(collate([[sample] for sample in random_clips(cfg, batch)]), device)
+    parallel = _build_step(cfg, device, parallel=True)
+    # A sharded model cannot train without communication, so that a local model is timed instead.
+    local = _build_step(cfg, device, parallel=False) if is_sharded(cfg) else parallel
+    exchange = _make_exchange(cfg, count_traffic(empty_model(cfg), cfg.SOLVER.PARALLEL), device)
     number = torch.zeros(1, device=device)
     times: dict[str, list[float]] = {}
     turns = tqdm(
-        range(WARM_UP + repeats),
+        range(WARM_UP_STEPS + repeats),
         desc=f"{distributed.get_world_size()} process(es)",
         disable=not (progress and distributed.is_main_process()),
         leave=False,
     )
     for turn in turns:
-        found = {"step": sum(shared.step(samples).values())}
-        with no_gradient_sync(silent.model):
-            parts = silent.step(samples)
-        found |= parts | {"compute": sum(parts.values())}
-        found["exchange"], found["sending"] = _together(exchange, device)
-        found["empty"], _ = _together(lambda: distributed.all_reduce_sum(number), device)
-        if turn >= WARM_UP:
-            for name, seconds in found.items():
-                times.setdefault(name, []).append(seconds)
-    everyone = distributed.all_gather_object(times)
+        seconds = {"step": sum(_run_step(parallel, samples))}
+        with no_gradient_sync(local.model):
+            parts = _run_step(local, samples)
+        seconds |= dict(zip(_PARTS, parts)) | {"compute": sum(parts)}
+        seconds["exchange"], seconds["sending"] = _time_together(exchange, device)
+        seconds["empty"], _ = _time_together(lambda: distributed.all_reduce_sum(number), device)
+        if turn >= WARM_UP_STEPS:
+            for name, value in seconds.items():
+                times.setdefault(name, []).append(value)
+    all_times = distributed.all_gather_object(times)
     if distributed.is_main_process():
-        slowest = {name: [max(step) for step in zip(*(one[name] for one in everyone))] for name in times}
+        slowest = {name: [max(step) for step in zip(*(each[name] for each in all_times))] for name in times}
         file.write_text(json.dumps(slowest), encoding="utf-8")
 
 
-class _Stepper:
-    """A model with its optimizer, shared with the other processes or not."""
-
-    def __init__(self, cfg: CfgNode, device: torch.device, alone: bool = False) -> None:
-        model = build_model(cfg).to(device).train()
-        self.model = model if alone else parallelize(cfg, model, device)
-        self.optimizer = build_optimizer(cfg, model)
-        self.device, self.amp = device, AMP_TYPES[cfg.SOLVER.AMP]
-
-    def step(self, samples: dict[str, Any]) -> dict[str, float]:
-        """Seconds by part; all processes begin together."""
-        made: dict[str, torch.Tensor] = {}
-
-        def forward() -> None:
-            self.optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(self.device.type, self.amp) if self.amp else nullcontext():
-                made.update(self.model(samples))
-
-        distributed.barrier()
-        work = {
-            "forward": forward,
-            "backward": lambda: made["loss"].backward(),
-            "update": self.optimizer.step,
-        }
-        return {name: seconds_of(part, self.device) for name, part in work.items()}
+def _build_step(cfg: CfgNode, device: torch.device, parallel: bool) -> TimedTrainingStep:
+    """Build a model with its optimizer, parallelized over the processes or local."""
+    model = build_model(cfg).to(device).train()
+    wrapped = parallelize(cfg, model, device) if parallel else model
+    return TimedTrainingStep(wrapped, build_optimizer(cfg, model), device, cfg.SOLVER.AMP, scale_loss=False)
 
 
-def _together(work: Callable[[], Any], device: torch.device) -> tuple[float, float]:
-    """Seconds of something that all processes begin together, and of this process's cores in it."""
+def _run_step(step: TimedTrainingStep, samples: dict[str, Any]) -> tuple[float, ...]:
+    """Return the seconds of forward, backward and update; all processes start at the same time."""
+    distributed.barrier()
+    return tuple(step.run({"batch": samples}).values())
+
+
+def _time_together(function: Callable[[], Any], device: torch.device) -> tuple[float, float]:
+    """Return the seconds of a call that all processes start at the same time, and its CPU seconds here."""
     distributed.barrier()
     before = time.process_time()
-    return seconds_of(work, device), time.process_time() - before
+    return seconds_of(function, device), time.process_time() - before
 
 
-def _exchange(cfg: CfgNode, traffic: Traffic, device: torch.device) -> Callable[[], None]:
-    """What sends a step's bytes, in as many messages."""
+def _make_exchange(cfg: CfgNode, traffic: Traffic, device: torch.device) -> Callable[[], None]:
+    """Return a function that sends as many bytes as a step does, in as many messages."""
     processes = distributed.get_world_size()
     if processes == 1:
         return lambda: None
-    length = -(-traffic.size // FLOAT_BYTES // traffic.messages // processes)  # of each process's part
-    part = torch.zeros(length, device=device)
-    whole = torch.zeros(length * processes, device=device)
+    length = -(-traffic.size // FLOAT_BYTES // traffic.messages // processes)  # of each process's shard
+    shard = torch.zeros(length, device=device)
+    full = torch.zeros(length * processes, device=device)
 
     def reduce() -> None:
         for _ in range(traffic.messages):
-            dist.all_reduce(whole)
+            dist.all_reduce(full)
 
     def gather_and_reduce() -> None:
         for _ in range(traffic.messages):
-            dist.all_gather_into_tensor(whole, part)
-            dist.all_gather_into_tensor(whole, part)
-            dist.reduce_scatter_tensor(part, whole)
+            dist.all_gather_into_tensor(full, shard)
+            dist.all_gather_into_tensor(full, shard)
+            dist.reduce_scatter_tensor(shard, full)
 
     return gather_and_reduce if traffic.parallel == "fsdp" else reduce

@@ -1,33 +1,33 @@
-"""A model of a training step with many processes: loading, computing, exchanging. Plain arithmetic.
+"""A model of a training step with many processes, shared by the benchmarks `scaling` and `gpu-scaling`.
 
-step = max(loading, forward + backward + update + the part of the exchange that nothing hides)
+step = max(loading, forward + backward + update + the part of the communication that is not hidden)
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
-from vmae_det.engine.inspection import FLOAT_BYTES, count
-from vmae_det.modeling.backbone import Block
-
-# What DDP gathers before it exchanges: its defaults, of the first message and of the others.
+# DDP's default sizes in bytes of the first bucket of gradients and of the others.
 _FIRST_BUCKET, _BUCKET = 1024**2, 25 * 1024**2
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """What each step exchanges.
+    """The communication of each step.
 
     Attributes:
-        parallel: "ddp": gradients are reduced, then spread (two passes); "fsdp": weights are gathered
-            before the forward and the backward pass, gradients are reduced (three passes).
+        parallel: "ddp": an all-reduce of the gradients (two passes); "fsdp": an all-gather of the weights
+            before the forward and before the backward pass and a reduce-scatter of the gradients (three
+            passes).
         size: bytes of all gradients.
-        messages: in how many pieces a pass goes.
-        last: bytes of it that no computing can hide: gradients that are ready last, and weights that are
-            needed first.
+        messages: number of messages per pass.
+        last: bytes that cannot be hidden by computing: the gradients that are ready last, and the weights
+            that are needed first.
     """
 
     parallel: str
@@ -37,7 +37,7 @@ class Traffic:
 
     @property
     def passes(self) -> int:
-        """How often (n - 1) / n of all bytes leave each of n processes."""
+        """Number of passes; in each, (n - 1) / n of all bytes leave each of n processes."""
         return 3 if self.parallel == "fsdp" else 2
 
 
@@ -46,8 +46,8 @@ class Step:
     """Seconds of one step.
 
     Attributes:
-        exchange: as long as it would take alone.
-        exposed: the part of it that the step waits for.
+        exchange: duration of the communication by itself.
+        exposed: the part of the communication that the step waits for.
     """
 
     forward: float
@@ -59,37 +59,40 @@ class Step:
 
     @property
     def compute(self) -> float:
-        """All but exchange and loading."""
+        """Seconds of forward, backward and update."""
         return self.forward + self.backward + self.update
 
     @property
     def work(self) -> float:
-        """What the step takes when its clips are there."""
+        """Seconds of the step without waiting for its clips."""
         return self.compute + self.exposed
 
     @property
     def seconds(self) -> float:
-        """What it takes."""
+        """Seconds of the step."""
         return max(self.loading, self.work)
 
 
 def count_traffic(model: nn.Module, parallel: str) -> Traffic:
-    """Of a model that is trained in fp32, mixed precision or not; "ddp" or "fsdp"."""
+    """Return the traffic of a model with fp32 gradients; `parallel` is "ddp" or "fsdp"."""
+    from vmae_det.engine.inspection import FLOAT_BYTES, count
+    from vmae_det.modeling.backbone import Block
+
     size = FLOAT_BYTES * sum(p.numel() for p in model.parameters() if p.requires_grad)
-    if parallel == "fsdp":  # a block at a time, then what lies outside of blocks
+    if parallel == "fsdp":  # one message per block, and one for everything outside of the blocks
         blocks = [module for module in model.modules() if isinstance(module, Block)]
-        # The first gathering and the last reduction of a block: two passes of its three.
+        # The first all-gather and the last reduce-scatter of a block: two of its three passes.
         return Traffic(parallel, size, len(blocks) + 1, FLOAT_BYTES * max(map(count, blocks)) * 2 // 3)
     messages = 1 + math.ceil(max(size - _FIRST_BUCKET, 0) / _BUCKET)
     return Traffic(parallel, size, messages, min(size, _BUCKET))
 
 
 def exchange_seconds(traffic: Traffic, processes: int, seconds_per_byte: float, latency: float) -> float:
-    """Of a step's exchange alone, in rings (Patarasuk and Yuan 2009).
+    """Return the seconds of a step's communication by itself, in rings (Patarasuk and Yuan 2009).
 
     Args:
-        seconds_per_byte: that a process sends.
-        latency: seconds of one pass with nothing in it.
+        seconds_per_byte: seconds that a process takes to send a byte.
+        latency: seconds of an empty pass.
     """
     if processes == 1:
         return 0.0
@@ -98,18 +101,19 @@ def exchange_seconds(traffic: Traffic, processes: int, seconds_per_byte: float, 
 
 
 def exposed_seconds(traffic: Traffic, exchange: float, window: float, overlap: float = 1.0) -> float:
-    """The part of an exchange that a step waits for.
+    """Return the part of the communication that a step waits for.
 
     Args:
-        exchange: seconds that it takes alone.
-        window: seconds of computing in which it may run (see `window`).
-        overlap: how much of what could be hidden is; below 1 where the two want the same cores, below 0
-            where an exchange costs more within a step, by packing and waiting, than alone.
+        exchange: seconds of the communication by itself.
+        window: seconds of computing that can hide it (see `overlap_window`).
+        overlap: fraction of the hideable part that is hidden. Below 1 if communication and computing compete
+            for the same cores; below 0 if communication takes longer within a step, because of packing and
+            waiting, than by itself.
     """
     last = exchange * traffic.last / traffic.size
     return exchange - overlap * min(exchange - last, window)
 
 
-def window(traffic: Traffic, forward: float, backward: float) -> float:
-    """Seconds of computing behind which messages can hide: FSDP's also behind the forward pass."""
+def overlap_window(traffic: Traffic, forward: float, backward: float) -> float:
+    """Return the seconds of computing that can hide messages: with FSDP also those of the forward pass."""
     return backward + (forward if traffic.parallel == "fsdp" else 0.0)

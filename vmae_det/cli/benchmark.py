@@ -1,94 +1,175 @@
-"""`vmae-det benchmark`: how fast the toolkit is on this machine, on data that it makes itself."""
+"""`vmae-det benchmark`: speed and memory of this toolkit on this machine, mostly on synthetic data."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from vmae_det.benchmarks.ava_files import DETECTION_ROWS
-from vmae_det.benchmarks.cluster import SIZES, Cluster
-from vmae_det.cli.arguments import integer_in, number_in, output_file, positive_int, refuse_unused
+from vmae_det.benchmarks.gpu_scaling import SIZES, Cluster
+from vmae_det.benchmarks.synthetic_annotations import DETECTION_ROWS
+from vmae_det.cli.arguments import fraction, integer_in, number_in, output_file, positive_int, refuse_unused
 from vmae_det.cli.config_arguments import add_config_arguments, load_config
 from vmae_det.utils.errors import UserError
 from vmae_det.utils.output_files import write_json
 
-_DETECT = "where the time of detect goes, with given boxes and random weights, and its peaks of memory"
-_SCALING = "steps of pre-training with several processes here, beside what a model of them predicts"
-_GPU_SCALING = "what that model says of 8 to 512 GPUs of assumed rates; nothing is run"
-_TRAIN = "seconds and memory of a step of pre-training, by part, on made-up clips"
+
+class Topic(NamedTuple):
+    """A subcommand.
+
+    Attributes:
+        summary: help text.
+        add_arguments: adds its options to a parser.
+        run: returns the report and the JSON data.
+        has_config: whether it takes a config file and overrides.
+        repeats: default of --repeats; 0 if it has no such option.
+        measures: whether it measures this machine.
+    """
+
+    summary: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], tuple[str, Any]]
+    has_config: bool = False
+    repeats: int = 3
+    measures: bool = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to measure."""
-    topics = parser.add_subparsers(dest="topic", metavar="TOPIC", required=True)
-    summary = "read and score files of the size of AVA's validation set"
-    frame_map = topics.add_parser("frame-map", help=summary, description=summary)
-    frame_map.add_argument(
-        "--rows",
-        type=integer_in("[320, 100000000]"),  # a quarter is then a person box with 80 scores
-        default=DETECTION_ROWS,
-        help="detections; keyframes and ground truth in proportion (%(default)s)",
-    )
-    summary = "clips a second of the loader by stage, beside what decoding alone allows"
-    data = topics.add_parser("data", help=summary, description=summary)
-    data.add_argument(
-        "--clips", type=integer_in("[32, 1000000]"), default=64, help="decoded clips of a turn (%(default)s)"
-    )
-    data.add_argument("--videos", metavar="WxH", help="make videos of that size in place of DATASETS.TRAIN")
-    summary = "frames between the key frames of these videos (%(default)s, x264's own; cameras: 30 to 60)"
-    data.add_argument("--key-every", type=positive_int, default=250, help=summary)
-    summary = "memory of annotations of AVA's size, with one loader process and with many"
-    memory = topics.add_parser("loader-memory", help=summary, description=summary)
-    memory.add_argument("--workers", type=positive_int, nargs="+", default=[1, 2, 4, 8], help="processes")
-    train = topics.add_parser("train", help=_TRAIN, description=_TRAIN)
-    _add_train_arguments(train)
-    detect = topics.add_parser("detect", help=_DETECT, description=_DETECT)
-    _add_detect_arguments(detect)
-    scaling = topics.add_parser("scaling", help=_SCALING, description=_SCALING)
-    _add_scaling_arguments(scaling)
-    gpu_scaling = topics.add_parser("gpu-scaling", help=_GPU_SCALING, description=_GPU_SCALING)
-    _add_gpu_scaling_arguments(gpu_scaling)
-    for topic in (frame_map, data, memory, train, detect, scaling):
-        topic.add_argument(
-            "--repeats", type=positive_int, default=3, help="runs of each measurement (%(default)s)"
+    """Add a subparser for each topic."""
+    parsers = parser.add_subparsers(dest="topic", metavar="TOPIC", required=True)
+    for name, topic in TOPICS.items():
+        added = parsers.add_parser(name, help=topic.summary, description=topic.summary)
+        topic.add_arguments(added)
+        if topic.repeats:
+            added.add_argument(
+                "--repeats",
+                type=positive_int,
+                default=topic.repeats,
+                help="number of times that each measurement is repeated (%(default)s)",
+            )
+        added.add_argument(
+            "--json", type=output_file, metavar="FILE", help="also write the results to this file"
         )
-    for topic in topics.choices.values():
-        topic.add_argument("--json", type=output_file, metavar="FILE", help="write the figures there, too")
-    for topic in (data, train, detect, scaling):
-        add_config_arguments(topic)
+        if topic.has_config:
+            add_config_arguments(added)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run a topic, print its report and return the exit status."""
+    topic = TOPICS[args.topic]
+    text, figures = topic.run(args)
+    print(text)
+    if topic.measures:
+        print(f"{os.cpu_count()} CPU cores, load average {os.getloadavg()[0]:.1f} at the end")
+    if args.json:
+        write_json(args.json, figures)
+    return 0
+
+
+# ---------------------------------------------------------------- data and training
+
+
+def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--clips", type=integer_in("[32, 1000000]"), default=64, help="decoded clips per turn (%(default)s)"
+    )
+    parser.add_argument(
+        "--videos", metavar="WxH", help="use synthetic videos of this size instead of DATASETS.TRAIN"
+    )
+    parser.add_argument(
+        "--key-every",
+        type=positive_int,
+        default=250,
+        help="frames between the I-frames of these videos (%(default)s as in x264; cameras: 30 to 60)",
+    )
+
+
+def _data(args: argparse.Namespace) -> tuple[str, Any]:
+    from vmae_det.benchmarks.data import benchmark_data
+    from vmae_det.benchmarks.synthetic_videos import write_dataset
+
+    if not args.videos:
+        refuse_unused(args, "applies only to the synthetic videos of --videos", key_every=250)
+    cfg = load_config(args.config_file, args.opts)
+    with tempfile.TemporaryDirectory(prefix="vmae_det_benchmark_") as folder:
+        if args.videos:
+            width, _, height = args.videos.partition("x")
+            if not (width.isdecimal() and height.isdecimal() and min(int(width), int(height)) >= 64):
+                raise UserError(
+                    f"--videos: expected a size such as 340x256, at least 64x64, got {args.videos}"
+                )
+            cfg.defrost()
+            dataset = write_dataset(Path(folder), int(width), int(height), args.key_every, cfg)
+            cfg.DATASETS.TRAIN = (str(dataset),)
+        result = benchmark_data(cfg, args.clips, args.repeats)
+    return result.report(), result.to_json()
+
+
+def _add_readers_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "video", type=Path, nargs="?", metavar="VIDEO", help="default: a synthetic video of 1920 x 1080"
+    )
+    parser.add_argument(
+        "--short-side", type=positive_int, default=256, help="size to which frames are resized (%(default)s)"
+    )
+
+
+def _readers(args: argparse.Namespace) -> tuple[str, Any]:
+    from vmae_det.benchmarks.readers import benchmark_readers, report, to_json
+
+    results = benchmark_readers(args.video, args.short_side, args.repeats)
+    return report(results), to_json(results)
+
+
+def _add_loader_memory_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workers", type=positive_int, nargs="+", default=[1, 2, 4, 8], help="numbers of loader workers"
+    )
+
+
+def _loader_memory(args: argparse.Namespace) -> tuple[str, Any]:
+    from vmae_det.benchmarks.loader_memory import benchmark_loader_memory, report, to_json
+
+    results = benchmark_loader_memory(args.workers, args.repeats)
+    return report(results), to_json(results)
 
 
 def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--against", choices=["huggingface"], default="", help="time that model, too, in turn"
+        "--against", choices=["huggingface"], default="", help="compare with this implementation"
     )
-    parser.add_argument("--batch", type=positive_int, default=4, help="clips of a step (%(default)s)")
-    parser.add_argument("--threads", type=positive_int, default=2, help="of the CPU (%(default)s)")
-    parser.add_argument("--steps", type=positive_int, default=2, help="steps of a run (%(default)s)")
+    parser.add_argument("--batch", type=positive_int, default=4, help="clips per step (%(default)s)")
+    parser.add_argument("--threads", type=positive_int, default=2, help="CPU threads (%(default)s)")
+    parser.add_argument("--steps", type=positive_int, default=2, help="steps per turn (%(default)s)")
     parser.add_argument("--compile", action="store_true", help="torch.compile the models")
     parser.add_argument(
-        "--alike", action="store_true", help="the other model with our settings of the CPU, too"
+        "--alike",
+        action="store_true",
+        help="apply our CPU settings to the other implementation, too",
     )
     parser.add_argument("--amp", choices=["none", "bf16", "fp16"], default="none", help="mixed precision")
 
 
-def _add_detect_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--video", type=Path, metavar="FILE", help="in place of ten seconds that are made")
-    parser.add_argument(
-        "--minutes",
-        type=_numbers,
-        default="1,10",
-        metavar="LIST",
-        help="lengths of made videos whose peaks of memory are measured (%(default)s); '': none",
-    )
+def _train(args: argparse.Namespace) -> tuple[str, Any]:
+    from vmae_det.benchmarks.train import Settings, benchmark_train
+
+    if not args.against:
+        refuse_unused(args, "applies only to the implementation of --against", alike=False)
+    cfg = load_config(args.config_file, args.opts)
+    names = [field.name for field in fields(Settings)]
+    result = benchmark_train(cfg, Settings(**{name: getattr(args, name) for name in names}))
+    return result.report(), result.to_json()
+
+
+# ---------------------------------------------------------------- scaling
 
 
 def _add_scaling_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--batch", type=positive_int, default=2, help="clips of each process (%(default)s)")
+    parser.add_argument("--batch", type=positive_int, default=2, help="clips per process (%(default)s)")
     parser.add_argument(
         "--processes",
         type=positive_int,
@@ -99,6 +180,14 @@ def _add_scaling_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _scaling(args: argparse.Namespace) -> tuple[str, Any]:
+    from vmae_det.benchmarks.scaling import benchmark_scaling
+
+    cfg = load_config(args.config_file, args.opts)
+    result = benchmark_scaling(cfg, args.batch, args.processes, args.repeats)
+    return result.report(), result.to_json()
+
+
 def _add_gpu_scaling_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", choices=SIZES, nargs="+", default=list(SIZES), help="(%(default)s)")
     parser.add_argument(
@@ -107,10 +196,10 @@ def _add_gpu_scaling_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[8, 16, 32, 64, 128, 256, 512],
         metavar="N",
-        help="numbers of GPUs, a row each (8 to 512)",
+        help="numbers of GPUs, one row each (8 to 512)",
     )
     parser.add_argument("--parallel", choices=["ddp", "fsdp"], default="ddp", help="(%(default)s)")
-    assumed = parser.add_argument_group("assumed")
+    assumed = parser.add_argument_group("assumed hardware")
     for part in fields(Cluster):
         name = f"--{part.name.replace('_', '-')}"
         text = f"{part.metadata['help']} (%(default)g)"
@@ -119,68 +208,28 @@ def _add_gpu_scaling_arguments(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Print a table; gives the exit status."""
-    topics = {
-        "frame-map": _frame_map,
-        "data": _data,
-        "loader-memory": _loader_memory,
-        "train": _train,
-        "detect": _detect,
-        "scaling": _scaling,
-        "gpu-scaling": _gpu_scaling,
-    }
-    text, figures = topics[args.topic](args)
-    print(text)
-    if args.topic != "gpu-scaling":  # which measures nothing
-        print(f"{os.cpu_count()} CPU cores, load average {os.getloadavg()[0]:.1f} at the end")
-    if args.json:
-        write_json(args.json, figures)
-    return 0
+def _gpu_scaling(args: argparse.Namespace) -> tuple[str, Any]:
+    from vmae_det.benchmarks.gpu_scaling import predict, report, to_json
+
+    cluster = Cluster(**{part.name: getattr(args, part.name) for part in fields(Cluster)})
+    rows = predict(args.models, args.total_gpus, cluster, args.parallel)
+    return report(rows, cluster, args.parallel), to_json(rows, cluster)
 
 
-def _frame_map(args: argparse.Namespace) -> tuple[str, Any]:
-    from vmae_det.benchmarks.frame_map import measure_frame_map, table
-
-    results = measure_frame_map(args.rows, args.repeats)
-    return table(results, args.repeats), results
+# ---------------------------------------------------------------- inference and rendering
 
 
-def _data(args: argparse.Namespace) -> tuple[str, Any]:
-    from vmae_det.benchmarks.data import benchmark_data
-    from vmae_det.benchmarks.videos import make_dataset
-
-    if not args.videos:
-        refuse_unused(args, "is of the videos that --videos makes", key_every=250)
-    cfg = load_config(args.config_file, args.opts)
-    with tempfile.TemporaryDirectory(prefix="vmae_det_benchmark_") as folder:
-        if args.videos:
-            width, _, height = args.videos.partition("x")
-            if not (width.isdecimal() and height.isdecimal() and min(int(width), int(height)) >= 64):
-                raise UserError(f"--videos takes a size such as 340x256, from 64 on, got {args.videos}")
-            cfg.defrost()
-            made = make_dataset(Path(folder), int(width), int(height), args.key_every, cfg)
-            cfg.DATASETS.TRAIN = (str(made),)
-        result = benchmark_data(cfg, args.clips, args.repeats)
-    return result.report(), result.to_json()
-
-
-def _loader_memory(args: argparse.Namespace) -> tuple[str, Any]:
-    from vmae_det.benchmarks.loader_memory import as_json, benchmark_loader_memory, report
-
-    results = benchmark_loader_memory(args.workers, args.repeats)
-    return report(results), as_json(results)
-
-
-def _train(args: argparse.Namespace) -> tuple[str, Any]:
-    from vmae_det.benchmarks.train import Settings, benchmark_train
-
-    if not args.against:
-        refuse_unused(args, "is about the model of --against", alike=False)
-    cfg = load_config(args.config_file, args.opts)
-    names = [field.name for field in fields(Settings)]
-    result = benchmark_train(cfg, Settings(**{name: getattr(args, name) for name in names}))
-    return result.report(), result.to_json()
+def _add_detect_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--video", type=Path, metavar="FILE", help="default: a synthetic video of ten seconds"
+    )
+    parser.add_argument(
+        "--minutes",
+        type=_numbers,
+        default="1,10",
+        metavar="LIST",
+        help="lengths of synthetic videos for which peak memory is measured (%(default)s); '': none",
+    )
 
 
 def _detect(args: argparse.Namespace) -> tuple[str, Any]:
@@ -191,21 +240,137 @@ def _detect(args: argparse.Namespace) -> tuple[str, Any]:
     return result.report(), result.to_json()
 
 
-def _scaling(args: argparse.Namespace) -> tuple[str, Any]:
-    from vmae_det.benchmarks.scaling import benchmark_scaling
+def _add_tracking_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "dataset", metavar="DATASET", help="a detection dataset whose annotations have person ids"
+    )
+    parser.add_argument(
+        "--score", type=fraction, default=0.5, help="lowest score of a person box (%(default)s)"
+    )
 
-    cfg = load_config(args.config_file, args.opts)
-    result = benchmark_scaling(cfg, args.batch, args.processes, args.repeats)
+
+def _tracking(args: argparse.Namespace) -> tuple[str, Any]:
+    from vmae_det.benchmarks.tracking import benchmark_tracking, report, to_json
+    from vmae_det.data.catalog import get_dataset
+
+    results = benchmark_tracking(get_dataset(args.dataset), args.score)
+    return report(results), to_json(results)
+
+
+def _add_no_arguments(parser: argparse.ArgumentParser) -> None:
+    """`overlay` has no options of its own."""
+
+
+def _overlay(args: argparse.Namespace) -> tuple[str, Any]:
+    from vmae_det.benchmarks.overlay import benchmark_overlay, report
+
+    results = benchmark_overlay()
+    return report(results), results
+
+
+def _add_page_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--hours", type=number_in("(0, 100]"), default=1.0, help="length of the video (%(default)s)"
+    )
+    parser.add_argument("--people", type=positive_int, default=20, help="persons per keyframe (%(default)s)")
+    parser.add_argument("--actions", type=positive_int, default=80, help="number of classes (%(default)s)")
+
+
+def _page(args: argparse.Namespace) -> tuple[str, Any]:
+    from vmae_det.benchmarks.page import benchmark_page
+
+    result = benchmark_page(args.hours, args.people, args.actions)
     return result.report(), result.to_json()
 
 
-def _gpu_scaling(args: argparse.Namespace) -> tuple[str, Any]:
-    from vmae_det.benchmarks.gpu_scaling import as_json, predict, report
+# ---------------------------------------------------------------- evaluation
 
-    cluster = Cluster(**{part.name: getattr(args, part.name) for part in fields(Cluster)})
-    rows = predict(args.models, args.total_gpus, cluster, args.parallel)
-    return report(rows, cluster, args.parallel), as_json(rows, cluster)
+
+def _add_frame_map_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--rows",
+        type=integer_in("[320, 100000000]"),  # a quarter of 320 is one person box with 80 scores
+        default=DETECTION_ROWS,
+        help="number of detections; keyframes and ground truth are proportional to it (%(default)s)",
+    )
+
+
+def _frame_map(args: argparse.Namespace) -> tuple[str, Any]:
+    from vmae_det.benchmarks.frame_map import benchmark_frame_map, report
+
+    results = benchmark_frame_map(args.rows, args.repeats)
+    return report(results, args.repeats), results
 
 
 def _numbers(text: str) -> list[float]:
     return [number_in("(0, 10000]")(part) for part in text.split(",") if part]
+
+
+TOPICS = {
+    "frame-map": Topic(
+        "time and memory of frame-mAP at the size of AVA's validation set",
+        _add_frame_map_arguments,
+        _frame_map,
+    ),
+    "data": Topic(
+        "clips per second of the data loader by stage, compared with decoding alone",
+        _add_data_arguments,
+        _data,
+        has_config=True,
+    ),
+    "readers": Topic(
+        "time to open a video and to read a clip, for each video reader",
+        _add_readers_arguments,
+        _readers,
+        repeats=7,
+    ),
+    "loader-memory": Topic(
+        "memory of annotations of AVA's size, with one loader worker and with many",
+        _add_loader_memory_arguments,
+        _loader_memory,
+    ),
+    "train": Topic(
+        "time and memory of a pre-training step by part, on synthetic clips",
+        _add_train_arguments,
+        _train,
+        has_config=True,
+    ),
+    "detect": Topic(
+        "CPU time of detect by stage with given boxes and random weights, and its peak memory",
+        _add_detect_arguments,
+        _detect,
+        has_config=True,
+    ),
+    "tracking": Topic(
+        "IDF1 and identity switches of the tracker on a dataset with person ids",
+        _add_tracking_arguments,
+        _tracking,
+        repeats=0,
+        measures=False,
+    ),
+    "overlay": Topic(
+        "CPU time of drawing boxes and labels, by frame size and number of persons",
+        _add_no_arguments,
+        _overlay,
+        repeats=0,
+    ),
+    "page": Topic(
+        "size of the HTML page of a long, crowded video, and its speed in Chromium",
+        _add_page_arguments,
+        _page,
+        repeats=0,
+    ),
+    "scaling": Topic(
+        "pre-training steps with several processes on this machine, compared with a model of them",
+        _add_scaling_arguments,
+        _scaling,
+        has_config=True,
+    ),
+    "gpu-scaling": Topic(
+        "predictions of that model for 8 to 512 GPUs of assumed hardware; measures nothing",
+        _add_gpu_scaling_arguments,
+        _gpu_scaling,
+        repeats=0,
+        measures=False,
+    ),
+}

@@ -1,4 +1,4 @@
-"""Steps with several processes: the model's arithmetic, its fit, and both commands on tiny models."""
+"""Scaling: the arithmetic of the model, its fit, and both benchmarks on tiny models."""
 
 import json
 import math
@@ -6,8 +6,7 @@ import math
 import pytest
 import torch
 
-from vmae_det.benchmarks.cluster import Cluster
-from vmae_det.benchmarks.gpu_scaling import Network, describe, predict, predict_step
+from vmae_det.benchmarks.gpu_scaling import Cluster, Network, describe, predict, predict_step
 from vmae_det.benchmarks.scaling import Run, fit
 from vmae_det.benchmarks.scaling_model import (
     Step,
@@ -15,7 +14,7 @@ from vmae_det.benchmarks.scaling_model import (
     count_traffic,
     exchange_seconds,
     exposed_seconds,
-    window,
+    overlap_window,
 )
 from vmae_det.cli.main import main
 from vmae_det.modeling.backbone import Block
@@ -41,30 +40,30 @@ FSDP = Traffic("fsdp", size=100, messages=4, last=25)
         (FSDP, 4, 3 * (75 * 0.1 + 4 * 3)),
     ],
 )
-def test_an_exchange_in_rings(traffic, processes, expected):
+def test_ring_communication(traffic, processes, expected):
     assert exchange_seconds(traffic, processes, seconds_per_byte=0.1, latency=3) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
     ("computing", "overlap", "expected"),
     [
-        (100, 1.0, 10),  # only the last of four pieces is left
-        (20, 1.0, 20),  # computing ends before the third piece is through
+        (100, 1.0, 10),  # only the last of four messages is exposed
+        (20, 1.0, 20),  # computing ends before the third message
         (20, 0.5, 30),
         (0, 1.0, 40),
         (100, 0.0, 40),
         (20, -0.5, 50),
     ],
 )
-def test_what_a_step_waits_for(computing, overlap, expected):
+def test_exposed_communication(computing, overlap, expected):
     assert exposed_seconds(DDP, 40, computing, overlap) == pytest.approx(expected)
 
 
-def test_sharded_weights_travel_during_the_forward_pass_too():
-    assert (window(DDP, 1, 2), window(FSDP, 1, 2)) == (2, 3)
+def test_fsdp_also_overlaps_the_forward_pass():
+    assert (overlap_window(DDP, 1, 2), overlap_window(FSDP, 1, 2)) == (2, 3)
 
 
-def test_a_step_is_the_longer_of_loading_and_work():
+def test_step_is_the_longer_of_loading_and_work():
     assert Step(1, 2, 3, exchange=9, exposed=4, loading=5).seconds == 10
     assert Step(1, 2, 3, exchange=9, exposed=4, loading=50).seconds == 50
 
@@ -72,13 +71,13 @@ def test_a_step_is_the_longer_of_loading_and_work():
 @pytest.mark.parametrize(
     ("numbers", "messages", "last"), [(1000, 1, 4000), (26 * MB // 4, 2, 25 * MB), (52 * MB // 4, 4, 25 * MB)]
 )
-def test_gradients_travel_in_the_buckets_of_ddp(numbers, messages, last):
+def test_ddp_sends_gradients_in_buckets(numbers, messages, last):
     model = torch.nn.ParameterList([torch.empty(numbers, device="meta")])
     model.append(torch.nn.Parameter(torch.empty(5, device="meta"), requires_grad=False))
     assert count_traffic(model, "ddp") == Traffic("ddp", 4 * numbers, messages, last)
 
 
-def test_sharded_weights_travel_by_block():
+def test_fsdp_sends_one_message_per_block():
     model = torch.nn.ModuleList([Block(12, 2, 4.0), Block(12, 2, 4.0), torch.nn.Linear(3, 3)])
     block = 4 * sum(p.numel() for p in model[0].parameters())
     assert count_traffic(model, "fsdp") == Traffic("fsdp", 2 * block + 48, 3, block * 2 // 3)
@@ -91,11 +90,11 @@ def run_of(processes, threads, compute, step, exchange=0.0, empty=0.0, busy=1.0)
 
 @pytest.fixture
 def fitted():
-    """Two cores; an exchange takes 10 s, 2 of them for hops, and 1.5 hide behind the backward pass."""
+    """Two cores; communication takes 10 s, of which hops take 2 s and the backward pass hides 1.5 s."""
     return fit([run_of(1, 2, 6, 6), run_of(2, 1, 8, 8 + 8.5, exchange=10, empty=0.5)], DDP, cores=2)
 
 
-def test_the_model_gives_back_what_it_was_fitted_to(fitted):
+def test_model_reproduces_the_fitted_runs(fitted):
     assert fitted.predict(1).seconds == 6
     again = fitted.predict(2)
     assert (again.compute, again.exchange, again.seconds) == pytest.approx((8, 10, 16.5))
@@ -104,23 +103,23 @@ def test_the_model_gives_back_what_it_was_fitted_to(fitted):
     assert fitted.overlap == pytest.approx(1.5 / 4)
 
 
-def test_four_processes_have_half_a_core_each(fitted):
-    message = fitted.predict(4)
-    assert message.compute == 16
+def test_four_processes_on_two_cores(fitted):
+    predicted = fitted.predict(4)
+    assert predicted.compute == 16
     exchange = 2 * (75 * 0.16 + 4 * 3 * 0.5)
-    assert message.exchange == pytest.approx(exchange)
-    assert message.exposed == pytest.approx(exchange - 1.5 / 4 * 8)
+    assert predicted.exchange == pytest.approx(exchange)
+    assert predicted.exposed == pytest.approx(exchange - 1.5 / 4 * 8)
 
 
 @pytest.mark.parametrize(("busy", "slower"), [(0.3, 1), (0.5, 1), (0.75, 1.5), (1, 2)])
-def test_senders_that_wait_leave_their_core_to_others(busy, slower):
+def test_waiting_senders_free_their_cores(busy, slower):
     runs = [run_of(1, 2, 6, 6), run_of(2, 1, 8, 8 + 8.5, exchange=10, empty=0.5, busy=busy)]
-    message = fit(runs, DDP, cores=2).predict(4)
-    assert message.compute == 16
-    assert message.exchange == pytest.approx(slower * 2 * (75 * 0.08 + 4 * 3 * 0.25))
+    predicted = fit(runs, DDP, cores=2).predict(4)
+    assert predicted.compute == 16
+    assert predicted.exchange == pytest.approx(slower * 2 * (75 * 0.08 + 4 * 3 * 0.25))
 
 
-def test_an_exchange_may_cost_more_than_alone_and_never_less_than_nothing():
+def test_overlap_may_be_negative_and_is_at_most_one():
     def overlap(step):
         return fit([run_of(1, 2, 6, 6), run_of(2, 1, 8, step, exchange=10, empty=0.5)], DDP, cores=2).overlap
 
@@ -128,12 +127,12 @@ def test_an_exchange_may_cost_more_than_alone_and_never_less_than_nothing():
     assert overlap(7) == 1
 
 
-def test_devices_of_their_own_do_not_slow_each_other():
+def test_processes_with_their_own_devices():
     model = fit([run_of(1, 1, 8, 8), run_of(2, 1, 8, 8)], DDP, cores=None)
     assert [model.predict(n).seconds for n in (1, 2, 4)] == [8, 8, 8]
 
 
-def test_one_gpu_exchanges_nothing_and_endless_rates_cost_nothing():
+def test_one_gpu_and_infinite_rates_have_no_communication_cost():
     network = Network(flops=1e9, parameters=1000, blocks=1, traffic=Traffic("ddp", 4000, 1, 4000))
     cluster = Cluster(
         nvlink=math.inf, network=math.inf, memory_rate=math.inf, latency=1e-300, block_floor=1e-300
@@ -141,7 +140,7 @@ def test_one_gpu_exchanges_nothing_and_endless_rates_cost_nothing():
     assert predict_step(network, 1, Cluster()).exchange == 0
     alone, many = (predict_step(network, gpus, cluster) for gpus in (1, 64))
     assert alone.work / (64 * many.work) == pytest.approx(1)
-    # Three passes' worth of 1024 clips, two operations each, at 35 % of 989 TFLOP/s.
+    # Three times the forward pass of 1024 clips, two operations per multiply-add, at 35 % of 989 TFLOP/s.
     assert alone.work == pytest.approx(6 * 1e9 * 1024 / (0.35 * 989e12))
     assert alone.loading == pytest.approx(1024 / (14 * 21.6))
 
@@ -151,7 +150,7 @@ def networks():
     return {size: describe(size, "ddp") for size in "SBLH"}
 
 
-def test_what_saturates_first(networks, monkeypatch):
+def test_bottlenecks(networks, monkeypatch):
     monkeypatch.setattr("vmae_det.benchmarks.gpu_scaling.describe", lambda size, parallel: networks[size])
 
     def limit(gpus=64, **more):
@@ -165,13 +164,13 @@ def test_what_saturates_first(networks, monkeypatch):
     assert limit(loading_rate=1e9, memory_rate=1e9) == ("optimizer", "optimizer")
 
 
-def test_the_recipes_have_the_sizes_of_the_paper(networks):
+def test_model_sizes_of_the_paper(networks):
     parameters = {size: network.parameters / 1e6 for size, network in networks.items()}
     assert parameters == pytest.approx({"S": 24, "B": 94, "L": 318, "H": 653}, abs=0.5)
     assert networks["S"].flops < networks["B"].flops < networks["L"].flops < networks["H"].flops
 
 
-def test_a_table_of_gpus(tmp_path, capsys):
+def test_gpu_scaling_command(tmp_path, capsys):
     file = tmp_path / "gpus.json"
     command = ["benchmark", "gpu-scaling", "--models", "S", "--total-gpus", "8", "512", "--json", str(file)]
     assert main([*command, "--loading-rate", "1000"]) == 0
@@ -188,7 +187,7 @@ def test_a_table_of_gpus(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_processes_of_this_machine(parallel, tmp_path, capsys):
+def test_scaling_command(parallel, tmp_path, capsys):
     file, threads = tmp_path / "scaling.json", torch.get_num_threads()
     command = ["benchmark", "scaling", "--config-file", CONFIG, "--batch", "2", "--processes", "1", "2"]
     command += ["--repeats", "2", "--json", str(file)]
@@ -198,7 +197,7 @@ def test_processes_of_this_machine(parallel, tmp_path, capsys):
     assert figures["traffic"]["parallel"] == parallel
     one, two = figures["runs"]
     assert (one["processes"], two["processes"]) == (1, 2)
-    assert two["exchange"] > 10 * one["exchange"]  # there is nothing to exchange
+    assert two["exchange"] > 10 * one["exchange"]  # one process has no communication
     for run in figures["runs"]:
         assert run["forward"] + run["backward"] + run["update"] == pytest.approx(run["compute"])
         assert min(run["steps"]) <= run["step"] <= max(run["steps"])
@@ -211,12 +210,12 @@ def test_processes_of_this_machine(parallel, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (("--processes", "2", "4"), "--processes: expected 1 and larger numbers, rising"),
+        (("--processes", "2", "4"), "--processes: expected 1 and larger numbers, ascending"),
         (("--processes", "1"), "such as 1 2 4; got 1"),
         (("MODEL.META_ARCHITECTURE", "VideoClassifier"), "benchmark scaling times pre-training"),
     ],
 )
-def test_what_cannot_be_measured_is_one_line(more, says, capsys):
+def test_invalid_uses(more, says, capsys):
     opts = () if more[0].startswith("--") else more
     flags = more if more[0].startswith("--") else ()
     assert main(["benchmark", "scaling", *flags, "--config-file", CONFIG, *TINY, *opts]) == 2

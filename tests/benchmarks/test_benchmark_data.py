@@ -1,4 +1,4 @@
-"""The loader's benchmark, on a few small videos."""
+"""The benchmark of the data loader, on a few small videos."""
 
 import json
 
@@ -8,14 +8,14 @@ from vmae_det.cli.main import main
 
 
 @pytest.mark.parametrize("config", ["Kinetics/vit_base_16x4_finetune.yaml", "AVA/vit_base_16x4.yaml"])
-def test_made_videos_have_what_the_task_needs(config, capsys):
+def test_synthetic_dataset_for_each_task(config, capsys):
     command = ["benchmark", "data", "--videos", "96x64", "--clips", "32", "--repeats", "1", "--config-file"]
     size = ("INPUT.CROP_SIZE", "64", "INPUT.TRAIN_SHORT_SIDE", "64", "INPUT.NUM_FRAMES", "4")
     assert main([*command, config, *size, "DATALOADER.NUM_WORKERS", "1"]) == 0
     assert "of the decoder alone" in capsys.readouterr().out
 
 
-def test_the_loader_beside_the_bare_decoder(tmp_path, capsys):
+def test_loader_and_decoder(tmp_path, capsys):
     size = ("INPUT.CROP_SIZE", "64", "MODEL.BACKBONE.PATCH_SIZE", "16", "INPUT.NUM_FRAMES", "4")
     command = ["benchmark", "data", "--videos", "96x64", "--clips", "32", "--repeats", "1"]
     command += [
@@ -28,10 +28,10 @@ def test_the_loader_beside_the_bare_decoder(tmp_path, capsys):
     figures = json.loads((tmp_path / "data.json").read_text())
     assert set(figures["stages"]) == {"read", "decode", "transform", "collate", "copy"}
     assert figures["samples"] == 2 * figures["loader"]
-    assert figures["share_of_ceiling"] == figures["loader"] / figures["ceiling"]  # of a single turn
+    assert figures["share_of_ceiling"] == figures["loader"] / figures["ceiling"]  # with a single turn
     assert "clips a second" in capsys.readouterr().out
 
 
-def test_a_size_that_is_none(capsys):
+def test_invalid_size(capsys):
     assert main(["benchmark", "data", "--videos", "large"]) == 2
-    assert "--videos takes a size such as 340x256" in capsys.readouterr().err
+    assert "--videos: expected a size such as 340x256, at least 64x64, got large" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import torch
 
 from vmae_det import model_zoo
 from vmae_det.benchmarks.hugging_face import build_hugging_face
-from vmae_det.benchmarks.train import matrix_rate
+from vmae_det.benchmarks.train import measure_gemm_rate
 from vmae_det.cli.main import main
 
 CONFIG = "Kinetics/vit_small_16x4_pretrain.yaml"
@@ -23,21 +23,21 @@ TINY = (
 @pytest.fixture
 def command(monkeypatch):
     threads = torch.get_num_threads()
-    monkeypatch.setattr("vmae_det.benchmarks.train._MATRIX", {"cpu": 64})
+    monkeypatch.setattr("vmae_det.benchmarks.train._GEMM_SIDE", {"cpu": 64})
     yield ["benchmark", "train", "--config-file", CONFIG, "--batch", "2", "--repeats", "2", "--steps", "1"]
     torch.set_num_threads(threads)
 
 
-def test_a_step_by_part_beside_hugging_face(command, tmp_path, capsys):
+def test_comparison_with_hugging_face(command, tmp_path, capsys):
     pytest.importorskip("transformers", reason="an extra of the tests: pip install transformers")
     file = tmp_path / "train.json"
     assert main([*command, "--against", "huggingface", "--json", str(file), *TINY]) == 0
     figures = json.loads(file.read_text())
     ours, theirs = (figures["contestants"][name] for name in ("vmae_det", "huggingface"))
-    for found in (ours, theirs):
-        assert found["clips_per_second"] == 2 / found["step"]
-        assert found["peak_bytes"] > 0
-        for turn in found["turns"]:  # of one step each
+    for measured in (ours, theirs):
+        assert measured["clips_per_second"] == 2 / measured["step"]
+        assert measured["peak_bytes"] > 0
+        for turn in measured["turns"]:  # one step per turn
             assert turn["step"] == pytest.approx(turn["forward"] + turn["backward"] + turn["optimizer"])
             assert min(turn.values()) > 0
     ratios = [a["step"] / b["step"] for a, b in zip(ours["turns"], theirs["turns"])]
@@ -48,7 +48,7 @@ def test_a_step_by_part_beside_hugging_face(command, tmp_path, capsys):
     assert "of Hugging Face's time" in capsys.readouterr().out
 
 
-def test_alone_in_mixed_precision_with_frames_of_its_own_to_predict(command, capsys):
+def test_mixed_precision_with_predicted_frames(command, capsys):
     more = ("MODEL.RECONSTRUCTION.NUM_FRAMES", "8", "MODEL.RECONSTRUCTION.SAMPLING_RATE", "2")
     assert main([*command, "--amp", "bf16", *TINY, *more]) == 0
     printed = capsys.readouterr().out
@@ -63,12 +63,12 @@ def test_alone_in_mixed_precision_with_frames_of_its_own_to_predict(command, cap
         (("MODEL.META_ARCHITECTURE", "VideoClassifier"), "benchmark train times pre-training"),
     ],
 )
-def test_a_config_that_cannot_be_timed_is_one_line(command, opts, says, capsys):
+def test_unsupported_configs(command, opts, says, capsys):
     assert main([*command, "--against", "huggingface", *TINY, *opts]) == 2
     assert says in capsys.readouterr().err
 
 
-def test_without_transformers(command, monkeypatch, capsys):
+def test_missing_transformers(command, monkeypatch, capsys):
     real = builtins.__import__
 
     def missing(name, *args, **more):
@@ -81,7 +81,7 @@ def test_without_transformers(command, monkeypatch, capsys):
     assert "pip install transformers" in capsys.readouterr().err
 
 
-def test_their_model_has_the_size_of_ours():
+def test_hugging_face_model_has_the_same_size():
     pytest.importorskip("transformers", reason="an extra of the tests: pip install transformers")
     cfg = model_zoo.get_config(CONFIG)
     cfg.merge_from_list([*TINY[:-2], "MODEL.RECONSTRUCTION.NORMALIZE", "False"])
@@ -90,14 +90,18 @@ def test_their_model_has_the_size_of_ours():
         "video": torch.zeros(2, 3, 4, 32, 32, dtype=torch.uint8),
         "seed": torch.tensor([1, 2]),
     }
-    made = theirs(**to_inputs(batch))
-    assert made.logits.shape == (2, 2 * 2, 2 * 256 * 3)  # 2 of 4 positions are masked, in 2 slices
-    assert made.loss.isfinite()
+    outputs = theirs(**to_inputs(batch))
+    assert outputs.logits.shape == (
+        2,
+        2 * 2,
+        2 * 256 * 3,
+    )  # 2 of 4 positions are masked, in each of 2 time slices
+    assert outputs.loss.isfinite()
     assert theirs.config._attn_implementation == "sdpa"
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(theirs.parameters()))
 
 
-def test_the_rate_of_matrix_products_counts_two_operations_each(monkeypatch):
-    monkeypatch.setattr("vmae_det.benchmarks.train._MATRIX", {"cpu": 10})
+def test_gemm_rate_counts_multiply_adds_as_two_operations(monkeypatch):
+    monkeypatch.setattr("vmae_det.benchmarks.train._GEMM_SIDE", {"cpu": 10})
     monkeypatch.setattr("vmae_det.benchmarks.train.seconds_of", lambda work, device: 0.5)
-    assert matrix_rate(torch.device("cpu"), torch.float32) == 4000
+    assert measure_gemm_rate(torch.device("cpu"), torch.float32) == 4000

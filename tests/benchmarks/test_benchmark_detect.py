@@ -13,7 +13,7 @@ TINY = (
 )
 
 
-def test_where_the_time_goes_and_the_memory(tmp_path, capsys):
+def test_time_by_part_and_peak_memory(tmp_path, capsys):
     file = tmp_path / "detect.json"
     video = write_numbered(tmp_path / "v", Recipe())
     command = ["benchmark", "detect", "--config-file", "AVA/vit_small_16x4.yaml", "--repeats", "1"]
