@@ -207,8 +207,8 @@ class _DecordReader:
     def __init__(self, video: Path | VideoLocation) -> None:
         import decord
 
-        source = video if isinstance(video, VideoLocation) else locate_video(video)
-        self._reader = decord.VideoReader(source.address, num_threads=1)
+        location = video if isinstance(video, VideoLocation) else locate_video(video)
+        self._reader = decord.VideoReader(location.url, num_threads=1)
 
     def __len__(self) -> int:
         return len(self._reader)

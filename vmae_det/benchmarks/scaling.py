@@ -33,7 +33,7 @@ from vmae_det.config import CfgNode
 from vmae_det.data.loader import collate
 from vmae_det.engine.inspection import FLOAT_BYTES, empty_model
 from vmae_det.engine.launch import launch
-from vmae_det.engine.parallel import is_sharded, no_gradient_sync
+from vmae_det.engine.parallel import is_sharded, no_gradient_sync, parallelize
 from vmae_det.engine.setup import setup_device
 from vmae_det.engine.trainer import to_device
 from vmae_det.modeling import build_model, model_class
