@@ -16,7 +16,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from timm.data import auto_augment
 
 from vmae_det.config import CfgNode
 from vmae_det.data import color as colours
@@ -98,6 +97,8 @@ class ClipRandAugment:
 
     def __init__(self, description: str, fill: tuple[float, float, float]) -> None:
         options = {"img_mean": tuple(round(value) for value in fill)}
+        from timm.data import auto_augment  # slow to import, and used by one recipe
+
         self.augment = auto_augment.rand_augment_transform(description, options)
         for operation in self.augment.ops:
             operation.aug_fn = OPERATIONS[operation.aug_fn.__name__]
