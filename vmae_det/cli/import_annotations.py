@@ -7,8 +7,8 @@ from pathlib import Path
 
 from vmae_det.cli.arguments import frame_rate, integer_in, keyframe_interval, output_folder, video_time
 from vmae_det.dataset_tools.importers import ImportOptions, import_annotations
+from vmae_det.dataset_tools.importers.base import AUTO, format_names
 from vmae_det.dataset_tools.importers.file_names import video_id
-from vmae_det.dataset_tools.importers.importer import AUTO, format_names
 from vmae_det.utils.errors import ConfigError, DataError
 
 

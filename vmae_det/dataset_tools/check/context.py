@@ -83,9 +83,9 @@ class CheckContext:
 
     def probe(self, paths: Iterable[Path]) -> dict[Path, VideoInfo]:
         """Probe video files, and add findings about those that cannot be read."""
-        facts = probe_videos(paths, self.decode, self.workers)
-        self.findings += unreadable_findings(facts)
-        return facts
+        infos = probe_videos(paths, self.decode, self.workers)
+        self.findings += unreadable_findings(infos)
+        return infos
 
     def check_shared_videos(
         self, rows: pl.DataFrame, path: Path | str, keys_of: Callable[[DatasetSpec], set[str]]

@@ -54,8 +54,8 @@ def check_detection(context: CheckContext) -> None:
     files = files_by_id(spec.videos)
     tables = [table for table in (annotations, boxes) if table is not None]
     named = {name for table in tables for name in table.rows["video"].unique()}
-    facts = context.probe(files[name] for name in named & files.keys())
-    videos = video_table({name: facts[files[name]] for name in named & files.keys()})
+    infos = context.probe(files[name] for name in named & files.keys())
+    videos = video_table({name: infos[files[name]] for name in named & files.keys()})
 
     truth = None
     if annotations is not None:

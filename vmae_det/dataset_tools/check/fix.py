@@ -157,8 +157,8 @@ def _probe(spec: DatasetSpec, files: list[Path], decode: str, workers: int | Non
     """Probe the videos that the tables name; return them as of `video_table`."""
     known = files_by_id(spec.videos)
     named = {name for file in files for name in read_table(file, file.stem).rows["video"].unique()}
-    facts = probe_videos((known[name] for name in named & known.keys()), decode, workers)
-    return video_table({name: facts[known[name]] for name in named & known.keys()})
+    infos = probe_videos((known[name] for name in named & known.keys()), decode, workers)
+    return video_table({name: infos[known[name]] for name in named & known.keys()})
 
 
 def _fix_rows(

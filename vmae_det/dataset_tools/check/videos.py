@@ -40,21 +40,21 @@ def probe_videos(paths: Iterable[Path], decode: str, workers: int | None = None)
     names = sorted({str(path) for path in paths})
     probe = functools.partial(probe_video, decode=decode)
     count = workers or min(os.cpu_count() or 1, 16)
-    facts = {}
+    infos = {}
     for name, result in isolated_map(probe, names, count, _TIMEOUTS[decode], "reading videos"):
-        facts[Path(name)] = (
+        infos[Path(name)] = (
             VideoInfo(name, problem=str(result)) if isinstance(result, WorkerFailure) else result
         )
-    return facts
+    return infos
 
 
-def unreadable_findings(facts: dict[Path, VideoInfo]) -> list[Finding]:
+def unreadable_findings(infos: dict[Path, VideoInfo]) -> list[Finding]:
     """Return the finding of the files that cannot be read."""
-    bad = sorted((fact for fact in facts.values() if fact.problem), key=lambda fact: fact.path)
+    bad = sorted((info for info in infos.values() if info.problem), key=lambda info: info.path)
     if not bad:
         return []
-    examples = tuple(Example(fact.path, None, fact.problem) for fact in bad[:MAX_EXAMPLES])
-    what = f"{len(bad)} of {len(facts)} video files cannot be read"
+    examples = tuple(Example(info.path, None, info.problem) for info in bad[:MAX_EXAMPLES])
+    what = f"{len(bad)} of {len(infos)} video files cannot be read"
     return [Finding("unreadable_video", len(bad), what, examples, "download or encode these files again")]
 
 
@@ -93,16 +93,16 @@ def _guess_cause(name: str, known: Mapping[str, Path], videos: Path | Shards) ->
     return f"did you mean '{near[0]}' instead of '{name}'?" if near else ""
 
 
-def video_table(facts: dict[str, VideoInfo]) -> pl.DataFrame:
+def video_table(infos: dict[str, VideoInfo]) -> pl.DataFrame:
     """Return a table of the readable videos.
 
     Columns are `video` (the id), and `width`, `height`, `frames`, `seconds`, `last`, `rate` of `VideoInfo`.
 
     Args:
-        facts: by video id.
+        infos: by video id.
     """
-    good = {name: fact for name, fact in facts.items() if not fact.problem}
+    good = {name: info for name, info in infos.items() if not info.problem}
     schema = dict.fromkeys(("width", "height", "frames"), pl.Int64)
     schema |= dict.fromkeys(("seconds", "last", "rate"), pl.Float64)
-    columns = {name: [getattr(fact, name) for fact in good.values()] for name in schema}
+    columns = {name: [getattr(info, name) for info in good.values()] for name in schema}
     return pl.DataFrame({"video": list(good), **columns}, schema={"video": pl.String, **schema})

@@ -6,8 +6,8 @@ May import: formats, video and the dataset checker. Each importer is one module 
 import importlib
 import pkgutil
 
+from vmae_det.dataset_tools.importers.base import ImportOptions, ImportReport
 from vmae_det.dataset_tools.importers.convert import import_annotations
-from vmae_det.dataset_tools.importers.importer import ImportOptions, ImportReport
 
 for _module in pkgutil.iter_modules(__path__):  # a new importer needs no entry here
     importlib.import_module(f"{__name__}.{_module.name}")

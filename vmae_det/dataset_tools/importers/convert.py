@@ -13,16 +13,16 @@ from tqdm import tqdm
 
 from vmae_det.dataset_tools.check.videos import files_by_id
 from vmae_det.dataset_tools.importers.actions import ActionResolver
-from vmae_det.dataset_tools.importers.frames import (
-    boxes_outside_warning,
-    check_box_units,
-    frame_clock_and_size,
-)
-from vmae_det.dataset_tools.importers.importer import (
+from vmae_det.dataset_tools.importers.base import (
     AnnotationFile,
     ImportOptions,
     ImportReport,
     find_importer,
+)
+from vmae_det.dataset_tools.importers.frames import (
+    boxes_outside_warning,
+    check_box_units,
+    frame_clock_and_size,
 )
 from vmae_det.dataset_tools.importers.keyframes import choose_keyframes, sample_track
 from vmae_det.dataset_tools.importers.tracks import (

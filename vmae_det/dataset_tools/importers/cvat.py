@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vmae_det.dataset_tools.importers.actions import IdentityAttributes, attribute_actions, clean_name
+from vmae_det.dataset_tools.importers.base import IMPORTER_REGISTRY, AnnotationFile, Importer
 from vmae_det.dataset_tools.importers.documents import XmlElement, read_xml
 from vmae_det.dataset_tools.importers.file_names import UniqueFiles, parse_image_name, video_id
-from vmae_det.dataset_tools.importers.importer import IMPORTER_REGISTRY, AnnotationFile, Importer
 from vmae_det.dataset_tools.importers.tracks import AnnotatedVideo, Box, Track, TrackPoint, merge_points
 from vmae_det.utils.errors import DataError, quoted
 

@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from vmae_det.dataset_tools.importers.base import ImportOptions, ImportReport
 from vmae_det.dataset_tools.importers.file_names import parse_image_name
-from vmae_det.dataset_tools.importers.importer import ImportOptions, ImportReport
 from vmae_det.dataset_tools.importers.keyframes import FrameClock
 from vmae_det.dataset_tools.importers.tracks import PERCENT, AnnotatedVideo
 from vmae_det.utils.errors import DataError

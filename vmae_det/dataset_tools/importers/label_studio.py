@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections import defaultdict
 
 from vmae_det.dataset_tools.importers.actions import IdentityAttributes, attribute_actions, clean_name
+from vmae_det.dataset_tools.importers.base import IMPORTER_REGISTRY, AnnotationFile, Importer
 from vmae_det.dataset_tools.importers.documents import JsonValue
 from vmae_det.dataset_tools.importers.file_names import UniqueFiles, video_id
-from vmae_det.dataset_tools.importers.importer import IMPORTER_REGISTRY, AnnotationFile, Importer
 from vmae_det.dataset_tools.importers.tracks import (
     PERCENT,
     ActionSegment,

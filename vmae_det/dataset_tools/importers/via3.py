@@ -10,9 +10,9 @@ from collections import Counter
 from dataclasses import dataclass
 
 from vmae_det.dataset_tools.importers.actions import IdentityAttributes, attribute_actions
+from vmae_det.dataset_tools.importers.base import IMPORTER_REGISTRY, AnnotationFile, Importer
 from vmae_det.dataset_tools.importers.documents import JsonValue
 from vmae_det.dataset_tools.importers.file_names import UniqueFiles, parse_image_name, video_id
-from vmae_det.dataset_tools.importers.importer import IMPORTER_REGISTRY, AnnotationFile, Importer
 from vmae_det.dataset_tools.importers.tracks import AnnotatedVideo, Track, TrackPoint, merge_points
 from vmae_det.utils.errors import DataError
 

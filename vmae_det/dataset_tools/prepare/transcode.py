@@ -142,14 +142,14 @@ def resize_video(source: Path, target: Path, short_side: int) -> str | UserError
     Returns:
         '', the source's problem, or the error because of which no output can be written.
     """
-    facts = probe_video(str(source), decode="none")
-    if facts.problem:
-        return facts.problem
+    info = probe_video(str(source), decode="none")
+    if info.problem:
+        return info.problem
     try:
         with atomic_write(target) as temporary:
             written = _encode(source, temporary, short_side)
-            if written < _MIN_DECODABLE * facts.frames:
-                raise DataError(f"only {written} of its {facts.frames} frames can be decoded", source)
+            if written < _MIN_DECODABLE * info.frames:
+                raise DataError(f"only {written} of its {info.frames} frames can be decoded", source)
     except DataError as error:
         return error.problem
     except (OSError, av.FFmpegError) as error:
