@@ -131,9 +131,9 @@ def test_a_keyframe_outside_of_its_video_is_no_bad_video(caplog):
     loader = make_loader(Videos(video2=read_error, video4=outside), fraction=1 / SIZE)
     assert 4 not in read(loader)
     assert (loader.bad_samples.count("video"), loader.bad_samples.count("keyframe")) == (1, 1)
-    assert "left out: set.yaml: keyframe 22: video4.mp4" in caplog.text
+    assert "skipped: set.yaml: keyframe 22: video4.mp4" in caplog.text
     with pytest.raises(
-        DataError, match=r"^1 of 12 keyframes lie outside their videos, .*: set.yaml: keyframe 22"
+        DataError, match=r"^1 of 12 keyframes are outside their videos, .*: set.yaml: keyframe 22"
     ):
         read(make_loader(Videos(video4=outside), fraction=0.0))
 
@@ -150,7 +150,7 @@ def test_the_end_of_a_video_is_one_frame_after_its_last(rate):
 
 def test_a_set_without_any_readable_video_ends():
     videos = Videos(**{f"video{n}": read_error for n in range(SIZE)})
-    with pytest.raises(DataError, match="100 clips in a row cannot be read"):
+    with pytest.raises(DataError, match="100 consecutive clips cannot be read"):
         read(make_loader(videos, fraction=1.0))
     assert read(make_loader(videos, fraction=1.0, training=False)) == []
 
@@ -190,7 +190,7 @@ def test_a_video_that_kills_its_reader_costs_one_sample(action, seconds, reason,
 def test_a_process_that_is_killed_ends_the_run_and_is_named():
     with pytest.raises(WorkerError) as error:
         read(make_loader(Videos(video4=get_killed), workers=2))
-    assert "was killed by SIGKILL while it read video4.mp4; was memory short?" in str(error.value)
+    assert "was killed by SIGKILL while reading video4.mp4; if memory is short" in str(error.value)
 
 
 def test_a_process_that_is_killed_between_samples_is_named_too():
@@ -231,7 +231,7 @@ def test_training_goes_on_without_a_spoilt_video(tiny_cfg, spoilt, caplog):
     run_training(cfg)
     cut = sorted(spoilt.iterdir())[0]
     log = (Path(cfg.OUTPUT_DIR) / "log.txt").read_text()
-    assert log.count(f"left out: {cut}: cannot be read as a video") == 1
+    assert log.count(f"skipped: {cut}: cannot be read as a video") == 1
     with pytest.raises(DataError, match=r"1 of 6 videos cannot be read.*MAX_BAD_FRACTION 0\.01"):
         run_training(tiny_cfg("pretrain", *options, "OUTPUT_DIR", cfg.OUTPUT_DIR + "_strict"))
 

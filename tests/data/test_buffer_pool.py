@@ -13,47 +13,47 @@ def clips(value, count=2, size=6):
     return [torch.full((3, size), value + number, dtype=torch.uint8) for number in range(count)]
 
 
-def sent(arena, worker=0, **content):
-    """What arrives of what a loader process puts into an arena."""
-    return pickle.loads(pickle.dumps(arena.put(content, worker)))
+def sent(pool, worker=0, **content):
+    """What arrives of what a loader process puts into an pool."""
+    return pickle.loads(pickle.dumps(pool.put(content, worker)))
 
 
-def lies_in(arena, tensor):
-    start = arena._memory.data_ptr()
-    return start <= tensor.data_ptr() < start + len(arena._memory)
+def lies_in(pool, tensor):
+    start = pool._memory.data_ptr()
+    return start <= tensor.data_ptr() < start + len(pool._memory)
 
 
 def test_a_batch_arrives_as_it_was_put():
-    arena = BufferPool(slot_bytes=100, slots=2, workers=2)
-    batch = sent(arena, worker=1, video=clips(3), target=clips(9, size=4))
+    pool = BufferPool(slot_bytes=100, slots=2, workers=2)
+    batch = sent(pool, worker=1, video=clips(3), target=clips(9, size=4))
     assert batch["video"].tolist() == torch.stack(clips(3)).tolist()
     assert batch["target"].tolist() == torch.stack(clips(9, size=4)).tolist()
-    assert lies_in(arena, batch["video"])
-    assert lies_in(arena, batch["target"])
+    assert lies_in(pool, batch["video"])
+    assert lies_in(pool, batch["target"])
 
 
 def test_a_slot_is_free_when_no_view_is_left():
-    arena = BufferPool(slot_bytes=100, slots=1, workers=1)
-    batch = sent(arena, video=clips(3))
+    pool = BufferPool(slot_bytes=100, slots=1, workers=1)
+    batch = sent(pool, video=clips(3))
     place = batch["video"].data_ptr()
     part = batch.pop("video")[1:, 0]
-    other = arena.put({"video": clips(5)}, 0)["video"]
+    other = pool.put({"video": clips(5)}, 0)["video"]
     assert torch.is_tensor(other)  # travels as torch sends it
     assert part.tolist() == [[4] * 6]
     del part
-    assert sent(arena, video=clips(7))["video"].data_ptr() == place
+    assert sent(pool, video=clips(7))["video"].data_ptr() == place
 
 
 def test_processes_have_slots_of_their_own():
-    arena = BufferPool(slot_bytes=36, slots=1, workers=2)
-    first, second = (sent(arena, worker=worker, video=clips(10 * worker))["video"] for worker in (0, 1))
+    pool = BufferPool(slot_bytes=36, slots=1, workers=2)
+    first, second = (sent(pool, worker=worker, video=clips(10 * worker))["video"] for worker in (0, 1))
     assert first.tolist() == torch.stack(clips(0)).tolist()
     assert second.tolist() == torch.stack(clips(10)).tolist()
 
 
 def test_what_does_not_fit_travels_otherwise():
-    arena = BufferPool(slot_bytes=35, slots=1, workers=1)
-    assert torch.equal(arena.put({"video": clips(1)}, 0)["video"], torch.stack(clips(1)))
+    pool = BufferPool(slot_bytes=35, slots=1, workers=1)
+    assert torch.equal(pool.put({"video": clips(1)}, 0)["video"], torch.stack(clips(1)))
 
 
 @pytest.mark.parametrize("config", ["pretrain", "finetune"])

@@ -87,7 +87,10 @@ def test_the_catalog(mini_ava, tmp_path):
         ("type: videos\nvideo: .\n", "unknown key 'video'; did you mean 'videos'"),
         ("type: detection\nvideos: .\n", "annotations: missing"),
         ("type: videos\nvideos: gone\n", "gone does not exist"),
-        ("type: videos\nvideos: .\nvideo_start: soon\n", "video_start: expected seconds, got 'soon'"),
+        (
+            "type: videos\nvideos: .\nvideo_start: soon\n",
+            r"video_start: expected seconds or a table \(.csv\), got 'soon'",
+        ),
         ("type: [\n", "own.yaml:2: not valid YAML"),
         ("just text\n", "expected a mapping"),
     ],
@@ -216,7 +219,7 @@ def test_views_of_a_video(tiny_cfg):
         ("detect", ("MODEL.ROI_HEAD.NUM_CLASSES", 80), r"ROI_HEAD\.NUM_CLASSES: 80, but .* has 11 classes"),
         ("finetune", ("MODEL.CLASSIFIER.NUM_CLASSES", 5), r"CLASSIFIER\.NUM_CLASSES: 5, but .* label 10"),
         ("pretrain", ("SOLVER.BATCH_SIZE", 1000), r"SOLVER\.BATCH_SIZE: 1000, but .* has only \d+ clips"),
-        ("pretrain", ("DATASETS.TRAIN", ()), r"DATASETS\.TRAIN: names no dataset"),
+        ("pretrain", ("DATASETS.TRAIN", ()), r"DATASETS\.TRAIN: is empty"),
     ],
 )
 def test_what_does_not_fit_the_dataset_is_a_config_error(tiny_cfg, task, overrides, expected):
@@ -229,7 +232,7 @@ def test_what_does_not_fit_the_dataset_is_a_config_error(tiny_cfg, task, overrid
 def test_a_dataset_of_another_type(tiny_cfg):
     cfg = tiny_cfg("finetune")
     cfg.DATASETS.TRAIN = tiny_cfg("pretrain").DATASETS.TRAIN
-    with pytest.raises(ConfigError, match="of type 'videos', this model needs type 'classification'"):
+    with pytest.raises(ConfigError, match="of type 'videos', but this model requires type 'classification'"):
         build_train_dataset(cfg, "classification")
 
 

@@ -362,7 +362,7 @@ def test_broken_and_missing_movies_are_skipped_until_they_are_restored(tmp_path,
     assert "missing: 1, see missing_videos.csv" in printed
     assert "-5KQ66BBWC4.mkv: cannot be read as a video" in printed
     with pytest.raises(
-        DataError, match=r"ava_v2.2_cuts_train': this file does not exist; `vmae-det prepare ava` makes it"
+        DataError, match=r"ava_v2.2_cuts_train': file does not exist; run `vmae-det prepare ava` to create it"
     ):
         get_dataset(f"{name}_train", str(site.root))
     broken.write_bytes(broken_content)

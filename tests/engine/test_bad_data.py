@@ -84,9 +84,9 @@ class Vanish(HookBase):
 
 
 def left_out(cfg):
-    """The reason of each `left out` in the log; each path is named once."""
+    """The reason of each `skipped` in the log; each path is named once."""
     log = (Path(cfg.OUTPUT_DIR) / "log.txt").read_text()
-    found = re.findall(r"left out: (.+?): (.*)", log)
+    found = re.findall(r"skipped: (.+?): (.*)", log)
     reasons = {Path(path).name: reason for path, reason in found}
     assert len(found) == len(reasons)
     return reasons
@@ -143,7 +143,7 @@ def test_too_many_bad_files_stop_the_command_with_their_list(tiny_cfg, videos, t
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("vmae-det: ")]
     assert "8 of 21 videos cannot be read, more than DATALOADER.MAX_BAD_FRACTION 0.1 allows: " in line
     assert len(re.findall(r"videos/bad/\w+\.mp4: cannot be read as a video: ", line)) == 5
-    assert line.endswith("and 3 more, in the log")
+    assert line.endswith("and 3 more, see the log")
     assert_named(left_out(cfg))
 
 
@@ -245,7 +245,7 @@ def test_a_killed_loader_process_ends_the_command_and_the_run_can_go_on(tiny_cfg
     assert process.returncode == 2, output
     assert "Traceback" not in output
     (error,) = [line for line in output.splitlines() if line.startswith("vmae-det: error: ")]
-    assert re.search(rf"loader process \d \(pid {killed}\) was killed by SIGKILL", error)
+    assert re.search(rf"loader worker \d \(pid {killed}\) was killed by SIGKILL", error)
     (checkpoint,) = Path(cfg.OUTPUT_DIR).glob("checkpoint_*.pt")
     done = int(checkpoint.stem.split("_")[1])
     assert f"saved the state after step {done}" in output

@@ -1,5 +1,7 @@
-"""Videos that cannot be read, and keyframes outside of theirs: each is named once, another one takes its
-place, and too many end the run."""
+"""Bad-sample policy: unreadable videos, and keyframes outside their videos, are logged once and replaced.
+
+The run stops if there are too many.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +23,21 @@ from vmae_det.video.readers.base import TimeOutsideVideoError
 
 logger = logging.getLogger(__name__)
 
-# Videos that are tried for one sample, the first included: enough where half of a set cannot be read.
-_ATTEMPTS = 100
-# Videos that the error at the end shows; the log has them all.
-_SHOWN = 5
+# Videos to try for one sample, including the first. Enough if half of a dataset cannot be read.
+_MAX_ATTEMPTS = 100
+# Bad samples to list in the final error. The log contains all.
+_MAX_LISTED = 5
+
+_PROBLEMS = {"video": "videos cannot be read", "keyframe": "keyframes are outside their videos"}
 
 
 class BadSample(NamedTuple):
-    """Something that was tried in vain.
+    """A video or keyframe that could not be used.
 
     Args:
-        kind: "video", which cannot be read, or "keyframe", which lies outside its video.
-        name: the video's path; of a keyframe, all that `reason` says.
-        reason: why.
+        kind: "video" if it cannot be read, or "keyframe" if it is outside its video.
+        name: path of the video; for a keyframe the same text as `reason`.
+        reason: the error message.
     """
 
     kind: str
@@ -41,17 +45,14 @@ class BadSample(NamedTuple):
     reason: str
 
 
-_PROBLEMS = {"video": "videos cannot be read", "keyframe": "keyframes lie outside their videos"}
-
-
 @dataclass(frozen=True)
 class SampleResult:
-    """What became of one sample, as it travels from a loader process to the training process.
+    """Result of reading one sample, as returned by a worker.
 
     Args:
-        samples: those cut from the video; none where it could not be read in testing.
-        bad: what was tried in vain.
-        error: what ends the run.
+        samples: samples cut from the video; empty if it could not be read in testing.
+        bad: failed attempts.
+        error: error that must stop the run.
     """
 
     samples: list[dict[str, Any]]
@@ -59,16 +60,125 @@ class SampleResult:
     error: UserError | None = None
 
 
-class BadSampleTracker:
-    """The videos of a dataset that could not be read so far, and its keyframes outside of videos, in any
-    process.
+class FaultTolerantDataset(torch.utils.data.Dataset):
+    """Wraps a dataset to return a `SampleResult` instead of raising errors.
+
+    In training, an unreadable video is replaced by another one, which depends only on the seed and the epoch
+    and index of the sample. In testing, the sample is skipped.
 
     Args:
-        num_files: of the dataset.
-        num_clips: of the dataset: keyframes, where it has any.
-        max_fraction: of either that may be bad.
-        in_step: all processes read the same number of batches, and tell each other of bad videos with each;
-            else they do so at the end of the set.
+        dataset: raises DataError for a sample whose video cannot be read. `path_of(index)` is that video.
+        training: whether to replace unreadable videos.
+        seed: seed of the replacements.
+        workers: number of loader workers.
+    """
+
+    def __init__(self, dataset: Any, training: bool, seed: int, workers: int) -> None:
+        self.dataset = dataset
+        self.training = training
+        self.seed = seed
+        self.worker_status = WorkerStatus(workers)
+        self.excluded: dict[str, str] = {}  # videos that crashed or blocked a worker, with the reason
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> SampleResult:
+        epoch, index = key
+        bad: list[BadSample] = []
+        for attempt in range(_MAX_ATTEMPTS if self.training else 1):
+            if attempt:
+                rng = np.random.default_rng((self.seed, *key, attempt))
+                index = int(rng.integers(len(self.dataset)))
+            path = os.fspath(self.dataset.path_of(index))
+            try:
+                if path in self.excluded:
+                    raise DataError(self.excluded[path], path)
+                return SampleResult(self._read(epoch, index), tuple(bad))
+            except TimeOutsideVideoError as error:
+                bad.append(BadSample("keyframe", str(error), str(error)))
+            except DataError as error:
+                bad.append(BadSample("video", path, str(error)))
+            except UserError as error:
+                return SampleResult([], tuple(bad), error)
+        error = DataError(f"{_MAX_ATTEMPTS} consecutive clips cannot be read; the last one: {bad[-1].reason}")
+        return SampleResult([], tuple(bad), error if self.training else None)
+
+    def _read(self, epoch: int, index: int) -> list[dict[str, Any]]:
+        self.worker_status.start_sample(epoch, index)
+        try:
+            return self.dataset[epoch, index]
+        finally:
+            self.worker_status.finish_sample()
+
+    def exclude(self, index: int, reason: str) -> None:
+        """Never read the video of a sample again. Takes effect in workers that are started later."""
+        self.excluded[os.fspath(self.dataset.path_of(index))] = reason
+
+
+class WorkerStatus:
+    """Which sample each loader worker is reading, in memory shared with the training process."""
+
+    def __init__(self, workers: int) -> None:
+        # Epoch and index of the sample, and the time at which reading started; 0 between samples.
+        self._status = torch.zeros(workers, 3, dtype=torch.float64).share_memory_()
+
+    def start_sample(self, epoch: int, index: int) -> None:
+        """Record that this worker starts to read a sample."""
+        info = torch.utils.data.get_worker_info()
+        if info is not None:
+            self._status[info.id] = torch.tensor([epoch, index, monotonic()], dtype=torch.float64)
+
+    def finish_sample(self) -> None:
+        """Record that this worker has read its sample."""
+        info = torch.utils.data.get_worker_info()
+        if info is not None:
+            self._status[info.id, 2] = 0
+
+    def current_sample(self, worker: int) -> int | None:
+        """Return the index of the sample that a worker is reading, or was reading when it died."""
+        _, index, started = self._status[worker].tolist()
+        return int(index) if started else None
+
+    def blocked_workers(self, seconds: float) -> list[int]:
+        """Return the workers that have been reading one sample for more than some seconds."""
+        now = monotonic()
+        start_times = self._status[:, 2].tolist()
+        return [worker for worker, start in enumerate(start_times) if start and now - start > seconds]
+
+    def reset(self) -> None:
+        """Clear the status after the workers have stopped."""
+        self._status.zero_()
+
+
+def collate_results(
+    collate: Callable[[list], Any], results: list[SampleResult]
+) -> tuple[Any, list[SampleResult]]:
+    """Collate the samples of a batch.
+
+    Returns:
+        The batch, or None if it is empty; and the results with bad samples or errors, without their samples.
+    """
+    samples = [result.samples for result in results if result.samples]
+    problems = [
+        SampleResult([], result.bad, result.error) for result in results if result.bad or result.error
+    ]
+    return collate(samples) if samples else None, problems
+
+
+class BadSampleTracker:
+    """Collects the bad samples of a dataset from all processes, and stops the run if there are too many.
+
+    Args:
+        num_files: number of videos of the dataset.
+        num_clips: number of clips of the dataset; for detection, of keyframes.
+        max_fraction: maximum fraction of either that may be bad.
+        in_step: whether all processes read the same number of batches. If so, they exchange bad samples after
+            each batch, otherwise at the end of the dataset.
+
+    Attributes:
+        totals: number of videos and keyframes, by the kind of `BadSample`.
+        found: bad samples so far, by name.
     """
 
     def __init__(self, num_files: int, num_clips: int, max_fraction: float, in_step: bool) -> None:
@@ -78,174 +188,71 @@ class BadSampleTracker:
         self.found: dict[str, BadSample] = {}
 
     def count(self, kind: str) -> int:
-        """How many of a kind of `BadSample` there are so far."""
+        """Return the number of bad samples of a kind so far."""
         return sum(bad.kind == kind for bad in self.found.values())
 
-    def watch(self, batches: Generator[tuple[Any, list[SampleResult]], None, None]) -> Iterator[Any]:
-        """What batches hold, without those that hold nothing; all processes end in the error of one.
+    def filter_batches(self, batches: Generator[tuple[Any, list[SampleResult]], None, None]) -> Iterator[Any]:
+        """Yield the non-empty batches. An error in one process is raised in all of them.
 
         Args:
-            batches: a batch or None, and the answers of its samples that hold more than samples.
+            batches: batches as returned by `collate_results`.
         """
         found: dict[str, BadSample] = {}
         error: UserError | None = None
         with closing(batches):
             while not error:
                 try:
-                    content, notable = next(batches)
+                    content, problems = next(batches)
                 except StopIteration:
                     break
                 except UserError as raised:
-                    content, notable, error = None, [], raised
-                for bad in (bad for answer in notable for bad in answer.bad):
+                    content, problems, error = None, [], raised
+                for bad in (bad for result in problems for bad in result.bad):
                     found.setdefault(bad.name, bad)
-                error = next((answer.error for answer in notable if answer.error), error)
+                error = next((result.error for result in problems if result.error), error)
                 if self.in_step or distributed.get_world_size() == 1:
-                    self.share(found, error)
+                    self.synchronize(found, error)
                     found = {}
-                elif self._too_many(self.found | found):
+                elif self._exceeded_kind(self.found | found):
                     break
                 if content is not None:
                     yield content
-        self.share(found, error)
+        self.synchronize(found, error)
 
-    def share(self, found: dict[str, BadSample], error: UserError | None = None) -> None:
-        """Take note of what this process has met and what the others have, which call this too.
-
-        Each is logged the first time that it is met.
+    def synchronize(self, found: dict[str, BadSample], error: UserError | None = None) -> None:
+        """Exchange bad samples with the other processes, which must call this too. Logs each one once.
 
         Args:
-            found: by name.
-            error: what ends the run in this process.
+            found: bad samples of this process, by name.
+            error: error that must stop the run in this process.
 
         Raises:
             DataError: there are more than `max_fraction` of all.
-            UserError: of the first process that has one.
+            UserError: the error of the first process that has one.
         """
         found = {name: bad for name, bad in found.items() if name not in self.found}
         if not distributed.any_process(bool(found or error)):
             return
-        shared = distributed.all_gather_object((found, error))
-        for others, _ in shared:
-            for name, bad in others.items():
+        gathered = distributed.all_gather_object((found, error))
+        for process_found, _ in gathered:
+            for name, bad in process_found.items():
                 if name not in self.found:
                     self.found[name] = bad
                     if distributed.is_main_process():
-                        logger.warning("left out: %s", bad.reason)
-        if kind := self._too_many(self.found):
+                        logger.warning("skipped: %s", bad.reason)
+        if kind := self._exceeded_kind(self.found):
             reasons = [bad.reason for bad in self.found.values() if bad.kind == kind]
-            shown, more = "; ".join(reasons[-_SHOWN:]), len(reasons) - _SHOWN
+            listed, more = "; ".join(reasons[-_MAX_LISTED:]), len(reasons) - _MAX_LISTED
             raise DataError(
                 f"{len(reasons)} of {self.totals[kind]} {_PROBLEMS[kind]}, more than "
-                f"DATALOADER.MAX_BAD_FRACTION {self.max_fraction:g} allows: {shown}"
-                + (f"; and {more} more, in the log" if more > 0 else "")
+                f"DATALOADER.MAX_BAD_FRACTION {self.max_fraction:g} allows: {listed}"
+                + (f"; and {more} more, see the log" if more > 0 else "")
             )
-        for _, others_error in shared:
-            if others_error:
-                raise others_error
+        for _, process_error in gathered:
+            if process_error:
+                raise process_error
 
-    def _too_many(self, found: dict[str, BadSample]) -> str | None:
-        """The kind of which there are more than may be."""
+    def _exceeded_kind(self, found: dict[str, BadSample]) -> str | None:
+        """Return a kind of which there are more than allowed."""
         counts = Counter(bad.kind for bad in found.values())
         return next((kind for kind, n in counts.items() if n > self.max_fraction * self.totals[kind]), None)
-
-
-class WorkerStatus:
-    """What each loader process reads at the moment, in memory that the training process sees, too."""
-
-    def __init__(self, workers: int) -> None:
-        # The sample's epoch and index, and when its reading began; 0 between samples.
-        self._lines = torch.zeros(workers, 3, dtype=torch.float64).share_memory_()
-
-    def begin(self, epoch: int, index: int) -> None:
-        """This process starts to read a sample."""
-        info = torch.utils.data.get_worker_info()
-        if info is not None:
-            self._lines[info.id] = torch.tensor([epoch, index, monotonic()], dtype=torch.float64)
-
-    def end(self) -> None:
-        """This process has read it."""
-        info = torch.utils.data.get_worker_info()
-        if info is not None:
-            self._lines[info.id, 2] = 0
-
-    def reading(self, worker: int) -> int | None:
-        """The index of the sample that a process is at, or was when it died."""
-        _, index, since = self._lines[worker].tolist()
-        return int(index) if since else None
-
-    def stuck(self, seconds: float) -> list[int]:
-        """The processes that have been reading one sample for longer than that."""
-        now = monotonic()
-        since = self._lines[:, 2].tolist()
-        return [worker for worker, start in enumerate(since) if start and now - start > seconds]
-
-    def clear(self) -> None:
-        """Forget the processes, which have ended."""
-        self._lines.zero_()
-
-
-class FaultTolerantDataset(torch.utils.data.Dataset):
-    """A dataset that answers, whatever its videos are like.
-
-    In training the place of an read_error video is taken by another one, which follows from the sample's
-    epoch and index alone; in testing it stays empty.
-
-    Args:
-        dataset: raises DataError for a sample whose video it cannot read; `path_of(index)` is that video.
-        training: whether to replace.
-        seed: of the replacements.
-        workers: number of loader processes.
-    """
-
-    def __init__(self, dataset: Any, training: bool, seed: int, workers: int) -> None:
-        self.dataset = dataset
-        self.training = training
-        self.seed = seed
-        self.board = WorkerStatus(workers)
-        self.condemned: dict[str, str] = {}  # videos that killed a process, with the reason
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, key: tuple[int, int]) -> SampleResult:
-        epoch, index = key
-        bad: list[BadSample] = []
-        for attempt in range(_ATTEMPTS if self.training else 1):
-            if attempt:
-                rng = np.random.default_rng((self.seed, *key, attempt))
-                index = int(rng.integers(len(self.dataset)))
-            path = os.fspath(self.dataset.path_of(index))
-            try:
-                if path in self.condemned:
-                    raise DataError(self.condemned[path], path)
-                return SampleResult(self._read(epoch, index), tuple(bad))
-            except TimeOutsideVideoError as error:
-                bad.append(BadSample("keyframe", str(error), str(error)))
-            except DataError as error:
-                bad.append(BadSample("video", path, str(error)))
-            except UserError as error:
-                return SampleResult([], tuple(bad), error)
-        error = DataError(f"{_ATTEMPTS} clips in a row cannot be read; the last: {bad[-1].reason}")
-        return SampleResult([], tuple(bad), error if self.training else None)
-
-    def _read(self, epoch: int, index: int) -> list[dict[str, Any]]:
-        self.board.begin(epoch, index)
-        try:
-            return self.dataset[epoch, index]
-        finally:
-            self.board.end()
-
-    def condemn(self, index: int, reason: str) -> None:
-        """Never read the video of a sample again; loader processes that start later know it."""
-        path = os.fspath(self.dataset.path_of(index))
-        self.condemned[path] = reason
-
-
-def collate_results(
-    collate: Callable[[list], Any], answers: list[SampleResult]
-) -> tuple[Any, list[SampleResult]]:
-    """A batch of what was read, None where that is nothing; and the answers that hold more than samples."""
-    samples = [answer.samples for answer in answers if answer.samples]
-    notable = [SampleResult([], answer.bad, answer.error) for answer in answers if answer.bad or answer.error]
-    return collate(samples) if samples else None, notable

@@ -1,5 +1,4 @@
-"""From a name, a dataset file or a folder of videos to a DatasetSpec: what the data are and where they
-lie."""
+"""Dataset catalog: resolve a name, a dataset file or a folder of videos to a `DatasetSpec`."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ from vmae_det.video.discovery import VideoPaths
 from vmae_det.video.packed_paths import PackedPaths
 from vmae_det.video.shards import Shards, find_shards
 
-# What a dataset of each type must name.
+# Required keys of each type of dataset.
 TYPES = {
     "videos": ("videos",),
     "classification": ("videos", "annotations"),
@@ -42,19 +41,21 @@ def register_dataset_type(name: str, required: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """What a dataset is made of; the fields of a dataset file, with its paths resolved.
+    """Description of a dataset: the fields of a dataset file, with resolved paths.
 
     Args:
+        name: name to show in messages.
         type: "videos" (no labels), "classification" (a list of videos with labels) or "detection" (AVA's
-        form).
-        videos: folder of the video files, or tar shards; in detection, a file's name without suffix, in
-            shards its KEY, is the video's id.
-        annotations: list of videos and labels, or AVA CSV; None with shards, whose KEY.cls hold the labels.
-        label_map: pbtxt with ids and names of the classes.
+            format).
+        videos: folder of the video files, or tar shards. In detection the id of a video is its file name
+            without suffix, or its KEY in a shard.
+        annotations: list of videos and labels, or AVA CSV. None for shards with labels in KEY.cls files.
+        label_map: label map with ids and names of the classes.
         person_boxes: detected persons, for testing a detector.
-        excluded: keyframes left out of training and evaluation.
-        video_start: second of the dataset's clock at which every video file starts; or each, as a table.
-        scored_classes: label map of the classes that the metric looks at; without, all of `label_map`.
+        excluded: keyframes to skip in training and evaluation.
+        video_start: second of the dataset's clock at which every video file starts, or a table with one
+            second per video.
+        scored_classes: label map of the classes that the metric evaluates; None for all of `label_map`.
     """
 
     name: str
@@ -68,7 +69,11 @@ class DatasetSpec:
     scored_classes: Path | None = None
 
     def start_of(self, video: str) -> float:
-        """Second of the dataset's clock at which a video's file starts; DataError if the table lacks it."""
+        """Return the second of the dataset's clock at which a video file starts.
+
+        Raises:
+            DataError: the table does not contain the video.
+        """
         if not isinstance(self.video_start, VideoStarts):
             return self.video_start
         start = self.video_start.get(video)
@@ -101,14 +106,14 @@ class DatasetSpec:
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """A named dataset: its dataset file's content, with paths under the root of all datasets, or that file.
+    """A named dataset: the content of its dataset file, or the path of that file.
 
     Args:
-        content: fields of DatasetSpec, paths relative to the root.
-        file: a dataset file relative to the root, instead of `content`.
-        prepare: called with the root before use; makes the data where they are missing.
-        optional: keys of `content` that are left out where their file is missing.
-        made_by: the command that makes `file`.
+        content: fields of `DatasetSpec`, with paths relative to the root of all datasets.
+        file: path of a dataset file relative to the root, instead of `content`.
+        prepare: called with the root before each use, to create missing data.
+        optional: keys of `content` to drop if their file does not exist.
+        made_by: the command that creates `file`.
     """
 
     content: dict[str, Any] | None = None
@@ -119,36 +124,39 @@ class CatalogEntry:
 
     def __post_init__(self) -> None:
         if (self.content is None) == (self.file is None):
-            raise ValueError("a dataset of the catalog takes either content or file")
+            raise ValueError("a CatalogEntry takes either content or file")
 
 
 _CATALOG: dict[str, CatalogEntry] = {}
 
 
 def register_dataset(name: str, entry: CatalogEntry) -> None:
-    """Make `entry` known as `name`."""
+    """Register a dataset under a name."""
     if name in _CATALOG:
-        raise ValueError(f"dataset '{name}' is registered already")
+        raise ValueError(f"dataset '{name}' is already registered")
     _CATALOG[name] = entry
 
 
 def dataset_names() -> list[str]:
-    """All names of the catalog."""
+    """Return the names of all registered datasets."""
     return sorted(_CATALOG)
 
 
 def datasets_root(root: str = "") -> Path:
-    """Where the catalog's datasets lie: `root`, else $VMAE_DET_DATASETS, else ./datasets."""
+    """Return the root of registered datasets: `root`, $VMAE_DET_DATASETS or ./datasets."""
     return Path(root or os.environ.get("VMAE_DET_DATASETS", "datasets"))
 
 
 def get_dataset(name: str, root: str = "") -> DatasetSpec:
-    """The dataset called `name`: a name of the catalog, a dataset file (.yaml), a folder of videos, or tar
-    shards (see `find_shards`).
+    """Return a dataset.
+
+    Args:
+        name: a registered name, a dataset file (.yaml), a folder of videos, or tar shards (`find_shards`).
+        root: root of registered datasets (see `datasets_root`).
 
     Raises:
-        ConfigError: nothing is known under this name.
-        DataError: a dataset file says something impossible, or names a file that is not there.
+        ConfigError: `name` is none of these.
+        DataError: a dataset file is invalid, or refers to a file that does not exist.
     """
     if name in _CATALOG:
         entry, base = _CATALOG[name], datasets_root(root)
@@ -156,15 +164,15 @@ def get_dataset(name: str, root: str = "") -> DatasetSpec:
             entry.prepare(base)
         if entry.file is not None:
             if entry.made_by and not (base / entry.file).exists():
-                problem = f"dataset '{name}': this file does not exist; `{entry.made_by}` makes it"
-                raise DataError(f"{problem} (datasets/README.md)", base / entry.file)
+                problem = f"dataset '{name}': file does not exist; run `{entry.made_by}` to create it"
+                raise DataError(f"{problem} (see datasets/README.md)", base / entry.file)
             return read_dataset_file(base / entry.file, name)
         content = {
             key: value
             for key, value in entry.content.items()
             if key not in entry.optional or (base / value).exists()
         }
-        return _make_spec(content, base, name, source=f"dataset '{name}' of the catalog")
+        return _make_spec(content, base, name, source=f"registered dataset '{name}'")
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         return read_dataset_file(path)
@@ -172,13 +180,13 @@ def get_dataset(name: str, root: str = "") -> DatasetSpec:
     if shards is not None or path.is_dir():
         return DatasetSpec(name=name, type="videos", videos=shards or path)
     raise ConfigError(
-        f"DATASETS: '{name}' is neither a dataset of the catalog, nor a dataset file (.yaml), "
+        f"DATASETS: '{name}' is neither a registered dataset, nor a dataset file (.yaml), "
         f"nor a folder of videos, nor tar shards{did_you_mean(name, dataset_names())}"
     )
 
 
 def read_dataset_file(path: Path, name: str | None = None) -> DatasetSpec:
-    """The dataset that a YAML file describes; its paths are relative to the file."""
+    """Read a dataset file. Its paths are relative to the file."""
     try:
         content = load_yaml(read_text(path, "a dataset file"))
     except InvalidYAMLError as error:
@@ -199,37 +207,37 @@ def _make_spec(content: dict[str, Any], base: Path, name: str, source: str) -> D
     values: dict[str, Any] = {}
     for key, value in content.items():
         if key == "video_start":
-            values[key] = _video_start(value, base, source)
+            values[key] = _parse_video_start(value, base, source)
         elif key == "videos" and value:
-            values[key] = find_shards(str(value), base) or _file(key, value, base, source)
+            values[key] = find_shards(str(value), base) or _resolve_path(key, value, base, source)
             if isinstance(values[key], Path) and not values[key].is_dir():
-                raise DataError(f"videos: {values[key]} is a file; expected a folder, or tar shards", source)
+                raise DataError(f"videos: {values[key]} is a file; expected a folder or tar shards", source)
         elif key != "type" and value:
-            values[key] = _file(key, value, base, source)
-    labelled = kind == "classification" and isinstance(values.get("videos"), Shards)  # by their KEY.cls
+            values[key] = _resolve_path(key, value, base, source)
+    has_labels = kind == "classification" and isinstance(values.get("videos"), Shards)  # in KEY.cls
     for key in TYPES[kind]:
-        if key not in values and not (key == "annotations" and labelled):
-            raise DataError(f"{key}: missing; a dataset of type '{kind}' needs it", source)
+        if key not in values and not (key == "annotations" and has_labels):
+            raise DataError(f"{key}: missing; it is required for type '{kind}'", source)
     return DatasetSpec(name=name, type=kind, **values)
 
 
-def _file(key: str, value: Any, base: Path, source: str) -> Path:
-    """A file or folder on this machine; what is elsewhere is fetched."""
+def _resolve_path(key: str, value: Any, base: Path, source: str) -> Path:
+    """Return a local file or folder. URLs are downloaded."""
     if is_url(str(value)):
         return local_path(str(value))
     path = base / str(value)
     if not path.exists():
-        hint = "" if base.exists() else f" (the folder {base} itself does not exist)"
+        hint = "" if base.exists() else f" (the folder {base} does not exist either)"
         raise DataError(f"{key}: {path} does not exist{hint}", source)
     return path
 
 
-def _video_start(value: Any, base: Path, source: str) -> float | VideoStarts:
+def _parse_video_start(value: Any, base: Path, source: str) -> float | VideoStarts:
     if type(value) in (int, float):
         return float(value)
     if isinstance(value, str) and value.endswith(".csv"):
         return VideoStarts(local_path(value) if is_url(value) else base / value)
-    raise DataError(f"video_start: expected seconds, got {value!r}; or a table of them (.csv)", source)
+    raise DataError(f"video_start: expected seconds or a table (.csv), got {value!r}", source)
 
 
 def _register_builtin() -> None:
@@ -258,7 +266,8 @@ def _classification(folder: str, list_name: str) -> CatalogEntry:
     return CatalogEntry(content, optional=("label_map",))
 
 
-# Name to the folder under the root with its train.yaml and val.yaml, and what `vmae-det prepare` calls it.
+# For each name: the folder of its train.yaml and val.yaml below the root, and the argument of
+# `vmae-det prepare` that creates it.
 _PREPARED = {
     "ava_v2.2": ("ava/movies", "ava"),
     "ava_v2.2_cuts": ("ava/cuts", "ava"),

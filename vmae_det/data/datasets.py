@@ -1,8 +1,7 @@
-"""One dataset class per task: from a DatasetSpec to samples.
+"""Datasets: one class per task, which reads samples of the dataset that a `DatasetSpec` describes.
 
-A dataset is asked for (epoch, index), so that what it draws at random follows from the seed, the epoch
-and the
-index alone. It answers with a list of samples: training may cut several from one decoded clip.
+The key of a sample is (epoch, index). All random numbers depend on the seed, the epoch and the index only. A
+key gives a list of samples, because training may cut several from one decoded clip.
 """
 
 from __future__ import annotations
@@ -48,15 +47,20 @@ Sample = dict[str, Any]
 
 
 class ClipDataset(torch.utils.data.Dataset, ABC):
-    """What the datasets of all tasks share: decoding, augmentation, and random numbers by epoch and index.
+    """Base class of the datasets of all tasks: decoding, transforms, and random numbers by epoch and index.
 
-    A sample holds `video` uint8 (3, T, H, W), `seed` (int64, for what the model draws at random), `index`
-    (of the clip in the dataset), and what the task adds.
+    A sample contains `video` uint8 (3, T, H, W), `seed` (int64, for random numbers in the model), `index` (of
+    the clip in the dataset), and the entries of the task.
+
+    Attributes:
+        files: the videos.
+        label_map: classes of the dataset; None if it has no classes, or no names for them.
+        columns: output of the model for each class; None if they are in the same order.
     """
 
     files: VideoPaths
-    label_map: LabelMap | None = None  # of the dataset's classes; None: it has none, or without names
-    columns: np.ndarray | None = None  # the model's output for each of them; None: their own order
+    label_map: LabelMap | None = None
+    columns: np.ndarray | None = None
 
     def __init__(self, cfg: CfgNode, spec: DatasetSpec, training: bool) -> None:
         self.cfg = cfg
@@ -64,17 +68,17 @@ class ClipDataset(torch.utils.data.Dataset, ABC):
         self.training = training
 
     def use_classes(self, classes: ModelClasses) -> None:
-        """Label samples for a model with these classes, by their names.
+        """Label samples for a model with these classes, matched by name.
 
         Raises:
-            ConfigError: the dataset has a class that the model lacks.
+            ConfigError: the model lacks a class of the dataset.
         """
         if self.label_map is not None:
             self.columns = classes.columns_of(self.label_map, str(self.spec.label_map))
 
     @abstractmethod
     def __len__(self) -> int:
-        """Number of clips that an epoch takes."""
+        """Return the number of clips per epoch."""
 
     @property
     def num_files(self) -> int:
@@ -83,22 +87,22 @@ class ClipDataset(torch.utils.data.Dataset, ABC):
 
     @abstractmethod
     def path_of(self, index: int) -> Path:
-        """The video that a sample is cut from."""
+        """Return the video that a sample is cut from."""
 
     @abstractmethod
     def load(self, index: int, rng: np.random.Generator) -> tuple[Clip, Sample]:
-        """A decoded training clip and what the task adds to its samples."""
+        """Return a decoded training clip and the entries that the task adds to its samples."""
 
     @abstractmethod
     def load_test(self, index: int) -> tuple[Clip, Sample]:
-        """A test clip, transformed, and what the task adds to its sample."""
+        """Return a transformed test clip and the entries that the task adds to its sample."""
 
     def transform(self, clip: Clip, rng: np.random.Generator) -> Clip:
-        """A training clip as the model takes it, of a decoded one."""
+        """Transform a decoded training clip to the input of the model."""
         return transforms.train_transform(clip, self.cfg, rng)
 
     def finish(self, clip: Clip, extra: Sample) -> Sample:
-        """What the task adds to a sample, after the clip was transformed."""
+        """Return the entries that the task adds to a sample, after the clip was transformed."""
         return extra
 
     def __getitem__(self, key: tuple[int, int]) -> list[Sample]:
@@ -106,16 +110,16 @@ class ClipDataset(torch.utils.data.Dataset, ABC):
         entropy = (self.cfg.SEED, epoch, index)
         if not self.training:
             clip, extra = self.load_test(index)
-            return [self._sample(clip, extra, index, entropy)]
+            return [self._make_sample(clip, extra, index, entropy)]
         clip, extra = self.load(index, np.random.default_rng(entropy))
         samples = []
         for copy in range(self.cfg.DATALOADER.REPEATED_AUG):
             rng = np.random.default_rng((*entropy, copy))
-            cut = self.transform(clip, rng)
-            samples.append(self._sample(cut, extra, index, (*entropy, copy)))
+            transformed = self.transform(clip, rng)
+            samples.append(self._make_sample(transformed, extra, index, (*entropy, copy)))
         return samples
 
-    def _sample(self, clip: Clip, extra: Sample, index: int, entropy: tuple[int, ...]) -> Sample:
+    def _make_sample(self, clip: Clip, extra: Sample, index: int, entropy: tuple[int, ...]) -> Sample:
         seed = np.random.SeedSequence(entropy).generate_state(1, np.uint64).astype(np.int64)[0]
         sample = {"video": transforms.to_video(clip), "seed": int(seed), "index": index}
         if self.training:
@@ -123,7 +127,7 @@ class ClipDataset(torch.utils.data.Dataset, ABC):
         return sample | self.finish(clip, extra)
 
     def open(self, video: Path | VideoLocation) -> VideoReader:
-        """A video, ready to be decoded at the size that is needed of it."""
+        """Open a video for decoding at the size that the transforms need."""
         node = self.cfg.DATALOADER
         side = transforms.needed_short_side(self.cfg, self.training) if node.DECODE_SMALLER else None
         return open_video(video, node.READER, short_side=side)
@@ -131,11 +135,11 @@ class ClipDataset(torch.utils.data.Dataset, ABC):
 
 @DATASET_REGISTRY.register_as("pretraining")
 class UnlabeledVideos(ClipDataset):
-    """Clips from the videos of a dataset of any type; labels are not looked at.
+    """Clips from the videos of a dataset of any type, without labels.
 
-    In training an epoch takes CLIPS_PER_VIDEO clips from each video, in testing the one in its middle. Where
-    MODEL.RECONSTRUCTION asks for other frames than the clip's own, a sample holds them as `target`, uint8
-    (3, T', H, W), transformed as the video is.
+    An epoch of training takes CLIPS_PER_VIDEO clips from each video. Testing takes the clip in its center. If
+    the frames to reconstruct (MODEL.RECONSTRUCTION) differ from those of the clip, a sample contains them as
+    `target`, uint8 (3, T', H, W), transformed like the video.
     """
 
     def __init__(self, cfg: CfgNode, spec: DatasetSpec, training: bool) -> None:
@@ -147,63 +151,72 @@ class UnlabeledVideos(ClipDataset):
         else:
             annotations = read_action_csv(spec.annotations, unknown_actions="ignore")
             self.files = resolve_video_ids(annotations.videos, spec.videos)
-        own, wanted = cfg.INPUT, cfg.MODEL.RECONSTRUCTION
-        self.own = own.NUM_FRAMES, own.SAMPLING_RATE
-        self.target = wanted.NUM_FRAMES or own.NUM_FRAMES, wanted.SAMPLING_RATE or own.SAMPLING_RATE
+        node, target = cfg.INPUT, cfg.MODEL.RECONSTRUCTION
+        # Number of frames and sampling rate.
+        self.clip_sampling = node.NUM_FRAMES, node.SAMPLING_RATE
+        self.target_sampling = (
+            target.NUM_FRAMES or node.NUM_FRAMES,
+            target.SAMPLING_RATE or node.SAMPLING_RATE,
+        )
 
     def __len__(self) -> int:
         return len(self.files) * (self.cfg.DATALOADER.CLIPS_PER_VIDEO if self.training else 1)
 
     def path_of(self, index: int) -> Path:
-        """The video of a clip."""
+        """Return the video of a clip."""
         return self.files[index % len(self.files)]
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[Clip, Sample]:
-        """A random clip."""
+        """Return a random clip."""
         reader = self.open(self.files.location(index % len(self.files)))
-        return self._decode(reader, random_clip(len(reader), *self.own, rng))
+        return self._decode(reader, random_clip(len(reader), *self.clip_sampling, rng))
 
     def load_test(self, index: int) -> tuple[Clip, Sample]:
-        """The centre of the clip in the middle of the video."""
+        """Return the center crop of the clip in the center of the video."""
         reader = self.open(self.files.location(index))
-        clip, extra = self._decode(reader, evenly_spaced_clip(len(reader), *self.own, 0, 1))
+        clip, extra = self._decode(reader, evenly_spaced_clip(len(reader), *self.clip_sampling, 0, 1))
         return transforms.view_crop(clip, self.cfg), extra
 
     def _decode(self, reader: VideoReader, video: np.ndarray) -> tuple[Clip, Sample]:
-        """The frames of a clip, or with a target the frames of both, each once, and their `places` there."""
-        if self.target == self.own:
+        """Decode the frames `video`. If there is a target, decode its frames too.
+
+        In that case the clip contains each frame once, and `positions` are those of video and target in it.
+        """
+        if self.target_sampling == self.clip_sampling:
             return make_clip(reader.frames(video)), {}
-        target = target_clip(video, self.own[1], len(reader), *self.target)
-        frames, places = np.unique(np.concatenate([video, target]), return_inverse=True)
-        return make_clip(reader.frames(frames)), {"places": np.split(places, [len(video)])}
+        target = target_clip(video, self.clip_sampling[1], len(reader), *self.target_sampling)
+        frames, positions = np.unique(np.concatenate([video, target]), return_inverse=True)
+        return make_clip(reader.frames(frames)), {"positions": np.split(positions, [len(video)])}
 
     def finish(self, clip: Clip, extra: Sample) -> Sample:
-        """`video` and `target`, where there is one, of the frames of both."""
-        parts = zip(("video", "target"), extra.get("places", ()))
-        return {name: transforms.to_video(Clip(clip.frames[places], clip.boxes)) for name, places in parts}
+        """Separate `video` and `target` if there is a target."""
+        parts = zip(("video", "target"), extra.get("positions", ()))
+        return {
+            name: transforms.to_video(Clip(clip.frames[positions], clip.boxes)) for name, positions in parts
+        }
 
 
 @DATASET_REGISTRY.register_as("classification")
 class LabeledVideos(ClipDataset):
-    """Videos with a class each: `label`; in testing `video_index`, as a video has several views."""
+    """Videos with one class each, `label`. In testing a video has several views with one `video_index`."""
 
     def __init__(self, cfg: CfgNode, spec: DatasetSpec, training: bool) -> None:
         super().__init__(cfg, spec, training)
         self.files, self.labels = self.read_videos()
         if spec.label_map is not None:
             self.label_map = LabelMap.from_file(spec.label_map)
-        num_classes = cfg.MODEL.CLASSIFIER.NUM_CLASSES
-        if self.labels.max() >= num_classes:
-            where = spec.annotations or spec.videos
+        num_classes, max_label = cfg.MODEL.CLASSIFIER.NUM_CLASSES, self.labels.max()
+        annotations = spec.annotations or spec.videos
+        if max_label >= num_classes:
             raise ConfigError(
-                f"MODEL.CLASSIFIER.NUM_CLASSES: {num_classes}, but {where} has a label "
-                f"{self.labels.max()}: set it to {self.labels.max() + 1} or more"
+                f"MODEL.CLASSIFIER.NUM_CLASSES: {num_classes}, but {annotations} has a label {max_label}: "
+                f"set it to {max_label + 1} or more"
             )
-        if self.label_map and self.labels.max() >= len(self.label_map):
+        if self.label_map and max_label >= len(self.label_map):
             raise DataError(
-                f"has a label {self.labels.max()}, but {spec.label_map} has {len(self.label_map)} entries, "
-                "which labels count from 0",
-                str(spec.annotations or spec.videos),
+                f"has a label {max_label}, but {spec.label_map} has {len(self.label_map)} entries, "
+                "numbered from 0",
+                str(annotations),
             )
         self.views = cfg.TEST.NUM_CLIPS * cfg.TEST.NUM_CROPS
         self.augment = ClipAugmentation(cfg)
@@ -214,13 +227,13 @@ class LabeledVideos(ClipDataset):
         return self.spec.labeled_videos()
 
     def use_classes(self, classes: ModelClasses) -> None:
-        """The labels become columns of the model's outputs."""
+        """Convert the labels to the model's outputs (see `ClipDataset.use_classes`)."""
         super().use_classes(classes)
         if self.columns is not None:
             self.labels = self.columns[self.labels]
         else:
             logger.warning(
-                "%s: names no classes: its labels are taken for those of %s in their order",
+                "%s: has no class names; its labels are interpreted as those of %s in the same order",
                 self.spec.name,
                 classes.source,
             )
@@ -229,21 +242,21 @@ class LabeledVideos(ClipDataset):
         return len(self.files) * (1 if self.training else self.views)
 
     def path_of(self, index: int) -> Path:
-        """The video of a clip, or in testing of a view."""
+        """Return the video of a clip, or of a view in testing."""
         return self.files[index if self.training else index // self.views]
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[Clip, Sample]:
-        """A random clip, or a random frame of each segment, as INPUT.SAMPLING says."""
+        """Return a random clip, or a random frame of each segment, by INPUT.SAMPLING."""
         reader = self.open(self.files.location(index))
         frames = sample_training_clip(self.cfg.INPUT, len(reader), rng)
         return make_clip(reader.frames(frames)), {"label": int(self.labels[index])}
 
     def transform(self, clip: Clip, rng: np.random.Generator) -> Clip:
-        """Crop, flip and colours, and what is for classification alone."""
+        """Apply the transforms of all tasks and the augmentation of classification."""
         return self.augment(clip, rng, super().transform)
 
     def load_test(self, index: int) -> tuple[Clip, Sample]:
-        """One view of a video."""
+        """Return one view of a video."""
         test = self.cfg.TEST
         video, view = divmod(index, self.views)
         clip_number, crop_number = divmod(view, test.NUM_CROPS)
@@ -256,12 +269,11 @@ class LabeledVideos(ClipDataset):
 
 @DATASET_REGISTRY.register_as("detection")
 class ActionKeyframes(ClipDataset):
-    """Keyframes with people.
+    """Keyframes with persons. Keyframes without a person, and excluded ones, are skipped.
 
-    Training: the annotated `boxes` (N, 4) in pixels with `labels` (N, classes), multi-hot. Testing: detected
-    persons, `boxes` with `person_scores` (N,), and to write the result down `boxes_relative` (N, 4) in
-    [0, 1],
-    `video_name` and `timestamp`. Keyframes without a person, and excluded ones, do not occur.
+    Training samples contain the annotated `boxes` (N, 4) in pixels and multi-hot `labels` (N, classes). Test
+    samples contain the `boxes` of detected persons with `person_scores` (N,), and for the results file
+    `boxes_relative` (N, 4) in [0, 1], `video_name` and `timestamp`.
     """
 
     def __init__(self, cfg: CfgNode, spec: DatasetSpec, training: bool) -> None:
@@ -269,33 +281,33 @@ class ActionKeyframes(ClipDataset):
         _require_type(spec, "detection")
         self.label_map = LabelMap.from_file(spec.label_map)
         excluded = read_excluded_keyframes(spec.excluded) if spec.excluded else None
-        self.keyframes = self._annotated(excluded) if training else self._detected(excluded)
+        self.keyframes = self._read_annotations(excluded) if training else self._read_persons(excluded)
         self.files = resolve_video_ids(self.keyframes.videos, spec.videos)
         self.starts = np.array([spec.start_of(str(video)) for video in self.keyframes.videos])
-        self.cache = ClipCache(cfg.DATALOADER.CACHE_MB if training else 0)
+        self.cache = _ClipCache(cfg.DATALOADER.CACHE_MB if training else 0)
         video, timestamp, _, _ = self.keyframes[0]
         name = str(self.keyframes.videos[video])
         logger.info("%s: %s", spec.name, describe_keyframe(name, timestamp, self.starts[video]))
 
     def use_classes(self, classes: ModelClasses) -> None:
-        """Labels and scores are found by name among the model's classes."""
-        number, found = self.cfg.MODEL.ROI_HEAD.NUM_CLASSES, len(classes.label_map)
-        if number != found:
+        """Match labels and scores with the model's classes (see `ClipDataset.use_classes`)."""
+        num_classes, expected = self.cfg.MODEL.ROI_HEAD.NUM_CLASSES, len(classes.label_map)
+        if num_classes != expected:
             raise ConfigError(
-                f"MODEL.ROI_HEAD.NUM_CLASSES: {number}, but {classes.source} has {found} classes: set it to "
-                f"{found}"
+                f"MODEL.ROI_HEAD.NUM_CLASSES: {num_classes}, but {classes.source} has {expected} classes: "
+                f"set it to {expected}"
             )
         super().use_classes(classes)
         if self.training and len(self.columns) < len(classes.label_map):
             logger.warning(
-                "%s: has %d of the %d classes of %s: its people count as not doing the others",
+                "%s: has %d of the %d classes of %s; the others are labeled as absent",
                 self.spec.label_map,
                 len(self.columns),
                 len(classes.label_map),
                 classes.source,
             )
 
-    def _annotated(self, excluded: Any) -> KeyframeBoxes:
+    def _read_annotations(self, excluded: Any) -> KeyframeBoxes:
         rows = read_action_csv(self.spec.annotations, self.label_map)
         columns = self.label_map.columns(rows.action)
         keyframes = group_by_keyframe(rows, columns, excluded)
@@ -303,11 +315,11 @@ class ActionKeyframes(ClipDataset):
             raise DataError("no keyframe with an annotated person is left", self.spec.annotations)
         return keyframes
 
-    def _detected(self, excluded: Any) -> KeyframeBoxes:
+    def _read_persons(self, excluded: Any) -> KeyframeBoxes:
         threshold = self.cfg.TEST.PERSON_BOX_SCORE
         if self.spec.person_boxes is None:
             raise DataError(
-                "person_boxes: missing; testing a detector needs the boxes of detected persons",
+                "person_boxes: missing; testing a detector requires the boxes of detected persons",
                 self.spec.name,
             )
         rows = read_person_boxes(self.spec.person_boxes)
@@ -315,7 +327,8 @@ class ActionKeyframes(ClipDataset):
         keyframes = group_by_keyframe(rows, rows.score, excluded)
         if not len(keyframes):
             raise ConfigError(
-                f"TEST.PERSON_BOX_SCORE: {threshold}, which no person box of {self.spec.person_boxes} reaches"
+                f"TEST.PERSON_BOX_SCORE: {threshold}, but all person boxes of {self.spec.person_boxes} have "
+                "lower scores"
             )
         return keyframes
 
@@ -323,10 +336,11 @@ class ActionKeyframes(ClipDataset):
         return len(self.keyframes)
 
     def path_of(self, index: int) -> Path:
-        """The video of a keyframe."""
+        """Return the video of a keyframe."""
         return self.files[self.keyframes.video[index]]
 
-    def _read(self, index: int) -> tuple[Clip, np.ndarray]:
+    def _load_clip(self, index: int) -> tuple[Clip, np.ndarray]:
+        """Return the clip around a keyframe and the values of its boxes."""
         _, _, boxes, values = self.keyframes[index]
         return make_clip(self.cache.get(index, lambda: self._decode(index)), boxes), values
 
@@ -341,16 +355,16 @@ class ActionKeyframes(ClipDataset):
         return reader.frames(sample_keyframe_clip(self.cfg.INPUT, keyframe, len(reader)))
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[Clip, Sample]:
-        """The clip around an annotated keyframe, each person once."""
-        clip, columns = self._read(index)
+        """Return the clip around an annotated keyframe, with one box per person."""
+        clip, columns = self._load_clip(index)
         boxes, person = np.unique(clip.boxes.numpy(), axis=0, return_inverse=True)
         labels = torch.zeros(len(boxes), self.cfg.MODEL.ROI_HEAD.NUM_CLASSES)
         labels[person.reshape(-1), columns if self.columns is None else self.columns[columns]] = 1
         return Clip(clip.frames, torch.from_numpy(boxes)), {"labels": labels}
 
     def load_test(self, index: int) -> tuple[Clip, Sample]:
-        """The whole frame around a keyframe with detected persons."""
-        clip, scores = self._read(index)
+        """Return the uncropped clip around a keyframe with detected persons."""
+        clip, scores = self._load_clip(index)
         video, timestamp, boxes, _ = self.keyframes[index]
         height, width = transforms.resized_size(*clip.size, self.cfg.INPUT.TEST_SHORT_SIDE)
         return transforms.full_frame_transform(clip, self.cfg), {
@@ -362,35 +376,37 @@ class ActionKeyframes(ClipDataset):
         }
 
     def finish(self, clip: Clip, extra: Sample) -> Sample:
-        """Boxes as they are after the transforms; of training boxes, those that are still in the clip."""
+        """Add the transformed boxes. In training, boxes outside the crop are dropped."""
         if not self.training:
             return extra | {"boxes": clip.boxes}
         inside = (clip.boxes[:, 2:] - clip.boxes[:, :2] >= 1).all(dim=1)
         return {"boxes": clip.boxes[inside], "labels": extra["labels"][inside]}
 
 
-def _require_type(spec: DatasetSpec, kind: str) -> None:
-    if spec.type != kind:
-        raise ConfigError(f"DATASETS: '{spec.name}' is of type '{spec.type}', this model needs type '{kind}'")
-
-
-class ClipCache:
-    """Keeps decoded frames until it is full; what comes later is decoded each time.
+class _ClipCache:
+    """Caches decoded frames until it is full; further clips are decoded each time.
 
     Args:
-        megabytes: of each loader process; 0 keeps nothing.
+        megabytes: size per loader worker; 0 disables the cache.
     """
 
     def __init__(self, megabytes: int) -> None:
-        self.free = megabytes * 2**20
+        self._free = megabytes * 2**20
         self._clips: dict[Hashable, np.ndarray] = {}
 
     def get(self, key: Hashable, decode: Callable[[], np.ndarray]) -> np.ndarray:
-        """The frames under `key`, decoded if they are not there; they are shared and not to be changed."""
+        """Return the cached frames of a clip, or decode them. Do not modify the result."""
         frames = self._clips.get(key)
         if frames is None:
             frames = decode()
-            if frames.nbytes <= self.free:
-                self.free -= frames.nbytes
+            if frames.nbytes <= self._free:
+                self._free -= frames.nbytes
                 self._clips[key] = frames
         return frames
+
+
+def _require_type(spec: DatasetSpec, kind: str) -> None:
+    if spec.type != kind:
+        raise ConfigError(
+            f"DATASETS: '{spec.name}' is of type '{spec.type}', but this model requires type '{kind}'"
+        )

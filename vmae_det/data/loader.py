@@ -1,9 +1,4 @@
-"""Samplers, collation and loaders, for one process and many.
-
-Step s of a run takes the same samples whatever the number of processes and workers: the order of an
-epoch is one
-permutation, cut into batches, and every process takes its share of each batch.
-"""
+"""Build datasets and data loaders from a config; collate samples into batches."""
 
 from __future__ import annotations
 
@@ -34,79 +29,44 @@ from vmae_det.utils.registry import lookup
 
 Batch = dict[str, Any]
 
-# These become tensors with the batch in front; all else stays a list with an entry per clip.
-CLIPS = ("video", "target")
-STACKED = (*CLIPS, "seed", "index", "label", "video_index")
+# These are stacked into tensors (B, ...). All others stay lists with one entry per clip.
+CLIP_KEYS = ("video", "target")
+STACKED_KEYS = (*CLIP_KEYS, "seed", "index", "label", "video_index")
 
 
-def collate(samples: list[list[Sample]], arena: BufferPool | None = None) -> Batch:
-    """A batch of clips of one size: tensors stacked, lists for what differs in length.
+def collate(samples: list[list[Sample]], pool: BufferPool | None = None) -> Batch:
+    """Collate samples whose clips have the same size into a batch.
 
     Args:
-        arena: where a loader process puts the clips.
+        samples: samples grouped by the clip that they were cut from.
+        pool: where a loader worker stores the clips; None stacks them as ordinary tensors.
     """
     flat = [sample for group in samples for sample in group]
     batch: Batch = {key: [sample[key] for sample in flat] for key in flat[0]}
-    clips = {key: batch.pop(key) for key in CLIPS if key in batch} if arena is not None else {}
-    for key in STACKED:
+    clips = {key: batch.pop(key) for key in CLIP_KEYS if key in batch} if pool is not None else {}
+    for key in STACKED_KEYS:
         if key in batch:
             column = batch[key]
             batch[key] = torch.stack(column) if torch.is_tensor(column[0]) else torch.tensor(column)
-    if arena is None:
+    if pool is None:
         return batch
-    return pickle_as_bytes(batch) | arena.put(clips, torch.utils.data.get_worker_info().id)
+    return pickle_as_bytes(batch) | pool.put(clips, torch.utils.data.get_worker_info().id)
 
 
 def collate_by_size(samples: list[list[Sample]]) -> list[Batch]:
-    """Batches of one frame size each, so that no clip is padded because of another one beside it."""
+    """Collate samples into one batch per frame size, so that no clip is padded to the size of another."""
     by_size: dict[torch.Size, list[list[Sample]]] = {}
     for group in samples:
         by_size.setdefault(group[0]["video"].shape, []).append(group)
     return [collate(groups) for groups in by_size.values()]
 
 
-def build_dataset(
-    cfg: CfgNode, task: str, name: str, training: bool, classes: ModelClasses | None = None
-) -> ClipDataset:
-    """The dataset called `name` as the dataset class of a task takes it.
-
-    Args:
-        classes: of the model; None: not known, those of the dataset.
-
-    Raises:
-        ConfigError: the dataset has classes that the model lacks, or the config another number of them.
-    """
-    dataset = _build_dataset(cfg, task, name, training)
-    _use_classes([dataset], classes)
-    return dataset
-
-
-def _build_dataset(cfg: CfgNode, task: str, name: str, training: bool) -> ClipDataset:
-    """Return the dataset of the class registered for "TASK/TYPE", otherwise of the class of the task."""
-    spec = get_dataset(name, cfg.DATASETS.ROOT)
-    own = f"{task}/{spec.type}"
-    registered_name = own if own in DATASET_REGISTRY else task
-    return lookup(DATASET_REGISTRY, registered_name, "MODEL.META_ARCHITECTURE (its task)")(
-        cfg, spec, training
-    )
-
-
-def _use_classes(datasets: list[ClipDataset], classes: ModelClasses | None) -> ModelClasses | None:
-    """Label samples of datasets alike: with `classes`, else with those of the first that names its own."""
-    for dataset in datasets:
-        if classes is None and dataset.label_map is not None:
-            classes = ModelClasses(dataset.label_map, str(dataset.spec.label_map))
-    if classes is not None:
-        for dataset in datasets:
-            dataset.use_classes(classes)
-    return classes
-
-
 class ConcatClipDataset(torch.utils.data.Dataset):
-    """Several datasets one after the other, with indices that run on.
+    """Concatenation of several datasets.
 
     Args:
-        classes: that their samples are labelled with; None where the task has none, or they have no names.
+        datasets: the datasets.
+        classes: classes by which their samples are labeled; None if the task has none, or they have no names.
     """
 
     def __init__(self, datasets: list[ClipDataset], classes: ModelClasses | None = None) -> None:
@@ -119,132 +79,129 @@ class ConcatClipDataset(torch.utils.data.Dataset):
 
     @property
     def num_files(self) -> int:
-        """Video files of all of them."""
+        """Number of video files."""
         return sum(dataset.num_files for dataset in self.datasets)
 
     def __getitem__(self, key: tuple[int, int]) -> list[Sample]:
         epoch, index = key
-        dataset, index = self.place(index)
+        dataset, index = self.locate(index)
         return dataset[epoch, index]
 
     def path_of(self, index: int) -> Path:
-        """The video that a sample is cut from."""
-        dataset, index = self.place(index)
+        """Return the video that a sample is cut from."""
+        dataset, index = self.locate(index)
         return dataset.path_of(index)
 
-    def place(self, index: int) -> tuple[ClipDataset, int]:
-        """The dataset that a sample is of, and its index there."""
+    def locate(self, index: int) -> tuple[ClipDataset, int]:
+        """Return the dataset that contains a sample, and the index of the sample in it."""
         number = int(np.searchsorted(self.ends, index, side="right"))
         start = self.ends[number] - len(self.datasets[number])
         return self.datasets[number], int(index - start)
 
 
+def build_dataset(
+    cfg: CfgNode, task: str, name: str, training: bool, classes: ModelClasses | None = None
+) -> ClipDataset:
+    """Build a dataset for a task.
+
+    Args:
+        cfg: the config.
+        task: name in DATASET_REGISTRY.
+        name: name, dataset file or folder (see `get_dataset`).
+        training: whether it is for training.
+        classes: classes of the model; None uses those of the dataset.
+
+    Raises:
+        ConfigError: the model lacks a class of the dataset, or the config has another number of classes.
+    """
+    dataset = _build_dataset(cfg, task, name, training)
+    _use_common_classes([dataset], classes)
+    return dataset
+
+
+def build_train_dataset(cfg: CfgNode, task: str, classes: ModelClasses | None = None) -> ConcatClipDataset:
+    """Build the datasets of DATASETS.TRAIN.
+
+    Args:
+        cfg: the config.
+        task: name in DATASET_REGISTRY.
+        classes: classes of a model whose training is resumed; None uses those of the first dataset that has
+            class names.
+    """
+    if not cfg.DATASETS.TRAIN:
+        raise ConfigError("DATASETS.TRAIN: is empty; set a dataset such as \"('mini_ava_train',)\"")
+    datasets = [_build_dataset(cfg, task, name, training=True) for name in cfg.DATASETS.TRAIN]
+    return ConcatClipDataset(datasets, _use_common_classes(datasets, classes))
+
+
+def _build_dataset(cfg: CfgNode, task: str, name: str, training: bool) -> ClipDataset:
+    """Build a dataset by the class registered as "TASK/TYPE", or by that of the task if there is none."""
+    spec = get_dataset(name, cfg.DATASETS.ROOT)
+    by_type = f"{task}/{spec.type}"
+    key = by_type if by_type in DATASET_REGISTRY else task
+    dataset_class = lookup(DATASET_REGISTRY, key, "MODEL.META_ARCHITECTURE (its task)")
+    return dataset_class(cfg, spec, training)
+
+
+def _use_common_classes(datasets: list[ClipDataset], classes: ModelClasses | None) -> ModelClasses | None:
+    """Label the samples of all datasets by `classes`, or by those of the first dataset with class names."""
+    for dataset in datasets:
+        if classes is None and dataset.label_map is not None:
+            classes = ModelClasses(dataset.label_map, str(dataset.spec.label_map))
+    if classes is not None:
+        for dataset in datasets:
+            dataset.use_classes(classes)
+    return classes
+
+
 def steps_per_epoch(cfg: CfgNode, dataset: Any) -> int:
-    """Optimizer steps of an epoch; ConfigError where the dataset is smaller than a batch."""
+    """Return the optimizer steps of an epoch; ConfigError if the dataset is smaller than a batch."""
     if len(dataset) < cfg.SOLVER.BATCH_SIZE:
         raise ConfigError(
             f"SOLVER.BATCH_SIZE: {cfg.SOLVER.BATCH_SIZE}, but DATASETS.TRAIN {cfg.DATASETS.TRAIN} has only "
-            f"{len(dataset)} clips an epoch; set it to {len(dataset)} or less"
+            f"{len(dataset)} clips per epoch; set it to {len(dataset)} or less"
         )
     return len(dataset) // cfg.SOLVER.BATCH_SIZE
 
 
-def build_train_dataset(cfg: CfgNode, task: str, classes: ModelClasses | None = None) -> ConcatClipDataset:
-    """The datasets of DATASETS.TRAIN, joined.
-
-    Args:
-        classes: of a model that goes on training; None: of the first dataset that names its own.
-    """
-    if not cfg.DATASETS.TRAIN:
-        raise ConfigError("DATASETS.TRAIN: names no dataset; give one such as \"('mini_ava_train',)\"")
-    datasets = [_build_dataset(cfg, task, name, training=True) for name in cfg.DATASETS.TRAIN]
-    return ConcatClipDataset(datasets, _use_classes(datasets, classes))
-
-
 def build_train_loader(cfg: CfgNode, dataset: ConcatClipDataset, start_step: int = 0) -> FaultTolerantLoader:
-    """Endless training batches for this process, from optimizer step `start_step` on."""
-    world = distributed.get_world_size()
+    """Build the loader of this process's infinite training batches, from optimizer step `start_step` on."""
+    world_size = distributed.get_world_size()
     accumulate = cfg.SOLVER.ACCUMULATE
-    if cfg.SOLVER.BATCH_SIZE % (accumulate * world):
+    if cfg.SOLVER.BATCH_SIZE % (accumulate * world_size):
         raise ConfigError(
-            f"SOLVER.BATCH_SIZE: {cfg.SOLVER.BATCH_SIZE} is not divisible by {world} processes x "
+            f"SOLVER.BATCH_SIZE: {cfg.SOLVER.BATCH_SIZE} is not divisible by {world_size} processes x "
             f"SOLVER.ACCUMULATE {accumulate}"
         )
-    start = start_step * accumulate
-    sampler = TrainSampler(
+    sampler = _train_sampler(cfg, dataset, start_step)
+    mixing = BatchMixing.from_config(cfg)
+    first = distributed.get_rank() * sampler.local_batch_size * cfg.DATALOADER.REPEATED_AUG
+    finish = {"finish": functools.partial(_add_mixing, mixing, sampler.start, first)} if mixing else {}
+    return _build_loader(cfg, dataset, sampler, collate, training=True, **finish)
+
+
+def build_test_loader(cfg: CfgNode, dataset: ClipDataset) -> FaultTolerantLoader:
+    """Build the loader of this process's part of a test set. Each item is a list of batches, one per size."""
+    batches = BatchSampler(TestSampler(len(dataset)), cfg.TEST.BATCH_SIZE, drop_last=False)
+    return _build_loader(cfg, dataset, batches, collate_by_size, training=False)
+
+
+def _train_sampler(cfg: CfgNode, dataset: ConcatClipDataset, start_step: int) -> TrainSampler:
+    accumulate = cfg.SOLVER.ACCUMULATE
+    return TrainSampler(
         len(dataset),
         cfg.SOLVER.BATCH_SIZE // accumulate,
         steps_per_epoch(cfg, dataset) * accumulate,
         cfg.SEED,
-        start=start,
+        start=start_step * accumulate,
     )
-    mixing = BatchMixing.from_config(cfg)
-    first = distributed.get_rank() * sampler.share * cfg.DATALOADER.REPEATED_AUG
-    finish = {"finish": functools.partial(_mix, mixing, start, first)} if mixing else {}
-    return _loader(cfg, dataset, sampler, collate, training=True, **finish)
 
 
-def build_test_loader(cfg: CfgNode, dataset: ClipDataset) -> FaultTolerantLoader:
-    """This process's share of a test set, once through; each item is a list of batches, one per frame
-    size."""
-    batches = BatchSampler(TestSampler(len(dataset)), cfg.TEST.BATCH_SIZE, drop_last=False)
-    return _loader(cfg, dataset, batches, collate_by_size, training=False)
-
-
-def load_first_test_batch(cfg: CfgNode, dataset: ClipDataset, count: int) -> Batch | None:
-    """A batch of the first test clips of one size that can be read; None where there are none.
-
-    For one process alone, which takes no note of bad videos; it tries ten times as many clips.
-    """
-    node = cfg.DATALOADER
-    keys = [(0, index) for index in range(min(10 * count, len(dataset)))]
-    loader = FaultTolerantLoader(
-        FaultTolerantDataset(dataset, training=False, seed=cfg.SEED, workers=node.NUM_WORKERS),
-        BatchSampler(keys, 1, drop_last=False),
-        list,
-        bad_samples=None,
-        workers=node.NUM_WORKERS,
-        seconds=node.TIMEOUT,
-        finish=lambda _, samples: samples,
-    )
-    with closing(iter(loader)) as clips:
-        found = list(itertools.islice((clip for group in clips for clip in group), count))
-    return collate(found) if found else None
-
-
-def load_batch_of_step(cfg: CfgNode, dataset: ConcatClipDataset, step: int, count: int) -> Batch:
-    """The first clips of the batch that training takes at optimizer step `step`, counted from 0.
-
-    They are read in this process, one after the other; at least `count`, in whole videos, an even number of
-    them where pairs are mixed.
-
-    Raises:
-        ConfigError: the dataset is smaller than a batch.
-        DataError: no video can be read.
-    """
-    node, accumulate = cfg.SOLVER, cfg.SOLVER.ACCUMULATE
-    size = node.BATCH_SIZE // accumulate
-    start = step * accumulate
-    sampler = TrainSampler(
-        len(dataset), size, steps_per_epoch(cfg, dataset) * accumulate, cfg.SEED, start=start
-    )
-    videos = -(-count // cfg.DATALOADER.REPEATED_AUG)
-    mixing = BatchMixing.from_config(cfg)
-    keys = next(iter(sampler))[: videos + videos % 2 if mixing else videos]
-    tolerant = FaultTolerantDataset(dataset, training=True, seed=cfg.SEED, workers=0)
-    answers = [tolerant[key] for key in tqdm(keys, desc="reading", unit="video", disable=None, leave=False)]
-    for answer in answers:
-        if answer.error:
-            raise answer.error
-    batch = collate([answer.samples for answer in answers])
-    return _mix(mixing, start, 0, 0, batch) if mixing else batch
-
-
-def _loader(
+def _build_loader(
     cfg: CfgNode,
     dataset: ClipDataset | ConcatClipDataset,
     batches: Sampler,
-    collate_fn: Callable[[list], Any],
+    collate_fn: Callable[..., Any],
     training: bool,
     finish: Callable[[int, Any], Any] = lambda _, batch: batch,
 ) -> FaultTolerantLoader:
@@ -257,25 +214,71 @@ def _loader(
         workers=node.NUM_WORKERS,
         seconds=node.TIMEOUT,
         finish=finish,
-        slot_bytes=_bytes_of_batch(cfg) if training else 0,
+        slot_bytes=_batch_bytes(cfg) if training else 0,
     )
 
 
-def _bytes_of_batch(cfg: CfgNode) -> int:
-    """What the clips of a training batch of this process take."""
+def _batch_bytes(cfg: CfgNode) -> int:
+    """Return the size of the clips of a training batch of this process."""
     clips = cfg.SOLVER.BATCH_SIZE // cfg.SOLVER.ACCUMULATE // distributed.get_world_size()
     frames = cfg.INPUT.NUM_FRAMES + (cfg.MODEL.RECONSTRUCTION.NUM_FRAMES or cfg.INPUT.NUM_FRAMES)
     return clips * cfg.DATALOADER.REPEATED_AUG * frames * 3 * cfg.INPUT.CROP_SIZE**2
 
 
-def _mix(mixing: BatchMixing, start: int, first: int, number: int, batch: Batch) -> Batch:
-    """Give a batch with labels what it is mixed by; what is drawn follows from its number in the run.
+def _add_mixing(mixing: BatchMixing, start: int, first: int, number: int, batch: Batch) -> Batch:
+    """Add the mixing parameters to a batch with labels.
 
     Args:
+        mixing: draws the parameters from the number of the batch in the run.
         start: number in the run of the loader's first batch.
-        first: place of this process's first clip among those of all processes.
-        number: of the batch, from the loader's first one on.
+        first: position of this process's first clip in the batch over all processes.
+        number: number of the batch, counted from the loader's first one.
+        batch: the batch.
     """
     if "label" in batch:
         batch["mixing"] = mixing(start + number, len(batch["label"]), first)
     return batch
+
+
+def load_first_test_batch(cfg: CfgNode, dataset: ClipDataset, count: int) -> Batch | None:
+    """Load a batch of the first `count` readable test clips, all of one size; None if there are none.
+
+    For a single process. Ignores bad videos, and tries up to ten times as many clips.
+    """
+    node = cfg.DATALOADER
+    keys = [(0, index) for index in range(min(10 * count, len(dataset)))]
+    loader = FaultTolerantLoader(
+        FaultTolerantDataset(dataset, training=False, seed=cfg.SEED, workers=node.NUM_WORKERS),
+        BatchSampler(keys, 1, drop_last=False),
+        list,
+        bad_samples=None,
+        workers=node.NUM_WORKERS,
+        seconds=node.TIMEOUT,
+        finish=lambda _, samples: samples,
+    )
+    with closing(iter(loader)) as batches:
+        clips = list(itertools.islice((clip for batch in batches for clip in batch), count))
+    return collate(clips) if clips else None
+
+
+def load_batch_of_step(cfg: CfgNode, dataset: ConcatClipDataset, step: int, count: int) -> Batch:
+    """Load the first clips of the training batch of optimizer step `step`, counted from 0.
+
+    Reads at least `count` clips sequentially in this process. The clips of a video are complete, and the
+    number of videos is even if pairs are mixed.
+
+    Raises:
+        ConfigError: the dataset is smaller than a batch.
+        DataError: no video can be read.
+    """
+    sampler = _train_sampler(cfg, dataset, step)
+    videos = -(-count // cfg.DATALOADER.REPEATED_AUG)
+    mixing = BatchMixing.from_config(cfg)
+    keys = next(iter(sampler))[: videos + videos % 2 if mixing else videos]
+    tolerant = FaultTolerantDataset(dataset, training=True, seed=cfg.SEED, workers=0)
+    results = [tolerant[key] for key in tqdm(keys, desc="reading", unit="video", disable=None, leave=False)]
+    for result in results:
+        if result.error:
+            raise result.error
+    batch = collate([result.samples for result in results])
+    return _add_mixing(mixing, sampler.start, 0, 0, batch) if mixing else batch

@@ -55,7 +55,7 @@ class EvenlySpacedClips(UnlabeledVideos):
     def load_test(self, index: int) -> tuple[Clip, dict[str, Any]]:
         """Return the center crop of clip `index`."""
         reader = self.open(self.files.location(0))
-        frames = evenly_spaced_clip(len(reader), *self.own, index, self.count)
+        frames = evenly_spaced_clip(len(reader), *self.clip_sampling, index, self.count)
         clip, extra = self._decode(reader, frames)
         return transforms.view_crop(clip, self.cfg), extra
 
