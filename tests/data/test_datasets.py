@@ -89,7 +89,7 @@ def test_the_catalog(mini_ava, tmp_path):
         ("type: videos\nvideos: gone\n", "gone does not exist"),
         (
             "type: videos\nvideos: .\nvideo_start: soon\n",
-            r"video_start: expected seconds or a table \(.csv\), got 'soon'",
+            r"video_start: expected seconds or a table (.csv), got 'soon'",
         ),
         ("type: [\n", "own.yaml:2: not valid YAML"),
         ("just text\n", "expected a mapping"),
