@@ -41,7 +41,8 @@ from vmae_det.video.sampling import (
 
 logger = logging.getLogger(__name__)
 
-DATASET_REGISTRY = Registry("DATASET")  # by the task of the model
+# By the task of the model, or by "TASK/TYPE" for a registered type of dataset.
+DATASET_REGISTRY = Registry("DATASET")
 
 Sample = dict[str, Any]
 
@@ -146,11 +147,11 @@ class UnlabeledVideos(ClipDataset):
         super().__init__(cfg, spec, training)
         if spec.type == "classification":
             self.files, _ = spec.labeled_videos()
-        elif spec.type != "detection":
-            self.files = find_videos(spec.videos)
-        else:
+        elif spec.type == "detection":
             annotations = read_action_csv(spec.annotations, unknown_actions="ignore")
             self.files = resolve_video_ids(annotations.videos, spec.videos)
+        else:
+            self.files = find_videos(spec.videos)
         node, target = cfg.INPUT, cfg.MODEL.RECONSTRUCTION
         # Number of frames and sampling rate.
         self.clip_sampling = node.NUM_FRAMES, node.SAMPLING_RATE
