@@ -117,7 +117,7 @@ def test_dataset_type_of_the_page(parts, tiny_cfg, mini_ava, tmp_path, monkeypat
     assert len(build_dataset(cfg, "pretraining", str(file), training=True)) == 3
     assert main(["check-data", str(file), "--import", "my_parts", "--decode", "none"]) == 0
     file.write_text("type: class_folders\n")
-    with pytest.raises(DataError, match="videos: missing; a dataset of type 'class_folders' needs it"):
+    with pytest.raises(DataError, match="videos: missing; it is required for type 'class_folders'"):
         build_dataset(cfg, "classification", str(file), training=True)
 
 
