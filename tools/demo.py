@@ -1,4 +1,4 @@
-"""`vmae-det detect`, for those who work in a clone: python tools/demo.py ..."""
+"""Same as `vmae-det detect`: python tools/demo.py ..."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`vmae-det evaluate`, for those who work in a clone: python tools/evaluate_ava.py ..."""
+"""Same as `vmae-det evaluate`: python tools/evaluate_ava.py ..."""
 
 import sys
 

@@ -1,8 +1,9 @@
-"""Kill a small pre-training at random moments, resume it, and compare: python tools/kill_test.py [--runs 50]
+"""Kill small pre-training runs at random times, resume them, and compare: python tools/kill_test.py
 
-Each run loses one process, or all of them, by SIGKILL: every third run while a checkpoint is being written,
-the others at any moment. `--resume` then takes it to its end. Its weights must be those of a run that was
-never killed, bit for bit. Runs take 1 and 2 processes in turn, each with a loader process of its own.
+In each run, one process or all processes receive SIGKILL: in every third run while a checkpoint is being
+written, in the others at a random time. The run is then resumed with `--resume`. Its final weights must be
+bitwise equal to those of a run that was never killed. Runs alternate between 1 and 2 processes, each with one
+loader worker.
 """
 
 from __future__ import annotations
@@ -25,55 +26,64 @@ from vmae_det import model_zoo
 from vmae_det.config import CfgNode
 from vmae_det.mini_ava import TINY, make_mini_ava
 
-_LIMIT = 600.0  # seconds that a run may take
-_GRACE = 60.0  # seconds in which the rest of a run may end after one of its processes was killed
+_RUN_TIMEOUT = 600.0  # seconds
+_EXIT_TIMEOUT = 60.0  # seconds for the other processes to exit after one was killed
 
 
 def main() -> int:
-    """Parse, run, print; gives 1 where weights differ."""
+    """Parse the arguments, run the test and return the exit status: 1 if weights differ."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--runs", type=int, default=50)
-    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--epochs", type=int, default=40, help="of two steps, each with a checkpoint")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--runs", type=int, default=50, help="number of runs (%(default)s)")
+    parser.add_argument(
+        "--processes", type=int, nargs="+", default=[1, 2], help="numbers of processes, in turn (1 2)"
+    )
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        default=40,
+        help="epochs of a run; each has two steps and a checkpoint (%(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the times at which processes are killed (%(default)s)"
+    )
     args = parser.parse_args()
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = make_mini_ava(folder / "mini_ava", size=TINY, progress=False)
-        unbroken = {}
+        reference = {}
         for processes in args.processes:
-            cfg = small_config(data, folder / f"unbroken_{processes}", args.epochs)
-            if start_run(cfg, processes).wait(_LIMIT):
-                raise SystemExit(f"the unbroken run failed: {log_of(cfg)}")
-            unbroken[processes] = final_weights(cfg), training_seconds(cfg)
-        different, writing = 0, 0
+            cfg = small_config(data, folder / f"reference_{processes}", args.epochs)
+            if start_run(cfg, processes).wait(_RUN_TIMEOUT):
+                raise SystemExit(f"the reference run failed: {tail_of_log(cfg)}")
+            reference[processes] = final_weights(cfg), training_seconds(cfg)
+        different, while_writing = 0, 0
         for number in tqdm(range(args.runs), unit="run", disable=None):
             processes = args.processes[number % len(args.processes)]
-            weights, training = unbroken[processes]
+            weights, duration = reference[processes]
             cfg = small_config(data, folder / f"run_{number}", args.epochs)
-            how = kill_once(cfg, processes, training, rng, at_writing=number % 3 == 0)
-            writing += "written" in how
-            killed_at = done_steps(cfg)
+            description = kill_once(cfg, processes, duration, rng, while_writing=number % 3 == 0)
+            while_writing += "written" in description
+            killed_at = logged_steps(cfg)
             resumed = start_run(cfg, processes, resume=True)
-            status = resumed.wait(_LIMIT)
+            status = resumed.wait(_RUN_TIMEOUT)
             same = status == 0 and equal(final_weights(cfg), weights)
             different += not same
             tqdm.write(
-                f"run {number + 1}: {processes} process(es), {how}, after step {killed_at}: "
-                + ("equal" if same else f"DIFFERENT (status {status}): {log_of(cfg)}")
+                f"run {number + 1}: {processes} process(es), {description}, after step {killed_at}: "
+                + ("equal" if same else f"DIFFERENT (status {status}): {tail_of_log(cfg)}")
             )
     print(
-        f"{args.runs - different} of {args.runs} killed runs end in the weights of the unbroken run; "
-        f"{writing} of them were killed while a checkpoint was being written"
+        f"{args.runs - different} of {args.runs} killed runs end with the weights of the reference run; "
+        f"{while_writing} of them were killed while a checkpoint was being written"
     )
     return int(different > 0)
 
 
 def small_config(data: Path, output: Path, epochs: int) -> CfgNode:
-    """Pre-training of a tiny model with a checkpoint after each epoch."""
+    """Return the config of a tiny pre-training with a checkpoint after each epoch."""
     cfg = model_zoo.get_config("MiniAVA/pretrain.yaml")
     cfg.merge_from_list(
         [
@@ -93,7 +103,7 @@ def small_config(data: Path, output: Path, epochs: int) -> CfgNode:
 
 
 def start_run(cfg: CfgNode, processes: int, resume: bool = False) -> subprocess.Popen:
-    """`vmae-det train` in a session of its own; what it prints is in OUTPUT_DIR.txt."""
+    """Start `vmae-det train` in a new session; its output goes to OUTPUT_DIR.txt."""
     output = Path(cfg.OUTPUT_DIR)
     config = output.with_suffix(".yaml")
     config.write_text(cfg.dump(), encoding="utf-8")
@@ -105,52 +115,56 @@ def start_run(cfg: CfgNode, processes: int, resume: bool = False) -> subprocess.
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},  # sums in one order, however busy the machine is
+            env=os.environ | {"OMP_NUM_THREADS": "1"},  # deterministic order of summation
         )
 
 
-def kill_once(cfg: CfgNode, processes: int, training: float, rng: random.Random, at_writing: bool) -> str:
-    """Start a run and kill something of it; gives what and when in words. All of it has ended then."""
+def kill_once(cfg: CfgNode, processes: int, duration: float, rng: random.Random, while_writing: bool) -> str:
+    """Start a run, kill one or all of its processes, wait until all have exited, and return a description.
+
+    Args:
+        duration: seconds of the reference run; processes are killed in its first half.
+    """
     run = start_run(cfg, processes)
     output = Path(cfg.OUTPUT_DIR)
     metrics = output / "metrics.jsonl"
     while run.poll() is None and not (metrics.exists() and metrics.stat().st_size):
         time.sleep(0.01)
-    deadline = time.monotonic() + rng.uniform(0, 0.5 * training)
+    deadline = time.monotonic() + rng.uniform(0, 0.5 * duration)
     while run.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)
-    when = "at any moment"
-    if at_writing:
+    when = "at a random time"
+    if while_writing:
         while run.poll() is None and not any(output.glob(".checkpoint_*.tmp.pt")):
             pass
         when = "while a checkpoint was being written"
-    members = session_of(run.pid)
+    members = processes_of_session(run.pid)
     if run.poll() is not None or not members:
-        return "ended before it was killed"
-    # All at once, so that the one that writes is among them.
-    victims = members if at_writing or rng.random() < 0.5 else [rng.choice(members)]
+        return "exited before it was killed"
+    # All of them while a checkpoint is written, so that the writing process is among them.
+    victims = members if while_writing or rng.random() < 0.5 else [rng.choice(members)]
     for pid in victims:
         kill(pid)
-    deadline = time.monotonic() + _GRACE
-    while session_of(run.pid) and time.monotonic() < deadline and run.poll() is None:
+    deadline = time.monotonic() + _EXIT_TIMEOUT
+    while processes_of_session(run.pid) and time.monotonic() < deadline and run.poll() is None:
         time.sleep(0.05)
-    for pid in session_of(run.pid):
+    for pid in processes_of_session(run.pid):
         kill(pid)
     run.wait()
-    while session_of(run.pid):
+    while processes_of_session(run.pid):
         time.sleep(0.01)
     return f"{len(victims)} of {len(members)} processes killed {when}"
 
 
 def kill(pid: int) -> None:
-    """SIGKILL, if it still lives."""
+    """Send SIGKILL if the process still exists."""
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
 
 
-def session_of(leader: int) -> list[int]:
-    """The living processes of a session, through /proc."""
-    found = []
+def processes_of_session(leader: int) -> list[int]:
+    """Return the running processes of a session, from /proc."""
+    pids = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -158,34 +172,34 @@ def session_of(leader: int) -> list[int]:
             except (FileNotFoundError, ProcessLookupError):
                 continue
             if int(session) == leader and state != "Z":
-                found.append(int(entry.name))
-    return sorted(found)
+                pids.append(int(entry.name))
+    return sorted(pids)
 
 
 def final_weights(cfg: CfgNode) -> dict[str, torch.Tensor]:
-    """Of a run that has ended."""
+    """Return the weights of a completed run."""
     return torch.load(Path(cfg.OUTPUT_DIR) / "model_final.pt", weights_only=True)["model"]
 
 
 def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    """Whether no bit differs."""
+    """Return whether two state dicts are bitwise equal."""
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def training_seconds(cfg: CfgNode) -> float:
-    """From the first step to the end, by the times of the files."""
+    """Return the duration of a run in seconds, from the modification times of its files."""
     output = Path(cfg.OUTPUT_DIR)
     return (output / "model_final.pt").stat().st_mtime - (output / "config.yaml").stat().st_mtime
 
 
-def done_steps(cfg: CfgNode) -> int:
-    """Steps that a run had logged."""
+def logged_steps(cfg: CfgNode) -> int:
+    """Return the number of steps in the log of a run."""
     metrics = Path(cfg.OUTPUT_DIR) / "metrics.jsonl"
     return metrics.read_text(encoding="utf-8").count("\n") if metrics.exists() else 0
 
 
-def log_of(cfg: CfgNode) -> str:
-    """The end of what a run printed."""
+def tail_of_log(cfg: CfgNode) -> str:
+    """Return the end of the output of a run."""
     return Path(cfg.OUTPUT_DIR).with_suffix(".txt").read_text(encoding="utf-8")[-2000:]
 
 

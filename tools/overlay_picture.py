@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""A picture of a few moments of a video with its detected actions, such as the one in the README.
+"""Draw detected actions on a few frames of a video, side by side, as in the image of the README.
 
     python tools/overlay_picture.py --weights output/quickstart/detect_pretrained/model_final.pt \
         --dataset datasets/mini_ava/val.yaml --video cDTZhRxBsqh --at 3 6 8 --output docs/images/overlay.webp
@@ -21,17 +21,19 @@ from vmae_det.utils.output_files import atomic_write
 from vmae_det.video.readers import open_video
 from vmae_det.video.writer import VideoWriter
 
-GAP = 8  # white columns between the moments
+GAP = 8  # white columns between the frames
 
 
 def main() -> None:
-    """Detect, draw on the enlarged video, and put the moments side by side."""
+    """Detect actions, draw them on the enlarged video, and save the frames side by side."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", required=True)
     parser.add_argument("--dataset", required=True)
-    parser.add_argument("--video", required=True, help="id in the dataset")
-    parser.add_argument("--at", type=float, nargs="+", required=True, help="seconds of the file")
-    parser.add_argument("--scale", type=int, default=3, help="how much larger than the video")
+    parser.add_argument("--video", required=True, help="video id in the dataset")
+    parser.add_argument(
+        "--at", type=float, nargs="+", required=True, help="times of the frames, in seconds of the file"
+    )
+    parser.add_argument("--scale", type=int, default=3, help="scale factor of the image (%(default)s)")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
 
@@ -42,9 +44,9 @@ def main() -> None:
         persons = read_person_boxes(spec.person_boxes)
         detections = ActionPredictor(read_config(args.weights))(large, persons, spec.start_of(args.video))
         drawn = open_video(write_overlay(detections, Path(folder) / "drawn.mp4", OverlayStyle(timeline=True)))
-        moments = drawn.frames(np.array([drawn.index_at(time) for time in args.at]))
-    gap = np.full((moments.shape[1], GAP, 3), 255, dtype=np.uint8)
-    picture = Image.fromarray(np.hstack([part for moment in moments for part in (gap, moment)][1:]))
+        frames = drawn.frames(np.array([drawn.index_at(time) for time in args.at]))
+    gap = np.full((frames.shape[1], GAP, 3), 255, dtype=np.uint8)
+    picture = Image.fromarray(np.hstack([part for frame in frames for part in (gap, frame)][1:]))
     with atomic_write(args.output) as path:
         picture.save(path, quality=80)
     print(args.output)

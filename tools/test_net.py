@@ -1,4 +1,4 @@
-"""`vmae-det test`, for those who work in a clone: python tools/test_net.py ..."""
+"""Same as `vmae-det test`: python tools/test_net.py ..."""
 
 import sys
 

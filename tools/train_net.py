@@ -1,4 +1,4 @@
-"""`vmae-det train`, for those who work in a clone: python tools/train_net.py ..."""
+"""Same as `vmae-det train`: python tools/train_net.py ..."""
 
 import sys
 
