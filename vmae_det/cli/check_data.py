@@ -25,15 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against",
         metavar="DATASET",
-        help="report videos shared with this dataset (default: the matching val or train set, if there is "
-        "one)",
+        help="report videos shared with this dataset (default: the matching val or train set, if any)",
     )
     parser.add_argument(
         "--decode",
         choices=DECODE_MODES,
         default="ends",
-        help="how much of each video to decode: none (read the header only), ends (first and last frames) "
-        "or all (default: ends)",
+        help="what to decode of each video: none (only read the header), ends (first and last frames) or "
+        "all (default: ends)",
     )
     parser.add_argument(
         "--workers", type=positive_int, metavar="N", help="number of processes that read videos"

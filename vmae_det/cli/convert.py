@@ -23,16 +23,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "weights",
         metavar="SOURCE",
-        help="a file, a Transformers folder, an http(s) URL, a Hugging Face model (ORG/NAME), or a name in "
-        "the model zoo",
+        help="a file, a Transformers folder, an http(s) URL, a Hugging Face model (ORG/NAME), or a model zoo "
+        "name",
     )
     parser.add_argument(
         "output",
         metavar="OUTPUT",
         type=Path,
         help="file to write: PyTorch (.pt, .pth, .bin) or .safetensors; with --to huggingface, a name "
-        "without "
-        "suffix is a folder for from_pretrained",
+        "without suffix is a folder for from_pretrained",
     )
     parser.add_argument("--to", required=True, choices=FAMILIES, metavar="FORMAT", help="output format")
     add_weights_arguments(parser)

@@ -34,9 +34,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _VIDEO_HELP = (
-    "a video file, a folder of videos or of frames, a pattern such as frames/%%05d.jpg, an http(s) URL, a "
-    "stream "
-    "(rtsp, rtmp, udp), or a camera (its number or device)"
+    "a video file, a folder of videos or of frames, a pattern such as frames/%%05d.jpg, an http(s) URL, "
+    "a stream (rtsp, rtmp, udp), or a camera (its number or device)"
 )
 # At the end, processes wait for the one that has the longest video.
 _END_TIMEOUT = datetime.timedelta(days=30)

@@ -11,9 +11,9 @@ from vmae_det.cli.config_arguments import add_overrides, load_config
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the videos and their keyframes, the detector and the output."""
     parser.epilog = (
-        "The output is a CSV in SlowFast's format, for `person_boxes` of a dataset file and `detect "
-        "--boxes`.\n"
-        "Run the command again to resume an interrupted run. Detectors: docs/guides/person_detectors.md."
+        "The output is a CSV in SlowFast's format, for `person_boxes` of a dataset file and for\n"
+        "`detect --boxes`. Run the command again to resume an interrupted run. The detectors are\n"
+        "described in docs/guides/person_detectors.md."
     )
     videos = parser.add_mutually_exclusive_group(required=True)
     # argparse only accepts a positional argument in an exclusive group if it has a default.

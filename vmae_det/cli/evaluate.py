@@ -1,4 +1,4 @@
-"""`vmae-det evaluate`: compute metrics of a file of predictions, without a model and without torch."""
+"""`vmae-det evaluate`: compute metrics of predictions in a file, without a model and without torch."""
 
 from __future__ import annotations
 
@@ -51,8 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--label-map",
         metavar="FILE",
-        help="evaluate the actions of this pbtxt; required with --detections (default with --tubes: all "
-        "actions)",
+        help="label map (.pbtxt) of the actions to evaluate; optional with --tubes, where the default is all",
     )
     parser.add_argument(
         "--protocol",
@@ -159,10 +158,10 @@ def _evaluate_detections(args: argparse.Namespace) -> dict[str, Any]:
     tables += [f"\n{each.table()}" for each in maps]
     if args.report:
         base = read_action_csv(args.compare, kind="detections") if args.compare else None
-        explanation = build_report(*boxes, iou=thresholds[0], base=base, **rules)
-        if explanation["comparison"]:
-            tables.append(f"\n{explanation['comparison']['summary']}")
-        tables.append(f"\nreport: {write_report(args.report, explanation, args.detections)}")
+        report = build_report(*boxes, iou=thresholds[0], base=base, **rules)
+        if report["comparison"]:
+            tables.append(f"\n{report['comparison']['summary']}")
+        tables.append(f"\nreport: {write_report(args.report, report, args.detections)}")
     return result | {"tables": tables}
 
 

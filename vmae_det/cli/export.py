@@ -14,9 +14,8 @@ HUGGING_FACE = "huggingface"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the weights, the format and the output."""
     parser.description += (
-        ".\nThe numbers of clips and persons, the height and the width are dynamic. The exported file is "
-        "compared\n"
-        "with the model, and deleted if a score differs by more than 1e-4."
+        ".\nThe numbers of clips and persons, the height and the width are dynamic. The exported file is\n"
+        "compared with the model, and deleted if a score differs by more than 1e-4."
     )
     parser.add_argument(
         "--weights",

@@ -63,8 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--video",
         metavar="NAME",
-        help="video of files that do not name it (default: the video in --videos with the name of the file, "
-        "or the only one)",
+        help="video of files that do not name it (default: the video in --videos with the same name, or the "
+        "only one)",
     )
     parser.add_argument(
         "--frame-size",

@@ -21,9 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "GFLOPs: forward pass of one clip; a multiply-add counts as one operation; includes the matrix\n"
         "multiplications of attention. In pre-training the encoder only processes visible tokens.\n"
         "Memory of training, per process: weights, gradients and optimizer state (AdamW: two values per\n"
-        "trained parameter) at 4 bytes per value, copies of the weights for mixed precision, and the "
-        "tensors\n"
-        "that each clip keeps for the backward pass. Kernels briefly use more."
+        "trained parameter) at 4 bytes per value, copies of the weights for mixed precision, and the\n"
+        "tensors that each clip keeps for the backward pass. Kernels briefly use more."
     )
     parser.add_argument(
         "--output", type=output_folder, metavar="FOLDER", help="plot the learning rate to FOLDER/schedule.png"
@@ -39,7 +38,6 @@ def run(args: argparse.Namespace) -> int:
     from vmae_det.visualization.schedule import draw_schedule
 
     cfg = load_config(args.config_file, args.opts, find_config)
-
     name = args.config_file or "defaults"
     inspection = inspect_config(cfg)
     print("\n".join([name, *describe(cfg, inspection)]))
@@ -126,11 +124,9 @@ def _rate_lines(cfg: CfgNode, inspection: Inspection) -> list[str]:
         f"schedule     {steps}; {solver.WARMUP_EPOCHS:g} epochs of warm-up from {start * scale:.4g}, "
         f"then half a cosine to {solver.MIN_LR * scale:.4g}",
     ]
-    return (
-        lines
-        if inspection.steps
-        else [*lines, f"             number of steps unknown: {inspection.no_steps}"]
-    )
+    if not inspection.steps:
+        lines.append(f"             number of steps unknown: {inspection.no_steps}")
+    return lines
 
 
 def _group_lines(inspection: Inspection) -> list[str]:

@@ -40,8 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     times.add_argument(
         "--keyframes",
         metavar="FILE",
-        help="AVA CSV with all frames, such as the val.csv of `prepare`; number the frames by their order in "
-        "it",
+        help="AVA CSV of all frames, such as val.csv of `prepare`; frames are numbered in its order",
     )
     times.add_argument(
         "--rate",
@@ -53,8 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--first-frame",
         type=integer_in("[0, 1]"),
         metavar="{0,1}",
-        help="number of the first frame, with --keyframes or --rate (default: 0, as in the tubes of "
-        "`prepare`)",
+        help="number of the first frame, with --keyframes or --rate (default: 0, as in tubes of `prepare`)",
     )
 
 

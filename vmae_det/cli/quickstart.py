@@ -74,7 +74,7 @@ def _run(args: argparse.Namespace) -> None:
     val = get_dataset("mini_ava_val", args.datasets)
     print(f"{val.videos.parent} (README.md describes the formats)")
 
-    pretrained = _stage(args, "pretrain", "MiniAVA/pretrain.yaml", "Pre-training on unlabelled video")
+    pretrained = _stage(args, "pretrain", "MiniAVA/pretrain.yaml", "Pre-training on unlabeled video")
     finetuned = _stage(
         args, "finetune", "MiniAVA/finetune.yaml", "Fine-tuning on single-action clips", start=pretrained
     )

@@ -178,21 +178,18 @@ class SubmittedRun:
         from vmae_det.cli.train import train_or_evaluate
         from vmae_det.engine.launch import launch, print_error
 
-        # SLURM signals all processes of the job. The signal would kill the resource tracker of
-        # multiprocessing.
+        # SLURM signals all processes of a job. The signal must not kill multiprocessing's resource tracker.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
         resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
         job = submitit.JobEnvironment()
-        resume = (
-            self.resume or int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
-        )  # requeued after a node failure
+        requeued = int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0  # after a node failure
         port = _PORTS[int(job.raw_job_id) % len(_PORTS)]
         try:
             import_extensions(self.extensions)
             status = launch(
                 train_or_evaluate,
-                (self.cfg, resume),
+                (self.cfg, self.resume or requeued),
                 num_processes=self.processes,
                 num_machines=job.num_nodes,
                 machine_rank=job.node,

@@ -37,8 +37,7 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
         type=num_processes,
         default=1,
         metavar="N",
-        help="number of processes on this machine, one per GPU; without a GPU they run on the CPU "
-        "(default: 1)",
+        help="number of processes on this machine, one per GPU or all on the CPU (default: 1)",
     )
     parser.add_argument(
         "--num-machines", type=positive_int, default=1, metavar="N", help="number of machines (default: 1)"

@@ -299,8 +299,7 @@ def _add_page(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         metavar="SECOND",
         help="time on the clock of the CSV at which the video file starts; 900 for 15-minute cuts of AVA "
-        "movies "
-        "(default: %(default)s)",
+        "movies (default: %(default)s)",
     )
     parser.add_argument(
         "--threshold",

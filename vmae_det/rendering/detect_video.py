@@ -117,8 +117,8 @@ def detect_video(
     if interrupts.received and not source.live:
         raise Interrupted(
             interrupts.received,
-            f"at second {last:.1f}; results up to there are in {stem.parent}; run the command again for the "
-            f"rest",
+            f"at second {last:.1f}; results so far are in {stem.parent}; run the command again to "
+            "complete them",
         )
     return list(paths.values())
 

@@ -247,7 +247,6 @@ def _draw_legend(attention: BoxAttention, width: int) -> np.ndarray:
     pen.text((5 * GAP + 10 + bar_width, middle), "   ".join(tops), fill=INK, font=font, anchor="lm")
     text = (
         "Attention of the tokens in the box at the keyframe, as a multiple of uniform attention over the "
-        "clip. In the "
-        "corners: the share of attention to the time slice of the frame."
+        "clip. In the corners: the share of attention to the time slice of the frame."
     )
     return stack([np.array(strip), draw_text(text, width)], gap=0)

@@ -29,10 +29,8 @@ PLAYBACK_RATE = 25.0  # assumed frame rate of the videos of a dataset
 _MAX_COLUMNS = 8
 _NORMALIZED_NOTE = (
     "The model predicts normalized pixels: each token minus its mean, divided by its standard deviation. "
-    "Both are "
-    "taken from the original pixels here, so brightness, color and contrast of a token are given and only "
-    "its pattern "
-    "is predicted."
+    "Both are taken from the original pixels here, so brightness, color and contrast of a token are given "
+    "and only its pattern is predicted."
 )
 
 CaptionedClips = list[tuple[str, np.ndarray]]  # captions and clips, uint8 (3, T, H, W)
