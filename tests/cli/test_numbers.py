@@ -92,4 +92,4 @@ def test_invalid_times_of_detect(capsys, tmp_path, argv, expected):
 @pytest.mark.parametrize("url", ["https://[bad", "rtsp://[x", "http://a:99999999/x.mp4"])
 def test_an_invalid_url_is_named(capsys, tmp_path, url):
     assert main(["detect", url, "--output", str(tmp_path / "out"), "--weights", "w.pt"]) == 2
-    assert f"{url}: not a valid address" in capsys.readouterr().err
+    assert f"{url}: not a valid URL" in capsys.readouterr().err

@@ -13,8 +13,8 @@ from vmae_det.formats.tube_pickles import read_detected_tubes, read_ground_truth
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the pickles and the CSV."""
     parser.description += (
-        ".\nSOURCE is ground truth (JHMDB-GT.pkl, UCF101v2-GT.pkl, multisports_GT.pkl), detections in frames\n"
-        "or tubes, or a folder of VIDEO_tubes.pkl files written by ACT.py."
+        ".\nSOURCE is ground truth (JHMDB-GT.pkl, UCF101v2-GT.pkl, multisports_GT.pkl), detections in\n"
+        "frames or tubes, or a folder of VIDEO_tubes.pkl files written by ACT.py."
     )
     parser.add_argument("source", metavar="SOURCE", type=Path, help="a pickle, or a folder of ACT pickles")
     parser.add_argument(
