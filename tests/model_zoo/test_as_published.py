@@ -1,11 +1,11 @@
-"""The `*_as_published` configs against the authors' scripts: per process values times processes."""
+"""The `*_as_published` configs match the authors' scripts, which give values per process."""
 
 import pytest
 
 from vmae_det import model_zoo
 from vmae_det.solver import build_schedule
 
-# Videos of a process, processes, base lr, epochs; of decoder blocks.
+# Videos per process, number of processes, base lr, epochs, number of decoder blocks.
 PRETRAINING = {
     "Kinetics/vit_small_16x4": (32, 32, 1.5e-4, 1601, 4),
     "Kinetics/vit_base_16x4": (32, 64, 1.5e-4, 1601, 4),
@@ -15,7 +15,7 @@ PRETRAINING = {
     "SSv2/vit_base_16x2": (32, 64, 1.5e-4, 2401, 4),
     "UCF101/vit_base_16x4": (24, 8, 3e-4, 3201, 4),
 }
-# Videos of a process, processes, base lr, last rate, epochs, layer decay, drop path, head dropout.
+# Videos per process, number of processes, base lr, final lr, epochs, layer decay, drop path, head dropout.
 FINETUNING = {
     "Kinetics/vit_small_16x4": (12, 32, 5e-4, 1e-6, 150, 0.75, 0.1, 0.0),
     "Kinetics/vit_base_16x4": (6, 64, 5e-4, 1e-6, 75, 0.75, 0.1, 0.0),

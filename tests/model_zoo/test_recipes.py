@@ -1,4 +1,4 @@
-"""The configs against the paper's tables. Numbers on the right are worked out by hand from these tables."""
+"""The configs match the tables of the paper. The expected rates are computed by hand from these tables."""
 
 import pytest
 import torch
@@ -34,8 +34,8 @@ FINETUNING = {
     "AVA/vit_huge_16x4_from_kinetics.yaml": (5e-4, 128, 20, 0.8, 0.2, 0.0),
 }
 
-# Learning rate at the first step, at the end of the warm-up, in the middle of the cosine, at its end;
-# then warm-up epochs and epochs.
+# Learning rate at the first step, at the end of the warm-up, in the middle and at the end of the cosine
+# schedule; number of warm-up epochs; number of epochs.
 SCHEDULES = {
     # 1.5e-4 x 1024/256, 1e-5 x 4
     "Kinetics/vit_small_16x4_pretrain.yaml": (0.0, 6e-4, 3.2e-4, 4e-5, 40, 800),
@@ -76,8 +76,8 @@ SCHEDULES = {
     "AVA/vit_huge_16x4_from_kinetics.yaml": (5e-7, 2.5e-4, 1.2525e-4, 5e-7, 5, 20),
 }
 
-# Depth, and the factors of the embedding, the first and the last block: decay to the power of depth + 1,
-# depth and 1.
+# Depth, and the lr factors of the patch embedding, the first block and the last block: the layer decay to the
+# power of depth + 1, depth and 1.
 LAYER_RATES = {
     "Kinetics/vit_small_16x4_finetune.yaml": (12, 9.688901e-3, 1.3841287e-2, 0.7),  # 0.7^13, 0.7^12
     "Kinetics/vit_base_16x4_finetune.yaml": (12, 2.3757264e-2, 3.1676352e-2, 0.75),  # 0.75^13, 0.75^12
@@ -98,7 +98,7 @@ LAYER_RATES = {
     "AVA/vit_huge_16x4_from_kinetics.yaml": (32, 6.338253e-4, 7.9228163e-4, 0.8),
 }
 
-WIDTHS = {  # width, depth, heads; width and heads of the decoder
+WIDTHS = {  # encoder width, depth and heads; decoder width and heads
     "s": (384, 12, 6, 192, 3),
     "b": (768, 12, 12, 384, 6),
     "l": (1024, 24, 16, 512, 8),
@@ -107,14 +107,14 @@ WIDTHS = {  # width, depth, heads; width and heads of the decoder
 
 
 def expect(cfg, **values):
-    """Compare keys, given with __ for the dots."""
+    """Check the values of config keys, which are given with __ instead of dots."""
     for key, value in values.items():
         key = key.replace("__", ".")
         assert value_of(cfg, key) == value, key
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_config_loads_and_fits_together(name):
+def test_every_config_is_valid(name):
     load_config(name, [])
 
 
@@ -127,7 +127,7 @@ def test_every_row_of_the_paper_has_a_config():
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_the_backbone_is_what_the_name_says(name):
+def test_the_name_tells_the_backbone(name):
     cfg = model_zoo.get_config(name)
     width, depth, heads, decoder_width, decoder_heads = WIDTHS[name.split("/vit_")[1][0]]
     expect(
@@ -144,7 +144,7 @@ def test_the_backbone_is_what_the_name_says(name):
 
 
 @pytest.mark.parametrize("name", FINETUNING)
-def test_rows_of_fine_tuning(name):
+def test_fine_tuning(name):
     cfg = model_zoo.get_config(name)
     rate, batch, epochs, decay, drop_path, dropout = FINETUNING[name]
     expect(
@@ -175,7 +175,7 @@ def test_rows_of_fine_tuning(name):
         ("HMDB51", 51, "dense", 2, 10),
     ],
 )
-def test_what_the_classifiers_of_a_dataset_share(folder, classes, sampling, stride, clips):
+def test_settings_shared_by_the_classifiers_of_a_dataset(folder, classes, sampling, stride, clips):
     for name in (each for each in FINETUNING if each.startswith(f"{folder}/")):
         expect(
             model_zoo.get_config(name),
@@ -275,7 +275,7 @@ def test_longer_and_larger_clips(name, frames, side, clips):
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_the_learning_rate_over_a_run(name):
+def test_the_learning_rate_schedule(name):
     cfg = model_zoo.get_config(name)
     first, peak, middle, last, warmup, epochs = SCHEDULES[name]
     rate = build_schedule(cfg)
@@ -289,7 +289,7 @@ def test_the_learning_rate_over_a_run(name):
 
 
 @pytest.mark.parametrize("name", LAYER_RATES)
-def test_layer_wise_rates_and_what_decays(name):
+def test_layer_wise_rates_and_weight_decay(name):
     cfg = model_zoo.get_config(name)
     depth, embedding, first_block, last_block = LAYER_RATES[name]
     model = empty_model(cfg)
@@ -313,7 +313,7 @@ def test_layer_wise_rates_and_what_decays(name):
         assert group["weight_decay"] == (0.05 if is_matrix else 0.0), parameter
 
 
-def test_pre_training_learns_at_one_rate_and_spares_the_mask_token():
+def test_pre_training_has_one_rate_and_no_weight_decay_for_the_mask_token():
     cfg = model_zoo.get_config("Kinetics/vit_base_16x4_pretrain.yaml")
     groups = build_optimizer(cfg, empty_model(cfg)).param_groups
     assert {group["lr_scale"] for group in groups} == {1.0}
@@ -332,7 +332,7 @@ def test_pre_training_learns_at_one_rate_and_spares_the_mask_token():
         ("AVA/vit_base_16x4_from_kinetics.yaml", "ava_v2.2_train"),
     ],
 )
-def test_without_the_data_the_error_names_what_is_missing(name, expected, tmp_path, capsys):
+def test_without_the_dataset_the_error_names_it(name, expected, tmp_path, capsys):
     opts = ["DATASETS.ROOT", str(tmp_path), "OUTPUT_DIR", str(tmp_path / "run"), "MODEL.DEVICE", "cpu"]
     assert main(["train", "--config-file", name, *opts]) == 2
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vmae-det: error")]

@@ -1,4 +1,7 @@
-"""Configs and published weights by name; `configs/` of the repository ships inside the package."""
+"""Model zoo: the configs in `configs/`, which are installed with the package, and published weights, by name.
+
+May import: config and utils.
+"""
 
 from __future__ import annotations
 
@@ -20,21 +23,24 @@ __all__ = [
 
 
 def config_folder() -> Path:
-    """Where the configs lie: inside an installed package, at the top of a clone."""
+    """Return the folder of the configs: inside an installed package, or at the top level of a clone."""
     inside = Path(__file__).parent / "configs"
     return inside if inside.is_dir() else Path(__file__).parents[2] / "configs"
 
 
 def config_names() -> list[str]:
-    """All configs that can be run, such as "MiniAVA/pretrain.yaml"."""
+    """Return the names of all configs that can be run, such as "MiniAVA/pretrain.yaml"."""
     folder = config_folder()
     paths = sorted(path.relative_to(folder) for path in folder.rglob("*.yaml"))
     return [path.as_posix() for path in paths if not path.name.startswith("_")]
 
 
 def get_config_file(name: str) -> Path:
-    """The file of the config called `name`, with a leading `configs/` or without; ConfigError if there is
-    none."""
+    """Return the file of a config by name, with or without a leading `configs/`.
+
+    Raises:
+        ConfigError: there is no such config.
+    """
     path = config_folder() / name.removeprefix("./").removeprefix("configs/")
     if not path.is_file():
         raise ConfigError(f"{name}: no such config in the model zoo{did_you_mean(name, config_names())}")
@@ -42,7 +48,7 @@ def get_config_file(name: str) -> Path:
 
 
 def get_config(name: str) -> CfgNode:
-    """The config called `name`, all defaults filled in."""
+    """Return a config by name, with the default values of all other keys."""
     cfg = get_cfg()
     cfg.merge_from_file(get_config_file(name))
     return cfg

@@ -1,4 +1,4 @@
-"""Weights that others published, by name: where they lie and which config they belong to."""
+"""Published weights by name, with their URL and the config that they fit."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from vmae_det.utils.errors import ConfigError, did_you_mean
 
 @dataclass(frozen=True)
 class Weights:
-    """A published file.
+    """A published weights file.
 
     Args:
-        url: direct address of the file.
-        sha256: of its content, or None where it is not known.
-        config: the config of the model zoo that the weights fit.
-        note: what they were trained on, and for how long.
+        url: URL of the file itself.
+        sha256: SHA-256 of the file, or None if it is unknown.
+        config: name of the model zoo config that the weights fit.
+        note: dataset and number of epochs of the training.
     """
 
     url: str
@@ -28,8 +28,8 @@ def _hugging_face(name: str, config: str, note: str, file: str = "pytorch_model.
     return Weights(f"https://huggingface.co/MCG-NJU/{name}/resolve/main/{file}", None, config, note)
 
 
-# The authors' models, in the Transformers format; CC BY-NC 4.0. A repository holds model.safetensors where
-# its listing of files names it; elsewhere only pytorch_model.bin is certain.
+# The authors' models in the format of Transformers; CC BY-NC 4.0. The file is model.safetensors where the
+# repository is known to contain it, and pytorch_model.bin otherwise.
 WEIGHTS: dict[str, Weights] = {
     "videomae-base": _hugging_face(
         "videomae-base",
@@ -45,7 +45,7 @@ WEIGHTS: dict[str, Weights] = {
     ),
     "videomae-large": _hugging_face(
         "videomae-large",
-        "Kinetics/vit_large_16x4_pretrain_as_published.yaml",  # with its decoder of 12 blocks
+        "Kinetics/vit_large_16x4_pretrain_as_published.yaml",  # its decoder has 12 blocks
         "pre-trained on Kinetics-400, 1600 epochs",
     ),
     "videomae-small-finetuned-kinetics": _hugging_face(
@@ -105,7 +105,7 @@ WEIGHTS: dict[str, Weights] = {
 
 
 def get_weights(name: str) -> Weights:
-    """The published weights called `name`; ConfigError if there are none."""
+    """Return published weights by name. ConfigError if there are none."""
     if name not in WEIGHTS:
         raise ConfigError(f"{name}: no such weights in the model zoo{did_you_mean(name, WEIGHTS)}")
     return WEIGHTS[name]
