@@ -22,7 +22,7 @@ _PLACEHOLDERS = {"n": r"(?P<n>\d+)", "p": r"(?P<p>weight|bias)"}
 
 
 class NameTable:
-    """Pairs of name patterns, (theirs, ours), which translate names in both directions.
+    """Pairs of name patterns, (published, ours), which translate names in both directions.
 
     A pattern is a full name in which `{n}` stands for a block number and `{p}` for "weight" or "bias". The
     first row that matches a name wins. Rows for names that are read but never written therefore come last.
@@ -33,30 +33,30 @@ class NameTable:
 
     @cached_property
     def _to_ours(self) -> list[tuple[re.Pattern, str]]:
-        return [(_compile(theirs), ours) for theirs, ours in self.rows]
+        return [(_compile(published), ours) for published, ours in self.rows]
 
     @cached_property
-    def _to_theirs(self) -> list[tuple[re.Pattern, str]]:
-        return [(_compile(ours), theirs) for theirs, ours in self.rows]
+    def _to_published(self) -> list[tuple[re.Pattern, str]]:
+        return [(_compile(ours), published) for published, ours in self.rows]
 
     def to_ours(self, name: str) -> str | None:
-        """Return our name of their parameter `name`, or None if it is not in the table."""
+        """Return our name of the published parameter `name`, or None if it is not in the table."""
         return _translate(name, self._to_ours)
 
-    def to_theirs(self, name: str) -> str | None:
-        """Return their name of our parameter `name`, or None if it is not in the table."""
-        return _translate(name, self._to_theirs)
+    def to_published(self, name: str) -> str | None:
+        """Return the published name of our parameter `name`, or None if it is not in the table."""
+        return _translate(name, self._to_published)
 
     def part_of(self, name: str) -> str:
-        """Return the part of our models, such as "backbone", that their parameter `name` belongs to.
+        """Return the part of our models, such as "backbone", to which a published parameter belongs.
 
-        Only the first component of the name must be in the table. Returns '' if it is not.
+        Only the first component of its name must be in the table. Returns '' if it is not.
         """
         return self._parts.get(name.partition(".")[0], "")
 
     @cached_property
     def _parts(self) -> dict[str, str]:
-        return {theirs.partition(".")[0]: part_of(ours) for theirs, ours in reversed(self.rows)}
+        return {published.partition(".")[0]: part_of(ours) for published, ours in reversed(self.rows)}
 
 
 def _compile(pattern: str) -> re.Pattern:
@@ -99,9 +99,9 @@ class Format:
     writable: bool = True
 
 
-def _blocks(theirs: str, ours: str, rows: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """Expand the rows of one transformer block to all blocks under the prefixes `theirs` and `ours`."""
-    return tuple((f"{theirs}.{{n}}.{their_name}", f"{ours}.{{n}}.{name}") for their_name, name in rows)
+def _blocks(published: str, ours: str, rows: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Expand the rows of one transformer block to all blocks under the prefixes `published` and `ours`."""
+    return tuple((f"{published}.{{n}}.{name}", f"{ours}.{{n}}.{our_name}") for name, our_name in rows)
 
 
 _NORMS_AND_MLP = (
@@ -246,7 +246,7 @@ FORMATS = (
         "huggingface",
         "Hugging Face VideoMAEModel",
         (r"embeddings\.patch_embeddings\.", r"encoder\.layer\."),
-        NameTable((theirs.removeprefix("videomae."), ours) for theirs, ours in _HUGGING_FACE.rows),
+        NameTable((published.removeprefix("videomae."), ours) for published, ours in _HUGGING_FACE.rows),
         top_key=None,
         writable=False,
     ),

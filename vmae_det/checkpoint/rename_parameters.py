@@ -104,20 +104,20 @@ def _rename(
 ) -> tuple[Format, dict[str, torch.Tensor], tuple[str, ...]]:
     if target.names is None:
         return target, dict(weights), ()
-    to_theirs = target.names.to_theirs
+    to_published = target.names.to_published
     weights = dict(weights)
     for parameter in ("weight", "bias"):
-        if _CLASSIFIER + parameter in weights and to_theirs(_BACKGROUND_AND_CLASSIFIER + parameter):
+        if _CLASSIFIER + parameter in weights and to_published(_BACKGROUND_AND_CLASSIFIER + parameter):
             rows = weights.pop(_CLASSIFIER + parameter)
             background = weights.pop(_BACKGROUND + parameter, torch.zeros_like(rows[:1]))
             weights[_BACKGROUND_AND_CLASSIFIER + parameter] = torch.cat([background, rows])
     if POSITIONS in weights:
         weights[POSITIONS] = weights[POSITIONS][None]
     state_dict, dropped = {}, []
-    for name, value in _split_qkv(weights, keep=to_theirs):
-        theirs = to_theirs(name)
-        if theirs is not None:
-            state_dict[theirs] = value
+    for name, value in _split_qkv(weights, keep=to_published):
+        published = to_published(name)
+        if published is not None:
+            state_dict[published] = value
         elif not name.endswith("attn.key.bias") or value.any():
             dropped.append(name)
     return target, state_dict, tuple(dropped)
