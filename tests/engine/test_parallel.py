@@ -124,7 +124,7 @@ def test_damaged_parts_are_passed_over_and_nothing_foreign_is_unpickled(tiny_cfg
     part = next(newer.glob("*.distcp"))
     part.write_bytes(part.read_bytes()[:-1] + b"x")
     assert Checkpointer(folder).load_newest()[0] == saved
-    assert "SHA-256 is not that in SHA256SUMS" in caplog.text
+    assert "SHA-256 differs from that in SHA256SUMS" in caplog.text
     shutil.rmtree(newer)
     marker = tmp_path / "executed"
     (saved / ".metadata").write_bytes(pickle.dumps(_Touches(marker)))
