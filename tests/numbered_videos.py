@@ -1,7 +1,7 @@
-"""Videos whose every frame carries its number, as black and white blocks that survive compression.
+"""Videos in which every frame shows its number, as black and white blocks that survive compression.
 
-A frame is a grid of 4 x 4 blocks. The corner at the top left is white and the other three are black, so that
-a turned frame shows; the twelve blocks between are the number's bits, the lowest first.
+A frame is a grid of 4 x 4 blocks. The top left corner is white and the other three are black, so that a
+rotated frame is detected. The twelve blocks between are the bits of the number, lowest first.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _BITS = [block for block in range(16) if block not in _CORNERS]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to make a numbered video.
+    """Parameters of a numbered video.
 
     Attributes:
         size: width and height.
-        stamps: when each frame is shown, in units of `time_base`; None: one after the other.
-        skip: the first frames that the file holds, and tells its players (by an edit list) not to show.
-        rotation: degrees by which players turn the frames counter-clockwise; they are stored turned back.
-        mirrored: players exchange left and right after that.
+        stamps: timestamp of each frame in units of `time_base`; None for consecutive frames.
+        skip: number of first frames in the file that its edit list excludes from playback.
+        rotation: degrees by which players rotate the frames counter-clockwise; they are stored rotated back.
+        mirrored: whether players flip the frames horizontally after that.
         aspect: width of a stored pixel relative to its height.
-        transfer: code of the transfer characteristic, where the file states it.
+        transfer: code of the transfer characteristic; None if the file does not state it.
     """
 
     suffix: str = ".mp4"
@@ -51,7 +51,7 @@ class Recipe:
 
 
 def x264(**params: object) -> dict[str, str]:
-    """Options of libx264: quick, good, without scene cuts, and `params` of its own."""
+    """Options of libx264: fast, high quality, without scene cuts, and `params`."""
     known = {"scenecut": 0} | params
     return {
         "preset": "veryfast",
@@ -61,7 +61,7 @@ def x264(**params: object) -> dict[str, str]:
 
 
 def numbered_frame(number: int, width: int, height: int) -> np.ndarray:
-    """uint8 RGB (height, width, 3)."""
+    """Return the frame of a number, uint8 RGB (height, width, 3)."""
     white = np.zeros(16, dtype=bool)
     white[0] = True
     white[_BITS] = number >> np.arange(len(_BITS)) & 1
@@ -71,7 +71,7 @@ def numbered_frame(number: int, width: int, height: int) -> np.ndarray:
 
 
 def numbers(frames: np.ndarray) -> list[int]:
-    """The number of each frame of uint8 RGB (n, H, W, 3); -1 where a frame is turned or not to be read."""
+    """Return the number of each frame of uint8 RGB (n, H, W, 3); -1 if a frame is rotated or unreadable."""
     return [_number(frame) for frame in frames]
 
 
@@ -90,7 +90,7 @@ def _number(frame: np.ndarray) -> int:
 def write_numbered(
     path: Path, recipe: Recipe, picture: Callable[[int, int, int], np.ndarray] = numbered_frame
 ) -> Path:
-    """Make the video, of frames picture(number, width, height); `path` takes the recipe's suffix."""
+    """Write a video of the frames picture(number, width, height). `path` gets the suffix of the recipe."""
     path = path.with_suffix(recipe.suffix)
     width, height = recipe.size
     shown = (height, width) if recipe.rotation % 180 else (width, height)
@@ -119,9 +119,9 @@ def write_numbered(
 
 
 def _skip_by_edit_list(path: Path, recipe: Recipe) -> None:
-    """Move the begin of the edit list that FFmpeg writes for B-frames (ISO 14496-12, 8.6.6)."""
+    """Change the start of the edit list that FFmpeg writes for B-frames (ISO 14496-12, 8.6.6)."""
     data = bytearray(path.read_bytes())
-    entry = data.index(b"elst") + 12  # behind the version and the number of entries: length, begin, speed
+    entry = data.index(b"elst") + 12  # after the version and the entry count: length, start, speed
     with av.open(str(path)) as container:
         ticks = int(recipe.skip / recipe.rate / container.streams.video[0].time_base)
     length, begin = struct.unpack_from(">Ii", data, entry)

@@ -1,6 +1,6 @@
-"""Files that a folder of videos may hold: those that cannot be read, and good ones of an unusual kind.
+"""Unreadable and unusual video files, as they occur in folders of videos.
 
-Each maker takes a path without suffix and gives the file that it made.
+Each maker gets a path without suffix and returns the file that it has written.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def audio_only(path: Path) -> Path:
 
 
 def no_frames(path: Path) -> Path:
-    """A video stream, and nothing in it."""
+    """A video stream without frames."""
     path = path.with_suffix(".mp4")
     with av.open(str(path), "w", options={"movflags": "frag_keyframe+empty_moov"}) as container:
         stream = container.add_stream("libx264", rate=25)
@@ -70,7 +70,7 @@ def no_frames(path: Path) -> Path:
 
 
 def truncated(path: Path) -> Path:
-    """An mp4 whose end, which says where its frames are, is cut off."""
+    """An mp4 without its end, which contains the index."""
     path = write_numbered(path, Recipe())
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     return path
@@ -85,7 +85,7 @@ def rotated(path: Path) -> Path:
 
 
 def variable_rate(path: Path) -> Path:
-    """25 frames a second, with gaps of up to a second."""
+    """25 frames per second, with gaps of up to one second."""
     stamps = np.cumsum(np.random.default_rng(0).choice([1, 2, 25], 60))
     return write_numbered(path, Recipe(stamps=[int(stamp) for stamp in stamps], time_base=Fraction(1, 25)))
 
@@ -101,7 +101,7 @@ def one_frame(path: Path) -> Path:
 
 
 def very_long(path: Path) -> Path:
-    """An hour, of a frame a second."""
+    """One hour at one frame per second."""
     return write_numbered(path, Recipe(count=3600, rate=1, size=(32, 32), options=x264(keyint=250)))
 
 
@@ -115,7 +115,7 @@ UNREADABLE: dict[str, Maker] = {
     "zeros": zeros,
     "playlist": playlist,
 }
-# What is said of each, behind "cannot be read as a video: ".
+# The error of each, after "cannot be read as a video: ".
 REASONS = {
     "truncated": "Invalid data",
     "empty": "it is empty",
@@ -138,7 +138,7 @@ ODD: dict[str, Maker] = {
 
 
 def copy_detection_set(mini_ava: Path, folder: Path) -> tuple[Path, list[Path]]:
-    """MiniAVA's training set with copies of its four videos, to be spoilt: dataset file and copies."""
+    """Copy MiniAVA's training set and its four videos, to be damaged. Return dataset file and videos."""
     text = (mini_ava / "train.yaml").read_text()
     for key in ("annotations", "label_map", "person_boxes", "excluded"):
         text = text.replace(f"{key}: ", f"{key}: {mini_ava}/")

@@ -22,7 +22,7 @@ MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 def still_clip(frames=4, side=48):
-    """The same colourful picture in all frames."""
+    """A clip with the same colorful picture in all frames."""
     picture = np.random.default_rng(0).integers(0, 200, (6, 6, 3), dtype=np.uint8)
     picture = np.kron(picture, np.ones((side // 6, side // 6, 1), dtype=np.uint8))
     return make_clip(np.stack([picture] * frames))
@@ -38,8 +38,8 @@ def is_still(clip):
 FILTERED = ("Rotate", "Shear", "Translate", "Gaussian")  # whose kernels differ
 
 
-def both_ways(name, magnitude, seed, picture):
-    """What timm makes of a picture, and what we make of a clip of it."""
+def timm_and_clip_results(name, magnitude, seed, picture):
+    """Results of timm on a picture and of ClipRandAugment on a clip of it."""
     options = {"img_mean": (124, 116, 104), "interpolation": Image.Resampling.BILINEAR, "translate_const": 9}
     operation = auto_augment.AugmentOp(name, prob=1.0, magnitude=magnitude, hparams=options)
     random.seed(seed)
@@ -50,13 +50,13 @@ def both_ways(name, magnitude, seed, picture):
 
 
 @pytest.mark.parametrize("name", sorted(auto_augment.NAME_TO_OP))
-def test_every_operation_does_to_all_frames_what_timm_does_to_a_picture(name):
+def test_every_operation_matches_timm_in_all_frames(name):
     rng = np.random.default_rng(0)
     smooth = cv2.resize(rng.integers(0, 256, (12, 14, 3), dtype=np.uint8), (112, 96))
     grainy = (smooth // 2 + rng.integers(0, 60, smooth.shape)).astype(np.uint8)
     changed = 0
     for seed, picture in enumerate((smooth, grainy, smooth, grainy)):
-        theirs, ours = both_ways(name, 3 + seed, seed, picture)
+        theirs, ours = timm_and_clip_results(name, 3 + seed, seed, picture)
         assert (ours == ours[:1]).all()
         difference = np.abs(ours[0] - theirs)
         changed += (ours[0] != picture).any()
@@ -67,14 +67,14 @@ def test_every_operation_does_to_all_frames_what_timm_does_to_a_picture(name):
     assert changed >= 2
 
 
-def test_grey_and_single_colours_are_left_alone_by_stretching():
+def test_stretching_does_not_change_gray_and_single_colors():
     flat = np.full((2, 8, 8, 3), (9, 9, 200), dtype=np.uint8)
     for name in ("auto_contrast", "equalize"):
         assert (OPERATIONS[name](flat) == flat).all()
 
 
-def test_the_draws_are_those_of_timm():
-    """Inverting and posterizing are the same bytes in both, so that equal pictures mean equal draws."""
+def test_random_draws_match_timm():
+    """Inverting and posterizing give the same bytes in both, so equal pictures imply equal draws."""
     options = {"img_mean": (124, 116, 104)}
     theirs = auto_augment.rand_augment_transform("rand-m5-n3-mstd1.5-inc1", options)
     ours = ClipRandAugment("rand-m5-n3-mstd1.5-inc1", MEAN)
@@ -94,7 +94,7 @@ def test_the_draws_are_those_of_timm():
     assert len(seen) > 10
 
 
-def test_rand_augment_follows_from_its_generator_and_leaves_the_global_ones_alone():
+def test_rand_augment_depends_on_its_generator_only_and_restores_the_global_ones():
     augment = ClipRandAugment("rand-m9-mstd0.5-inc1", MEAN)
     random.seed(5)
     np.random.seed(5)
@@ -108,7 +108,7 @@ def test_rand_augment_follows_from_its_generator_and_leaves_the_global_ones_alon
 
 
 @pytest.mark.parametrize("name", ["rand-m10-n1-p1-inc1", "rand-m0-n1-p1"])
-def test_the_strongest_posterize_keeps_a_bit(name):
+def test_strongest_posterize_keeps_one_bit(name):
     augment = ClipRandAugment(name, MEAN)
     augment.augment.ops = [op for op in augment.augment.ops if op.name.startswith("Posterize")]
     frames = augment(still_clip(), np.random.default_rng(0)).frames
@@ -126,7 +126,7 @@ def test_the_strongest_posterize_keeps_a_bit(name):
         "rand-m9-mstd101-inc0-p1.0-t3a",
     ],
 )
-def test_names_that_are_read(name):
+def test_valid_configurations(name):
     cfg = get_cfg()
     cfg.INPUT.RAND_AUGMENT = name
     check_config(cfg)
@@ -137,7 +137,7 @@ def test_names_that_are_read(name):
 @pytest.mark.parametrize(
     "name", ["m9", "rand-9", "rand-m9.5", "rand-m9-inc", "rand-m9-n0", "rand-p1.5", "rand-tnone", "augmix-m3"]
 )
-def test_names_that_are_not(name):
+def test_invalid_configurations(name):
     cfg = get_cfg()
     cfg.INPUT.RAND_AUGMENT = name
     with pytest.raises(ConfigError, match=rf"INPUT\.RAND_AUGMENT: got '{name}'.*rand-m9-mstd0\.5-inc1"):
@@ -147,7 +147,7 @@ def test_names_that_are_not(name):
 # ---------------------------------------------------------------- erasing
 
 
-def test_the_erased_rectangle_is_the_same_in_all_frames():
+def test_erased_rectangle_is_the_same_in_all_frames():
     clip = make_clip(np.zeros((3, 60, 80, 3), dtype=np.uint8))
     shares, aspects = [], []
     for seed in range(200):
@@ -167,7 +167,7 @@ def test_the_erased_rectangle_is_the_same_in_all_frames():
     assert 2 < max(aspects) < 3.6
 
 
-def test_the_probability_of_erasing():
+def test_probability_of_erasing():
     clip = make_clip(np.zeros((2, 20, 20, 3), dtype=np.uint8))
     rng = np.random.default_rng(0)
     changed = sum(bool(erase_rectangle(clip, 0.25, MEAN, STD, rng).frames.any()) for _ in range(400))
@@ -193,7 +193,7 @@ def test_only_training_clips_of_classification_are_augmented(tiny_cfg):
             assert torch.equal(plain["boxes"], changed["boxes"])
 
 
-def test_workers_change_nothing(tiny_cfg):
+def test_batches_do_not_depend_on_the_number_of_workers(tiny_cfg):
     batches = []
     for workers in (0, 2):
         cfg = tiny_cfg("finetune", *ALL, "INPUT.MIXUP", 0.8, "DATALOADER.NUM_WORKERS", workers)
@@ -213,7 +213,7 @@ def test_copies_of_a_video_share_a_batch(tiny_cfg):
     assert (batch["index"] != batch["index"][batch["mixing"]["partner"]]).all()
 
 
-def test_copies_do_not_count_for_the_learning_rate(tiny_cfg):
+def test_copies_do_not_affect_the_learning_rate(tiny_cfg):
     once, twice = (
         build_schedule(tiny_cfg("finetune", "DATALOADER.REPEATED_AUG", copies)) for copies in (1, 2)
     )
@@ -237,23 +237,23 @@ def test_partners(batch_size, copies, expected):
     assert mixing_partners(batch_size, copies).tolist() == expected
 
 
-def drawn(mixup, cutmix, count=2000, size=32):
-    """One draw of each batch."""
+def draw_batches(mixup, cutmix, count=2000, size=32):
+    """Parameters of the first clip of each batch."""
     mixing = BatchMixing(mixup, cutmix, size=size, copies=1, seed=0)
     batches = [mixing(number, 2) for number in range(count)]
     return [{key: values[0] for key, values in batch.items()} for batch in batches]
 
 
-def test_mixup_is_drawn_from_beta():
-    draws = drawn(0.8, 0.0)
+def test_mixup_weights_follow_a_beta_distribution():
+    draws = draw_batches(0.8, 0.0)
     assert all(draw["box"].tolist() == [0, 32, 0, 32] for draw in draws)
     weights = np.array([float(draw["weight"]) for draw in draws])
     assert weights.mean() == pytest.approx(0.5, abs=0.02)
     assert weights.var() == pytest.approx(1 / (4 * (2 * 0.8 + 1)), rel=0.1)  # of Beta(a, a)
 
 
-def test_cutmix_cuts_squares_of_uniform_area_around_a_pixel():
-    draws = drawn(0.0, 1.0)
+def test_cutmix_squares_have_uniform_areas_around_a_pixel():
+    draws = draw_batches(0.0, 1.0)
     assert all(draw["weight"] == 0 for draw in draws)
     boxes = np.array([draw["box"].tolist() for draw in draws])
     heights, widths = boxes[:, 1] - boxes[:, 0], boxes[:, 3] - boxes[:, 2]
@@ -262,26 +262,26 @@ def test_cutmix_cuts_squares_of_uniform_area_around_a_pixel():
     inner = (boxes[:, 0] > 0) & (boxes[:, 1] < 32) & (boxes[:, 2] > 0) & (boxes[:, 3] < 32)
     assert inner.sum() > 200
     assert (heights == widths)[inner].all()
-    assert (heights != widths).any()  # cut at a border
+    assert (heights != widths).any()  # clipped at a border
     sides = np.maximum(heights, widths)
     assert (sides <= 16).mean() > 0.25  # a quarter of the areas is at most a quarter
 
 
-def test_each_batch_draws_mixup_or_cutmix():
-    draws = drawn(0.8, 1.0)
+def test_each_batch_uses_mixup_or_cutmix():
+    draws = draw_batches(0.8, 1.0)
     share = np.mean([float(draw["weight"]) == 0 for draw in draws])
     assert share == pytest.approx(0.5, abs=0.04)
 
 
-def test_eight_videos_are_mixed_alike_with_all_their_copies():
+def test_eight_videos_and_their_copies_share_their_parameters():
     weights = BatchMixing(0.8, 0.0, size=32, copies=2, seed=0)(0, 40)["weight"]
-    groups = weights.split(16)  # 8 videos of two copies each, and 4 that are left
+    groups = weights.split(16)  # 8 videos with two copies each, and the remaining 4
     assert [len(group.unique()) for group in groups] == [1, 1, 1]
     assert len(weights.unique()) == 3
 
 
-def test_the_mean_weight_hardly_varies_from_step_to_step():
-    """As in 64 processes of 8 clips: the deviation of Beta(0.8, 0.8) over the root of 64."""
+def test_mean_weight_varies_little_between_steps():
+    """As with 64 processes of 8 clips: the standard deviation of Beta(0.8, 0.8) divided by sqrt(64)."""
     mixing = BatchMixing(0.8, 0.0, size=32, copies=1, seed=0)
     means = [float(mixing(number, 512)["weight"].mean()) for number in range(200)]
     assert np.std(means) == pytest.approx(0.31 / 8, rel=0.15)
@@ -289,7 +289,7 @@ def test_the_mean_weight_hardly_varies_from_step_to_step():
 
 
 @pytest.mark.parametrize("processes", [2, 3, 12])
-def test_clips_are_mixed_alike_in_any_number_of_processes(processes):
+def test_mixing_does_not_depend_on_the_number_of_processes(processes):
     mixing = BatchMixing(0.8, 1.0, size=32, copies=2, seed=0)
     alone, share = mixing(3, 48), 48 // processes
     parts = [mixing(3, share, first) for first in range(0, 48, share)]
@@ -300,7 +300,7 @@ def test_clips_are_mixed_alike_in_any_number_of_processes(processes):
     assert len(alone["weight"].unique()) > 1
 
 
-def test_a_loader_knows_the_place_of_its_clips(tiny_cfg, monkeypatch):
+def test_loader_mixes_by_the_position_of_its_clips_in_the_batch(tiny_cfg, monkeypatch):
     monkeypatch.setattr(mixup, "GROUP_SIZE", 2)
     cfg = tiny_cfg("finetune", "INPUT.MIXUP", 0.8, "DATALOADER.REPEATED_AUG", 2)
     dataset = build_train_dataset(cfg, "classification")
@@ -318,7 +318,7 @@ def test_a_loader_knows_the_place_of_its_clips(tiny_cfg, monkeypatch):
     assert torch.equal(torch.cat([weights(0, 2), weights(1, 2)]), alone)
 
 
-def test_mixing_follows_from_the_step(tiny_cfg):
+def test_mixing_depends_on_the_step(tiny_cfg):
     cfg = tiny_cfg("finetune", "INPUT.MIXUP", 0.8, "INPUT.CUTMIX", 1.0, "SOLVER.ACCUMULATE", 2)
     dataset = build_train_dataset(cfg, "classification")
     unbroken = iter(build_train_loader(cfg, dataset))
@@ -332,7 +332,7 @@ def test_mixing_follows_from_the_step(tiny_cfg):
     assert len(draws) == 4
 
 
-def test_no_mixing_unless_asked_for_and_none_without_a_label(tiny_cfg):
+def test_no_mixing_by_default_and_none_without_labels(tiny_cfg):
     cfg = tiny_cfg("finetune")
     assert "mixing" not in next(iter(build_train_loader(cfg, build_train_dataset(cfg, "classification"))))
     cfg = tiny_cfg("detect", "INPUT.MIXUP", 0.8)

@@ -1,4 +1,4 @@
-"""Videos that cannot be read, that crash a loader process, or that hang it."""
+"""Videos that cannot be read, that crash a loader worker, or that block it."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ SIZE = 12
 
 
 class Videos:
-    """Samples that are their index; some videos do something else when they are read."""
+    """Dataset whose samples are their index. Reading some videos runs an action instead."""
 
     num_files = SIZE
 
@@ -45,12 +45,12 @@ def read_error(path):
     raise DataError("holds no frames", path)
 
 
-def misconfigured(path):
+def invalid_config(path):
     raise ConfigError("INPUT.CROP_SIZE: impossible")
 
 
-def buggy(path):
-    raise KeyError("a mistake of the program")
+def bug(path):
+    raise KeyError("a bug")
 
 
 def crash(path):
@@ -66,12 +66,12 @@ def outside(path):
     raise TimeOutsideVideoError(f"keyframe 22: {path}: second 22.000 is outside the video", "set.yaml")
 
 
-def get_killed(path):
+def kill_worker(path):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def children():
-    """Processes that this one has started."""
+    """Process ids of the children of this process."""
     path = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
     if not path.exists():
         pytest.skip("finds processes through /proc")
@@ -95,28 +95,28 @@ def read(loader):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_unreadable_video_is_replaced_and_named_once(workers, caplog):
+def test_unreadable_video_is_replaced_and_logged_once(workers, caplog):
     loader = make_loader(Videos(video4=read_error), workers)
     first = read(loader)
     assert first[:4] + first[5:] == [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11]
     assert first[4] != 4
-    assert read(loader) == first  # the replacement follows from the sample
+    assert read(loader) == first  # the replacement depends on the sample
     assert caplog.text.count("video4.mp4: holds no frames") == 1
     assert list(loader.bad_samples.found) == ["video4.mp4"]
 
 
-def test_replacements_do_not_depend_on_the_number_of_processes():
+def test_replacements_do_not_depend_on_the_number_of_workers():
     videos = Videos(video1=read_error, video4=read_error, video8=read_error)
     assert read(make_loader(videos)) == read(make_loader(videos, 1)) == read(make_loader(videos, 2))
 
 
-def test_in_testing_the_place_stays_empty(caplog):
+def test_unreadable_video_is_skipped_in_testing(caplog):
     loader = make_loader(Videos(video0=read_error, video4=read_error), training=False, batch=1)
     assert read(loader) == [1, 2, 3, 5, 6, 7, 8, 9, 10, 11]
     assert "video0.mp4: holds no frames" in caplog.text
 
 
-def test_too_many_end_the_run_with_the_list():
+def test_too_many_bad_videos_stop_the_run_with_a_list():
     videos = Videos(video2=read_error, video5=read_error, video7=read_error)
     with pytest.raises(DataError) as error:
         read(make_loader(videos, fraction=2 / SIZE))
@@ -127,7 +127,7 @@ def test_too_many_end_the_run_with_the_list():
         read(make_loader(videos, fraction=0.0))
 
 
-def test_a_keyframe_outside_of_its_video_is_no_bad_video(caplog):
+def test_keyframe_outside_its_video_does_not_count_as_a_bad_video(caplog):
     loader = make_loader(Videos(video2=read_error, video4=outside), fraction=1 / SIZE)
     assert 4 not in read(loader)
     assert (loader.bad_samples.count("video"), loader.bad_samples.count("keyframe")) == (1, 1)
@@ -139,7 +139,7 @@ def test_a_keyframe_outside_of_its_video_is_no_bad_video(caplog):
 
 
 @pytest.mark.parametrize("rate", [8, 24, 25, 30, 30000 / 1001])
-def test_the_end_of_a_video_is_one_frame_after_its_last(rate):
+def test_video_ends_one_frame_after_its_last_frame_starts(rate):
     last = 299 / rate
     assert is_time_inside(300 / rate, last, rate)
     assert is_time_inside(last + 1 / rate, last, rate)
@@ -148,7 +148,7 @@ def test_the_end_of_a_video_is_one_frame_after_its_last(rate):
     assert not is_time_inside(-1.1 / rate, last, rate)
 
 
-def test_a_set_without_any_readable_video_ends():
+def test_dataset_without_a_readable_video_stops_the_run():
     videos = Videos(**{f"video{n}": read_error for n in range(SIZE)})
     with pytest.raises(DataError, match="100 consecutive clips cannot be read"):
         read(make_loader(videos, fraction=1.0))
@@ -156,21 +156,21 @@ def test_a_set_without_any_readable_video_ends():
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_other_mistakes_of_the_user_end_the_run_as_they_are(workers):
+def test_other_user_errors_stop_the_run_unchanged(workers):
     with pytest.raises(ConfigError, match=r"^INPUT\.CROP_SIZE: impossible$"):
-        read(make_loader(Videos(video5=misconfigured), workers))
+        read(make_loader(Videos(video5=invalid_config), workers))
 
 
-def test_a_mistake_of_the_program_keeps_its_traceback():
-    with pytest.raises(KeyError, match="a mistake of the program"):
-        read(make_loader(Videos(video5=buggy), workers=1))
+def test_program_error_keeps_its_traceback():
+    with pytest.raises(KeyError, match="a bug"):
+        read(make_loader(Videos(video5=bug), workers=1))
 
 
 @pytest.mark.parametrize(
     ("action", "seconds", "reason"),
     [(crash, 60.0, "crashes the reader (SIGSEGV)"), (hang, 2.0, "hangs: not read in 2 s")],
 )
-def test_a_video_that_kills_its_reader_costs_one_sample(action, seconds, reason, caplog):
+def test_video_that_crashes_or_blocks_a_worker_costs_one_sample(action, seconds, reason, caplog):
     batches = list(make_loader(Videos(video4=action, video10=action), workers=2, seconds=seconds))
     assert [number for number, _ in batches] == [0, 1, 2, 3]
     order = [index for _, batch in batches for index in batch]
@@ -187,13 +187,13 @@ def test_a_video_that_kills_its_reader_costs_one_sample(action, seconds, reason,
         assert caplog.text.count(f"video{number}.mp4: {reason}") == 1
 
 
-def test_a_process_that_is_killed_ends_the_run_and_is_named():
+def test_killed_worker_stops_the_run_with_its_video():
     with pytest.raises(WorkerError) as error:
-        read(make_loader(Videos(video4=get_killed), workers=2))
+        read(make_loader(Videos(video4=kill_worker), workers=2))
     assert "was killed by SIGKILL while reading video4.mp4; if memory is short" in str(error.value)
 
 
-def test_a_process_that_is_killed_between_samples_is_named_too():
+def test_worker_killed_between_samples_stops_the_run():
     loader = make_loader(Videos(), workers=1, batch=1)
     loader.batches = BatchSampler([(0, index % SIZE) for index in range(200)], 1, drop_last=False)
     before, batches = children(), iter(loader)
@@ -204,7 +204,7 @@ def test_a_process_that_is_killed_between_samples_is_named_too():
         list(batches)
 
 
-def test_an_iteration_that_is_left_leaves_no_process_behind():
+def test_closed_iterator_stops_its_workers():
     before, batches = children(), iter(make_loader(Videos(), workers=2))
     next(batches)
     assert len(children() - before) == 2
@@ -213,8 +213,8 @@ def test_an_iteration_that_is_left_leaves_no_process_behind():
 
 
 @pytest.fixture
-def spoilt(mini_ava, tmp_path):
-    """A folder of videos of which one is cut off."""
+def damaged(mini_ava, tmp_path):
+    """A folder of videos, one of which is truncated."""
     folder = tmp_path / "videos"
     folder.mkdir()
     for path in sorted((mini_ava / "unlabelled").glob("*.mp4"))[:2]:
@@ -225,19 +225,19 @@ def spoilt(mini_ava, tmp_path):
     return folder
 
 
-def test_training_goes_on_without_a_spoilt_video(tiny_cfg, spoilt, caplog):
-    options = ("DATASETS.TRAIN", (str(spoilt),), "DATALOADER.CLIPS_PER_VIDEO", 2, "SOLVER.BATCH_SIZE", 3)
+def test_training_skips_a_damaged_video(tiny_cfg, damaged, caplog):
+    options = ("DATASETS.TRAIN", (str(damaged),), "DATALOADER.CLIPS_PER_VIDEO", 2, "SOLVER.BATCH_SIZE", 3)
     cfg = tiny_cfg("pretrain", *options, "DATALOADER.MAX_BAD_FRACTION", 0.2)
     run_training(cfg)
-    cut = sorted(spoilt.iterdir())[0]
+    cut = sorted(damaged.iterdir())[0]
     log = (Path(cfg.OUTPUT_DIR) / "log.txt").read_text()
     assert log.count(f"skipped: {cut}: cannot be read as a video") == 1
     with pytest.raises(DataError, match=r"1 of 6 videos cannot be read.*MAX_BAD_FRACTION 0\.01"):
         run_training(tiny_cfg("pretrain", *options, "OUTPUT_DIR", cfg.OUTPUT_DIR + "_strict"))
 
 
-def test_the_samples_of_a_resumed_run_with_spoilt_videos(tiny_cfg, spoilt):
-    options = ("DATASETS.TRAIN", (str(spoilt),), "DATALOADER.CLIPS_PER_VIDEO", 2, "SOLVER.BATCH_SIZE", 2)
+def test_samples_of_a_resumed_run_with_damaged_videos(tiny_cfg, damaged):
+    options = ("DATASETS.TRAIN", (str(damaged),), "DATALOADER.CLIPS_PER_VIDEO", 2, "SOLVER.BATCH_SIZE", 2)
     cfg = tiny_cfg("pretrain", *options, "DATALOADER.MAX_BAD_FRACTION", 0.2)
     dataset = build_train_dataset(cfg, "pretraining")
     unbroken = iter(build_train_loader(cfg, dataset))
@@ -252,7 +252,7 @@ def test_the_samples_of_a_resumed_run_with_spoilt_videos(tiny_cfg, spoilt):
         resumed.close()
 
 
-def test_a_test_set_without_one_of_its_videos(tiny_cfg, mini_ava, tmp_path, caplog):
+def test_test_set_with_an_unreadable_video(tiny_cfg, mini_ava, tmp_path, caplog):
     lines = (mini_ava / "annotations" / "clips_val.csv").read_text().splitlines()
     (tmp_path / "empty.mp4").write_bytes(b"")
     (tmp_path / "list.csv").write_text("\n".join([*lines, f"{tmp_path / 'empty.mp4'} 0"]))

@@ -1,4 +1,4 @@
-"""Memory that loader processes share with the training process and use again."""
+"""The shared-memory buffer pool of the loader workers."""
 
 import pickle
 
@@ -13,57 +13,57 @@ def clips(value, count=2, size=6):
     return [torch.full((3, size), value + number, dtype=torch.uint8) for number in range(count)]
 
 
-def sent(pool, worker=0, **content):
-    """What arrives of what a loader process puts into an pool."""
+def send(pool, worker=0, **content):
+    """What the training process receives when a loader worker puts clips into the pool."""
     return pickle.loads(pickle.dumps(pool.put(content, worker)))
 
 
-def lies_in(pool, tensor):
+def is_in_pool(pool, tensor):
     start = pool._memory.data_ptr()
     return start <= tensor.data_ptr() < start + len(pool._memory)
 
 
-def test_a_batch_arrives_as_it_was_put():
+def test_batch_is_received_unchanged():
     pool = BufferPool(slot_bytes=100, slots=2, workers=2)
-    batch = sent(pool, worker=1, video=clips(3), target=clips(9, size=4))
+    batch = send(pool, worker=1, video=clips(3), target=clips(9, size=4))
     assert batch["video"].tolist() == torch.stack(clips(3)).tolist()
     assert batch["target"].tolist() == torch.stack(clips(9, size=4)).tolist()
-    assert lies_in(pool, batch["video"])
-    assert lies_in(pool, batch["target"])
+    assert is_in_pool(pool, batch["video"])
+    assert is_in_pool(pool, batch["target"])
 
 
-def test_a_slot_is_free_when_no_view_is_left():
+def test_slot_becomes_free_when_no_view_is_left():
     pool = BufferPool(slot_bytes=100, slots=1, workers=1)
-    batch = sent(pool, video=clips(3))
+    batch = send(pool, video=clips(3))
     place = batch["video"].data_ptr()
     part = batch.pop("video")[1:, 0]
     other = pool.put({"video": clips(5)}, 0)["video"]
-    assert torch.is_tensor(other)  # travels as torch sends it
+    assert torch.is_tensor(other)  # sent by torch
     assert part.tolist() == [[4] * 6]
     del part
-    assert sent(pool, video=clips(7))["video"].data_ptr() == place
+    assert send(pool, video=clips(7))["video"].data_ptr() == place
 
 
-def test_processes_have_slots_of_their_own():
+def test_workers_have_separate_slots():
     pool = BufferPool(slot_bytes=36, slots=1, workers=2)
-    first, second = (sent(pool, worker=worker, video=clips(10 * worker))["video"] for worker in (0, 1))
+    first, second = (send(pool, worker=worker, video=clips(10 * worker))["video"] for worker in (0, 1))
     assert first.tolist() == torch.stack(clips(0)).tolist()
     assert second.tolist() == torch.stack(clips(10)).tolist()
 
 
-def test_what_does_not_fit_travels_otherwise():
+def test_batch_that_does_not_fit_is_sent_by_torch():
     pool = BufferPool(slot_bytes=35, slots=1, workers=1)
     assert torch.equal(pool.put({"video": clips(1)}, 0)["video"], torch.stack(clips(1)))
 
 
 @pytest.mark.parametrize("config", ["pretrain", "finetune"])
-def test_batches_that_are_kept_stay_as_they_are(tiny_cfg, config):
+def test_kept_batches_are_not_overwritten(tiny_cfg, config):
     kept = []
     for workers in (0, 2):
         cfg = tiny_cfg(config, "DATALOADER.NUM_WORKERS", workers, "DATALOADER.REPEATED_AUG", 2)
         task = {"pretrain": "pretraining", "finetune": "classification"}[config]
         loader = iter(build_train_loader(cfg, build_train_dataset(cfg, task)))
-        kept.append([next(loader)["video"] for _ in range(12)])  # more than the slots there are
+        kept.append([next(loader)["video"] for _ in range(12)])  # more than there are slots
         loader.close()
     for alone, shared in zip(*kept):
         assert torch.equal(alone, shared)

@@ -21,7 +21,7 @@ from vmae_det.video.sampling import evenly_spaced_clip, keyframe_clip, random_cl
 # ---------------------------------------------------------------- which frames
 
 
-def test_clips_lie_within_the_video():
+def test_clips_are_within_the_video():
     rng = np.random.default_rng(0)
     starts = set()
     for _ in range(200):
@@ -34,16 +34,16 @@ def test_clips_lie_within_the_video():
     assert evenly_spaced_clip(40, 8, 4, 0, 1)[0] == 6
 
 
-def test_the_keyframe_is_in_the_middle_and_frames_repeat_beyond_the_ends():
+def test_keyframe_is_in_the_center_and_frames_repeat_beyond_the_ends():
     assert keyframe_clip(50, 100, 8, 4).tolist() == [34, 38, 42, 46, 50, 54, 58, 62]
     assert keyframe_clip(2, 100, 4, 2).tolist() == [0, 0, 2, 4]
     assert keyframe_clip(98, 100, 4, 2).tolist() == [94, 96, 98, 99]
 
 
-# ---------------------------------------------------------------- what there is
+# ---------------------------------------------------------------- catalog and lists
 
 
-def test_lists_of_videos(tmp_path):
+def test_video_list(tmp_path):
     path = tmp_path / "list.csv"
     path.write_text("a.mp4 0\nsub/b c.mp4 12\n\nd.mp4,3\ne.mp4\t4\nf, g/h.mp4 5\n")
     spec = DatasetSpec(name="", type="classification", videos=tmp_path, annotations=path)
@@ -59,7 +59,7 @@ def test_lists_of_videos(tmp_path):
         spec.labeled_videos()
 
 
-def test_a_folder_of_videos(tmp_path):
+def test_folder_of_videos(tmp_path):
     with pytest.raises(DataError, match="no video files"):
         find_videos(tmp_path)
     (tmp_path / "sub").mkdir()
@@ -68,7 +68,7 @@ def test_a_folder_of_videos(tmp_path):
     assert [path.name for path in find_videos(tmp_path)] == ["b.MP4", "a.mkv"]
 
 
-def test_the_catalog(mini_ava, tmp_path):
+def test_catalog(mini_ava, tmp_path):
     assert {"mini_ava_train", "ava_v2.2_val", "kinetics400_train"} <= set(dataset_names())
     spec = get_dataset(str(mini_ava / "train.yaml"))
     assert (spec.type, spec.video_start) == ("detection", 900.0)
@@ -95,7 +95,7 @@ def test_the_catalog(mini_ava, tmp_path):
         ("just text\n", "expected a mapping"),
     ],
 )
-def test_a_wrong_dataset_file_is_named(tmp_path, content, expected):
+def test_invalid_dataset_file(tmp_path, content, expected):
     path = tmp_path / "own.yaml"
     path.write_text(content)
     with pytest.raises(DataError) as error:
@@ -114,7 +114,7 @@ class Rows:
     boxes = np.arange(20.0).reshape(5, 4)
 
 
-def test_the_rows_of_each_value():
+def test_rows_by_value():
     values, rows = rows_by_value(np.array([3.5, 1.0, 3.5, 2.0, 1.0]))
     assert values.tolist() == [1, 2, 3.5]
     assert [own.tolist() for own in rows] == [[1, 4], [3], [0, 2]]
@@ -130,7 +130,7 @@ def test_rows_are_grouped_by_keyframe():
     assert keyframes[2][2].tolist() == [[0, 1, 2, 3], [8, 9, 10, 11]]
 
 
-def test_excluded_keyframes_are_left_out():
+def test_excluded_keyframes_are_skipped():
     keyframes = group_by_keyframe(Rows, np.arange(5), {("a", 902.0), ("a", 903.0), ("b", 902.0)})
     assert keyframes.videos.tolist() == ["b"]
     assert len(keyframes) == 1
@@ -140,7 +140,7 @@ def test_excluded_keyframes_are_left_out():
 # ---------------------------------------------------------------- samples
 
 
-def test_a_detection_sample(tiny_cfg):
+def test_detection_sample(tiny_cfg):
     dataset = build_train_dataset(tiny_cfg("detect"), "detection").datasets[0]
     (sample,) = dataset[0, 3]
     assert sample["video"].shape == (3, 4, 64, 64)
@@ -156,11 +156,11 @@ def test_a_detection_sample(tiny_cfg):
     assert not torch.equal(sample["video"], other["video"])
 
 
-def test_a_cached_clip_is_the_decoded_one(tiny_cfg):
+def test_cached_clip_equals_the_decoded_one(tiny_cfg):
     plain = build_train_dataset(tiny_cfg("detect", "DATALOADER.CACHE_MB", 0), "detection")
     cached = build_train_dataset(tiny_cfg("detect", "DATALOADER.CACHE_MB", 1), "detection")
     for _ in range(2):
-        for index in range(8):  # more than fit
+        for index in range(8):  # more than the cache holds
             assert torch.equal(plain[0, index][0]["video"], cached[0, index][0]["video"])
     assert 0 < len(cached.datasets[0].cache._clips) < 8
 
@@ -181,7 +181,7 @@ def test_labels_belong_to_their_boxes(tiny_cfg):
     assert rows > 20
 
 
-def test_a_test_sample_has_detected_persons(tiny_cfg):
+def test_test_sample_has_detected_persons(tiny_cfg):
     dataset = build_dataset(
         tiny_cfg("detect"), "detection", tiny_cfg("detect").DATASETS.TEST[0], training=False
     )
@@ -194,7 +194,7 @@ def test_a_test_sample_has_detected_persons(tiny_cfg):
     assert sample["timestamp"] >= 902
 
 
-def test_repeated_augmentation_gives_different_crops_of_one_decode(tiny_cfg):
+def test_repeated_augmentation_crops_one_decoded_clip_several_times(tiny_cfg):
     dataset = build_train_dataset(tiny_cfg("pretrain", "DATALOADER.REPEATED_AUG", 3), "pretraining").datasets[
         0
     ]
@@ -222,27 +222,27 @@ def test_views_of_a_video(tiny_cfg):
         ("pretrain", ("DATASETS.TRAIN", ()), r"DATASETS\.TRAIN: is empty"),
     ],
 )
-def test_what_does_not_fit_the_dataset_is_a_config_error(tiny_cfg, task, overrides, expected):
+def test_config_that_does_not_fit_the_dataset(tiny_cfg, task, overrides, expected):
     cfg = tiny_cfg(task, *overrides)
     names = {"pretrain": "pretraining", "finetune": "classification", "detect": "detection"}
     with pytest.raises(ConfigError, match=expected):
         steps_per_epoch(cfg, build_train_dataset(cfg, names[task]))
 
 
-def test_a_dataset_of_another_type(tiny_cfg):
+def test_dataset_of_another_type(tiny_cfg):
     cfg = tiny_cfg("finetune")
     cfg.DATASETS.TRAIN = tiny_cfg("pretrain").DATASETS.TRAIN
     with pytest.raises(ConfigError, match="of type 'videos', but this model requires type 'classification'"):
         build_train_dataset(cfg, "classification")
 
 
-def test_no_person_box_reaches_the_score(tiny_cfg):
+def test_no_person_box_reaches_the_threshold(tiny_cfg):
     cfg = tiny_cfg("detect", "TEST.PERSON_BOX_SCORE", 1.5)
     with pytest.raises(ConfigError, match=r"TEST\.PERSON_BOX_SCORE"):
         build_dataset(cfg, "detection", cfg.DATASETS.TEST[0], training=False)
 
 
-def test_a_wrong_clock_is_named(tiny_cfg, mini_ava, tmp_path):
+def test_wrong_video_start(tiny_cfg, mini_ava, tmp_path):
     text = (mini_ava / "train.yaml").read_text().replace("video_start: 900", "video_start: 0")
     for key in ("videos", "annotations", "label_map", "person_boxes", "excluded"):
         text = text.replace(f"{key}: ", f"{key}: {mini_ava}/")
@@ -274,7 +274,7 @@ def batches(monkeypatch, world, rank, count, start=0):
     return [next(sampler) for _ in range(count)]
 
 
-def test_processes_share_out_the_same_batches(monkeypatch):
+def test_processes_split_the_same_batches(monkeypatch):
     alone = batches(monkeypatch, 1, 0, 12)
     parts = [batches(monkeypatch, 2, rank, 12) for rank in range(2)]
     assert [first + second for first, second in zip(*parts)] == alone
@@ -284,12 +284,12 @@ def test_processes_share_out_the_same_batches(monkeypatch):
     assert epoch != [index for batch in alone[5:10] for _, index in batch]
 
 
-def test_a_resumed_order_is_the_unbroken_one(monkeypatch):
+def test_resumed_order_equals_the_uninterrupted_one(monkeypatch):
     assert batches(monkeypatch, 1, 0, 5, start=7) == batches(monkeypatch, 1, 0, 12)[7:]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_do_not_depend_on_workers_or_on_the_start(tiny_cfg, workers):
+def test_batches_do_not_depend_on_workers_or_start(tiny_cfg, workers):
     cfg = tiny_cfg("detect", "DATALOADER.NUM_WORKERS", workers)
     dataset = build_train_dataset(cfg, "detection")
     unbroken = iter(build_train_loader(tiny_cfg("detect"), dataset))
@@ -300,7 +300,7 @@ def test_batches_do_not_depend_on_workers_or_on_the_start(tiny_cfg, workers):
     assert all(torch.equal(a, b) for a, b in zip(actual["boxes"], expected["boxes"]))
 
 
-def test_the_test_loader_goes_through_everything_once(tiny_cfg):
+def test_test_loader_reads_every_sample_once(tiny_cfg):
     cfg = tiny_cfg("detect")
     dataset = build_dataset(cfg, "detection", cfg.DATASETS.TEST[0], training=False)
     indices = [
@@ -309,7 +309,7 @@ def test_the_test_loader_goes_through_everything_once(tiny_cfg):
     assert indices == list(range(len(dataset)))
 
 
-def test_clips_of_different_sizes_are_not_padded_to_each_other():
+def test_clips_of_different_sizes_are_not_padded():
     samples = [[{"video": torch.zeros(3, 2, 16, width), "index": i}] for i, width in enumerate((16, 32, 16))]
     groups = collate_by_size(samples)
     assert [(tuple(group["video"].shape), group["index"].tolist()) for group in groups] == [

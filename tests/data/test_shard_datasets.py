@@ -1,4 +1,4 @@
-"""Datasets whose videos lie in tar shards, here and at addresses."""
+"""Datasets of videos in tar shards, local and at URLs."""
 
 import io
 import os
@@ -52,7 +52,7 @@ def pack(folder, videos, per_shard=2, labels=None):
 
 @pytest.fixture
 def sharded(mini_ava, tmp_path):
-    """MiniAVA's videos in shards of two, beside its annotations."""
+    """MiniAVA's videos in shards of two, next to its annotations."""
     folder = tmp_path / "sharded"
     shutil.copytree(mini_ava, folder, ignore=shutil.ignore_patterns("videos"))
     pack(folder / "videos", {path.stem: path for path in sorted((mini_ava / "videos").glob("*.mp4"))})
@@ -60,7 +60,7 @@ def sharded(mini_ava, tmp_path):
 
 
 def clips(mini_ava):
-    """File and class of the first labelled clips."""
+    """File and class of the first labeled clips."""
     lines = (mini_ava / "annotations/clips_train.csv").read_text().split("\n")[:5]
     return [(mini_ava / line.split()[0], int(line.split()[1])) for line in lines]
 
@@ -75,7 +75,7 @@ def test_braces():
     assert list(expand_braces("{a,b}/{0..1}")) == ["a/0", "b/0", "a/1", "b/1"]
 
 
-def test_one_a_folder_and_a_pattern(tmp_path):
+def test_single_shard_folder_and_pattern(tmp_path):
     pack(tmp_path / "many", {str(n): b"x" for n in range(5)})
     for text, count in (("many/train-001.tar", 2), ("many", 5), ("many/train-{000..001}.tar", 4)):
         spec = get_dataset(str(tmp_path / text))
@@ -87,11 +87,11 @@ def test_one_a_folder_and_a_pattern(tmp_path):
         get_dataset(str(tmp_path / "many/train-{001..004}.tar"))
     with pytest.raises(ConfigError, match="nor tar shards"):
         get_dataset(str(tmp_path / "many/train"))
-    (tmp_path / "many/beside.mp4").touch()  # a tar file left beside videos is none of theirs
+    (tmp_path / "many/beside.mp4").touch()  # a tar file next to videos is not a shard of them
     assert find_shards(str(tmp_path / "many")) is None
 
 
-def test_the_headers_are_read_once(tmp_path, monkeypatch, cache):
+def test_headers_are_read_once(tmp_path, monkeypatch, cache):
     paths = pack(tmp_path / "many", {str(n): b"x" * n for n in range(6)})
     read = []
     monkeypatch.setattr(
@@ -101,7 +101,7 @@ def test_the_headers_are_read_once(tmp_path, monkeypatch, cache):
     again = find_shards(str(tmp_path / "many")).videos
     assert sorted(read) == paths
     assert [first.location(n) for n in range(6)] == [again.location(n) for n in range(6)]
-    os.utime(paths[0], ns=(0, 0))  # another shard under the same name
+    os.utime(paths[0], ns=(0, 0))  # another shard with the same name
     assert list(find_shards(str(tmp_path / "many")).videos) == list(first)
     assert len(read) == 6
     (kept,) = (cache / "shards").glob("*.npz")
@@ -110,7 +110,7 @@ def test_the_headers_are_read_once(tmp_path, monkeypatch, cache):
     assert len(read) == 9
 
 
-def test_many_ask_at_once_and_one_reads(tmp_path, monkeypatch):
+def test_concurrent_processes_read_the_headers_once(tmp_path, monkeypatch):
     pack(tmp_path / "many", {str(n): b"x" for n in range(6)})
     read, found = [], []
     monkeypatch.setattr(
@@ -129,15 +129,15 @@ def test_many_ask_at_once_and_one_reads(tmp_path, monkeypatch):
     assert all(videos == found[0] for videos in found)
 
 
-def test_without_a_cache_the_headers_are_read_all_the_same(tmp_path, cache, caplog):
+def test_headers_are_read_without_a_writable_cache(tmp_path, cache, caplog):
     pack(tmp_path / "many", {"a": b"x"})
     cache.write_text("a file")
     assert len(find_shards(str(tmp_path / "many")).videos) == 1
     assert "cannot be cached in" in caplog.text
 
 
-def test_loader_processes_get_arrays(tmp_path):
-    """What is pickled or forked for a loader process does not grow by objects, and needs no header again."""
+def test_loader_workers_get_arrays(tmp_path):
+    """The data sent to a loader worker contains few objects, and no header is read again."""
     pack(tmp_path / "many", {f"v{n:04d}": b"x" for n in range(1000)}, per_shard=100)
     videos = find_shards(str(tmp_path / "many")).videos
     assert len(pickle.dumps(videos)) < 100 * len(videos)
@@ -149,7 +149,7 @@ def test_loader_processes_get_arrays(tmp_path):
 # ---------------------------------------------------------------- datasets of each type
 
 
-def test_pre_training(tiny_cfg, mini_ava, tmp_path, monkeypatch):
+def test_pretraining(tiny_cfg, mini_ava, tmp_path, monkeypatch):
     files = sorted((mini_ava / "videos").glob("*.mp4"))[:6]
     pack(tmp_path / "many", {file.stem: file for file in files})
     cfg = tiny_cfg("pretrain", "DATALOADER.NUM_WORKERS", 1)
@@ -169,7 +169,7 @@ def test_pre_training(tiny_cfg, mini_ava, tmp_path, monkeypatch):
     assert (build_train_dataset(cfg, "pretraining")[0, 3][0]["video"] == dataset[0, 3][0]["video"]).all()
 
 
-def test_classes_of_the_shards_or_of_a_list(tiny_cfg, mini_ava, tmp_path):
+def test_classes_from_shards_or_from_a_list(tiny_cfg, mini_ava, tmp_path):
     videos = clips(mini_ava)
     labels = {f"sub/{file.stem}": label for file, label in videos}
     pack(tmp_path / "many", {f"sub/{file.stem}": file for file, _ in videos}, labels=labels)
@@ -195,7 +195,7 @@ def test_classes_of_the_shards_or_of_a_list(tiny_cfg, mini_ava, tmp_path):
         build_dataset(cfg, "classification", str(own), True)
 
 
-def test_a_class_that_is_missing_or_none(tiny_cfg, tmp_path):
+def test_missing_or_invalid_class(tiny_cfg, tmp_path):
     own = tmp_path / "own.yaml"
     own.write_text("type: classification\nvideos: many\n")
     (path,) = pack(tmp_path / "many", {"a": b"x", "b": b"y"}, labels={"a": 1, "b": "run"})
@@ -215,7 +215,7 @@ def test_a_class_that_is_missing_or_none(tiny_cfg, tmp_path):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_detection_by_keys(tiny_cfg, mini_ava, sharded, training):
+def test_detection_by_key(tiny_cfg, mini_ava, sharded, training):
     name = "train.yaml" if training else "val.yaml"
     cfg = tiny_cfg("detect")
     expected = build_dataset(cfg, "detection", str(mini_ava / name), training)
@@ -225,7 +225,7 @@ def test_detection_by_keys(tiny_cfg, mini_ava, sharded, training):
         assert (found[0, index][0]["video"] == expected[0, index][0]["video"]).all()
 
 
-def test_two_videos_of_one_key(tiny_cfg, sharded):
+def test_two_videos_with_the_same_key(tiny_cfg, sharded):
     shutil.copy(sharded / "videos/train-000.tar", sharded / "videos/train-100.tar")
     with pytest.raises(
         DataError, match=r"two videos have the key '.*': .*train-000\.tar/.* and .*train-100\.tar"
@@ -244,14 +244,14 @@ def in_process(monkeypatch):
     monkeypatch.setattr("vmae_det.dataset_tools.check.context.probe_videos", probe)
 
 
-def test_the_doctor_looks_into_shards(mini_ava, sharded, in_process):
+def test_check_data_reads_shards(mini_ava, sharded, in_process):
     expected = check_dataset(get_dataset(str(mini_ava / "train.yaml")))
     report = check_dataset(get_dataset(str(sharded / "train.yaml")))
     assert report.findings == []
     assert (report.counts, report.recall) == (expected.counts, expected.recall)
 
 
-def test_the_doctor_finds_broken_and_missing_videos_in_shards(sharded, in_process):
+def test_check_data_finds_damaged_and_missing_videos_in_shards(sharded, in_process):
     spec = get_dataset(str(sharded / "train.yaml"))
     first, second = np.unique([*map(str, spec.videos.videos)])[:2]
     broken, gone = (Path(path) for path in (first, second))
@@ -263,7 +263,7 @@ def test_the_doctor_finds_broken_and_missing_videos_in_shards(sharded, in_proces
     assert gone.stem in found["missing_video"].examples[0].text
 
 
-def test_the_doctor_on_lists_and_labels_of_shards(mini_ava, tmp_path, in_process):
+def test_check_data_on_lists_and_labels_of_shards(mini_ava, tmp_path, in_process):
     videos = clips(mini_ava)
     (shard,) = pack(
         tmp_path / "many",
@@ -286,7 +286,7 @@ def test_the_doctor_on_lists_and_labels_of_shards(mini_ava, tmp_path, in_process
     assert "train-000.tar" in str(finding.examples[0])
 
 
-# ---------------------------------------------------------------- addresses
+# ---------------------------------------------------------------- URLs
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -300,7 +300,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """Serves the folder `tmp_path/site`; `asked` are the paths it was asked for."""
+    """HTTP server of the folder `tmp_path/site`. `asked` contains the requested paths."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     (tmp_path / "site").mkdir()
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path / "site"))
@@ -314,7 +314,7 @@ def server(tmp_path, monkeypatch):
     server.server_close()
 
 
-def test_a_dataset_at_an_address_is_fetched_once(tiny_cfg, mini_ava, tmp_path, server):
+def test_dataset_at_a_url_is_downloaded_once(tiny_cfg, mini_ava, tmp_path, server):
     labels = {file.stem: label for file, label in clips(mini_ava)}
     pack(tmp_path / "site/shards", {file.stem: file for file, _ in clips(mini_ava)}, labels=labels)
     names = [f'item {{ name: "{n}" id: {n + 1} }}\n' for n in range(max(labels.values()) + 1)]
@@ -334,7 +334,7 @@ def test_a_dataset_at_an_address_is_fetched_once(tiny_cfg, mini_ava, tmp_path, s
     assert sorted(server.asked) == ["/names.pbtxt", *shards]
 
 
-def test_addresses_of_lists_and_of_what_is_none(tiny_cfg, mini_ava, tmp_path, server):
+def test_urls_of_lists_and_of_other_files(tiny_cfg, mini_ava, tmp_path, server):
     (file, label), *_ = clips(mini_ava)
     pack(tmp_path / "site", {file.stem: file})
     (tmp_path / "site/list.csv").write_text(f"train-000.tar/{file.name} {label}\n")

@@ -20,7 +20,7 @@ def marked_clip(height=60, width=80, box=(20, 10, 40, 50)):
 
 
 def bright_box(clip):
-    """The extent of what is bright in the first frame."""
+    """Bounding box of the bright pixels in the first frame."""
     rows, columns = torch.nonzero(clip.frames[0, 0] > 127, as_tuple=True)
     return [columns.min().item(), rows.min().item(), columns.max().item() + 1, rows.max().item() + 1]
 
@@ -29,12 +29,12 @@ def assert_box_fits(clip, tolerance=1.5):
     assert clip.boxes[0].tolist() == pytest.approx(bright_box(clip), abs=tolerance)
 
 
-def test_boxes_become_pixels_of_the_clip():
+def test_boxes_are_converted_to_pixels():
     assert marked_clip().boxes.tolist() == [[20, 10, 40, 50]]
     assert_box_fits(marked_clip(), tolerance=0)
 
 
-def test_resize_moves_boxes_along():
+def test_resize_scales_boxes():
     clip = transforms.resize(marked_clip(), 30, 120)
     assert clip.frames.shape == (4, 3, 30, 120)
     assert_box_fits(clip)
@@ -45,14 +45,14 @@ def test_short_side():
     assert transforms.resize_short_side(marked_clip(80, 60), 30).size == (40, 30)
 
 
-def test_crop_moves_and_cuts_boxes():
+def test_crop_shifts_and_clips_boxes():
     clip = transforms.crop(marked_clip(), top=20, left=30, height=30, width=30)
     assert clip.size == (30, 30)
     assert clip.boxes.tolist() == [[0, 0, 10, 30]]
     assert_box_fits(clip, tolerance=0)
 
 
-def test_a_box_outside_the_crop_is_empty():
+def test_box_outside_the_crop_is_empty():
     clip = transforms.crop(marked_clip(), top=0, left=50, height=30, width=30)
     assert (clip.boxes[0, 2] - clip.boxes[0, 0]).item() == 0
 
@@ -63,7 +63,7 @@ def test_flip():
     assert_box_fits(clip, tolerance=0)
 
 
-def test_padding_keeps_boxes_and_fills_with_the_colour():
+def test_padding_keeps_boxes_and_uses_the_fill_color():
     clip = transforms.pad_to_multiple(marked_clip(50, 70, (20, 10, 40, 40)), 16, (10.2, 20.0, 30.0))
     assert clip.size == (64, 80)
     assert clip.frames[0, :, -1, -1].tolist() == [10, 20, 30]
@@ -72,7 +72,7 @@ def test_padding_keeps_boxes_and_fills_with_the_colour():
 
 
 @pytest.mark.parametrize("crop", ["multi_scale", "short_side", "resized"])
-def test_training_crops_have_the_size_and_keep_boxes_on_their_people(crop):
+def test_training_crops_have_the_right_size_and_boxes(crop):
     cfg = get_cfg()
     cfg.merge_from_list(
         [
@@ -99,7 +99,7 @@ def test_training_crops_have_the_size_and_keep_boxes_on_their_people(crop):
     assert checked > 10
 
 
-def test_the_same_random_numbers_give_the_same_clip():
+def test_same_random_numbers_give_the_same_clip():
     cfg = get_cfg()
     cfg.INPUT.CROP_SIZE = 32
     first, again, other = (
@@ -109,7 +109,7 @@ def test_the_same_random_numbers_give_the_same_clip():
     assert not torch.equal(first.frames, other.frames)
 
 
-def test_all_frames_get_the_same_colours():
+def test_all_frames_get_the_same_color_jitter():
     clip = make_clip(np.full((5, 16, 16, 3), (100, 150, 200), dtype=np.uint8))
     changed = transforms.jitter_color(clip, 0.5, np.random.default_rng(0)).frames
     assert torch.equal(changed, changed[:1].expand_as(changed))
@@ -125,7 +125,7 @@ def test_test_crops_cover_the_longer_side():
     assert int(transforms.view_crop(make_clip(ramp), cfg).frames[0, 0, 0, 0]) == 32
 
 
-def test_test_frames_are_whole_patches():
+def test_test_frames_are_padded_to_whole_patches():
     cfg = get_cfg()
     cfg.INPUT.TEST_SHORT_SIDE = 50
     clip = transforms.full_frame_transform(marked_clip(), cfg)
@@ -133,7 +133,7 @@ def test_test_frames_are_whole_patches():
     assert_box_fits(clip)
 
 
-def test_the_model_takes_colour_first():
+def test_video_is_channels_first():
     video = transforms.to_video(Clip(torch.zeros(4, 3, 5, 6, dtype=torch.uint8), torch.zeros(0, 4)))
     assert video.shape == (3, 4, 5, 6)
     assert video.is_contiguous()
@@ -148,7 +148,7 @@ def test_the_model_takes_colour_first():
         (False, "multi_scale", 250),
     ],
 )
-def test_no_crop_needs_more_than_the_side_that_is_decoded(training, crop, side):
+def test_no_crop_enlarges_the_decoded_frames(training, crop, side):
     cfg = get_cfg()
     cfg.INPUT.TRAIN_CROP, cfg.INPUT.TRAIN_SHORT_SIDE, cfg.INPUT.TEST_SHORT_SIDE = crop, 256, 250
     assert transforms.needed_short_side(cfg, training) == side
@@ -161,7 +161,7 @@ def test_no_crop_needs_more_than_the_side_that_is_decoded(training, crop, side):
         assert min(map(min, cuts)) >= 224
 
 
-def test_large_frames_are_decoded_smaller(tiny_cfg, monkeypatch):
+def test_large_frames_are_decoded_at_a_reduced_size(tiny_cfg, monkeypatch):
     asked = []
 
     def opened(path, reader, short_side):

@@ -15,13 +15,13 @@ from vmae_det.video.readers.image_folder import image_size
 
 
 @pytest.fixture(autouse=True)
-def nothing_told(monkeypatch):
+def no_warnings_yet(monkeypatch):
     monkeypatch.setattr(base, "_warned", set())
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Twelve frames named as SlowFast's, of 96 x 64 pixels, but with numbers that do not sort as text."""
+    """Twelve frames of 96 x 64 pixels, named as by SlowFast, with numbers that do not sort as text."""
     path = tmp_path / "1j20qq1JyX4"
     path.mkdir()
     for number in range(12):
@@ -31,7 +31,7 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("reader", ["auto", "images", "pyav"])
-def test_frames_in_natural_order(folder, reader):
+def test_frames_are_in_natural_order(folder, reader):
     video = open_video(folder, reader)
     assert len(video) == 12
     assert numbers(video.frames(np.arange(12))) == list(range(12))
@@ -39,7 +39,7 @@ def test_frames_in_natural_order(folder, reader):
     assert video.frames([0]).shape == (1, 64, 96, 3)
 
 
-def test_the_rate(folder):
+def test_frame_rate(folder):
     assert open_video(folder).rate == 30
     assert open_video(folder, rate=12.5).rate == Fraction(25, 2)
     assert open_video(folder, rate=10).index_at(1.0) == 10
@@ -52,7 +52,7 @@ def test_the_rate(folder):
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
-def test_frames_at_the_needed_size(tmp_path, suffix):
+def test_frames_are_reduced_to_the_needed_size(tmp_path, suffix):
     Image.fromarray(numbered_frame(77, 480, 320)).save(tmp_path / f"img_00001{suffix}")
     frames = open_video(tmp_path, short_side=64).frames([0])
     assert frames.shape == (1, 64, 96, 3)
@@ -60,21 +60,21 @@ def test_frames_at_the_needed_size(tmp_path, suffix):
     assert open_video(tmp_path, short_side=500).frames([0]).shape == (1, 320, 480, 3)
 
 
-def test_grey_pictures_become_colour(tmp_path):
+def test_gray_images_become_rgb(tmp_path):
     Image.fromarray(numbered_frame(5, 96, 64)).convert("L").save(tmp_path / "1.png")
     assert numbers(open_video(tmp_path).frames([0])) == [5]
 
 
-def test_pictures_of_16_bits(tmp_path):
+def test_16_bit_images(tmp_path):
     grey = numbered_frame(5, 96, 64)[..., 0]
     Image.fromarray(grey.astype(np.uint16) * 256).save(tmp_path / "1.png")
     np.testing.assert_array_equal(open_video(tmp_path).frames([0])[0, :, :, 1], grey)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
-def test_pictures_that_are_turned_by_exif(tmp_path, suffix):
+def test_exif_orientation(tmp_path, suffix):
     exif = Image.Exif()
-    exif[0x0112] = 6  # shown turned by 90 degrees clockwise
+    exif[0x0112] = 6  # displayed rotated by 90 degrees clockwise
     stored = Image.fromarray(np.rot90(numbered_frame(77, 480, 320)))
     stored.save(tmp_path / f"1{suffix}", exif=exif)
     for short_side, shape in ((None, (320, 480, 3)), (64, (64, 96, 3))):
@@ -84,7 +84,7 @@ def test_pictures_that_are_turned_by_exif(tmp_path, suffix):
     assert image_size(tmp_path / f"1{suffix}") == (480, 320)
 
 
-def test_a_frame_that_is_there_twice(folder):
+def test_frame_that_exists_twice(folder):
     (folder / f"{folder.name}_3.png").write_bytes(b"")
     with pytest.raises(
         DataError, match=r"1j20qq1JyX4: 1j20qq1JyX4_3\.jpg and 1j20qq1JyX4_3\.png are the same frame"
@@ -127,7 +127,7 @@ def numbered(folder, numbers_, name="img_{:05d}.png"):
     return folder
 
 
-def test_images_that_are_missing(tmp_path, caplog):
+def test_missing_images(tmp_path, caplog):
     there = [*range(1, 11), *range(18, 31)]
     video = open_video(numbered(tmp_path / "walk1", there))
     np.testing.assert_allclose(video.times, (np.array(there) - 1) / 30)
@@ -140,20 +140,20 @@ def test_images_that_are_missing(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("there", "name", "warned"),
     [
-        (range(0, 60, 10), "img_{:05d}.png", False),  # each tenth frame
+        (range(0, 60, 10), "img_{:05d}.png", False),  # every tenth frame
         ([1000, 1033, 1067, 1100], "{}.png", True),  # milliseconds
         ([1, 2, 4], "a{0}_b{0}.png", False),
         ([5], "{}.png", False),
     ],
 )
-def test_numbers_that_are_no_numbers_of_frames(tmp_path, caplog, there, name, warned):
+def test_numbers_that_are_not_frame_numbers(tmp_path, caplog, there, name, warned):
     video = open_video(numbered(tmp_path / "v", there, name))
     np.testing.assert_allclose(video.times, np.arange(len(there)) / 30)
     assert bool(caplog.records) == warned
 
 
-def test_boxes_of_a_folder_with_a_gap_lie_on_their_images(tmp_path):
-    """Frame numbers of annotations, times of the import, and the reader's frames are one."""
+def test_boxes_of_a_folder_with_a_gap_are_on_their_images(tmp_path):
+    """Frame numbers of annotations, times of the import, and frames of the reader agree."""
     there = [*range(10), *range(16, 30)]
     numbered(tmp_path / "walk1", there)
     size = {"width": 96, "height": 64}

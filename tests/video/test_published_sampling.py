@@ -1,4 +1,4 @@
-"""Frames, sizes and colours as the authors' programs take them, worked out by hand from their code."""
+"""Frames, sizes and colors of INPUT.CONVENTION "published", computed by hand from the authors' code."""
 
 import numpy as np
 import pytest
@@ -22,13 +22,13 @@ def node(convention="published", *opts):
     return config("INPUT.CONVENTION", convention, *opts).INPUT
 
 
-def test_a_training_clip_is_spread_over_64_frames():
+def test_training_clip_spans_64_frames():
     rng = np.random.default_rng(0)
     clips = [sample_training_clip(node(), 70, rng) for _ in range(100)]
-    # 0, 64/15, 128/15, ... rounded down, and 63 in the place of 64
+    # 0, 64/15, 128/15, ... rounded down, and 63 instead of 64
     steps = [0, 4, 8, 12, 17, 21, 25, 29, 34, 38, 42, 46, 51, 55, 59, 63]
     assert {tuple(clip - clip[0]) for clip in clips} == {tuple(steps)}
-    assert {int(clip[0]) for clip in clips} == set(range(6))  # numpy's randint(64, 70) less 64
+    assert {int(clip[0]) for clip in clips} == set(range(6))  # numpy's randint(64, 70) minus 64
     own = sample_training_clip(node("centred"), 70, rng)
     assert (np.diff(own) == 4).all()
 
@@ -54,7 +54,7 @@ def test_segments():
     rng = np.random.default_rng(0)
     segments = node("published", "INPUT.SAMPLING", "segments")
     clips = np.array([sample_training_clip(segments, 60, rng) for _ in range(400)])
-    assert clips.min(0).tolist() == list(range(0, 48, 3))  # 60 // 16 frames each, and 12 unused
+    assert clips.min(0).tolist() == list(range(0, 48, 3))  # 60 // 16 frames each, 12 unused
     assert clips.max(0).tolist() == list(range(2, 48, 3))
     few = sample_training_clip(segments, 10, rng)
     assert len(few) == 16
@@ -68,13 +68,13 @@ def test_segments():
 @pytest.mark.parametrize(
     ("convention", "first", "last"), [("published", -31, 29), ("centred", -32, 28), ("auto", -32, 28)]
 )
-def test_the_frames_around_a_keyframe(convention, first, last):
+def test_keyframe_clip(convention, first, last):
     frames = sample_keyframe_clip(node(convention), 100, 1000) - 100
     assert (frames[0], frames[-1]) == (first, last)
     assert (np.diff(frames) == 4).all()
 
 
-def test_the_long_side_is_rounded_down():
+def test_long_side_is_rounded_down():
     assert transforms.resized_size(480, 854, 256, transforms.pixel_rounding(node())) == (
         256,
         455,
@@ -95,10 +95,10 @@ def test_the_long_side_is_rounded_down():
     assert lefts == [0, 17, 35]  # 17.5, rounded down
 
 
-def test_hue_saturation_and_value_move_by_steps():
+def test_hue_saturation_and_value_change_in_steps():
     red = np.zeros((2, 2, 2, 3), dtype=np.uint8)
     red[..., 0] = 200
-    assert colours.shift_hsv(red, 60, 0, 0)[0, 0, 0].tolist() == [0, 200, 0]  # 120 degrees on
+    assert colours.shift_hsv(red, 60, 0, 0)[0, 0, 0].tolist() == [0, 200, 0]  # plus 120 degrees
     assert colours.shift_hsv(red, -60, 0, 0)[0, 0, 0].tolist() == [0, 0, 200]
     assert colours.shift_hsv(red, 0, 0, 26)[1, 1, 1].tolist() == [226, 0, 0]
     assert colours.shift_hsv(red, 0, 0, 80)[0, 0, 0].tolist() == [255, 0, 0]
@@ -106,7 +106,7 @@ def test_hue_saturation_and_value_move_by_steps():
     assert washed == [200, pytest.approx(200 * 26 / 255, abs=1), pytest.approx(200 * 26 / 255, abs=1)]
 
 
-def test_the_jitter_is_drawn_once_for_a_clip_and_within_its_limits(monkeypatch):
+def test_jitter_is_drawn_once_per_clip_and_within_its_limits(monkeypatch):
     drawn = []
     monkeypatch.setattr(colours, "shift_hsv", lambda frames, *steps: drawn.append(steps) or frames)
     clip, rng = make_clip(np.zeros((2, 4, 4, 3), dtype=np.uint8)), np.random.default_rng(0)
@@ -117,7 +117,7 @@ def test_the_jitter_is_drawn_once_for_a_clip_and_within_its_limits(monkeypatch):
     assert steps.max(0).tolist() == [10, 26, 26]
 
 
-def test_rand_augment_sees_the_whole_frame():
+def test_rand_augment_before_the_crop():
     sizes = []
     for whole in (False, True):
         keys = ("INPUT.RAND_AUGMENT", "rand-m7-n4", "INPUT.RAND_AUGMENT_WHOLE_FRAME", whole)

@@ -1,4 +1,4 @@
-"""Each reader gives exactly the asked frames, of every kind of file."""
+"""Each reader returns exactly the requested frames, for every kind of file."""
 
 from fractions import Fraction
 
@@ -15,7 +15,7 @@ from vmae_det.video.readers.video_file import is_non_reference
 
 READERS = ["decord", "pyav"]
 
-# Uneven on purpose: from 1 to 199 ms.
+# Deliberately uneven: from 1 to 199 ms.
 VARIABLE = np.cumsum(np.random.default_rng(0).integers(1, 200, 60)) - 1
 
 RECIPES = {
@@ -65,7 +65,7 @@ RECIPES = {
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory):
-    """video(name): the file of a recipe, made once."""
+    """video(name): the file of a recipe, written once."""
     folder, made = tmp_path_factory.mktemp("numbered"), {}
 
     def get(name):
@@ -81,7 +81,7 @@ def video(tmp_path_factory):
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("name", RECIPES)
-def test_exactly_the_asked_frames(video, name, reader):
+def test_requested_frames(video, name, reader):
     recipe = RECIPES[name]
     opened = open_video(video(name), reader)
     truth = list(range(recipe.skip, recipe.count))
@@ -97,14 +97,14 @@ def test_exactly_the_asked_frames(video, name, reader):
     asked += [rng.integers(0, len(truth), 5).tolist() for _ in range(6)]
     for indices in asked:
         assert numbers(opened.frames(np.array(indices))) == [truth[index] for index in indices]
-        # And as the first that a reader is asked for.
+        # Also as the first request to a reader.
         fresh = open_video(video(name), reader)
         assert numbers(fresh.frames(np.array(indices))) == [truth[index] for index in indices]
 
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("name", RECIPES)
-def test_all_frames_in_a_row(video, name, reader):
+def test_all_frames_in_order(video, name, reader):
     opened = open_video(video(name), reader)
     indices, frames = zip(*opened.stream())
     assert indices == tuple(range(len(opened)))
@@ -113,7 +113,7 @@ def test_all_frames_in_a_row(video, name, reader):
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("name", RECIPES)
-def test_moments(video, name, reader):
+def test_nearest_frames(video, name, reader):
     recipe = RECIPES[name]
     opened = open_video(video(name), reader)
     if recipe.stamps is VARIABLE:
@@ -145,7 +145,7 @@ def test_moments(video, name, reader):
         ("mpeg4 mp4, B-frames", False),
     ],
 )
-def test_decord_reads_where_it_can_be_trusted(video, name, trusted):
+def test_decord_reads_only_files_that_it_reads_correctly(video, name, trusted):
     path = video(name)
     assert (get_frame_index(VideoLocation(path, path)).decord_problem == "") == trusted
     assert DecordReader(VideoLocation(path, path)).uses_decord == trusted
@@ -164,7 +164,7 @@ MATRICES = {
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("short_side", [None, 64])
 @pytest.mark.parametrize("name", MATRICES)
-def test_colours(tmp_path, name, short_side, reader):
+def test_colors(tmp_path, name, short_side, reader):
     matrix, space, span, pix_fmt = MATRICES[name]
     colours = np.array(
         [[(200, 40, 40), (40, 200, 40), (40, 40, 200)], [(200, 200, 40), (225, 225, 225), (180, 100, 60)]],
@@ -199,7 +199,7 @@ def test_colours(tmp_path, name, short_side, reader):
         ("B-frames", 200, (64, 96)),
     ],
 )
-def test_frames_at_the_needed_size(video, name, short_side, size, reader):
+def test_frames_are_reduced_to_the_needed_size(video, name, short_side, size, reader):
     opened = open_video(video(name), reader, short_side=short_side)
     frames = opened.frames(np.array([40, 3, 3, 59]))
     assert frames.shape == (4, *size, 3)
@@ -207,7 +207,7 @@ def test_frames_at_the_needed_size(video, name, short_side, size, reader):
 
 
 @pytest.mark.parametrize("name", ["B-frames", "open GOP mkv", "edit list"])
-def test_frames_that_nothing_needs_are_passed_over_and_change_nothing(tmp_path, monkeypatch, name):
+def test_skipping_unreferenced_frames_changes_nothing(tmp_path, monkeypatch, name):
     recipe = RECIPES[name]
     path = write_numbered(tmp_path / f"video{recipe.suffix}", recipe)
     asked = np.arange(1, len(open_video(path, "pyav")), 5)

@@ -1,4 +1,4 @@
-"""Broken and odd files: one DataError that names file and cause, or the right frames; silence; no leak."""
+"""Damaged and unusual files: one DataError with file and cause, or the right frames; no output; no leak."""
 
 import gc
 import os
@@ -21,7 +21,7 @@ CLOSED = Recipe(options=x264(keyint=12, bframes=2))
 
 @pytest.fixture(autouse=True)
 def silence(capfd):
-    """FFmpeg, swscale and decord write to the terminal's file descriptors, past Python."""
+    """Fail if FFmpeg, swscale or decord write to the file descriptors of the terminal."""
     yield
     out, err = capfd.readouterr()
     assert out + err == ""
@@ -33,7 +33,7 @@ def sound(tmp_path_factory):
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_what_went_away_since_it_was_found(tmp_path, reader):
+def test_file_deleted_after_it_was_found(tmp_path, reader):
     path = tmp_path / "gone.mp4"
     with pytest.raises(DataError, match=r"gone\.mp4: no such video file"):
         open_video(VideoLocation(path, path), reader)
@@ -41,7 +41,7 @@ def test_what_went_away_since_it_was_found(tmp_path, reader):
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("name", UNREADABLE)
-def test_what_is_not_a_video(tmp_path, name, reader):
+def test_files_that_are_not_videos(tmp_path, name, reader):
     path = UNREADABLE[name](tmp_path / "fake")
     with pytest.raises(DataError, match=rf"fake\.mp4: cannot be read as a video: .*({REASONS[name]})"):
         open_video(path, reader)
@@ -49,7 +49,7 @@ def test_what_is_not_a_video(tmp_path, name, reader):
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("name", ODD)
-def test_good_videos_of_an_unusual_kind(tmp_path, name, reader):
+def test_unusual_videos(tmp_path, name, reader):
     video = open_video(ODD[name](tmp_path / "odd"), reader)
     wanted = [0, len(video) // 2, len(video) - 1]
     assert numbers(video.frames(wanted)) == wanted
@@ -58,19 +58,19 @@ def test_good_videos_of_an_unusual_kind(tmp_path, name, reader):
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm", ".avi", ".ts"])
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.7, 0.99])
-def test_cut_off(tmp_path, reader, suffix, share):
+def test_truncated(tmp_path, reader, suffix, share):
     codec = {".webm": ("libvpx-vp9", {"g": "12", "deadline": "realtime"}), ".avi": ("mpeg4", {"g": "12"})}
     codec, options = codec.get(suffix, ("libx264", x264(keyint=12, bframes=2)))
     path = write_numbered(tmp_path / "whole", Recipe(suffix=suffix, codec=codec, options=options))
     data = path.read_bytes()
     cut = tmp_path / f"cut{suffix}"
     cut.write_bytes(data[: int(len(data) * share)])
-    expect_truth_or_error(cut, reader)
+    count_correct_frames(cut, reader)
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_cut_off_behind_its_index(tmp_path, reader):
-    """An mp4 whose index stands first promises frames that are not there."""
+def test_truncated_after_its_index(tmp_path, reader):
+    """The index at the front of an mp4 lists frames that are missing."""
     path = tmp_path / "cut.mp4"
     whole = write_numbered(tmp_path / "whole", CLOSED)
     with av.open(str(whole)) as source, av.open(str(path), "w", options={"movflags": "faststart"}) as copy:
@@ -80,7 +80,7 @@ def test_cut_off_behind_its_index(tmp_path, reader):
                 packet.stream = stream
                 copy.mux(packet)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
-    right = expect_truth_or_error(path, reader)
+    right = count_correct_frames(path, reader)
     assert 15 < right < 60
 
 
@@ -103,8 +103,8 @@ def test_flipped_bits(tmp_path, name, seed, reader):
         for offset in rng.integers(8, size, 6):
             data[start + offset] ^= 1 << rng.integers(8)
     path.write_bytes(data)
-    # decord repairs some frames by their neighbours and does not say so.
-    right = expect_truth_or_error(path, reader, may_repair=reader == "decord")
+    # decord silently replaces some frames by their neighbors.
+    right = count_correct_frames(path, reader, may_repair=reader == "decord")
     assert right >= 15
     if reader == "pyav":
         video = open_video(path, reader)
@@ -113,8 +113,8 @@ def test_flipped_bits(tmp_path, name, seed, reader):
         assert len(indices) >= 15
 
 
-def expect_truth_or_error(path, reader, may_repair=False):
-    """Number of frames that are right for their times; others must be errors of one clear line."""
+def count_correct_frames(path, reader, may_repair=False):
+    """Return the number of frames that are correct for their times. All others must raise a clear error."""
     try:
         video = open_video(path, reader)
     except DataError as error:
@@ -142,7 +142,7 @@ def assert_clear(error, path):
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_a_long_video_of_few_bytes(tmp_path, reader):
+def test_long_video_of_few_bytes(tmp_path, reader):
     path = write_numbered(tmp_path / "long", Recipe(count=3000, size=(64, 64), options=x264(keyint=250)))
     video = open_video(path, reader)
     assert len(video) == 3000
@@ -151,18 +151,18 @@ def test_a_long_video_of_few_bytes(tmp_path, reader):
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_a_file_that_vanishes(tmp_path, sound, reader):
+def test_deleted_file(tmp_path, sound, reader):
     path = tmp_path / "here.mp4"
     path.write_bytes(sound.read_bytes())
     video = open_video(path, reader)
     path.unlink()
-    assert numbers(video.frames([30, 59])) == [30, 59]  # it stays open
+    assert numbers(video.frames([30, 59])) == [30, 59]  # the open file remains readable
     with pytest.raises(DataError, match=r"here\.mp4: no such video file"):
         open_video(path, reader)
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_a_file_that_is_replaced(tmp_path, sound, reader):
+def test_replaced_file(tmp_path, sound, reader):
     path = tmp_path / "here.mp4"
     path.write_bytes(sound.read_bytes())
     assert len(open_video(path, reader)) == 60
@@ -171,7 +171,7 @@ def test_a_file_that_is_replaced(tmp_path, sound, reader):
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_frames_outside_the_video(sound, reader):
+def test_index_out_of_range(sound, reader):
     video = open_video(sound, reader)
     for index in (-1, 60):
         with pytest.raises(DataError, match=rf"frame {index} is out of range for a video of 60 frames"):
@@ -180,7 +180,7 @@ def test_frames_outside_the_video(sound, reader):
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("name", ["concat:a.mp4", "100%d.mp4", "a b'c\"ü.mp4", "http:x.mp4"])
-def test_odd_names(tmp_path, sound, name, reader):
+def test_unusual_file_names(tmp_path, sound, name, reader):
     path = tmp_path / name
     path.write_bytes(sound.read_bytes())
     assert numbers(open_video(path, reader).frames([7])) == [7]
@@ -190,8 +190,8 @@ def test_odd_names(tmp_path, sound, name, reader):
 @pytest.mark.skipif(
     not Path("/proc/self/statm").exists(), reason="the system does not tell of memory in /proc"
 )
-def test_many_files_one_after_the_other(tmp_path, reader):
-    """Neither memory nor open files grow."""
+def test_many_files_in_sequence(tmp_path, reader):
+    """Neither memory nor the number of open files grows."""
     path = write_numbered(tmp_path / "v", Recipe(size=(640, 360), options=x264(keyint=12, bframes=2)))
 
     def read(times):
@@ -202,6 +202,6 @@ def test_many_files_one_after_the_other(tmp_path, reader):
 
     gc.collect()
     memory, files = zip(read(30), read(170), read(170))
-    # Each of them would leave 100 MB or more. The allocator's holes, which are filled later, come but once.
+    # Each leak would cost 100 MB or more. Fragmentation of the allocator occurs only once.
     assert min(np.diff(memory)) < 40
     assert files[0] == files[2]

@@ -13,7 +13,7 @@ READERS = ["decord", "pyav"]
 
 @pytest.fixture(scope="module")
 def numbered(tmp_path_factory):
-    """40 frames at 20 fps; frame k is grey of level 5 * k + 20, so that a frame says which one it is."""
+    """40 frames at 20 fps. Frame k has the gray level 5 * k + 20, which identifies it."""
     path = tmp_path_factory.mktemp("video") / "numbered.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=20, options={"crf": "10", "g": "12", "bf": "2"})
@@ -30,7 +30,7 @@ def numbers(frames):
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_exactly_the_asked_frames(numbered, reader):
+def test_requested_frames(numbered, reader):
     video = open_video(numbered, reader)
     assert len(video) == 40
     assert video.rate == Fraction(20)
@@ -43,7 +43,7 @@ def test_exactly_the_asked_frames(numbered, reader):
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_a_moment_has_its_frame(numbered, reader):
+def test_nearest_frame(numbered, reader):
     video = open_video(numbered, reader)
     assert [video.index_at(seconds) for seconds in (0, 0.5, 0.51, 1.95)] == [0, 10, 10, 39]
     for outside in (-1, 2.5):
@@ -53,14 +53,14 @@ def test_a_moment_has_its_frame(numbered, reader):
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("content", [b"", b"not a video at all\n" * 100])
-def test_what_is_not_a_video(tmp_path, reader, content):
+def test_file_that_is_not_a_video(tmp_path, reader, content):
     path = tmp_path / "fake.mp4"
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"fake\.mp4: cannot be read as a video"):
         open_video(path, reader)
 
 
-def test_a_missing_video_and_an_unknown_reader(tmp_path, numbered):
+def test_missing_video_and_unknown_reader(tmp_path, numbered):
     with pytest.raises(DataError, match="no such video file"):
         open_video(tmp_path / "gone.mp4")
     with pytest.raises(ConfigError, match=r"DATALOADER\.READER: got 'decrod'.*did you mean 'decord'"):

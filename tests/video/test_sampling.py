@@ -7,7 +7,7 @@ from vmae_det.data.loader import build_dataset, build_train_dataset, build_train
 from vmae_det.video.sampling import evenly_spaced_segments, random_segments, target_clip
 
 
-def test_a_random_frame_of_each_segment():
+def test_random_frame_of_each_segment():
     """20 frames in 4 segments of 5: each frame of each segment occurs, and no other."""
     rng = np.random.default_rng(0)
     clips = np.stack([random_segments(20, 4, rng) for _ in range(300)])
@@ -31,20 +31,20 @@ def test_segments_of_unequal_length_cover_the_video():
         (2, 2, [[0, 0, 1, 1], [0, 0, 1, 1]]),
     ],
 )
-def test_test_clips_lie_evenly_within_the_segments(frames, clips, expected):
+def test_test_clips_are_evenly_spaced_within_segments(frames, clips, expected):
     placed = [evenly_spaced_segments(frames, 4, number, clips).tolist() for number in range(clips)]
     assert placed == expected
 
 
-def test_a_short_video_repeats_frames():
+def test_short_video_repeats_frames():
     rng = np.random.default_rng(0)
     for _ in range(50):
         assert random_segments(2, 4, rng).tolist() == [0, 0, 1, 1]
         assert random_segments(1, 4, rng).tolist() == [0, 0, 0, 0]
 
 
-class Recording:
-    """A reader of 50 black frames that keeps which were asked for."""
+class RecordingReader:
+    """A reader of 50 black frames that records which ones are requested."""
 
     def __init__(self):
         self.asked = []
@@ -59,15 +59,15 @@ class Recording:
 
 @pytest.fixture
 def reader(monkeypatch):
-    """What every video is read by."""
-    reader = Recording()
+    """The reader of every video."""
+    reader = RecordingReader()
     monkeypatch.setattr(datasets, "open_video", lambda *_, **__: reader)
     return reader
 
 
 @pytest.mark.parametrize("clips", [2, 5, 10])
 def test_views_in_time_and_space(tiny_cfg, reader, monkeypatch, clips):
-    """`clips` x 3 views: every clip thrice, with the left, the middle and the right of its frames."""
+    """`clips` x 3 views: every clip three times, with the left, center and right crop of its frames."""
     lefts = []
     crop = datasets.transforms.crop
     monkeypatch.setattr(
@@ -120,7 +120,7 @@ def test_training_clips_of_segments(tiny_cfg, reader):
     assert once != later
 
 
-def test_pre_training_stays_dense(tiny_cfg, reader):
+def test_pretraining_sampling_is_dense(tiny_cfg, reader):
     build_train_dataset(tiny_cfg("pretrain", "INPUT.SAMPLING", "segments"), "pretraining")[0, 0]
     (asked,) = reader.asked
     assert len(set(np.diff(asked))) == 1
@@ -139,17 +139,17 @@ def test_pre_training_stays_dense(tiny_cfg, reader):
         (4, 8, [10, 18, 26, 34]),
     ],
 )
-def test_targets_lie_around_the_middle_of_the_clip(length, rate, expected):
-    """Of 16 frames at stride 2 from frame 10 on, frame 26 is the middle."""
+def test_targets_are_centered_on_the_clip(length, rate, expected):
+    """The center of 16 frames at stride 2 from frame 10 is frame 26."""
     assert target_clip(np.arange(10, 42, 2), 2, 100, length, rate).tolist() == list(expected)
 
 
-def test_a_target_beyond_the_ends_of_a_video_repeats_frames():
+def test_target_beyond_the_ends_of_a_video_repeats_frames():
     assert target_clip(np.array([0, 1, 2, 3]), 1, 4, 4, 2).tolist() == [0, 0, 2, 3]
 
 
-class Numbered(Recording):
-    """A reader of 50 frames whose pixels are the frame's number."""
+class NumberedReader(RecordingReader):
+    """A reader of 50 frames whose pixels are the frame number."""
 
     def frames(self, indices):
         return super().frames(indices) + np.asarray(indices, dtype=np.uint8)[:, None, None, None]
@@ -165,9 +165,9 @@ OTHER_FRAMES = {
 
 @pytest.mark.parametrize(("frames", "rate", "expected"), OTHER_FRAMES.values(), ids=OTHER_FRAMES)
 @pytest.mark.parametrize("training", [True, False])
-def test_a_sample_with_a_target_of_other_frames(tiny_cfg, monkeypatch, frames, rate, expected, training):
-    """Expected are frames from the start of a clip of 4 frames at stride 2."""
-    reader = Numbered()
+def test_sample_with_a_target_of_other_frames(tiny_cfg, monkeypatch, frames, rate, expected, training):
+    """`expected` are frames relative to the start of a clip of 4 frames at stride 2."""
+    reader = NumberedReader()
     monkeypatch.setattr(datasets, "open_video", lambda *_, **__: reader)
     opts = ("MODEL.RECONSTRUCTION.NUM_FRAMES", frames, "MODEL.RECONSTRUCTION.SAMPLING_RATE", rate)
     cfg = tiny_cfg("pretrain", "DATALOADER.REPEATED_AUG", 1, *opts)
@@ -186,7 +186,7 @@ def test_a_sample_with_a_target_of_other_frames(tiny_cfg, monkeypatch, frames, r
 
 
 @pytest.mark.parametrize("keys", [(0, 0), (4, 2), (4, 0), (0, 2)])
-def test_a_target_of_the_clips_own_frames_is_not_decoded(tiny_cfg, reader, keys):
+def test_target_equal_to_the_clip_is_not_decoded(tiny_cfg, reader, keys):
     opts = ("MODEL.RECONSTRUCTION.NUM_FRAMES", keys[0], "MODEL.RECONSTRUCTION.SAMPLING_RATE", keys[1])
     (sample,) = build_train_dataset(tiny_cfg("pretrain", "DATALOADER.REPEATED_AUG", 1, *opts), "pretraining")[
         0, 0
@@ -196,8 +196,8 @@ def test_a_target_of_the_clips_own_frames_is_not_decoded(tiny_cfg, reader, keys)
 
 
 @pytest.mark.parametrize("crop", ["multi_scale", "resized", "short_side"])
-def test_a_target_is_cropped_flipped_and_coloured_as_the_video(tiny_cfg, crop):
-    """Frames that both hold are the same in both, and the video is the one that a run without target has."""
+def test_target_is_cropped_flipped_and_jittered_as_the_video(tiny_cfg, crop):
+    """Frames in both are equal, and the video equals that of a run without target."""
     opts = ("INPUT.TRAIN_CROP", crop, "INPUT.COLOR_JITTER", 0.4, "DATALOADER.REPEATED_AUG", 4)
     target = ("MODEL.RECONSTRUCTION.NUM_FRAMES", 8, "MODEL.RECONSTRUCTION.SAMPLING_RATE", 1)
     plain = build_train_dataset(tiny_cfg("pretrain", *opts), "pretraining")

@@ -21,7 +21,7 @@ def add(tar, name, content):
 
 @pytest.fixture(scope="module")
 def shard(tmp_path_factory):
-    """Videos of 20, 30 and 40 frames, the second of them an open GOP; two have labels."""
+    """Videos of 20, 30 and 40 frames, the second with an open GOP. Two have labels."""
     folder = tmp_path_factory.mktemp("shards")
     with tarfile.open(folder / "train-000.tar", "w") as tar:
         for key, count, suffix, gop in (
@@ -39,7 +39,7 @@ def shard(tmp_path_factory):
     return folder / "train-000.tar"
 
 
-def test_what_a_shard_holds(shard):
+def test_list_of_videos(shard):
     videos = list_shard(shard)
     assert [video.key for video in videos] == ["a", "dir/b", "c.x", "bad"]
     assert [video.label for video in videos] == [20, None, 40, None]
@@ -47,7 +47,7 @@ def test_what_a_shard_holds(shard):
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_videos_are_read_in_their_places(shard, reader):
+def test_videos_are_read_in_place(shard, reader):
     for video, count in zip(list_shard(shard), (20, 30, 40)):
         opened = open_video(video.path, reader)
         assert opened.path == video.path
@@ -59,7 +59,7 @@ def test_videos_are_read_in_their_places(shard, reader):
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_what_is_not_there_or_no_video(shard, reader):
+def test_missing_member_and_member_that_is_not_a_video(shard, reader):
     with pytest.raises(DataError, match=r"train-000\.tar: contains no file 'z\.mp4'"):
         open_video(shard / "z.mp4", reader)
     with pytest.raises(DataError, match=r"train-000\.tar/bad\.mp4: cannot be read as a video"):
@@ -68,7 +68,7 @@ def test_what_is_not_there_or_no_video(shard, reader):
         open_video(shard.with_name("other.tar") / "a.mp4", reader)
 
 
-def test_broken_shards(tmp_path, shard):
+def test_damaged_shards(tmp_path, shard):
     data = shard.read_bytes()
     path = tmp_path / "broken.tar"
     for content, cause in (

@@ -1,4 +1,4 @@
-"""A video id has one file, whoever looks for it."""
+"""All commands find the same file for a video id."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from vmae_det.video.discovery import resolve_video_ids, videos_by_id
 
 
 def make(folder, *names):
-    """Empty files, and folders with an image where a name ends in a slash."""
+    """Create empty files, and for names that end in a slash folders with an image."""
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def for_prepare(folder):
         ("videos_15min/a.mp4", "(videos/a.mp4 and videos_15min/a.mp4)"),
     ],
 )
-def test_two_files_of_one_id_are_both_named(tmp_path, find, other, named):
+def test_two_files_of_one_id_are_both_reported(tmp_path, find, other, named):
     if "/a" in other and find is not for_prepare:
         pytest.skip("looks into the folder itself")
     first = "videos/a.mp4" if "/a" in other else "a.mp4"
@@ -60,20 +60,20 @@ def test_two_files_of_one_id_are_both_named(tmp_path, find, other, named):
 
 
 @pytest.mark.parametrize("find", [for_training, for_importers, for_prepare])
-def test_other_ids_and_links_to_one_file_do_no_harm(tmp_path, find):
+def test_other_ids_and_links_to_one_file_are_accepted(tmp_path, find):
     folder = make(tmp_path / "videos", "a.mp4", "b.mp4", "b.webm")
     os.symlink("a.mp4", folder / "a.mkv")
     assert str(find(folder)).endswith(("a.mkv", "a.mp4"))
 
 
-def test_of_several_videos_the_one_in_a_preferred_folder(tmp_path):
+def test_file_in_a_preferred_folder_is_chosen(tmp_path):
     folder = make(tmp_path / "videos", "run/a.avi", "walk/a.avi", "walk/a.mp4")
     assert VideoIndex(folder).find("a", "run") == "run/a.avi"
     with pytest.raises(DataError, match=r"walk/a.avi and walk/a.mp4"):
         VideoIndex(folder).find("a", "walk", "run")
 
 
-def test_check_data_stops_where_training_does(mini_ava, tmp_path, capsys):
+def test_check_data_reports_the_same_error_as_training(mini_ava, tmp_path, capsys):
     folder = shutil.copytree(mini_ava, tmp_path / "mini_ava")
     ids = {line.split(",")[0] for line in (folder / "annotations/mini_ava_val.csv").read_text().splitlines()}
     video = next(path for path in sorted((folder / "videos").iterdir()) if path.stem in ids)

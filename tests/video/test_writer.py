@@ -10,11 +10,11 @@ from vmae_det.utils.errors import DataError, UserError
 from vmae_det.video.writer import VideoWriter
 
 RATE = 44100
-BEEP = 1.5  # seconds at which the sound of the source begins
+BEEP = 1.5  # seconds at which the audio of the source starts
 
 
 def write_source(path, codec="aac", container="mp4", seconds=3):
-    """A video of a grey that grows from frame to frame, with a tone that begins at `BEEP`."""
+    """A video whose gray level increases from frame to frame, with a tone that starts at `BEEP`."""
     with av.open(str(path), "w", format=container) as file:
         video = file.add_stream("libx264", rate=25)
         video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
@@ -37,7 +37,7 @@ def write_source(path, codec="aac", container="mp4", seconds=3):
 
 
 def sound_of(path):
-    """Times in seconds and samples of the sound as a player hears them."""
+    """Times in seconds and samples of the audio as played."""
     times, samples = [], []
     with av.open(str(path)) as file:
         for frame in file.decode(audio=0):
@@ -49,7 +49,7 @@ def sound_of(path):
 def frames_of(path):
     with av.open(str(path)) as file:
         frames = list(file.decode(video=0))
-    # PyAV before 17 heeds a colour space only if it is passed and differs from that of the result.
+    # PyAV before 17 uses a color space only if it is passed and differs from that of the result.
     spaces = {"src_colorspace": Colorspace.ITU709, "dst_colorspace": Colorspace.ITU601}
     return [(frame.time, frame.reformat(format="rgb24", **spaces).to_ndarray()) for frame in frames]
 
@@ -63,7 +63,7 @@ def write_frames(path, count=20, height=48, width=64, fps=Fraction(30000, 1001),
 
 
 @pytest.mark.parametrize("fps", [Fraction(30000, 1001), Fraction(28), Fraction(15, 2)])
-def test_frames_rate_and_colours_are_kept(tmp_path, fps):
+def test_frames_rate_and_colors_are_kept(tmp_path, fps):
     path = write_frames(tmp_path / "made" / "video.mp4", fps=fps)
     with av.open(str(path)) as file:
         stream = file.streams.video[0]
@@ -82,14 +82,14 @@ def test_frames_rate_and_colours_are_kept(tmp_path, fps):
     assert [p.name for p in path.parent.iterdir()] == ["video.mp4"]
 
 
-def test_odd_sizes_are_padded_with_the_border(tmp_path):
+def test_odd_sizes_are_padded_by_repeating_the_border(tmp_path):
     frames = frames_of(write_frames(tmp_path / "odd.mp4", height=49, width=65))
     assert frames[5][1].shape == (50, 66, 3)
     assert np.abs(frames[5][1][-1, -1] - np.array((50, 60, 200))).max() < 6
 
 
 def test_uneven_frame_times_are_kept(tmp_path):
-    times = [10.0, 10.04, 10.2, 10.24, 10.5, 10.5, 10.6]  # one is doubled, as some cameras do
+    times = [10.0, 10.04, 10.2, 10.24, 10.5, 10.5, 10.6]  # one is duplicated, as by some cameras
     written = [
         time for time, _ in frames_of(write_frames(tmp_path / "v.mp4", 7, fps=Fraction(25), times=times))
     ]
@@ -104,7 +104,7 @@ def test_uneven_rate_of_a_real_file_is_accepted(tmp_path):
 
 
 @pytest.mark.parametrize("start", [0.0, 1.0])
-def test_sound_is_copied_in_time_with_the_frames(tmp_path, start):
+def test_audio_is_copied_in_sync_with_the_frames(tmp_path, start):
     source = write_source(tmp_path / "source.mp4")
     times = [start + i / 25 for i in range(45)]
     path = write_frames(tmp_path / "v.mp4", 45, fps=Fraction(25), audio_from=source, times=times)
@@ -118,13 +118,13 @@ def test_sound_is_copied_in_time_with_the_frames(tmp_path, start):
     assert loud[-1] == pytest.approx(1.8, abs=0.05)
 
 
-def test_source_without_sound_gives_a_silent_video(tmp_path):
+def test_source_without_audio_gives_a_silent_video(tmp_path):
     source = write_frames(tmp_path / "silent.mp4")
     with av.open(str(write_frames(tmp_path / "v.mp4", audio_from=source))) as file:
         assert not file.streams.audio
 
 
-def test_sound_that_mp4_cannot_hold_is_left_out_with_a_warning(tmp_path, caplog):
+def test_unsupported_audio_is_skipped_with_a_warning(tmp_path, caplog):
     source = write_source(tmp_path / "source.wmv", codec="wmav2", container="asf")
     with caplog.at_level(logging.WARNING):
         path = write_frames(tmp_path / "v.mp4", audio_from=source)
@@ -133,7 +133,7 @@ def test_sound_that_mp4_cannot_hold_is_left_out_with_a_warning(tmp_path, caplog)
     assert "wmav2" in caplog.text
 
 
-def test_interrupted_writing_leaves_the_folder_as_it_was(tmp_path):
+def test_interrupted_writing_leaves_no_files(tmp_path):
     path = tmp_path / "v.mp4"
     path.write_text("an earlier result")
 
@@ -158,7 +158,7 @@ def test_no_frame_is_an_error_and_leaves_no_file(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_frame_of_another_size_is_refused(tmp_path):
+def test_frame_of_another_size_is_an_error(tmp_path):
     with (
         pytest.raises(DataError, match=r"\(32, 64, 3\), expected uint8 \(48, 64, 3\)"),
         VideoWriter(tmp_path / "v.mp4", 64, 48, Fraction(25)) as writer,
@@ -167,14 +167,14 @@ def test_frame_of_another_size_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_unwritable_folder_is_named(tmp_path):
+def test_unwritable_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"v\.mp4: cannot be written"):
         write_frames(tmp_path / "file" / "v.mp4")
 
 
 @pytest.mark.parametrize("content", [None, b"no video at all"])
-def test_unreadable_sound_source_is_named_and_leaves_no_file(tmp_path, content):
+def test_unreadable_audio_source_leaves_no_file(tmp_path, content):
     source = tmp_path / "source.mp4"
     if content is not None:
         source.write_bytes(content)
@@ -184,7 +184,7 @@ def test_unreadable_sound_source_is_named_and_leaves_no_file(tmp_path, content):
 
 
 @pytest.mark.parametrize("name", ["a:b", "concat:x|y", "-y", "a%03d", 'it\'s "q"', "a\nb"])
-def test_names_that_mean_something_elsewhere_are_files_here(tmp_path, monkeypatch, name):
+def test_names_with_special_meanings_are_files(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     write_source(tmp_path / "sound.mp4", seconds=1).rename(f"{name}_source.mp4")
     write_frames(f"{name}.mp4", count=2, audio_from=f"{name}_source.mp4")

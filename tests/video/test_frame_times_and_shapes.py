@@ -1,4 +1,4 @@
-"""What docs/guides/readers.md promises of odd files: frame numbers, times and shapes."""
+"""Frame numbers, times and shapes of unusual files, as documented in docs/guides/readers.md."""
 
 from fractions import Fraction
 
@@ -15,16 +15,16 @@ from vmae_det.video.readers import base, open_video
 
 READERS = ["pyav", "decord"]
 CLOSED = x264(keyint=12, bframes=2)
-GAP = [*range(40), *range(70, 150)]  # frames that are there, of 150
+GAP = [*range(40), *range(70, 150)]  # frames that exist, of 150
 
 
 @pytest.fixture(autouse=True)
-def nothing_told(monkeypatch):
+def no_warnings_yet(monkeypatch):
     monkeypatch.setattr(base, "_warned", set())
 
 
 def check(path, truth, times, reader="pyav", number_of=numbers):
-    """All frames, some of them alone, and all of them in a row; gives the reader."""
+    """Check all frames at once, some of them alone, and all of them in order. Return the reader."""
     video = open_video(path, reader)
     assert len(video) == len(truth)
     np.testing.assert_allclose(video.times, times, atol=2e-3)
@@ -40,7 +40,7 @@ def check(path, truth, times, reader="pyav", number_of=numbers):
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov", ".ts"])
 @pytest.mark.parametrize(("aspect", "shown"), [("64/45", (136, 64)), ("8/11", (96, 88)), ("9/1", (96, 64))])
-def test_pixels_that_are_not_square(tmp_path, reader, suffix, aspect, shown):
+def test_non_square_pixels(tmp_path, reader, suffix, aspect, shown):
     recipe = Recipe(suffix=suffix, count=12, size=(96, 64), options=CLOSED, aspect=Fraction(aspect))
     shown = (round(96 * Fraction(64, 45)), 64) if aspect == "64/45" else shown
     path = write_numbered(tmp_path / "v", recipe)
@@ -54,7 +54,7 @@ def test_pixels_that_are_not_square(tmp_path, reader, suffix, aspect, shown):
     assert (facts.width, facts.height) == shown
 
 
-def test_pixels_that_are_not_square_in_a_turned_video(tmp_path):
+def test_non_square_pixels_in_a_rotated_video(tmp_path):
     recipe = Recipe(count=12, size=(96, 64), options=CLOSED, aspect=Fraction(3, 2), rotation=90)
     path = write_numbered(tmp_path / "v", recipe)
     video = open_video(path)
@@ -67,7 +67,7 @@ def test_pixels_that_are_not_square_in_a_turned_video(tmp_path):
 
 
 def with_pictures(path, sizes, default, counts):
-    """A video of several streams of numbered frames, the k-th from number 100 k on."""
+    """A video with several streams of numbered frames. Stream k starts at number 100 k."""
     with av.open(str(path), "w") as container:
         streams = []
         for size in sizes:
@@ -90,14 +90,14 @@ def with_pictures(path, sizes, default, counts):
     ("sizes", "default", "counts", "chosen"),
     [
         ([(64, 64), (96, 64)], 1, (12, 12), 1),
-        ([(96, 64), (64, 64)], 1, (12, 12), 1),  # the default one, though it is smaller
+        ([(96, 64), (64, 64)], 1, (12, 12), 1),  # the default stream, although it is smaller
         ([(64, 64), (96, 64)], None, (12, 12), 1),
         ([(96, 64), (64, 64)], None, (12, 12), 0),
-        ([(96, 64), (64, 64)], 0, (1, 12), 1),  # a picture is no video
+        ([(96, 64), (64, 64)], 0, (1, 12), 1),  # a picture is not a video
     ],
 )
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_the_stream_that_players_show(tmp_path, suffix, sizes, default, counts, chosen):
+def test_stream_that_players_show(tmp_path, suffix, sizes, default, counts, chosen):
     if suffix == ".mp4" and default is None:
         pytest.skip("FFmpeg then makes the first one the default")
     path = with_pictures(tmp_path / f"v{suffix}", sizes, default, counts)
@@ -109,7 +109,7 @@ def test_the_stream_that_players_show(tmp_path, suffix, sizes, default, counts, 
 
 
 def spliced(tmp_path, suffix, starts, codec="libx264", options=CLOSED):
-    """Recordings of 30 frames one after the other, whose clocks begin at these frames."""
+    """Consecutive recordings of 30 frames, whose clocks start at these frames."""
     path = tmp_path / f"spliced{suffix}"
     with path.open("wb") as file:
         for place, start in enumerate(starts):
@@ -136,7 +136,7 @@ MPEG2 = {"codec": "mpeg2video", "options": {"g": "12", "bf": "2", "qmin": "2"}}
         (".mpg", (0, 0), MPEG2),
     ],
 )
-def test_a_clock_that_restarts_or_jumps(tmp_path, caplog, suffix, starts, coding):
+def test_clock_that_restarts_or_jumps(tmp_path, caplog, suffix, starts, coding):
     path = spliced(tmp_path, suffix, starts, **coding)
     count = 30 * len(starts)
     video = check(path, list(range(count)), np.arange(count) / 25)
@@ -152,8 +152,8 @@ def test_a_clock_that_restarts_or_jumps(tmp_path, caplog, suffix, starts, coding
     assert numbers(open_video(tmp_path / "small.mp4").frames(np.arange(count))) == list(range(count))
 
 
-def test_a_clock_that_wraps_around(tmp_path, caplog):
-    """After 2^33 ticks, 26.5 hours, it begins anew at 0."""
+def test_clock_that_wraps_around(tmp_path, caplog):
+    """The clock restarts at 0 after 2^33 ticks (26.5 hours)."""
     first = 2**33 // 3600 - 30
     recipe = Recipe(suffix=".ts", stamps=range(first, first + 60), options=CLOSED)
     check(write_numbered(tmp_path / "v", recipe), list(range(60)), np.arange(60) / 25)
@@ -161,7 +161,7 @@ def test_a_clock_that_wraps_around(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_a_gap_is_kept_where_the_file_states_its_times(tmp_path, suffix):
+def test_gap_is_kept_if_the_file_states_its_times(tmp_path, suffix):
     stamps = [*range(30), *range(30 + 2250, 60 + 2250)]
     recipe = Recipe(suffix=suffix, stamps=stamps, options=CLOSED)
     check(write_numbered(tmp_path / "v", recipe), list(range(60)), np.array(stamps) / 25)
@@ -178,7 +178,7 @@ def test_a_gap_is_kept_where_the_file_states_its_times(tmp_path, suffix):
         ("mjpeg", {}),
     ],
 )
-def test_frames_that_a_camera_dropped_in_avi(tmp_path, codec, options):
+def test_dropped_frames_in_avi(tmp_path, codec, options):
     pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
     recipe = Recipe(suffix=".avi", codec=codec, pix_fmt=pix_fmt, options=options, rate=30, stamps=GAP)
     path = write_numbered(tmp_path / "v", recipe)
@@ -192,12 +192,12 @@ def test_frames_that_a_camera_dropped_in_avi(tmp_path, codec, options):
 
 
 @pytest.mark.parametrize("bframes", ["0", "2"])
-def test_times_of_a_program_stream(tmp_path, bframes):
+def test_frame_times_of_a_program_stream(tmp_path, bframes):
     options = {"g": "12", "bf": bframes, "qmin": "2", "qmax": "2"}
     recipe = Recipe(suffix=".mpg", codec="mpeg2video", options=options, stamps=GAP, size=(160, 96))
     rng = np.random.default_rng(0)
 
-    def noisy(number, width, height):  # small frames would share packets, and the times of these
+    def noisy(number, width, height):  # small frames would share packets and their times
         return numbered_frame(number, width, height) ^ rng.integers(0, 64, (height, width, 3), np.uint8)
 
     path = write_numbered(tmp_path / "v", recipe, noisy)
@@ -205,7 +205,7 @@ def test_times_of_a_program_stream(tmp_path, bframes):
 
 
 def test_small_frames_of_a_program_stream(tmp_path, caplog):
-    """Many share a packet, of which only one has its time stated."""
+    """Many frames share a packet, and only one of them has a stated time."""
     options = {"g": "12", "bf": "2"}
     recipe = Recipe(suffix=".mpg", codec="mpeg2video", options=options, count=900, size=(64, 64))
     video = open_video(write_numbered(tmp_path / "v", recipe))
@@ -223,14 +223,14 @@ def test_small_frames_of_a_program_stream(tmp_path, caplog):
         (".m1v", "mpeg1video", {"g": "12"}),
     ],
 )
-def test_bare_streams(tmp_path, suffix, codec, options):
+def test_raw_streams(tmp_path, suffix, codec, options):
     recipe = Recipe(suffix=suffix, codec=codec, options=options, rate=30)
     path = write_numbered(tmp_path / "v", recipe)
     for reader in READERS:
         assert check(path, list(range(60)), np.arange(60) / 30, reader).rate == 30
 
 
-def test_a_bare_stream_without_a_rate(tmp_path):
+def test_raw_stream_without_a_rate(tmp_path):
     options = {"x265-params": "log-level=none:keyint=12:vui-timing-info=0"}
     path = write_numbered(tmp_path / "v", Recipe(suffix=".hevc", codec="libx265", options=options))
     with pytest.raises(DataError, match=r"v\.hevc: .*does not state its frame rate; .*ffmpeg -r RATE -i"):
@@ -239,7 +239,7 @@ def test_a_bare_stream_without_a_rate(tmp_path):
 
 
 @pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG"), (1, None)])
-def test_hdr_is_said_once(tmp_path, caplog, transfer, name):
+def test_hdr_warning_is_logged_once(tmp_path, caplog, transfer, name):
     options = {"x265-params": "log-level=none"}
     recipe = Recipe(count=3, codec="libx265", pix_fmt="yuv420p10le", options=options, transfer=transfer)
     path = write_numbered(tmp_path / "v", recipe)
@@ -248,20 +248,20 @@ def test_hdr_is_said_once(tmp_path, caplog, transfer, name):
     told = [record.message for record in caplog.records]
     assert len(told) == (name is not None)
     assert all(f"HDR ({name})" in text for text in told)
-    if name:  # what is made of it is no less HDR
+    if name:  # the resized video is HDR as well
         assert resize_video(path, tmp_path / "small.mp4", 32) == ""
         open_video(tmp_path / "small.mp4")
         assert f"small.mp4: its colors are HDR ({name})" in caplog.text
 
 
-# The same of files that other programs made.
+# The same for files written by other programs.
 
 CASES = SHARED / "cases" / "video"
 needs_cases = pytest.mark.skipif(not CASES.is_dir(), reason="the cases lie beside the repository")
 
 
 def bar_numbers(frames):
-    """The numbers in the lowest eighth of frames: twelve blocks, the highest bit first."""
+    """Return the numbers in the bottom eighth of frames: twelve blocks, highest bit first."""
     found = []
     for frame in frames:
         height, width = frame.shape[:2]

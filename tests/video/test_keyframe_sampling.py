@@ -1,4 +1,4 @@
-"""Where keyframes are found, and the table of docs/guides/data.md that compares it with SlowFast."""
+"""Which frame is a keyframe, and the table of docs/guides/data.md that compares it with SlowFast."""
 
 import logging
 from fractions import Fraction
@@ -16,8 +16,8 @@ from vmae_det.video.sampling import describe_keyframe, slowfast_frame
 CUT = 900
 
 
-class Steady(VideoReader):
-    """A cut of 901 seconds with frames at a constant rate, the first of them at second 900."""
+class ConstantRateVideo(VideoReader):
+    """A cut of 901 seconds with a constant frame rate, whose first frame is at second 900."""
 
     path = Path("steady.mp4")
 
@@ -30,8 +30,8 @@ class Steady(VideoReader):
 
 
 def row_of_table(rate, second):
-    """What is compared, computed as training does it."""
-    video, place = Steady(rate), second - CUT
+    """A row of the table, computed as in training."""
+    video, place = ConstantRateVideo(rate), second - CUT
     own, other = video.index_at(place), slowfast_frame(second)
     off = (video.times[own] - place) * 1000
     shown = other / float(rate) - place
@@ -41,12 +41,12 @@ def row_of_table(rate, second):
 
 @pytest.mark.parametrize("second", [902, 1798])
 @pytest.mark.parametrize("rate", [Fraction(30), Fraction(25), Fraction(30000, 1001)])
-def test_the_table_of_the_documents(rate, second):
+def test_table_in_the_documentation(rate, second):
     documents = (Path(__file__).parents[2] / "docs/guides/data.md").read_text(encoding="utf-8")
     assert row_of_table(rate, second) in documents
 
 
-def test_what_is_said():
+def test_description():
     text = describe_keyframe("a", 902, 900)
     assert "second 902 of a is the frame nearest to 2.000 s of its file (video_start 900)" in text
     assert "SlowFast uses (902 - 900) x 30 = frame 60 from the first" in text
@@ -55,7 +55,7 @@ def test_what_is_said():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_training_and_testing_say_it_once(tiny_cfg, mini_ava, caplog, training):
+def test_training_and_testing_log_it_once(tiny_cfg, mini_ava, caplog, training):
     file = mini_ava / ("train.yaml" if training else "val.yaml")
     with caplog.at_level(logging.INFO, "vmae_det"):
         dataset = build_dataset(tiny_cfg("detect"), "detection", str(file), training)
@@ -67,7 +67,7 @@ def test_training_and_testing_say_it_once(tiny_cfg, mini_ava, caplog, training):
     assert "(video_start 900)" in said
 
 
-def test_the_doctor_says_it(mini_ava, monkeypatch):
+def test_check_data_prints_it(mini_ava, monkeypatch):
     from vmae_det.video.probe import probe_video
 
     monkeypatch.setattr(
