@@ -208,15 +208,15 @@ def test_scaling_command(parallel, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("more", "says"),
+    ("more", "message"),
     [
         (("--processes", "2", "4"), "--processes: expected 1 and larger numbers, ascending"),
         (("--processes", "1"), "such as 1 2 4; got 1"),
         (("MODEL.META_ARCHITECTURE", "VideoClassifier"), "benchmark scaling times pre-training"),
     ],
 )
-def test_invalid_uses(more, says, capsys):
+def test_invalid_uses(more, message, capsys):
     opts = () if more[0].startswith("--") else more
     flags = more if more[0].startswith("--") else ()
     assert main(["benchmark", "scaling", *flags, "--config-file", CONFIG, *TINY, *opts]) == 2
-    assert says in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -57,15 +57,15 @@ def test_mixed_precision_with_predicted_frames(command, capsys):
 
 
 @pytest.mark.parametrize(
-    ("opts", "says"),
+    ("opts", "expected"),
     [
         (("MODEL.DECODER.MASK", "running_cell"), "MODEL.DECODER.MASK: running_cell; Hugging Face's VideoMAE"),
         (("MODEL.META_ARCHITECTURE", "VideoClassifier"), "benchmark train times pre-training"),
     ],
 )
-def test_unsupported_configs(command, opts, says, capsys):
+def test_unsupported_configs(command, opts, expected, capsys):
     assert main([*command, "--against", "huggingface", *TINY, *opts]) == 2
-    assert says in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
 
 
 def test_missing_transformers(command, monkeypatch, capsys):

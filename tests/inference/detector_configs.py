@@ -13,5 +13,5 @@ def config(name, *opts):
     return cfg
 
 
-def picture(height=96, width=128):
+def random_image(height=96, width=128):
     return np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)

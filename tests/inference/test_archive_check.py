@@ -81,8 +81,8 @@ def symbols(value):
     if isinstance(value, list):
         return [symbol for item in value for symbol in symbols(item)]
     if isinstance(value, dict):
-        own = [value] if "expr_str" in value else []
-        return own + [symbol for item in value.values() for symbol in symbols(item)]
+        formulas = [value] if "expr_str" in value else []
+        return formulas + [symbol for item in value.values() for symbol in symbols(item)]
     return []
 
 

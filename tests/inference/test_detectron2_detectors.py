@@ -7,7 +7,7 @@ import types
 import numpy as np
 import pytest
 import torch
-from detector_configs import config, picture
+from detector_configs import config, random_image
 from fvcore.common.config import CfgNode
 
 from vmae_det.inference.person_detectors import build_person_detector
@@ -90,7 +90,7 @@ def detectron2(monkeypatch, tmp_path):
 
 def test_detectron2_is_installed(detectron2):
     detector = build_person_detector(config("detectron2", "SHORT_SIDE", 32))
-    frame = picture(50, 60)
+    frame = random_image(50, 60)
     frame[..., 0] = 7
     ((boxes, scores), _) = detector.detect([frame, frame])
     assert boxes.tolist() == [[1, 2, 30, 40]], "only persons"
@@ -104,7 +104,7 @@ def test_detectron2_weights(detectron2, tmp_path):
     path = tmp_path / "custom.pth"
     torch.save({"model": {"sure": torch.tensor(0.9)}}, path)
     detector = build_person_detector(config("detectron2", "WEIGHTS", str(path)))
-    assert detector.detect([picture()])[0][1].tolist() == pytest.approx([0.9])
+    assert detector.detect([random_image()])[0][1].tolist() == pytest.approx([0.9])
     torch.save({"model": {"other": torch.tensor(0.9)}}, path)
     with pytest.raises(WeightsError, match=r"custom.pth: 1 parameters of the person detector are missing"):
         build_person_detector(config("detectron2", "WEIGHTS", str(path)))
@@ -183,12 +183,12 @@ def custom(tmp_path):
 
 def test_custom_detector_with_one_class(detectron2, custom):
     one = "MODEL: {ROI_HEADS: {NUM_CLASSES: 1}}\nDATASETS: {TRAIN: [my_people]}\nINPUT: {MIN_SIZE_TEST: 64}"
-    ((boxes, scores),) = build_person_detector(custom(one)).detect([picture()])
+    ((boxes, scores),) = build_person_detector(custom(one)).detect([random_image()])
     assert boxes.tolist() == [[1, 2, 30, 40]]
     assert scores.tolist() == pytest.approx([0.9])
     assert detectron2.network.inputs[0]["image"].shape[1] == 64, "the size in the file"
     retina = "MODEL: {META_ARCHITECTURE: RetinaNet, RETINANET: {NUM_CLASSES: 1}}"
-    assert len(build_person_detector(custom(retina)).detect([picture()])[0][0]) == 1
+    assert len(build_person_detector(custom(retina)).detect([random_image()])[0][0]) == 1
     with pytest.raises(ConfigError, match=r"PERSON_DETECTOR.WEIGHTS: empty, but .*custom.yaml needs a file"):
         build_person_detector(custom(one, "WEIGHTS", ""))
     detectron2.names["my_people"] = ["helmet"]
@@ -205,7 +205,7 @@ def test_custom_detector_with_several_classes(detectron2, custom):
     ):
         build_person_detector(custom(several))
     detectron2.names["mine"] = ["car", "dog", "cat", "bus", "tree", "Person"]
-    ((boxes, scores),) = build_person_detector(custom(several)).detect([picture()])
+    ((boxes, scores),) = build_person_detector(custom(several)).detect([random_image()])
     assert boxes.tolist() == [[5, 5, 9, 9]], "the last class, by its name"
     assert scores.tolist() == pytest.approx([0.99])
 

@@ -98,8 +98,8 @@ def test_invalid_files(tmp_path, monkeypatch):
     path.write_bytes(b"no network")
     with pytest.raises(WeightsError, match=r"net.onnx: not an ONNX model"):
         build_person_detector(config("onnx", "WEIGHTS", str(path)))
-    grey = helper.make_tensor_value_info("grey", TensorProto.FLOAT, [1, 1, 8, 8])
-    graph = helper.make_graph([helper.make_node("Identity", ["grey"], ["out"])], "grey", [grey], [])
+    gray = helper.make_tensor_value_info("gray", TensorProto.FLOAT, [1, 1, 8, 8])
+    graph = helper.make_graph([helper.make_node("Identity", ["gray"], ["out"])], "gray", [gray], [])
     graph.output.append(helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 1, 8, 8]))
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=8), str(path))
     with pytest.raises(

@@ -7,7 +7,7 @@ import urllib.error
 import numpy as np
 import pytest
 import torch
-from detector_configs import config, picture
+from detector_configs import config, random_image
 
 from vmae_det.inference.person_detectors import PERSON_DETECTOR_REGISTRY, build_person_detector
 from vmae_det.inference.person_detectors.interface import PersonDetector
@@ -60,7 +60,7 @@ def test_custom_detector():
         def _detect(self, frames):
             return [(torch.zeros(0, 4), torch.zeros(0)) for _ in frames]
 
-    ((boxes, _),) = build_person_detector(config(name)).detect([picture()])
+    ((boxes, _),) = build_person_detector(config(name)).detect([random_image()])
     assert boxes.shape == (0, 4)
 
 
@@ -70,7 +70,7 @@ def test_custom_detector():
 @pytest.mark.parametrize("name", [SMALL, "retinanet_resnet50_fpn_v2"])
 def test_random_weights(name):
     cfg = config(name, "WEIGHTS", "random", "SCORE", 0.0, "MAX_PEOPLE", 7, "SHORT_SIDE", 64)
-    frames = [picture(), picture()]
+    frames = [random_image(), random_image()]
     first, second = build_person_detector(cfg).detect(frames)
     assert first[0].shape == (7, 4)
     np.testing.assert_allclose(first[0], second[0], atol=1e-3)
@@ -86,12 +86,12 @@ def test_weights_from_a_file(tmp_path, suffix):
     from safetensors.torch import save_file
 
     options = ("SCORE", 0.0, "SHORT_SIDE", 64)
-    made = build_person_detector(config(SMALL, "WEIGHTS", "random", *options))
-    state, path = made.model.state_dict(), tmp_path / f"people{suffix}"
+    written = build_person_detector(config(SMALL, "WEIGHTS", "random", *options))
+    state, path = written.model.state_dict(), tmp_path / f"people{suffix}"
     save_file(state, path) if suffix == ".safetensors" else torch.save({"model": state}, path)
     read = build_person_detector(config(SMALL, "WEIGHTS", str(path), *options, "MAX_PEOPLE", 30))
-    (ours,), (theirs,) = made.detect([picture()]), read.detect([picture()])
-    np.testing.assert_array_equal(ours[0], theirs[0])
+    (expected,), (actual,) = written.detect([random_image()]), read.detect([random_image()])
+    np.testing.assert_array_equal(expected[0], actual[0])
 
 
 def test_weights_that_do_not_fit(tmp_path):

@@ -61,8 +61,8 @@ def random_access(path, cfg, every):
     times = np.arange(0, reader.times[-1] + 1e-9, every)
     results = []
     for time in times:
-        centre = int(np.abs(reader.times - time).argmin())
-        frames = reader.frames(keyframe_clip(centre, len(reader), node.NUM_FRAMES, node.SAMPLING_RATE))
+        center = int(np.abs(reader.times - time).argmin())
+        frames = reader.frames(keyframe_clip(center, len(reader), node.NUM_FRAMES, node.SAMPLING_RATE))
         clip = transforms.full_frame_transform(transforms.make_clip(frames), cfg)
         results.append(transforms.to_video(clip).float().mean(dim=(0, 2, 3)).numpy())
     return times, np.array(results)
@@ -280,9 +280,9 @@ def test_boxes_between_keyframes_are_interpolated_along_tracks():
     for time in np.arange(0, 8, 0.07):
         expected = {}
         for track in (1, 2):
-            own = tracks == track
-            if times[own][0] - 0.5 <= time <= times[own][-1] + 0.5:
-                expected[track] = [np.interp(time, times[own], side) for side in boxes[own].T]
+            visible = tracks == track
+            if times[visible][0] - 0.5 <= time <= times[visible][-1] + 0.5:
+                expected[track] = [np.interp(time, times[visible], side) for side in boxes[visible].T]
         found = {track: person.box for track, person in people.at(time)}
         assert found.keys() == expected.keys(), time
         for track, box in found.items():

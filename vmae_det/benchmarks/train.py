@@ -1,7 +1,7 @@
 """`benchmark train`: time and memory of a training step, optionally compared with another implementation.
 
-`python -m vmae_det.benchmarks.train` is the worker process of one implementation. It takes steps when it is
-told to, so that its memory and its settings of PyTorch are those of one implementation only.
+`python -m vmae_det.benchmarks.train` is the worker process of one implementation. It takes steps on
+request. Its memory and its PyTorch settings are therefore those of one implementation only.
 """
 
 from __future__ import annotations
