@@ -50,11 +50,12 @@ class LoadReport:
     source: StateDict
 
     def __str__(self) -> str:
-        text = f"{len(self.loaded)} parameters (format: {self.format})"
+        total = len(self.loaded) + len(self.missing)
+        text = f"loaded {len(self.loaded)} of {total} parameters (format: {self.format})"
         if self.source.others:
             text += f": {self.source}"
         if self.missing:
-            text += f"; not in the file, keep their initial values: {shorten_list(self.missing)}"
+            text += f"; missing in the file, keep their initial values: {shorten_list(self.missing)}"
         if self.unused:
             text += f"; not in the model, ignored: {shorten_list(self.unused)}"
         return text
