@@ -3,6 +3,9 @@
 import sys
 from pathlib import Path
 
+from pygments.lexers.special import TextLexer
+from sphinx.application import Sphinx
+
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent / "_ext")]
 
@@ -31,3 +34,8 @@ html_theme_options = {"sidebar_hide_name": False}
 html_show_sphinx = False
 copybutton_prompt_text = r"\$ "
 copybutton_prompt_is_regexp = True
+
+
+def setup(app: Sphinx) -> None:
+    """Show CSV as plain text. Pygments has no lexer for it."""
+    app.add_lexer("csv", TextLexer)

@@ -16,6 +16,7 @@ import argparse
 import importlib
 import pkgutil
 import re
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -125,7 +126,8 @@ def _command(parser: argparse.ArgumentParser, title: str, level: int) -> Iterato
     yield from (f"{'#' * level} {title}", "")
     if parser.description:
         yield from (_sentence(parser.description), "")
-    usage = re.sub(r"^usage: ", "", parser.format_usage(), flags=re.IGNORECASE).strip()
+    usage = " ".join(re.sub(r"^usage: ", "", parser.format_usage(), flags=re.IGNORECASE).split())
+    usage = textwrap.fill(usage, 88, subsequent_indent="    ", break_on_hyphens=False)
     yield from ("```text", usage, "```", "")
     subcommands = []
     rows = []
