@@ -23,6 +23,7 @@ suppress_warnings = ["myst.header"]  # included files begin at a heading of thei
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4
 
+smartquotes = False  # they turn the two hyphens of an option into a dash
 default_role = "code"
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"

@@ -107,7 +107,16 @@ def config_page() -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("*", "\\*")
+    return _prose(text).replace("|", "\\|").replace("*", "\\*")
+
+
+def _prose(text: str) -> str:
+    """Mark options as code and make links of the pages that a text names."""
+    parts = re.split(r"(`[^`]*`)", text)  # every second part is code already
+    for number in range(0, len(parts), 2):
+        part = re.sub(r"(?<![\w-])--[a-z][\w-]*", lambda match: f"`{match[0]}`", parts[number])
+        parts[number] = re.sub(r"\bdocs/([\w/]+)\.md\b", r"[\1](../\1.md)", part)
+    return "".join(parts)
 
 
 # ---------------------------------------------------------------- command line
@@ -139,7 +148,9 @@ def _command(parser: argparse.ArgumentParser, title: str, level: int) -> Iterato
     if rows:
         yield from ("| argument | meaning |", "|---|---|", *rows, "")
     if parser.epilog:
-        yield from (parser.epilog.strip(), "")
+        epilog = parser.epilog.strip()
+        aligned = "  " in epilog
+        yield from ("```text", epilog, "```", "") if aligned else (_prose(epilog), "")
     for name, subparser in subcommands:
         yield from _command(subparser, f"{title} {name}", level + 1)
 

@@ -240,8 +240,8 @@ _C.SOLVER.ACCUMULATE = Key(1, integer("[1, 100000]"))
 _C.SOLVER.CHECKPOINT_PERIOD = Key(1, integer("[1, 100000]"))
 _C.SOLVER.KEEP_CHECKPOINTS = Key(3, integer("[1, 100000]"))
 # Action on a loss that is not finite or above MAX_LOSS. stop: end the run; earlier checkpoints are kept.
-# skip: skip the optimizer step; a GPU then waits for the loss of each step. skip also checks that the gradient is
-# finite, except in fp16, where the loss scaling handles it.
+# skip: skip the optimizer step; a GPU then waits for the loss of each step. skip also checks that the
+# gradient is finite, except in fp16, where the loss scaling handles it.
 _C.SOLVER.ON_BAD_LOSS = Key("stop", choice("stop", "skip"))
 _C.SOLVER.MAX_LOSS = Key(1e4, number("(0, inf]"))
 # For skip: steps in a row that may be skipped. One more ends the run.
@@ -288,8 +288,8 @@ _C.PERSON_DETECTOR.SCORE = Key(0.8, number("[0, 1]"))
 _C.PERSON_DETECTOR.MAX_PEOPLE = Key(30, integer("[1, 1000]"))
 # Non-maximum suppression: of two boxes with an IoU above this, the one with the lower score is dropped.
 _C.PERSON_DETECTOR.NMS_IOU = Key(0.5, number("[0, 1]"))
-# Short side of the detector's input, in pixels. 0: the default of the network. onnx: the side of the square, if
-# the file accepts any size, rounded up to its stride.
+# Short side of the detector's input, in pixels. 0: the default of the network. onnx: the side of the square,
+# if the file accepts any size, rounded up to its stride.
 _C.PERSON_DETECTOR.SHORT_SIDE = Key(0, integer("[0, 4096]"))
 # Frames of a batch of the detector.
 _C.PERSON_DETECTOR.BATCH_SIZE = Key(4, integer("[1, 1000]"))
