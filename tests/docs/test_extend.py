@@ -11,8 +11,8 @@ import torch
 from vmae_det.checkpoint import read_checkpoint
 from vmae_det.cli.main import main
 from vmae_det.data.loader import build_dataset
-from vmae_det.engine.elastic_agent import Job
-from vmae_det.engine.launch import _run_extended
+from vmae_det.engine.elastic_agent import WorkerTask
+from vmae_det.engine.launch import _run_with_extensions
 from vmae_det.utils import extensions
 from vmae_det.utils.errors import DataError
 from vmae_det.utils.extensions import import_extensions
@@ -46,11 +46,11 @@ def test_processes_that_are_started_import_modules_too(parts, monkeypatch):
     monkeypatch.chdir(parts)
     (parts / "another_part.py").write_text("")
     import_extensions(["another_part"])
-    job = pickle.loads(pickle.dumps(Job(part_is_imported, (), None, 60.0)))  # what the agent sends
+    job = pickle.loads(pickle.dumps(WorkerTask(part_is_imported, (), None, 60.0)))  # what the agent sends
     monkeypatch.delitem(sys.modules, "another_part")
     with pytest.raises(AssertionError):
         part_is_imported()
-    _run_extended(job, ())
+    _run_with_extensions(job, ())
 
 
 def test_the_parts_of_the_page(parts, tiny_cfg, mini_ava, tmp_path, monkeypatch, capsys):

@@ -149,7 +149,7 @@ def test_a_lost_process_ends_the_run_with_one_line(run_cfg, start):
     assert time.monotonic() - killed < 30
     assert status == 1
     assert text.count("vmae-det: error:") == 1
-    assert "vmae-det: error: process 1 was ended by SIGKILL; go on with --resume" in text
+    assert "vmae-det: error: process 1 was stopped by SIGKILL; continue with --resume" in text
     assert "Traceback" not in text
     wait(lambda: not session_of(run.process.pid), "the end of all processes")
 
@@ -161,9 +161,7 @@ def test_a_lost_process_is_replaced_where_restarts_are_allowed(run_cfg, start, p
     os.kill(run.workers()[-1], signal.SIGKILL)
     status, text = run.end()
     assert status == 0, text
-    lost = (
-        f"vmae-det: process {processes - 1} was ended by SIGKILL; all processes start again, restart 1 of 1"
-    )
+    lost = f"vmae-det: process {processes - 1} was stopped by SIGKILL; all processes restart, restart 1 of 1"
     assert lost in text
     assert steps(run.output) == 60
     assert "resumed from" in (run.output / "log.txt").read_text()
@@ -183,7 +181,7 @@ def test_a_hung_collective_ends_the_run_with_the_stacks_of_all_processes(tmp_pat
     assert errors.count("vmae-det: ") == 1
     assert (
         "vmae-det: error: process 0 made no progress for 10 s (--timeout); "
-        "where each process stood is in OUTPUT_DIR/stacks" in errors
+        "the stacks of all processes are in OUTPUT_DIR/stacks" in errors
     )
     for rank in (0, 1):
         assert "in wait_for_a_stopped_process" in (tmp_path / "stacks" / f"rank_{rank}.txt").read_text()
@@ -220,7 +218,7 @@ def test_a_mistake_of_the_program_keeps_its_traceback(capfd):
     assert launch(fail, (), num_processes=2, max_restarts=1) == 1
     errors = capfd.readouterr().err
     assert "ZeroDivisionError: a mistake in the program" in errors
-    assert "ended with status 1, see above; all processes start again, restart 1 of 1" in errors
+    assert "exited with status 1, see above; all processes restart, restart 1 of 1" in errors
     assert errors.count("vmae-det: error: process") == 1
 
 

@@ -227,7 +227,7 @@ def test_gpus_that_are_not_there(tiny_cfg):
     ("options", "expected"),
     [
         ({"num_machines": 2}, "--dist-url"),
-        ({"machine_rank": 1}, r"--machine-rank: must lie in 0\.\.0 with --num-machines 1, got 1"),
+        ({"machine_rank": 1}, r"--machine-rank: must be in 0\.\.0 with --num-machines 1, got 1"),
         ({"num_machines": 2, "dist_url": "a:1", "machine_rank": 2}, "--machine-rank"),
     ],
 )

@@ -1,11 +1,15 @@
-"""torch's elastic agent, one per machine: starts the processes, and starts them again when one is lost.
+"""Start the processes of this machine with torch's elastic agent, and restart them when one is lost.
 
-What it adds: ends that no restart can mend are not retried, and each end is one line that names the process.
+torch's agent retries every failure and reports one failed process. This one does not retry errors that a
+retry cannot fix, and prints one line that names the process that caused the end. It overrides only the
+extension points that torch documents (`SimpleElasticAgent`), and finds the processes through
+`multiprocessing`.
 """
 
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 import socket
@@ -13,6 +17,8 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -34,26 +40,26 @@ from vmae_det.utils.errors import USER_ERROR_STATUS, ConfigError
 from vmae_det.utils.extensions import imported_extensions
 from vmae_det.utils.watchdog import HUNG, STACK_SIGNAL
 
-LOST = 75  # exit status of a process that lost its connection to another
-INTERRUPTS = (128 + signal.SIGINT, 128 + signal.SIGTERM)
-_FINAL = (USER_ERROR_STATUS, *INTERRUPTS)  # another try would end the same, or is not wanted
-_GRACE = 5.0  # seconds for hung processes to write their stacks
+CONNECTION_LOST = 75  # exit status of a process that lost its connection to another
+INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+_NOT_RETRIED = (USER_ERROR_STATUS, *INTERRUPTED)  # exit statuses after which a restart would not help
+_STACKS_SECONDS = 5.0  # for hung processes to write their stacks
 
-_running: _Agent | None = None
+_running_agent: RestartingAgent | None = None
 
 
 @dataclass
-class Job:
+class WorkerTask:
     """What every process runs.
 
     Args:
         main: importable by name.
         args: its arguments.
-        restart_args: its arguments when an earlier group of processes was lost; None: the same.
+        restart_args: its arguments after a restart; None uses `args`.
         timeout: seconds without progress after which a process counts as hung.
-        several_machines: whether the processes live on more than one.
-        notes: a folder for `note_of`; made by `run_agent`.
-        restarted: whether this machine has seen an earlier group.
+        multi_machine: whether the processes run on several machines.
+        errors: folder of `error_file`, set by `run_agent`.
+        restarted: whether this machine has started processes before.
         extensions: modules that each process imports first.
     """
 
@@ -61,60 +67,86 @@ class Job:
     args: tuple[Any, ...]
     restart_args: tuple[Any, ...] | None
     timeout: float
-    several_machines: bool = False
-    notes: Path = field(default_factory=Path)
+    multi_machine: bool = False
+    errors: Path = field(default_factory=Path)
     restarted: bool = False
     extensions: tuple[str, ...] = field(default_factory=imported_extensions)
 
-    def note_of(self, rank: int) -> Path:
-        """Where a process leaves the line that says why it ends, for the agent to print it."""
-        return self.notes / f"{rank}.txt"
+    def error_file(self, rank: int) -> Path:
+        """Return the file in which a process leaves the message of its error for the agent to print."""
+        return self.errors / f"{rank}.txt"
 
 
 @dataclass(frozen=True)
-class Place:
-    """This machine among the others.
+class MachineConfig:
+    """This machine and the number of machines.
 
     Args:
-        processes: on this machine.
-        machines: how many take part.
-        rank: this one's number, from 0; machine 0 keeps the list of those that are there.
-        address: HOST:PORT of machine 0.
+        num_processes: on this machine.
+        num_machines: that take part.
+        rank: of this machine, from 0. Machine 0 keeps the list of machines.
+        endpoint: HOST:PORT of machine 0.
     """
 
-    processes: int
-    machines: int
+    num_processes: int
+    num_machines: int
     rank: int
-    address: str
+    endpoint: str
 
 
-def run_agent(entry: Callable[[Job], None], job: Job, place: Place, max_restarts: int) -> int:
-    """Run `entry(job)` in all processes of this machine until they end for good; gives the exit status.
+@dataclass
+class RestartBudget:
+    """Counts restarts against a limit.
+
+    Args:
+        limit: most restarts.
+        used: restarts so far.
+        counted: whether the restart in progress is counted already. A failure can show twice: as a lost
+            process and as a lost connection to machine 0.
+    """
+
+    limit: int
+    used: int = 0
+    counted: bool = False
+
+    def take(self) -> bool:
+        """Count a restart, unless the one in progress is counted already. Return False if none is left."""
+        if not self.counted and self.used >= self.limit:
+            return False
+        self.used += not self.counted
+        self.counted = True
+        return True
+
+
+def run_agent(
+    entry: Callable[[WorkerTask], None], task: WorkerTask, machine: MachineConfig, max_restarts: int
+) -> int:
+    """Run `entry(task)` in all processes of this machine until the run ends. Return the exit status.
 
     Raises:
-        ConfigError: machine 0 cannot be reached, or not all machines came.
+        ConfigError: machine 0 cannot be reached, or a machine is missing.
     """
-    # Each process gets its share of the cores; numeric libraries read this when they start.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // place.processes, 1)))
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost connection is told below, in one line
-    # A store that the agents share with the processes is announced in the first round only: a machine that
-    # joins later would wait for its address for ever.
+    # Divide the cores among the processes. Numeric libraries read this when they are loaded.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // machine.num_processes, 1)))
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost connection is reported below, in one line
+    # A store shared between agents and processes is announced only in the first round: a machine that joins
+    # later would wait for its address forever.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     for name in ("torch.distributed.elastic", "torch.distributed.run", "torch.multiprocessing.spawn"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # this module and the processes say what happens
-    with TemporaryDirectory(prefix="vmae_det_") as notes:
-        job.notes = Path(notes)
-        agent = _Agent(entry, job, place, max_restarts)
-        while (status := _run_to_end(agent, place)) is None:
-            # Machine 0, when it comes back, knows of nobody: this one joins as a new one.
-            agent = _Agent(entry, job, place, agent.restarts_left)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # this module and the processes report errors
+    restarts = RestartBudget(max_restarts)
+    with TemporaryDirectory(prefix="vmae_det_") as errors:
+        task.errors = Path(errors)
+        while (status := _run_until_end(RestartingAgent(entry, task, machine, restarts))) is None:
+            pass  # Machine 0 comes back with an empty list of machines: this machine joins as a new one.
     return status
 
 
-def _run_to_end(agent: _Agent, place: Place) -> int | None:
-    """The exit status; None where machine 0 is gone and may be waited for."""
-    global _running
-    _running = agent
+def _run_until_end(agent: RestartingAgent) -> int | None:
+    """Return the exit status, or None if the connection to machine 0 is lost and may be retried."""
+    global _running_agent
+    _running_agent = agent
+    machine = agent.machine
     try:
         agent.run()
         return agent.status
@@ -122,185 +154,214 @@ def _run_to_end(agent: _Agent, place: Place) -> int | None:
         return 128 + stop.sigval
     except RendezvousTimeoutError:
         raise ConfigError(
-            f"--num-machines: {place.machines} machines did not come together at {place.address} "
-            f"within {agent.job.timeout:g} s (--timeout)"
+            f"--num-machines: {machine.num_machines} machines did not come together at {machine.endpoint} "
+            f"within {agent.task.timeout:g} s (--timeout)"
         ) from None
     except RendezvousClosedError:
-        say("error: the run has ended on another machine, where its reason stands")
+        print_message("error: the run has ended on another machine; see the error there")
         return 1
     except (RendezvousConnectionError, DistError):
-        if not agent.may_restart():
-            say(f"error: lost the connection to machine 0 at {place.address}; go on with --resume")
+        if not agent.restarts.take():
+            print_message(
+                f"error: lost the connection to machine 0 at {machine.endpoint}; continue with --resume"
+            )
             return 1
-        say(f"machine 0 at {place.address} is gone; waiting for it to come back")
+        print_message(f"lost the connection to machine 0 at {machine.endpoint}; waiting for it to come back")
         return None
     finally:
-        _running = None
-        agent.leave()
+        _running_agent = None
+        agent.rendezvous.shutdown()  # tell the other machines that this one has left
 
 
-class _Agent(LocalElasticAgent):
-    """See above.
+class RestartingAgent(LocalElasticAgent):
+    """torch's agent, which decides on restarts by the exit statuses of all processes.
+
+    torch sees no restart (its own limit is 0): `_monitor_workers` restarts the processes and reports them as
+    healthy. torch restarts them only when machines join.
 
     Attributes:
         status: exit status of the run, once it has ended.
     """
 
-    def __init__(self, entry: Callable[[Job], None], job: Job, place: Place, max_restarts: int) -> None:
-        self.job = job
-        self.max_restarts = max_restarts
+    def __init__(
+        self,
+        entry: Callable[[WorkerTask], None],
+        task: WorkerTask,
+        machine: MachineConfig,
+        restarts: RestartBudget,
+    ) -> None:
+        self.task = task
+        self.machine = machine
+        self.restarts = restarts
         self.status = 0
-        self._counted = False  # whether the restart to come was taken off those left
+        self.rendezvous = _build_rendezvous(machine, task.timeout)
+        self.processes: dict[int, BaseProcess] = {}  # by global rank
         spec = WorkerSpec(
             role="vmae_det",
-            local_world_size=place.processes,
+            local_world_size=machine.num_processes,
             entrypoint=entry,
-            args=(job,),
-            rdzv_handler=_rendezvous(place, job.timeout),
-            max_restarts=max_restarts,
-            local_addr=_own_address(place),
+            args=(task,),
+            rdzv_handler=self.rendezvous,
+            max_restarts=0,
+            local_addr=_local_address(machine),
         )
         super().__init__(spec, DefaultLogsSpecs(), start_method="spawn")
 
-    @property
-    def restarts_left(self) -> int:
-        """How many more there may be."""
-        return self._remaining_restarts
+    def stop_processes(self, patience: float) -> None:
+        """Send SIGTERM to the processes, and kill those that still run after `patience` seconds."""
+        deadline = time.monotonic() + patience
+        for process in self.processes.values():
+            process.terminate()
+        for process in self.processes.values():
+            process.join(max(deadline - time.monotonic(), 0))
+        for process in self.processes.values():
+            process.kill()
+            process.join()
 
-    def may_restart(self) -> bool:
-        """Count a restart unless that is done already; False where none is left."""
-        if not self._counted and self._remaining_restarts <= 0:
-            return False
-        self._remaining_restarts -= not self._counted
-        self._counted = True
-        return True
-
-    def leave(self) -> None:
-        """Tell the others that this machine takes part no longer."""
-        self._worker_group.spec.rdzv_handler.shutdown()
+    # ------------------------------------------------------------ extension points of SimpleElasticAgent
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
-        self._counted, self.status = False, 0
-        started = super()._start_workers(worker_group)
-        self.job.restarted = True  # the next ones are
-        return started
+        self.status, self.restarts.counted = 0, False
+        pids = super()._start_workers(worker_group)  # by local rank
+        self.task.restarted = True  # the next processes are
+        children = {process.pid: process for process in multiprocessing.active_children()}
+        self.processes = {
+            worker_group.workers[local_rank].global_rank: children[pid]
+            for local_rank, pid in pids.items()
+            if pid in children
+        }
+        return pids
 
     def _restart_workers(self, worker_group: WorkerGroup) -> None:
-        if worker_group.state == WorkerState.HEALTHY:
-            say("another machine has come: all processes start again")
-        else:
-            self._counted = True
+        print_message("another machine has joined: all processes restart")
         super()._restart_workers(worker_group)
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
-        ended = self._bad_ends(worker_group)
-        if HUNG in ended.values():
+        failed = self._failed_processes()
+        if HUNG in failed.values():
             self._collect_stacks()
-        result = super()._monitor_workers(worker_group)
-        if result.state == WorkerState.FAILED:
-            self._judge(ended or {rank: failure.exitcode for rank, failure in result.failures.items()})
-        return result
+        result = super()._monitor_workers(worker_group)  # ends all processes if one has failed
+        if result.state != WorkerState.FAILED:
+            return result
+        failed = failed or {rank: failure.exitcode for rank, failure in result.failures.items()}
+        if not self._report_and_decide(failed):
+            return result
+        super()._restart_workers(worker_group)
+        return RunResult(state=WorkerState.HEALTHY)
 
-    def _bad_ends(self, worker_group: WorkerGroup) -> dict[int, int]:
-        """Exit statuses other than 0 by rank; negative: the signal. torch itself tells of one only."""
-        if self._pcontext is None or self._pcontext._pc is None:
-            return {}
-        codes = [process.exitcode for process in self._pcontext._pc.processes]
-        return {worker.global_rank: code for worker, code in zip(worker_group.workers, codes) if code}
+    # ------------------------------------------------------------ failures
+
+    def _failed_processes(self) -> dict[int, int]:
+        """Exit statuses other than 0 by rank; negative for a signal."""
+        sentinels = {process.sentinel: process for process in self.processes.values()}
+        for sentinel in wait(list(sentinels), timeout=0):
+            sentinels[sentinel].join()  # a process that is ending has no exit status yet
+        return {rank: process.exitcode for rank, process in self.processes.items() if process.exitcode}
 
     def _collect_stacks(self) -> None:
-        """Have all processes that still live write their stacks, stopped ones too; then end them."""
-        living = [process for process in self._pcontext._pc.processes if process.is_alive()]
-        for process in living:
+        """Let all processes that still run write their stacks, also stopped ones, and kill them."""
+        running = [process for process in self.processes.values() if process.is_alive()]
+        for process in running:
             os.kill(process.pid, STACK_SIGNAL)
             os.kill(process.pid, signal.SIGCONT)
-        time.sleep(min(_GRACE, self.job.timeout))
-        for process in living:
+        time.sleep(min(_STACKS_SECONDS, self.task.timeout))
+        for process in running:
             process.kill()
 
-    def _judge(self, ended: dict[int, int]) -> None:
-        """Print why the processes ended; allow no restart where it would not help."""
-        rank, code = min(ended.items(), key=lambda item: (_weight(item[1]), item[0]))
-        self.status = code if code in (*_FINAL, HUNG) else 1
-        if code in _FINAL:
-            self._remaining_restarts = 0
-            note = self.job.note_of(rank)
-            if note.exists():
-                say(f"error: {note.read_text(encoding='utf-8')}")
-            return
-        reason = f"process {rank} {self._reason(code)}"
-        if self._remaining_restarts > 0:
-            number = self.max_restarts - self._remaining_restarts + 1
-            say(f"{reason}; all processes start again, restart {number} of {self.max_restarts}")
-        else:
-            say(f"error: {reason}; go on with --resume")
+    def _report_and_decide(self, failed: dict[int, int]) -> bool:
+        """Print the cause of a failure, and return whether to restart.
 
-    def _reason(self, code: int) -> str:
+        Args:
+            failed: exit statuses by rank.
+        """
+        rank, code = min(failed.items(), key=lambda item: (_cause_order(item[1]), item[0]))
+        self.status = code if code in (*_NOT_RETRIED, HUNG) else 1
+        if code in _NOT_RETRIED:
+            error = self.task.error_file(rank)
+            if error.exists():
+                print_message(f"error: {error.read_text(encoding='utf-8')}")
+            return False
+        reason = f"process {rank} {self._describe(code)}"
+        if not self.restarts.take():
+            print_message(f"error: {reason}; continue with --resume")
+            return False
+        print_message(
+            f"{reason}; all processes restart, restart {self.restarts.used} of {self.restarts.limit}"
+        )
+        return True
+
+    def _describe(self, code: int) -> str:
         if code < 0:
-            return f"was ended by {signal.Signals(-code).name}"
+            return f"was stopped by {signal.Signals(-code).name}"
         if code == HUNG:
             return (
-                f"made no progress for {self.job.timeout:g} s (--timeout); "
-                "where each process stood is in OUTPUT_DIR/stacks"
+                f"made no progress for {self.task.timeout:g} s (--timeout); "
+                "the stacks of all processes are in OUTPUT_DIR/stacks"
             )
-        if code == LOST:
+        if code == CONNECTION_LOST:
             return "lost its connection to another process"
-        return f"ended with status {code}, see above"
+        return f"exited with status {code}, see above"
 
 
-def _weight(code: int) -> int:
-    """The cause of several ends is the one with the least: a lost process takes others with it."""
-    order = [code < 0 and code != -signal.SIGABRT, code == HUNG, code == USER_ERROR_STATUS]
-    order += [code not in (LOST, *INTERRUPTS, -signal.SIGABRT), code in INTERRUPTS, code != LOST]
+def _cause_order(code: int) -> int:
+    """Rank exit statuses: the lowest is the cause, because a lost process makes others fail, too."""
+    order = [
+        code < 0 and code != -signal.SIGABRT,
+        code == HUNG,
+        code == USER_ERROR_STATUS,
+        code not in (CONNECTION_LOST, *INTERRUPTED, -signal.SIGABRT),
+        code in INTERRUPTED,
+        code != CONNECTION_LOST,
+    ]
     return order.index(True) if True in order else len(order)
 
 
-def _rendezvous(place: Place, timeout: float) -> RendezvousHandler:
+def _build_rendezvous(machine: MachineConfig, timeout: float) -> RendezvousHandler:
     parameters = RendezvousParameters(
         backend="c10d",
-        endpoint=place.address,
+        endpoint=machine.endpoint,
         run_id="vmae_det",
-        min_nodes=place.machines,
-        max_nodes=place.machines,
-        local_addr=_own_address(place),
-        is_host=place.rank == 0,
+        min_nodes=machine.num_machines,
+        max_nodes=machine.num_machines,
+        local_addr=_local_address(machine),
+        is_host=machine.rank == 0,
         join_timeout=max(round(timeout), 1),
         read_timeout=max(round(timeout), 1),
     )
     try:
         return get_rendezvous_handler(parameters)
     except RendezvousConnectionError:
-        if place.rank == 0:
-            problem = f"machine 0 cannot listen at {place.address}: is the port in use?"
+        if machine.rank == 0:
+            problem = f"machine 0 cannot listen at {machine.endpoint}: is the port in use?"
         else:
-            problem = f"machine 0 at {place.address} did not answer within {timeout:g} s (--timeout)"
+            problem = f"machine 0 at {machine.endpoint} did not answer within {timeout:g} s (--timeout)"
         raise ConfigError(f"--dist-url: {problem}") from None
 
 
-def _own_address(place: Place) -> str:
-    """The address under which the other machines reach this one."""
-    if place.machines == 1:
+def _local_address(machine: MachineConfig) -> str:
+    """Return the address at which the other machines reach this one."""
+    if machine.num_machines == 1:
         return "localhost"
-    host, _, port = place.address.rpartition(":")
+    host, _, port = machine.endpoint.rpartition(":")
     try:
-        kind, _, _, _, target = socket.getaddrinfo(host, int(port), type=socket.SOCK_DGRAM)[0]
-        with socket.socket(kind, socket.SOCK_DGRAM) as probe:
-            probe.connect(target)  # sends nothing: finds the way
+        family, _, _, _, target = socket.getaddrinfo(host, int(port), type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(target)  # sends nothing: selects the network interface
             return probe.getsockname()[0]
     except OSError as error:
-        raise ConfigError(f"--dist-url: {host} cannot be found: {error.strerror or error}") from None
+        raise ConfigError(f"--dist-url: cannot resolve {host}: {error.strerror or error}") from None
 
 
 def stop_processes(patience: float) -> None:
-    """Have this machine's processes save and end; called by a signal handler while `run_agent` runs.
+    """Let the processes of this machine save and stop. A signal handler calls this while `run_agent` runs.
 
     Args:
         patience: seconds after which they are killed.
     """
-    if _running is not None and _running._pcontext is not None:
-        _running._pcontext.close(signal.SIGTERM, round(patience))
+    if _running_agent is not None:
+        _running_agent.stop_processes(patience)
 
 
-def say(text: str) -> None:
-    """A line on stderr."""
+def print_message(text: str) -> None:
+    """Print a line to stderr."""
     print(f"vmae-det: {text}", file=sys.stderr, flush=True)

@@ -1,6 +1,6 @@
-"""One launcher: this process alone, many on this machine, or many on several machines.
+"""Run a function in one process, in several processes on this machine, or on several machines.
 
-It runs on torch's elastic agent; started by `torchrun` itself, it joins the group that torchrun made.
+`elastic_agent.py` starts the processes. Processes that `torchrun` has started join its process group instead.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
-from vmae_det.engine.elastic_agent import LOST, Job, Place, run_agent, say
+from vmae_det.engine.elastic_agent import (
+    CONNECTION_LOST,
+    MachineConfig,
+    WorkerTask,
+    print_message,
+    run_agent,
+)
 from vmae_det.engine.hooks import Interrupted
 from vmae_det.utils import distributed
 from vmae_det.utils.cpu import count_cores
@@ -26,8 +32,8 @@ from vmae_det.utils.extensions import import_extensions
 from vmae_det.utils.memory import is_out_of_memory
 from vmae_det.utils.watchdog import TIMEOUT, Watchdog
 
-_LINGER = 10.0  # seconds that a hung process waits for those of other machines to notice, too
-_PER_CORE = 4  # processes that may share a core
+_LINGER = 10.0  # seconds before a hung process exits, so that those of other machines notice the hang, too
+_MAX_PROCESSES_PER_CORE = 4
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl(2)
 
 
@@ -43,18 +49,21 @@ def launch(
     timeout: float = TIMEOUT,
     restart_args: tuple[Any, ...] | None = None,
 ) -> int:
-    """Run `main(*args)` in all processes and give the exit status.
+    """Run `main(*args)` in all processes and return the exit status.
 
-    0; 1 after an error of the program or a lost process; 2 after a user's error; HUNG where no progress was
-    made; 128 + signal.
+    The status is 0 on success, 1 after an error of the program or a lost process, 2 after a user error, HUNG
+    after a hang, and 128 + signal after a signal.
 
     Args:
-        main: importable by name; every process calls it with a process group at hand.
-        num_processes: on this machine, one per GPU, or as many as wanted on the CPU.
-        dist_url: HOST:PORT of machine 0; "auto" finds a free port on a single machine.
-        max_restarts: how often all processes start again after one was lost or hung, or the program failed.
+        main: importable by name. With several processes, each calls it in an initialized process group.
+        num_processes: on this machine; one per GPU, or any number on the CPU.
+        dist_url: HOST:PORT of machine 0. "auto" uses a free port on a single machine.
+        max_restarts: how often all processes restart after one was lost, hung, or failed.
         timeout: seconds without progress (`utils.watchdog.heartbeat`) after which a process counts as hung.
-        restart_args: in place of `args` when processes start again.
+        restart_args: replaces `args` after a restart.
+
+    Raises:
+        ConfigError: an argument is invalid, or the machines cannot connect.
     """
     if timeout <= 0:
         raise ConfigError(f"--timeout: must be above 0 seconds, got {timeout:g}")
@@ -62,28 +71,28 @@ def launch(
         raise ConfigError(f"--max-restarts: must be 0 or more, got {max_restarts}")
     if not 0 <= machine_rank < num_machines:
         raise ConfigError(
-            f"--machine-rank: must lie in 0..{num_machines - 1} with --num-machines {num_machines}, got "
+            f"--machine-rank: must be in 0..{num_machines - 1} with --num-machines {num_machines}, got "
             f"{machine_rank}"
         )
-    job = Job(main, args, restart_args, timeout, num_machines > 1)
+    task = WorkerTask(main, args, restart_args, timeout, num_machines > 1)
     if "TORCHELASTIC_RUN_ID" in os.environ or {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys():
-        job.restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
-        with Watchdog(timeout, _say_error, _LINGER):
-            return _run_in_group(job, print_error)
+        task.restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+        with Watchdog(timeout, _print_problem, _LINGER):
+            return _run_in_group(task, print_error)
     if num_machines == 1 and num_processes <= 1 and not max_restarts:
-        with Watchdog(timeout, _say_error):
+        with Watchdog(timeout, _print_problem):
             return run_guarded(main, *args)
     if num_machines > 1 and dist_url == "auto":
-        raise ConfigError("--dist-url: with several machines give HOST:PORT of the machine with rank 0")
-    address = "localhost:0" if dist_url == "auto" else dist_url.removeprefix("tcp://")
-    if not address.rpartition(":")[2].isdecimal():
+        raise ConfigError("--dist-url: with several machines, give HOST:PORT of the machine with rank 0")
+    endpoint = "localhost:0" if dist_url == "auto" else dist_url.removeprefix("tcp://")
+    if not endpoint.rpartition(":")[2].isdecimal():
         raise ConfigError(f"--dist-url: expected HOST:PORT, got {dist_url}")
-    place = Place(max(num_processes, 1), num_machines, machine_rank, address)
-    return run_agent(_worker, job, place, max_restarts)
+    machine = MachineConfig(max(num_processes, 1), num_machines, machine_rank, endpoint)
+    return run_agent(_run_worker, task, machine, max_restarts)
 
 
 def check_processes(number: int) -> None:
-    """Refuse a --num-gpus of more than this machine has; where it has none, say that the CPU is used.
+    """Check --num-gpus against this machine. Without a GPU, print that the processes run on the CPU.
 
     Raises:
         ConfigError: there are too few GPUs, or far too few cores.
@@ -95,51 +104,50 @@ def check_processes(number: int) -> None:
         raise ConfigError(f"--num-gpus: got {number}, and this machine has {gpus} GPU{'s' * (gpus > 1)}")
     if not gpus:
         where = f"this machine has no GPU that torch can use, and {cores} CPU core{'s' * (cores > 1)}"
-        if number > _PER_CORE * cores:
+        if number > _MAX_PROCESSES_PER_CORE * cores:
             raise ConfigError(f"--num-gpus: got {number}, and {where}")
-        say(f"warning: --num-gpus {number}: {where}; {number} processes run on the CPU")
+        print_message(f"warning: --num-gpus {number}: {where}; {number} processes run on the CPU")
 
 
-def _worker(job: Job) -> None:
-    """What the agent starts."""
-    # The scheduler's warning, which may go to all processes, is for the agent.
+def _run_worker(task: WorkerTask) -> None:
+    """Entry point of the processes that the agent starts."""
+    # The scheduler may send its warning to all processes; only the agent handles it.
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    if job.several_machines and sys.platform == "linux":
-        # By default a process whose agent was killed gets SIGINT, with which it would end the whole run.
+    if task.multi_machine and sys.platform == "linux":
+        # By default a process whose agent was killed gets SIGINT, which would make it stop the entire run.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    note = job.note_of(int(os.environ["RANK"]))
+    error_file = task.error_file(int(os.environ["RANK"]))
 
     def report(error: UserError) -> None:
-        note.write_text(one_line(error), encoding="utf-8")
+        error_file.write_text(one_line(error), encoding="utf-8")
 
-    linger = _LINGER if job.several_machines else 0.0
-    with Watchdog(job.timeout, lambda _: None, linger):  # the agent says it
-        status = _run_in_group(job, report)
+    linger = _LINGER if task.multi_machine else 0.0
+    with Watchdog(task.timeout, lambda _: None, linger):  # the agent prints the message
+        status = _run_in_group(task, report)
     if status:
         sys.stdout.flush()
-        os._exit(status)  # a plain exit would have the agent print a traceback of its own
+        os._exit(status)  # sys.exit would make the agent print a traceback
 
 
-def _run_in_group(job: Job, report: Callable[[UserError], None]) -> int:
+def _run_in_group(task: WorkerTask, report: Callable[[UserError], None]) -> int:
     cuda = torch.cuda.is_available()
     if cuda:
         local_rank = int(os.environ.get("LOCAL_RANK", 0))
         if local_rank >= torch.cuda.device_count():
-            return run_guarded(_too_few_gpus, local_rank, report=report)
+            return run_guarded(_raise_too_few_gpus, local_rank, report=report)
         torch.cuda.set_device(local_rank)
-    # Collectives give up after the watchdog, which says more.
-    patience = datetime.timedelta(seconds=2 * job.timeout + 60)
+    # Let the watchdog fire before collectives time out: its message is better.
+    collective_timeout = datetime.timedelta(seconds=2 * task.timeout + 60)
     try:
-        # Small things, such as "was any process asked to stop", travel between CPUs even where gradients
-        # use NCCL.
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=patience)
-        # A machine that came back belongs to the same run as those that stayed.
-        again = distributed.any_process(job.restarted) and job.restart_args is not None
-        args = job.restart_args if again else job.args
-        status = run_guarded(_run_extended, job, args, report=report)
+        # Flags and other small objects are exchanged between CPUs, also where gradients use NCCL.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=collective_timeout)
+        # A machine that came back resumes the run of the machines that stayed.
+        restarted = distributed.any_process(task.restarted) and task.restart_args is not None
+        args = task.restart_args if restarted else task.args
+        status = run_guarded(_run_with_extensions, task, args, report=report)
     except Exception as error:
         if _is_lost_connection(error):
-            return LOST
+            return CONNECTION_LOST
         traceback.print_exc()
         return 1
     if status == 0:
@@ -147,17 +155,17 @@ def _run_in_group(job: Job, report: Callable[[UserError], None]) -> int:
     return status
 
 
-def _run_extended(job: Job, args: tuple[Any, ...]) -> None:
-    import_extensions(job.extensions)
-    job.main(*args)
+def _run_with_extensions(task: WorkerTask, args: tuple[Any, ...]) -> None:
+    import_extensions(task.extensions)
+    task.main(*args)
 
 
 def _is_lost_connection(error: Exception) -> bool:
-    """Whether this is how torch tells of a process that has gone; gloo has no class of errors."""
+    """Return whether torch reports a lost process. gloo has no exception class for it."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
-def _too_few_gpus(local_rank: int) -> None:
+def _raise_too_few_gpus(local_rank: int) -> None:
     raise ConfigError(
         f"--num-gpus: process {local_rank + 1} finds only {torch.cuda.device_count()} GPUs on this machine"
     )
@@ -166,39 +174,41 @@ def _too_few_gpus(local_rank: int) -> None:
 def run_guarded(
     main: Callable[..., Any], *args: Any, report: Callable[[UserError], None] | None = None
 ) -> int:
-    """Call `main(*args)`; a user's error, an interrupt or a lack of memory becomes one line on stderr and an
-    exit status.
+    """Call `main(*args)` and return the exit status.
+
+    A user error, an interrupt, or running out of memory is printed as one line.
 
     Args:
-        report: gets the user's error in place of `print_error`.
+        report: called with the user error instead of `print_error`.
     """
+    report = report or print_error
     try:
         main(*args)
     except UserError as error:
-        (report or print_error)(error)
+        report(error)
         return USER_ERROR_STATUS
     except OSError as error:
-        (report or print_error)(file_error(error))
+        report(file_error(error))
         return USER_ERROR_STATUS
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         problem = str(error).partition("\n")[0][:300] or "no more memory"
-        hint = "a smaller SOLVER.BATCH_SIZE or TEST.BATCH_SIZE, or a larger SOLVER.ACCUMULATE, needs less"
-        (report or print_error)(UserError(f"out of memory ({problem}); {hint}"))
+        hint = "use a smaller SOLVER.BATCH_SIZE or TEST.BATCH_SIZE, or a larger SOLVER.ACCUMULATE"
+        report(UserError(f"out of memory ({problem}); {hint}"))
         return USER_ERROR_STATUS
     except Interrupted as interrupt:
         if int(os.environ.get("RANK", 0)) == 0:
-            say(str(interrupt))
+            print_message(str(interrupt))
         return 128 + interrupt.signal_number
     return 0
 
 
 def print_error(error: UserError) -> None:
-    """One line on stderr, from the first process that is able to say it."""
+    """Print an error as one line on stderr, from the process with rank 0."""
     if int(os.environ.get("RANK", 0)) == 0:
-        _say_error(one_line(error))
+        _print_problem(one_line(error))
 
 
-def _say_error(message: str) -> None:
-    say(f"error: {message}")
+def _print_problem(message: str) -> None:
+    print_message(f"error: {message}")
