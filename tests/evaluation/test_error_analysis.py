@@ -1,4 +1,4 @@
-"""Planted errors, found and priced."""
+"""Error analysis and comparison of detections with planted errors."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ LOOSE = (0.0, 0.0, 0.4, 0.3)  # IoU 0.375 with LEFT
 
 
 def rows(*entries):
-    """(video, second, box, action, score) as columns."""
+    """Convert (video, second, box, action, score) tuples to ActionBoxes."""
     video, time, boxes, action, score = zip(*entries)
     return ActionBoxes(
         VIDEOS,
@@ -50,7 +50,7 @@ def test_a_perfect_detector_loses_nothing():
 @pytest.mark.parametrize(
     ("cause", "found", "price"),
     [
-        # A wrong row before the right one halves the precision of the only "stand", or of both that sit.
+        # A false positive ranked first halves the precision of the only "stand", or of both "sit".
         ("confusion", [*PERFECT, ("a", 1, LEFT, 5, 0.95)], 0.5 / 3),
         ("background", [*PERFECT, ("a", 1, NOBODY, 5, 0.95)], 0.5 / 3),
         ("duplicate", [*PERFECT, ("a", 1, RIGHT, 5, 0.95), ("a", 1, RIGHT, 5, 0.94)], 0.0),
@@ -60,25 +60,25 @@ def test_a_perfect_detector_loses_nothing():
         ("not detected", PERFECT[1:], 0.5 / 3),
     ],
 )
-def test_a_planted_error_has_its_price(cause, found, price):
+def test_cost_of_a_planted_error(cause, found, price):
     result = analysis(found)
     others = [other for other in CAUSES if result.counts[other] and other != cause]
     assert result.counts[cause] > 0
-    assert others in ([], ["confusion"])  # a low row that reaches the person does no harm
+    assert others in ([], ["confusion"])  # a false positive on the person with a low score costs nothing
     assert result.costs[CAUSES.index(cause)] == pytest.approx(price)
     assert result.alone[CAUSES.index(cause)] == pytest.approx(price)
     assert result.costs.sum() == pytest.approx(1 - frame_map(rows(*TRUTH), rows(*found), LABEL_MAP).mean_ap)
 
 
-def test_the_cap_has_its_price():
+def test_cost_of_the_cap():
     crowd = [("a", 1, (0, 0, 0.01 * (n + 1), 1), 2, 0.95) for n in range(20, 70)]
     result = analysis([*crowd, *PERFECT], [*TRUTH, ("a", 1, crowd[0][2], 2, 1)])
-    assert result.counts["cap"] == 2  # the rows of keyframe "a" that come after the crowd
+    assert result.counts["cap"] == 2  # the rows of keyframe "a" beyond the cap
     assert result.costs[0] == pytest.approx(1 / 3 + (result.ap[0, 1] - result.ap[0, 0]) / 3)
     assert analysis([*crowd, *PERFECT], protocol="slowfast").counts["cap"] == 0
 
 
-def test_prices_add_up_whatever_the_errors():
+def test_costs_add_up_for_random_errors():
     for seed in range(20):
         rng = np.random.default_rng(seed)
         truth, found = [], []
@@ -101,15 +101,15 @@ def test_prices_add_up_whatever_the_errors():
             assert result.ceiling <= 1
 
 
-def test_confusions_name_what_was_claimed_and_what_is_done():
+def test_confusions_name_the_detected_and_the_performed_action():
     worst = analysis([*PERFECT, ("b", 1, LEFT, 5, 0.95)]).worst_confusions()
-    # The person in "b" sits and talks: each has half of the blame.
+    # The person in "b" sits and talks, so each action gets half of the cost.
     assert [(row["claimed"], row["does"]) for row in worst] == [("stand", "sit"), ("stand", "talk")]
     assert [row["price"] for row in worst] == pytest.approx([0.25 / 3, 0.25 / 3])
 
 
-def test_the_ceiling_of_the_person_boxes():
-    # One of the four rows has a person whom no box reaches: 1 of 2 that sit, all that stand, all that talk.
+def test_ceiling_of_the_person_boxes():
+    # No box reaches the person of one of the four rows. Recall is 1/2 for sit, and 1 for stand and talk.
     assert analysis([*PERFECT[1:], ("b", 1, LEFT, 5, 0.2)]).ceiling == pytest.approx((0.5 + 1 + 1) / 3)
 
 
@@ -117,32 +117,32 @@ def matches(found):
     return match(rows(*TRUTH), rows(*found), LABEL_MAP)
 
 
-def test_a_run_against_itself():
+def test_comparison_with_itself():
     result = compare(matches(PERFECT), matches(PERFECT))
     assert result.mean_interval.tolist() == [0, 0]
     assert (result.gain == 0).all()
 
 
-def test_a_run_that_lost_something():
+def test_comparison_with_a_worse_run():
     truth, good, bad = [], [], []
     for second in range(30):
         for video in "abc":
             truth.append((video, second, LEFT, 2, 1))
             good.append((video, second, LEFT, 2, 0.5))
-            if second % 3 or video == "a":  # the base misses a third in two of three videos
+            if second % 3 or video == "a":  # the base run misses a third of two of three videos
                 bad.append((video, second, LEFT, 2, 0.5))
     base, run = (match(rows(*truth), rows(*found), LABEL_MAP) for found in (bad, good))
     result = compare(base, run)
     assert result.gain[0] == pytest.approx(2 / 9)
     low, high = result.mean_interval
-    assert low == 0  # "a" alone is drawn in one of 27 resamples, more than 2.5 % of them
+    assert low == 0  # only "a" is drawn in 1 of 27 resamples, more than 2.5 %
     assert high == pytest.approx(1 / 3)
     assert np.isnan(result.gain[1:]).all()
     assert "+22.22 points" in result.summary()
     assert [row["name"] for row in result.to_json()["classes"]] == ["sit"]
 
 
-def test_one_video_allows_no_interval_and_few_are_named():
+def test_no_interval_for_one_video_and_a_note_for_few():
     truth = [("a", second, LEFT, 2, 1) for second in range(4)]
     found = [("a", second, LEFT, 2, 0.5) for second in range(4)]
     result = compare(*(match(rows(*truth), rows(*part), LABEL_MAP) for part in (found[:2], found)))

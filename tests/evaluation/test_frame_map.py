@@ -22,7 +22,7 @@ VIDEOS = np.array(["a", "b"], dtype=object)
 
 
 def rows(entries):
-    """(video, time, box, action, score) tuples as columns."""
+    """Convert (video, time, box, action, score) tuples to ActionBoxes."""
     video, time, boxes, action, score = zip(*entries) if entries else ((), (), (), (), ())
     return ActionBoxes(
         VIDEOS,
@@ -36,7 +36,7 @@ def rows(entries):
 
 
 def random_case(seed, keyframes=12, ties=False):
-    """Crowded keyframes, near hits, other actions, keyframes of one side only."""
+    """Generate crowded keyframes, near hits, unknown actions, and keyframes of one file only."""
     rng = np.random.default_rng(seed)
     truth, found = [], []
     for k in range(keyframes):
@@ -55,7 +55,7 @@ def random_case(seed, keyframes=12, ties=False):
 
 
 def reference(truth, found, protocol, excluded=(), iou=0.5, cap=50):
-    """Frame-mAP as one would write it without a thought of speed; scores differ."""
+    """Straightforward, slow implementation of frame-mAP. Scores must be distinct."""
 
     def grouped(source):
         groups = defaultdict(list)
@@ -100,7 +100,7 @@ def overlap(a, b):
     return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
 
 
-@pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"the published evaluators' results are not at {GOLDEN}")
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"needs results of the published evaluators in {GOLDEN}")
 @pytest.mark.parametrize(
     ("expected", "protocol", "excluded"),
     [
@@ -109,7 +109,7 @@ def overlap(a, b):
         ("no_cap_excluded", "slowfast", GOLDEN / "excluded.csv"),
     ],
 )
-def test_the_published_evaluators_agree_on_every_class(expected, protocol, excluded):
+def test_agrees_with_published_evaluators_on_every_class(expected, protocol, excluded):
     label_map = GOLDEN / "ava_action_list_v2.1_for_activitynet_2018.pbtxt"
     result = evaluate_frame_map(
         GOLDEN / "gt.csv", GOLDEN / "pred.csv", label_map, excluded=excluded, protocol=protocol
@@ -142,12 +142,12 @@ def test_many_keyframes_and_the_cap_of_fifty_rows(monkeypatch):
 
 
 def test_average_precision_by_hand():
-    # Precision 1, 1/2, 2/3, 2/4, 3/5 at recall 1/4, 1/4, 2/4, 2/4, 3/4; the fourth box is never found.
+    # Precision 1, 1/2, 2/3, 2/4, 3/5 at recall 1/4, 1/4, 2/4, 2/4, 3/4; the fourth box is missed.
     assert average_precision(np.array([1, 0, 1, 0, 1], bool), 4) == pytest.approx((1 + 2 / 3 + 3 / 5) / 4)
     assert average_precision(np.array([], bool), 3) == 0
 
 
-def test_overlap_at_the_threshold_counts_and_empty_boxes_do_not():
+def test_iou_at_the_threshold_is_a_hit_and_empty_boxes_are_ignored():
     truth = rows([("a", 1, [0, 0, 1, 1], 2, 1)])
     half = ("a", 1, [0, 0, 1, 0.5], 2, 0.5)
     assert frame_map(truth, rows([half]), LABEL_MAP, iou=0.5).mean_ap == 1
@@ -156,20 +156,20 @@ def test_overlap_at_the_threshold_counts_and_empty_boxes_do_not():
     assert frame_map(truth, rows([empty, half]), LABEL_MAP).mean_ap == 1
 
 
-def test_a_taken_box_makes_a_false_positive_even_if_another_is_near():
+def test_detection_of_a_taken_box_is_a_false_positive_even_if_another_box_overlaps():
     left, right = [0.0, 0.0, 0.4, 1.0], [0.05, 0.0, 0.45, 1.0]
     truth = rows([("a", 1, left, 2, 1), ("a", 1, right, 2, 1)])
-    # Both detections overlap the left box most, so only the better one counts.
+    # Both detections have the highest IoU with the left box, so only the better one is a hit.
     found = rows([("a", 1, [0.0, 0.0, 0.39, 1.0], 2, 0.5), ("a", 1, [0.01, 0.0, 0.4, 1.0], 2, 0.9)])
     assert frame_map(truth, found, LABEL_MAP).mean_ap == pytest.approx(0.5)
 
 
-def test_detections_without_ground_truth_in_their_keyframe_count_in_slowfast_only():
+def test_keyframes_without_ground_truth_are_scored_by_slowfast_only():
     truth = rows([("a", 1, [0, 0, 1, 1], 2, 1)])
     found = rows([("a", 1, [0, 0, 1, 1], 2, 0.5), ("b", 1, [0, 0, 1, 1], 2, 0.9)])
     assert frame_map(truth, found, LABEL_MAP, protocol="challenge").mean_ap == 1
     assert frame_map(truth, found, LABEL_MAP, protocol="slowfast").mean_ap == 0.5
-    # Any row of the ground truth names a keyframe, whatever its action, and with a box or without.
+    # Every row of the ground truth adds its keyframe, regardless of its action, with or without a box.
     for box, action in (([0, 0, 1, 1], 77), ([np.nan] * 4, -1)):
         named = rows([("a", 1, [0, 0, 1, 1], 2, 1), ("b", 1, box, action, 1)])
         assert frame_map(named, found, LABEL_MAP, protocol="challenge").mean_ap == 0.5
@@ -177,7 +177,7 @@ def test_detections_without_ground_truth_in_their_keyframe_count_in_slowfast_onl
 
 @pytest.mark.parametrize("ties", [False, True], ids=["scores differ", "scores tie"])
 @pytest.mark.parametrize("seed", range(4))
-def test_the_order_of_rows_changes_nothing(monkeypatch, seed, ties):
+def test_row_order_does_not_matter(monkeypatch, seed, ties):
     monkeypatch.setattr("vmae_det.evaluation.matching._MAX_ROWS_PER_KEYFRAME", 9)
     truth, found = random_case(seed, ties=ties)
     rng = np.random.default_rng(seed)
@@ -187,7 +187,7 @@ def test_the_order_of_rows_changes_nothing(monkeypatch, seed, ties):
         np.testing.assert_array_equal(frame_map(*shuffled, LABEL_MAP).ap, expected.ap)
 
 
-def test_ties_over_many_keyframes_do_not_depend_on_the_order_of_rows():
+def test_ties_over_many_keyframes_do_not_depend_on_row_order():
     count, rng = 70_000, np.random.default_rng(0)
     boxes = np.tile([[0.0, 0.0, 1.0, 1.0]], (count, 1))
     truth = ActionBoxes(
@@ -206,7 +206,7 @@ def test_ties_over_many_keyframes_do_not_depend_on_the_order_of_rows():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_slowfast_looks_at_the_order_of_rows_within_a_keyframe_only(seed):
+def test_slowfast_depends_on_row_order_within_a_keyframe_only(seed):
     truth, found = random_case(seed)
     expected = frame_map(truth, found, LABEL_MAP, protocol="slowfast")
     keyframes = found.video * 1000 + found.timestamp
@@ -239,7 +239,7 @@ def test_a_lower_scored_false_positive_never_raises_ap(seed):
     assert (np.nan_to_num(frame_map(truth, merged, LABEL_MAP).ap) <= np.nan_to_num(before.ap)).all()
 
 
-def test_what_cannot_be_scored_is_said():
+def test_invalid_input_is_reported():
     truth, found = random_case(0)
     with pytest.raises(UserError, match="protocol must be one of challenge, slowfast, mmaction2, got 'coco'"):
         frame_map(truth, found, LABEL_MAP, protocol="coco")
@@ -252,7 +252,7 @@ def test_what_cannot_be_scored_is_said():
         frame_map(truth, found, LABEL_MAP)
 
 
-def test_no_detections_at_all_score_zero():
+def test_no_detections_score_zero():
     truth, _ = random_case(0)
     for protocol in ("challenge", "slowfast"):
         assert frame_map(truth, rows([]), LABEL_MAP, protocol=protocol).mean_ap == 0
@@ -282,7 +282,7 @@ def test_no_detections_at_all_score_zero():
         ),
     ],
 )
-def test_zero_has_a_reason(found, problem, protocol):
+def test_zero_is_explained(found, problem, protocol):
     truth = rows([("a", time, [0, 0, 1, 1], 2, 1) for time in (1, 2)])
     result = frame_map(truth, rows(found), LABEL_MAP, protocol=protocol)
     assert result.mean_ap == 0
@@ -300,8 +300,8 @@ def test_keyframes_without_detections_are_counted():
         assert not result.problem
 
 
-def test_what_mmaction2_counts_otherwise():
-    """Excluded keyframes are missed, empty boxes false, classes without detections not in the mean."""
+def test_differences_of_mmaction2():
+    """Excluded keyframes are missed, empty boxes are false positives, and undetected classes have no AP."""
     truth = [("a", 1, [0, 0, 1, 1], 2, 1), ("a", 2, [0, 0, 1, 1], 2, 1), ("a", 1, [0, 0, 1, 1], 5, 1)]
     found = [("a", time, [0, 0, 1, 1], 2, 0.5) for time in (1, 2)]
     empty = ("a", 1, [0.5, 0, 0.5, 1], 2, 0.9)
@@ -311,19 +311,19 @@ def test_what_mmaction2_counts_otherwise():
     assert frame_map(rows(truth), rows(found), LABEL_MAP, **excluded).mean_ap == 0.5
     false = frame_map(rows(truth), rows([*found, empty]), LABEL_MAP, protocol="mmaction2").mean_ap
     assert false == pytest.approx(2 / 3)  # precision 0, 1/2, 2/3
-    # 80 rows of one keyframe all count, and the keyframe where the ground truth has no action does not.
+    # All 80 rows of a keyframe are scored. A keyframe without a known action in the ground truth is not.
     crowd = [("a", 1, [0, 0, 0.1, 0.1], 2, 0.9)] * 80
     assert frame_map(rows(truth), rows([*found, *crowd]), LABEL_MAP, protocol="mmaction2").mean_ap < 0.03
     named = [*truth, ("b", 1, [0, 0, 1, 1], 77, 1)]
     elsewhere = [("b", 1, [0, 0, 1, 1], 2, 0.9)]
     assert frame_map(rows(named), rows(found + elsewhere), LABEL_MAP, protocol="mmaction2").mean_ap == 1
-    # float32 makes one score of these two.
+    # These two scores are equal in float32.
     near = [("a", 1, [0, 0, 1, 1], 2, 0.5), ("a", 1, [0, 0, 0.1, 0.1], 2, 0.5 + 1e-9)]
     one = frame_map(rows(truth[:1]), rows(near), LABEL_MAP, protocol="mmaction2")
     assert one.mean_range == (0.5, 1)
 
 
-def test_an_empty_file_of_detections_is_zero(ava_files, tmp_path, capsys):
+def test_empty_detections_file_scores_zero(ava_files, tmp_path, capsys):
     files = ["--ground-truth", str(ava_files.truth), "--label-map", str(ava_files.labels)]
     empty = tmp_path / "empty.csv"
     empty.write_text("\n")
@@ -339,7 +339,7 @@ def test_an_empty_file_of_detections_is_zero(ava_files, tmp_path, capsys):
     assert "expected at least one row, got none" in capsys.readouterr().err
 
 
-def test_chance_lies_far_below_a_detector_and_repeats():
+def test_chance_level_is_low_and_reproducible():
     truth, found = random_case(2, keyframes=60)
     boxes, first = np.unique(found.boxes, axis=0, return_index=True)
     persons = PersonBoxes(VIDEOS, found.video[first], found.timestamp[first], boxes, np.ones(len(first)))
@@ -362,7 +362,7 @@ def ava_files(tmp_path):
     return files
 
 
-def test_the_command_prints_a_table_and_writes_json(ava_files, tmp_path, capsys):
+def test_command_prints_a_table_and_writes_json(ava_files, tmp_path, capsys):
     files = ["--ground-truth", str(ava_files.truth), "--detections", str(ava_files.found)]
     files += ["--label-map", str(ava_files.labels)]
     out = tmp_path / "result.json"
@@ -379,7 +379,7 @@ def test_the_command_prints_a_table_and_writes_json(ava_files, tmp_path, capsys)
     assert "none.csv: no such file" in capsys.readouterr().err
 
 
-def test_the_evaluator_of_the_training_loop_gives_what_its_file_gives(ava_files, tmp_path, monkeypatch):
+def test_evaluator_agrees_with_its_detections_file(ava_files, tmp_path, monkeypatch):
     truth = read_action_csv(ava_files.truth)
     spec = SimpleNamespace(
         label_map=ava_files.labels, annotations=ava_files.truth, excluded=None, scored_classes=None
@@ -412,13 +412,13 @@ def test_the_evaluator_of_the_training_loop_gives_what_its_file_gives(ava_files,
         assert again.mean_ap == metrics[f"frame_mAP/{protocol}"]
     assert json.loads((tmp_path / "out" / "frame_map.json").read_text())["protocol"] == "slowfast"
 
-    # The next evaluation of a training run does not read the annotations again.
+    # The next evaluation does not read the annotations again.
     moved = ava_files.truth.rename(tmp_path / "moved.csv")
     alone.reset()
     assert evaluated(alone, [predictions]).evaluate() == metrics
     moved.rename(ava_files.truth)
 
-    # Two processes, the second of which pads its share with a keyframe of the first.
+    # Two processes. The second one pads its part with a keyframe of the first.
     shares = [
         evaluated(FrameMAPEvaluator(cfg, spec), [predictions[1::2]]),
         evaluated(FrameMAPEvaluator(cfg, spec), [predictions[0::2], predictions[1:2]]),
@@ -433,7 +433,7 @@ def test_the_evaluator_of_the_training_loop_gives_what_its_file_gives(ava_files,
     assert all(share.evaluate() == metrics for share in shares)
 
 
-def test_thousands_of_boxes_in_a_keyframe_are_refused(tmp_path, capsys):
+def test_too_many_boxes_in_a_keyframe_are_rejected(tmp_path, capsys):
     (tmp_path / "map.pbtxt").write_text('item { name: "stand" id: 1 }\n')
     lines = [f"v,0902,0.1,0.1,0.5,{0.2 + k / 10000:.4f},1" for k in range(2001)]
     (tmp_path / "gt.csv").write_text("\n".join(lines))

@@ -1,4 +1,4 @@
-"""What must hold of frame-mAP on any input, and a slow reference for it; scores and overlaps tie often."""
+"""Property-based tests of frame-mAP, with a slow reference. Ties in score and IoU are frequent."""
 
 import numpy as np
 import pytest
@@ -20,9 +20,9 @@ keyframe = st.sampled_from([("a", 1.0), ("a", 1.0), ("a", 2.5), ("b", 1.0)])
 any_box = st.tuples(grid, grid, grid, grid).map(
     lambda c: (min(c[0], c[2]) / 4, min(c[1], c[3]) / 4, max(c[0], c[2]) / 4, max(c[1], c[3]) / 4)
 )
-sound_box = any_box.filter(lambda box: box[0] < box[2] and box[1] < box[3])
+valid_box = any_box.filter(lambda box: box[0] < box[2] and box[1] < box[3])
 action = st.sampled_from([2, 5, 5, 77])
-truth_rows = st.lists(st.tuples(keyframe, sound_box, action, st.just(1.0)), max_size=9).map(
+truth_rows = st.lists(st.tuples(keyframe, valid_box, action, st.just(1.0)), max_size=9).map(
     lambda rows: [(("a", 1.0), (0.0, 0.0, 0.5, 1.0), 5, 1.0), *rows]
 )
 found_rows = st.lists(st.tuples(keyframe, any_box, action, st.sampled_from([0.25, 0.5])), max_size=18)
@@ -38,7 +38,7 @@ def small_cap():
 
 
 def columns(rows):
-    """(keyframe, box, action, score) tuples as ActionBoxes."""
+    """Convert (keyframe, box, action, score) tuples to ActionBoxes."""
     count = len(rows)
     return ActionBoxes(
         np.array(["a", "b"], dtype=object),
@@ -59,7 +59,7 @@ def overlap(a, b):
 
 
 def reference(truth, found, protocol, excluded, iou, tie=lambda row: (row[0], row[2], row[1])):
-    """AP of each class, from the definition, one row at a time; `tie` orders rows of one score."""
+    """Return AP of each class by the definition, row by row. `tie` is the sort key of rows of equal score."""
     found = [row for row in found if row[0] not in excluded and row[2] in LABEL_MAP.ids]
     if protocol == "mmaction2":
         truth = [row for row in truth if row[2] in LABEL_MAP.ids]
@@ -111,19 +111,19 @@ def test_agrees_with_the_definition(truth, found, protocol, excluded, iou):
 
 @quick
 @given(truth_rows, found_rows, protocols, st.randoms(use_true_random=False))
-def test_no_order_of_equal_scores_leaves_the_range(truth, found, protocol, random):
+def test_every_order_of_ties_is_within_the_range(truth, found, protocol, random):
     found = [(*row, i) for i, row in enumerate(found)]
     low, high = frame_map(columns(truth), columns(found), LABEL_MAP, protocol=protocol).ap_range.T
     for _ in range(5):
-        place = random.sample(range(len(found)), len(found))
-        ap = reference(truth, found, protocol, (), 0.5, tie=lambda row, place=place: place[row[4]])
+        order = random.sample(range(len(found)), len(found))
+        ap = reference(truth, found, protocol, (), 0.5, tie=lambda row, order=order: order[row[4]])
         assert (np.isnan(ap) | ((low <= np.add(ap, 1e-12)) & (high >= np.subtract(ap, 1e-12)))).all()
 
 
 @quick
 @given(truth_rows, found_rows, st.sampled_from(["slowfast", "mmaction2"]))
-def test_the_range_is_reached(truth, found, protocol):
-    """Without a cap; a hit is found by taking it away."""
+def test_bounds_of_the_range_are_reached(truth, found, protocol):
+    """Without a cap, ordering all true positives of a tie first or last reaches the bounds."""
     result = frame_map(columns(truth), columns(found), LABEL_MAP, protocol=protocol)
     matches = match(columns(truth), columns(found), LABEL_MAP, protocol=protocol)
     hit = matches.true_positives(0.5)
@@ -139,8 +139,8 @@ def test_the_range_is_reached(truth, found, protocol):
 
 @quick
 @given(truth_rows, found_rows, st.randoms(use_true_random=False))
-def test_the_order_of_rows_changes_nothing(truth, found, random):
-    """Of slowfast, whose detections choose in the order of the rows, the order within a keyframe is kept."""
+def test_row_order_does_not_matter(truth, found, random):
+    """For slowfast, which matches in row order, the order within a keyframe is kept."""
     shuffled = {name: list(rows) for name, rows in (("truth", truth), ("found", found))}
     for rows in shuffled.values():
         random.shuffle(rows)
@@ -159,7 +159,7 @@ def test_the_order_of_rows_changes_nothing(truth, found, random):
 @quick
 @given(truth_rows, protocols, st.sampled_from([0.5, 1.0]))
 def test_a_perfect_detector_scores_one(truth, protocol, iou):
-    """One that knows each box once; the cap of the challenge must leave it room."""
+    """Each box is detected once. Keyframes have no more rows than the cap of the challenge."""
     once = list(dict.fromkeys(truth))
     names = [row[0] for row in once]
     perfect = columns([row for i, row in enumerate(once) if names[:i].count(names[i]) < CAP])
@@ -177,7 +177,7 @@ def test_a_lower_scored_false_positive_never_raises_ap(truth, found, protocol, n
 
 @quick
 @given(truth_rows, found_rows, protocols)
-def test_one_match_serves_all_thresholds(truth, found, protocol):
+def test_one_match_for_several_thresholds(truth, found, protocol):
     matches = match(columns(truth), columns(found), LABEL_MAP, protocol=protocol)
     for iou in (0.25, 0.5, 0.9):
         alone = frame_map(columns(truth), columns(found), LABEL_MAP, iou, protocol=protocol)
@@ -186,7 +186,7 @@ def test_one_match_serves_all_thresholds(truth, found, protocol):
 
 @quick
 @given(truth_rows, found_rows, protocols, st.sampled_from([0.2, 0.5]))
-def test_what_a_match_says_of_each_detection(truth, found, protocol, iou):
+def test_matches_of_each_detection(truth, found, protocol, iou):
     matches = match(columns(truth), columns(found), LABEL_MAP, protocol=protocol)
     hit, best, overlaps = matches.true_positives(iou), matches.best_box(), matches.iou()
     for i, row in enumerate(matches.detections.row):

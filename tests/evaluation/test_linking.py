@@ -1,4 +1,4 @@
-"""Linking: tracks whose right tubes are known, from files of detections to their video-mAP."""
+"""Linking of tracks with known tubes, and the way from a detections file to video-mAP."""
 
 import json
 
@@ -13,7 +13,7 @@ from vmae_det.formats.tube_csv import Tubes, read_tubes, write_tubes
 from vmae_det.utils.errors import DataError
 
 LABELS = LabelMap((1, 2), ("run", "fall"), ("", ""))
-WALKERS = {"left": (0.1, 0.01), "right": (0.6, -0.002)}  # x1 at frame 0, and how far it goes in a frame
+WALKERS = {"left": (0.1, 0.01), "right": (0.6, -0.002)}  # x1 at frame 0, and its change per frame
 
 
 def box(walker, frame):
@@ -23,7 +23,7 @@ def box(walker, frame):
 
 
 def rows(entries):
-    """(frame, box, action, score) of one video as detections, and their frames."""
+    """Convert (frame, box, action, score) tuples of one video to detections and frame numbers."""
     frame, boxes, action, score = zip(*entries)
     count = len(entries)
     return ActionBoxes(
@@ -38,7 +38,7 @@ def rows(entries):
 
 
 def link(entries, method="act"):
-    """{(label, score): {frame: box}} of the tubes."""
+    """Link the entries; return {(label, score): {frame: box}}."""
     tubes = link_boxes(*rows(entries), LABELS, LINKING_METHODS[method])
     found = {(label, round(score, 6)): {} for label, score in zip(tubes.label, tubes.score)}
     assert len(found) == len(tubes)
@@ -52,7 +52,7 @@ def track(walker, frames, action=1, score=0.5):
 
 
 @pytest.mark.parametrize("method", LINKING_METHODS)
-def test_two_people_are_two_tubes(method):
+def test_two_persons_are_two_tubes(method):
     left, right = track("left", range(20), score=0.9), track("right", range(3, 23), score=0.6)
     other = track("left", range(20), action=2, score=0.4)
     expected = {
@@ -64,7 +64,7 @@ def test_two_people_are_two_tubes(method):
     assert link([mixed[i] for i in rng.permutation(len(mixed))], method) == expected
 
 
-def test_the_score_is_the_mean_and_short_tubes_go():
+def test_score_is_the_mean_and_short_tubes_are_dropped():
     entries = [*track("left", range(14), score=0.9), (14, box("left", 14), 1, 0.1)]
     assert list(link(entries)) == [("run", round((14 * 0.9 + 0.1) / 15, 6))]
     assert link(entries[:-1]) == {}
@@ -84,25 +84,25 @@ def test_a_gap_ends_a_tube_of_act_and_is_filled_by_road():
     )
 
 
-def test_keyframes_that_lie_apart_are_no_gaps():
+def test_sparse_keyframes_are_not_gaps():
     entries = track("left", range(0, 40, 4))
     assert link(entries) == {("run", 0.5): {f: box("left", f) for f in range(37)}}
 
 
-def test_the_best_scored_box_that_overlaps_enough_is_taken():
+def test_best_scored_box_with_sufficient_iou_is_taken():
     near = [(f, (x, 0.2, x + 0.2, 0.8), 1, s) for f in range(20) for x, s in ((0.1, 0.6), (0.16, 0.8))]
-    # IoU 0.14 / 0.26: both are tubes of their own, none takes the other's boxes.
+    # IoU 0.14 / 0.26, below 0.5, so these are two tubes.
     found = link(near)
     assert {key: {at[0] for at in boxes.values()} for key, boxes in found.items()} == {
         ("run", 0.8): {0.16},
-        # IoU 0.538 is above the 0.3 that a tube may have with a better one.
+        # A tube with IoU 0.538 with a better one is dropped, because the limit is 0.3.
     }
     apart = [(f, (x, 0.2, x + 0.2, 0.8), 1, s) for f in range(20) for x, s in ((0.1, 0.6), (0.25, 0.8))]
     assert set(link(apart)) == {("run", 0.8), ("run", 0.6)}
 
 
-def test_boxes_near_a_better_one_lose_score():
-    """IoU 0.19 / 0.21 = 0.905: the second has 0.095 of its score left."""
+def test_soft_nms_of_boxes():
+    """With an IoU of 0.19 / 0.21 = 0.905, the score of the second box is multiplied by 0.095."""
     pair = [(f, (x, 0.2, x + 0.2, 0.8), 1, s) for f in range(20) for x, s in ((0.1, 0.9), (0.11, 0.8))]
     boxes = np.array([at for f, at, _, _ in pair if f == 0])
     _, score = _best_boxes(boxes, np.array([0.9, 0.8]), 0.6)
@@ -110,7 +110,7 @@ def test_boxes_near_a_better_one_lose_score():
     assert list(link(pair)) == [("run", 0.9)]
 
 
-def test_road_cuts_out_the_part_where_the_action_happens():
+def test_road_trims_tubes_to_the_action():
     """Background for 20 frames, the action for 30, background for 20."""
     score = [0.02] * 20 + [0.8] * 30 + [0.02] * 20
     entries = [(f, (0.1, 0.2, 0.3, 0.8), 1, s) for f, s in enumerate(score)]
@@ -121,7 +121,7 @@ def test_road_cuts_out_the_part_where_the_action_happens():
 
 
 def test_from_detections_to_video_map(tmp_path, capsys):
-    """The whole way: a frame every 0.04 s, the ground truth as `prepare` writes it."""
+    """A frame every 0.04 s, with ground truth as `prepare` writes it."""
     times = {name: [round(0.04 * f, 3) for f in range(30)] for name in ("a", "b")}
     truth = Tubes(
         np.array(["a", "b"], dtype=object),
@@ -174,7 +174,7 @@ def test_from_detections_to_video_map(tmp_path, capsys):
     assert "video 'b' is not in" in capsys.readouterr().err
 
 
-def test_whole_times_are_numbers_of_frames_and_nothing_gives_nothing(tmp_path, capsys):
+def test_whole_times_are_frame_numbers_and_empty_input_gives_no_tubes(tmp_path, capsys):
     (tmp_path / "map.pbtxt").write_text('item { name: "run" id: 1 }')
     lines = [f"v,{902 + f:04d},0.1,0.1,0.5,0.9,1,0.7\n" for f in range(6)]
     (tmp_path / "d.csv").write_text("".join(lines))
@@ -192,7 +192,7 @@ def test_whole_times_are_numbers_of_frames_and_nothing_gives_nothing(tmp_path, c
     assert "none of its action ids is in" in capsys.readouterr().err
 
 
-def test_a_frame_with_too_large_a_number(tmp_path, capsys):
+def test_too_large_frame_number(tmp_path, capsys):
     (tmp_path / "map.pbtxt").write_text('item { name: "run" id: 1 }')
     (tmp_path / "d.csv").write_text("v,900000000,0.1,0.1,0.5,0.9,1,0.7\n")
     command = ["link", str(tmp_path / "d.csv"), "--label-map", str(tmp_path / "map.pbtxt")]
@@ -200,7 +200,7 @@ def test_a_frame_with_too_large_a_number(tmp_path, capsys):
     assert "expected frame numbers up to 1e+09, got 22500000000" in capsys.readouterr().err
 
 
-def test_names_that_a_csv_cannot_hold(tmp_path):
+def test_names_with_commas_or_quotes_are_rejected(tmp_path):
     tubes = link_boxes(*rows(track("left", range(20))), LabelMap((1,), ("talk to (e.g., self)",), ("",)))
     with pytest.raises(DataError, match="expected names without commas and quotes, got"):
         write_tubes(tmp_path / "t.csv", tubes)

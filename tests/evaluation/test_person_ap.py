@@ -10,7 +10,7 @@ from vmae_det.formats.ava_csv import read_action_csv
 from vmae_det.formats.person_boxes import read_person_boxes
 from vmae_det.utils.errors import DataError
 
-# Two persons in the first keyframe, one of them with two actions; one in the second; nobody in the third.
+# Two persons in the first keyframe, one of them with two actions; one in the second; none in the third.
 TRUTH = """a,0902,0.0,0.0,0.4,1.0,12,0
 a,0902,0.0,0.0,0.4,1.0,17,0
 a,0902,0.6,0.0,1.0,1.0,12,1
@@ -35,10 +35,10 @@ def test_perfect_boxes_score_one_and_each_person_counts_once(tmp_path):
 
 
 def test_by_hand(tmp_path):
-    # The best-scored box has IoU 0.75, which 6 of 10 thresholds allow; one is false; two persons are missed.
+    # The best-scored box has IoU 0.75, a hit at 6 of 10 thresholds. One box is false, two persons are missed.
     found = "a,0902,0.0,0.0,0.3,1.0,,0.9\na,0904,0.1,0.1,0.9,0.9,,0.8\na,0905,0.1,0.1,0.9,0.9,,0.99\n"
     result = scores_of(tmp_path, found)
-    # Of COCO's 101 recall levels 0, 0.01 .. 1 the first 34 are reached, at precision 1.
+    # The first 34 of COCO's 101 recall levels 0, 0.01, ..., 1 are reached, at precision 1.
     assert result.ap_50 == pytest.approx(34 / 101)
     assert result.ap == pytest.approx(34 / 101 * 0.6)
     assert result.recall_50 == pytest.approx(1 / 3)
@@ -46,7 +46,7 @@ def test_by_hand(tmp_path):
     assert result.num_detections == 2
 
 
-def test_excluded_and_unnamed_keyframes_do_not_count(tmp_path):
+def test_excluded_and_unannotated_keyframes_are_ignored(tmp_path):
     persons = "a,0902,0.0,0.0,0.4,1.0,,0.9\na,0902,0.6,0.0,1.0,1.0,,0.8\nb,0903,0.2,0.2,0.8,0.8,,0.99\n"
     result = scores_of(tmp_path, persons, excluded={("a", 903.0), ("b", 1.0), ("c", 1.0)})
     assert (result.num_persons, result.num_detections, result.ap) == (2, 2, 1)
@@ -70,7 +70,7 @@ def test_excluded_and_unnamed_keyframes_do_not_count(tmp_path):
         ("a,0903,0.9,0.9,1.0,1.0,,0.9\n", "no box reaches IoU 0.5 with an annotated person"),
     ],
 )
-def test_zero_has_a_reason(tmp_path, capsys, persons, problem):
+def test_zero_is_explained(tmp_path, capsys, persons, problem):
     (tmp_path / "gt.csv").write_text(TRUTH)
     (tmp_path / "p.csv").write_text(persons)
     arguments = ["evaluate", "--ground-truth", str(tmp_path / "gt.csv")]
@@ -85,7 +85,7 @@ def test_zero_has_a_reason(tmp_path, capsys, persons, problem):
 @pytest.mark.parametrize(
     ("name", "content"), [("p.json", b"[]"), ("p.pkl", pickle.dumps({})), ("p.csv", b"")]
 )
-def test_no_boxes_in_any_format_are_zero_here_and_an_error_elsewhere(tmp_path, capsys, name, content):
+def test_empty_files_score_zero_but_are_an_error_elsewhere(tmp_path, capsys, name, content):
     (tmp_path / "gt.csv").write_text(TRUTH)
     (tmp_path / name).write_bytes(content)
     arguments = ["evaluate", "--ground-truth", str(tmp_path / "gt.csv")]
@@ -95,7 +95,7 @@ def test_no_boxes_in_any_format_are_zero_here_and_an_error_elsewhere(tmp_path, c
         read_person_boxes(tmp_path / name)
 
 
-def test_the_command_takes_the_other_formats_too(tmp_path, capsys):
+def test_command_accepts_the_other_formats(tmp_path, capsys):
     truth, found, out = tmp_path / "gt.csv", tmp_path / "p.json", tmp_path / "out.json"
     truth.write_text(TRUTH)
     image = {"id": 5, "movie": "a", "timestamp": 903, "width": 100, "height": 100}

@@ -1,4 +1,4 @@
-"""Numbers that the evaluators of others give for real files, where these lie beside the repository."""
+"""Results of the original evaluators on real files, if these files are next to the repository."""
 
 import json
 from pathlib import Path
@@ -62,7 +62,7 @@ def test_tubes(tmp_path, truth, found, protocol, expected):
     result = evaluate(tmp_path, "--ground-truth", truth, "--tubes", found, "--protocol", protocol)
     given = result["video_mAP"] | {"frame": result["frame_mAP"]}
     for name, value in expected.items():
-        # As many digits as are stated.
+        # To the published number of digits.
         digits = len(str(value).partition(".")[2])
         assert 100 * given[name] == pytest.approx(value, abs=max(0.51 * 10**-digits, 1e-11)), name
 
@@ -78,7 +78,7 @@ def test_the_challenge_and_slowfast(tmp_path):
     assert evaluate(tmp_path, *excluded)["mAP"] == pytest.approx(0.4050497320948414, abs=1e-15)
 
 
-def test_their_order_of_equal_scores_is_in_the_range(tmp_path):
+def test_published_order_of_ties_is_within_the_range(tmp_path):
     tied = [*AVA, "--detections", "ava_yowov3/ava_predicted_file.csv", "--protocol"]
     for protocol, theirs in (("challenge", 0.4051999528), ("slowfast", 0.4042400530)):
         low, high = evaluate(tmp_path, *tied, protocol)["mAP_range"]

@@ -13,7 +13,7 @@ from vmae_det.utils.errors import DataError, UserError
 
 
 def write(path, tubes):
-    """(video, tube, label, score, {frame: box}) tuples as a file."""
+    """Write (video, tube, label, score, {frame: box}) tuples to a tube CSV."""
     lines = [
         f"{video},{tube},{label},{score},{frame},{','.join(map(str, box))}"
         for video, tube, label, score, boxes in tubes
@@ -24,7 +24,7 @@ def write(path, tubes):
 
 
 def random_tubes(seed):
-    """Tubes of two classes and two videos, some with gaps, and detections near them; scores differ."""
+    """Generate tubes of two classes and videos, some with gaps, and similar detections. Scores are distinct."""
     rng = np.random.default_rng(seed)
     truth, found = [], []
     for number in range(9):
@@ -59,7 +59,7 @@ def tube_overlap(a, b, pixel=0, last_frame=1):
 
 
 def reference(truth, found, label, threshold, *, next_best, envelope, **counting):
-    """AP of one class, tube by tube."""
+    """Return AP of one class, computed tube by tube."""
     own = [tube for tube in truth if tube[2] == label]
     free, points = list(own), [(0.0, 1.0)]
     for tube in sorted((tube for tube in found if tube[2] == label), key=lambda tube: -tube[3]):
@@ -78,7 +78,7 @@ def reference(truth, found, label, threshold, *, next_best, envelope, **counting
 
 
 def in_frames(tubes):
-    """Each box as a tube of one frame."""
+    """Convert each box to a tube of one frame."""
     return [
         (f"{video} {frame}", tube, label, score, {frame: box})
         for video, tube, label, score, boxes in tubes
@@ -113,14 +113,14 @@ def test_agrees_with_the_plain_definition(tmp_path, seed, protocol):
             assert result.ap[i, k, 0] == pytest.approx(expected, abs=1e-12)
         boxes = in_frames(truth), in_frames(found)
         pixel = {"pixel": counting.get("pixel", 0)}
-        # Boxes of one tube tie; only the best of a ground-truth box counts, so the range has the rest.
+        # Boxes of a tube have equal scores, so only the range is compared.
         low, high = result.frame_ap[i, 1:]
         assert low - 1e-12 <= reference(*boxes, label, 0.5, **in_boxes, **pixel) <= high + 1e-12
 
 
 def test_averages_are_over_their_thresholds(tmp_path):
     truth = [("v", 1, "run", "", {f: [0, 0, 10, 10] for f in range(101)})]
-    # 0.57 of the frames, or 0.57 less one frame of each: 56 of 100.
+    # 57 of 101 frames, or 56 of 100 with one frame less.
     found = [("v", 1, "run", 0.5, {f: [0, 0, 10, 10] for f in range(57)})]
     files = write(tmp_path / "gt.csv", truth), write(tmp_path / "d.csv", found)
     tubes = read_tubes(files[0]), read_tubes(files[1], "detections")
@@ -132,7 +132,7 @@ def test_averages_are_over_their_thresholds(tmp_path):
     assert at == pytest.approx({"0.56": 1, "0.57": 0, "0.5:0.95": 2 / 10})  # 57 of 101
 
 
-def test_rare_classes_of_multisports_do_not_count(tmp_path):
+def test_rare_classes_of_multisports_are_ignored(tmp_path):
     rare = "basketball save"
     truth = [("v", i, label, "", {1: [0, 0, 9, 9], 2: [0, 0, 9, 9]}) for i, label in enumerate(("run", rare))]
     found = [("v", 1, "run", 0.5, truth[0][4]), ("v", 2, "walk", 0.5, truth[0][4])]
@@ -148,7 +148,7 @@ def test_rare_classes_of_multisports_do_not_count(tmp_path):
 
 
 def test_relative_boxes_and_pixels(tmp_path):
-    """The same boxes, of frames of 320 x 240: IoU 11 x 5 / (11 x 11) in inclusive pixels."""
+    """The same boxes in frames of 320 x 240. IoU is 11 x 5 / (11 x 11) in inclusive pixels."""
 
     def tubes(name, kind, box, score=""):
         return read_tubes(write(tmp_path / name, [("v", 1, "run", score, {3: box})]), kind)
@@ -170,7 +170,7 @@ def test_relative_boxes_and_pixels(tmp_path):
             video_map(pixels, found_relative, protocol)
 
 
-def test_equal_scores_have_a_range(tmp_path):
+def test_range_of_ties(tmp_path):
     truth = [("v", 1, "run", "", {1: [0, 0, 10, 10]})]
     found = [
         ("v", 2, "run", 0.5, {1: [0, 0, 10, 10]}),
@@ -184,8 +184,8 @@ def test_equal_scores_have_a_range(tmp_path):
     assert result["frame_mAP_range"] == pytest.approx([1 / 3, 1])
 
 
-def test_rivals_of_equal_score_are_counted(tmp_path):
-    """Two tubes claim one box, and one of them could take another: their order decides on one hit or two."""
+def test_competitors_of_equal_score_are_counted(tmp_path):
+    """Two tubes compete for one ground truth, and one could take another: one hit or two by order."""
     truth = [("v", i, "run", "", {1: [x, 0, x + 10, 10]}) for i, x in ((1, 0), (2, 4))]
     found = [("v", i, "run", 0.5, {1: [x, 0, x + 10, 10]}) for i, x in ((1, 1), (2, -2))]
     files = write(tmp_path / "gt.csv", truth), write(tmp_path / "d.csv", found)
@@ -209,7 +209,7 @@ def test_rivals_of_equal_score_are_counted(tmp_path):
     ],
 )
 @pytest.mark.parametrize("protocol", RULES)
-def test_zero_has_a_reason(tmp_path, found, problem, protocol):
+def test_zero_is_explained(tmp_path, found, problem, protocol):
     truth = [("v", 1, "run", "", {5: [0, 0, 9, 9], 6: [0, 0, 9, 9]})]
     files = write(tmp_path / "gt.csv", truth), write(tmp_path / "d.csv", found)
     result = video_map(read_tubes(files[0]), read_tubes(files[1], "detections"), protocol)
@@ -222,7 +222,7 @@ def test_zero_has_a_reason(tmp_path, found, problem, protocol):
 @pytest.mark.parametrize(
     ("first", "others", "warns"), [(1, 0, True), (0, 1, True), (1, 1, False), (2, 0, False)]
 )
-def test_frames_counted_from_different_numbers_are_warned_of(tmp_path, first, others, warns):
+def test_warning_about_different_first_frames(tmp_path, first, others, warns):
     box = [10, 10, 50, 50]
     truth, found = (
         write(tmp_path / name, [("v", 0, "run", 1, {start + i: box for i in range(10)})])
@@ -233,7 +233,7 @@ def test_frames_counted_from_different_numbers_are_warned_of(tmp_path, first, ot
     assert bool(result.to_json()["warning"]) == warns
 
 
-def test_overlap_by_hand(tmp_path):
+def test_tube_iou_by_hand(tmp_path):
     truth = write(tmp_path / "gt.csv", [("v", 1, "run", "", {f: [0, 0, 10, 10] for f in range(4)})])
     # Frames 2..5: 2 of 6 are shared, with IoU 1/2 and 1.
     boxes = {2: [0, 0, 10, 5], 3: [0, 0, 10, 10], 4: [0, 0, 1, 1], 5: [0, 0, 1, 1]}
@@ -242,8 +242,8 @@ def test_overlap_by_hand(tmp_path):
     assert pairs.iou == pytest.approx([2 / 6 * 0.75])
 
 
-def test_a_taken_tube_leaves_the_next_best(tmp_path):
-    """Unlike boxes in frame-mAP."""
+def test_next_best_tube_is_taken(tmp_path):
+    """Unlike in frame-mAP."""
     truth = [("v", i, "run", "", {1: [i, 0, 10 + i, 10]}) for i in (0, 1)]
     found = [("v", i, "run", 0.9 - i / 10, {1: [0, 0, 10, 10]}) for i in (0, 1)]
     files = write(tmp_path / "gt.csv", truth), write(tmp_path / "d.csv", found)
@@ -252,13 +252,13 @@ def test_a_taken_tube_leaves_the_next_best(tmp_path):
     assert result["frame_mAP"] == 0.5
 
 
-def test_area_from_point_to_point():
+def test_trapezoid_area():
     # Recall 1/2, 1/2, 1 at precision 1, 1/2, 2/3.
     assert trapezoid_area(np.array([1, 3]), 2) == pytest.approx(0.5 + (1 / 2 + 2 / 3) / 2 / 2)
     assert trapezoid_area(np.array([], dtype=int), 2) == 0
 
 
-def test_the_command_scores_tubes(tmp_path, capsys):
+def test_command_scores_tubes(tmp_path, capsys):
     truth, _ = random_tubes(0)
     path = write(tmp_path / "gt.csv", truth)
     perfect = write(tmp_path / "d.csv", [(v, t, label, 0.5, boxes) for v, t, label, _, boxes in truth])
@@ -271,7 +271,7 @@ def test_the_command_scores_tubes(tmp_path, capsys):
     assert result["frame_mAP"] == 1
 
 
-def test_options_of_other_measures_are_refused(tmp_path, capsys):
+def test_options_of_other_metrics_are_rejected(tmp_path, capsys):
     truth = write(tmp_path / "gt.csv", random_tubes(0)[1])
     files = ["evaluate", "--ground-truth", str(truth), "--tubes", str(truth)]
     for option, users in (
@@ -300,7 +300,7 @@ def test_options_of_other_measures_are_refused(tmp_path, capsys):
         assert f"with {kind}" in capsys.readouterr().err
 
 
-def test_a_label_map_chooses_the_actions_of_tubes(tmp_path):
+def test_label_map_selects_actions(tmp_path):
     truth = [("v", i, label, "", {1: [0, 0, 9, 9]}) for i, label in enumerate(("run", "jump"))]
     found = write(tmp_path / "d.csv", [("v", 1, "run", 0.5, truth[0][4])])
     (tmp_path / "map.pbtxt").write_text('item { name: "run" id: 1 }')
@@ -333,7 +333,7 @@ GOOD = "v,1,run,0.5,3,0,0,10,10"
         (",1,run,0.5,4,0,0,10,10", "the video id must be plain text"),
     ],
 )
-def test_a_malformed_line_is_named(tmp_path, line, message):
+def test_malformed_line_is_reported(tmp_path, line, message):
     path = tmp_path / "d.csv"
     path.write_text(f"{GOOD}\n{line}\n")
     with pytest.raises(DataError, match=rf"d\.csv:2: {message}"):

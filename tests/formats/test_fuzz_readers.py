@@ -1,4 +1,4 @@
-"""Whatever stands in a file, a reader gives what it says or a DataError that names file and line."""
+"""Fuzz tests of the annotation readers: any file is either read correctly, or rejected with file and line."""
 
 import gzip
 import json
@@ -43,13 +43,13 @@ VALUES = {
     "persons, 7 columns": ("vid", "0902", "0.1", "0.2", "0.3", "0.4", "0.75"),
     "excluded": ("vid", "0902"),
 }
-# Errors of a file as a whole.
+# Errors without a line number.
 WITHOUT_LINE = r"(expected at least one row|cannot be read: )"
 
 
 @st.composite
 def broken_lines(draw, kind):
-    """A good line, with a few fields replaced, dropped, doubled or swapped."""
+    """Generate a valid line with a few fields replaced, dropped, duplicated or swapped."""
     fields = list(VALUES[kind])
     for _ in range(draw(st.integers(0, 3))):
         i = draw(st.integers(0, max(len(fields) - 1, 0)))
@@ -75,7 +75,7 @@ def broken_lines(draw, kind):
 
 @st.composite
 def broken_files(draw, kind):
-    """Bytes of a file, of which a line or the packing may be broken."""
+    """Generate the bytes of a file in which a line or the compression may be corrupt."""
     good = ",".join(VALUES[kind])
     lines = draw(st.lists(st.just(good) | broken_lines(kind), min_size=0, max_size=4))
     content = draw(st.sampled_from(["\n", "\r\n", "\r", "\n\n", "\n \n"])).join(lines)
@@ -93,8 +93,7 @@ def broken_files(draw, kind):
 
 
 def outcome(read, path, beside=None):
-    """What a reader gives, or the message of its DataError, which must begin with the file, or the one
-    `beside` it."""
+    """Return the result of `read`, or the message of its DataError. It must start with `path` or `beside`."""
     try:
         return read(path)
     except DataError as error:
@@ -108,8 +107,8 @@ def columns_of(rows):
     return {name: values.tolist() for name, values in vars(rows).items()}
 
 
-def careful(read):
-    """The reader without its quick path."""
+def line_parser(read):
+    """Return the reader without its fast parser."""
 
     def slow(path):
         with (
@@ -130,35 +129,35 @@ READERS = {
 
 
 @pytest.mark.parametrize("kind", READERS)
-def test_the_quick_and_the_careful_reader_agree_on_any_csv(tmp_path, kind):
+def test_fast_and_line_parsers_agree_on_any_csv(tmp_path, kind):
     path, read = tmp_path / "f.csv", READERS[kind]
 
     @FUZZ
     @given(broken_files(kind))
     def check(data):
         path.write_bytes(data)
-        quick, slow = outcome(read, path), outcome(careful(read), path)
+        quick, slow = outcome(read, path), outcome(line_parser(read), path)
         if isinstance(slow, str):
             assert quick == slow
             assert re.match(rf"{re.escape(str(path))}(:\d+)?: ", slow)
             assert re.match(r":\d+: ", slow.removeprefix(str(path))) or re.search(WITHOUT_LINE, slow)
         else:
             assert not isinstance(quick, str), quick
-            # repr, so that NaN equals itself.
+            # repr, because NaN does not equal itself.
             assert repr(columns_of(quick)) == repr(columns_of(slow))
 
     check()
 
 
 @pytest.mark.parametrize("kind", ["ground_truth", "detections", "persons"])
-def test_the_readers_agree_on_every_odd_value_in_every_column(tmp_path, kind):
+def test_parsers_agree_on_unusual_values_in_every_column(tmp_path, kind):
     path, read, good = tmp_path / "f.csv", READERS[kind], VALUES[kind]
     accepted = 0
     for column in range(8):
         for value in NUMBERS + TEXTS:
             fields = [*good[:column], value, *good[column + 1 :]]
             path.write_text(f"{','.join(good)}\n{','.join(fields)}\n", newline="")
-            quick, slow = outcome(read, path), outcome(careful(read), path)
+            quick, slow = outcome(read, path), outcome(line_parser(read), path)
             if isinstance(slow, str):
                 assert quick == slow
             else:
@@ -168,7 +167,7 @@ def test_the_readers_agree_on_every_odd_value_in_every_column(tmp_path, kind):
 
 
 @pytest.mark.parametrize("magic", [b"x\x01", b"x\x9c", b"x\xda", b"\x28\xb5\x2f\xfd"])
-def test_files_that_are_packed_in_other_ways_than_gzip_are_refused(tmp_path, magic):
+def test_compression_other_than_gzip_is_rejected(tmp_path, magic):
     path, data = tmp_path / "f.csv", ",".join(VALUES["detections"]).encode()
     if magic[:1] == b"x":
         level = {1: 1, 0x9C: 6, 0xDA: 9}[magic[1]]
@@ -183,7 +182,7 @@ def test_files_that_are_packed_in_other_ways_than_gzip_are_refused(tmp_path, mag
 
 
 @pytest.mark.parametrize("kind", [*READERS, "excluded"])
-def test_a_broken_line_is_named_or_read_as_python_would(tmp_path, monkeypatch, kind):
+def test_broken_line_is_reported_or_parsed_as_in_python(tmp_path, monkeypatch, kind):
     monkeypatch.setattr("vmae_det.formats.person_boxes._merge_duplicates", lambda persons, path: persons)
     path, read = tmp_path / "f.csv", READERS.get(kind, read_excluded_keyframes)
     good = ",".join(VALUES[kind])
@@ -224,7 +223,7 @@ LABELS = 'item {\n  name: "sit"\n  id: 11\n}\nlabel {\n  name: "bend"\n  label_i
 
 
 def mutations(text):
-    """A text with a few pieces cut out, doubled or replaced."""
+    """Generate a text with a few parts removed, duplicated or replaced."""
 
     @st.composite
     def mutate(draw):
@@ -242,7 +241,7 @@ def mutations(text):
     return mutate()
 
 
-def test_any_label_map_is_read_or_refused_with_its_line(tmp_path):
+def test_any_label_map_is_read_or_rejected_with_its_line(tmp_path):
     path = tmp_path / "map.pbtxt"
 
     @FUZZ
@@ -263,7 +262,7 @@ def test_any_label_map_is_read_or_refused_with_its_line(tmp_path):
 
 
 @pytest.mark.parametrize("digits", ["9" * 5000, "0" * 5000, "1" * 10, "٣"])
-def test_an_absurd_id_is_refused(tmp_path, digits):
+def test_huge_id_is_rejected(tmp_path, digits):
     path = tmp_path / "map.pbtxt"
     path.write_text(f'item {{ name: "a" id: {digits} }}')
     with pytest.raises(DataError, match=r":1: id must be an integer"):
@@ -281,7 +280,7 @@ JSON_VALUES = st.recursive(
 
 @st.composite
 def broken_json(draw):
-    """Person boxes with values of wrong types in places."""
+    """Generate person boxes with some values of wrong types."""
     content = json.loads(json.dumps({"images": IMAGES, "annotations": BOXES}))
     for _ in range(draw(st.integers(1, 3))):
         holder = draw(st.sampled_from([content, content.get("images"), content.get("annotations")]))
@@ -297,14 +296,14 @@ def broken_json(draw):
     return content
 
 
-def assert_sound(persons):
+def assert_valid(persons):
     assert all(isinstance(name, str) and name for name in persons.videos)
     assert np.isfinite(persons.boxes).all()
     assert ((persons.boxes[:, :2] < persons.boxes[:, 2:]).all(axis=1)).all()
     assert ((persons.score >= 0) & (persons.score <= 1) & (persons.timestamp >= 0)).all()
 
 
-def test_json_of_any_types_is_read_or_refused(tmp_path):
+def test_json_of_any_types_is_read_or_rejected(tmp_path):
     path = tmp_path / "p.json"
 
     @FUZZ
@@ -313,18 +312,18 @@ def test_json_of_any_types_is_read_or_refused(tmp_path):
         path.write_text(json.dumps(content))
         result = outcome(read_person_boxes, path)
         if not isinstance(result, str):
-            assert_sound(result)
+            assert_valid(result)
 
     check()
 
 
-def spoilt(packed, where):
-    """The packed data, cut or with a changed byte."""
+def corrupt(packed, where):
+    """Return the data truncated, or with one byte changed."""
     where %= len(packed)
     return packed[:where] + (b"\xff" + packed[where + 1 :] if where % 2 else b"")
 
 
-def test_json_of_broken_text_is_read_or_refused(tmp_path):
+def test_corrupt_json_text_is_read_or_rejected(tmp_path):
     path, images = tmp_path / "p.json", tmp_path / "images.json"
     images.write_text(json.dumps({"images": IMAGES}))
     readers = [read_person_boxes, lambda path: read_person_boxes(path, images)]
@@ -334,16 +333,16 @@ def test_json_of_broken_text_is_read_or_refused(tmp_path):
     @given(mutations(both) | mutations(json.dumps(BOXES)), st.sampled_from(readers), st.booleans())
     def check(text, read, pack):
         data = text.encode("utf-8", "surrogatepass")
-        path.write_bytes(spoilt(gzip.compress(data, mtime=0), len(text)) if pack else data)
+        path.write_bytes(corrupt(gzip.compress(data, mtime=0), len(text)) if pack else data)
         result = outcome(read, path, images)
         if not isinstance(result, str):
-            assert_sound(result)
+            assert_valid(result)
 
     check()
 
 
 @pytest.mark.parametrize("depth", [100, 900, 990, 100_000])
-def test_deeply_nested_json_is_refused(tmp_path, depth):
+def test_deeply_nested_json_is_rejected(tmp_path, depth):
     path = tmp_path / "p.json"
     nested = "[" * depth + "]" * depth
     path.write_text(
@@ -364,7 +363,7 @@ class Runs:
 
 @st.composite
 def broken_pickles(draw, folder):
-    """Pickles of proposals: odd objects, or bytes changed, cut and doubled."""
+    """Generate pickles of proposals with unusual objects, or with bytes changed, removed and duplicated."""
     table = np.array([[0.1, 0.2, 0.3, 0.4, 0.75]], dtype=draw(st.sampled_from(["f4", "f8", "i4", "f2"])))
     odd = st.sampled_from(
         [
@@ -399,7 +398,7 @@ def broken_pickles(draw, folder):
     return data
 
 
-def test_any_pickle_is_read_or_refused_and_none_is_run(tmp_path):
+def test_any_pickle_is_read_or_rejected_and_none_is_executed(tmp_path):
     path, trace = tmp_path / "p.pkl", tmp_path / "trace"
 
     @FUZZ
@@ -409,12 +408,12 @@ def test_any_pickle_is_read_or_refused_and_none_is_run(tmp_path):
         result = outcome(read_person_boxes, path)
         assert not trace.exists()
         if not isinstance(result, str):
-            assert_sound(result)
+            assert_valid(result)
 
     check()
 
 
-def test_a_pickle_cannot_ask_for_more_memory_than_it_has(tmp_path):
+def test_pickle_cannot_allocate_more_memory_than_its_size(tmp_path):
     path = tmp_path / "p.pkl"
     path.write_bytes(b"\x80\x05" + pickle.BYTEARRAY8 + (1 << 40).to_bytes(8, "little") + b"ab.")
     with mock.patch("builtins.bytearray") as allocate:
@@ -422,7 +421,7 @@ def test_a_pickle_cannot_ask_for_more_memory_than_it_has(tmp_path):
     allocate.assert_called_once_with(b"ab.")
 
 
-def test_a_pickle_cannot_change_the_reader(tmp_path):
+def test_pickle_cannot_modify_the_reader(tmp_path):
     path = tmp_path / "p.pkl"
     state = b"}\x8c\x0c__defaults__\x8c\x01as"
     path.write_bytes(b"\x80\x04c_codecs\nencode\nN" + state + b"\x86b.")

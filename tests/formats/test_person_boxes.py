@@ -57,7 +57,7 @@ def assert_the_boxes(persons):
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_keyframes_without_people_in_a_pickle(tmp_path, protocol):
+def test_pickle_with_keyframes_without_persons(tmp_path, protocol):
     table = {"a,0902": np.zeros((0, 5)), "a,0903": np.array([[0, 0, 1, 1, 0.5]]), "a,0904": np.array([])}
     path = tmp_path / "p.pkl"
     path.write_bytes(pickle.dumps(table, protocol=protocol))
@@ -76,7 +76,7 @@ def test_pickle_of_proposals(tmp_path, protocol):
     assert_the_boxes(read_person_boxes(write_pickle(tmp_path / "p.pkl", protocol)))
 
 
-def test_json_with_its_images_beside_it_or_inside(tmp_path):
+def test_json_with_images_in_the_same_or_another_file(tmp_path):
     path, images = tmp_path / "p.json", tmp_path / "ava_val_min.json"
     path.write_text(json.dumps(coco_entries()))
     images.write_text(json.dumps({"images": IMAGES, "annotations": [], "categories": []}))
@@ -87,7 +87,7 @@ def test_json_with_its_images_beside_it_or_inside(tmp_path):
     assert_the_boxes(read_person_boxes(path))
 
 
-def test_selection_keeps_what_the_mask_chooses(tmp_path):
+def test_select_by_mask(tmp_path):
     persons = read_person_boxes(write_csv(tmp_path / "p.csv", [""]))
     sure = persons.select(persons.score > 0.6)
     assert len(sure) == 2
@@ -108,7 +108,7 @@ def test_selection_keeps_what_the_mask_chooses(tmp_path):
         ("a,now,0.1,0.2,0.5,0.9,,0.9", "the timestamp must be a number"),
     ],
 )
-def test_a_malformed_csv_line_is_named(tmp_path, line, message):
+def test_malformed_csv_line_is_reported(tmp_path, line, message):
     path = tmp_path / "p.csv"
     path.write_text(f"a,0902,0.1,0.2,0.5,0.9,,0.9\n{line}\n")
     with pytest.raises(DataError, match=rf"p\.csv:2: .*{message}"):
@@ -116,7 +116,7 @@ def test_a_malformed_csv_line_is_named(tmp_path, line, message):
 
 
 @pytest.mark.parametrize("name", ["p.csv", "p.json", "p.pkl"])
-def test_missing_empty_and_binary_files_are_refused(tmp_path, name):
+def test_missing_empty_and_binary_files_are_rejected(tmp_path, name):
     path = tmp_path / name
     with pytest.raises(DataError, match="no such file"):
         read_person_boxes(path)
@@ -138,14 +138,14 @@ def test_missing_empty_and_binary_files_are_refused(tmp_path, name):
         ({"image_id": 7}, "box 0: image id 7 is not among the images"),
     ],
 )
-def test_a_malformed_json_entry_is_named(tmp_path, change, message):
+def test_malformed_json_entry_is_reported(tmp_path, change, message):
     path = tmp_path / "p.json"
     path.write_text(json.dumps({"images": IMAGES, "annotations": [coco_entries()[0] | change]}))
     with pytest.raises(DataError, match=message):
         read_person_boxes(path)
 
 
-def test_json_errors_have_their_line(tmp_path):
+def test_json_syntax_errors_have_a_line(tmp_path):
     path = tmp_path / "p.json"
     path.write_text('[\n{"image_id": 1,\n]')
     with pytest.raises(DataError, match=r"p\.json:3: not valid JSON"):
@@ -168,7 +168,7 @@ def test_json_errors_have_their_line(tmp_path):
         ),
     ],
 )
-def test_a_malformed_pickle_entry_is_named(tmp_path, content, message):
+def test_malformed_pickle_entry_is_reported(tmp_path, content, message):
     path = tmp_path / "p.pkl"
     path.write_bytes(pickle.dumps(content))
     with pytest.raises(DataError, match=message):
@@ -183,7 +183,7 @@ class Hostile:
         return os.mkdir, (str(self.path),)
 
 
-def test_a_pickle_that_runs_code_is_refused_by_name(tmp_path):
+def test_pickle_that_executes_code_is_rejected(tmp_path):
     path, trace = tmp_path / "p.pkl", tmp_path / "trace"
     path.write_bytes(pickle.dumps({"a,0902": Hostile(trace)}))
     with pytest.raises(DataError, match=r"got a reference to \w+\.mkdir"):
@@ -191,7 +191,7 @@ def test_a_pickle_that_runs_code_is_refused_by_name(tmp_path):
     assert not trace.exists()
 
 
-def test_a_line_for_each_label_of_a_box_is_one_person(tmp_path, caplog):
+def test_one_line_per_label_is_one_person(tmp_path, caplog):
     lines = [
         "a,0902,0.1,0.2,0.5,0.9,12,0.4",
         "a,0902,0.3,0.2,0.5,0.9,12,0.7",
@@ -208,7 +208,7 @@ def test_a_line_for_each_label_of_a_box_is_one_person(tmp_path, caplog):
     assert "merged 1 of 5 person boxes into an identical box of their keyframe" in caplog.text
 
 
-def test_persons_of_a_real_set_count_once():
+def test_persons_of_a_real_dataset_are_merged():
     folder = SHARED / "cases/real/person_boxes"
     if not folder.exists():
         pytest.skip("the real files lie beside the repository, in ../shared/cases, and are not here")
@@ -232,7 +232,7 @@ def write_json(path, categories=None, **changes):
     return path
 
 
-def test_of_boxes_with_categories_persons_are_read(tmp_path, caplog):
+def test_other_categories_are_dropped(tmp_path, caplog):
     persons = read_person_boxes(write_json(tmp_path / "p.json", _0=62))
     assert persons.score.tolist() == [0.5, 0.75]
     assert "dropped boxes: 1 of 3 boxes have other categories than person (62: 1)" in caplog.text
@@ -246,13 +246,13 @@ def test_of_boxes_with_categories_persons_are_read(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("number", [[3], "3", None])
-def test_a_category_whose_id_is_no_number(tmp_path, number):
+def test_category_id_that_is_not_an_integer(tmp_path, number):
     path = write_json(tmp_path / "p.json", [{"id": number, "name": "person"}])
     with pytest.raises(DataError, match=r"p\.json: category 'person': 'id' must be of type integer, got "):
         read_person_boxes(path)
 
 
-def test_boxes_of_a_json_that_are_no_pixels(tmp_path):
+def test_json_boxes_that_are_not_in_pixels(tmp_path):
     entries = [entry | {"bbox": [0.1, 0.2, 0.5, 0.7]} for entry in coco_entries()]
     path = tmp_path / "p.json"
     path.write_text(json.dumps({"images": IMAGES, "annotations": entries}))
@@ -261,21 +261,21 @@ def test_boxes_of_a_json_that_are_no_pixels(tmp_path):
 
 
 @pytest.mark.parametrize(("separator", "name"), [("\t", "tabs"), (";", "semicolons")])
-def test_columns_that_no_comma_separates(tmp_path, separator, name):
+def test_columns_not_separated_by_commas(tmp_path, separator, name):
     path = write_csv(tmp_path / "p.csv", [""])
     path.write_text(path.read_text().replace(",", separator))
     with pytest.raises(DataError, match=rf"p\.csv:1: expected columns separated by commas, got {name}"):
         read_person_boxes(path)
 
 
-def test_an_image_id_of_two_keyframes(tmp_path):
+def test_image_id_used_for_two_keyframes(tmp_path):
     images = [IMAGES[0], IMAGES[1] | {"id": IMAGES[0]["id"]}]
     (tmp_path / "p.json").write_text(json.dumps({"images": images, "annotations": coco_entries()}))
     with pytest.raises(DataError, match="image 1: duplicate id 9020902, first used for keyframe a,902"):
         read_person_boxes(tmp_path / "p.json")
 
 
-def test_thousands_of_people_in_a_keyframe_are_refused(tmp_path):
+def test_too_many_boxes_in_a_keyframe_are_rejected(tmp_path):
     lines = [f"a,0902,0.1,0.2,0.5,{0.3 + k / 10000:.4f},,0.4" for k in range(2001)]
     (tmp_path / "p.csv").write_text("b,0902,0.1,0.2,0.5,0.9,,0.4\n" + "\n".join(lines[:2000]))
     assert len(read_person_boxes(tmp_path / "p.csv")) == 2001
@@ -300,7 +300,7 @@ def test_thousands_of_people_in_a_keyframe_are_refused(tmp_path):
         (np.str_("v"), "got a str"),
     ],
 )
-def test_a_pickle_of_another_shape_says_what_it_is_and_what_is_expected(tmp_path, content, got):
+def test_pickle_of_another_structure_is_described(tmp_path, content, got):
     path = tmp_path / "proposals.pkl"
     path.write_bytes(pickle.dumps(content))
     with pytest.raises(DataError, match=got) as error:

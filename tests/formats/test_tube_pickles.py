@@ -1,4 +1,4 @@
-"""Pickles of ACT's and MultiSports' tools as CSV of tubes."""
+"""Tube pickles of the ACT and MultiSports tools."""
 
 import json
 import pickle
@@ -29,7 +29,7 @@ def save(path, content):
 
 
 def tubes_of(tubes):
-    """{(video, label, score): rows of frame and box}"""
+    """Return {(video, label, score): rows of frame and box}."""
     return {
         (tubes.video[i], tubes.label[i], tubes.score[i]): np.column_stack(
             [tubes.frame[tubes.tube == i], tubes.boxes[tubes.tube == i]]
@@ -99,13 +99,13 @@ class Bad:
         (np.full((1, 8), 2.0), "column 0: expected video indices from 0 to 1"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path, content, problem):
+def test_malformed_detections_are_reported(tmp_path, content, problem):
     truth = save(tmp_path / "gt.pkl", TRUTH)
     with pytest.raises(DataError, match=problem):
         read_detected_tubes(save(tmp_path / "d.pkl", content), truth)
 
 
-def test_the_command(tmp_path, capsys):
+def test_convert_tubes_command(tmp_path, capsys):
     truth = save(tmp_path / "gt.pkl", TRUTH)
     found = save(tmp_path / "d.pkl", {0: [("c/v", 0.5, RUN)], 1: [("c/v", 0.75, FALL)]})
     files = str(tmp_path / "gt.csv"), str(tmp_path / "d.csv")

@@ -1,4 +1,4 @@
-"""Files from outside: every reader opens them in the same way."""
+"""Input files: all readers open them in the same way."""
 
 import gzip
 import os
@@ -24,7 +24,7 @@ from vmae_det.video.shards import find_shards
 COCO = '{"images": [{"id": 1, "movie": "v", "timestamp": 1, "width": 10, "height": 10}], "annotations": %s}'
 BOX = "v,1,0.1,0.1,0.5,0.5"
 
-# Name of the file: reader, content, and what is read of it.
+# File name: (reader, content, expected result).
 READERS = {
     "truth.csv": (
         lambda path: read_action_csv(path).videos.tolist(),
@@ -71,7 +71,7 @@ READERS = {
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_byte_order_mark_and_windows_line_ends_change_nothing(tmp_path, name):
+def test_byte_order_mark_and_windows_line_endings_are_ignored(tmp_path, name):
     read, content, expected = READERS[name]
     path = tmp_path / name
     path.write_bytes(b"\xef\xbb\xbf" + content.replace("\n", "\r\n").encode() + b"\r\n")
@@ -79,7 +79,7 @@ def test_byte_order_mark_and_windows_line_ends_change_nothing(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", [*READERS, "persons.pkl", "export.xml"])
-def test_a_pipe_is_refused_as_a_pipe_without_waiting_for_it(tmp_path, name):
+def test_pipe_is_rejected_without_waiting(tmp_path, name):
     others = {
         "persons.pkl": read_person_boxes,
         "export.xml": lambda path: import_annotations([path], path.parent / "out", ImportOptions()),
@@ -92,21 +92,21 @@ def test_a_pipe_is_refused_as_a_pipe_without_waiting_for_it(tmp_path, name):
         read(tmp_path / name)
 
 
-def test_a_folder_and_a_device_are_refused_by_their_kind(tmp_path):
+def test_folder_and_device_are_rejected(tmp_path):
     with pytest.raises(DataError, match=r"expected a file, got a folder$"):
         read_action_csv(tmp_path)
     with pytest.raises(DataError, match="expected a file, got a device"):
         read_action_csv("/dev/zero")
 
 
-def test_utf_16_is_named(tmp_path):
+def test_utf_16_is_reported(tmp_path):
     path = tmp_path / "map.pbtxt"
     path.write_text('item { name: "a" id: 1 }', encoding="utf-16")
     with pytest.raises(DataError, match=r":1: expected a label map \(pbtxt\) in UTF-8, got UTF-16"):
         LabelMap.from_file(path)
 
 
-def test_bytes_that_are_no_text_are_named_with_their_line(tmp_path):
+def test_invalid_utf_8_is_reported_with_its_line(tmp_path):
     path = tmp_path / "list.txt"
     path.write_bytes(b"a.mp4 0\nb\xe9.mp4 1\n")
     with pytest.raises(DataError, match=r"list\.txt:2: expected a list of videos in UTF-8"):
@@ -117,7 +117,7 @@ def test_bytes_that_are_no_text_are_named_with_their_line(tmp_path):
 @pytest.mark.parametrize(
     "read", [read_action_csv, read_person_boxes, lambda path: read_table(path, "annotations")]
 )
-def test_a_gzip_bomb_is_refused_once_it_has_grown_too_far(tmp_path, monkeypatch, unit, read):
+def test_gzip_bomb_is_rejected(tmp_path, monkeypatch, unit, read):
     monkeypatch.setattr(input_files, "FREE_EXPANSION", 1 << 20)
     path = tmp_path / "bomb.csv"
     path.write_bytes(gzip.compress(unit * ((8 << 20) // len(unit))))
@@ -129,13 +129,13 @@ def test_a_gzip_bomb_is_refused_once_it_has_grown_too_far(tmp_path, monkeypatch,
     assert int(re.search(r"more than (\d+)", str(error.value))[1]) <= max(1 << 20, 200 * size)
 
 
-def test_gzip_of_usual_text_is_read_beyond_the_free_part(tmp_path, monkeypatch):
+def test_usual_gzip_ratio_is_read_beyond_the_free_expansion(tmp_path, monkeypatch):
     monkeypatch.setattr(input_files, "FREE_EXPANSION", 1 << 10)
     path = tmp_path / "good.csv.gz"
     path.write_bytes(gzip.compress("".join(f"v,{i},0.1,0.1,0.5,0.5,1,1\n" for i in range(5000)).encode()))
     assert len(read_action_csv(path)) == 5000
 
 
-def test_a_pattern_of_shards_without_end_is_refused(tmp_path):
+def test_too_many_shards_in_a_pattern_are_rejected(tmp_path):
     with pytest.raises(DataError, match="matches more than 100000 shards"):
         find_shards(f"{tmp_path}/{{0..999999999}}.tar")

@@ -1,4 +1,4 @@
-"""Output files of every kind of path. Devices are nodes that the tests make in a folder of their own."""
+"""Output files at all kinds of paths. Devices are nodes that the tests create in their own folder."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ from vmae_det.utils.output_files import (
 
 
 def make_device(path, minor):
-    """A character device of memory: 3 is null, 7 is full."""
+    """Create a memory character device: minor 3 is /dev/null, 7 is /dev/full."""
     try:
         os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, minor))
         os.close(os.open(path, os.O_WRONLY))
@@ -28,7 +28,7 @@ def make_device(path, minor):
     return path
 
 
-def test_a_file_is_replaced_whole_and_keeps_its_mode(tmp_path):
+def test_file_is_replaced_atomically_and_keeps_its_mode(tmp_path):
     path = tmp_path / "new" / "a.txt"
     write_text(path, "one\r\n")
     path.chmod(0o600)
@@ -38,7 +38,7 @@ def test_a_file_is_replaced_whole_and_keeps_its_mode(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_failed_block_leaves_what_was_there(tmp_path):
+def test_failed_block_leaves_the_file_unchanged(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("before")
 
@@ -53,7 +53,7 @@ def test_a_failed_block_leaves_what_was_there(tmp_path):
 
 
 @pytest.mark.parametrize("exists", [True, False])
-def test_a_link_is_followed(tmp_path, exists):
+def test_symbolic_link_is_followed(tmp_path, exists):
     target, link = tmp_path / "far" / "a.txt", tmp_path / "near" / "link.txt"
     target.parent.mkdir()
     link.parent.mkdir()
@@ -65,7 +65,7 @@ def test_a_link_is_followed(tmp_path, exists):
     assert target.read_text() == "after"
 
 
-def test_a_device_stays_a_device(tmp_path):
+def test_device_is_not_replaced(tmp_path):
     null = make_device(tmp_path / "null", 3)
     link = tmp_path / "link"
     link.symlink_to(null)
@@ -77,14 +77,14 @@ def test_a_device_stays_a_device(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"null", "link"}
 
 
-def test_a_full_device_is_said_and_stays(tmp_path):
+def test_full_device_is_reported_and_not_replaced(tmp_path):
     full = make_device(tmp_path / "full", 7)
     with pytest.raises(OutputError, match=r"full: cannot be written: No space left on device"):
         write_text(full, "text")
     assert full.is_char_device()
 
 
-def test_a_block_device_is_refused(tmp_path):
+def test_block_device_is_rejected(tmp_path):
     path = tmp_path / "disk"
     try:
         os.mknod(path, 0o600 | stat.S_IFBLK, os.makedev(7, 250))
@@ -95,19 +95,19 @@ def test_a_block_device_is_refused(tmp_path):
     assert path.is_block_device()
 
 
-def test_a_pipe_gets_the_text(tmp_path):
+def test_pipe_receives_the_text(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     read = []
     reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
     reader.start()
-    write_text(pipe, "x" * 200_000)  # more than a pipe holds at once
+    write_text(pipe, "x" * 200_000)  # more than the buffer of a pipe
     reader.join(10)
     assert read == ["x" * 200_000]
     assert pipe.is_fifo()
 
 
-def test_a_pipe_without_reader_is_an_error(tmp_path, monkeypatch):
+def test_pipe_without_reader_times_out(tmp_path, monkeypatch):
     monkeypatch.setattr(output_files, "_PIPE_TIMEOUT", 0.1)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OutputError, match="no process reads from this pipe"):
@@ -115,8 +115,8 @@ def test_a_pipe_without_reader_is_an_error(tmp_path, monkeypatch):
     assert (tmp_path / "pipe").is_fifo()
 
 
-def test_standard_output_is_written_into_even_where_it_is_a_file(tmp_path):
-    """A rename would leave the process with a file that has no name."""
+def test_standard_output_is_written_into_even_if_it_is_a_file(tmp_path):
+    """A rename would leave the process with an unlinked file."""
     path = tmp_path / "out.txt"
     with path.open("w") as file:
         file.write("before\n")
@@ -155,7 +155,7 @@ def site(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", BAD_FILES)
-def test_a_path_that_cannot_be_a_file_is_named_before_the_work(site, path):
+def test_invalid_file_path_is_reported_in_advance(site, path):
     for write in (check_output_file, lambda path: write_text(path, "text")):
         with pytest.raises(OutputError, match=BAD_FILES[path]) as raised:
             write(path)
@@ -177,14 +177,14 @@ def test_a_path_that_cannot_be_a_file_is_named_before_the_work(site, path):
         ("loop", "a link to a folder"),
     ],
 )
-def test_a_path_that_cannot_be_a_folder_is_named(site, path, reason):
+def test_invalid_folder_path_is_reported(site, path, reason):
     for make in (check_output_folder, make_output_folder):
         with pytest.raises(OutputError, match=reason):
             make(path)
     assert sorted(os.listdir(site)) == ["file", "folder", "loop", "lost_folder"]
 
 
-def test_a_read_only_disk_is_known_before_the_work(small_disk):
+def test_read_only_disk_is_reported_in_advance(small_disk):
     import subprocess
 
     (small_disk / "a.json").write_text("{}")
@@ -196,14 +196,14 @@ def test_a_read_only_disk_is_known_before_the_work(small_disk):
         check_output_folder(small_disk / "new")
 
 
-def test_a_full_disk_is_the_outputs_error(small_disk):
+def test_full_disk_is_an_output_error(small_disk):
     with pytest.raises(OutputError, match=r"big\.txt: cannot be written: No space left") as raised:
         write_text(small_disk / "big.txt", "x" * 8_000_000)
     assert raised.value.errno == errno.ENOSPC
     assert not list(small_disk.iterdir())
 
 
-def test_an_error_of_what_is_read_is_not_the_outputs(tmp_path):
+def test_error_of_another_file_is_not_an_output_error(tmp_path):
     def write():
         with atomic_write(tmp_path / "a.txt") as temporary:
             temporary.write_bytes((tmp_path / "source").read_bytes())
@@ -212,7 +212,7 @@ def test_an_error_of_what_is_read_is_not_the_outputs(tmp_path):
         write()
 
 
-def test_a_name_as_long_as_the_disk_takes_can_be_written(tmp_path):
+def test_longest_possible_name_can_be_written(tmp_path):
     path = tmp_path / ("é" * 125 + ".json")
     write_text(path, "{}")
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]

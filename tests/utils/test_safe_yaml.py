@@ -14,7 +14,7 @@ LEVELS = "abcdefghij"
 
 
 def bomb(opening, closing, first):
-    """Ten levels, each of which names the one before ten times."""
+    """Return ten levels of aliases, each referring to the previous one ten times."""
     lines = [f"a: &a {first}"]
     for before, name in itertools.pairwise(LEVELS):
         lines.append(f"{name}: &{name} {opening}{', '.join([f'*{before}'] * 10)}{closing}")
@@ -44,23 +44,23 @@ BAD = {
 
 
 @pytest.mark.parametrize("text", BAD.values(), ids=BAD)
-def test_bad_yaml_is_refused_at_once_and_by_its_file(tmp_path, text):
+def test_invalid_yaml_is_rejected_quickly_with_its_file(tmp_path, text):
     path = tmp_path / "bad.yaml"
     path.write_text(text)
-    began = time.perf_counter()
+    start = time.perf_counter()
     with pytest.raises(ConfigError) as error:
         get_cfg().merge_from_file(path)
     with pytest.raises(DataError) as data_error:
         read_dataset_file(path)
     with pytest.raises(ConfigError, match=r"^weights\.pt: |SEED|_BASE_"):
         get_cfg().merge_from_text(text, "weights.pt")
-    assert time.perf_counter() - began < 20
-    for said in (str(error.value), str(data_error.value)):
-        assert "bad.yaml" in said
-        assert len(said) < 1000
+    assert time.perf_counter() - start < 20
+    for message in (str(error.value), str(data_error.value)):
+        assert "bad.yaml" in message
+        assert len(message) < 1000
 
 
-def test_text_that_is_no_text(tmp_path):
+def test_file_that_is_not_text(tmp_path):
     (tmp_path / "bad.yaml").write_bytes(b"SEED: \xff\xfe\x00")
     with pytest.raises(ConfigError, match=r"bad\.yaml: not UTF-8 text"):
         get_cfg().merge_from_file(tmp_path / "bad.yaml")
@@ -70,7 +70,7 @@ def test_text_that_is_no_text(tmp_path):
         get_cfg().merge_from_file("x" * 5000)
 
 
-def test_a_pipe_is_not_waited_for(tmp_path, capsys):
+def test_pipe_is_rejected_without_waiting(tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe.yaml")
     (tmp_path / "config.yaml").write_text("_BASE_: pipe.yaml")
     with pytest.raises(ConfigError, match=r"pipe\.yaml: .* got a pipe.* \(the _BASE_ of .*config\.yaml\)"):
@@ -79,7 +79,7 @@ def test_a_pipe_is_not_waited_for(tmp_path, capsys):
     assert "expected a file, got a pipe" in capsys.readouterr().err
 
 
-def test_a_file_with_a_byte_order_mark_aliases_and_merges(tmp_path):
+def test_byte_order_mark_aliases_and_merges(tmp_path):
     path = tmp_path / "good.yaml"
     path.write_text("SOLVER: &a {EPOCHS: 7}\nTEST: {PERIOD: 2}\n", encoding="utf-8-sig")
     cfg = get_cfg()
@@ -90,7 +90,7 @@ def test_a_file_with_a_byte_order_mark_aliases_and_merges(tmp_path):
     assert merged == {"a": {"k": 1}, "b": {"k": 2}, "c": {"k": 3}, 1: "x", "1": "y"}
 
 
-def test_the_line_of_a_mistake():
+def test_line_of_an_error():
     with pytest.raises(InvalidYAMLError, match="not valid YAML") as error:
         load_yaml("a: 1\nb: [\n")
     assert error.value.line == 3

@@ -9,7 +9,7 @@ from vmae_det.utils.output_files import atomic_write
 from vmae_det.utils.registry import Registry, lookup
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+def test_file_is_written_completely_or_not_at_all(tmp_path):
     path = tmp_path / "new" / "file.txt"
     with atomic_write(path) as temporary:
         temporary.write_text("first")
@@ -58,7 +58,7 @@ def test_suggestions():
     assert did_you_mean("xyz", []) == ""
 
 
-def test_data_errors_say_where():
+def test_data_errors_have_a_location():
     assert str(DataError("bad", "a.csv", 3)) == "a.csv:3: bad"
     assert str(DataError("bad", "a.csv")) == "a.csv: bad"
     assert str(DataError("bad")) == "bad"
@@ -72,7 +72,7 @@ def test_registries():
         lookup(registry, "hamer", "TOOLS.NAME")
 
 
-def test_a_message_is_one_line_and_not_too_long():
+def test_message_is_one_line_of_limited_length():
     assert one_line("a\n  b\tc") == "a b c"
     text = one_line("begin " + "x" * 100_000 + " end")
     assert len(text) < 1100

@@ -1,4 +1,4 @@
-"""No file of tubes, however broken, gives anything but its content or a DataError that names the line."""
+"""Fuzz test of the tube CSV reader: any file is either read correctly, or rejected with file and line."""
 
 import gzip
 import re
@@ -16,7 +16,7 @@ quick = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
-# Fields that a number or a name may become.
+# Replacements of numbers and names.
 NASTY = (
     *(
         "",
@@ -60,7 +60,7 @@ LINES = ["a,1,run,0.5,3,0,0,10.5,10", "a,1,run,0.5,4,0,0,10,10", "b,-2,sit down,
 
 @st.composite
 def mutated(draw, lines):
-    """The bytes of a file made of valid lines, broken in a few places."""
+    """Generate the bytes of a file of valid lines with a few mutations."""
     rows = [line.split(",") for line in draw(st.lists(st.sampled_from(lines), min_size=1, max_size=5))]
     for _ in range(draw(st.integers(0, 3))):
         row = draw(st.sampled_from(rows))
@@ -86,11 +86,11 @@ def mutated(draw, lines):
     ends = draw(st.sampled_from(["\n", "\n", "\r\n", "\r", "\n\n"]))
     text = ends.join(",".join(row) for row in rows) + draw(st.sampled_from(["", ends]))
     content = draw(st.sampled_from([b"", b"", b"", b"\xef\xbb\xbf", b"\n"])) + text.encode("utf-8", "replace")
-    return draw(packed_or_torn(content))
+    return draw(packed_or_corrupt(content))
 
 
-def packed_or_torn(content):
-    """The bytes themselves, mostly; or packed, cut short, or with a byte that does not belong there."""
+def packed_or_corrupt(content):
+    """Generate the content unchanged (mostly), gzipped, truncated, or with an inserted byte."""
     cut = st.integers(0, max(len(content), 1))
     torn = st.builds(
         lambda at, byte: content[:at] + bytes([byte]) + content[at + 1 :], cut, st.integers(0, 255)
@@ -113,7 +113,7 @@ def packed_or_torn(content):
 
 
 def outcome(read, path, *, has_lines):
-    """What a reader gives; or None where it refuses the file, as it should."""
+    """Return what a reader returns, or None if it correctly rejects the file."""
     try:
         return read(path)
     except DataError as error:
@@ -130,7 +130,7 @@ def outcome(read, path, *, has_lines):
 
 
 def plain_rows(content):
-    """The fields of each line that is not blank, taken apart without the readers."""
+    """Return the fields of each line that is not blank, parsed without the readers."""
     text = (gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content).decode("utf-8-sig")
     rows = [[field.strip() for field in line.split(",")] for line in text.split("\n")]
     return [row for row in rows if any(row)]
@@ -138,7 +138,7 @@ def plain_rows(content):
 
 @quick
 @given(content=mutated(LINES))
-def test_tubes(tmp_path, content):
+def test_any_file_is_read_or_rejected_with_its_line(tmp_path, content):
     path = tmp_path / "tubes.csv"
     path.write_bytes(content)
     tubes = outcome(lambda file: read_tubes(file, "detections"), path, has_lines=True)

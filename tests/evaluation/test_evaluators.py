@@ -18,12 +18,12 @@ def test_top_k_by_hand():
     )
 
 
-def test_equal_scores_are_never_right():
+def test_equal_scores_are_never_correct():
     assert top_k_accuracy(np.full((4, 10), 0.1), np.arange(4), ks=(1, 5)) == {"top1": 0.0, "top5": 0.0}
 
 
 def batches(views, seed=0):
-    """6 videos of `views` views each, in a random order."""
+    """Yield batches of 6 videos with `views` views each, in random order."""
     rng = np.random.default_rng(seed)
     index = rng.permutation(6 * views)
     scores = np.random.default_rng(1).random((6 * views, 8), dtype=np.float32)
@@ -38,7 +38,7 @@ def batches(views, seed=0):
         yield batch, {"scores": torch.tensor(scores[part])}
 
 
-def test_views_are_averaged_and_neither_order_nor_repetition_matters(tmp_path):
+def test_views_are_averaged_independent_of_order_and_repetition(tmp_path):
     results = []
     for seed in (0, 1):
         evaluator = TopKEvaluator(None, SPEC)
@@ -57,7 +57,7 @@ def test_views_are_averaged_and_neither_order_nor_repetition_matters(tmp_path):
         np.testing.assert_allclose(saved["scores"], mean, rtol=1e-6)
 
 
-def test_one_view_needs_no_video_index():
+def test_single_view_needs_no_video_index():
     evaluator = TopKEvaluator(None, SPEC)
     batch = {"index": torch.arange(3), "label": torch.tensor([0, 1, 2])}
     evaluator.process(batch, {"scores": torch.eye(3, 6, dtype=torch.bfloat16)})
@@ -67,7 +67,7 @@ def test_one_view_needs_no_video_index():
         evaluator.evaluate()
 
 
-def test_reconstruction_loss_is_the_mean_over_clips_each_once():
+def test_reconstruction_loss_is_the_mean_over_distinct_clips():
     evaluator = EVALUATOR_REGISTRY.get("pretraining")(None, SPEC)
     evaluator.process({"index": torch.tensor([0, 1])}, {"loss": torch.tensor([1.0, 2.0])})
     evaluator.process({"index": torch.tensor([2, 1])}, {"loss": torch.tensor([6.0, 2.0])})
