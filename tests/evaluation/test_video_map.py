@@ -24,7 +24,7 @@ def write(path, tubes):
 
 
 def random_tubes(seed):
-    """Generate tubes of two classes and videos, some with gaps, and similar detections. Scores are distinct."""
+    """Generate tubes of two classes and videos, some with gaps, and similar detections of distinct scores."""
     rng = np.random.default_rng(seed)
     truth, found = [], []
     for number in range(9):
