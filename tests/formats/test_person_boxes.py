@@ -245,6 +245,13 @@ def test_other_categories_are_dropped(tmp_path, caplog):
         read_person_boxes(write_json(tmp_path / "p.json", names[:1]))
 
 
+def test_huge_ids_are_truncated_in_messages(tmp_path):
+    path = write_json(tmp_path / "p.json", **{f"_{i}": 10**400 for i in range(3)})
+    with pytest.raises(DataError, match=r"3 of 3 boxes .* \(1000+\.\.\.: 3\)") as error:
+        read_person_boxes(path)
+    assert len(str(error.value)) < len(str(path)) + 200
+
+
 @pytest.mark.parametrize("number", [[3], "3", None])
 def test_category_id_that_is_not_an_integer(tmp_path, number):
     path = write_json(tmp_path / "p.json", [{"id": number, "name": "person"}])

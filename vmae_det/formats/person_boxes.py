@@ -252,7 +252,9 @@ def _read_json(path: Path, images: str | Path | None) -> PersonBoxes:
         keyframe = _keyframe(str(video), time, image_path, where)
         if keyframe_of.setdefault(number, keyframe) != keyframe:
             first = "{},{:g}".format(*keyframe_of[number])
-            raise DataError(f"{where}: duplicate id {number!r}, first used for keyframe {first}", image_path)
+            raise DataError(
+                f"{where}: duplicate id {_show_id(number)}, first used for keyframe {first}", image_path
+            )
         if width <= 0 or height <= 0:
             raise DataError(
                 f"{where}: width and height must be positive, got {width:g} x {height:g}", image_path
@@ -263,7 +265,9 @@ def _read_json(path: Path, images: str | Path | None) -> PersonBoxes:
         where = f"box {i}"
         number = _entry(entry, "image_id", (int, str), path, where)
         if number not in keyframe_of:
-            raise DataError(f"{where}: image id {number!r} is not among the images of {image_path}", path)
+            raise DataError(
+                f"{where}: image id {_show_id(number)} is not among the images of {image_path}", path
+            )
         bbox = _entry(entry, "bbox", (list,), path, where)
         if len(bbox) != 4:
             raise DataError(
@@ -309,12 +313,17 @@ def _persons_only(entries: list[Any], categories: Any, path: Path) -> list[tuple
         else:
             other[number] += 1
     if other:
-        ids = ", ".join(f"{number}: {count}" for number, count in other.most_common(5))
+        ids = ", ".join(f"{_show_id(number)}: {count}" for number, count in other.most_common(5))
         text = f"{other.total()} of {len(entries)} boxes have other categories than person ({ids})"
         if not kept:
-            raise DataError(f"{text}; the category id of persons is {min(persons)}", path)
+            raise DataError(f"{text}; the category id of persons is {_show_id(min(persons))}", path)
         logger.warning("%s: dropped boxes: %s", path, text)
     return kept
+
+
+def _show_id(value: int | str) -> str:
+    """Return an id for an error message, truncated if it is long."""
+    return quoted(value) if isinstance(value, str) else quoted(str(value)).strip("'")
 
 
 _JSON_TYPES = {int: "integer", float: "number", str: "string", list: "array"}
