@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 import yaml
-from test_prepare import write_video
+from dataset_sites import write_video
 
 from vmae_det.data.catalog import get_dataset
 from vmae_det.dataset_tools.check import KINDS, check_dataset, checker

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from conftest import SHARED
-from test_prepare import write_video
+from dataset_sites import write_video
 
 from vmae_det.cli.main import main
 from vmae_det.formats.ava_csv import read_action_csv

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 from conftest import SHARED
+from dataset_sites import write_video
 from PIL import Image
 from test_importers import run, times
-from test_prepare import write_video
 
 from vmae_det.cli.main import main
 from vmae_det.utils.errors import ConfigError, DataError

@@ -1,9 +1,9 @@
 """Import of annotations with conflicting names, boxes that do not fit, or actions outside boxes."""
 
 import pytest
+from dataset_sites import write_video
 from test_import_cases import coco, label_studio, via
 from test_importers import cvat, cvat_box, run, track
-from test_prepare import write_video
 
 from vmae_det.dataset_tools.importers import ImportOptions, import_annotations
 from vmae_det.utils.errors import DataError

@@ -8,75 +8,22 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
-import av
-import numpy as np
+import dataset_sites
 import pytest
-from av.video.reformatter import ColorRange, Colorspace
-from numbered_videos import Recipe, numbers, write_numbered
+from dataset_sites import Site, write_video
 
-from vmae_det.cli.main import main
 from vmae_det.cli.train import train_or_evaluate
 from vmae_det.data.catalog import get_dataset
 from vmae_det.dataset_tools.check import check_dataset
-from vmae_det.dataset_tools.prepare import video_jobs
 from vmae_det.dataset_tools.prepare.preparers import lock_folder
-from vmae_det.dataset_tools.prepare.transcode import resize_video, resized_shape
 from vmae_det.dataset_tools.prepare.video_jobs import Journal
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.utils.errors import UserError
 from vmae_det.video.probe import probe_video
-from vmae_det.video.readers import open_video
-from vmae_det.video.readers.video_file import Orientation, orientation_of
 
-_CODECS = {".mp4": "libx264", ".avi": "mpeg4", ".webm": "libvpx"}
-_OPTIONS = {".avi": {"bf": "2"}}  # as in UCF101
-
-
-def write_video(path, frames=8, size=(128, 96), rate=25, times=None):
-    """Write a video whose frames get brighter; `times` are in milliseconds, None: by the frame rate."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as file:
-        stream = file.add_stream(_CODECS[path.suffix], rate=rate, options=_OPTIONS.get(path.suffix))
-        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
-        if times is not None:
-            stream.codec_context.time_base = unit = Fraction(1, 1000)
-        for number in range(frames):
-            pixels = np.full((size[1], size[0], 3), (40 + 20 * number) % 216, dtype=np.uint8)
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            if times is not None:
-                frame.pts, frame.time_base = times[number], unit
-            file.mux(stream.encode(frame))
-        file.mux(stream.encode(None))
-    return path
-
-
-class Site:
-    """Synthetic `annotations` and `videos` of a dataset, and the command that prepares it."""
-
-    def __init__(self, folder, name):
-        self.name = name
-        self.annotations, self.videos = folder / "site" / "annotations", folder / "site" / "videos"
-        self.root = folder / "datasets"
-        self.annotations.mkdir(parents=True)
-        self.videos.mkdir()
-
-    @property
-    def output(self):
-        return self.root / self.name
-
-    def write(self, name, *lines, end="\n"):
-        (self.annotations / name).write_text("".join(line + end for line in lines))
-
-    def prepare(self, *more):
-        paths = ("--annotations", self.annotations, "--videos", self.videos, "--root", self.root)
-        return main([str(word) for word in ("prepare", self.name, *paths, "--workers", "1", *more)])
-
-    def rows(self, list_name):
-        return (self.output / f"{list_name}.csv").read_text().splitlines()
+in_process, interrupted = dataset_sites.in_process, dataset_sites.interrupted
 
 
 def kinetics(site):
@@ -152,39 +99,6 @@ SITES = {
 }
 
 
-@pytest.fixture
-def in_process(monkeypatch):
-    """Process videos in this process, because workers start slowly; return the list of processed items."""
-    processed = []
-
-    def run(function, items, workers, seconds, description):
-        for item in items:
-            processed.append(item)
-            yield item, function(item)
-
-    monkeypatch.setattr(video_jobs, "isolated_map", run)
-    return processed
-
-
-@pytest.fixture
-def interrupted(in_process, monkeypatch):
-    """A function that interrupts the next preparation before its N-th video."""
-
-    def arm(number):
-        run = video_jobs.isolated_map
-
-        def stop(*args):
-            for count, result in enumerate(run(*args), start=1):
-                if count == number:
-                    monkeypatch.setattr(video_jobs, "isolated_map", run)
-                    raise KeyboardInterrupt
-                yield result
-
-        monkeypatch.setattr(video_jobs, "isolated_map", stop)
-
-    return arm
-
-
 @pytest.mark.parametrize(
     ("name", "resize"),
     [
@@ -254,7 +168,7 @@ def test_broken_and_missing_videos_are_listed_and_skipped(site, arguments, in_pr
     printed = capsys.readouterr().out
     assert "videos: 3 of 5 are usable" in printed
     assert "missing: 1" in printed
-    assert "25.0% of the videos are bad" in printed
+    assert "25.0% of the videos are broken" in printed
     assert table(site.output / "missing_videos.csv") == [{"video": "gone0000000_000005_000015"}]
     bad = table(site.output / "bad_videos.csv")
     assert [row["video"] for row in bad] == [broken]
@@ -301,7 +215,7 @@ def test_missing_videos_count_as_bad_by_default(tmp_path, in_process, capsys):
     ucf101(site)
     (site.videos / "ApplyEyeMakeup" / "v_ApplyEyeMakeup_g03_c01.avi").unlink()
     assert site.prepare() == 1
-    assert "33.3% of the videos are bad" in capsys.readouterr().out
+    assert "33.3% of the videos are broken" in capsys.readouterr().out
     assert site.prepare("--max-bad", "0.4") == 0
 
 
@@ -315,10 +229,6 @@ def test_the_replacement_of_a_broken_clip_is_used(site, in_process):
 def test_the_checker_finds_no_problems(site, monkeypatch, in_process):
     assert site.prepare() == 0
     monkeypatch.setenv("VMAE_DET_DATASETS", str(site.root))
-    monkeypatch.setattr(
-        "vmae_det.dataset_tools.check.context.probe_videos",
-        lambda paths, decode, workers: {path: probe_video(str(path), decode) for path in paths},
-    )
     report = check_dataset(get_dataset("kinetics400_train"), decode="all")
     assert report.findings == []
     assert report.against == "kinetics400_val"
@@ -359,95 +269,6 @@ def test_an_interrupted_run_with_worker_processes_can_be_resumed(tmp_path, in_pr
     assert sorted(os.listdir(site.output / "videos_48")) == [f"{name}.mp4" for name in names]
     for name in names:
         assert probe_video(str(site.output / "videos_48" / f"{name}.mp4"), "all").problem == ""
-
-
-@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
-def test_resizing_keeps_the_times_and_the_frames(tmp_path, suffix):
-    times = [120, 160, 200, 320, 360, 400, 520, 560]
-    source = write_video(tmp_path / f"source{suffix}", size=(128, 96), times=times)
-    target = tmp_path / "deep" / "target.mp4"
-    assert resize_video(source, target, 64) == ""
-    before, after = open_video(source, "pyav"), open_video(target, "pyav")
-    assert after.times == pytest.approx((np.array(times) - times[0]) / 1000, abs=1e-3)
-    with av.open(str(target)) as file:
-        assert next(file.decode(video=0)).pts == 0
-    old, new = before.frames(np.arange(8)), after.frames(np.arange(8))
-    assert new.shape == (8, 64, 86, 3)
-    assert old.mean(axis=(1, 2, 3)) == pytest.approx(new.mean(axis=(1, 2, 3)), abs=2)
-    with av.open(str(target)) as file:
-        assert [(stream.type, stream.codec_context.name) for stream in file.streams] == [("video", "h264")]
-
-
-@pytest.mark.parametrize("pixels", ["yuv420p", "yuvj420p"])
-@pytest.mark.parametrize("colorspace", [Colorspace.ITU601, Colorspace.ITU709])
-def test_resizing_keeps_the_colors(tmp_path, pixels, colorspace):
-    """For videos in limited and full range, tagged with either color space."""
-    colors = np.array([[220, 30, 40], [20, 200, 60], [30, 50, 230], [250, 250, 250]], dtype=np.uint8)
-    image = colors.reshape(2, 2, 3).repeat(48, axis=0).repeat(64, axis=1)
-    full = pixels == "yuvj420p"
-    source, target = tmp_path / "source.mp4", tmp_path / "target.mp4"
-    with av.open(str(source), "w") as file:
-        stream = file.add_stream("libx264", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 128, 96, pixels
-        stream.codec_context.colorspace = colorspace
-        stream.codec_context.color_range = ColorRange.JPEG if full else ColorRange.MPEG
-        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-        frame = frame.reformat(
-            format=pixels, dst_colorspace=colorspace, dst_color_range=stream.codec_context.color_range
-        )
-        file.mux(stream.encode(frame))
-        file.mux(stream.encode(None))
-    assert resize_video(source, target, 48) == ""
-    decoded = [open_video(path, "pyav").frames(np.array([0]))[0] for path in (source, target)]
-    displayed = [
-        frame[height // 4 :: height // 2, width // 4 :: width // 2].reshape(4, 3).astype(int)
-        for frame in decoded
-        for height, width in [frame.shape[:2]]
-    ]
-    assert np.abs(displayed[0] - colors).max() <= 4
-    assert np.abs(displayed[1] - displayed[0]).max() <= 4
-
-
-@pytest.mark.skipif(not hasattr(av.VideoStream, "set_display_rotation"), reason="PyAV before 18.1")
-@pytest.mark.parametrize(("rotation", "mirrored"), [(90, False), (180, False), (270, True)])
-def test_a_rotated_video_becomes_an_upright_file(tmp_path, rotation, mirrored):
-    recipe = Recipe(rotation=rotation, mirrored=mirrored, count=6, size=(160, 96))
-    source = write_numbered(tmp_path / "source", recipe)
-    target = tmp_path / "target.mp4"
-    assert resize_video(source, target, 64) == ""
-    with av.open(str(target)) as file:
-        stored = next(file.decode(video=0))
-        assert orientation_of(stored) == Orientation()
-    frames = open_video(target).frames(np.arange(6))
-    assert frames.shape[1:3] == (stored.height, stored.width) == ((106, 64) if rotation % 180 else (64, 106))
-    assert numbers(frames) == list(range(6))
-
-
-def test_resizing_never_enlarges_and_returns_even_sizes():
-    assert resized_shape(320, 240, 320) == (320, 240)
-    assert resized_shape(1281, 721, 320) == (568, 320)
-    assert resized_shape(240, 427, 120) == (120, 214)
-
-
-def test_resizing_a_video_with_damaged_frames(tmp_path):
-    source = write_video(tmp_path / "source.mp4", frames=8)
-    content = bytearray(source.read_bytes())
-    with av.open(str(source)) as file:
-        ranges = [(packet.pos, packet.pos + packet.size) for packet in file.demux(video=0) if packet.size]
-    for begin, end in ranges[2:6]:
-        content[begin:end] = b"\xff" * (end - begin)
-    source.write_bytes(content)
-    problem = resize_video(source, tmp_path / "target.mp4", 48)
-    assert "decoded" in problem
-    assert os.listdir(tmp_path) == ["source.mp4"]
-
-
-def test_resizing_a_video_that_ends_early(tmp_path, monkeypatch):
-    source = write_video(tmp_path / "source.mp4")
-    facts = replace(probe_video(str(source)), frames=100)
-    monkeypatch.setattr("vmae_det.dataset_tools.prepare.transcode.probe_video", lambda path, decode: facts)
-    assert resize_video(source, tmp_path / "target.mp4", 48) == "only 8 of its 100 frames can be decoded"
-    assert os.listdir(tmp_path) == ["source.mp4"]
 
 
 def test_a_full_disk_ends_the_run(site, in_process, capsys, monkeypatch):

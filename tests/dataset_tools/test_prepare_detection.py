@@ -7,12 +7,12 @@ from pathlib import Path
 
 import av
 import cv2
+import dataset_sites
 import numpy as np
 import pytest
-import test_prepare
 import torch
 from conftest import SHARED
-from test_prepare import Site, write_video
+from dataset_sites import Site, write_video
 
 from vmae_det.cli.train import train_or_evaluate
 from vmae_det.config import get_cfg
@@ -29,28 +29,9 @@ from vmae_det.formats.tube_pickles import read_tube_annotations
 from vmae_det.formats.video_starts import VideoStarts
 from vmae_det.utils.errors import DataError
 from vmae_det.utils.safe_pickle import safe_load_pickle
-from vmae_det.video.probe import probe_video
 from vmae_det.video.readers import open_video
 
-interrupted = test_prepare.interrupted
-
-
-@pytest.fixture
-def in_process(monkeypatch):
-    """Process videos in this process, because workers start slowly; return the list of processed items."""
-    monkeypatch.setattr(
-        "vmae_det.dataset_tools.check.context.probe_videos",
-        lambda paths, decode, workers: {path: probe_video(str(path), decode) for path in paths},
-    )
-    processed = []
-
-    def run(function, items, workers, seconds, description):
-        for item in items:
-            processed.append(item)
-            yield item, function(item)
-
-    monkeypatch.setattr(test_prepare.video_jobs, "isolated_map", run)
-    return processed
+in_process, interrupted = dataset_sites.in_process, dataset_sites.interrupted
 
 
 # ---------------------------------------------------------------- synthetic versions of AVA
@@ -681,7 +662,7 @@ def test_an_invalid_tube_pickle_is_refused_and_not_executed(tmp_path, monkeypatc
             "kinetics_val_v1.0.csv:1: the timestamp",
         ),
         (ucf101_24, "testlist01.txt", "\nv_a.avi\n", "testlist01.txt:2: expected CLASS/VIDEO"),
-        (ucf101_24, "pyannot.pkl", "no pickle", "pyannot.pkl: is not a pickle"),
+        (ucf101_24, "pyannot.pkl", "no pickle", "pyannot.pkl: not a pickle of"),
     ],
 )
 def test_errors_name_the_invalid_official_file(tmp_path, in_process, capsys, build, name, text, expected):
