@@ -78,9 +78,9 @@ def numbers(frames: np.ndarray) -> list[int]:
 def _number(frame: np.ndarray) -> int:
     height, width = frame.shape[:2]
     rows, columns = ((np.arange(4) * 2 + 1) * side // 8 for side in (height, width))
-    grey = frame.mean(axis=2)
+    gray = frame.mean(axis=2)
     reach = max(1, min(height, width) // 16)
-    blocks = [grey[y - reach : y + reach, x - reach : x + reach] for y in rows for x in columns]
+    blocks = [gray[y - reach : y + reach, x - reach : x + reach] for y in rows for x in columns]
     white = np.array([block.mean() for block in blocks]) > (WHITE + BLACK) / 2
     if list(white[list(_CORNERS)]) != [True, False, False, False]:
         return -1

@@ -43,10 +43,10 @@ def timm_and_clip_results(name, magnitude, seed, picture):
     options = {"img_mean": (124, 116, 104), "interpolation": Image.Resampling.BILINEAR, "translate_const": 9}
     operation = auto_augment.AugmentOp(name, prob=1.0, magnitude=magnitude, hparams=options)
     random.seed(seed)
-    theirs = np.asarray(operation(Image.fromarray(picture)))
+    timm_result = np.asarray(operation(Image.fromarray(picture)))
     operation.aug_fn = OPERATIONS[operation.aug_fn.__name__]
     random.seed(seed)
-    return theirs.astype(int), operation(np.stack([picture] * 3)).astype(int)
+    return timm_result.astype(int), operation(np.stack([picture] * 3)).astype(int)
 
 
 @pytest.mark.parametrize("name", sorted(auto_augment.NAME_TO_OP))
@@ -56,12 +56,12 @@ def test_every_operation_matches_timm_in_all_frames(name):
     grainy = (smooth // 2 + rng.integers(0, 60, smooth.shape)).astype(np.uint8)
     changed = 0
     for seed, picture in enumerate((smooth, grainy, smooth, grainy)):
-        theirs, ours = timm_and_clip_results(name, 3 + seed, seed, picture)
-        assert (ours == ours[:1]).all()
-        difference = np.abs(ours[0] - theirs)
-        changed += (ours[0] != picture).any()
+        timm_result, clip_result = timm_and_clip_results(name, 3 + seed, seed, picture)
+        assert (clip_result == clip_result[:1]).all()
+        difference = np.abs(clip_result[0] - timm_result)
+        changed += (clip_result[0] != picture).any()
         if name.startswith(FILTERED):
-            assert difference.mean() < max(0.3 * np.abs(theirs - picture).mean(), 3)
+            assert difference.mean() < max(0.3 * np.abs(timm_result - picture).mean(), 3)
         else:
             assert difference.max() <= 1
     assert changed >= 2
@@ -76,19 +76,19 @@ def test_stretching_does_not_change_gray_and_single_colors():
 def test_random_draws_match_timm():
     """Inverting and posterizing give the same bytes in both, so equal pictures imply equal draws."""
     options = {"img_mean": (124, 116, 104)}
-    theirs = auto_augment.rand_augment_transform("rand-m5-n3-mstd1.5-inc1", options)
-    ours = ClipRandAugment("rand-m5-n3-mstd1.5-inc1", MEAN)
+    timm_result = auto_augment.rand_augment_transform("rand-m5-n3-mstd1.5-inc1", options)
+    clip_result = ClipRandAugment("rand-m5-n3-mstd1.5-inc1", MEAN)
     exact = ("Invert", "PosterizeIncreasing", "SolarizeIncreasing", "SolarizeAdd")
-    for augment in (theirs, ours.augment):
+    for augment in (timm_result, clip_result.augment):
         augment.ops = [operation for operation in augment.ops if operation.name in exact]
-    assert len(ours.augment.ops) == 4
+    assert len(clip_result.augment.ops) == 4
     clip, seen = still_clip(), set()
     for seed in range(20):
         drawn = int(np.random.default_rng(seed).integers(2**32))
         random.seed(drawn)
         np.random.seed(drawn)
-        expected = np.asarray(theirs(Image.fromarray(clip.pixels()[0])))
-        frames = ours(clip, np.random.default_rng(seed)).pixels()
+        expected = np.asarray(timm_result(Image.fromarray(clip.pixels()[0])))
+        frames = clip_result(clip, np.random.default_rng(seed)).pixels()
         np.testing.assert_array_equal(frames[2], expected)
         seen.add(frames.tobytes())
     assert len(seen) > 10
@@ -199,9 +199,9 @@ def test_batches_do_not_depend_on_the_number_of_workers(tiny_cfg):
         cfg = tiny_cfg("finetune", *ALL, "INPUT.MIXUP", 0.8, "DATALOADER.NUM_WORKERS", workers)
         loader = iter(build_train_loader(cfg, build_train_dataset(cfg, "classification")))
         batches.append([next(loader) for _ in range(3)])
-    for alone, shared in zip(*batches):
-        assert torch.equal(alone["video"], shared["video"])
-        assert torch.equal(alone["mixing"]["weight"], shared["mixing"]["weight"])
+    for single, shared in zip(*batches):
+        assert torch.equal(single["video"], shared["video"])
+        assert torch.equal(single["mixing"]["weight"], shared["mixing"]["weight"])
 
 
 def test_copies_of_a_video_share_a_batch(tiny_cfg):
@@ -291,13 +291,13 @@ def test_mean_weight_varies_little_between_steps():
 @pytest.mark.parametrize("processes", [2, 3, 12])
 def test_mixing_does_not_depend_on_the_number_of_processes(processes):
     mixing = BatchMixing(0.8, 1.0, size=32, copies=2, seed=0)
-    alone, share = mixing(3, 48), 48 // processes
+    single, share = mixing(3, 48), 48 // processes
     parts = [mixing(3, share, first) for first in range(0, 48, share)]
     for key in ("box", "weight"):
-        assert torch.equal(torch.cat([part[key] for part in parts]), alone[key])
+        assert torch.equal(torch.cat([part[key] for part in parts]), single[key])
     partner = torch.cat([part["partner"] + number * share for number, part in enumerate(parts)])
-    assert torch.equal(partner, alone["partner"])
-    assert len(alone["weight"].unique()) > 1
+    assert torch.equal(partner, single["partner"])
+    assert len(single["weight"].unique()) > 1
 
 
 def test_loader_mixes_by_the_position_of_its_clips_in_the_batch(tiny_cfg, monkeypatch):
@@ -312,10 +312,10 @@ def test_loader_mixes_by_the_position_of_its_clips_in_the_batch(tiny_cfg, monkey
             loader = build_train_loader(cfg, dataset)
         return next(iter(loader))["mixing"]["weight"]
 
-    alone = weights(0, 1)
-    assert len(alone) == 8
-    assert len(alone.unique()) == 2
-    assert torch.equal(torch.cat([weights(0, 2), weights(1, 2)]), alone)
+    single = weights(0, 1)
+    assert len(single) == 8
+    assert len(single.unique()) == 2
+    assert torch.equal(torch.cat([weights(0, 2), weights(1, 2)]), single)
 
 
 def test_mixing_depends_on_the_step(tiny_cfg):

@@ -42,7 +42,7 @@ class Videos:
 
 
 def read_error(path):
-    raise DataError("holds no frames", path)
+    raise DataError("it has no frames", path)
 
 
 def invalid_config(path):
@@ -101,7 +101,7 @@ def test_unreadable_video_is_replaced_and_logged_once(workers, caplog):
     assert first[:4] + first[5:] == [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11]
     assert first[4] != 4
     assert read(loader) == first  # the replacement depends on the sample
-    assert caplog.text.count("video4.mp4: holds no frames") == 1
+    assert caplog.text.count("video4.mp4: it has no frames") == 1
     assert list(loader.bad_samples.found) == ["video4.mp4"]
 
 
@@ -113,7 +113,7 @@ def test_replacements_do_not_depend_on_the_number_of_workers():
 def test_unreadable_video_is_skipped_in_testing(caplog):
     loader = make_loader(Videos(video0=read_error, video4=read_error), training=False, batch=1)
     assert read(loader) == [1, 2, 3, 5, 6, 7, 8, 9, 10, 11]
-    assert "video0.mp4: holds no frames" in caplog.text
+    assert "video0.mp4: it has no frames" in caplog.text
 
 
 def test_too_many_bad_videos_stop_the_run_with_a_list():
@@ -122,7 +122,7 @@ def test_too_many_bad_videos_stop_the_run_with_a_list():
         read(make_loader(videos, fraction=2 / SIZE))
     text = str(error.value)
     assert text.startswith("3 of 12 videos cannot be read, more than DATALOADER.MAX_BAD_FRACTION 0.166667")
-    assert all(f"video{n}.mp4: holds no frames" in text for n in (2, 5, 7))
+    assert all(f"video{n}.mp4: it has no frames" in text for n in (2, 5, 7))
     with pytest.raises(DataError, match="2 of 12 videos"):  # of one batch
         read(make_loader(videos, fraction=0.0))
 
@@ -174,7 +174,7 @@ def test_video_that_crashes_or_blocks_a_worker_costs_one_sample(action, seconds,
     batches = list(make_loader(Videos(video4=action, video10=action), workers=2, seconds=seconds))
     assert [number for number, _ in batches] == [0, 1, 2, 3]
     order = [index for _, batch in batches for index in batch]
-    assert [index for place, index in enumerate(order) if place not in (4, 10)] == [
+    assert [index for position, index in enumerate(order) if position not in (4, 10)] == [
         0,
         1,
         2,

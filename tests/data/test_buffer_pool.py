@@ -35,13 +35,13 @@ def test_batch_is_received_unchanged():
 def test_slot_becomes_free_when_no_view_is_left():
     pool = BufferPool(slot_bytes=100, slots=1, workers=1)
     batch = send(pool, video=clips(3))
-    place = batch["video"].data_ptr()
+    address = batch["video"].data_ptr()
     part = batch.pop("video")[1:, 0]
     other = pool.put({"video": clips(5)}, 0)["video"]
     assert torch.is_tensor(other)  # sent by torch
     assert part.tolist() == [[4] * 6]
     del part
-    assert send(pool, video=clips(7))["video"].data_ptr() == place
+    assert send(pool, video=clips(7))["video"].data_ptr() == address
 
 
 def test_workers_have_separate_slots():
@@ -58,12 +58,12 @@ def test_batch_that_does_not_fit_is_sent_by_torch():
 
 @pytest.mark.parametrize("config", ["pretrain", "finetune"])
 def test_kept_batches_are_not_overwritten(tiny_cfg, config):
-    kept = []
+    batches = []
     for workers in (0, 2):
         cfg = tiny_cfg(config, "DATALOADER.NUM_WORKERS", workers, "DATALOADER.REPEATED_AUG", 2)
         task = {"pretrain": "pretraining", "finetune": "classification"}[config]
         loader = iter(build_train_loader(cfg, build_train_dataset(cfg, task)))
-        kept.append([next(loader)["video"] for _ in range(12)])  # more than there are slots
+        batches.append([next(loader)["video"] for _ in range(12)])  # more than there are slots
         loader.close()
-    for alone, shared in zip(*kept):
-        assert torch.equal(alone, shared)
+    for single, shared in zip(*batches):
+        assert torch.equal(single, shared)

@@ -55,7 +55,7 @@ def test_video_list(tmp_path):
     with pytest.raises(DataError, match=r"list\.csv:2: expected 'FILE LABEL'.*got 'b\.mp4'"):
         spec.labeled_videos()
     path.write_text("\n")
-    with pytest.raises(DataError, match="holds no videos"):
+    with pytest.raises(DataError, match="contains no videos"):
         spec.labeled_videos()
 
 
@@ -91,17 +91,17 @@ def test_catalog(mini_ava, tmp_path):
             "type: videos\nvideos: .\nvideo_start: soon\n",
             r"video_start: expected seconds or a table (.csv), got 'soon'",
         ),
-        ("type: [\n", "own.yaml:2: not valid YAML"),
+        ("type: [\n", "custom.yaml:2: not valid YAML"),
         ("just text\n", "expected a mapping"),
     ],
 )
 def test_invalid_dataset_file(tmp_path, content, expected):
-    path = tmp_path / "own.yaml"
+    path = tmp_path / "custom.yaml"
     path.write_text(content)
     with pytest.raises(DataError) as error:
         get_dataset(str(path))
     assert expected in str(error.value)
-    assert "own.yaml" in str(error.value)
+    assert "custom.yaml" in str(error.value)
 
 
 # ---------------------------------------------------------------- keyframes
@@ -117,7 +117,7 @@ class Rows:
 def test_rows_by_value():
     values, rows = rows_by_value(np.array([3.5, 1.0, 3.5, 2.0, 1.0]))
     assert values.tolist() == [1, 2, 3.5]
-    assert [own.tolist() for own in rows] == [[1, 4], [3], [0, 2]]
+    assert [group.tolist() for group in rows] == [[1, 4], [3], [0, 2]]
     assert rows_by_value(np.zeros(0))[1] == []
 
 
@@ -246,8 +246,8 @@ def test_wrong_video_start(tiny_cfg, mini_ava, tmp_path):
     text = (mini_ava / "train.yaml").read_text().replace("video_start: 900", "video_start: 0")
     for key in ("videos", "annotations", "label_map", "person_boxes", "excluded"):
         text = text.replace(f"{key}: ", f"{key}: {mini_ava}/")
-    (tmp_path / "own.yaml").write_text(text)
-    cfg = tiny_cfg("detect", "DATASETS.TRAIN", (str(tmp_path / "own.yaml"),))
+    (tmp_path / "custom.yaml").write_text(text)
+    cfg = tiny_cfg("detect", "DATASETS.TRAIN", (str(tmp_path / "custom.yaml"),))
     dataset = build_train_dataset(cfg, "detection")
     with pytest.raises(DataError, match=r"keyframe 90\d \(video_start is 0\).*is outside the video"):
         dataset[0, 0]
@@ -258,8 +258,8 @@ def test_missing_videos_are_counted(tiny_cfg, mini_ava, tmp_path):
     text = (mini_ava / "train.yaml").read_text()
     for key in ("annotations", "label_map", "person_boxes", "excluded"):
         text = text.replace(f"{key}: ", f"{key}: {mini_ava}/")
-    (tmp_path / "own.yaml").write_text(text)
-    cfg = tiny_cfg("detect", "DATASETS.TRAIN", (str(tmp_path / "own.yaml"),))
+    (tmp_path / "custom.yaml").write_text(text)
+    cfg = tiny_cfg("detect", "DATASETS.TRAIN", (str(tmp_path / "custom.yaml"),))
     with pytest.raises(DataError, match=r"no video file for 4 of 4 video ids"):
         build_train_dataset(cfg, "detection")
 
@@ -275,13 +275,13 @@ def batches(monkeypatch, world, rank, count, start=0):
 
 
 def test_processes_split_the_same_batches(monkeypatch):
-    alone = batches(monkeypatch, 1, 0, 12)
+    single = batches(monkeypatch, 1, 0, 12)
     parts = [batches(monkeypatch, 2, rank, 12) for rank in range(2)]
-    assert [first + second for first, second in zip(*parts)] == alone
-    epoch = [index for batch in alone[:5] for _, index in batch]
+    assert [first + second for first, second in zip(*parts)] == single
+    epoch = [index for batch in single[:5] for _, index in batch]
     assert len(set(epoch)) == 20
-    assert {e for batch in alone[5:10] for e, _ in batch} == {1}
-    assert epoch != [index for batch in alone[5:10] for _, index in batch]
+    assert {e for batch in single[5:10] for e, _ in batch} == {1}
+    assert epoch != [index for batch in single[5:10] for _, index in batch]
 
 
 def test_resumed_order_equals_the_uninterrupted_one(monkeypatch):

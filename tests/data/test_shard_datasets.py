@@ -87,7 +87,7 @@ def test_single_shard_folder_and_pattern(tmp_path):
         get_dataset(str(tmp_path / "many/train-{001..004}.tar"))
     with pytest.raises(ConfigError, match="nor tar shards"):
         get_dataset(str(tmp_path / "many/train"))
-    (tmp_path / "many/beside.mp4").touch()  # a tar file next to videos is not a shard of them
+    (tmp_path / "many/video.mp4").touch()  # a tar file next to videos is not a shard of them
     assert find_shards(str(tmp_path / "many")) is None
 
 
@@ -104,8 +104,8 @@ def test_headers_are_read_once(tmp_path, monkeypatch, cache):
     os.utime(paths[0], ns=(0, 0))  # another shard with the same name
     assert list(find_shards(str(tmp_path / "many")).videos) == list(first)
     assert len(read) == 6
-    (kept,) = (cache / "shards").glob("*.npz")
-    kept.write_bytes(b"spoilt")
+    (cached,) = (cache / "shards").glob("*.npz")
+    cached.write_bytes(b"damaged")
     assert list(find_shards(str(tmp_path / "many")).videos) == list(first)
     assert len(read) == 9
 
@@ -173,18 +173,20 @@ def test_classes_from_shards_or_from_a_list(tiny_cfg, mini_ava, tmp_path):
     videos = clips(mini_ava)
     labels = {f"sub/{file.stem}": label for file, label in videos}
     pack(tmp_path / "many", {f"sub/{file.stem}": file for file, _ in videos}, labels=labels)
-    own, cfg = tmp_path / "own.yaml", tiny_cfg("finetune")
-    own.write_text("type: classification\nvideos: many\n")
-    dataset = build_dataset(cfg, "classification", str(own), True)
+    dataset_file, cfg = tmp_path / "custom.yaml", tiny_cfg("finetune")
+    dataset_file.write_text("type: classification\nvideos: many\n")
+    dataset = build_dataset(cfg, "classification", str(dataset_file), True)
     assert dataset.labels.tolist() == list(labels.values())
     assert dataset[0, 1][0]["label"] == videos[1][1]
     name = videos[4][0].stem
     (tmp_path / "list.csv").write_text(
         f"train-002.tar/sub/{name}.mp4 7\ntrain-000.tar/{list(labels)[1]}.mp4 3\n"
     )
-    own.write_text("type: classification\nvideos: many/train-{000..002}.tar\nannotations: list.csv\n")
+    dataset_file.write_text(
+        "type: classification\nvideos: many/train-{000..002}.tar\nannotations: list.csv\n"
+    )
     cfg.MODEL.CLASSIFIER.NUM_CLASSES = 8
-    listed = build_dataset(cfg, "classification", str(own), True)
+    listed = build_dataset(cfg, "classification", str(dataset_file), True)
     assert listed.labels.tolist() == [7, 3]
     assert [path.stem for path in listed.files] == [name, videos[1][0].stem]
     assert listed[0, 0][0]["video"].shape[0] == 3
@@ -192,26 +194,28 @@ def test_classes_from_shards_or_from_a_list(tiny_cfg, mini_ava, tmp_path):
     with pytest.raises(
         DataError, match=r"list\.csv:1: expected SHARD\.tar/KEY\.mp4 of .*got 'train-000\.tar/gone"
     ):
-        build_dataset(cfg, "classification", str(own), True)
+        build_dataset(cfg, "classification", str(dataset_file), True)
 
 
 def test_missing_or_invalid_class(tiny_cfg, tmp_path):
-    own = tmp_path / "own.yaml"
-    own.write_text("type: classification\nvideos: many\n")
+    dataset_file = tmp_path / "custom.yaml"
+    dataset_file.write_text("type: classification\nvideos: many\n")
     (path,) = pack(tmp_path / "many", {"a": b"x", "b": b"y"}, labels={"a": 1, "b": "run"})
     with pytest.raises(DataError, match=r"train-000\.tar: b\.cls: expected a class index"):
-        build_dataset(tiny_cfg("finetune"), "classification", str(own), True)
-    assert [finding.kind for finding in check_dataset(get_dataset(str(own))).findings] == ["broken_file"]
+        build_dataset(tiny_cfg("finetune"), "classification", str(dataset_file), True)
+    assert [finding.kind for finding in check_dataset(get_dataset(str(dataset_file))).findings] == [
+        "broken_file"
+    ]
     with tarfile.open(path, "a") as tar:
         add(tar, "c.mp4", b"z")
         add(tar, "b.cls", b"2")
     with pytest.raises(
         DataError, match=r"1 of 3 videos have no class, such as .*/c: expected c\.cls next to it"
     ):
-        build_dataset(tiny_cfg("finetune"), "classification", str(own), True)
-    own.write_text("type: classification\nvideos: .\n")
+        build_dataset(tiny_cfg("finetune"), "classification", str(dataset_file), True)
+    dataset_file.write_text("type: classification\nvideos: .\n")
     with pytest.raises(DataError, match="annotations: missing"):
-        get_dataset(str(own))
+        get_dataset(str(dataset_file))
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -271,14 +275,14 @@ def test_check_data_on_lists_and_labels_of_shards(mini_ava, tmp_path, in_process
         per_shard=9,
         labels={file.stem: label for file, label in videos},
     )
-    own, held_out = tmp_path / "own.yaml", tmp_path / "other.yaml"
-    own.write_text("type: classification\nvideos: many\n")
+    dataset_file, held_out = tmp_path / "custom.yaml", tmp_path / "other.yaml"
+    dataset_file.write_text("type: classification\nvideos: many\n")
     (tmp_path / "list.csv").write_text(f"{shard.name}/{videos[0][0].name} 0\n{shard.name}/gone.mp4 1\n")
     held_out.write_text("type: classification\nvideos: many/train-000.tar\nannotations: list.csv\n")
-    report = check_dataset(get_dataset(str(own)))
+    report = check_dataset(get_dataset(str(dataset_file)))
     assert report.counts["videos"] == 5
     assert {f.kind for f in report.findings} <= {"class_without_training_rows"}
-    report = check_dataset(get_dataset(str(held_out)), against=get_dataset(str(own)))
+    report = check_dataset(get_dataset(str(held_out)), against=get_dataset(str(dataset_file)))
     assert {f.kind: f.count for f in report.findings} == {"missing_video": 1, "video_in_both_sets": 1}
     shard.write_bytes(shard.read_bytes()[:3000])
     (finding,) = check_dataset(get_dataset(str(tmp_path / "many"))).findings
@@ -294,17 +298,17 @@ class Quiet(SimpleHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        self.server.asked.append(self.path)
+        self.server.requested.append(self.path)
         super().do_GET()
 
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """HTTP server of the folder `tmp_path/site`. `asked` contains the requested paths."""
+    """HTTP server of the folder `tmp_path/site`. `requested` contains the requested paths."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     (tmp_path / "site").mkdir()
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path / "site"))
-    server.asked = []
+    server.requested = []
     server.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -319,30 +323,32 @@ def test_dataset_at_a_url_is_downloaded_once(tiny_cfg, mini_ava, tmp_path, serve
     pack(tmp_path / "site/shards", {file.stem: file for file, _ in clips(mini_ava)}, labels=labels)
     names = [f'item {{ name: "{n}" id: {n + 1} }}\n' for n in range(max(labels.values()) + 1)]
     (tmp_path / "site/names.pbtxt").write_text("".join(names))
-    own = tmp_path / "own.yaml"
-    own.write_text(
+    dataset_file = tmp_path / "custom.yaml"
+    dataset_file.write_text(
         f"type: classification\nvideos: {server.url}/shards/train-{{000..002}}.tar\n"
         f"label_map: {server.url}/names.pbtxt\n"
     )
     cfg = tiny_cfg("finetune", "DATALOADER.NUM_WORKERS", 2)
-    cfg.DATASETS.TRAIN = (str(own),)
+    cfg.DATASETS.TRAIN = (str(dataset_file),)
     for _ in range(2):
         loader = iter(build_train_loader(cfg, build_train_dataset(cfg, "classification")))
         assert set(next(loader)["label"].tolist()) <= set(labels.values())
         loader.close()
     shards = [f"/shards/train-{number:03d}.tar" for number in range(3)]
-    assert sorted(server.asked) == ["/names.pbtxt", *shards]
+    assert sorted(server.requested) == ["/names.pbtxt", *shards]
 
 
 def test_urls_of_lists_and_of_other_files(tiny_cfg, mini_ava, tmp_path, server):
     (file, label), *_ = clips(mini_ava)
     pack(tmp_path / "site", {file.stem: file})
     (tmp_path / "site/list.csv").write_text(f"train-000.tar/{file.name} {label}\n")
-    own = tmp_path / "own.yaml"
-    own.write_text(
+    dataset_file = tmp_path / "custom.yaml"
+    dataset_file.write_text(
         f"type: classification\nvideos: {server.url}/train-000.tar\nannotations: {server.url}/list.csv\n"
     )
-    assert build_dataset(tiny_cfg("finetune"), "classification", str(own), True).labels.tolist() == [label]
+    assert build_dataset(tiny_cfg("finetune"), "classification", str(dataset_file), True).labels.tolist() == [
+        label
+    ]
     assert len(get_dataset(f"{server.url}/train-000.tar").videos.videos) == 1
     with pytest.raises(DataError, match=r"/videos: expected the URL of tar shards \(\.tar\)"):
         get_dataset(f"{server.url}/videos")

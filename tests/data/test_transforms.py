@@ -162,14 +162,14 @@ def test_no_crop_enlarges_the_decoded_frames(training, crop, side):
 
 
 def test_large_frames_are_decoded_at_a_reduced_size(tiny_cfg, monkeypatch):
-    asked = []
+    requested = []
 
     def opened(path, reader, short_side):
-        asked.append(short_side)
+        requested.append(short_side)
         return open_video(path, reader, short_side=short_side)
 
     monkeypatch.setattr(datasets, "open_video", opened)
     for smaller, expected in ((True, 64), (False, None)):
         cfg = tiny_cfg("detect", "DATALOADER.DECODE_SMALLER", smaller)
         build_train_dataset(cfg, "detection")[0, 0]
-        assert asked.pop() == expected
+        assert requested.pop() == expected

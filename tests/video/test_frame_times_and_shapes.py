@@ -23,35 +23,37 @@ def no_warnings_yet(monkeypatch):
     monkeypatch.setattr(base, "_warned", set())
 
 
-def check(path, truth, times, reader="pyav", number_of=numbers):
+def check(path, expected, times, reader="pyav", number_of=numbers):
     """Check all frames at once, some of them alone, and all of them in order. Return the reader."""
     video = open_video(path, reader)
-    assert len(video) == len(truth)
+    assert len(video) == len(expected)
     np.testing.assert_allclose(video.times, times, atol=2e-3)
-    assert number_of(video.frames(np.arange(len(truth)))) == truth
-    for index in (len(truth) - 1, len(truth) // 2, 0):
-        assert number_of(video.frames([index])) == [truth[index]]
+    assert number_of(video.frames(np.arange(len(expected)))) == expected
+    for index in (len(expected) - 1, len(expected) // 2, 0):
+        assert number_of(video.frames([index])) == [expected[index]]
     indices, frames = zip(*video.stream())
-    assert list(indices) == list(range(len(truth)))
-    assert number_of(frames) == truth
+    assert list(indices) == list(range(len(expected)))
+    assert number_of(frames) == expected
     return video
 
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov", ".ts"])
-@pytest.mark.parametrize(("aspect", "shown"), [("64/45", (136, 64)), ("8/11", (96, 88)), ("9/1", (96, 64))])
-def test_non_square_pixels(tmp_path, reader, suffix, aspect, shown):
+@pytest.mark.parametrize(
+    ("aspect", "displayed"), [("64/45", (136, 64)), ("8/11", (96, 88)), ("9/1", (96, 64))]
+)
+def test_non_square_pixels(tmp_path, reader, suffix, aspect, displayed):
     recipe = Recipe(suffix=suffix, count=12, size=(96, 64), options=CLOSED, aspect=Fraction(aspect))
-    shown = (round(96 * Fraction(64, 45)), 64) if aspect == "64/45" else shown
+    displayed = (round(96 * Fraction(64, 45)), 64) if aspect == "64/45" else displayed
     path = write_numbered(tmp_path / "v", recipe)
     video = open_video(path, reader)
-    assert video.frames([3]).shape == (1, *shown[::-1], 3)
+    assert video.frames([3]).shape == (1, *displayed[::-1], 3)
     assert numbers(video.frames(np.arange(12))) == list(range(12))
     small = open_video(path, reader, short_side=32).frames([5])
-    assert small.shape[1:3] == tuple(round(side * 32 / min(shown)) for side in shown[::-1])
+    assert small.shape[1:3] == tuple(round(side * 32 / min(displayed)) for side in displayed[::-1])
     assert numbers(small) == [5]
-    facts = probe_video(str(path))
-    assert (facts.width, facts.height) == shown
+    info = probe_video(str(path))
+    assert (info.width, info.height) == displayed
 
 
 def test_non_square_pixels_in_a_rotated_video(tmp_path):
@@ -76,9 +78,9 @@ def with_pictures(path, sizes, default, counts):
             stream.disposition = av.stream.Disposition.default if len(streams) == default else 0
             streams.append(stream)
         for number in range(max(counts)):
-            for place, (stream, count) in enumerate(zip(streams, counts)):
+            for position, (stream, count) in enumerate(zip(streams, counts)):
                 if number < count:
-                    image = numbered_frame(100 * place + number, stream.width, stream.height)
+                    image = numbered_frame(100 * position + number, stream.width, stream.height)
                     frame = av.VideoFrame.from_ndarray(image, format="rgb24")
                     container.mux(stream.encode(frame.reformat(format="yuv420p")))
         for stream in streams:
@@ -101,21 +103,23 @@ def test_stream_that_players_show(tmp_path, suffix, sizes, default, counts, chos
     if suffix == ".mp4" and default is None:
         pytest.skip("FFmpeg then makes the first one the default")
     path = with_pictures(tmp_path / f"v{suffix}", sizes, default, counts)
-    truth = [100 * chosen + number for number in range(12)]
+    expected = [100 * chosen + number for number in range(12)]
     for reader in READERS:
-        check(path, truth, np.arange(12) / 25, reader)
-    facts = probe_video(str(path))
-    assert (facts.problem, facts.frames, facts.width) == ("", 12, sizes[chosen][0])
+        check(path, expected, np.arange(12) / 25, reader)
+    info = probe_video(str(path))
+    assert (info.problem, info.frames, info.width) == ("", 12, sizes[chosen][0])
 
 
 def spliced(tmp_path, suffix, starts, codec="libx264", options=CLOSED):
     """Consecutive recordings of 30 frames, whose clocks start at these frames."""
     path = tmp_path / f"spliced{suffix}"
     with path.open("wb") as file:
-        for place, start in enumerate(starts):
+        for position, start in enumerate(starts):
             recipe = Recipe(suffix=suffix, codec=codec, options=options, stamps=range(start, start + 30))
             part = write_numbered(
-                tmp_path / "part", recipe, lambda n, w, h, first=30 * place: numbered_frame(first + n, w, h)
+                tmp_path / "part",
+                recipe,
+                lambda n, w, h, first=30 * position: numbered_frame(first + n, w, h),
             )
             file.write(part.read_bytes())
     return path
@@ -142,12 +146,12 @@ def test_clock_that_restarts_or_jumps(tmp_path, caplog, suffix, starts, coding):
     video = check(path, list(range(count)), np.arange(count) / 25)
     check(path, list(range(count)), np.arange(count) / 25, "decord")
     assert video.sound is None
-    told = [record.message for record in caplog.records]
-    assert len(told) == 1
-    assert "its clock restarts or jumps" in told[0]
-    facts = probe_video(str(path), "all")
-    assert (facts.problem, facts.frames) == ("", count)
-    assert facts.seconds == pytest.approx(count / 25, abs=0.01)
+    warnings = [record.message for record in caplog.records]
+    assert len(warnings) == 1
+    assert "its clock restarts or jumps" in warnings[0]
+    info = probe_video(str(path), "all")
+    assert (info.problem, info.frames) == ("", count)
+    assert info.seconds == pytest.approx(count / 25, abs=0.01)
     assert resize_video(path, tmp_path / "small.mp4", 32) == ""
     assert numbers(open_video(tmp_path / "small.mp4").frames(np.arange(count))) == list(range(count))
 
@@ -186,9 +190,9 @@ def test_dropped_frames_in_avi(tmp_path, codec, options):
         video = check(path, list(range(120)), np.array(GAP) / 30, reader)
         assert numbers(video.frames([video.index_at(70 / 30)])) == [40]
     for decode in ("none", "ends", "all"):
-        facts = probe_video(str(path), decode)
-        assert (facts.problem, facts.frames) == ("", 120)
-        assert facts.seconds == pytest.approx(5, abs=0.02)
+        info = probe_video(str(path), decode)
+        assert (info.problem, info.frames) == ("", 120)
+        assert info.seconds == pytest.approx(5, abs=0.02)
 
 
 @pytest.mark.parametrize("bframes", ["0", "2"])
@@ -245,9 +249,9 @@ def test_hdr_warning_is_logged_once(tmp_path, caplog, transfer, name):
     path = write_numbered(tmp_path / "v", recipe)
     for reader in READERS:
         open_video(path, reader).frames([0])
-    told = [record.message for record in caplog.records]
-    assert len(told) == (name is not None)
-    assert all(f"HDR ({name})" in text for text in told)
+    warnings = [record.message for record in caplog.records]
+    assert len(warnings) == (name is not None)
+    assert all(f"HDR ({name})" in text for text in warnings)
     if name:  # the resized video is HDR as well
         assert resize_video(path, tmp_path / "small.mp4", 32) == ""
         open_video(tmp_path / "small.mp4")
@@ -257,7 +261,7 @@ def test_hdr_warning_is_logged_once(tmp_path, caplog, transfer, name):
 # The same for files written by other programs.
 
 CASES = SHARED / "cases" / "video"
-needs_cases = pytest.mark.skipif(not CASES.is_dir(), reason="the cases lie beside the repository")
+needs_cases = pytest.mark.skipif(not CASES.is_dir(), reason="the cases are next to the repository")
 
 
 def bar_numbers(frames):

@@ -66,9 +66,9 @@ def test_gray_images_become_rgb(tmp_path):
 
 
 def test_16_bit_images(tmp_path):
-    grey = numbered_frame(5, 96, 64)[..., 0]
-    Image.fromarray(grey.astype(np.uint16) * 256).save(tmp_path / "1.png")
-    np.testing.assert_array_equal(open_video(tmp_path).frames([0])[0, :, :, 1], grey)
+    gray = numbered_frame(5, 96, 64)[..., 0]
+    Image.fromarray(gray.astype(np.uint16) * 256).save(tmp_path / "1.png")
+    np.testing.assert_array_equal(open_video(tmp_path).frames([0])[0, :, :, 1], gray)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
@@ -107,8 +107,8 @@ def test_broken_folders(folder, tmp_path):
         open_video(folder / "notes.txt", "images")
     video = open_video(folder)
     third = folder / f"{folder.name}_3.jpg"
-    whole = third.read_bytes()
-    for content in (b"", b"text", whole[:-300]):
+    complete = third.read_bytes()
+    for content in (b"", b"text", complete[:-300]):
         third.write_bytes(content)
         with pytest.raises(DataError, match=r"_3\.jpg: cannot be read as an image: "):
             video.frames([1, 2])
@@ -133,8 +133,8 @@ def test_missing_images(tmp_path, caplog):
     np.testing.assert_allclose(video.times, (np.array(there) - 1) / 30)
     assert numbers(video.frames([video.index_at(17 / 30), len(video) - 1])) == [18, 30]
     assert "walk1: 7 images are missing among its 23" in caplog.text
-    facts = probe_video(str(tmp_path / "walk1"))
-    assert (facts.frames, facts.seconds) == (23, pytest.approx(1.0))
+    info = probe_video(str(tmp_path / "walk1"))
+    assert (info.frames, info.seconds) == (23, pytest.approx(1.0))
 
 
 @pytest.mark.parametrize(
@@ -168,5 +168,5 @@ def test_boxes_of_a_folder_with_a_gap_are_on_their_images(tmp_path):
         assert main([*command, "--every", "0.01", *rate]) == 0
         rows = read_action_csv(next(out.glob("*.csv")))
         video = open_video(tmp_path / "walk1")
-        shown = numbers(video.frames([video.index_at(time) for time in rows.timestamp]))
-        assert shown == np.rint(rows.boxes[:, 0] * 96).tolist() == marked
+        read_numbers = numbers(video.frames([video.index_at(time) for time in rows.timestamp]))
+        assert read_numbers == np.rint(rows.boxes[:, 0] * 96).tolist() == marked

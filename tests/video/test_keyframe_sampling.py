@@ -19,7 +19,7 @@ CUT = 900
 class ConstantRateVideo(VideoReader):
     """A cut of 901 seconds with a constant frame rate, whose first frame is at second 900."""
 
-    path = Path("steady.mp4")
+    path = Path("constant_rate.mp4")
 
     def __init__(self, rate):
         self.rate = rate
@@ -31,12 +31,13 @@ class ConstantRateVideo(VideoReader):
 
 def row_of_table(rate, second):
     """A row of the table, computed as in training."""
-    video, place = ConstantRateVideo(rate), second - CUT
-    own, other = video.index_at(place), slowfast_frame(second)
-    off = (video.times[own] - place) * 1000
-    shown = other / float(rate) - place
-    end = "" if other < len(video) else ", past the end"
-    return f"| {float(rate):.5g} | {second} | {own} | {off:+.1f} ms | {other} | {shown:+.3f} s{end} |"
+    video, seconds = ConstantRateVideo(rate), second - CUT
+    nearest, slowfast = video.index_at(seconds), slowfast_frame(second)
+    offset = (video.times[nearest] - seconds) * 1000
+    difference = slowfast / float(rate) - seconds
+    end = "" if slowfast < len(video) else ", past the end"
+    ours = f"{nearest} | {offset:+.1f} ms"
+    return f"| {float(rate):.5g} | {second} | {ours} | {slowfast} | {difference:+.3f} s{end} |"
 
 
 @pytest.mark.parametrize("second", [902, 1798])
@@ -61,10 +62,10 @@ def test_training_and_testing_log_it_once(tiny_cfg, mini_ava, caplog, training):
         dataset = build_dataset(tiny_cfg("detect"), "detection", str(file), training)
         for index in range(2):
             dataset[0, index]
-    (said,) = [record.getMessage() for record in caplog.records if "keyframe" in record.getMessage()]
+    (message,) = [record.getMessage() for record in caplog.records if "keyframe" in record.getMessage()]
     second = f"{dataset.keyframes.timestamp[0]:g}"
-    assert said.startswith(f"{file}: the keyframe at second {second} of ")
-    assert "(video_start 900)" in said
+    assert message.startswith(f"{file}: the keyframe at second {second} of ")
+    assert "(video_start 900)" in message
 
 
 def test_check_data_prints_it(mini_ava, monkeypatch):

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from vmae_det.config import get_cfg
-from vmae_det.data import color as colours
-from vmae_det.data import transforms
+from vmae_det.data import color, transforms
 from vmae_det.data.augmentation import ClipAugmentation
 from vmae_det.data.transforms import Clip, make_clip
 from vmae_det.video.sampling import sample_keyframe_clip, sample_test_clip, sample_training_clip
@@ -29,8 +28,8 @@ def test_training_clip_spans_64_frames():
     steps = [0, 4, 8, 12, 17, 21, 25, 29, 34, 38, 42, 46, 51, 55, 59, 63]
     assert {tuple(clip - clip[0]) for clip in clips} == {tuple(steps)}
     assert {int(clip[0]) for clip in clips} == set(range(6))  # numpy's randint(64, 70) minus 64
-    own = sample_training_clip(node("centred"), 70, rng)
-    assert (np.diff(own) == 4).all()
+    clip = sample_training_clip(node("centred"), 70, rng)
+    assert (np.diff(clip) == 4).all()
 
 
 def test_short_videos_end_in_their_last_frame():
@@ -98,17 +97,17 @@ def test_long_side_is_rounded_down():
 def test_hue_saturation_and_value_change_in_steps():
     red = np.zeros((2, 2, 2, 3), dtype=np.uint8)
     red[..., 0] = 200
-    assert colours.shift_hsv(red, 60, 0, 0)[0, 0, 0].tolist() == [0, 200, 0]  # plus 120 degrees
-    assert colours.shift_hsv(red, -60, 0, 0)[0, 0, 0].tolist() == [0, 0, 200]
-    assert colours.shift_hsv(red, 0, 0, 26)[1, 1, 1].tolist() == [226, 0, 0]
-    assert colours.shift_hsv(red, 0, 0, 80)[0, 0, 0].tolist() == [255, 0, 0]
-    washed = colours.shift_hsv(red, 0, -26, 0)[0, 0, 0].tolist()
+    assert color.shift_hsv(red, 60, 0, 0)[0, 0, 0].tolist() == [0, 200, 0]  # plus 120 degrees
+    assert color.shift_hsv(red, -60, 0, 0)[0, 0, 0].tolist() == [0, 0, 200]
+    assert color.shift_hsv(red, 0, 0, 26)[1, 1, 1].tolist() == [226, 0, 0]
+    assert color.shift_hsv(red, 0, 0, 80)[0, 0, 0].tolist() == [255, 0, 0]
+    washed = color.shift_hsv(red, 0, -26, 0)[0, 0, 0].tolist()
     assert washed == [200, pytest.approx(200 * 26 / 255, abs=1), pytest.approx(200 * 26 / 255, abs=1)]
 
 
 def test_jitter_is_drawn_once_per_clip_and_within_its_limits(monkeypatch):
     drawn = []
-    monkeypatch.setattr(colours, "shift_hsv", lambda frames, *steps: drawn.append(steps) or frames)
+    monkeypatch.setattr(color, "shift_hsv", lambda frames, *steps: drawn.append(steps) or frames)
     clip, rng = make_clip(np.zeros((2, 4, 4, 3), dtype=np.uint8)), np.random.default_rng(0)
     for _ in range(2000):
         transforms.jitter_hsv(clip, 20.0, 0.1, rng)
@@ -119,8 +118,8 @@ def test_jitter_is_drawn_once_per_clip_and_within_its_limits(monkeypatch):
 
 def test_rand_augment_before_the_crop():
     sizes = []
-    for whole in (False, True):
-        keys = ("INPUT.RAND_AUGMENT", "rand-m7-n4", "INPUT.RAND_AUGMENT_WHOLE_FRAME", whole)
+    for before_crop in (False, True):
+        keys = ("INPUT.RAND_AUGMENT", "rand-m7-n4", "INPUT.RAND_AUGMENT_WHOLE_FRAME", before_crop)
         augment = ClipAugmentation(config(*keys))
         augment.rand_augment = lambda clip, rng: sizes.append(clip.size) or clip
         clip = Clip(torch.zeros(1, 3, 30, 40, dtype=torch.uint8), torch.zeros(0, 4))

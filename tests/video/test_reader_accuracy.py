@@ -66,15 +66,15 @@ RECIPES = {
 @pytest.fixture(scope="module")
 def video(tmp_path_factory):
     """video(name): the file of a recipe, written once."""
-    folder, made = tmp_path_factory.mktemp("numbered"), {}
+    folder, written = tmp_path_factory.mktemp("numbered"), {}
 
     def get(name):
         recipe = RECIPES[name]
         if (recipe.rotation or recipe.mirrored) and not hasattr(av.VideoStream, "set_display_rotation"):
             pytest.skip("PyAV writes display matrices from 18.1 on")
-        if name not in made:
-            made[name] = write_numbered(folder / name.replace(" ", "_").replace(",", ""), RECIPES[name])
-        return made[name]
+        if name not in written:
+            written[name] = write_numbered(folder / name.replace(" ", "_").replace(",", ""), RECIPES[name])
+        return written[name]
 
     return get
 
@@ -84,22 +84,22 @@ def video(tmp_path_factory):
 def test_requested_frames(video, name, reader):
     recipe = RECIPES[name]
     opened = open_video(video(name), reader)
-    truth = list(range(recipe.skip, recipe.count))
-    last = len(truth) - 1
-    assert len(opened) == len(truth)
-    frames = opened.frames(np.arange(len(truth)))
+    expected = list(range(recipe.skip, recipe.count))
+    last = len(expected) - 1
+    assert len(opened) == len(expected)
+    frames = opened.frames(np.arange(len(expected)))
     width, height = recipe.size[::-1] if recipe.rotation % 180 else recipe.size
-    assert frames.shape == (len(truth), height, width, 3)
+    assert frames.shape == (len(expected), height, width, 3)
     assert frames.dtype == np.uint8
-    assert numbers(frames) == truth
+    assert numbers(frames) == expected
     rng = np.random.default_rng(0)
-    asked = [[last], [0], [last // 2], [last, 0], [last // 3, last // 3], sorted({0, last // 2, last})]
-    asked += [rng.integers(0, len(truth), 5).tolist() for _ in range(6)]
-    for indices in asked:
-        assert numbers(opened.frames(np.array(indices))) == [truth[index] for index in indices]
+    requested = [[last], [0], [last // 2], [last, 0], [last // 3, last // 3], sorted({0, last // 2, last})]
+    requested += [rng.integers(0, len(expected), 5).tolist() for _ in range(6)]
+    for indices in requested:
+        assert numbers(opened.frames(np.array(indices))) == [expected[index] for index in indices]
         # Also as the first request to a reader.
         fresh = open_video(video(name), reader)
-        assert numbers(fresh.frames(np.array(indices))) == [truth[index] for index in indices]
+        assert numbers(fresh.frames(np.array(indices))) == [expected[index] for index in indices]
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -156,7 +156,7 @@ MATRICES = {
     "709 limited": ("ITU709", 1, 1, "yuv420p"),
     "601 full": ("ITU601", 5, 2, "yuv420p"),
     "709 full": ("ITU709", 1, 2, "yuv420p"),
-    "not said": ("ITU601", None, None, "yuv420p"),
+    "not stated": ("ITU601", None, None, "yuv420p"),
     "10 bit": ("ITU709", 1, 1, "yuv420p10le"),
 }
 
@@ -166,12 +166,12 @@ MATRICES = {
 @pytest.mark.parametrize("name", MATRICES)
 def test_colors(tmp_path, name, short_side, reader):
     matrix, space, span, pix_fmt = MATRICES[name]
-    colours = np.array(
+    colors = np.array(
         [[(200, 40, 40), (40, 200, 40), (40, 40, 200)], [(200, 200, 40), (225, 225, 225), (180, 100, 60)]],
         dtype=np.uint8,
     )
-    image = colours.repeat(64, axis=0).repeat(64, axis=1)
-    path = tmp_path / "colours.mp4"
+    image = colors.repeat(64, axis=0).repeat(64, axis=1)
+    path = tmp_path / "colors.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"crf": "4"})
         stream.width, stream.height, stream.pix_fmt = 192, 128, pix_fmt
@@ -183,8 +183,8 @@ def test_colors(tmp_path, name, short_side, reader):
         container.mux(stream.encode())
     read = open_video(path, reader, short_side=short_side).frames([0])[0]
     cell = read.shape[0] // 2
-    centres = read[cell // 2 :: cell, cell // 2 :: cell]
-    assert np.abs(centres.astype(int) - colours).max() <= 5
+    centers = read[cell // 2 :: cell, cell // 2 :: cell]
+    assert np.abs(centers.astype(int) - colors).max() <= 5
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -210,17 +210,17 @@ def test_frames_are_reduced_to_the_needed_size(video, name, short_side, size, re
 def test_skipping_unreferenced_frames_changes_nothing(tmp_path, monkeypatch, name):
     recipe = RECIPES[name]
     path = write_numbered(tmp_path / f"video{recipe.suffix}", recipe)
-    asked = np.arange(1, len(open_video(path, "pyav")), 5)
-    answers = []
+    requested = np.arange(1, len(open_video(path, "pyav")), 5)
+    results = []
 
-    def noted(packet, nal_length_size):
-        answers.append(is_non_reference(packet, nal_length_size))
-        return answers[-1]
+    def record(packet, length_size):
+        results.append(is_non_reference(packet, length_size))
+        return results[-1]
 
-    monkeypatch.setattr(pyav_reader, "is_non_reference", noted)
-    frames = open_video(path, "pyav").frames(asked)
-    assert any(answers)
-    assert not all(answers)
+    monkeypatch.setattr(pyav_reader, "is_non_reference", record)
+    frames = open_video(path, "pyav").frames(requested)
+    assert any(results)
+    assert not all(results)
     monkeypatch.setattr(pyav_reader, "nal_length_size", lambda _: 0)
-    assert np.array_equal(open_video(path, "pyav").frames(asked), frames)
-    assert numbers(frames) == numbers(open_video(path, "decord").frames(asked))
+    assert np.array_equal(open_video(path, "pyav").frames(requested), frames)
+    assert numbers(frames) == numbers(open_video(path, "decord").frames(requested))

@@ -28,8 +28,8 @@ def silence(capfd):
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory):
-    return write_numbered(tmp_path_factory.mktemp("sound") / "sound", CLOSED)
+def intact(tmp_path_factory):
+    return write_numbered(tmp_path_factory.mktemp("intact") / "intact", CLOSED)
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -61,7 +61,7 @@ def test_unusual_videos(tmp_path, name, reader):
 def test_truncated(tmp_path, reader, suffix, share):
     codec = {".webm": ("libvpx-vp9", {"g": "12", "deadline": "realtime"}), ".avi": ("mpeg4", {"g": "12"})}
     codec, options = codec.get(suffix, ("libx264", x264(keyint=12, bframes=2)))
-    path = write_numbered(tmp_path / "whole", Recipe(suffix=suffix, codec=codec, options=options))
+    path = write_numbered(tmp_path / "complete", Recipe(suffix=suffix, codec=codec, options=options))
     data = path.read_bytes()
     cut = tmp_path / f"cut{suffix}"
     cut.write_bytes(data[: int(len(data) * share)])
@@ -72,8 +72,8 @@ def test_truncated(tmp_path, reader, suffix, share):
 def test_truncated_after_its_index(tmp_path, reader):
     """The index at the front of an mp4 lists frames that are missing."""
     path = tmp_path / "cut.mp4"
-    whole = write_numbered(tmp_path / "whole", CLOSED)
-    with av.open(str(whole)) as source, av.open(str(path), "w", options={"movflags": "faststart"}) as copy:
+    complete = write_numbered(tmp_path / "complete", CLOSED)
+    with av.open(str(complete)) as source, av.open(str(path), "w", options={"movflags": "faststart"}) as copy:
         stream = copy.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(video=0):
             if packet.size:
@@ -98,8 +98,8 @@ def test_flipped_bits(tmp_path, name, seed, reader):
         packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size > 20]
     data, rng = bytearray(path.read_bytes()), np.random.default_rng(seed)
     middle = packets[len(packets) // 4 : -len(packets) // 4]
-    for place in rng.choice(len(middle), 4, replace=False):
-        start, size = middle[place]
+    for position in rng.choice(len(middle), 4, replace=False):
+        start, size = middle[position]
         for offset in rng.integers(8, size, 6):
             data[start + offset] ^= 1 << rng.integers(8)
     path.write_bytes(data)
@@ -151,9 +151,9 @@ def test_long_video_of_few_bytes(tmp_path, reader):
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_deleted_file(tmp_path, sound, reader):
+def test_deleted_file(tmp_path, intact, reader):
     path = tmp_path / "here.mp4"
-    path.write_bytes(sound.read_bytes())
+    path.write_bytes(intact.read_bytes())
     video = open_video(path, reader)
     path.unlink()
     assert numbers(video.frames([30, 59])) == [30, 59]  # the open file remains readable
@@ -162,17 +162,17 @@ def test_deleted_file(tmp_path, sound, reader):
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_replaced_file(tmp_path, sound, reader):
+def test_replaced_file(tmp_path, intact, reader):
     path = tmp_path / "here.mp4"
-    path.write_bytes(sound.read_bytes())
+    path.write_bytes(intact.read_bytes())
     assert len(open_video(path, reader)) == 60
     write_numbered(path, Recipe(count=20))
     assert numbers(open_video(path, reader).frames([19])) == [19]
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_index_out_of_range(sound, reader):
-    video = open_video(sound, reader)
+def test_index_out_of_range(intact, reader):
+    video = open_video(intact, reader)
     for index in (-1, 60):
         with pytest.raises(DataError, match=rf"frame {index} is out of range for a video of 60 frames"):
             video.frames([0, index])
@@ -180,9 +180,9 @@ def test_index_out_of_range(sound, reader):
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("name", ["concat:a.mp4", "100%d.mp4", "a b'c\"ü.mp4", "http:x.mp4"])
-def test_unusual_file_names(tmp_path, sound, name, reader):
+def test_unusual_file_names(tmp_path, intact, name, reader):
     path = tmp_path / name
-    path.write_bytes(sound.read_bytes())
+    path.write_bytes(intact.read_bytes())
     assert numbers(open_video(path, reader).frames([7])) == [7]
 
 

@@ -71,7 +71,7 @@ def test_missing_video_and_unknown_reader(tmp_path, numbered):
 def test_readers_agree_on_real_videos(name):
     path = SHARED / "video" / name
     if not path.exists():
-        pytest.skip("the real clips lie beside the repository, in ../shared/video, and are not here")
+        pytest.skip("the real clips in ../shared/video, next to the repository, are not available")
     first, second = (open_video(path, reader) for reader in READERS)
     assert len(first) == len(second)
     assert float(first.rate) == pytest.approx(float(second.rate), rel=1e-3)

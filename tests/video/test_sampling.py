@@ -47,13 +47,13 @@ class RecordingReader:
     """A reader of 50 black frames that records which ones are requested."""
 
     def __init__(self):
-        self.asked = []
+        self.requested = []
 
     def __len__(self):
         return 50
 
     def frames(self, indices):
-        self.asked.append(list(map(int, indices)))
+        self.requested.append(list(map(int, indices)))
         return np.zeros((len(indices), 72, 120, 3), dtype=np.uint8)
 
 
@@ -81,11 +81,11 @@ def test_views_in_time_and_space(tiny_cfg, reader, monkeypatch, clips):
     assert len(dataset) == views * len(dataset.files)
     samples = [dataset[0, index][0] for index in range(views, 2 * views)]
     assert {sample["video_index"] for sample in samples} == {1}
-    starts = [asked[0] for asked in reader.asked]
+    starts = [requested[0] for requested in reader.requested]
     # The last clip of 4 frames at stride 4 starts at 50 - 13 = 37.
     evenly = [round(37 * number / (clips - 1)) for number in range(clips)]
     assert starts == [start for start in evenly for _ in range(3)]
-    assert all(np.diff(asked).tolist() == [4, 4, 4] for asked in reader.asked)
+    assert all(np.diff(requested).tolist() == [4, 4, 4] for requested in reader.requested)
     # 72 x 120 becomes 64 x 107.
     assert lefts == [0, 22, 43] * clips
 
@@ -106,7 +106,7 @@ def test_views_of_segments(tiny_cfg, reader):
     for index in range(6):
         assert dataset[0, index][0]["video"].shape == (3, 10, 64, 64)
     first, second = list(range(1, 50, 5)), list(range(3, 50, 5))
-    assert reader.asked == [first] * 3 + [second] * 3
+    assert reader.requested == [first] * 3 + [second] * 3
 
 
 def test_training_clips_of_segments(tiny_cfg, reader):
@@ -114,7 +114,7 @@ def test_training_clips_of_segments(tiny_cfg, reader):
     dataset = build_train_dataset(cfg, "classification")
     for epoch in (0, 0, 1):
         dataset[epoch, 3]
-    once, again, later = reader.asked
+    once, again, later = reader.requested
     assert [frame // 5 for frame in once] == list(range(10))
     assert once == again
     assert once != later
@@ -122,8 +122,8 @@ def test_training_clips_of_segments(tiny_cfg, reader):
 
 def test_pretraining_sampling_is_dense(tiny_cfg, reader):
     build_train_dataset(tiny_cfg("pretrain", "INPUT.SAMPLING", "segments"), "pretraining")[0, 0]
-    (asked,) = reader.asked
-    assert len(set(np.diff(asked))) == 1
+    (requested,) = reader.requested
+    assert len(set(np.diff(requested))) == 1
 
 
 # ---------------------------------------------------------------- targets of pre-training
@@ -156,7 +156,7 @@ class NumberedReader(RecordingReader):
 
 
 OTHER_FRAMES = {
-    "centre": (1, 0, [4]),
+    "center": (1, 0, [4]),
     "clip length at stride 1": (0, 1, [2, 3, 4, 5]),
     "twice the frames": (8, 1, [0, 1, 2, 3, 4, 5, 6, 7]),
     "other stride": (4, 4, [-4, 0, 4, 8]),
@@ -179,10 +179,10 @@ def test_sample_with_a_target_of_other_frames(tiny_cfg, monkeypatch, frames, rat
         target = [min(max(video[0] + number, 0), 49) for number in expected]
         assert (sample["target"] == torch.tensor(target)[None, :, None, None]).all()
         assert sample["target"].shape == (3, len(expected), 64, 64)
-        assert "places" not in sample
+        assert "positions" not in sample
     # Each frame is decoded once, however often it is used.
-    assert len(reader.asked) == (20 if training else 1)
-    assert reader.asked[-1] == sorted({*video, *target})
+    assert len(reader.requested) == (20 if training else 1)
+    assert reader.requested[-1] == sorted({*video, *target})
 
 
 @pytest.mark.parametrize("keys", [(0, 0), (4, 2), (4, 0), (0, 2)])
@@ -192,7 +192,7 @@ def test_target_equal_to_the_clip_is_not_decoded(tiny_cfg, reader, keys):
         0, 0
     ]
     assert "target" not in sample
-    assert [len(asked) for asked in reader.asked] == [4]
+    assert [len(requested) for requested in reader.requested] == [4]
 
 
 @pytest.mark.parametrize("crop", ["multi_scale", "resized", "short_side"])

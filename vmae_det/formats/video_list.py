@@ -51,7 +51,7 @@ def read_video_list(path: Path) -> VideoList:
         labels.append(int(match[2]))
         lines.append(number)
     if not names:
-        raise DataError("the list holds no videos", path)
+        raise DataError("the list contains no videos", path)
     return VideoList(
         path, np.array(names, dtype=object), np.array(labels, dtype=np.int64), np.array(lines, dtype=np.int64)
     )
