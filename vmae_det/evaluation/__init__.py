@@ -1,6 +1,6 @@
 """Metrics, and the evaluators that collect predictions for them: frame-mAP, video-mAP, person AP, accuracy.
 
-May import: formats and utils. No datasets, no video; metrics on files load no torch.
+May import: formats, config and utils. No datasets, no video; metrics on files load no torch.
 """
 
 from vmae_det.evaluation.evaluators import (

@@ -104,8 +104,8 @@ def read_action_csv(
         label_map: known actions; None accepts every action id.
         kind: "ground_truth": column 8 is the person id, and the file must not be empty. "detections": column
             8 is the score, 1 if missing, and the file may be empty.
-        unknown_actions: how to treat action ids outside the label map. "error" raises. "ignore" does as AVA's
-            evaluator: it drops such detections, and keeps only the keyframe of such ground truth.
+        unknown_actions: how to treat action ids outside the label map. "error" raises. "ignore" drops such
+            detections and keeps only the keyframe of such ground truth, as AVA's evaluator does.
 
     Raises:
         DataError: with the file, the line, what was got and what was expected.
@@ -135,21 +135,21 @@ def _read_columns(path: Path, kind: str, rule: BoxRule, label_map: LabelMap | No
     if columns is None:
         return None
     action = columns.label.fill_null(-1).to_numpy()
-    boxed = ~columns.is_boxless if columns.is_boxless.any() else slice(None)
-    timestamp, value = columns.timestamp, columns.value[boxed]
+    has_box = ~columns.is_boxless if columns.is_boxless.any() else slice(None)
+    timestamp, value = columns.timestamp, columns.value[has_box]
     is_valid = (
-        bool((timestamp >= 0).all() and (timestamp <= MAX_TIMESTAMP).all() and (action[boxed] >= 1).all())
-        and rule.accepts(columns.boxes[boxed])
+        bool((timestamp >= 0).all() and (timestamp <= MAX_TIMESTAMP).all() and (action[has_box] >= 1).all())
+        and rule.accepts(columns.boxes[has_box])
         and bool(np.isfinite(value).all() if kind == "detections" else (value > -(2**31)).all())
-        and (label_map is None or bool((label_map.columns(action[boxed]) >= 0).all()))
+        and (label_map is None or bool((label_map.columns(action[has_box]) >= 0).all()))
     )
     if not is_valid:
         return None
     score, person = np.ones(len(action)), np.full(len(action), -1, dtype=np.int32)
     if kind == "detections":
-        score[boxed] = value
+        score[has_box] = value
     else:
-        person[boxed] = value
+        person[has_box] = value
     return ActionBoxes(columns.videos, columns.video, timestamp, columns.boxes, action, score, person)
 
 
@@ -172,7 +172,7 @@ def _read_line_by_line(path: Path, kind: str, rule: BoxRule, label_map: LabelMap
             action.append(-1)
         else:
             boxes.extend(row.box(rule))
-            action.append(_action(row, known))
+            action.append(_action_id(row, known))
         has_value = len(row.fields) == 8 and not is_boxless
         score.append(row.number(7, "the score") if has_value and kind == "detections" else 1.0)
         person.append(row.integer(7, "the person id") if has_value and kind == "ground_truth" else -1)
@@ -191,7 +191,7 @@ def _read_line_by_line(path: Path, kind: str, rule: BoxRule, label_map: LabelMap
     )
 
 
-def _action(row: CsvRow, known: frozenset[int] | None) -> int:
+def _action_id(row: CsvRow, known: frozenset[int] | None) -> int:
     action = row.integer(6, "the action id")
     if action < 1:
         raise row.error(f"expected an action id of 1 or more, got {action}")
@@ -246,19 +246,19 @@ def _csv_lines(rows: ActionBoxes, kind: str) -> pl.DataFrame:
     )
     names = pl.DataFrame({"code": np.arange(len(rows.videos), dtype=np.int32), "video": list(rows.videos)})
     seconds = pl.col("timestamp")
-    whole = seconds.cast(pl.Int64).cast(pl.String).str.zfill(4)
+    four_digits = seconds.cast(pl.Int64).cast(pl.String).str.zfill(4)
     keyframe = pl.concat_str(
         "video",
-        pl.when(seconds == seconds.floor()).then(whole).otherwise(seconds.cast(pl.String)),
+        pl.when(seconds == seconds.floor()).then(four_digits).otherwise(seconds.cast(pl.String)),
         separator=",",
     )
-    labelled = pl.concat_str(keyframe, *COORDINATES, "action", separator=",")
+    labeled = pl.concat_str(keyframe, *COORDINATES, "action", separator=",")
     line = (
         pl.when(pl.col("x1").is_nan())
         .then(keyframe)
         .when((pl.col("value") < 0) & is_ground_truth)
-        .then(labelled)
-        .otherwise(pl.concat_str(labelled, "value", separator=","))
+        .then(labeled)
+        .otherwise(pl.concat_str(labeled, "value", separator=","))
     )
     joined = frame.lazy().join(names.lazy(), on="code", how="left", maintain_order="left")
     return joined.select(line).collect()

@@ -307,7 +307,7 @@ def _name_list(value: Any, what: str, path: Path) -> list[str]:
 
 
 def _frame_numbers(values: np.ndarray, where: str, path: Path) -> np.ndarray:
-    """Return int64 frame numbers; raise DataError unless they are whole, from 0 on and ascending."""
+    """Return int64 frame numbers; raise DataError unless they are integers from 0 on, in ascending order."""
     valid = (values >= 0) & (values <= _MAX_FRAME) & (values == np.floor(values))
     if not valid.all() or (np.diff(values) <= 0).any():
         raise DataError(f"{where}: expected frame numbers in ascending order", path)
