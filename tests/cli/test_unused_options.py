@@ -23,8 +23,11 @@ DETECT = ["detect", "v.mp4", "--weights", "w.pt", "--output", "out"]
             ["detect-persons", "--dataset", "mini_ava_val", "--output", "p.csv", "--video-start", "900"],
             "--video-start: not used with --dataset",
         ),
-        (["benchmark", "data", "--key-every", "30"], "--key-every: is of the videos that --videos makes"),
-        (["benchmark", "train", "--alike"], "--alike: is about the model of --against"),
+        (
+            ["benchmark", "data", "--key-every", "30"],
+            "--key-every: applies only to the synthetic videos of --videos",
+        ),
+        (["benchmark", "train", "--alike"], "--alike: applies only to the implementation of --against"),
         (["train", "--resume", "--eval-only"], "--resume: resumes training, so it cannot be combined"),
     ],
 )
