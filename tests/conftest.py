@@ -1,5 +1,4 @@
-"""What tests share: a tiny MiniAVA made once, configs small enough for seconds, the golden cases where
-present."""
+"""Shared fixtures: a tiny MiniAVA, configs that train in seconds, and the golden cases if present."""
 
 import json
 import logging
@@ -8,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-# Threads that wait for each other spin by default, which takes most of the time where cores are shared. Read
-# when torch is loaded, here and in processes that tests start.
+# Threads that wait for each other spin by default, which takes most of the time on shared cores. The
+# variable is read when torch is loaded, here and in processes that tests start.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
@@ -22,13 +21,13 @@ from vmae_det.utils import cpu
 SHARED = Path(__file__).parents[2] / "shared"
 
 pytest_plugins = ["browser"]
-# Each worker of pytest-xdist, and what it starts, has a core of its own.
+# Each worker of pytest-xdist, with the processes it starts, has one core.
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 def pytest_make_parametrize_id(val):
-    """Names of tests that are alike in every process, and printable."""
+    """Make test names printable and the same in every process."""
     if isinstance(val, bytes):
         return f"{len(val)}_bytes"
     return ascii(val)[1:41] if isinstance(val, str) and not (val.isascii() and len(val) <= 80) else None
@@ -36,14 +35,14 @@ def pytest_make_parametrize_id(val):
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport():
-    """Reports travel between processes as UTF-8, which names with half characters are not."""
+    """Make reports valid UTF-8, because names with lone surrogates cannot be sent between processes."""
     report = (yield).get_result()
     report.sections = [(name, text.encode("utf-8", "replace").decode()) for name, text in report.sections]
 
 
 @pytest.fixture(autouse=True)
-def default_products():
-    """Commands set what suits this CPU; each test starts without."""
+def default_gemm():
+    """Disable fast GEMM after each test, because commands enable it."""
     yield
     cpu.use_fast_gemm(False)
 
@@ -100,21 +99,21 @@ def small_disk(tmp_path):
         pytest.skip("may not mount a file system here")
     yield folder
     logger = logging.getLogger("vmae_det")
-    for handler in list(logger.handlers):  # the log lies there
+    for handler in list(logger.handlers):  # log.txt is open on it
         logger.removeHandler(handler)
         handler.close()
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 class Golden:
-    """A case of the published implementation's outputs."""
+    """A golden case: outputs of the published implementation."""
 
     def __init__(self, name):
         import numpy as np
 
         folder = SHARED / "golden" / "videomae"
         if not (folder / f"{name}.json").exists():
-            pytest.skip("the golden cases lie beside the repository, in ../shared/golden, and are not here")
+            pytest.skip("the golden cases are missing (../shared/golden, next to the repository)")
         sys.path.insert(0, str(SHARED / "golden"))
         from golden_weights import golden_array, golden_state_dict
 
@@ -133,10 +132,10 @@ class Golden:
 
 @pytest.fixture
 def golden():
-    """golden(NAME): the case, or a skip where the golden cases are not at hand."""
+    """golden(NAME): the case, or a skip if the golden cases are missing."""
     return Golden
 
 
 def relative_error(actual, expected):
-    """Largest difference over the largest value."""
+    """Return the largest difference divided by the largest value."""
     return float((actual - expected).detach().abs().max() / expected.detach().abs().max())

@@ -1,4 +1,4 @@
-"""Interrupts of a training run at a known step."""
+"""A hook that interrupts a training run at a given step."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from vmae_det.engine.trainer import HookBase
 
 
 class StopAfter(HookBase):
-    """An interrupt, in each process, after so many steps."""
+    """Send SIGINT to each process after a number of steps."""
 
     def __init__(self, step):
         self.step = step

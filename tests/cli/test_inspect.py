@@ -105,10 +105,10 @@ def test_memory_of_weights_gradients_and_optimizer(tiny_cfg):
     number = sum(parameter.numel() for parameter in build_model(tiny_cfg("finetune")).parameters())
     adamw = memory()
     assert (adamw.weights, adamw.gradients, adamw.optimizer) == (4 * number, 4 * number, 8 * number)
-    assert (adamw.average, adamw.casts) == (0, 0)
+    assert (adamw.ema, adamw.casts) == (0, 0)
     assert adamw.total(3) == 16 * number + 3 * adamw.clip
     assert memory("SOLVER.OPTIMIZER", "sgd").optimizer == 4 * number
-    assert memory("SOLVER.EMA_DECAY", 0.999).average == 4 * number
+    assert memory("SOLVER.EMA_DECAY", 0.999).ema == 4 * number
     mixed = memory("SOLVER.AMP", "bf16")
     assert mixed.clip < 0.8 * adamw.clip
     assert 0 < mixed.casts <= 2 * number
@@ -140,7 +140,7 @@ def test_the_command_prints_everything_and_draws_the_schedule(tmp_path, capsys):
         "GFLOPs       57.0 per clip",
         "0.001 x 512 videos / 256 = 0.002",
         "150 epochs; 5 epochs of warm-up from 2e-06, then half a cosine to 2e-06",
-        "number of steps unknown: dataset 'kinetics400_train'",
+        "number of steps unknown: registered dataset 'kinetics400_train'",
         "1024 clips on one process",
         "0.009689",  # 0.7 ** 13
     ):
@@ -211,5 +211,5 @@ def test_an_unknown_task(tiny_cfg, monkeypatch):
 
     cfg = tiny_cfg("finetune")
     monkeypatch.setattr("vmae_det.engine.inspection.model_class", lambda _: OddModel)
-    with pytest.raises(ConfigError, match="of the task 'odd'"):
+    with pytest.raises(ConfigError, match="has the task 'odd'"):
         count_flops(cfg, count_tokens(cfg))

@@ -8,7 +8,7 @@ from vmae_det.cli import detect, train
 from vmae_det.cli.main import main
 from vmae_det.cli.overrides import split_overrides, take_local_rank
 from vmae_det.config.defaults import KEYS
-from vmae_det.config.other_toolkits import _KEYS, OPTIONS
+from vmae_det.config.other_toolkits import OPTION_REPLACEMENTS, REPLACEMENTS
 from vmae_det.engine import launch
 from vmae_det.utils.errors import ConfigError
 
@@ -60,8 +60,8 @@ def error_of(capsys, *argv):
         (["--opts", "TEST.CHECKPOINT_FILE_PATH", "x"], "use MODEL.WEIGHTS instead"),
         (["train_cfg.max_epochs", "9"], "a key of mmaction2, use SOLVER.EPOCHS instead"),
         (["train_cfg.max_epochs=9"], "a key of mmaction2, use SOLVER.EPOCHS instead"),
-        (["MULTIGRID.SHORT_CYCLE", "True"], "a key of SlowFast without counterpart here"),
-        (["BN.NORM_TYPE", "x"], "without counterpart here: there is no batch normalisation"),
+        (["MULTIGRID.SHORT_CYCLE", "True"], "a key of SlowFast without a counterpart here"),
+        (["BN.NORM_TYPE", "x"], "without a counterpart here: there is no batch normalization"),
         (["SOLVER.NESTEROV", "True"], "a key of SlowFast, use SOLVER.MOMENTUM instead"),
         (["MODEL.RESNETS.DEPTH", "50"], "use PERSON_DETECTOR.CONFIG, a YAML file of detectron2 instead"),
         (["INPUT.CROP.ENABLED", "True"], "a key of detectron2, use INPUT.TRAIN_CROP and INPUT.CROP_SIZE"),
@@ -90,11 +90,11 @@ def test_a_config_file_of_another_toolkit_suggests_our_key(capsys, tmp_path):
 
 
 def test_suggested_keys_and_options_exist():
-    names = {option.split(",")[0].split(" ")[0] for option in OPTIONS.values()}
+    names = {option.split(",")[0].split(" ")[0] for option in OPTION_REPLACEMENTS.values()}
     options = {name for name in names if name.startswith("--")}
     assert options <= {option for action in parser_of(train)._actions for option in action.option_strings}
     groups = {key.rpartition(".")[0] for key in KEYS}
-    for table in _KEYS.values():
+    for table in REPLACEMENTS.values():
         for key, ours in table.items():
             assert key not in KEYS
             for word in ours.replace(",", " ").replace(":", " ").split():

@@ -44,7 +44,7 @@ def test_the_saved_config_reproduces_the_config(tmp_path):
         ("DATASETS.TRAIN", "(1,)", "expected tuple of str"),
         ("SOLVER", "3", "is a group of keys"),
         ("SOLVER.EPOCHS.MORE", "3", "no such config key"),
-        ("--resume", "SOLVER.EPOCHS", "--resume: no config key; options come before the first KEY VALUE"),
+        ("--resume", "SOLVER.EPOCHS", "--resume: not a config key; put options before the first KEY VALUE"),
     ],
 )
 def test_a_wrong_override_names_the_key(key, value, expected):
@@ -66,7 +66,7 @@ def test_a_key_without_a_value():
         ("- a\n- b\n", "expected a YAML mapping"),
         ("", "expected a YAML mapping"),
         ("_BASE_: gone.yaml\n", "gone.yaml: no such config file (the _BASE_ of"),
-        ("_BASE_: own.yaml\n", "in a circle"),
+        ("_BASE_: own.yaml\n", "in a cycle"),
         ("SOLVER: {EPOCH: 3}\n", "did you mean 'SOLVER.EPOCHS'"),
         ("SOLVER: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
     ],
@@ -150,7 +150,7 @@ def test_every_key_has_a_comment():
         above = number
         while lines[above].startswith("_C.") and not lines[above].endswith("Group()"):
             above -= 1
-        # A comment stands above the key, or above the run of keys that it speaks of.
+        # A comment is above the key, or above the run of keys that it describes.
         assert lines[above].startswith("#") or above == number - 1, lines[number]
 
 

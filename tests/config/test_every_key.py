@@ -1,4 +1,4 @@
-"""Values of all kinds for every key: each is refused by the key's name, or a model trains with it."""
+"""Random values for every key: each is refused with the name of the key, or a model trains with it."""
 
 import random
 
@@ -75,7 +75,7 @@ ODD = [
 
 
 def drawn(rng, key):
-    """Values near a key's default, and of any kind."""
+    """Values near the default of a key, and of any type."""
     default = KEYS[key].default
     if isinstance(default, bool):
         yield str(not default)
@@ -90,7 +90,7 @@ def drawn(rng, key):
 
 
 def train_a_step(cfg):
-    """What training does with a config, in this process and without files of its own."""
+    """Train with a config, in this process and without writing files."""
     dataset = build_train_dataset(cfg, model_class(cfg).task)
     batch = collate([dataset[0, index] for index in range(2)])
     mixing = BatchMixing.from_config(cfg)
@@ -114,7 +114,7 @@ def is_small(cfg):
 
 
 def outcome(cfg, key, value, train):
-    """What becomes of a value: the message of a refusal, or "accepted" or "trained"."""
+    """Return the error message for a value, or "accepted" or "trained"."""
     before, cfg = cfg, cfg.clone()
     try:
         cfg.merge_from_list([key, value])
@@ -131,7 +131,7 @@ def outcome(cfg, key, value, train):
 
 @pytest.fixture
 def one_thread():
-    """Threads cost more than they give where a step takes milliseconds."""
+    """Use one thread: more slow down steps of milliseconds."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

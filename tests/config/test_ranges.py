@@ -44,10 +44,8 @@ def test_inf_and_nan_on_the_command_line():
 def test_keys_that_a_run_does_not_use_are_named():
     cfg = checked("INPUT.MIXUP", 0.8, "INPUT.SAMPLING", "segments", "DATALOADER.CLIPS_PER_VIDEO", 2)
     (sampling, mixup) = unused_keys(cfg)
-    assert sampling.startswith("INPUT.SAMPLING: segments has no effect, as MaskedAutoencoder")
-    assert (
-        mixup == "INPUT.MIXUP: 0.8 has no effect, as MaskedAutoencoder does not use it; VideoClassifier does"
-    )
+    assert sampling.startswith("INPUT.SAMPLING: segments has no effect: only VideoClassifier uses it")
+    assert mixup == "INPUT.MIXUP: 0.8 has no effect: only VideoClassifier uses it, not MaskedAutoencoder"
     cfg.MODEL.META_ARCHITECTURE = "VideoClassifier"
     assert [line.partition(":")[0] for line in unused_keys(cfg)] == ["DATALOADER.CLIPS_PER_VIDEO"]
     for name in model_zoo.config_names():
@@ -55,7 +53,7 @@ def test_keys_that_a_run_does_not_use_are_named():
 
 
 def test_a_key_without_a_range_is_refused():
-    with pytest.raises(TypeError, match=r"EPOCHS = 3: give the key its range, Key\(3, RANGE\)"):
+    with pytest.raises(TypeError, match=r"EPOCHS = 3: a key needs a range, Key\(3, RANGE\)"):
         Group().EPOCHS = 3
 
 

@@ -59,7 +59,7 @@ def test_the_parts_of_the_page(parts, tiny_cfg, mini_ava, tmp_path, monkeypatch,
     (tmp_path / "config.yaml").write_text(cfg.dump())
     config = ("--config-file", str(tmp_path / "config.yaml"))
     assert main(["train", *config, *PARTS]) == 2  # not imported yet
-    assert "--import MODULE registers own parts" in capsys.readouterr().err
+    assert "register custom classes with --import MODULE" in capsys.readouterr().err
     assert main(["train", "--import", "my_parts", *config, *PARTS]) == 0
     weights = f"{cfg.OUTPUT_DIR}/model_final.pt"
     names = read_checkpoint(weights)["model"]
@@ -125,11 +125,11 @@ def test_dataset_type_of_the_page(parts, tiny_cfg, mini_ava, tmp_path, monkeypat
     ("module", "content", "message"),
     [
         ("no_such_module", None, "no_such_module is neither in "),
-        ("broken_part", "1 / 0", "broken_part: fails while it is imported: ZeroDivisionError"),
+        ("broken_part", "1 / 0", "broken_part: import failed: ZeroDivisionError"),
         ("needs_more", "import no_such_dependency", "no_such_dependency is neither in"),
-        ("exits_at_once", "raise SystemExit(0)", "exits_at_once: fails while it is imported: SystemExit"),
-        ("my_head.py", None, "expected a module's name such as my_package.my_head, got 'my_head.py'"),
-        ("", None, "expected a module's name"),
+        ("exits_at_once", "raise SystemExit(0)", "exits_at_once: import failed: SystemExit"),
+        ("my_head.py", None, "expected a module name such as my_package.my_head, got 'my_head.py'"),
+        ("", None, "expected a module name"),
         ("no_dataset", "import vmae_det.data.catalog as c; c.CatalogEntry()", "either content or file"),
     ],
 )
@@ -153,4 +153,4 @@ def test_the_option_is_refused_where_nothing_is_built(capsys):
     with pytest.raises(SystemExit):
         main(["evaluate", "--import", "my_parts"])
     assert main(["train", "--import"]) == 2
-    assert "expected a module's name after it" in capsys.readouterr().err
+    assert "--import: expected a module name" in capsys.readouterr().err

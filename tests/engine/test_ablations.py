@@ -1,4 +1,4 @@
-"""Whatever the paper ablates trains: 50 steps on a tiny MiniAVA, and the loss is lower than at the start."""
+"""Every ablation of the paper trains: the loss decreases over 50 steps on a tiny MiniAVA."""
 
 import functools
 import json
@@ -21,7 +21,7 @@ from vmae_det.visualization.reconstruction import MASK_GRAY
 STEPS = 50
 
 # 8 frames at stride 2 of 32 x 32 pixels, in 4 time slices of 4 x 4 tokens; tube masks of 0.75, a decoder of
-# depth 1, 2 clips of a decode, the mean squared error of normalised targets.
+# depth 1, 2 clips per decoded video, mean squared error of normalized targets.
 PRETRAIN = (
     *("INPUT.NUM_FRAMES", 8, "INPUT.SAMPLING_RATE", 2, "INPUT.CROP_SIZE", 32, "INPUT.TRAIN_SHORT_SIDE", 32),
     *("INPUT.TEST_SHORT_SIDE", 32, "MODEL.BACKBONE.PATCH_SIZE", 8),
@@ -57,7 +57,7 @@ ABLATIONS = {
 
 
 class Decoded:
-    """A reader that has decoded its whole video."""
+    """A reader that has decoded its entire video."""
 
     def __init__(self, path, name, short_side):
         reader = open_video(path, name, short_side=short_side)
@@ -75,7 +75,7 @@ decode_once = functools.cache(Decoded)
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch):
-    """One thread, as networks this small gain nothing from more, and videos that are decoded once."""
+    """Use one thread, because models this small gain nothing from more, and decode each video once."""
     threads = torch.get_num_threads()
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     monkeypatch.setattr(datasets, "open_video", decode_once)
@@ -84,7 +84,7 @@ def fast(monkeypatch):
 
 
 def train(cfg):
-    """Mean loss of the first ten steps and of the last ten."""
+    """Return the mean loss of the first ten and the last ten steps."""
     run_training(cfg)
     lines = (Path(cfg.OUTPUT_DIR) / "metrics.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
@@ -99,7 +99,7 @@ def test_pre_training_learns(tiny_cfg, keys):
 
 
 def test_pre_training_from_image_mae_learns(tiny_cfg, tmp_path):
-    """Image MAE has the same names, a patch embedding without time, and a class token."""
+    """Image MAE uses the same names, a patch embedding without time, and a class token."""
     backbone = build_model_with_weights(tiny_cfg("pretrain", *PRETRAIN, "SEED", 7)).backbone.state_dict()
     backbone["patch_embed.proj.weight"] = backbone["patch_embed.proj.weight"].sum(dim=2)
     torch.save({"model": backbone | {"cls_token": torch.zeros(1, 1, 24)}}, tmp_path / "image.pth")
@@ -112,7 +112,7 @@ def test_pre_training_from_image_mae_learns(tiny_cfg, tmp_path):
 
 @pytest.fixture
 def four_clips(mini_ava, tmp_path):
-    """The overrides that fine-tune on four clips of a class each, in one step an epoch."""
+    """Overrides that fine-tune on four clips of one class each, with one step per epoch."""
     lines = (mini_ava / "annotations" / "clips_train.csv").read_text().splitlines()[:4]
     (tmp_path / "four.csv").write_text("\n".join(lines))
     (tmp_path / "four.yaml").write_text(f"type: classification\nvideos: {mini_ava}\nannotations: four.csv\n")
@@ -127,7 +127,7 @@ def test_fine_tuning_from_scratch_learns(tiny_cfg, four_clips):
 
 def test_a_linear_probe_learns_and_leaves_the_backbone_as_it_is(tiny_cfg, four_clips):
     cfg = tiny_cfg("finetune", *four_clips, "MODEL.CLASSIFIER.LINEAR_PROBE", True)
-    # Weight decay and drop path would reach a backbone that is not left alone.
+    # Weight decay and drop path would change a backbone that is not frozen.
     cfg.merge_from_list(["SOLVER.OPTIMIZER", "sgd", "SOLVER.BASE_LR", 3.0, "MODEL.BACKBONE.DROP_PATH", 0.2])
     cfg.SOLVER.WEIGHT_DECAY = 0.05
     first, last = train(cfg)
@@ -149,7 +149,7 @@ def test_a_linear_probe_learns_and_leaves_the_backbone_as_it_is(tiny_cfg, four_c
     ],
 )
 def test_the_picture_shows_what_was_predicted(tiny_cfg, monkeypatch, name, frames, tubelet, grey):
-    """Of a tube mask of 0.75 the running cell leaves a half to predict: 0.375 of all cubes stay grey."""
+    """The running cell skips half of the tokens of a 0.75 tube mask: 0.375 of all cubes stay gray."""
     shown = []
     monkeypatch.setattr(
         training_hook,

@@ -1,4 +1,4 @@
-"""Whole runs over folders that hold every kind of bad and odd file, and runs whose loader is killed."""
+"""Entire runs on folders with every kind of bad and odd file, and runs whose loader worker is killed."""
 
 import json
 import os
@@ -26,12 +26,12 @@ from vmae_det.engine.trainer import HookBase
 from vmae_det.visualization.training_hook import picture_hooks
 
 GONE = "no such video file"
-PATIENCE = 300.0  # seconds until a test gives up, on a machine with much else to do
+PATIENCE = 300.0  # seconds until a test gives up, on a busy machine
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A folder of each kind: `bad`, whose names come first, `good` and `odd`."""
+    """A folder with files of each kind: `bad`, which sort first, `good` and `odd`."""
     folder = tmp_path_factory.mktemp("files")
     for kind in ("bad", "good", "odd"):
         (folder / kind).mkdir()
@@ -46,7 +46,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def videos(files, tmp_path):
-    """Such a folder, which a test may spoil further."""
+    """A copy of that folder that a test may change."""
     folder = tmp_path / "videos"
     for path in files.rglob("*.*"):
         copy = folder / path.relative_to(files)
@@ -57,7 +57,7 @@ def videos(files, tmp_path):
 
 @pytest.fixture
 def used(monkeypatch, tmp_path):
-    """used(): how often each video gave a sample, in whatever process."""
+    """used(): how many samples each video produced, over all processes."""
     record, take = tmp_path / "used.txt", ClipDataset.__getitem__
 
     def remember(dataset, key):
@@ -71,7 +71,7 @@ def used(monkeypatch, tmp_path):
 
 
 class Vanish(HookBase):
-    """Deletes files after so many steps."""
+    """Delete files after a number of steps."""
 
     def __init__(self, step, *paths):
         self.step = step
@@ -93,7 +93,7 @@ def left_out(cfg):
 
 
 def assert_named(reasons, gone=()):
-    """All bad files with their reasons, and nothing else."""
+    """Check that exactly the bad files are listed, with their reasons."""
     assert set(reasons) == {f"{name}.mp4" for name in UNREADABLE} | set(gone)
     for name, reason in REASONS.items():
         assert re.match(f"cannot be read as a video: .*({reason})", reasons[f"{name}.mp4"]), name
@@ -111,7 +111,7 @@ def folder_cfg(tiny_cfg, folder, *options):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_pre_training_over_files_of_every_kind(tiny_cfg, videos, used, workers):
-    """21 files: 8 are bad from the start, and two more vanish in the first epoch of 3 steps."""
+    """21 files: 8 are bad from the start, and two more are deleted in the first epoch of 3 steps."""
     gone = [videos / "good" / "plain1.mp4", videos / "odd" / "rotated.mp4"]
     cfg = folder_cfg(tiny_cfg, videos, "SOLVER.EPOCHS", 7, "DATALOADER.NUM_WORKERS", workers)
     run_training(cfg, hooks=[*picture_hooks(cfg), Vanish(1, *gone)])
@@ -180,7 +180,7 @@ def test_classification_over_bad_and_odd_files(tiny_cfg, mini_ava, videos, used,
 
 
 def write_ten_bit(source, path):
-    """The frames of a video as HEVC of 10 bits."""
+    """Encode the frames of a video as 10-bit HEVC."""
     with av.open(str(source)) as video, av.open(str(path), "w") as copy:
         like = video.streams.video[0]
         options = {"preset": "ultrafast", "x265-params": "log-level=none"}
@@ -193,7 +193,7 @@ def write_ten_bit(source, path):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_detection_over_bad_and_odd_files(tiny_cfg, mini_ava, used, tmp_path, workers):
-    """Of four videos one is a picture, one of 10 bits, one vanishes, and one is as it should be."""
+    """Of four videos, one is an image, one has 10 bits, one is deleted, and one is normal."""
     dataset, (bad, odd, gone, good) = copy_detection_set(mini_ava, tmp_path / "set")
     UNREADABLE["picture"](bad)
     write_ten_bit(mini_ava / "videos" / odd.name, odd)
@@ -213,7 +213,7 @@ def test_detection_over_bad_and_odd_files(tiny_cfg, mini_ava, used, tmp_path, wo
 
 
 def children(pid):
-    """Processes that another one has started."""
+    """Return the child processes of a process."""
     path = Path(f"/proc/{pid}/task/{pid}/children")
     if not path.exists():
         pytest.skip("finds processes through /proc")
@@ -222,7 +222,7 @@ def children(pid):
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_killed_loader_process_ends_the_command_and_the_run_can_go_on(tiny_cfg, tmp_path, processes):
-    """With several processes, a loader process of the last of them."""
+    """With several processes, a loader worker of the last one is killed."""
     options = "SOLVER.EPOCHS", 1000, "SOLVER.CHECKPOINT_PERIOD", 1000, "DATALOADER.NUM_WORKERS", 2
     cfg = tiny_cfg("pretrain", *options)
     (tmp_path / "config.yaml").write_text(cfg.dump())

@@ -1,4 +1,4 @@
-"""The weights of the best evaluation, kept while later ones are worse, and over a resume."""
+"""The weights of the best evaluation are kept when later ones are worse, and across a resume."""
 
 import json
 import subprocess
@@ -56,7 +56,7 @@ def test_a_resumed_run_knows_what_is_to_be_surpassed(tmp_path, saved, save):
     for step, value in ((2, 4.0), (3, 6.0)):
         resumed.update({"top1": value}, step, save)
     assert [entry["step"] for entry in saved] == [1, 3]
-    other = BestCheckpoint(tmp_path, LOSS, resumed=True)  # another metric starts anew
+    other = BestCheckpoint(tmp_path, LOSS, resumed=True)  # another metric starts over
     other.update({"loss": 9.0}, 4, save)
     (tmp_path / "model_best.pt").write_bytes(b"damaged")
     BestCheckpoint(tmp_path, LOSS, resumed=True).update({"loss": 10.0}, 5, save)
@@ -73,7 +73,7 @@ def test_the_metric_is_the_tasks_own_or_named(tiny_cfg):
 
 
 class Worsen(HookBase):
-    """Makes the weights worse from a step on."""
+    """Make the weights worse from a step on."""
 
     def __init__(self, step):
         self.step = step
@@ -85,7 +85,7 @@ class Worsen(HookBase):
 
 
 def test_a_run_keeps_its_best_weights(tiny_cfg, tmp_path):
-    """Those of the first of two evaluations."""
+    """Keep the weights of the first of two evaluations."""
     cfg = tiny_cfg("pretrain", "SOLVER.EPOCHS", 2, "TEST.PERIOD", 1, "DATALOADER.CLIPS_PER_VIDEO", 2)
     cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.KEEP_CHECKPOINTS = 1, 2
     cfg.DATASETS.TEST = cfg.DATASETS.TRAIN
@@ -131,4 +131,4 @@ def test_evaluators_give_the_metrics_that_they_name(tiny_cfg, tmp_path, task):
     cfg.DATASETS.TEST = cfg.DATASETS.TEST or cfg.DATASETS.TRAIN
     name = {"finetune": "classification", "detect": "detection", "pretrain": "pretraining"}[task]
     assert set(run_training(cfg)) == set(EVALUATOR_REGISTRY.get(name).metrics)
-    assert not (Path(cfg.OUTPUT_DIR) / "model_best.pt").exists()  # there is nothing to choose from
+    assert not (Path(cfg.OUTPUT_DIR) / "model_best.pt").exists()  # there is no evaluation to choose from

@@ -1,4 +1,4 @@
-"""Sets and models whose class ids differ: classes are matched by name, or refused."""
+"""Datasets and models with different class ids: classes are matched by name, or refused."""
 
 import csv
 from pathlib import Path
@@ -28,7 +28,7 @@ def actions(mini_ava):
 
 @pytest.fixture
 def other_ids(mini_ava, actions, tmp_path):
-    """other_ids("train" | "val" | "clips_val"): the set with its classes in another order, with other ids."""
+    """other_ids("train" | "val" | "clips_val"): the dataset with reordered and renumbered classes."""
     order = np.random.default_rng(1).permutation(len(actions))
     shuffled = actions.select(order)
     other = LabelMap(tuple(range(101, 101 + len(order))), shuffled.names, shuffled.kinds)
@@ -62,7 +62,7 @@ def other_ids(mini_ava, actions, tmp_path):
 
 @pytest.fixture
 def weights(tiny_cfg, actions, tmp_path):
-    """weights(TASK, KEY, VALUE, ..., named=True): a config, and a file of a model for it."""
+    """weights(TASK, KEY, VALUE, ..., named=True): a config, and a weights file for it."""
 
     def make(task, *keys, named=True):
         cfg = tiny_cfg(task, *keys)
@@ -95,7 +95,7 @@ def test_a_detector_is_scored_by_names(weights, mini_ava, other_ids):
     assert "matched by name" not in log.read_text()
     assert metrics(cfg, other_ids("val")) == pytest.approx(own)
     assert "other.pbtxt: ids or order differ" in log.read_text()
-    # Without names nothing tells the columns apart, and the log says so.
+    # Without names the columns cannot be matched, and the log warns.
     assert metrics(weights("detect", named=False), other_ids("val")) != pytest.approx(own)
     assert "holds no class names" in log.read_text()
 
@@ -170,7 +170,7 @@ def test_a_trained_model_carries_the_names_of_its_training_set(tiny_cfg, actions
     run_training(cfg)
     expected = {key: list(value) for key, value in vars(actions).items()}
     assert read_checkpoint(cfg.OUTPUT_DIR + "/model_final.pt")["label_map"] == expected
-    # Training that goes on keeps the order of the model's outputs, on whatever set.
+    # Further training keeps the order of the model's outputs, on any dataset.
     again = tiny_cfg("detect", "MODEL.WEIGHTS", cfg.OUTPUT_DIR + "/model_final.pt", "DATASETS.TEST", ())
     again.DATASETS.TRAIN = (other_ids("train"),)
     again.OUTPUT_DIR += "_again"

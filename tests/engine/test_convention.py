@@ -1,4 +1,4 @@
-"""Detectors from the authors' files are tested as the authors' program tests them."""
+"""Detectors from the authors' files are tested with the conventions of the authors' code."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ FLAT = ("MODEL.BACKBONE.POSITIONS", "flat")
 
 @pytest.fixture
 def published(tiny_cfg, tmp_path):
-    """published(TASK, KEY, VALUE, ...): a config whose weights are a file in the authors' format."""
+    """published(TASK, KEY, VALUE, ...): a config whose weights are in the authors' format."""
 
     def make(task, *keys):
         cfg = tiny_cfg(task, *keys, *FLAT, "MODEL.WEIGHTS", str(tmp_path / f"{task}.pth"))

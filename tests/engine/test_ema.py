@@ -1,4 +1,4 @@
-"""The running average of the weights, and whole runs of the fine-tuning recipe with it."""
+"""EMA of the weights, and entire runs of the fine-tuning recipe with it."""
 
 import json
 from pathlib import Path
@@ -43,7 +43,7 @@ def assert_equal(first, second):
 
 
 class Recorder(HookBase):
-    """Keeps the weights after each step."""
+    """Record the weights after each step."""
 
     def __init__(self):
         self.history = []
@@ -89,7 +89,7 @@ def test_the_average_is_evaluated_and_saved(tiny_cfg, tmp_path, monkeypatch):
     expected = recorder.history[0]
     for number, step in enumerate(recorder.history[1:], 1):
         expected = {name: 0.9 * expected[name] + 0.1 * value for name, value in step.items()}
-        if number == 2:  # the first epoch's last
+        if number == 2:  # the last step of the first epoch
             torch.testing.assert_close(tested[0], expected["head.weight"], rtol=1e-4, atol=1e-6)
     assert torch.equal(tested[1], weights(cfg.OUTPUT_DIR)["head.weight"])
     saved = weights(cfg.OUTPUT_DIR)

@@ -1,4 +1,4 @@
-"""What goes wrong around a run, caused for real, and what the user sees of it."""
+"""Real faults around a run: bad losses, damaged checkpoints, full and read-only disks, kills."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from vmae_det.utils.errors import ConfigError, UserError
 
 @pytest.fixture
 def run_cfg(tiny_cfg):
-    """run_cfg(KEY, VALUE, ...): pre-training of one step an epoch, with a checkpoint after each."""
+    """run_cfg(KEY, VALUE, ...): pre-training with one step per epoch and a checkpoint after each."""
     steps = "DATALOADER.CLIPS_PER_VIDEO", 2, "SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.KEEP_CHECKPOINTS", 9
     return lambda *options: tiny_cfg("pretrain", *steps, *options)
 
@@ -33,7 +33,7 @@ def bad_batches(folder):
 
 
 class Spoil(HookBase):
-    """Has the model of one process see a loss of `factor` times its own at some steps."""
+    """Multiply the loss of one process by `factor` at some steps."""
 
     def __init__(self, steps, factor, rank=0):
         self.steps = steps
@@ -74,7 +74,7 @@ def test_a_loss_that_explodes_stops_the_run(run_cfg):
 
 @pytest.mark.parametrize("factor", [float("nan"), 1e6])
 def test_a_bad_step_can_be_skipped(run_cfg, factor):
-    """As if the weights had not been touched: the next step starts from those of the one before."""
+    """A skipped step leaves the weights as they were: the next step starts from the same weights."""
     cfg = run_cfg("SOLVER.ON_BAD_LOSS", "skip", "SOLVER.EPOCHS", 4)
     run_training(cfg, hooks=[Spoil({3}, factor)])
     states = [
@@ -150,21 +150,21 @@ def test_a_full_disk_ends_the_run_with_one_line(run_cfg, tmp_path, small_disk, p
     assert "Traceback" not in output
     assert not list((small_disk / "run").glob(".checkpoint*"))
 
-    # With space, it goes on from there.
+    # When there is space again, it resumes from there.
     subprocess.run(["mount", "-o", "remount,size=50m", str(small_disk)], check=True)
     cfg.SOLVER.EPOCHS = len(kept) + 1
     assert "resumed from" in command(cfg, tmp_path, processes, "--resume").stdout + output
 
 
 class ReadOnly(HookBase):
-    """The folder becomes read-only before step 2."""
+    """Make the folder read-only before step 2."""
 
     def __init__(self, folder):
         self.folder = folder
 
     def before_step(self):
         if self.trainer.step == 1:
-            # Files that are open for writing keep a file system from this, but not a bind mount.
+            # A file system with files open for writing cannot be remounted read-only, but a bind mount can.
             subprocess.run(["mount", "--bind", str(self.folder), str(self.folder)], check=True)
             subprocess.run(["mount", "-o", "remount,ro,bind", str(self.folder)], check=True)
 
@@ -183,7 +183,7 @@ def test_a_folder_that_becomes_read_only_ends_the_run(run_cfg, small_disk):
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes through /proc")
 def test_killed_runs_end_in_the_weights_of_the_unbroken_one():
-    """The short form of tools/kill_test.py: one process of its own, killed anywhere and while it writes."""
+    """A short run of tools/kill_test.py: one process, killed at a random moment and while it writes."""
     tool = Path(__file__).parents[2] / "tools" / "kill_test.py"
     run = [sys.executable, str(tool), "--runs", "2", "--processes", "1", "--epochs", "30"]
     done = subprocess.run(run, capture_output=True, text=True, timeout=600)

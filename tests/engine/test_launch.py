@@ -1,4 +1,4 @@
-"""Processes and machines that are lost, hang or come back, caused for real, and what the user sees of it."""
+"""Processes and machines that really are lost, hang or come back, and what the user sees."""
 
 import json
 import math
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="fi
 
 
 class Run:
-    """`vmae-det train` in a session of its own: one agent with its processes."""
+    """`vmae-det train` in its own process session: one agent with its processes."""
 
     def __init__(self, cfg, folder, *options):
         config = folder / "config.yaml"
@@ -49,14 +49,14 @@ class Run:
         assert self.process.poll() is None, self.text()
 
     def kill(self):
-        """SIGKILL to the agent and its processes."""
+        """Send SIGKILL to the agent and its processes."""
         for pid in session_of(self.process.pid):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
 
     def end(self, timeout=300):
-        """The exit status, and what was printed."""
+        """Wait for the end; return the exit status and the output."""
         try:
             return self.process.wait(timeout), self.text()
         except subprocess.TimeoutExpired:
@@ -67,7 +67,7 @@ class Run:
 
 
 def session_of(leader):
-    """Living processes of a session."""
+    """Return the running processes of a session."""
     found = []
     for entry in Path("/proc").iterdir():
         with suppress(OSError, ValueError):
@@ -91,7 +91,7 @@ def wait(condition, what, timeout=300):
 
 @pytest.fixture
 def start(tmp_path):
-    """start(cfg, OPTION, ...): a Run, which is killed when the test ends."""
+    """start(cfg, OPTION, ...): a Run, which is killed at the end of the test."""
     runs = []
 
     def begin(cfg, *options):
@@ -105,7 +105,7 @@ def start(tmp_path):
 
 @pytest.fixture
 def run_cfg(tiny_cfg):
-    """run_cfg(EPOCHS): pre-training of two steps an epoch, with a checkpoint after each epoch."""
+    """run_cfg(EPOCHS): pre-training with two steps per epoch and a checkpoint after each epoch."""
     return lambda epochs: tiny_cfg(
         *("pretrain", "DATALOADER.CLIPS_PER_VIDEO", 4, "SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.EPOCHS", epochs)
     )
@@ -113,7 +113,7 @@ def run_cfg(tiny_cfg):
 
 @pytest.fixture
 def address():
-    """HOST:PORT that is free."""
+    """A free HOST:PORT."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{probe.getsockname()[1]}"
@@ -121,7 +121,7 @@ def address():
 
 @pytest.mark.parametrize("killed", [1, 0])
 def test_an_agent_that_was_killed_comes_back(run_cfg, start, address, killed):
-    """Two agents as two machines; machine 0 keeps the list of those that take part."""
+    """Two agents act as two machines. Machine 0 keeps the list of machines."""
     cfg = run_cfg(60)
     options = ["--num-machines", 2, "--dist-url", address, "--max-restarts", 2, "--timeout", 200]
     agents = [start(cfg, *options, "--machine-rank", rank) for rank in (0, 1)]
@@ -193,7 +193,7 @@ def test_a_process_alone_that_hangs_ends(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == HUNG
-    assert "vmae-det: error: process 0 made no progress for 0.5 s; where it stands is above" in done.stderr
+    assert "vmae-det: error: process 0 made no progress for 0.5 s; its stacks are above" in done.stderr
     assert "run_guarded" in done.stderr
 
 

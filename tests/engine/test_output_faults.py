@@ -1,4 +1,4 @@
-"""A disk that is full when a run wants to write: one clear line, and what was saved before stays."""
+"""A disk that is full when a run writes: one clear line, and earlier files are kept."""
 
 import json
 import time
@@ -17,14 +17,14 @@ from vmae_det.utils.errors import ConfigError, OutputError, UserError, WeightsEr
 
 
 def fill(folder):
-    """Leave no space on a disk."""
+    """Fill a disk."""
     with (folder / "filler").open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(bytes(1 << 12))
 
 
 class Fill(HookBase):
-    """Fills the disk before a step, when what was saved before is written, or after the last."""
+    """Fill the disk before a step, when earlier checkpoints are written, or after the last step."""
 
     def __init__(self, folder, step=None):
         self.folder = folder
@@ -45,7 +45,7 @@ class Fill(HookBase):
 
 @pytest.fixture
 def disk_cfg(tiny_cfg, small_disk):
-    """disk_cfg(TASK, KEY, VALUE, ...): a run on a small disk; pre-training has one step an epoch."""
+    """disk_cfg(TASK, KEY, VALUE, ...): a run on a small disk; pre-training has one step per epoch."""
     options = ("OUTPUT_DIR", str(small_disk / "run"), "DATALOADER.CLIPS_PER_VIDEO", 2)
     return lambda task, *more: tiny_cfg(task, *options, *more)
 
@@ -66,7 +66,7 @@ def test_numbers_that_cannot_be_written_end_the_run(disk_cfg, small_disk, capfd)
     assert checkpoints(cfg) == ["checkpoint_0000002.pt"]
     written = "".join(capfd.readouterr())
     assert "Traceback" not in written
-    assert "the last metrics cannot be written" not in written  # it is said once, by the error
+    assert "the last metrics cannot be written" not in written  # the error reports it once
     make_room(small_disk)
     cfg.SOLVER.EPOCHS = 6
     run_training(cfg, resume=True)

@@ -1,4 +1,4 @@
-"""What a run says as it goes on, and what that costs: numbers, a profile, what changed since a checkpoint."""
+"""Outputs of a run and their cost: metrics, a profile, and the changes since a checkpoint."""
 
 import gzip
 import json
@@ -29,7 +29,7 @@ def lines(cfg):
 
 @pytest.fixture
 def short_cfg(tiny_cfg):
-    """short_cfg(TASK, KEY, VALUE, ...): pre-training has two steps an epoch."""
+    """short_cfg(TASK, KEY, VALUE, ...): pre-training has two steps per epoch."""
     return lambda task, *options: tiny_cfg(task, "DATALOADER.CLIPS_PER_VIDEO", 4, *options)
 
 
@@ -55,7 +55,7 @@ def test_the_numbers_of_a_run(short_cfg):
 
 
 class TrueNorm(HookBase):
-    """The norm of the gradient by hand."""
+    """Compute the norm of the gradient independently."""
 
     def may_update(self):
         squares = [
@@ -70,7 +70,7 @@ def test_the_gradient_norm_is_the_gradients(short_cfg, tmp_path):
     cfg = short_cfg("pretrain", "SOLVER.LOG_PERIOD", 2, "SOLVER.CLIP_GRAD", 0.0)
     run_training(cfg, hooks=[norm])
     assert lines(cfg)[2]["gradient_norm"] == pytest.approx(norm.norm, rel=1e-4)
-    # Measured without clipping, it changes no weight.
+    # Measuring it without clipping changes no weight.
     other = short_cfg("pretrain", "SOLVER.CLIP_GRAD", 0.0, "OUTPUT_DIR", str(tmp_path / "other"))
     run_training(other)
     first, second = (
@@ -81,7 +81,7 @@ def test_the_gradient_norm_is_the_gradients(short_cfg, tmp_path):
 
 
 class CountReads(TorchDispatchMode):
-    """Counts the reads of a number out of a tensor, each of which would wait for a GPU."""
+    """Count the reads of tensor values, each of which would wait for a GPU."""
 
     def __init__(self):
         super().__init__()
@@ -93,7 +93,7 @@ class CountReads(TorchDispatchMode):
 
 
 class Watch(HookBase):
-    """Steps without the hooks around them, watched."""
+    """Run steps without hooks and count the reads."""
 
     def __init__(self):
         self.reads = []
@@ -112,16 +112,16 @@ class Watch(HookBase):
 def test_a_step_reads_no_number_from_the_device(short_cfg):
     watch = Watch()
     run_training(short_cfg("pretrain", "SOLVER.EPOCHS", 2, "SOLVER.CLIP_GRAD", 1.0), hooks=[watch])
-    assert watch.reads[1:] == [0] * 3  # the optimizer reads one as it makes its state
+    assert watch.reads[1:] == [0] * 3  # the optimizer reads one when it creates its state
     watch = Watch()
     cfg = short_cfg("pretrain", "SOLVER.ON_BAD_LOSS", "skip")
     cfg.OUTPUT_DIR += "_skip"
     run_training(cfg, hooks=[watch])
-    assert all(watch.reads)  # which is what the mode costs, and shows that reads are seen
+    assert all(watch.reads)  # the cost of this mode; also shows that reads are counted
 
 
 class CountExchanges(HookBase):
-    """Writes how often this process takes part in small exchanges between two steps."""
+    """Record the number of small collectives of this process between two steps."""
 
     def __init__(self, folder):
         self.folder = Path(folder)
@@ -148,7 +148,7 @@ class CountExchanges(HookBase):
 
 
 def test_processes_tell_one_another_once_a_step(short_cfg, tmp_path):
-    """And once for the loader, which tells of videos that cannot be read."""
+    """One more is for the loader, which exchanges unreadable videos."""
     cfg = short_cfg("pretrain", "SOLVER.EPOCHS", 2, "SOLVER.LOG_PERIOD", 9, "SOLVER.CHECKPOINT_PERIOD", 2)
     assert launch(run_training, (cfg, False, [CountExchanges(tmp_path)]), num_processes=2) == 0
     for rank in range(2):
@@ -166,7 +166,7 @@ def ranges(path):
 
 @pytest.mark.parametrize(("epochs", "steps"), [(6, 4), (1, 1)])
 def test_a_profile_holds_the_parts_of_a_step(short_cfg, epochs, steps):
-    """Of four of the last of twelve steps, and of the last of two."""
+    """Four of twelve steps are profiled, and the last of two."""
     cfg = short_cfg("pretrain", "SOLVER.EPOCHS", epochs, "SOLVER.ACCUMULATE", 2)
     train_or_evaluate(cfg, profile=True)
     folder = Path(cfg.OUTPUT_DIR) / "profile"
@@ -230,7 +230,7 @@ def test_differences_of_configs(tiny_cfg):
     assert set(found) == {"SOLVER.BATCH_SIZE", "TEST.PERIOD", "INPUT.CROP_SCALES"}
     assert [key for key, difference in found.items() if difference.harmless] == ["TEST.PERIOD"]
     assert (found["SOLVER.BATCH_SIZE"].before, found["SOLVER.BATCH_SIZE"].now) == (4, 8)
-    # A config of an older version lacks keys, and has others.
+    # A config of an older version lacks some keys and has others.
     old = "\n".join(line for line in cfg.dump().splitlines() if "SEED" not in line) + "\nGONE: 1\n"
     assert config_differences(old, cfg) == []
     assert [found.key for found in config_differences(old, tiny_cfg("detect", "SEED", 3))] == ["SEED"]

@@ -1,4 +1,4 @@
-"""The number of processes, and how they share a model, change no result; checkpoints fit them all."""
+"""Results and checkpoints do not depend on the number of processes, nor on DDP or FSDP."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def interrupted(cfg):
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
-    """Runs of one process, by options; each is made once."""
+    """Single-process runs by options; each runs once."""
     made = {}
 
     def run(tiny_cfg, task, *options):
@@ -92,7 +92,7 @@ def test_a_shared_checkpoint_of_four_goes_on_in_any_number(tiny_cfg, tmp_path, r
     assert launch(interrupted, (cfg,), num_processes=4) == 128 + signal.SIGINT
     saved = tmp_path / "four" / "checkpoint_0000002"
     parts = read_metadata(saved / ".metadata").state_dict_metadata["model.backbone.blocks.0.mlp.fc1.weight"]
-    assert len(parts.chunks) == 4  # each process had its own
+    assert len(parts.chunks) == 4  # one per process
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=saved, check=True)
     for processes, parallel in ((1, "fsdp"), (2, "fsdp"), (2, "ddp")):
         folder = tmp_path / f"{processes}{parallel}"
@@ -152,5 +152,5 @@ def test_every_block_is_compiled(tiny_cfg):
 
 def test_scaled_losses_are_refused(tiny_cfg):
     cfg = tiny_cfg("pretrain", "SOLVER.PARALLEL", "fsdp", "SOLVER.AMP", "fp16")
-    with pytest.raises(ConfigError, match="fp16 scales losses"):
+    with pytest.raises(ConfigError, match="fp16 needs loss scaling"):
         run_training(cfg)

@@ -1,4 +1,4 @@
-"""After resuming, samples come in the order and with the content that an unbroken run would have had.
+"""After resuming, the order and content of samples are those of an uninterrupted run.
 
 Each clip of a batch has a digest of all that the model gets of it, and of the clip that it is mixed with.
 All sets hold a video that cannot be read.
@@ -31,7 +31,7 @@ READ, STARTS = 8, (1, 5)  # steps; an epoch has three or more
 
 
 def digests(batch):
-    """One for each clip, whatever process it is in."""
+    """A digest of each clip, on any process."""
     clips = [
         _digest({key: batch[key][i] for key in batch if key != "mixing"}) for i in range(len(batch["video"]))
     ]
@@ -54,7 +54,7 @@ def _digest(values):
 
 @pytest.fixture
 def spoilt_cfg(tiny_cfg, mini_ava, tmp_path):
-    """spoilt_cfg(TASK, KEY, VALUE, ...): training on a set with a video that cannot be read."""
+    """spoilt_cfg(TASK, KEY, VALUE, ...): training on a dataset with an unreadable video."""
 
     def make(task, *options):
         folder = tmp_path / task
@@ -100,7 +100,7 @@ SETS = {"pretrain": make_unlabelled, "finetune": make_labelled, "detect": make_d
 
 
 def read(cfg, start, steps, monkeypatch, rank=0, world=1):
-    """Digests of the clips of each forward pass of steps `start` + 1 to `start` + `steps`."""
+    """Return digests of the clips of each forward pass of steps `start` + 1 to `start` + `steps`."""
     dataset = build_train_dataset(cfg, model_class(cfg).task)
     with monkeypatch.context() as patch:
         patch.setattr(distributed, "get_rank", lambda: rank)
@@ -113,7 +113,7 @@ def read(cfg, start, steps, monkeypatch, rank=0, world=1):
 
 
 def join(parts):
-    """Each forward pass over all processes."""
+    """Merge the forward passes of all processes."""
     return [[clip for part in parts for clip in part[number]] for number in range(len(parts[0]))]
 
 
@@ -122,7 +122,7 @@ def join(parts):
 def test_resumed_samples_are_those_of_the_unbroken_run(spoilt_cfg, monkeypatch, task, workers):
     cfg = spoilt_cfg(task)
     unbroken, bad = read(cfg, 0, READ, monkeypatch)
-    assert len(bad) == 1  # and its clips were replaced
+    assert len(bad) == 1  # its clips were replaced
     assert len({clip for clips in unbroken for clip in clips}) > 2 * READ
     cfg.DATALOADER.NUM_WORKERS = workers
     for world, start in itertools.product((1, 2), STARTS):
@@ -133,7 +133,7 @@ def test_resumed_samples_are_those_of_the_unbroken_run(spoilt_cfg, monkeypatch, 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_resumed_samples_after_a_crash_of_a_loader_process(spoilt_cfg, monkeypatch, task):
-    """A video that crashes its reader is replaced as one is that cannot be read, before and after."""
+    """A video that crashes its reader is replaced like an unreadable one, before and after resuming."""
     cfg = spoilt_cfg(task)
     open_soundly = ClipDataset.open
     dataset = build_train_dataset(cfg, model_class(cfg).task).datasets[0]
@@ -147,7 +147,7 @@ def test_resumed_samples_after_a_crash_of_a_loader_process(spoilt_cfg, monkeypat
         return open_soundly(self, path)
 
     monkeypatch.setattr(ClipDataset, "open", open_or_crash)
-    # A death is noticed at the next look at the processes, which is else five seconds off.
+    # Check the workers more often than every five seconds, to notice a crash sooner.
     monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.2,))
     expected, bad = read(cfg, 0, READ, monkeypatch)
     assert len(bad) == 2
@@ -161,7 +161,7 @@ def test_resumed_samples_after_a_crash_of_a_loader_process(spoilt_cfg, monkeypat
 
 
 class Record(HookBase):
-    """Writes the digests of all batches that the trainer takes."""
+    """Write the digests of all batches of the trainer."""
 
     def __init__(self, folder):
         self.folder = Path(folder)
@@ -178,7 +178,7 @@ class Record(HookBase):
 
 
 class Stop(HookBase):
-    """An interrupt of the first process after so many steps."""
+    """Interrupt the first process after a number of steps."""
 
     def __init__(self, step):
         self.step = step

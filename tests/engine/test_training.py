@@ -1,4 +1,4 @@
-"""Whole runs on a tiny MiniAVA: training, resuming, interrupting, several processes."""
+"""Entire runs on a tiny MiniAVA: training, resuming, interrupting, several processes."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def weights(folder):
 
 
 def test_from_pre_training_to_frame_map(tiny_cfg, tmp_path):
-    """The three tasks in a row, each from the weights of the one before."""
+    """Run the three tasks in sequence, each starting from the weights of the previous one."""
     cfg = tiny_cfg("pretrain", "SOLVER.EPOCHS", 2, "OUTPUT_DIR", str(tmp_path / "pre"))
     train_or_evaluate(cfg)
     for name in (
@@ -58,7 +58,7 @@ def test_from_pre_training_to_frame_map(tiny_cfg, tmp_path):
     assert (tmp_path / "detect" / "detections.csv").exists()
     assert "fine/model_final.pt: " in (tmp_path / "detect" / "log.txt").read_text()
 
-    # The saved config and weights give the same number again, but not in the run's own folder.
+    # The saved config and weights reproduce the metric, but not in the folder of the run.
     saved = (tmp_path / "detect" / "config.yaml").read_text()
     cfg.merge_from_file(tmp_path / "detect" / "config.yaml")
     cfg.MODEL.WEIGHTS = str(tmp_path / "detect" / "model_final.pt")
@@ -70,7 +70,7 @@ def test_from_pre_training_to_frame_map(tiny_cfg, tmp_path):
     )
     assert train_or_evaluate(cfg, eval_only=True) == pytest.approx(results)
 
-    # Two sets whose files have one name keep their results apart.
+    # The results of two datasets with the same file name are kept separate.
     val = Path(cfg.DATASETS.TEST[0])
     names = [tmp_path / part / "dataset.yaml" for part in "ab"]
     for name in names:
@@ -90,7 +90,7 @@ def test_from_pre_training_to_frame_map(tiny_cfg, tmp_path):
 
 
 class StopAfter(HookBase):
-    """An interrupt after so many steps."""
+    """Interrupt after a number of steps."""
 
     def __init__(self, step, number=signal.SIGINT):
         self.step = step
@@ -111,7 +111,7 @@ class StopAfter(HookBase):
         (["a", "a"], None),
     ],
 )
-def test_each_test_set_has_a_name_of_its_own(names, labels):
+def test_each_test_set_has_a_unique_label(names, labels):
     if labels is None:
         with pytest.raises(ConfigError, match=r"DATASETS\.TEST: two datasets have the same label"):
             dataset_labels(names)

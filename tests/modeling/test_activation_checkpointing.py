@@ -1,4 +1,4 @@
-"""Blocks that are worked out again in the backward pass, against blocks whose activations are kept."""
+"""Activation checkpointing, compared with blocks whose activations are kept."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def batch(clips=4):
 
 
 def step(model, seed=3):
-    """The loss, the gradients, and what is drawn after the step."""
+    """Return the loss, the gradients, and random numbers drawn after the step."""
     torch.manual_seed(seed)
     loss = model(batch())["loss"]
     loss.backward()
@@ -47,11 +47,11 @@ def test_losses_and_gradients_are_the_same_bit_for_bit(architecture):
     assert all(torch.equal(value, recomputed[1][name]) for name, value in kept[1].items())
     assert torch.equal(kept[2], recomputed[2])
     other = step(build(architecture, True), seed=4)
-    assert not torch.equal(other[0], kept[0])  # stochastic depth was at work
+    assert not torch.equal(other[0], kept[0])  # stochastic depth was active
 
 
 def test_less_is_kept():
-    """Bytes that autograd holds between the passes, by the storages that are alive."""
+    """Return the bytes that autograd holds between the passes, measured by live storages."""
     held = {}
     for recompute in (False, True):
         storages = {}

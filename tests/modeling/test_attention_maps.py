@@ -1,4 +1,4 @@
-"""Attention maps, against the fused attention that they explain."""
+"""Attention maps, compared with the output of fused attention."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from vmae_det.modeling.attention_maps import attention_maps, box_query_weights
 
 @pytest.fixture
 def backbone():
-    """8 tokens of 2 time slices, three blocks; weights large enough for attention that is not even."""
+    """8 tokens of 2 time slices, three blocks; weights large enough for uneven attention."""
     torch.manual_seed(0)
     made = VideoViT(
         embed_dim=24, depth=3, num_heads=2, patch_size=4, tubelet_size=2, num_frames=4, crop_size=8
@@ -26,7 +26,7 @@ def video():
 
 
 def full_attention(backbone, video):
-    """Attention of each block (N, N), mean over heads, by torch's own implementation with weights."""
+    """Return the attention of each block (N, N), averaged over heads, by torch's implementation."""
     x, found = backbone.patch_embed(backbone.cubes(video)) + backbone.positions, []
     for block in backbone.blocks:
         attention, normed = block.attn, block.norm1(x)
@@ -41,11 +41,11 @@ def test_the_last_block_s_attention_is_that_of_the_fused_kernel(backbone, video)
     expected = full_attention(backbone, video)[-1]
     found = attention_maps(backbone, video, torch.eye(8), "last")
     torch.testing.assert_close(found, expected)
-    assert found.std() > 0.02  # else evenly spread attention would pass, too
+    assert found.std() > 0.02  # else uniform attention would pass, too
 
 
 def test_one_head_s_attention_gives_the_block_s_output(backbone, video):
-    """What the fused kernel gives is these weights times the values."""
+    """The output of the fused kernel is these weights times the values."""
     block = backbone.blocks[-1]
     block.attn.num_heads = 1
     given = []
@@ -73,7 +73,8 @@ def test_looking_leaves_no_hook_behind(backbone, video):
 
 
 def test_a_box_weighs_tokens_by_the_area_they_share():
-    # 2 x 3 patches of 10 pixels: the box covers 10 x 5 of the first row's middle, 5 x 5 of its right.
+    # 2 x 3 patches of 10 pixels: the box covers 10 x 5 of the middle patch of the first row, and 5 x 5 of
+    # the right one.
     weights = box_query_weights(torch.tensor([10.0, 5, 25, 10]), (2, 2, 3), 10, 1).reshape(2, 2, 3)
     expected = torch.zeros(2, 2, 3)
     expected[1, 0] = torch.tensor([0, 2 / 3, 1 / 3])

@@ -1,4 +1,4 @@
-"""Attention by products of matrices: the formula, whatever the parts it is worked out in."""
+"""Attention by GEMM equals the formula for any tile size."""
 
 import pytest
 import torch
@@ -12,8 +12,8 @@ from vmae_det.utils import cpu
 
 @pytest.fixture
 def sped_up(monkeypatch):
-    """As on a CPU whose products are quicker; the setting of PyTorch stays as it is."""
-    monkeypatch.setattr(cpu, "_fast", True)
+    """Act as a CPU with fast GEMM, without changing the setting of PyTorch."""
+    monkeypatch.setattr(cpu, "_fast_gemm", True)
 
 
 def heads(number, *tokens, size=8, dtype=torch.float64):
@@ -95,11 +95,11 @@ def test_a_step_of_pre_training_is_the_same(tiny_cfg, monkeypatch):
     )
     for fast in (False, True):
         if fast:
-            cpu.use_fast_gemm()  # the products of this CPU, if it has quicker ones
-            monkeypatch.setattr(cpu, "_fast", True)
+            cpu.use_fast_gemm()  # the fast GEMM of this CPU, if it has it
+            monkeypatch.setattr(cpu, "_fast_gemm", True)
         model.zero_grad()
         loss = model(batch)["loss"]
         loss.backward()
         steps.append((loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters()}))
-    assert calls == [True] * 3  # a block each
+    assert calls == [True] * 3  # one per block
     torch.testing.assert_close(steps[0], steps[1], rtol=1e-5, atol=1e-7)

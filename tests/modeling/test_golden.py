@@ -1,4 +1,4 @@
-"""The published implementation's outputs on tiny models."""
+"""Outputs of the published implementation on tiny models."""
 
 import pytest
 import torch
@@ -48,7 +48,7 @@ def test_pretraining(golden):
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     for name, norm in zip(case.arrays["grad_names"].tolist(), case.arrays["grad_norm"].tolist()):
         ours = name.replace("encoder.", "backbone.")
-        if ours.endswith(("q_bias", "v_bias")):  # thirds of one bias here
+        if ours.endswith(("q_bias", "v_bias")):  # thirds of one bias in our models
             third = 0 if ours.endswith("q_bias") else 2
             actual = gradients[ours[: -len("q_bias")] + "qkv.bias"].chunk(3)[third].norm()
         else:
@@ -68,6 +68,6 @@ def test_detection(golden):
     boxes = [torch.tensor(box, dtype=torch.float32) for box in case.arch["boxes_xyxy"]]
     assert relative_error(model.roi_head.pool(model.features(case.video), boxes), case["roi_features"]) < 1e-4
     assert relative_error(model.logits(case.video, boxes), case["logits"]) < 1e-4
-    # The published code widens boxes with a "+1" that ours does not have.
+    # The published code scales boxes with a "+1" that ours does not have.
     widened = [scale_boxes(box, (1.1, 1.05), torch.tensor(case.video.shape[-2:]).flip(0)) for box in boxes]
     assert relative_error(model.logits(case.video, widened), case["logits_extended"]) < 0.05

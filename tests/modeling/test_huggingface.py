@@ -1,4 +1,4 @@
-"""An independent implementation, Hugging Face's, with random weights."""
+"""Comparison with the independent implementation of Hugging Face, with random weights."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ CLASSES = 7
 
 
 def config_pair(size, task, **more):
-    """The same model as a config of theirs and of ours."""
+    """Return the same model as a config of theirs and of ours."""
     (frames, pixels), (width, depth, heads), (decoder_width, decoder_depth, decoder_heads) = SIZES[
         size
     ].values()
@@ -65,21 +65,21 @@ def classification_pair(size):
 
 
 def randomise(model):
-    """Weights of the size that training gives: what is far from its start shows every mistake."""
+    """Scale weights to the size of trained ones, so that every error shows."""
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         scale = 0.1 if parameter.ndim == 1 else parameter[0].numel() ** -0.5
         parameter.data = scale * noise + (name.endswith("weight") and parameter.ndim == 1)
-        if name.endswith(("qkv.bias", "key.bias")):  # theirs has none on keys
+        if name.endswith(("qkv.bias", "key.bias")):  # theirs has no key bias
             parameter.data.unflatten(0, (3, -1))[1] = 0
     return model.eval()
 
 
 def assert_predictions_agree(ours, theirs, size):
     frames, pixels = SIZES[size]["clip"]
-    theirs.decoder.norm.eps = 1e-6  # theirs leaves this one at PyTorch's default
-    # Between 0 and 1 as pixels are: theirs undoes ImageNet's normalisation for the target.
+    theirs.decoder.norm.eps = 1e-6  # theirs uses PyTorch's default here
+    # Between 0 and 1 as pixels are: theirs inverts the ImageNet normalization for the target.
     clip = torch.rand(1, 3, frames, pixels, pixels, generator=torch.Generator().manual_seed(1)) * 255
     video = ours.normalization(clip)
     mask = draw_mask(torch.tensor([3]), ours.backbone.grid(video), "tube", 0.9)

@@ -55,7 +55,7 @@ def test_tokens_are_split_without_loss():
 
 
 def splitmix64(seed, count):
-    """The generator in Python's unbounded integers."""
+    """The generator with Python's unbounded integers."""
     numbers = []
     for _ in range(count):
         seed = (seed + 0x9E3779B97F4A7C15) % 2**64
@@ -82,7 +82,7 @@ def all_tokens(grid):
 
 
 def kept(tokens, grid, ratio, seeds=SEEDS):
-    """Bool (B, t, h, w): what a running-cell mask leaves of `tokens`."""
+    """Bool (B, t, h, w): the `tokens` that a running-cell mask keeps."""
     left = running_cells(seeds, tokens, grid, ratio)
     assert (left.diff(dim=1) > 0).all()
     return torch.zeros(len(tokens), math.prod(grid)).scatter(1, left, 1).bool().view(-1, *grid)
@@ -99,7 +99,7 @@ def test_a_running_cell_keeps_each_position_equally_often(quarters):
 
 
 def test_a_running_cell_by_hand():
-    """Two positions of four, side by side in reading order; from slice to slice both move on by one."""
+    """Two positions of four, side by side in reading order; both advance by one from slice to slice."""
     pair = [{0, 1}, {1, 2}, {2, 3}, {3, 0}]
     starts = set()
     for cell in kept(torch.arange(16).expand(40, -1), (4, 2, 2), 0.5, torch.arange(40)).flatten(2):

@@ -8,7 +8,7 @@ from vmae_det.modeling.classification import mix_labels, mix_videos
 
 
 def mixing(partner, box, weight):
-    """The same rectangle and weight for all clips."""
+    """Return the same rectangle and weight for all clips."""
     return {
         "partner": torch.tensor(partner),
         "box": torch.tensor([box] * len(partner)),
@@ -72,7 +72,7 @@ def test_soft_labels_are_timms():
 
 @pytest.fixture
 def small():
-    """small(KEY, VALUE, ...): a classifier whose head tells clips apart, and a batch of two."""
+    """small(KEY, VALUE, ...): a classifier whose head distinguishes clips, and a batch of two."""
 
     def make(*overrides):
         cfg = get_cfg()

@@ -79,7 +79,7 @@ def test_positions_by_axis_bring_neighbours_together():
     near = [(table[1, 3, 3] - other).norm() for other in (table[2, 3, 3], table[1, 4, 3], table[1, 3, 4])]
     far = (table[1, 3, 3] - table[1, 6, 6]).norm()
     assert max(near) < far
-    assert torch.equal(table[0, :, :, :8], table[0, :1, :1, :8].expand(8, 8, -1))  # time alone
+    assert torch.equal(table[0, :, :, :8], table[0, :1, :1, :8].expand(8, 8, -1))  # time only
 
 
 def test_masked_cubes_are_never_seen():
@@ -94,7 +94,7 @@ def test_masked_cubes_are_never_seen():
 
 
 def test_the_fast_path_of_training_is_the_plain_one():
-    """forward() cuts bytes and normalises what it needs; reconstruct() takes the normalised video."""
+    """forward() cuts bytes and normalizes selected cubes; reconstruct() takes the normalized video."""
     model = small("MaskedAutoencoder").eval()
     batch = {"video": clips(2), "seed": torch.tensor([1, 2])}
     predictions = model(batch)
@@ -234,8 +234,8 @@ def test_weights_follow_from_the_seed():
     assert not torch.equal(first.decoder.head.weight, other.decoder.head.weight)
 
 
-def test_what_the_authors_programs_start_from():
-    """By the formulas: a uniform distribution within 1 / sqrt(fan in), a normal one cut at one deviation."""
+def test_init_as_published():
+    """Uniform within 1 / sqrt(fan in), and normal truncated at one standard deviation."""
     cfg = get_cfg()
     keys = ("MODEL.BACKBONE.EMBED_DIM", 384, "MODEL.BACKBONE.NUM_HEADS", 6, "MODEL.BACKBONE.DEPTH", 1)
     cfg.merge_from_list([*keys, "MODEL.DECODER.DEPTH", 1, "MODEL.DECODER.EMBED_DIM", 1536])

@@ -1,4 +1,4 @@
-"""Which tokens an autoencoder predicts, and which pixels they stand for."""
+"""Tokens that the autoencoder predicts, and the pixels that they represent."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from vmae_det.modeling import build_model
 from vmae_det.modeling.losses import reconstruction_loss
 from vmae_det.modeling.patch_embedding import to_cubes
 
-# Clips of 8 frames of 16 x 16 pixels: 4 time slices of 2 x 2 tokens, 2 of which a tube mask hides.
+# Clips of 8 frames of 16 x 16 pixels: 4 time slices of 2 x 2 tokens, 2 of which a tube mask masks.
 SLICES, POSITIONS, PATCH = 4, 4, 8
 
 CENTRE = ("MODEL.RECONSTRUCTION.NUM_FRAMES", 1)
@@ -41,7 +41,7 @@ def batch_of(target=0):
 
 
 def handed_to_the_decoder(model, batch):
-    """Shape of the decoder's input, number of tokens predicted, shape of what it predicts."""
+    """Return the shape of the decoder input, the number of predicted tokens, and the shape of the output."""
     seen = []
     model.decoder.register_forward_hook(lambda _, given, made: seen.append((given, made)))
     model(batch)
@@ -77,7 +77,7 @@ def test_what_the_decoder_takes_and_gives(opts, target, expected):
     ],
 )
 def test_a_time_slice_predicts_its_share_of_the_target(opts, target, expected):
-    """The pixels of each frame are its number."""
+    """Return clips whose pixels are the index of their frame."""
     model = small(*opts, "MODEL.RECONSTRUCTION.NORMALIZE", False)
     mask = torch.tensor([[True, False, False, True] * SLICES])
     clip = torch.arange(target).view(1, 1, target, 1, 1).expand(1, 3, target, 16, 16)
@@ -88,7 +88,7 @@ def test_a_time_slice_predicts_its_share_of_the_target(opts, target, expected):
 
 
 def test_the_centre_frame_is_predicted_by_the_slice_that_holds_it():
-    """Frame 8 // 2 = 4 lies in slice 2 of frames 4 and 5."""
+    """Frame 8 // 2 = 4 is in slice 2, of frames 4 and 5."""
     model = small(*CENTRE).eval()
     predictions = model(batch_of(1))
     slices = predictions["predicted"].view(2, SLICES, POSITIONS)
@@ -117,7 +117,7 @@ def test_the_picture_differs_from_the_target_in_predicted_cubes_alone(opts, targ
 
 @pytest.mark.parametrize("opts", [(), CELL, (*CELL, *DOUBLE)])
 def test_the_loss_is_over_the_predicted_tokens_alone(opts):
-    """Changes of the target reach the loss where a token is predicted, and nowhere else."""
+    """Changes of the target affect the loss only where a token is predicted."""
     model = small(*opts).eval()
     target = 16 if DOUBLE[0] in opts else 8
     batch = batch_of(target)
@@ -158,7 +158,7 @@ def test_the_mask_of_the_decoder_plays_no_part_in_the_plain_path():
 
 
 def test_a_target_that_is_the_clip_changes_not_a_bit():
-    """The keys at the input's own values, and the same frames as a target, are the default."""
+    """Setting the keys to the values of the input, with the same frames as target, equals the default."""
     plain = small()
     named = small("MODEL.RECONSTRUCTION.NUM_FRAMES", 8, "MODEL.RECONSTRUCTION.SAMPLING_RATE", 4)
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), named.parameters()))
@@ -169,7 +169,7 @@ def test_a_target_that_is_the_clip_changes_not_a_bit():
 
 
 def test_gradient_reaches_the_positions_of_visible_and_predicted_tokens_alone():
-    """Tokens that the decoder leaves out have no part in the loss."""
+    """Tokens that the decoder skips do not affect the loss."""
     model = small(*CELL)
     model.positions.requires_grad_()
     batch = {name: value[:1] for name, value in batch_of().items()}
@@ -213,7 +213,7 @@ def test_the_last_block_of_the_decoder_works_for_predicted_tokens_alone():
 
 @pytest.mark.parametrize("opts", [(), CELL, ("MODEL.MASK.TYPE", "frame"), ("MODEL.MASK.TYPE", "random")])
 def test_a_training_step_waits_for_no_number(opts):
-    """Tensors without values raise where a shape or a branch would depend on one."""
+    """Meta tensors raise where a shape or a branch would depend on a value."""
     model = small(*opts).train()
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         loss = model({name: mode.from_tensor(value) for name, value in batch_of().items()})["loss"]

@@ -1,4 +1,4 @@
-"""Settings of the CPU that PyTorch does not make by itself."""
+"""CPU settings that PyTorch does not choose by itself."""
 
 import ctypes
 import subprocess
@@ -19,24 +19,24 @@ def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(16 << 20)  # 64 MiB, 16384 pages
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print([faults() for _ in range(30)][-1])  # the first ones make the room
+print([faults() for _ in range(30)][-1])  # the first ones allocate
 """
 
 
 @pytest.fixture
 def here(monkeypatch):
-    """A CPU of the kind, whatever this one is; PyTorch's setting is put back."""
-    monkeypatch.setattr(cpu, "_fast", False)
+    """Act as a CPU with fast GEMM; restore the setting of PyTorch."""
+    monkeypatch.setattr(cpu, "_fast_gemm", False)
     monkeypatch.setattr(cpu, "_is_amd", lambda: True)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(cpu, "_keeps_float32", lambda: True)
-    cpu._has_quicker_products.cache_clear()
+    cpu._has_fast_gemm.cache_clear()
     yield
     torch.set_float32_matmul_precision("highest")
-    cpu._has_quicker_products.cache_clear()
+    cpu._has_fast_gemm.cache_clear()
 
 
 def test_quicker_products_and_back(here):
@@ -86,7 +86,7 @@ def test_products_that_round_to_bfloat16_are_found_out(monkeypatch):
 
 def test_freed_memory_is_used_again():
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if not mallopt or not mallopt(-3, 1 << 28):  # this process keeps it, too, which changes no result
+    if not mallopt or not mallopt(-3, 1 << 28):  # this process keeps the setting, which changes no result
         pytest.skip("no glibc, or one that gives blocks of more than 32 MiB back to the system")
     run = [sys.executable, "-c", FAULTS]
     default, kept = (

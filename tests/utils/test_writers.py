@@ -1,4 +1,4 @@
-"""The places that the numbers of a run go to, on disks that fill up, and in runs that are resumed."""
+"""Writers of metrics on full disks and in resumed runs."""
 
 import logging
 import sys
@@ -15,7 +15,7 @@ from vmae_det.utils.weights_and_biases import WandbWriter
 
 
 def fill(folder):
-    """Leave no space on a disk."""
+    """Fill a disk."""
     with (folder / "filler").open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(bytes(1 << 12))
@@ -49,7 +49,7 @@ def test_a_full_disk_ends_tensorboards_curves_with_one_warning(small_disk, tmp_p
         writer.write(step, {f"loss{i}": 1.0 for i in range(50)})
     writer.close()
     written = "".join(capfd.readouterr())
-    assert "TensorBoard's file cannot be written, its curves end before step" in written
+    assert "the TensorBoard file cannot be written; its curves end before step" in written
     assert written.count("No space left on device") == 1
     assert "Traceback" not in written
     assert scalars(small_disk / "tensorboard", "loss") == {1: 1.0}
@@ -67,7 +67,7 @@ def test_a_full_disk_silences_the_log_file_alone(small_disk, capfd):
     setup_logging()
     written = "".join(capfd.readouterr())
     assert written.count(f"{small_disk}/log.txt cannot be written: No space left on device") == 1
-    assert "the run goes on" in written
+    assert "the run continues" in written
     assert "line 199" in written
     assert "Traceback" not in written
     log = (small_disk / "log.txt").read_text()
@@ -76,7 +76,7 @@ def test_a_full_disk_silences_the_log_file_alone(small_disk, capfd):
 
 
 class StubWandb(SimpleNamespace):
-    """What is used of wandb."""
+    """The parts of wandb that are used."""
 
     Error = RuntimeError
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vmae_det.config.ranges import Range, integer, number, shown
+from vmae_det.config.ranges import Range, format_value, integer, number
 from vmae_det.utils.errors import OutputError, UserError
 from vmae_det.utils.output_files import check_output_file, check_output_folder
 
@@ -32,7 +32,7 @@ def _number_type(allowed: Range, convert: Callable, pattern: str, expected: str)
             value = convert(text)
             allowed.check(value, "")
         except ValueError:
-            raise argparse.ArgumentTypeError(f"expected {expected}, got {shown(text)}") from None
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {format_value(text)}") from None
         return value
 
     return parse

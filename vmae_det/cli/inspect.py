@@ -91,7 +91,7 @@ def _memory_lines(cfg: CfgNode, inspection: Inspection) -> list[str]:
         ("weights", memory.weights),
         ("gradients", memory.gradients),
         (f"{cfg.SOLVER.OPTIMIZER} state", memory.optimizer),
-        ("EMA weights", memory.average),
+        ("EMA weights", memory.ema),
         (f"{cfg.SOLVER.AMP} copies", memory.casts),
     ]
     # Accumulated passes run one after the other.

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from vmae_det.config.defaults import KEYS
-from vmae_det.config.other_toolkits import OPTIONS, replacement_hint
+from vmae_det.config.other_toolkits import OPTION_REPLACEMENTS, replacement_hint
 from vmae_det.utils.errors import ConfigError
 from vmae_det.utils.file_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
@@ -76,9 +76,9 @@ def split_overrides(argv: Sequence[str], parser: argparse.ArgumentParser) -> tup
             return list(argv[:index]), _check_pairs(argv[index + 1 :])
         name = token.partition("=")[0]
         known = any(option.startswith(name) for option in options)
-        if name in OPTIONS and not known:
+        if name in OPTION_REPLACEMENTS and not known:
             hint = replacement_hint(argv[index + 1].partition("=")[0]) if index + 1 < len(argv) else ""
-            raise ConfigError(f"{name}: an option of another toolkit; use {OPTIONS[name]}{hint}")
+            raise ConfigError(f"{name}: an option of another toolkit; use {OPTION_REPLACEMENTS[name]}{hint}")
         before = argv[index - 1] if index else ""
         if before.startswith("--") and any(
             option.startswith(before) and takes_value for option, takes_value in options.items()

@@ -6,7 +6,7 @@ import argparse
 import re
 
 from vmae_det.cli.arguments import output_folder
-from vmae_det.config.ranges import shown
+from vmae_det.config.ranges import format_value
 from vmae_det.data.catalog import get_dataset
 from vmae_det.dataset_tools.shard_writer import write_shards
 
@@ -48,5 +48,5 @@ def _bytes(text: str) -> int:
     match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([KMG]B)?", text.strip(), re.IGNORECASE)
     size = int(float(match[1]) * _UNITS[(match[2] or "").upper()]) if match else 0
     if size < 1:
-        raise argparse.ArgumentTypeError(f"expected a size such as 500MB or 1GB, got {shown(text)}")
+        raise argparse.ArgumentTypeError(f"expected a size such as 500MB or 1GB, got {format_value(text)}")
     return size

@@ -1,4 +1,7 @@
-"""The config system: `get_cfg()` gives all defaults, files and `KEY VALUE` pairs are merged into it."""
+"""The config system: `get_cfg()` returns all defaults; YAML files and `KEY VALUE` pairs are merged into it.
+
+May import: utils.
+"""
 
 from vmae_det.config.cfg_node import CfgNode, get_cfg
 from vmae_det.config.checks import check_config

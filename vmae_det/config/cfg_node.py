@@ -1,4 +1,4 @@
-"""The config: fvcore's node, which takes known keys and values of their types alone."""
+"""`CfgNode`: fvcore's config node, restricted to known keys and to values of the right type."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fvcore.common.config import CfgNode as FvcoreCfgNode
 
 from vmae_det.config.defaults import KEYS
 from vmae_det.config.other_toolkits import replacement_hint
-from vmae_det.config.ranges import shown
+from vmae_det.config.ranges import format_value
 from vmae_det.utils.errors import ConfigError, DataError, did_you_mean
 from vmae_det.utils.safe_yaml import InvalidYAMLError, load_yaml, read_yaml
 
@@ -25,16 +25,15 @@ _GROUPS = {key.rpartition(".")[0] for key in KEYS} | {
 
 
 def get_cfg() -> CfgNode:
-    """A fresh copy of all defaults."""
-    return CfgNode(nested((key, entry.default) for key, entry in KEYS.items()))
+    """Return a new config with all defaults."""
+    return CfgNode(unflatten((key, entry.default) for key, entry in KEYS.items()))
 
 
 class CfgNode(FvcoreCfgNode):
     """Nested config with attribute access, `_BASE_` inheritance in files and `KEY VALUE` overrides.
 
-    However a value is set, ConfigError names a key that is unknown, a value of another type than the key's,
-    and a file that cannot be read. An int is taken where a float is expected, a list where a tuple is.
-    `check_config` looks at the ranges.
+    Setting a value in any way raises ConfigError for an unknown key or a value of another type. An int is
+    accepted for a float, and a list for a tuple. `check_config` checks the ranges.
     """
 
     def __init__(
@@ -45,14 +44,14 @@ class CfgNode(FvcoreCfgNode):
 
     @classmethod
     def _create_config_tree_from_dict(cls, dic: Mapping, key_list: Sequence[str]) -> dict[str, Any]:
-        return {name: _accepted((*key_list, name), value, "") for name, value in dic.items()}
+        return {name: _validated((*key_list, name), value, "") for name, value in dic.items()}
 
     def __reduce__(self) -> tuple:
-        return _restore, (dict(self), self._path, self.is_frozen())
+        return _rebuild, (dict(self), self._path, self.is_frozen())
 
     def __deepcopy__(self, memo: dict) -> CfgNode:
         items = {name: deepcopy(value, memo) for name, value in self.items() if isinstance(value, CfgNode)}
-        return _restore({**self, **items}, self._path, self.is_frozen())
+        return _rebuild({**self, **items}, self._path, self.is_frozen())
 
     # ------------------------------------------------------------ changes from Python
 
@@ -65,10 +64,10 @@ class CfgNode(FvcoreCfgNode):
                 f"{'.'.join((*self._path, str(name)))}: the config is frozen; change a copy: "
                 "cfg = cfg.clone(); cfg.defrost()"
             )
-        self._put(name, value, "")
+        self._set(name, value, "")
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        """Set several keys; a group is updated, too, and keeps what is not named."""
+        """Set several keys. Groups are updated recursively."""
         for name, value in dict(*args, **kwargs).items():
             self[name] = value
 
@@ -77,151 +76,152 @@ class CfgNode(FvcoreCfgNode):
         return self
 
     def setdefault(self, name: str, default: Any = None) -> Any:
-        """The value of a key, for every key has one."""
+        """Return the value of a key. `default` is never used, because every key has a value."""
         if name not in self:
-            raise _unknown((*self._path, name), "")
+            raise _unknown_key((*self._path, name), "")
         return self[name]
 
     def merge_from_other_cfg(self, cfg_other: Mapping) -> None:
-        """Take over the values of another config, or of a part of one."""
+        """Merge the values of another config, or of a part of one."""
         self._merge(cfg_other, "")
 
-    def _keep(self, *_: Any, **__: Any) -> NoReturn:
-        """A config keeps all of its keys."""
+    def _reject_removal(self, *_: Any, **__: Any) -> NoReturn:
         raise ConfigError(f"{'.'.join(self._path) or 'config'}: keys can be set, but not removed")
 
-    __delitem__ = pop = popitem = clear = _keep
+    __delitem__ = pop = popitem = clear = _reject_removal
 
     # ------------------------------------------------------------ files and the command line
 
     def merge_from_file(self, cfg_filename: str | Path) -> None:
-        """Merge a YAML file and the files that it names under `_BASE_` (paths relative to the file)."""
+        """Merge a YAML file, after the files that it lists under `_BASE_` (paths relative to the file)."""
         self._merge_file(Path(cfg_filename), ())
 
-    def _merge_file(self, path: Path, named_by: tuple[Path, ...]) -> None:
-        asked = f" (the _BASE_ of {named_by[-1]})" if named_by else ""
-        if os.path.abspath(path) in map(os.path.abspath, named_by):
-            raise ConfigError(f"{named_by[-1]}: its _BASE_ files name each other in a circle")
+    def _merge_file(self, path: Path, included_from: tuple[Path, ...]) -> None:
+        included = f" (the _BASE_ of {included_from[-1]})" if included_from else ""
+        if os.path.abspath(path) in map(os.path.abspath, included_from):
+            raise ConfigError(f"{included_from[-1]}: its _BASE_ files include each other in a cycle")
         try:
             content = read_yaml(path)
         except FileNotFoundError:
-            raise ConfigError(f"{path}: no such config file{asked}") from None
+            raise ConfigError(f"{path}: no such config file{included}") from None
         except DataError as error:
-            raise ConfigError(f"{error}{asked}") from None
+            raise ConfigError(f"{error}{included}") from None
         except InvalidYAMLError as error:
             where = f"{path}:{error.line}" if error.line else path
-            raise ConfigError(f"{where}: {error}{asked}") from None
+            raise ConfigError(f"{where}: {error}{included}") from None
         except (OSError, ValueError) as error:
             problem = getattr(error, "strerror", None) or error
-            raise ConfigError(f"{path}: cannot be read as a config file: {problem}{asked}") from None
+            raise ConfigError(f"{path}: cannot be read as a config file: {problem}{included}") from None
         if not isinstance(content, dict):
-            raise ConfigError(f"{path}: expected a YAML mapping of config keys to values{asked}")
+            raise ConfigError(f"{path}: expected a YAML mapping of config keys to values{included}")
         bases = content.pop(BASE_KEY, [])
         for base in bases if isinstance(bases, list) else [bases]:
             if not isinstance(base, str):
-                raise ConfigError(f"{path}: {BASE_KEY}: expected a file or a list of them, got {shown(base)}")
-            self._merge_file(path.parent / Path(base).expanduser(), (*named_by, path))
+                got = format_value(base)
+                raise ConfigError(f"{path}: {BASE_KEY}: expected a file or a list of files, got {got}")
+            self._merge_file(path.parent / Path(base).expanduser(), (*included_from, path))
         self._merge(content, f" (in {path})")
 
     def merge_from_text(self, text: str, source: str) -> None:
-        """Merge what `dump` gave; `source` names where it comes from in errors."""
+        """Merge the output of `dump`. Errors name its `source`."""
         try:
             content = load_yaml(text)
         except InvalidYAMLError as error:
             raise ConfigError(f"{source}: its config: {error}") from None
         if not isinstance(content, dict):
-            raise ConfigError(f"{source}: its config is no mapping of config keys to values")
+            raise ConfigError(f"{source}: its config is not a mapping of config keys to values")
         self._merge(content, f" (in {source})")
 
     def merge_from_list(self, cfg_list: list[str]) -> None:
-        """Merge `[KEY, VALUE, KEY, VALUE, ...]`; values are Python literals, or plain strings."""
+        """Merge `[KEY, VALUE, KEY, VALUE, ...]`. Values are Python literals or plain strings."""
         for key in cfg_list[0::2]:
             if key.startswith("-"):
-                raise ConfigError(f"{key}: no config key; options come before the first KEY VALUE")
+                raise ConfigError(f"{key}: not a config key; put options before the first KEY VALUE")
             if "=" in key:
                 name, _, value = key.partition("=")
                 hint = replacement_hint(name) or f"; write {name} {value}"
-                raise ConfigError(f"{shown(key)[1:-1]}: a key and its value are two arguments{hint}")
+                raise ConfigError(f"{format_value(key)[1:-1]}: a key and its value are two arguments{hint}")
         if len(cfg_list) % 2:
             raise ConfigError(
-                f"{cfg_list[-1]}: a key without a value; overrides come in pairs: KEY VALUE KEY VALUE ..."
+                f"{cfg_list[-1]}: a key without a value; give overrides in pairs: KEY VALUE KEY VALUE ..."
             )
         for key, value in zip(cfg_list[0::2], cfg_list[1::2]):
-            self._put(key, value, " (on the command line)", literals=True)
+            self._set(key, value, " (on the command line)", literals=True)
 
-    # ------------------------------------------------------------ the one way in
+    # ------------------------------------------------------------ setting values
 
     def _merge(self, tree: Mapping, source: str) -> None:
         for name, value in tree.items():
-            self._put(name, value, source, literals=True)
+            self._set(name, value, source, literals=True)
 
-    def _put(self, name: Any, value: Any, source: str, literals: bool = False) -> None:
-        """Set what a name, also a dotted one, stands for.
+    def _set(self, name: Any, value: Any, source: str, literals: bool = False) -> None:
+        """Set a key or a group. The name may contain dots.
 
         Args:
-            literals: whether a string may be the literal of another value. PyYAML reads 1e-4 as a string, and
-                the command line has only strings.
+            source: where the value comes from, for errors.
+            literals: parse strings as Python literals. PyYAML reads 1e-4 as a string, and the command line
+                has only strings.
         """
         first, _, rest = str(name).partition(".")
         path = (*self._path, first)
         if ".".join(path) not in _GROUPS:
-            dict.__setitem__(self, first, _accepted((*self._path, name), value, source, literals))
+            dict.__setitem__(self, first, _validated((*self._path, name), value, source, literals))
             return
         if first not in self:
             dict.__setitem__(self, first, CfgNode(key_list=path))
         if rest:
-            self[first]._put(rest, value, source, literals)
+            self[first]._set(rest, value, source, literals)
             return
         if not isinstance(value, Mapping):
-            problem = f"is a group of keys and takes no value of its own, got {shown(value)}"
+            problem = f"is a group of keys and cannot have a value, got {format_value(value)}"
             raise ConfigError(f"{'.'.join(path)}: {problem}{source}")
         for inner, inner_value in value.items():
-            self[first]._put(inner, inner_value, source, literals)
+            self[first]._set(inner, inner_value, source, literals)
 
 
-def _restore(items: dict[str, Any], path: tuple[str, ...], frozen: bool) -> CfgNode:
-    """A copy, whose values were looked at when they were set."""
+def _rebuild(items: dict[str, Any], path: tuple[str, ...], frozen: bool) -> CfgNode:
+    """Rebuild a copied or unpickled node. Its values have been checked before."""
     node = CfgNode(key_list=path)
     dict.update(node, items)
     node.__dict__[CfgNode.IMMUTABLE] = frozen
     return node
 
 
-def _accepted(path: Sequence[Any], value: Any, source: str, literals: bool = False) -> Any:
-    """The value of a key in its type, or the node of a group."""
+def _validated(path: Sequence[Any], value: Any, source: str, literals: bool = False) -> Any:
+    """Return the value of a key in the type of the key, or a node for a group."""
     key = ".".join(map(str, path))
     if key in _GROUPS and isinstance(value, Mapping):
         return CfgNode(value, path)
     if key not in KEYS:
-        while isinstance(value, Mapping) and value and len(path) < 9:  # a group of another toolkit
+        while isinstance(value, Mapping) and value and len(path) < 9:  # another toolkit
             name, value = next(iter(value.items()))
             path = (*path, name)
-        raise _unknown(path, source)
+        raise _unknown_key(path, source)
     if literals and isinstance(value, str) and not KEYS[key].range.is_text:
-        value = _literal(value)
+        value = _parse_literal(value)
     try:
         return KEYS[key].convert(value)
     except TypeError as error:
         raise ConfigError(f"{key}: {error}{source}") from None
 
 
-def _literal(text: str) -> Any:
+def _parse_literal(text: str) -> Any:
     try:
         return literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         with suppress(ValueError):
-            return float(text)  # inf and nan, which are no literals
+            return float(text)  # inf and nan are not literals
         return text
 
 
-def _unknown(path: Sequence[Any], source: str) -> ConfigError:
+def _unknown_key(path: Sequence[Any], source: str) -> ConfigError:
     key = ".".join(map(str, path))
     hint = replacement_hint(key) or did_you_mean(key, KEYS)
-    return ConfigError(f"{shown(key)[1:-1]}: no such config key{source}{hint}")
+    return ConfigError(f"{format_value(key)[1:-1]}: no such config key{source}{hint}")
 
 
-def nested(values: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Nested dicts from values under dotted keys."""
+def unflatten(values: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Convert (dotted key, value) pairs to nested dicts."""
     tree: dict[str, Any] = {}
     for key, value in values:
         *groups, name = key.split(".")
@@ -233,7 +233,7 @@ def nested(values: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of nested dicts under their dotted keys."""
+    """Yield (dotted key, value) pairs of nested dicts."""
     for name, value in tree.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{name}.")
@@ -242,7 +242,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def value_of(cfg: CfgNode, key: str) -> Any:
-    """The value under a dotted key."""
+    """Return the value of a dotted key."""
     for name in key.split("."):
         cfg = cfg[name]
     return cfg

@@ -1,4 +1,4 @@
-"""Checks of a config before anything is built: each key's range, then keys against each other."""
+"""Check a config: the range of each key, then combinations of keys."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from vmae_det.config.defaults import KEYS
 from vmae_det.config.size_bounds import tokens_per_clip
 from vmae_det.utils.errors import ConfigError
 
-_MOST_TOKENS = 1 << 18  # a clip of 64 frames of 1440 x 1440 pixels, 167 times that of the paper
+_MAX_TOKENS = 1 << 18  # of a clip of 64 frames of 1440 x 1440 pixels, 167 times as many as in the paper
 
 
-# Keys that train one architecture alone, where others would do without them and not say so.
+# Keys that only one architecture uses in training. Others would ignore them silently.
 _USED_BY = {
     "DATALOADER.CLIPS_PER_VIDEO": "MaskedAutoencoder",
     **dict.fromkeys(
@@ -23,11 +23,16 @@ _USED_BY = {
         "VideoClassifier",
     ),
 }
-_ARCHITECTURES = ("MaskedAutoencoder", "VideoClassifier", "ActionDetector")  # another may use any key
+_ARCHITECTURES = ("MaskedAutoencoder", "VideoClassifier", "ActionDetector")  # others may use any
 
 
 def check_config(cfg: CfgNode) -> None:
-    """Raise ConfigError, naming the key, for a value out of range or keys that contradict each other."""
+    """Check all values and their combinations.
+
+    Raises:
+        ConfigError: a value is out of range, or two keys contradict each other. The message starts with a
+            key.
+    """
     values = dict(flatten(cfg))
     for key in (*KEYS, *values):
         if key not in KEYS or key not in values:
@@ -44,12 +49,12 @@ def check_config(cfg: CfgNode) -> None:
 
 
 def unused_keys(cfg: CfgNode) -> Iterator[str]:
-    """A line for each key that was set and that training with MODEL.META_ARCHITECTURE does not use."""
+    """Yield a message for each key that was set and that MODEL.META_ARCHITECTURE does not use in training."""
     architecture = cfg.MODEL.META_ARCHITECTURE
     for key, user in _USED_BY.items():
         value = value_of(cfg, key)
         if architecture in _ARCHITECTURES and architecture != user and value != KEYS[key].default:
-            yield f"{key}: {value} has no effect, as {architecture} does not use it; {user} does"
+            yield f"{key}: {value} has no effect: only {user} uses it, not {architecture}"
 
 
 def _check_shapes(cfg: CfgNode) -> None:
@@ -64,7 +69,7 @@ def _check_shapes(cfg: CfgNode) -> None:
     _require(
         crop % patch == 0,
         "INPUT.CROP_SIZE",
-        f"{crop} is not divisible by MODEL.BACKBONE.PATCH_SIZE {patch}; nearest that are: "
+        f"{crop} is not divisible by MODEL.BACKBONE.PATCH_SIZE {patch}; the nearest valid sizes are "
         f"{max(crop // patch, 1) * patch} and {(crop // patch + 1) * patch}",
     )
     _require(
@@ -74,10 +79,10 @@ def _check_shapes(cfg: CfgNode) -> None:
     )
     tokens = tokens_per_clip(cfg)
     _require(
-        tokens <= _MOST_TOKENS,
+        tokens <= _MAX_TOKENS,
         "INPUT.CROP_SIZE",
         f"{crop} with INPUT.NUM_FRAMES {frames} and MODEL.BACKBONE.PATCH_SIZE {patch} makes {tokens} tokens "
-        f"a clip, more than {_MOST_TOKENS}",
+        f"per clip, more than {_MAX_TOKENS}",
     )
     for group, node in (("BACKBONE", backbone), ("DECODER", decoder)):
         _require(
@@ -123,15 +128,15 @@ def _check_target(cfg: CfgNode, slices: int) -> None:
             frames % slices == 0,
             key,
             f"{frames} is not divisible by the {slices} time slices of a clip (INPUT.NUM_FRAMES / "
-            "MODEL.BACKBONE.TUBELET_SIZE), each of which predicts as many; nearest that are: "
+            "MODEL.BACKBONE.TUBELET_SIZE); the nearest valid numbers are "
             f"{max(frames // slices, 1) * slices} and {(frames // slices + 1) * slices}",
         )
     elif slices > 1:
         _require(
             cfg.MODEL.MASK.TYPE == "tube",
             key,
-            f"1 predicts the masked tokens of one time slice, of which MODEL.MASK.TYPE {cfg.MODEL.MASK.TYPE} "
-            "masks more in one clip than in another; set that to tube",
+            f"1 predicts the masked tokens of one time slice, and their number varies with MODEL.MASK.TYPE "
+            f"{cfg.MODEL.MASK.TYPE}; set that to tube",
         )
 
 
@@ -140,7 +145,7 @@ def _check_solver(cfg: CfgNode) -> None:
     _require(
         not (solver.PARALLEL == "fsdp" and solver.AMP == "fp16"),
         "SOLVER.AMP",
-        "fp16 scales losses, which SOLVER.PARALLEL fsdp does not share; set it to bf16 or none",
+        "fp16 needs loss scaling, which SOLVER.PARALLEL fsdp does not support; set it to bf16 or none",
     )
     _require(
         solver.WARMUP_EPOCHS <= solver.EPOCHS,

@@ -1,4 +1,4 @@
-"""What differs between the config of a checkpoint and that of the run that goes on from it."""
+"""Differences between the config of a checkpoint and the config of the run that resumes from it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import yaml
 
 from vmae_det.config.cfg_node import CfgNode, flatten, get_cfg
 
-# Keys, and groups of keys, on which no weight of a resumed run depends. All others may change them.
+# Keys and groups of keys that do not affect the weights of a resumed run. All others may.
 _HARMLESS = (
     *("OUTPUT_DIR", "WANDB.", "TEST.", "DATASETS.TEST", "DATASETS.ROOT"),
-    # The checkpoint's weights take the place of these.
+    # The weights of the checkpoint replace these.
     *("MODEL.WEIGHTS", "MODEL.BACKBONE.CHECKPOINT", "MODEL.ACTIVATION_CHECKPOINTING"),
     *("DATALOADER.NUM_WORKERS", "DATALOADER.CACHE_MB", "DATALOADER.TIMEOUT", "DATALOADER.MAX_BAD_FRACTION"),
     *("INPUT.TEST_SHORT_SIDE", "MODEL.ROI_HEAD.TEST_BOX_SCALE", "MODEL.ROI_HEAD.USE_PERSON_SCORE"),
@@ -21,10 +21,10 @@ _HARMLESS = (
 
 
 class Difference(NamedTuple):
-    """A key with two values.
+    """A key with different values.
 
     Args:
-        harmless: whether the weights of the run stay what they would have been.
+        harmless: the difference does not affect the weights.
     """
 
     key: str
@@ -37,9 +37,9 @@ class Difference(NamedTuple):
 
 
 def config_differences(before: str, now: CfgNode) -> list[Difference]:
-    """The keys in which a config differs from one that `dump` gave.
+    """Return the differences between the output of `dump` and a config.
 
-    A key that the older one lacks had its default; one that is no more is passed over.
+    A key that is missing in `before` counts as its default. A key that no longer exists is ignored.
     """
     old = dict(flatten(yaml.safe_load(before) or {}))
     defaults = dict(flatten(yaml.safe_load(get_cfg().dump())))

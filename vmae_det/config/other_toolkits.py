@@ -1,18 +1,18 @@
-"""Keys and options of other toolkits, and what to use instead of them here."""
+"""Config keys and options of other toolkits, and their replacements in this one."""
 
 from __future__ import annotations
 
 _DATASET_FILE = "a dataset file in DATASETS.TRAIN and DATASETS.TEST (docs/guides/data.md)"
 _NUM_CLASSES = "MODEL.CLASSIFIER.NUM_CLASSES or MODEL.ROI_HEAD.NUM_CLASSES"
-_EPOCHS = "SOLVER.EPOCHS, for schedules count in epochs"
+_EPOCHS = "SOLVER.EPOCHS, because schedules count in epochs"
 _PERSON_DETECTOR = "PERSON_DETECTOR.CONFIG, a YAML file of detectron2"
 _NOTHING = "nothing"
 _SCHEDULE = "nothing: the schedule is a warm-up and a cosine"
-_NO_BATCH_NORM = "nothing: there is no batch normalisation"
+_NO_BATCH_NORM = "nothing: there is no batch normalization"
 _TEMPLATE = "MODEL.META_ARCHITECTURE and a config of the model zoo (docs/results/model_zoo.md)"
 
-# By project, key and what takes its place. A key that ends in a dot or _ stands for all that begin so.
-_KEYS = {
+# Replacements by toolkit and key. A key that ends in a dot or _ matches all keys with that prefix.
+REPLACEMENTS = {
     "SlowFast": {
         "TRAIN.ENABLE": "vmae-det train, or vmae-det test",
         "TEST.ENABLE": "vmae-det test, or DATASETS.TEST",
@@ -23,12 +23,12 @@ _KEYS = {
         "TRAIN.CHECKPOINT_PERIOD": "SOLVER.CHECKPOINT_PERIOD",
         "TRAIN.AUTO_RESUME": "the option --resume",
         "TRAIN.CHECKPOINT_FILE_PATH": "MODEL.WEIGHTS or MODEL.BACKBONE.CHECKPOINT",
-        "TRAIN.CHECKPOINT_TYPE": "nothing: the format of a file is recognised",
+        "TRAIN.CHECKPOINT_TYPE": "nothing: the format of a file is detected",
         "TRAIN.CHECKPOINT_": "MODEL.WEIGHTS or MODEL.BACKBONE.CHECKPOINT",
         "TRAIN.MIXED_PRECISION": "SOLVER.AMP",
         "TRAIN.": "a key of SOLVER",
         "TEST.CHECKPOINT_FILE_PATH": "MODEL.WEIGHTS",
-        "TEST.CHECKPOINT_TYPE": "nothing: the format of a file is recognised",
+        "TEST.CHECKPOINT_TYPE": "nothing: the format of a file is detected",
         "TEST.NUM_ENSEMBLE_VIEWS": "TEST.NUM_CLIPS",
         "TEST.NUM_SPATIAL_CROPS": "TEST.NUM_CROPS",
         "TEST.SAVE_RESULTS_PATH": "OUTPUT_DIR",
@@ -151,7 +151,7 @@ _KEYS = {
         "DATASETS.PROPOSAL_FILES_": "person_boxes in " + _DATASET_FILE,
         "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_": "PERSON_DETECTOR.MAX_PEOPLE",
         "MODEL.BACKBONE.FREEZE_AT": "MODEL.CLASSIFIER.LINEAR_PROBE, or SOLVER.LAYER_DECAY",
-        # Of the detector that finds people, which detectron2's own YAML file configures.
+        # Keys of the person detector, which are set in detectron2's own YAML file.
         "MODEL.LOAD_PROPOSALS": _PERSON_DETECTOR,
         "MODEL.MASK_ON": _PERSON_DETECTOR,
         "MODEL.KEYPOINT_ON": _PERSON_DETECTOR,
@@ -226,8 +226,8 @@ _KEYS = {
 
 _AT_THE_END = "KEY VALUE pairs at the end of the line, such as SOLVER.EPOCHS 5"
 
-# Options of those toolkits' commands, and of VideoMAE's scripts.
-OPTIONS = {
+# Command-line options of these toolkits and of VideoMAE's scripts.
+OPTION_REPLACEMENTS = {
     "--cfg": "--config-file",
     "--cfg-path": "--config-file",
     "--cfg-options": _AT_THE_END,
@@ -284,11 +284,11 @@ OPTIONS = {
 
 
 def replacement_hint(key: str) -> str:
-    """`; a key of SlowFast, use ... instead` for a key of another toolkit, else nothing."""
-    for project, table in _KEYS.items():
+    """Return `; a key of SlowFast, use ... instead` for a key of another toolkit, else ''."""
+    for project, table in REPLACEMENTS.items():
         if key in table:
             return _hint(project, table[key])
-    for project, table in _KEYS.items():
+    for project, table in REPLACEMENTS.items():
         for prefix, ours in table.items():
             if prefix.endswith((".", "_")) and key.startswith(prefix):
                 return _hint(project, ours)
@@ -298,5 +298,5 @@ def replacement_hint(key: str) -> str:
 def _hint(project: str, ours: str) -> str:
     use, _, reason = ours.partition(": ")
     if use == "nothing":
-        return f"; a key of {project} without counterpart here{': ' if reason else ''}{reason}"
+        return f"; a key of {project} without a counterpart here{': ' if reason else ''}{reason}"
     return f"; a key of {project}, use {ours} instead"

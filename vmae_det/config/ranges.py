@@ -1,4 +1,4 @@
-"""What a config key may hold. `defaults.py` gives each key a default and one of these ranges."""
+"""Types and ranges of config values. `defaults.py` gives each key a default and one of these ranges."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from vmae_det.utils.registry import lookup
 
 
 class Range(Protocol):
-    """The values of a key.
+    """The values that a key accepts.
 
     Attributes:
-        kind: what Python type they are, in words.
-        is_text: whether a string is a value itself, rather than the literal of one.
+        kind: name of their Python type.
+        is_text: values are strings, which are not parsed as literals.
     """
 
     kind: str
     is_text: bool
 
     def convert(self, value: Any) -> Any:
-        """The value in the range's type; TypeError where it is of another one."""
+        """Convert a value to the type of the range, or raise TypeError."""
 
     def check(self, value: Any, key: str) -> None:
-        """ValueError, which says what is wrong, or ConfigError, which names the key as well."""
+        """Raise ValueError with the problem, or ConfigError with the key and the problem."""
 
 
 @dataclass(frozen=True)
@@ -40,29 +40,29 @@ class Key:
     range: Range
 
     def convert(self, value: Any) -> Any:
-        """The value in the key's type.
+        """Convert a value to the type of the key.
 
         Raises:
-            TypeError: it is of another type; the message says what was expected and what was got.
+            TypeError: the value has another type. The message has what was expected and what was got.
         """
         try:
             return self.range.convert(value)
         except (TypeError, OverflowError):
             example = self.default or {"tuple of str": ("name",)}.get(self.range.kind, self.default)
-            problem = f"expected {self.range.kind} such as {example!r}, got {shown(value)}"
+            problem = f"expected {self.range.kind} such as {example!r}, got {format_value(value)}"
             raise TypeError(problem) from None
 
 
 class Group:
-    """A table of keys and further groups, under their names."""
+    """A group of keys and nested groups, as attributes."""
 
     def __setattr__(self, name: str, value: Key | Group) -> None:
         if not isinstance(value, (Key, Group)):
-            raise TypeError(f"{name} = {value!r}: give the key its range, Key({value!r}, RANGE)")
+            raise TypeError(f"{name} = {value!r}: a key needs a range, Key({value!r}, RANGE)")
         super().__setattr__(name, value)
 
     def keys(self, prefix: str = "") -> Iterator[tuple[str, Key]]:
-        """All keys below under their dotted names."""
+        """Yield the keys of this group and its nested groups with their dotted names."""
         for name, value in vars(self).items():
             if isinstance(value, Group):
                 yield from value.keys(f"{prefix}{name}.")
@@ -70,14 +70,14 @@ class Group:
                 yield f"{prefix}{name}", value
 
 
-def shown(value: Any) -> str:
-    """`repr` of a value, cut where it is long."""
+def format_value(value: Any) -> str:
+    """Return the `repr` of a value for an error message, shortened if it is long."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = 60
     try:
         return short.repr(value)
-    except ValueError:  # Python writes no number of more than 4300 digits
-        return "a number of thousands of digits"
+    except ValueError:  # Python refuses to format numbers of more than 4300 digits
+        return "a number with thousands of digits"
 
 
 # ---------------------------------------------------------------- ranges
@@ -85,7 +85,7 @@ def shown(value: Any) -> str:
 
 @dataclass(frozen=True)
 class _Interval:
-    """Numbers of one type between two ends."""
+    """Numbers of one type in an interval."""
 
     text: str
     type: type
@@ -104,16 +104,16 @@ class _Interval:
         above = value >= low if left == "[" else value > low
         below = value <= high if right == "]" else value < high
         if not (above and below):  # NaN is neither
-            raise ValueError(f"must lie in {self.text}, got {shown(value)}")
+            raise ValueError(f"must lie in {self.text}, got {format_value(value)}")
 
 
 def integer(interval: str) -> Range:
-    """Whole numbers in an interval such as "[1, 100]"."""
+    """Integers in an interval such as "[1, 100]"."""
     return _Interval(interval, int, "int")
 
 
 def number(interval: str) -> Range:
-    """Numbers in an interval such as "[0, 1)", which 1 is outside of."""
+    """Floats in an interval such as "[0, 1)", which excludes 1."""
     return _Interval(interval, float, "float")
 
 
@@ -128,7 +128,7 @@ class _Flag:
         return value
 
     def check(self, value: bool, key: str) -> None:
-        """Both values are good."""
+        """Accept both values."""
 
 
 def flag() -> Range:
@@ -154,25 +154,25 @@ class _Text:
 
     def check(self, value: str, key: str) -> None:
         if len(value) > self.LONGEST:
-            raise ValueError(f"takes at most {self.LONGEST} characters, got {len(value)}: {shown(value)}")
+            got = f"{len(value)}: {format_value(value)}"
+            raise ValueError(f"takes at most {self.LONGEST} characters, got {got}")
         if not value.isprintable() and any(ord(letter) < 32 for letter in value):
-            raise ValueError(f"takes no line breaks and control characters, got {shown(value)}")
-        if any(0xD800 <= ord(letter) < 0xE000 for letter in value):  # how Python keeps other bytes
-            raise ValueError(f"takes text in UTF-8, got {shown(value)}")
+            raise ValueError(f"takes no line breaks and control characters, got {format_value(value)}")
+        if any(0xD800 <= ord(letter) < 0xE000 for letter in value):  # surrogates
+            raise ValueError(f"takes text in UTF-8, got {format_value(value)}")
         if value != value.strip() or not (value or self.blank):
-            raise ValueError(
-                f"must not {'be blank' if not value.strip() else 'begin or end blank'}, got {shown(value)}"
-            )
+            problem = "be blank" if not value.strip() else "begin or end blank"
+            raise ValueError(f"must not {problem}, got {format_value(value)}")
         if value and self.pattern and not re.fullmatch(self.pattern, value):
-            raise ValueError(f"got {shown(value)}, expected the form {self.form}")
+            raise ValueError(f"got {format_value(value)}, expected the form {self.form}")
 
 
 def text(blank: bool = True, pattern: str = "", form: str = "") -> Range:
     """One line of text.
 
     Args:
-        blank: whether it may be empty.
-        pattern: regular expression of all that is not empty; `form` describes it.
+        blank: accept the empty string.
+        pattern: regular expression that other strings must match; `form` describes it in words.
     """
     return _Text(blank, pattern, form)
 
@@ -183,11 +183,11 @@ class _Choice(_Text):
 
     def check(self, value: str, key: str) -> None:
         if value not in self.choices:
-            raise ValueError(f"got {shown(value)}{did_you_mean(value, self.choices)}")
+            raise ValueError(f"got {format_value(value)}{did_you_mean(value, self.choices)}")
 
 
 def choice(*choices: str) -> Range:
-    """One of a few words."""
+    """One of several words."""
     return _Choice(blank=False, choices=choices)
 
 
@@ -198,17 +198,17 @@ class _Registered(_Text):
 
     def check(self, value: str, key: str) -> None:
         if len(value) > 100:
-            raise ValueError(f"takes a name, got {shown(value)}")
+            raise ValueError(f"takes a name, got {format_value(value)}")
         if value not in self.besides:
             module, name = self.registry.split(":")
             lookup(getattr(importlib.import_module(module), name), value, key)
 
 
 def registered(registry: str, besides: tuple[str, ...] = ()) -> Range:
-    """A name of a registry, or one of `besides`.
+    """A name in a registry, or one of `besides`.
 
     Args:
-        registry: "MODULE:NAME". The module is imported by the first check of a value, not by the config.
+        registry: "MODULE:NAME". The module is imported when a value is checked, not when the config is.
     """
     return _Registered(blank=False, registry=registry, besides=besides)
 
@@ -235,21 +235,21 @@ class _Several:
     def check(self, value: tuple, key: str) -> None:
         if not self.shortest <= len(value) <= self.longest:
             wanted = f"{self.shortest} to {self.longest}" if self.shortest < self.longest else self.longest
-            raise ValueError(f"takes {wanted} values, got {len(value)}: {shown(value)}")
+            raise ValueError(f"takes {wanted} values, got {len(value)}: {format_value(value)}")
         for item in value:
             try:
                 self.item.check(item, key)
             except ValueError as error:
                 raise ValueError(f"each value {error}") from None
         if self.ordered and list(value) != sorted(value):
-            raise ValueError(f"takes the lower value first, got {shown(value)}")
+            raise ValueError(f"takes the lower value first, got {format_value(value)}")
 
 
 def several(item: Range, shortest: int, longest: int | None = None) -> Range:
-    """A tuple of `shortest` to `longest` values; without `longest` exactly so many."""
+    """A tuple of `shortest` to `longest` values; without `longest`, of exactly `shortest`."""
     return _Several(item, shortest, longest or shortest, ordered=False)
 
 
 def low_and_high(item: Range) -> Range:
-    """A tuple of a lower and an upper bound."""
+    """A tuple (lower bound, upper bound)."""
     return _Several(item, 2, 2, ordered=True)

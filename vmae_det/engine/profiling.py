@@ -1,4 +1,4 @@
-"""Where the time of a few steps goes: a trace to look at, and a short table."""
+"""Profile a few training steps: a trace for Perfetto and a table of the slowest operations."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from vmae_det.utils.output_files import atomic_write, write_text
 logger = logging.getLogger(__name__)
 
 FOLDER = "profile"
-PARTS = ("data", "forward", "backward", "optimizer")  # the trainer's names for the parts of a step
-# The first steps fill caches and compile; some more are needed by the profiler itself.
+PARTS = ("data", "forward", "backward", "optimizer")  # names of the parts of a step in `Trainer`
+# The first steps fill caches and compile. The profiler itself needs some more.
 _SKIPPED, _WARM_UP, _STEPS = 3, 2, 4
 _OPERATIONS = 12
 
 
 class Profiling(HookBase):
-    """Profiles a few steps after the first ones; each process leaves its trace and table in a folder.
+    """Profile a few steps after the first ones. Each process writes its own trace and table.
 
-    profile/trace_RANK.json.gz opens in Perfetto (ui.perfetto.dev); profile/operations_RANK.txt lists the
-    parts of a step and the operations that took longest. A run with too few steps leaves out fewer of the
-    first ones, then profiles fewer.
+    profile/trace_RANK.json.gz opens in Perfetto (ui.perfetto.dev). profile/operations_RANK.txt lists the
+    parts of a step and the slowest operations. A short run skips fewer of the first steps, then profiles
+    fewer.
 
     Args:
         folder: of the run.
@@ -37,7 +37,7 @@ class Profiling(HookBase):
         self._profile: profile | None = None
 
     def before_train(self) -> None:
-        """Choose the steps."""
+        """Choose the steps to profile."""
         left = self.trainer.total_steps - self.trainer.step
         if not left:
             return
@@ -55,12 +55,12 @@ class Profiling(HookBase):
         self._profile.start()
 
     def after_step(self) -> None:
-        """Count the step."""
+        """Advance the profiler."""
         if self._profile is not None:
             self._profile.step()
 
     def close(self) -> None:
-        """End it where the run ends before."""
+        """Stop the profiler if the run ends early."""
         if self._profile is not None:
             self._profile.stop()
             self._profile = None
@@ -79,12 +79,12 @@ class Profiling(HookBase):
 
 
 def operations_table(events: Any, steps: int, device: str) -> str:
-    """The parts of a step, then the operations by their own time without that of those they call.
+    """Return a table of the parts of a step, then of the operations by self time.
 
     Args:
-        events: what torch's profiler gives as key_averages.
-        steps: how many were profiled.
-        device: "cpu", or "cuda": times of operations are then those of its kernels.
+        events: `key_averages()` of torch's profiler.
+        steps: number of profiled steps.
+        device: "cpu", or "cuda" for the times of GPU kernels.
     """
     kind = "device" if device == "cuda" else "cpu"
     parts = {event.key: event for event in events if event.key in PARTS}
@@ -92,15 +92,15 @@ def operations_table(events: Any, steps: int, device: str) -> str:
     for name in PARTS:
         if name in parts:
             lines.append(f"{name:40}{parts[name].cpu_time_total / steps / 1e3:12.2f}")
-    own = f"self_{kind}_time_total"
+    self_time = f"self_{kind}_time_total"
     operations = [
         event for event in events if event.key not in PARTS and not event.key.startswith("ProfilerStep")
     ]
-    total = sum(getattr(event, own) for event in operations) or 1
+    total = sum(getattr(event, self_time) for event in operations) or 1
     lines.append(f"{'operation, on the ' + device:40}{'ms a step':>12}{'share':>8}{'calls':>8}")
-    operations.sort(key=lambda event: -getattr(event, own))
+    operations.sort(key=lambda event: -getattr(event, self_time))
     for event in operations[:_OPERATIONS]:
-        time = getattr(event, own)
+        time = getattr(event, self_time)
         lines.append(
             f"{event.key[:39]:40}{time / steps / 1e3:12.2f}{time / total:8.1%}{event.count / steps:8.1f}"
         )

@@ -1,4 +1,4 @@
-"""The learning rate over a run: linear warm-up, then a half cosine."""
+"""Learning rate schedule: linear warm-up, then half a cosine; scaled by the batch size."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from vmae_det.config import CfgNode
 
 
 def build_schedule(cfg: CfgNode) -> ParamScheduler:
-    """The learning rate as a function of progress in [0, 1).
+    """Return the learning rate as a function of progress in [0, 1).
 
-    Rates are per 256 videos of a batch and scaled by BATCH_SIZE / 256 (Goyal et al., 2017).
+    SOLVER's rates are per 256 videos of a batch. They are scaled by BATCH_SIZE / 256 (Goyal et al., 2017).
     """
     solver = cfg.SOLVER
     scale = solver.BATCH_SIZE / 256

@@ -1,4 +1,4 @@
-"""The optimizer and its parameter groups: weight decay where it belongs, layer-wise learning rates."""
+"""The optimizer and its parameter groups: weight decay and layer-wise learning rate decay."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from vmae_det.config import CfgNode
 def parameter_groups(
     model: nn.Module, weight_decay: float, layer_decay: float, head_factor: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Groups of trainable parameters with `weight_decay` and `lr_scale`, the factor on the learning rate.
+    """Return groups of trainable parameters with `weight_decay` and `lr_scale`, a factor on the learning
+    rate.
 
-    Biases, norms and single tokens do not decay. Layer-wise decay as in BEiT (Bao et al., 2022): what follows
-    the last block learns at 1, the last block at `layer_decay`, the embedding at layer_decay ** (depth + 1).
-    What lies outside of the backbone learns at `head_factor`.
+    Biases, norms and single tokens have no weight decay. Layer-wise decay is that of BEiT (Bao et al., 2022):
+    the factor is 1 after the last block, `layer_decay` for the last block, and layer_decay ** (depth + 1) for
+    the embedding. Parameters outside of the backbone have the factor `head_factor`.
     """
-    top = model.backbone.num_layers()
+    top_layer = model.backbone.num_layers()
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        inside, _, rest = name.partition(".")
-        layer = model.backbone.layer_of(rest) if inside == "backbone" else None
-        scale = head_factor if layer is None else layer_decay ** (top - layer)
-        decays = sum(side > 1 for side in parameter.shape) > 1
+        module, _, rest = name.partition(".")
+        layer = model.backbone.layer_of(rest) if module == "backbone" else None
+        scale = head_factor if layer is None else layer_decay ** (top_layer - layer)
+        decays = sum(size > 1 for size in parameter.shape) > 1
         group = groups.setdefault(
             (scale, decays),
             {
@@ -43,7 +44,7 @@ def parameter_groups(
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer that SOLVER describes; the schedule sets its learning rates before each step."""
+    """Build the optimizer that SOLVER describes. The schedule sets its learning rates before each step."""
     solver = cfg.SOLVER
     groups = parameter_groups(model, solver.WEIGHT_DECAY, solver.LAYER_DECAY, solver.HEAD_LR_FACTOR)
     if solver.OPTIMIZER == "sgd":

@@ -1,4 +1,4 @@
-"""What every package may use: errors, files, downloads, logging, registries, processes.
+"""Helpers for every package: errors, files, downloads, logging, registries, processes, CPU and memory.
 
-May import: nothing else of vmae_det.
+May import: no other package of vmae_det.
 """

@@ -1,9 +1,9 @@
-"""What a CPU does better than PyTorch asks of it: products of matrices on AMD, memory that is used again.
+"""CPU settings that PyTorch does not choose by itself: faster matrix multiplication on AMD, and memory reuse.
 
-PyTorch hands float32 products to Intel's MKL, which on AMD keeps to AVX2: half of what AVX-512 gives. oneDNN,
-a part of PyTorch too, has AVX-512, but is given them only where PyTorch's precision is "medium", which allows
-bfloat16 inside of them. oneDNN takes that up with AMX alone, which AMD has not; otherwise the products are
-float32's own, and `_keeps_float32` makes sure of it.
+PyTorch runs float32 matrix multiplications (GEMM) with Intel MKL, which on AMD uses AVX2 at half the speed of
+AVX-512. oneDNN, which is also part of PyTorch, has AVX-512 kernels, but PyTorch uses it only if the float32
+matmul precision is "medium", which allows bfloat16 internally. oneDNN uses bfloat16 only with AMX, which AMD
+does not have; otherwise results are those of float32. `_keeps_float32` verifies this.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from pathlib import Path
 import torch
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
-_fast = False
+_fast_gemm = False
 
 
 def count_cores() -> int:
-    """CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     with suppress(AttributeError):  # not on macOS and Windows
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def use_fast_gemm(on: bool = True) -> None:
-    """Use the quicker products in this process's models from now on, where this CPU has them; or no more."""
-    global _fast
-    if on != _fast and _has_quicker_products():
-        torch.set_float32_matmul_precision("medium" if on else "highest")
-        _fast = on
+def use_fast_gemm(enabled: bool = True) -> None:
+    """Enable or disable the faster GEMM kernels in this process, if this CPU has them."""
+    global _fast_gemm
+    if enabled != _fast_gemm and _has_fast_gemm():
+        torch.set_float32_matmul_precision("medium" if enabled else "highest")
+        _fast_gemm = enabled
 
 
 def is_fast_gemm_enabled() -> bool:
-    """Whether products of matrices are quicker than the fused attention that PyTorch has for this CPU."""
-    return _fast
+    """Return whether the faster kernels are enabled. GEMM then beats PyTorch's fused attention kernel."""
+    return _fast_gemm
 
 
 def keep_freed_memory(largest: int = 1 << 28) -> None:
-    """Use again what was freed, blocks of up to `largest` bytes, where the system would else clear new pages.
+    """Let the allocator reuse freed blocks of up to `largest` bytes instead of requesting cleared pages.
 
-    It does nothing without glibc. Older ones keep blocks of up to 32 MiB alone.
+    It does nothing without glibc. Older versions reuse only blocks of up to 32 MiB.
     """
     with suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
@@ -53,13 +53,13 @@ def keep_freed_memory(largest: int = 1 << 28) -> None:
 
 
 @functools.cache
-def _has_quicker_products() -> bool:
+def _has_fast_gemm() -> bool:
     return (
         torch.backends.mkl.is_available()
         and torch.backends.mkldnn.is_available()
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
-        and not torch.cuda.is_available()  # whose products the setting would change, too
-        and torch.get_float32_matmul_precision() == "highest"  # else somebody has chosen already
+        and not torch.cuda.is_available()  # the setting would change GEMM on the GPU, too
+        and torch.get_float32_matmul_precision() == "highest"  # else the user has chosen
         and _is_amd()
         and _keeps_float32()
     )
@@ -72,7 +72,7 @@ def _is_amd() -> bool:
 
 
 def _keeps_float32() -> bool:
-    """Whether products under "medium" are right to float32's rounding; bfloat16's is 4e-3."""
+    """Return whether GEMM with "medium" is accurate to float32 rounding (that of bfloat16 is 4e-3)."""
     generator = torch.Generator().manual_seed(0)
     torch.set_float32_matmul_precision("medium")
     try:

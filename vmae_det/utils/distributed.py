@@ -1,4 +1,4 @@
-"""Which process is this, and what the processes tell each other. All of it works with one process too."""
+"""Rank, world size and communication between processes. Everything also works with a single process."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from vmae_det.utils.errors import UserError
 
 
 def is_initialized() -> bool:
-    """Whether this process belongs to a group."""
+    """Return whether a process group is initialized."""
     return dist.is_available() and dist.is_initialized()
 
 
 def get_world_size() -> int:
-    """Number of processes."""
+    """Return the number of processes."""
     return dist.get_world_size() if is_initialized() else 1
 
 
 def get_rank() -> int:
-    """This process's number among all."""
+    """Return the rank of this process."""
     return dist.get_rank() if is_initialized() else 0
 
 
 def is_main_process() -> bool:
-    """Whether this is the process that logs and writes."""
+    """Return whether this is rank 0, which logs and writes files."""
     return get_rank() == 0
 
 
@@ -37,7 +37,7 @@ def barrier() -> None:
 
 
 def all_gather_object(value: Any) -> list[Any]:
-    """The values of all processes, by rank."""
+    """Return the values of all processes, by rank."""
     if get_world_size() == 1:
         return [value]
     values: list[Any] = [None] * get_world_size()
@@ -46,7 +46,7 @@ def all_gather_object(value: Any) -> list[Any]:
 
 
 def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum of a tensor over all processes; no gradient flows through it."""
+    """Return the sum of a tensor over all processes. It has no gradient."""
     if get_world_size() > 1:
         tensor = tensor.detach().clone()
         dist.all_reduce(tensor)
@@ -54,12 +54,12 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def any_process(flag: bool) -> bool:
-    """Whether `flag` holds in any process. Travels between CPUs, so it does not wait for a GPU."""
+    """Return whether `flag` is True on any process. It uses the CPU, so it does not wait for a GPU."""
     return each_in_any_process([flag])[0]
 
 
 def each_in_any_process(flags: list[bool]) -> list[bool]:
-    """Of each flag, whether it holds in any process; all of them travel at once."""
+    """Return for each flag whether it is True on any process, in one exchange."""
     if get_world_size() == 1:
         return flags
     tensor = torch.tensor(flags, dtype=torch.uint8)
@@ -68,6 +68,6 @@ def each_in_any_process(flags: list[bool]) -> list[bool]:
 
 
 def raise_together(error: UserError | None) -> None:
-    """Raise in all processes, which must all call, the error of the first process that has one."""
+    """Raise the error of the lowest rank that has one on all processes. All processes must call this."""
     if any_process(error is not None):
         raise next(other for other in all_gather_object(error) if other is not None)

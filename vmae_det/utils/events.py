@@ -1,4 +1,4 @@
-"""Numbers that a run produces, and where they are written: terminal and JSON lines."""
+"""Metrics of a run, and writers for the terminal and for JSON lines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class EventStorage:
-    """Collects numbers between two writings. Tensors stay on their device until they are taken."""
+    """Collect metrics between two writings. Tensors stay on their device until then."""
 
     def __init__(self) -> None:
         self._values: dict[str, list[torch.Tensor | float]] = {}
@@ -28,11 +28,11 @@ class EventStorage:
         self._values.setdefault(name, []).append(value.detach() if torch.is_tensor(value) else value)
 
     def put_latest(self, name: str, value: float) -> None:
-        """Have this value, the same in all processes, in place of those so far."""
+        """Replace the values under a name. The value must be the same on all processes."""
         self._values[name] = [value]
 
     def take(self) -> dict[str, float]:
-        """The mean of each name's values since the last call, over all processes, which must all call."""
+        """Return the mean of each metric since the last call, over all processes. All must call this."""
         names = sorted(self._values)
         means = torch.tensor(
             [float(sum(values) / len(values)) for values in (self._values[name] for name in names)],
@@ -44,24 +44,24 @@ class EventStorage:
 
 
 class Writer:
-    """Takes the numbers of a step to some place. Only the main process has writers."""
+    """Base class of writers of metrics. Only the main process has writers."""
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Write the numbers of a step (counted from 1)."""
+        """Write the metrics of a step (counted from 1)."""
 
     def progress(self, step: int) -> None:
-        """A step is done; called for every one."""
+        """Called after every step."""
 
     def close(self) -> None:
-        """The run is over."""
+        """Called when the run ends."""
 
 
 class TerminalWriter(Writer):
-    """A line of the log per writing, and a progress bar with the time that remains."""
+    """Log a line per writing, and show a progress bar."""
 
     def __init__(self, start: int, total: int, description: str) -> None:
         self.total = total
-        # disable=None: no bar where the output is not a terminal
+        # disable=None: no bar if the output is not a terminal
         self.bar = tqdm(total=total, initial=start, desc=description, unit="step", disable=None, leave=False)
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -71,19 +71,19 @@ class TerminalWriter(Writer):
         logger.info("step %d/%d  eta %s  %s", step, self.total, remaining, numbers)
 
     def progress(self, step: int) -> None:
-        """Move the bar."""
+        """Update the progress bar."""
         self.bar.update(step - self.bar.n)
 
     def close(self) -> None:
-        """Remove the bar."""
+        """Remove the progress bar."""
         self.bar.close()
 
 
 class JSONWriter(Writer):
-    """A JSON object per line. Numbers that are not finite become null.
+    """Write a JSON object per line. Numbers that are not finite become null.
 
     Args:
-        start: steps that a resumed run has behind it; lines of later ones, which are done again, go.
+        start: steps done before a resumed run. Lines of later steps, which are repeated, are removed.
     """
 
     def __init__(self, path: Path, start: int = 0) -> None:
@@ -106,5 +106,5 @@ class JSONWriter(Writer):
 def _step_of(line: str) -> float:
     try:
         return simplejson.loads(line)["step"]
-    except (ValueError, KeyError, TypeError, RecursionError):  # half a line, of a run that was killed
+    except (ValueError, KeyError, TypeError, RecursionError):  # an incomplete line of a run that was killed
         return float("inf")

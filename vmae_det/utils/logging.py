@@ -1,4 +1,4 @@
-"""Logging of the package: terminal and file, beside a progress bar."""
+"""Logging to the terminal, above a progress bar, and to a file."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from vmae_det.utils import distributed
 
 
 class _BarHandler(logging.Handler):
-    """Writes lines above a progress bar that may be on the screen."""
+    """Write lines above the progress bar, if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(self.format(record))
 
 
 class _LogFile(logging.FileHandler):
-    """A log file; where it cannot be written, the terminal says so once, and the run goes on."""
+    """A log file. If it cannot be written, print that once and continue."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, encoding="utf-8", errors="backslashreplace")
         self.failed = False
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Called in place of raising, while the error is handled."""
+        """Called by `logging` while the error is handled."""
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             super().handleError(record)
         elif not self.failed:
             self.failed = True
-            tqdm.write(f"{self.baseFilename} cannot be written: {error.strerror or error}; the run goes on")
+            tqdm.write(f"{self.baseFilename} cannot be written: {error.strerror or error}; the run continues")
 
     def close(self) -> None:
-        """Close the file, whatever is left to write."""
+        """Close the file, even if the rest cannot be written."""
         with suppress(OSError):
             super().close()
 
 
 def setup_logging(folder: str | Path | None = None) -> None:
-    """Send the package's log to the terminal, and to `folder`/log.txt; other processes only warn."""
+    """Log to the terminal and to `folder`/log.txt. Processes other than rank 0 log only warnings."""
     logger = logging.getLogger("vmae_det")
     main = distributed.is_main_process()
     logger.setLevel(logging.INFO if main else logging.WARNING)

@@ -1,4 +1,4 @@
-"""How much memory there is."""
+"""Size of the memory of this machine and of devices, and out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-# Where Linux bounds the memory of a container, in versions 2 and 1 of control groups.
+# Memory limits of a container on Linux, in versions 2 and 1 of control groups.
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def machine_memory() -> int:
-    """Bytes of memory of this machine, or of the container; a large number where nothing says."""
+    """Return the memory of this machine or container in bytes; a large number if it is unknown."""
     sizes = [1 << 60]
     with suppress(ValueError, OSError, AttributeError):
         sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -24,20 +24,20 @@ def machine_memory() -> int:
 
 
 def device_memory(device: torch.device) -> int:
-    """Bytes of memory of a GPU, or of this machine for the CPU."""
+    """Return the memory of a device in bytes; for the CPU, that of this machine."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return machine_memory()
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether this is how Python or torch tell that memory has run out."""
-    # On the CPU torch has no class of errors.
+    """Return whether Python or torch raised this error because memory ran out."""
+    # torch has no exception class for it on the CPU.
     return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "DefaultCPUAllocator" in str(
         error
     )
 
 
 def in_gb(size: int) -> str:
-    """A number of bytes for people."""
+    """Format a number of bytes."""
     return f"{size / 1e9:,.1f} GB"

@@ -1,4 +1,4 @@
-"""Registries: parts by name, so that a new part is a new file and no existing one changes."""
+"""Registries: classes by name, so that adding one takes a new file and changes no existing one."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 class Registry(FvcoreRegistry):
-    """fvcore's registry; parts may have a name other than their class's."""
+    """fvcore's registry, with names that may differ from that of the class."""
 
     def register_as(self, name: str) -> Callable[[T], T]:
-        """A decorator that registers its object under `name`."""
+        """Return a decorator that registers its object under `name`."""
 
         def decorate(obj: T) -> T:
             self._do_register(name, obj)
@@ -26,11 +26,15 @@ class Registry(FvcoreRegistry):
 
 
 def lookup(registry: Registry, name: str, key: str) -> Any:
-    """What `registry` holds under `name`; ConfigError naming the config `key` if there is none."""
+    """Return the object registered under `name`.
+
+    Raises:
+        ConfigError: no object has that name; the message starts with the config `key`.
+    """
     if name not in registry:
         known = [known_name for known_name, _ in registry]
         raise ConfigError(
             f"{key}: got '{name}', which is not registered{did_you_mean(name, known)}; "
-            "--import MODULE registers own parts"
+            "register custom classes with --import MODULE"
         )
     return registry.get(name)

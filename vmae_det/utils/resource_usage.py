@@ -1,4 +1,4 @@
-"""What one process costs: wall clock, CPU time and memory, measured from inside."""
+"""Peak memory and CPU time of this process."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ T = TypeVar("T")
 
 
 def peak_memory() -> int:
-    """Largest resident memory of this process so far, in bytes.
+    """Return the peak resident memory of this process in bytes.
 
-    Linux's getrusage also counts the memory of the process that started this one; its status file does not.
+    On Linux, getrusage also counts the memory of the parent process; /proc/self/status does not.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -29,7 +29,7 @@ def peak_memory() -> int:
 
 
 def cpu_seconds() -> float:
-    """User and system time of this process, all of its threads."""
+    """Return the user and system time of all threads of this process."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 

@@ -1,4 +1,4 @@
-"""Numbers of a run as event files for TensorBoard."""
+"""Write metrics to event files for TensorBoard."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ logger = logging.getLogger(__name__)
 
 
 class TensorBoardWriter(Writer):
-    """An event file in a folder, written in the process's own thread: torch's writer has one of its own,
-    whose errors nobody can catch.
+    """Write an event file, in the calling thread: errors in the thread of torch's writer cannot be caught.
 
-    A disk that is full ends the curves with a warning, and not the run: metrics.jsonl has the same numbers.
+    A full disk ends the curves with a warning, but not the run: metrics.jsonl has the same numbers.
 
     Args:
-        start: steps that a resumed run has behind it; TensorBoard forgets what older files say of later ones,
-            which are done again.
+        start: steps done before a resumed run. TensorBoard discards later steps in older files, because they
+            are repeated.
 
     Raises:
         OSError: the folder cannot be written to.
     """
 
     def __init__(self, folder: Path, start: int = 0) -> None:
-        # Half a second of the start of commands that write no events.
+        # These imports take half a second.
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.summary.writer.record_writer import RecordWriter
@@ -53,7 +52,7 @@ class TensorBoardWriter(Writer):
             self._add(event)
         except OSError as error:
             logger.warning(
-                "TensorBoard's file cannot be written, its curves end before step %d: %s",
+                "the TensorBoard file cannot be written; its curves end before step %d: %s",
                 step,
                 error.strerror or error,
             )
@@ -67,5 +66,5 @@ class TensorBoardWriter(Writer):
         """Close the file."""
         try:
             self._file.close()
-        except OSError as error:  # of bytes that were left to write; said before
+        except OSError as error:  # reported by `write` before
             logger.debug("%s", error)

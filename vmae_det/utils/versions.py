@@ -1,4 +1,4 @@
-"""Which code made a file."""
+"""Versions of the code, to store in checkpoints."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import vmae_det
 
 
 def code_versions() -> dict[str, str]:
-    """Versions by name: vmae_det, torch, python; and commit, where the package lies in its own git checkout.
+    """Return the versions of vmae_det, torch and python, and the commit if the package is in a git checkout.
 
-    A commit ends in "-dirty" where files differ from it.
+    A commit ends in "-dirty" if files differ from it.
     """
     versions = {
         "vmae_det": vmae_det.__version__,

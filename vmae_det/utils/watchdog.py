@@ -1,4 +1,4 @@
-"""Ends a process that makes no progress, and writes down where its threads stand."""
+"""Watchdog: end a process that makes no progress, and write the stacks of its threads."""
 
 from __future__ import annotations
 
@@ -13,45 +13,45 @@ from pathlib import Path
 
 TIMEOUT = 1800.0  # seconds
 HUNG = 70  # exit status of a process that made no progress
-STACK_SIGNAL = signal.SIGUSR1  # has a process write its stacks and go on
+STACK_SIGNAL = signal.SIGUSR1  # makes a process write its stacks and continue
 _STDERR = 2
 
 _running: Watchdog | None = None
 
 
 def heartbeat() -> None:
-    """Progress was made: the time starts anew. Long loops call this at each turn."""
+    """Reset the timeout of the watchdog. Long loops call this in each iteration."""
     if _running is not None:
-        _running.fed = time.monotonic()
+        _running.last_heartbeat = time.monotonic()
 
 
 def write_stacks_to(folder: Path) -> None:
-    """Stacks go to `folder`/stacks/rank_R.txt from now on, and no longer to stderr; the folder exists."""
+    """Write stacks to `folder`/stacks/rank_R.txt from now on, instead of stderr. The folder must exist."""
     heartbeat()
     if _running is not None:
         _running.open(folder / "stacks" / f"rank_{os.environ.get('RANK', 0)}.txt")
 
 
 class Watchdog:
-    """While entered, ends this process with status HUNG if it was not fed for `seconds`.
+    """Context in which this process ends with status HUNG if it has no heartbeat for `seconds`.
 
-    The stacks of all its threads are written first. A process that was stopped as a whole, such as by
-    Ctrl-Z, starts with a full time when it goes on.
+    It writes the stacks of all threads first. The timeout restarts after the process was suspended, for
+    example by Ctrl-Z.
 
     Args:
-        report: gets one line that says what happened.
-        linger: seconds between that and the end, for processes elsewhere whose time ends a little later.
+        report: called with a one-line message.
+        linger: seconds between the message and the exit, so that processes on other machines time out, too.
     """
 
     def __init__(self, seconds: float, report: Callable[[str], None], linger: float = 0.0) -> None:
         self.seconds = seconds
         self.report = report
         self.linger = linger
-        self.fed = time.monotonic()
+        self.last_heartbeat = time.monotonic()
         self._tick = min(seconds / 10, 1.0)
         self._descriptor = _STDERR
         self._path: Path | None = None
-        self._ended = threading.Event()
+        self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> Watchdog:
@@ -64,19 +64,23 @@ class Watchdog:
     def __exit__(self, *_: object) -> None:
         global _running
         _running = None
-        self._ended.set()
+        self._stopped.set()
         self._thread.join()
         faulthandler.cancel_dump_traceback_later()
         faulthandler.unregister(STACK_SIGNAL)
         if self._path is not None:
             os.close(self._descriptor)
-            with suppress(OSError):  # another process's stacks keep the folder
+            with suppress(OSError):  # the folder holds stacks of another process
                 if not self._path.stat().st_size:
                     self._path.unlink()
                 self._path.parent.rmdir()
 
     def open(self, path: Path) -> None:
-        """Write stacks there; what an earlier run has left there goes. OSError if that cannot be."""
+        """Write stacks to a file from now on, overwriting it.
+
+        Raises:
+            OSError: the file cannot be opened.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         old, self._descriptor = self._descriptor, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         faulthandler.register(STACK_SIGNAL, file=self._descriptor, all_threads=True)
@@ -85,23 +89,23 @@ class Watchdog:
         self._path = path
 
     def _watch(self) -> None:
-        woken = time.monotonic()
-        while not self._ended.wait(self._tick):
+        last_tick = time.monotonic()
+        while not self._stopped.wait(self._tick):
             now = time.monotonic()
-            if now - woken > 5 * self._tick + 5:
-                self.fed = now
-            woken = now
-            # Where native code hangs and lets no thread of Python run, this one does not come here again.
+            if now - last_tick > 5 * self._tick + 5:
+                self.last_heartbeat = now
+            last_tick = now
+            # If native code hangs and holds the GIL, this thread stops, and faulthandler ends the process.
             faulthandler.dump_traceback_later(2 * self.seconds, exit=True, file=self._descriptor)
-            if now - self.fed > self.seconds:
-                self._end()
+            if now - self.last_heartbeat > self.seconds:
+                self._report_and_exit()
 
-    def _end(self) -> None:
+    def _report_and_exit(self) -> None:
         faulthandler.dump_traceback(file=self._descriptor, all_threads=True)
         where = f" in {self._path}" if self._path else " above"
         self.report(
             f"process {os.environ.get('RANK', 0)} made no progress for {self.seconds:g} s; "
-            f"where it stands is{where}"
+            f"its stacks are{where}"
         )
         time.sleep(self.linger)
         os._exit(HUNG)

@@ -1,4 +1,4 @@
-"""Numbers of a run at Weights & Biases, for those who want them there."""
+"""Write metrics to Weights & Biases (WANDB.PROJECT)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ RUN_ID = "wandb_run_id.txt"
 
 
 class WandbWriter(Writer):
-    """Logs to a run of the project; its id lies in the folder, so that a resumed run goes on in it.
+    """Log to a run of the project. Its id is stored in the folder, so that a resumed run continues it.
 
-    Where and under which account: wandb's own variables (WANDB_MODE, WANDB_ENTITY, WANDB_NAME, ...).
+    Server and account are set by wandb's environment variables (WANDB_MODE, WANDB_ENTITY, WANDB_NAME, ...).
 
     Args:
-        folder: of the run; wandb's own files go there, too.
+        folder: of the run; wandb writes its own files there, too.
         config: shown with the run.
-        resumed: whether to go on in the run of an earlier start.
+        resumed: continue the run whose id is stored.
 
     Raises:
         ConfigError: wandb is not installed, or cannot start a run.
@@ -34,7 +34,7 @@ class WandbWriter(Writer):
         except ImportError:
             raise ConfigError(
                 f"WANDB.PROJECT: '{project}' needs wandb, which is not installed; "
-                "pip install 'vmae_det[wandb]', or leave the key empty"
+                "pip install 'vmae_det[wandb]', or empty the key"
             ) from None
         try:
             self._run = wandb.init(
@@ -44,11 +44,11 @@ class WandbWriter(Writer):
             raise ConfigError(f"WANDB.PROJECT: '{project}': wandb cannot start a run: {error}") from None
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Log the numbers. Those of steps that are done again after resuming are dropped by wandb."""
+        """Log metrics. wandb drops those of steps that are repeated after resuming."""
         self._run.log(values, step=step)
 
     def close(self) -> None:
-        """Send what is left."""
+        """Finish the upload."""
         self._run.finish()
 
 
