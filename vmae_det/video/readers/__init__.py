@@ -1,6 +1,6 @@
 """Video readers with one interface: frames by index, and the frame nearest to a time."""
 
-from vmae_det.video.readers.base import READER_REGISTRY, VideoReader, open_video
+from vmae_det.video.readers.base import READER_REGISTRY, VideoLocation, VideoReader, open_video
 from vmae_det.video.readers.decord_reader import DecordReader
 from vmae_det.video.readers.image_folder import ImageFolderReader
 from vmae_det.video.readers.pyav_reader import PyAVReader
@@ -12,6 +12,7 @@ __all__ = [
     "ImageFolderReader",
     "PyAVReader",
     "ShardVideo",
+    "VideoLocation",
     "VideoReader",
     "list_shard",
     "open_video",
