@@ -168,7 +168,7 @@ def test_a_part_of_a_config_is_not_taken_for_one():
         ("INPUT.RAND_AUGMENT", ["rand-m" + "9" * 5000, "rand-n0", "auto"]),
     ],
 )
-def test_what_makes_no_sense_is_refused_by_the_name_of_its_key(key, values):
+def test_invalid_combinations_are_refused_with_the_key(key, values):
     for value in values:
         with pytest.raises(ConfigError) as error:
             checked(key, value)
@@ -188,7 +188,7 @@ def test_numbers_of_other_types_of_their_kind_are_taken():
 
 
 @pytest.mark.parametrize("name", ["MiniAVA/pretrain.yaml", "AVA/vit_base_16x4.yaml"])
-def test_the_least_memory_is_near_what_a_run_takes(name):
+def test_memory_lower_bound_is_close_to_the_estimate(name):
     cfg = model_zoo.get_config(name)
     clips = clips_per_pass(cfg, processes=8)
     model, passing = min_training_bytes(cfg, processes=8)

@@ -148,7 +148,7 @@ def test_a_linear_probe_learns_and_leaves_the_backbone_as_it_is(tiny_cfg, four_c
         ("running cell", 8, 2, 0.375),
     ],
 )
-def test_the_picture_shows_what_was_predicted(tiny_cfg, monkeypatch, name, frames, tubelet, grey):
+def test_picture_shows_the_prediction(tiny_cfg, monkeypatch, name, frames, tubelet, grey):
     """The running cell skips half of the tokens of a 0.75 tube mask: 0.375 of all cubes stay gray."""
     shown = []
     monkeypatch.setattr(

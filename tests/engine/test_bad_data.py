@@ -154,7 +154,7 @@ def test_several_processes_name_each_bad_file_once(tiny_cfg, videos):
     assert last_metrics(cfg)["bad_videos"] == 8
 
 
-def test_several_processes_stop_together_for_what_all_have_found(tiny_cfg, videos, capfd):
+def test_processes_stop_together_for_bad_files_of_all(tiny_cfg, videos, capfd):
     """A process alone meets half of the files in the only epoch, which the fraction allows."""
     cfg = folder_cfg(tiny_cfg, videos, "SOLVER.BATCH_SIZE", 2, "DATALOADER.MAX_BAD_FRACTION", 7 / 21)
     assert launch(run_training, (cfg,), num_processes=2) == 2

@@ -50,7 +50,7 @@ def test_only_better_ones_are_kept(tmp_path, metric, values, kept, saved, save):
     assert [entry["step"] for entry in saved] == kept
 
 
-def test_a_resumed_run_knows_what_is_to_be_surpassed(tmp_path, saved, save):
+def test_resumed_run_keeps_the_best_value(tmp_path, saved, save):
     BestCheckpoint(tmp_path, TOP1).update({"top1": 5.0}, 1, save)
     resumed = BestCheckpoint(tmp_path, TOP1, resumed=True)
     for step, value in ((2, 4.0), (3, 6.0)):

@@ -154,7 +154,7 @@ def labels_of(dataset):
     return torch.cat([dataset[0, index][0]["labels"] for index in range(4)])
 
 
-def test_training_sets_are_labelled_alike(tiny_cfg, mini_ava, other_ids, tmp_path):
+def test_training_sets_share_one_class_order(tiny_cfg, mini_ava, other_ids, tmp_path):
     cfg = tiny_cfg("detect", "DATASETS.TRAIN", (str(mini_ava / "train.yaml"), other_ids("train")))
     joined = build_train_dataset(cfg, "detection")
     first, second = joined.datasets

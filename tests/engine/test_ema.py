@@ -59,7 +59,7 @@ class Recorder(HookBase):
         self.history.append({name: value.clone() for name, value in state.items()})
 
 
-def test_the_average_by_hand():
+def test_ema_values():
     model = nn.Linear(1, 1, bias=False)
     model.weight.data.fill_(1.0)
     average = ModelEMA(model, decay=0.75)
@@ -73,7 +73,7 @@ def test_the_average_by_hand():
     assert not average.state_dict()["weight"].requires_grad
 
 
-def test_the_average_is_evaluated_and_saved(tiny_cfg, tmp_path, monkeypatch):
+def test_ema_is_evaluated_and_saved(tiny_cfg, tmp_path, monkeypatch):
     tested = []
     real_run_inference = evaluation.run_inference
 
@@ -113,7 +113,7 @@ def test_averaging_changes_no_step(tiny_cfg, tmp_path):
     assert "averaged_model" not in torch.load(tmp_path / "0.0" / newest(tmp_path / "0.0"), weights_only=True)
 
 
-def test_an_interrupted_recipe_goes_on_as_if_nothing_had_happened(tiny_cfg, tmp_path):
+def test_interrupted_recipe_resumes_bit_identically(tiny_cfg, tmp_path):
     options = (*RECIPE, "TEST.PERIOD", 1)
     run_training(tiny_cfg("finetune", "OUTPUT_DIR", str(tmp_path / "unbroken"), *options))
     cfg = tiny_cfg("finetune", "OUTPUT_DIR", str(tmp_path / "broken"), *options)
@@ -124,7 +124,7 @@ def test_an_interrupted_recipe_goes_on_as_if_nothing_had_happened(tiny_cfg, tmp_
     assert_equal(weights(tmp_path / "broken"), weights(tmp_path / "unbroken"))
 
 
-def test_an_average_can_start_later_and_must_fit(tiny_cfg):
+def test_ema_can_start_later_and_must_match_the_model(tiny_cfg):
     cfg = tiny_cfg("finetune", "SOLVER.EPOCHS", 2)
     with pytest.raises(Interrupted):
         run_training(cfg, hooks=[StopAfter(2)])
@@ -136,7 +136,7 @@ def test_an_average_can_start_later_and_must_fit(tiny_cfg):
         average.load_state_dict({"other": torch.zeros(2, 2)})
 
 
-def test_two_processes_give_the_losses_and_the_average_of_one(tiny_cfg, tmp_path):
+def test_two_processes_match_losses_and_ema_of_one(tiny_cfg, tmp_path):
     run_training(tiny_cfg("finetune", *RECIPE, "OUTPUT_DIR", str(tmp_path / "1")))
     cfg = tiny_cfg("finetune", *RECIPE, "OUTPUT_DIR", str(tmp_path / "2"))
     assert launch(run_training, (cfg,), num_processes=2) == 0

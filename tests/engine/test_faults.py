@@ -182,7 +182,7 @@ def test_a_folder_that_becomes_read_only_ends_the_run(run_cfg, small_disk):
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes through /proc")
-def test_killed_runs_end_in_the_weights_of_the_unbroken_one():
+def test_killed_runs_end_with_the_weights_of_an_uninterrupted_run():
     """A short run of tools/kill_test.py: one process, killed at a random moment and while it writes."""
     tool = Path(__file__).parents[2] / "tools" / "kill_test.py"
     run = [sys.executable, str(tool), "--runs", "2", "--processes", "1", "--epochs", "30"]

@@ -203,7 +203,7 @@ def refuse_in_second_process():
     distributed.barrier()
 
 
-def test_a_users_error_is_not_tried_again_and_is_told_whichever_process_meets_it(capfd):
+def test_user_error_of_any_process_is_printed_and_not_retried(capfd):
     assert launch(refuse_in_second_process, (), num_processes=2, max_restarts=3) == 2
     errors = capfd.readouterr().err
     assert errors.count("vmae-det: ") == 1

@@ -121,7 +121,7 @@ def test_a_run_does_not_start_on_a_full_disk(disk_cfg, small_disk):
         run_training(cfg)
 
 
-def test_a_list_of_bad_batches_that_cannot_be_written_goes_to_the_terminal(disk_cfg, small_disk, capfd):
+def test_bad_batches_that_cannot_be_written_are_logged(disk_cfg, small_disk, capfd):
     cfg = disk_cfg("pretrain", "SOLVER.EPOCHS", 3, "SOLVER.MAX_LOSS", 1e-9)
     with pytest.raises(TrainingError, match="at step 1"):
         run_training(cfg, hooks=[Fill(small_disk, step=1)])

@@ -202,7 +202,7 @@ def test_profiling_looks_at_training(capsys):
 # ---------------------------------------------------------------- resuming
 
 
-def test_a_resumed_run_says_what_has_changed(short_cfg):
+def test_resumed_run_logs_changes(short_cfg):
     cfg = short_cfg("pretrain", "SOLVER.EPOCHS", 2)
     with pytest.raises(Interrupted):
         run_training(cfg, hooks=[StopAfter(2)])

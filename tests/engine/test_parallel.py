@@ -85,7 +85,7 @@ def test_a_detector_that_is_shared_gives_the_losses_and_results_of_one(tiny_cfg,
     assert results(tmp_path / "two") == pytest.approx(results(one), abs=1e-3)
 
 
-def test_a_shared_checkpoint_of_four_goes_on_in_any_number(tiny_cfg, tmp_path, reference):
+def test_sharded_checkpoint_of_four_processes_resumes_on_any_number(tiny_cfg, tmp_path, reference):
     options = (*AVERAGE, "SOLVER.BATCH_SIZE", 8, "SOLVER.EPOCHS", 2)
     one = reference(tiny_cfg, "pretrain", *options)
     cfg = tiny_cfg("pretrain", *options, "SOLVER.PARALLEL", "fsdp", "OUTPUT_DIR", str(tmp_path / "four"))
@@ -103,7 +103,7 @@ def test_a_shared_checkpoint_of_four_goes_on_in_any_number(tiny_cfg, tmp_path, r
         assert close(weights(folder), weights(one))
 
 
-def test_a_file_of_one_goes_on_shared(tiny_cfg, tmp_path, reference):
+def test_checkpoint_of_one_process_resumes_sharded(tiny_cfg, tmp_path, reference):
     options = (*AVERAGE, "SOLVER.BATCH_SIZE", 8, "SOLVER.EPOCHS", 2)
     one = reference(tiny_cfg, "pretrain", *options)
     folder = tmp_path / "two"

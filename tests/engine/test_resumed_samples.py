@@ -119,7 +119,7 @@ def join(parts):
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 @pytest.mark.parametrize("task", TASKS)
-def test_resumed_samples_are_those_of_the_unbroken_run(spoilt_cfg, monkeypatch, task, workers):
+def test_resumed_samples_are_those_of_an_uninterrupted_run(spoilt_cfg, monkeypatch, task, workers):
     cfg = spoilt_cfg(task)
     unbroken, bad = read(cfg, 0, READ, monkeypatch)
     assert len(bad) == 1  # its clips were replaced

@@ -120,7 +120,7 @@ def test_each_test_set_has_a_unique_label(names, labels):
 
 
 @pytest.mark.parametrize("task", ["pretrain", "detect"])
-def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tiny_cfg, tmp_path, task):
+def test_interrupted_run_resumes_bit_identically(tiny_cfg, tmp_path, task):
     options = ("SOLVER.EPOCHS", 4, "MODEL.BACKBONE.DROP_PATH", 0.2)
     run_training(tiny_cfg(task, "OUTPUT_DIR", str(tmp_path / "unbroken"), *options))
     cfg = tiny_cfg(task, "OUTPUT_DIR", str(tmp_path / "broken"), *options)
@@ -194,7 +194,7 @@ def test_an_error_in_several_processes_is_one_line(tiny_cfg, capfd):
     assert "Traceback" not in errors
 
 
-def test_ctrl_c_on_several_processes_saves_and_the_run_goes_on(tiny_cfg, tmp_path):
+def test_ctrl_c_on_several_processes_saves_and_the_run_resumes(tiny_cfg, tmp_path):
     folder = tmp_path / "run"
     cfg = tiny_cfg("pretrain", "SOLVER.EPOCHS", 4000)
     (tmp_path / "config.yaml").write_text(cfg.dump())

@@ -23,7 +23,7 @@ def test_random_masks_hide_any_tokens():
     assert (slices != slices[:, :1]).any()
 
 
-def test_frame_masks_hide_whole_slices():
+def test_frame_masks_cover_entire_slices():
     slices = draw_mask(SEEDS, GRID, "frame", 0.5).view(3, 8, 196)
     assert slices.all(dim=2).sum(dim=1).tolist() == [4] * 3
     assert slices.any(dim=2).sum(dim=1).tolist() == [4] * 3

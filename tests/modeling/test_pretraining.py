@@ -63,7 +63,7 @@ def handed_to_the_decoder(model, batch):
         ((*CELL, *CENTRE), 1, (9, 1, (1, 64 * 3))),
     ],
 )
-def test_what_the_decoder_takes_and_gives(opts, target, expected):
+def test_decoder_input_and_output_shapes(opts, target, expected):
     assert handed_to_the_decoder(small(*opts), batch_of(target)) == expected
 
 

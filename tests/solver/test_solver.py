@@ -7,7 +7,7 @@ from vmae_det.modeling import build_model
 from vmae_det.solver import build_optimizer, build_schedule, parameter_groups
 
 
-def test_layer_wise_decay_and_what_does_not_decay(tiny_cfg):
+def test_layer_wise_decay_and_weight_decay(tiny_cfg):
     model = build_model(tiny_cfg("detect"))  # two blocks
     groups = parameter_groups(model, weight_decay=0.05, layer_decay=0.5)
     of = {name: group for group in groups for name in group["names"]}
@@ -27,7 +27,7 @@ def test_the_mask_token_does_not_decay(tiny_cfg):
     assert [g["weight_decay"] for g in groups if "mask_token" in g["names"]] == [0]
 
 
-def test_frozen_parameters_are_left_out(tiny_cfg):
+def test_frozen_parameters_are_skipped(tiny_cfg):
     model = build_model(tiny_cfg("finetune", "MODEL.CLASSIFIER.LINEAR_PROBE", True))
     names = [name for group in parameter_groups(model, 0.05, 1.0) for name in group["names"]]
     assert names

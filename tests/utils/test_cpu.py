@@ -39,7 +39,7 @@ def here(monkeypatch):
     cpu._has_fast_gemm.cache_clear()
 
 
-def test_quicker_products_and_back(here):
+def test_fast_gemm_on_and_off(here):
     cpu.use_fast_gemm()
     assert cpu.is_fast_gemm_enabled()
     assert torch.get_float32_matmul_precision() == "medium"
@@ -70,7 +70,7 @@ def test_a_precision_that_somebody_chose_stays(here):
     assert torch.get_float32_matmul_precision() == "high"
 
 
-def test_products_that_round_to_bfloat16_are_found_out(monkeypatch):
+def test_gemm_that_rounds_to_bfloat16_is_detected(monkeypatch):
     product = torch.Tensor.__matmul__
 
     def rounding(a, b):

@@ -101,7 +101,7 @@ def wandb(monkeypatch):
     return stub
 
 
-def test_a_resumed_run_goes_on_in_its_run_at_weights_and_biases(wandb, tmp_path):
+def test_resumed_run_continues_its_wandb_run(wandb, tmp_path):
     for resumed in (False, True, False):
         writer = WandbWriter(tmp_path, "videos", {"SEED": 1}, resumed)
         writer.write(3, {"loss": 1.0})

@@ -66,8 +66,8 @@ class Trainer:
 
     Args:
         model: called with a batch; returns a dict of losses, which are summed.
-        batches: infinite iterator of batches of one forward pass. It raises a UserError on all processes
-            alike.
+        batches: infinite iterator of batches of one forward pass. It raises a UserError on
+            all processes.
         accumulate: forward and backward passes per optimizer step. Losses are averaged over them.
         clip_grad: largest norm of the gradient; 0 does not clip.
         amp: "none", "bf16" or "fp16".
