@@ -196,7 +196,10 @@ def test_each_process_leaves_a_profile(short_cfg):
 
 def test_profiling_looks_at_training(capsys):
     assert main(["train", "--profile", "--eval-only"]) == 2
-    assert "--profile: looks at steps of training" in capsys.readouterr().err
+    assert (
+        "--profile: profiles training steps, so it cannot be combined with --eval-only"
+        in capsys.readouterr().err
+    )
 
 
 # ---------------------------------------------------------------- resuming
