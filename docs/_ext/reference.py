@@ -32,6 +32,10 @@ MARKER = re.compile(r"<!-- reference: (\w+) -->")
 DOCUMENTED = (
     "vmae_det.data.catalog.CatalogEntry",
     "vmae_det.data.catalog.register_dataset",
+    "vmae_det.data.catalog.register_dataset_type",
+    "vmae_det.data.datasets.ClipDataset",
+    "vmae_det.dataset_tools.importers.base.Importer",
+    "vmae_det.rendering.result_writers.ResultWriter",
     "vmae_det.engine.train.run_training",
     "vmae_det.engine.evaluation.run_evaluation",
     "vmae_det.engine.launch.launch",
@@ -299,8 +303,16 @@ def _read_docstring(app: Any, kind: str, name: str, obj: object, options: object
     lines[:] = to_rst(lines)
 
 
+def _skip_field_aliases(
+    app: Any, kind: str, name: str, obj: object, skip: bool, options: object
+) -> bool | None:
+    """Skip the fields of named tuples. The docstring of the class describes them."""
+    return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
+
+
 def setup(app: Any) -> dict[str, Any]:
     """Connect the generators to Sphinx."""
+    app.connect("autodoc-skip-member", _skip_field_aliases)
     app.connect("source-read", _read_source)
     app.connect("autodoc-process-docstring", _read_docstring)
     return {"version": vmae_det.__version__, "parallel_read_safe": True}
