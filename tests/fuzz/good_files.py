@@ -23,7 +23,7 @@ from vmae_det.mini_ava import make_mini_ava
 from vmae_det.modeling import build_model
 
 TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(TESTS / "data"), str(TESTS / "inference")]
+sys.path[:0] = [str(TESTS / "dataset_tools"), str(TESTS / "inference")]
 
 from export_annotations import to_coco, to_cvat, to_labelstudio, to_via3  # noqa: E402
 from onnx_detectors import write_bright_detector  # noqa: E402
