@@ -151,7 +151,7 @@ def _clip_rate(batches: Iterator[Any], number: int) -> float:
 
 def _load(dataset: Any, key: tuple[int, int]) -> np.ndarray:
     """Decode the clip of a sample, uint8 (T, H, W, 3)."""
-    part, index = dataset.place(key[1])
+    part, index = dataset.locate(key[1])
     clip, _ = part.load(index, np.random.default_rng((part.cfg.SEED, *key)))
     return clip.frames.permute(0, 2, 3, 1).numpy()
 
