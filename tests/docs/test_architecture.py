@@ -59,7 +59,7 @@ def test_there_are_four_walks():
     assert len(list(walks())) == 4
 
 
-@pytest.mark.parametrize("steps", walks())
+@pytest.mark.parametrize("steps", list(walks()))
 def test_a_walk_names_at_most_eight_files_and_never_returns(steps):
     assert 5 <= len(steps) <= 8
     files = [file for file, _ in steps]
@@ -78,7 +78,7 @@ def answers():
     return re.findall(r"^\| (.*\?) \| `([^`]+)` \| (?:`(\w+)`)? ?\|$", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize(("question", "file", "name"), answers())
+@pytest.mark.parametrize(("question", "file", "name"), list(answers()))
 def test_an_answer_holds(question, file, name):
     assert (ROOT / file).is_file()
     if name:

@@ -188,4 +188,4 @@ def test_killed_runs_end_with_the_weights_of_an_uninterrupted_run():
     run = [sys.executable, str(tool), "--runs", "2", "--processes", "1", "--epochs", "30"]
     done = subprocess.run(run, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 of 2 killed runs end in the weights of the unbroken run; 1 of them" in done.stdout
+    assert "2 of 2 killed runs end with the weights of the reference run; 1 of them" in done.stdout

@@ -19,10 +19,15 @@ from vmae_det.utils import cpu, distributed
 from vmae_det.utils.errors import ConfigError, UserError
 from vmae_det.utils.logging import setup_logging
 from vmae_det.utils.memory import device_memory, in_gb
+from vmae_det.utils.moved import moved_names
 from vmae_det.utils.output_files import make_output_folder, write_text
 from vmae_det.utils.watchdog import write_stacks_to
 
 logger = logging.getLogger(__name__)
+
+__getattr__ = moved_names(
+    __name__, {"run_training": "vmae_det.engine.train", "run_evaluation": "vmae_det.engine.evaluation"}
+)
 
 FINAL_WEIGHTS = "model_final.pt"
 METRICS = "metrics.jsonl"

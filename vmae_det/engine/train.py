@@ -65,9 +65,8 @@ def run_training(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] =
     """Train as the config describes, evaluate on DATASETS.TEST, and return the metrics.
 
     Files in OUTPUT_DIR: config.yaml, log.txt, metrics.jsonl, TensorBoard files, checkpoints, and
-        model_final.pt,
-    the weights that are evaluated (the EMA weights with SOLVER.EMA_DECAY). With DATASETS.TEST also
-    results.json, and with TEST.PERIOD model_best.pt.
+    model_final.pt with the weights that are evaluated (the EMA weights with SOLVER.EMA_DECAY). With
+    DATASETS.TEST also results.json, and with TEST.PERIOD model_best.pt.
 
     Args:
         resume: continue from the newest checkpoint in OUTPUT_DIR; start a new run if there is none.

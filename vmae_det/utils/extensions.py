@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from vmae_det.utils.errors import UserError
+from vmae_det.utils.moved import MODULES
 
 OPTION = "--import"
 
@@ -32,6 +33,8 @@ def import_extensions(modules: Sequence[str]) -> None:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
             where = f"{error.name} is neither in {os.getcwd()} nor installed"
+            if error.name in MODULES:
+                where = str(error)
             raise UserError(f"{OPTION} {module}: {where}") from None
         except (Exception, SystemExit) as error:
             reason = f"{type(error).__name__}: {error}"
