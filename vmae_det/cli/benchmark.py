@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 "--repeats",
                 type=positive_int,
                 default=topic.repeats,
-                help="number of times that each measurement is repeated (%(default)s)",
+                help="number of times that each measurement is repeated (default: %(default)s)",
             )
         added.add_argument(
             "--json", type=output_file, metavar="FILE", help="also write the results to this file"
@@ -75,7 +75,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--clips", type=integer_in("[32, 1000000]"), default=64, help="decoded clips per turn (%(default)s)"
+        "--clips",
+        type=integer_in("[32, 1000000]"),
+        default=64,
+        help="decoded clips per turn (default: %(default)s)",
     )
     parser.add_argument(
         "--videos", metavar="WxH", help="use synthetic videos of this size instead of DATASETS.TRAIN"
@@ -84,7 +87,8 @@ def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
         "--key-every",
         type=positive_int,
         default=250,
-        help="frames between the I-frames of these videos (%(default)s as in x264; cameras: 30 to 60)",
+        help="frames between the I-frames of the synthetic videos (default: %(default)s, as in x264; "
+        "cameras: 30 to 60)",
     )
 
 
@@ -111,10 +115,17 @@ def _data(args: argparse.Namespace) -> tuple[str, Any]:
 
 def _add_readers_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "video", type=Path, nargs="?", metavar="VIDEO", help="default: a synthetic video of 1920 x 1080"
+        "video",
+        type=Path,
+        nargs="?",
+        metavar="VIDEO",
+        help="video file (default: a synthetic video of 1920 x 1080)",
     )
     parser.add_argument(
-        "--short-side", type=positive_int, default=256, help="size to which frames are resized (%(default)s)"
+        "--short-side",
+        type=positive_int,
+        default=256,
+        help="short side of the reduced frames, in pixels (default: %(default)s)",
     )
 
 
@@ -127,7 +138,11 @@ def _readers(args: argparse.Namespace) -> tuple[str, Any]:
 
 def _add_loader_memory_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--workers", type=positive_int, nargs="+", default=[1, 2, 4, 8], help="numbers of loader workers"
+        "--workers",
+        type=positive_int,
+        nargs="+",
+        default=[1, 2, 4, 8],
+        help="numbers of loader workers (default: 1 2 4 8)",
     )
 
 
@@ -140,18 +155,23 @@ def _loader_memory(args: argparse.Namespace) -> tuple[str, Any]:
 
 def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--against", choices=["huggingface"], default="", help="compare with this implementation"
+        "--against", choices=["huggingface"], default="", help="also measure this implementation and compare"
     )
-    parser.add_argument("--batch", type=positive_int, default=4, help="clips per step (%(default)s)")
-    parser.add_argument("--threads", type=positive_int, default=2, help="CPU threads (%(default)s)")
-    parser.add_argument("--steps", type=positive_int, default=2, help="steps per turn (%(default)s)")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the models")
+    parser.add_argument("--batch", type=positive_int, default=4, help="clips per step (default: %(default)s)")
+    parser.add_argument("--threads", type=positive_int, default=2, help="CPU threads (default: %(default)s)")
+    parser.add_argument("--steps", type=positive_int, default=2, help="steps per turn (default: %(default)s)")
+    parser.add_argument("--compile", action="store_true", help="compile the models with torch.compile")
     parser.add_argument(
         "--alike",
         action="store_true",
-        help="apply our CPU settings to the other implementation, too",
+        help="also apply the CPU settings of vmae_det to the implementation of --against",
     )
-    parser.add_argument("--amp", choices=["none", "bf16", "fp16"], default="none", help="mixed precision")
+    parser.add_argument(
+        "--amp",
+        choices=["none", "bf16", "fp16"],
+        default="none",
+        help="mixed precision (default: %(default)s)",
+    )
 
 
 def _train(args: argparse.Namespace) -> tuple[str, Any]:
@@ -169,14 +189,17 @@ def _train(args: argparse.Namespace) -> tuple[str, Any]:
 
 
 def _add_scaling_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--batch", type=positive_int, default=2, help="clips per process (%(default)s)")
+    parser.add_argument(
+        "--batch", type=positive_int, default=2, help="clips per process (default: %(default)s)"
+    )
     parser.add_argument(
         "--processes",
         type=positive_int,
         nargs="+",
         default=[1, 2, 4],
         metavar="N",
-        help="the model is fitted to the first two and predicts the others (1 2 4)",
+        help="numbers of processes; the model is fitted to the first two and predicts the others "
+        "(default: 1 2 4)",
     )
 
 
@@ -189,20 +212,24 @@ def _scaling(args: argparse.Namespace) -> tuple[str, Any]:
 
 
 def _add_gpu_scaling_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--models", choices=SIZES, nargs="+", default=list(SIZES), help="(%(default)s)")
+    parser.add_argument(
+        "--models", choices=SIZES, nargs="+", default=list(SIZES), help="model sizes (default: S B L H)"
+    )
     parser.add_argument(
         "--total-gpus",
         type=positive_int,
         nargs="+",
         default=[8, 16, 32, 64, 128, 256, 512],
         metavar="N",
-        help="numbers of GPUs, one row each (8 to 512)",
+        help="numbers of GPUs, one row each (default: 8 16 32 64 128 256 512)",
     )
-    parser.add_argument("--parallel", choices=["ddp", "fsdp"], default="ddp", help="(%(default)s)")
+    parser.add_argument(
+        "--parallel", choices=["ddp", "fsdp"], default="ddp", help="DDP or FSDP2 (default: %(default)s)"
+    )
     assumed = parser.add_argument_group("assumed hardware")
     for part in fields(Cluster):
         name = f"--{part.name.replace('_', '-')}"
-        text = f"{part.metadata['help']} (%(default)g)"
+        text = f"{part.metadata['help']} (default: %(default)g)"
         assumed.add_argument(
             name, type=number_in("[1e-9, 1e18]"), default=part.default, metavar="X", help=text
         )
@@ -221,14 +248,15 @@ def _gpu_scaling(args: argparse.Namespace) -> tuple[str, Any]:
 
 def _add_detect_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--video", type=Path, metavar="FILE", help="default: a synthetic video of ten seconds"
+        "--video", type=Path, metavar="FILE", help="video file (default: a synthetic video of ten seconds)"
     )
     parser.add_argument(
         "--minutes",
         type=_numbers,
         default="1,10",
         metavar="LIST",
-        help="lengths of synthetic videos for which peak memory is measured (%(default)s); '': none",
+        help="minutes of the synthetic videos for which peak memory is measured; '' for none "
+        "(default: %(default)s)",
     )
 
 
@@ -245,7 +273,7 @@ def _add_tracking_arguments(parser: argparse.ArgumentParser) -> None:
         "dataset", metavar="DATASET", help="a detection dataset whose annotations have person ids"
     )
     parser.add_argument(
-        "--score", type=fraction, default=0.5, help="lowest score of a person box (%(default)s)"
+        "--score", type=fraction, default=0.5, help="lowest score of a person box (default: %(default)s)"
     )
 
 
@@ -270,10 +298,14 @@ def _overlay(args: argparse.Namespace) -> tuple[str, Any]:
 
 def _add_page_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--hours", type=number_in("(0, 100]"), default=1.0, help="length of the video (%(default)s)"
+        "--hours", type=number_in("(0, 100]"), default=1.0, help="length of the video (default: %(default)s)"
     )
-    parser.add_argument("--people", type=positive_int, default=20, help="persons per keyframe (%(default)s)")
-    parser.add_argument("--actions", type=positive_int, default=80, help="number of classes (%(default)s)")
+    parser.add_argument(
+        "--people", type=positive_int, default=20, help="persons per keyframe (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--actions", type=positive_int, default=80, help="number of classes (default: %(default)s)"
+    )
 
 
 def _page(args: argparse.Namespace) -> tuple[str, Any]:
@@ -291,7 +323,7 @@ def _add_frame_map_arguments(parser: argparse.ArgumentParser) -> None:
         "--rows",
         type=integer_in("[320, 100000000]"),  # a quarter of 320 is one person box with 80 scores
         default=DETECTION_ROWS,
-        help="number of detections; keyframes and ground truth are proportional to it (%(default)s)",
+        help="number of detections; keyframes and ground truth are proportional to it (default: %(default)s)",
     )
 
 
@@ -319,7 +351,7 @@ TOPICS = {
         has_config=True,
     ),
     "readers": Topic(
-        "time to open a video and to read a clip, for each video reader",
+        "time to open a video and to read a clip with each video reader",
         _add_readers_arguments,
         _readers,
         repeats=7,
@@ -336,7 +368,7 @@ TOPICS = {
         has_config=True,
     ),
     "detect": Topic(
-        "CPU time of detect by stage with given boxes and random weights, and its peak memory",
+        "CPU time of detection by stage, with given boxes and random weights, and peak memory",
         _add_detect_arguments,
         _detect,
         has_config=True,
@@ -361,13 +393,13 @@ TOPICS = {
         repeats=0,
     ),
     "scaling": Topic(
-        "pre-training steps with several processes on this machine, compared with a model of them",
+        "time of pre-training steps with several processes on this machine, compared with a model of a step",
         _add_scaling_arguments,
         _scaling,
         has_config=True,
     ),
     "gpu-scaling": Topic(
-        "predictions of that model for 8 to 512 GPUs of assumed hardware; measures nothing",
+        "predicted time of pre-training steps on 8 to 512 GPUs of assumed hardware, without measuring",
         _add_gpu_scaling_arguments,
         _gpu_scaling,
         repeats=0,

@@ -12,13 +12,14 @@ from vmae_det.dataset_tools.prepare.preparers import PREPARERS, get_preparer, lo
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add one subcommand per dataset, with its own and the common arguments."""
     parser.epilog = (
-        "Run the command again to resume an interrupted run. datasets/README.md describes each dataset.\n"
+        "Run the command again to resume an interrupted run.\n"
+        "docs/guides/datasets/index.md describes each dataset.\n"
         "exit status: 0 on success, 1 if too many videos are broken, 2 on invalid usage"
     )
     datasets = parser.add_subparsers(dest="dataset", metavar="DATASET", required=True)
     for name in PREPARERS:
         module = get_preparer(name)
-        summary = module.__doc__.split("\n")[0]
+        summary = module.__doc__.split("\n")[0].removesuffix(".")
         dataset = datasets.add_parser(name, help=summary, description=summary)
         module.add_arguments(dataset)
         dataset.add_argument(

@@ -46,7 +46,7 @@ _C.MODEL.INIT = Key("xavier", choice("xavier", "published"))
 # Compile the transformer blocks with torch.compile. No gain on a CPU (docs/results/training_speed.md).
 _C.MODEL.COMPILE = Key(False, flag())
 # Store only the input of each backbone block for the backward pass, and recompute the rest: the same losses,
-# much less memory, one more forward pass of the blocks (docs/results/training_speed.md).
+# much less memory, and one more forward pass of the blocks (docs/results/training_speed.md).
 _C.MODEL.ACTIVATION_CHECKPOINTING = Key(False, flag())
 
 _C.MODEL.BACKBONE = Group()
@@ -54,7 +54,7 @@ _C.MODEL.BACKBONE = Group()
 _C.MODEL.BACKBONE.NAME = Key("VideoViT", registered("vmae_det.modeling:BACKBONE_REGISTRY"))
 # Dimension of a token. Must be divisible by NUM_HEADS.
 _C.MODEL.BACKBONE.EMBED_DIM = Key(768, integer("[2, 16384]"))
-# Number of transformer blocks, and of attention heads in each.
+# Number of transformer blocks, and of attention heads in each block.
 _C.MODEL.BACKBONE.DEPTH = Key(12, integer("[1, 256]"))
 _C.MODEL.BACKBONE.NUM_HEADS = Key(12, integer("[1, 256]"))
 # Hidden dimension of a block's MLP, as a multiple of EMBED_DIM.
@@ -62,8 +62,8 @@ _C.MODEL.BACKBONE.MLP_RATIO = Key(4.0, number("(0, 64]"))
 # A token covers TUBELET_SIZE frames of PATCH_SIZE x PATCH_SIZE pixels.
 _C.MODEL.BACKBONE.PATCH_SIZE = Key(16, integer("[1, 256]"))
 _C.MODEL.BACKBONE.TUBELET_SIZE = Key(2, integer("[1, 64]"))
-# Sine-cosine position embedding. flat: of the index of a token, as published. axes: of its time, row and
-# column; a small model learns much faster with it.
+# Sine-cosine position embedding. flat: embeds the index of a token, as published. axes: embeds its time, row
+# and column; a small model learns much faster with it.
 _C.MODEL.BACKBONE.POSITIONS = Key("flat", choice("flat", "axes"))
 # Drop path rate of the last block. It increases linearly from 0 at the first block.
 _C.MODEL.BACKBONE.DROP_PATH = Key(0.0, number("[0, 1)"))
@@ -90,8 +90,8 @@ _C.MODEL.RECONSTRUCTION = Group()
 # Normalize the target of each cube by its own mean and standard deviation, for each color channel.
 _C.MODEL.RECONSTRUCTION.NORMALIZE = Key(True, flag())
 # Target frames: their number and stride, around the center of the clip. 0: as in INPUT. NUM_FRAMES must be
-# divisible by the number of time slices of the clip, or 1: only the center frame, predicted by the tokens of
-# its time slice (tube masks only).
+# divisible by the number of time slices of the clip, or 1. With 1, only the center frame is predicted, by the
+# tokens of its time slice (tube masks only).
 _C.MODEL.RECONSTRUCTION.NUM_FRAMES = Key(0, integer("[0, 1024]"))
 _C.MODEL.RECONSTRUCTION.SAMPLING_RATE = Key(0, integer("[0, 1000]"))
 # Loss, averaged over the values of masked cubes.
@@ -150,7 +150,7 @@ _C.INPUT.CROP_SCALES = Key((1.0, 0.875, 0.75, 0.66), several(number("[0.1, 1]"),
 # For resized: range of the area as a fraction of the frame, and of the aspect ratio.
 _C.INPUT.CROP_AREA = Key((0.08, 1.0), low_and_high(number("[0.001, 1]")))
 _C.INPUT.CROP_ASPECT = Key((0.75, 1.3333), low_and_high(number("[0.1, 10]")))
-# For short_side: in pixels, at least CROP_SIZE.
+# For short_side: the resized short side in pixels, at least CROP_SIZE.
 _C.INPUT.TRAIN_SHORT_SIDE = Key(256, integer("[1, 4096]"))
 # Short side of test clips, in pixels. Classification crops squares of CROP_SIZE. Detection uses the frame.
 _C.INPUT.TEST_SHORT_SIDE = Key(256, integer("[1, 4096]"))
@@ -212,7 +212,7 @@ _C.SOLVER.MIN_LR = Key(1e-5, number("[0, 1000]"))
 _C.SOLVER.WARMUP_LR = Key(0.0, number("[0, 1000]"))
 # Videos of one optimizer step, over all processes and accumulated passes.
 _C.SOLVER.BATCH_SIZE = Key(1024, integer("[1, 1000000]"))
-# Passes over the training set, and of warm-up, which may be a fraction.
+# Epochs of training, and of warm-up, which may be a fraction. An epoch is a pass over the training set.
 _C.SOLVER.EPOCHS = Key(800, integer("[1, 100000]"))
 _C.SOLVER.WARMUP_EPOCHS = Key(40.0, number("[0, 100000]"))
 # Weight decay. Not applied to biases and norms.
@@ -253,8 +253,8 @@ _C.SOLVER.LOG_PERIOD = Key(10, integer("[1, 1000000]"))
 _C.TEST = Group()
 # Epochs between evaluations on DATASETS.TEST. 0: only after training.
 _C.TEST.PERIOD = Key(0, integer("[0, 100000]"))
-# Metric that selects model_best.pt. Empty: that of the task, frame_mAP, top1 or reconstruction_loss. With
-# several datasets, the metric is prefixed by a dataset's name, as in results.json.
+# Metric that selects model_best.pt. Empty: the metric of the task (frame_mAP, top1 or reconstruction_loss).
+# With several datasets, the metric is prefixed by a dataset's name, as in results.json.
 _C.TEST.BEST_METRIC = Key("", text())
 # Clips of a batch in each process.
 _C.TEST.BATCH_SIZE = Key(8, integer("[1, 10000]"))

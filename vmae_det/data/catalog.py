@@ -165,7 +165,7 @@ def get_dataset(name: str, root: str = "") -> DatasetSpec:
         if entry.file is not None:
             if entry.made_by and not (base / entry.file).exists():
                 problem = f"dataset '{name}': file does not exist; run `{entry.made_by}` to create it"
-                raise DataError(f"{problem} (see datasets/README.md)", base / entry.file)
+                raise DataError(f"{problem} (see docs/guides/datasets/index.md)", base / entry.file)
             return read_dataset_file(base / entry.file, name)
         content = {
             key: value

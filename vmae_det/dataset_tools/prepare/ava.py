@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         "folder with the CSV and pbtxt files of ava_v2.2.zip",
         "folder of movies, cuts or frames",
-        "detected persons of the validation set, in any of the three formats, such as SlowFast's "
+        "detected persons of the validation set, in any person-box format, such as SlowFast's "
         "person_box_67091280_iou90/ava_detection_val_boxes_and_labels.csv; needed for testing",
     )
     parser.add_argument(

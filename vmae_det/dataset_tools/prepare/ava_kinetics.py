@@ -44,8 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         "folder ava_kinetics_v1_0, with its CSV and pbtxt files",
         "folder of the Kinetics-700 clips, YOUTUBEID_000012_000022.mp4, directly or in subfolders",
-        "detected persons of the validation set, in any of the three formats, with seconds of the YouTube "
-        "video",
+        "detected persons of the validation set, in any person-box format, with seconds of the YouTube video",
     )
 
 

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"folder with {ANNOTATIONS}",
         "folder ReCompress_Videos, with a subfolder for each class; or Frames, with a folder of images for "
         "each video in a folder for each class",
-        "detected persons of the test sets, in any of the three formats, with frame numbers from 1 as "
+        "detected persons of the test sets, in any person-box format, with frame numbers from 1 as "
         "timestamps",
     )
 

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         f"folder with {ANNOTATIONS}",
         "folder trainval, with a subfolder for each sport",
-        "detected persons of the validation set, in any of the three formats, with frame numbers from 1 as "
+        "detected persons of the validation set, in any person-box format, with frame numbers from 1 as "
         "timestamps, such as a pickle of MultiSports_box.zip",
     )
 

@@ -42,8 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         f"folder with {CORRECTED}, trainlist01.txt and testlist01.txt; or with {ACT_FORMAT}",
         "folder UCF-101, with a subfolder for each class",
-        "detected persons of the test set, in any of the three formats, with frame numbers from 1 as "
-        "timestamps",
+        "detected persons of the test set, in any person-box format, with frame numbers from 1 as timestamps",
     )
 
 
