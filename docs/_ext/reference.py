@@ -61,8 +61,8 @@ def describe_range(values: Any) -> str:
         return " or ".join(f"`{name}`" for name in values.choices)
     if getattr(values, "registry", ""):
         registry = values.registry.partition(":")[2]
-        besides = "".join(f", or `{name}`" for name in values.besides)
-        return f"a name in `{registry}`{besides}"
+        extra = "".join(f", or `{name}`" for name in values.extra_choices)
+        return f"a name in `{registry}`{extra}"
     if getattr(values, "form", ""):
         return f"str of the form {values.form}" + (", or empty" if values.blank else "")
     if hasattr(values, "blank"):

@@ -58,7 +58,7 @@ def test_the_dataset_passes_check_data_and_can_be_trained_on(coco_file, mini_ava
 def test_an_existing_dataset_requires_overwrite(coco_file, mini_ava, tmp_path, capsys):
     assert imported(coco_file, mini_ava, tmp_path)[0] == 0
     assert imported(coco_file, mini_ava, tmp_path)[0] == 2
-    assert "already exists; choose another folder, or give --overwrite" in capsys.readouterr().err
+    assert "already exists; choose another folder, or pass --overwrite" in capsys.readouterr().err
     assert imported(coco_file, mini_ava, tmp_path, "--overwrite")[0] == 0
 
 

@@ -30,14 +30,14 @@ def test_every_key_has_a_range_that_its_default_lies_in():
 
 
 def test_names_that_are_not_utf8_are_refused():
-    with pytest.raises(ConfigError, match=r"^OUTPUT_DIR: takes text in UTF-8, got 'caf\\udce9'"):
+    with pytest.raises(ConfigError, match=r"^OUTPUT_DIR: must be valid UTF-8, got 'caf\\udce9'"):
         checked("OUTPUT_DIR", "caf\udce9")
 
 
 def test_inf_and_nan_on_the_command_line():
     assert float("inf") == checked("SOLVER.MAX_LOSS", "inf").SOLVER.MAX_LOSS
     for value in ("nan", "-inf"):
-        with pytest.raises(ConfigError, match=rf"^SOLVER\.MAX_LOSS: must lie in \(0, inf\], got {value}"):
+        with pytest.raises(ConfigError, match=rf"^SOLVER\.MAX_LOSS: must be in \(0, inf\], got {value}"):
             checked("SOLVER.MAX_LOSS", value)
 
 

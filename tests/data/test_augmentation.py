@@ -175,7 +175,7 @@ def test_probability_of_erasing():
     for value in (-0.1, 1.5):
         cfg = get_cfg()
         cfg.INPUT.RANDOM_ERASING = value
-        with pytest.raises(ConfigError, match=rf"INPUT\.RANDOM_ERASING: must lie in \[0, 1\], got {value}"):
+        with pytest.raises(ConfigError, match=rf"INPUT\.RANDOM_ERASING: must be in \[0, 1\], got {value}"):
             check_config(cfg)
 
 

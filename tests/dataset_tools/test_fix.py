@@ -121,7 +121,7 @@ def test_lines_written_by_other_programs(damaged, tmp_path, line, fixed, ending)
 def test_nothing_is_overwritten(damaged, tmp_path, capsys):
     arguments = ["check-data", str(damaged / "val.yaml"), "--fix"]
     assert main([*arguments, str(damaged)]) == 2
-    assert f"{damaged / 'val.yaml'} already exists; give a new folder" in capsys.readouterr().err
+    assert f"{damaged / 'val.yaml'} already exists; choose a new folder" in capsys.readouterr().err
     assert main([*arguments, str(tmp_path / "out")]) == 1
     assert main([*arguments, str(tmp_path / "out")]) == 2
     assert main(["check-data", str(damaged / "videos"), "--fix", str(tmp_path / "new")]) == 2

@@ -76,7 +76,7 @@ def test_real_via_project_with_actions_under_person(cases, tmp_path, capsys):
         ("coco_rot90.json", [], "no box with an action; skipped: 10 rotated boxes"),
         ("coco_dup.json", [], "$.images[10].id: duplicate image id 1, first used at $.images[0]"),
         ("ls_timeline_only.json", [], "2 segments without a box"),
-        ("cvat_coco.json", [], "its images have names such as frame_000000.PNG); give --video NAME"),
+        ("cvat_coco.json", [], "its images have names such as frame_000000.PNG); pass --video NAME"),
         ("coco_rot90.json", ["--video", "clip"], "--video: the annotations already name their videos"),
         (
             "coco_rot90.json",
@@ -148,7 +148,7 @@ def test_images_without_a_video_get_the_video_of_the_option(tmp_path):
     rows, report = run(tmp_path, document, rate=2, video="clip")
     assert [row[:2] for row in rows] == [("clip", 0), ("clip", 1)]
     assert any("using 'clip' (from --video)" in note for note in report.notes)
-    with pytest.raises(DataError, match="give --video NAME"):
+    with pytest.raises(DataError, match="pass --video NAME"):
         run(tmp_path, document, rate=2)
     with pytest.raises(ConfigError, match="--video: the annotations already name their videos"):
         run(tmp_path, coco(["v_000000.PNG"], [{"image_id": 0}]), rate=2, video="clip")

@@ -427,10 +427,10 @@ def test_invalid_files_are_refused_with_their_location(tmp_path, document, probl
 def test_missing_information_is_requested(tmp_path, mini_ava):
     one = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}
     with pytest.raises(
-        DataError, match="frame rate of 'clip'; give --videos FOLDER with its file, or --rate"
+        DataError, match="frame rate of 'clip'; pass --videos FOLDER with its file, or --rate"
     ):
         run(tmp_path, coco([one]))
-    with pytest.raises(DataError, match="frame size of 'clip'; give --videos"):
+    with pytest.raises(DataError, match="frame size of 'clip'; pass --videos"):
         run(tmp_path, via3([{"xy": [2, 1, 1, 5, 5], "z": [1], "av": {"1": "0"}}]))
     label_map = mini_ava / "annotations/mini_ava_actions.pbtxt"
     with pytest.raises(DataError, match="missing from this label map: 'person'"):

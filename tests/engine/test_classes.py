@@ -97,7 +97,7 @@ def test_a_detector_is_scored_by_names(weights, mini_ava, other_ids):
     assert "other.pbtxt: ids or order differ" in log.read_text()
     # Without names the columns cannot be matched, and the log warns.
     assert metrics(weights("detect", named=False), other_ids("val")) != pytest.approx(own)
-    assert "holds no class names" in log.read_text()
+    assert "contains no class names" in log.read_text()
 
 
 def test_a_classifier_is_scored_by_names(weights, mini_ava, other_ids):

@@ -62,7 +62,7 @@ def test_from_pre_training_to_frame_map(tiny_cfg, tmp_path):
     saved = (tmp_path / "detect" / "config.yaml").read_text()
     cfg.merge_from_file(tmp_path / "detect" / "config.yaml")
     cfg.MODEL.WEIGHTS = str(tmp_path / "detect" / "model_final.pt")
-    with pytest.raises(ConfigError, match=r"OUTPUT_DIR: .*detect holds a training run.*detect/test"):
+    with pytest.raises(ConfigError, match=r"OUTPUT_DIR: .*detect contains a training run.*detect/test"):
         train_or_evaluate(cfg, eval_only=True)
     assert (tmp_path / "detect" / "config.yaml").read_text() == saved
     cfg.merge_from_list(
@@ -136,7 +136,7 @@ def test_a_run_is_not_written_over(tiny_cfg):
     cfg = tiny_cfg("pretrain")
     run_training(cfg)
     with pytest.raises(
-        ConfigError, match=r"OUTPUT_DIR: .* holds checkpoints of a run; continue it with --resume"
+        ConfigError, match=r"OUTPUT_DIR: .* contains checkpoints of a run; continue it with --resume"
     ):
         run_training(cfg)
 

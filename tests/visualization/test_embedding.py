@@ -53,7 +53,7 @@ def test_any_model_with_a_backbone(tiny_cfg, mini_ava):
     model = build_model_with_weights(tiny_cfg("pretrain")).eval()
     expected = model.backbone(model.normalization(video)).mean(1)
     torch.testing.assert_close(pooled_features(model, video), expected)
-    with pytest.raises(ConfigError, match=r"DATASETS.TEST: names no dataset"):
+    with pytest.raises(ConfigError, match=r"DATASETS.TEST: is empty"):
         clip_features(tiny_cfg("pretrain"))
 
 

@@ -76,7 +76,7 @@ def test_pictures_of_a_dataset_and_of_a_video(trained, video):
 
 
 def test_invalid_settings_raise_an_error(trained, tiny_cfg, tmp_path):
-    with pytest.raises(ConfigError, match=r"MODEL.MASK.RATIO: must lie in \(0, 1\), got 1.5"):
+    with pytest.raises(ConfigError, match=r"MODEL.MASK.RATIO: must be in \(0, 1\), got 1.5"):
         draw_mask_ratios(trained(), ratios=(0.5, 1.5))
     with pytest.raises(ConfigError, match=r"MODEL.MASK.RATIO: 0.01 of 16 positions masks 0"):
         draw_mask_ratios(trained(), ratios=(0.01,))

@@ -31,7 +31,7 @@ def benchmark_frame_map(rows: int, repeats: int = 3, progress: bool = True) -> l
 
     Returns:
         An entry for each size and protocol: rows, csv_mb, protocol, the medians of read_s, score_s, total_s
-        (the whole process, with its imports), cpu_s (user and system) and peak_mb, and the runs. 1 MB is 1e6
+        (the entire process, with its imports), cpu_s (user and system) and peak_mb, and the runs. 1 MB is 1e6
         bytes.
     """
     results = []

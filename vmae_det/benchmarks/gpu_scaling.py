@@ -54,7 +54,7 @@ class Cluster:
     def seconds_per_byte(self, gpus: float) -> float:
         """Return the seconds that one of so many GPUs takes to send a byte over the slowest link.
 
-        A ring leaves each machine once, so that it has the whole network bandwidth of the machine.
+        A ring leaves each machine once, so that it has the full network bandwidth of the machine.
         """
         rate = self.nvlink if gpus <= self.gpus else min(self.nvlink, self.network)
         return 1 / (rate * self.link_share)

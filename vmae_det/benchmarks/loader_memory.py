@@ -1,6 +1,6 @@
 """`benchmark loader-memory`: memory of annotations of AVA's size, with one loader worker and with many.
 
-`python -m vmae_det.benchmarks.loader_memory FOLDER WORKERS` is one measurement, in a process of its own.
+`python -m vmae_det.benchmarks.loader_memory FOLDER WORKERS` is one measurement, in a separate process.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class FittedModel:
     Attributes:
         runs: the two runs by number of processes.
         traffic: communication of each step.
-        cores: CPU cores that the processes share; None: each process has a device of its own.
+        cores: CPU cores that the processes share; None: each process has its own device.
         seconds_per_byte: seconds that a process takes to send a byte if it has the cores that it needs.
         hop: seconds of a hop of an empty message under the same condition.
         busy: cores that a process uses while it sends.

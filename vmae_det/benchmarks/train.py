@@ -78,7 +78,7 @@ class Measurements:
     peak_bytes: int = 0
 
     def seconds(self, part: str) -> float:
-        """Return the median over the turns of a part of a step; "step": of the whole step."""
+        """Return the median over the turns of a part of a step; "step": of the entire step."""
         return statistics.median(turn[part] for turn in self.turns)
 
 
@@ -299,7 +299,7 @@ class _Training:
         self.samples = random_clips(cfg, settings.batch)
 
     def run_turn(self, steps: int) -> dict[str, float]:
-        """Return the median seconds of each part over some steps, and of the whole step without data."""
+        """Return the median seconds of each part over some steps, and of the entire step without data."""
         taken = [self._run_step() for _ in range(steps)]
         medians = {part: statistics.median(step[part] for step in taken) for part in PARTS}
         total = statistics.median(sum(step[part] for part in STEP_PARTS) for step in taken)

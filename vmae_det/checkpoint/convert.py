@@ -34,7 +34,7 @@ from vmae_det.modeling.position_embedding import POSITION_TABLES, flat_positions
 from vmae_det.utils.errors import WeightsError
 from vmae_det.utils.output_files import write_json
 
-_PUBLISHED_BACKBONE = "VideoViT"  # the only one that published formats can hold
+_PUBLISHED_BACKBONE = "VideoViT"  # the only one that published formats can express
 _PUBLISHED_TUBELET_SIZE = 2  # frames per tubelet in all published video models
 _PATCH_EMBEDDING_NAMES = (PATCH_EMBEDDING, PATCH_EMBEDDING.replace("weight", "bias"))
 _IMAGENET_STATISTICS = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # mean, std
@@ -48,7 +48,7 @@ class ConvertReport:
         output: the file that was written.
         source_format, format: names of the formats read and written.
         written: parameters in the new file.
-        dropped: parameters of the source that the new format cannot hold.
+        dropped: parameters of the source that the new format cannot store.
         source: where in the source file the parameters were found.
         settings: settings that the file does not contain and that are needed to build its model; '' if they
             are unknown or not needed.

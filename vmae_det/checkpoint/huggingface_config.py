@@ -30,11 +30,11 @@ ARCHITECTURES = {
     "VideoClassifier": "VideoMAEForVideoClassification",
 }
 _MODEL_TYPE = "videomae"
-# Our networks use LAYER_NORM_EPS, as the authors' do, although the config.json of the authors' models says
+# Our networks use LAYER_NORM_EPS, as the authors' do, although the config.json of the authors' models has
 # 1e-12. Results stay close up to this value.
 _LARGEST_EPS = 1e-5
 _BILINEAR = 2  # PIL.Image.Resampling.BILINEAR
-# By width: the config.json of MCG-NJU/videomae-small-* says 16, but the authors' model has 6.
+# By width: the config.json of MCG-NJU/videomae-small-* states 16, but the authors' model has 6.
 DOUBTFUL_HEADS = {384: 16}
 _GELU = ("gelu", "gelu_python")
 _QUERY = re.compile(r"(?P<attention>(?:.*\.)?attention\.attention\.)query\.weight")
@@ -174,8 +174,8 @@ def _backbone_keys(fields: _Fields) -> dict[str, Any]:
     if heads == DOUBTFUL_HEADS.get(width):
         _warn_once(
             "%s: 'num_attention_heads' is %d, as in MCG-NJU/videomae-small-*, but the authors' models of "
-            "this width have 6 heads, and give other results with %d: set MODEL.BACKBONE.NUM_HEADS 6 for one "
-            "of the authors' models",
+            "this width have 6 heads, and produce different results with %d: set MODEL.BACKBONE.NUM_HEADS 6 "
+            "for one of the authors' models",
             fields.path,
             heads,
             heads,

@@ -90,12 +90,12 @@ def read_shards(index: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str
 
 
 def refuse_lone_shard(path: Path) -> None:
-    """Raise WeightsError for one shard of several, since it holds only some of the weights."""
+    """Raise WeightsError for one shard of several, since it contains only some of the weights."""
     match = _SHARD.fullmatch(path.name)
     if match and int(match["total"]) > 1:
         index = f"{match['stem']}{match['suffix']}{_INDEX_SUFFIX}"
         raise WeightsError(
-            f"{path}: one of {int(match['total'])} files that hold the weights together; pass the folder "
+            f"{path}: one of {int(match['total'])} files that together contain the weights; pass the folder "
             f"with all of them and {index}"
         )
 

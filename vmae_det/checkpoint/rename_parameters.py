@@ -38,7 +38,7 @@ class RenamedWeights:
         format: format that was recognized.
         weights: tensors under our names.
         unused: names in the file that have no counterpart in our models, each with the part of a model that
-            it belongs to, such as "backbone"; '' if the format does not tell.
+            it belongs to, such as "backbone"; '' if the format does not determine it.
     """
 
     format: Format
@@ -84,7 +84,7 @@ def rename_from_published(state_dict: dict[str, torch.Tensor]) -> RenamedWeights
 def rename_to_published(
     weights: dict[str, torch.Tensor], family: str
 ) -> tuple[Format, dict[str, torch.Tensor], tuple[str, ...]]:
-    """Rename weights from our names to the format of a `family` that can hold most of them.
+    """Rename weights from our names to the format of a `family` that can store most of them.
 
     Returns:
         The format, the state dict, and the names of the parameters that were dropped. A key bias of zeros is
@@ -126,7 +126,7 @@ def _rename(
 def inflate_patch_embedding(weights: dict[str, torch.Tensor], tubelet_size: int) -> dict[str, torch.Tensor]:
     """Turn the patch embedding of an image model (C, 3, H, W) into that of a video model (C, 3, T, H, W).
 
-    It is repeated over time and divided by T, so that a still image gives the same token as before. A patch
+    It is repeated over time and divided by T, so that a still image has the same token as before. A patch
     embedding that already has five dimensions is returned unchanged.
     """
     image = weights.get(PATCH_EMBEDDING)

@@ -26,7 +26,7 @@ from vmae_det.utils.sharded_tensors import copy_full_tensor, is_sharded
 
 STATE_FILE = "state.pt"
 CHECKSUMS_FILE = "SHA256SUMS"
-TENSOR_KEYS = ("model", "averaged_model", "optimizer")  # entries of a state that hold tensors by name
+TENSOR_KEYS = ("model", "averaged_model", "optimizer")  # entries of a state that contain tensors by name
 
 # All classes that the metadata of a folder may refer to, by module.
 _METADATA_CLASSES = {
@@ -44,8 +44,8 @@ _METADATA_CLASSES = {
 def save_tensors(state: dict[str, Any], folder: Path) -> Future:
     """Copy the local shards to CPU memory and write them in the background. All processes must call this.
 
-    The future of the main process is done when all processes have written their shards; that of another
-    process when it has written its own.
+    The future of the main process is done when all processes have written their shards. The future of
+    another process is done when it has written its own shards.
     """
     from torch.distributed.checkpoint import FileSystemWriter, async_save
 

@@ -15,8 +15,8 @@ from vmae_det.utils.safe_pickle import PickledArray
 AVERAGED_WEIGHTS = "averaged_model"  # key of the EMA weights in our own checkpoints
 # EMA weights come first, since training evaluates them.
 _EMA_KEYS = (AVERAGED_WEIGHTS, "model_ema", "state_dict_ema", "ema", "params_ema")
-# The first of these that is present is used. mmengine's `state_dict` holds the EMA weights if the file also
-# has an `ema_state_dict`.
+# The first of these that is present is used. mmengine's `state_dict` contains the EMA weights if the file
+# also has an `ema_state_dict`.
 _WEIGHT_KEYS = (
     "model",
     "module",
@@ -57,14 +57,14 @@ class StateDict:
 def find_state_dict(content: dict[str, Any], where: str = "state dict") -> StateDict:
     """Find the parameters in a checkpoint. Values that are not tensors or numeric arrays are ignored.
 
-    Parameters are searched under the keys that common programs use, then under the only key that holds any.
+    Parameters are searched under the keys that common programs use, then under the only key that has any.
 
     Args:
         where: source of the content, for error messages.
 
     Raises:
         WeightsError: a parameter is sparse, quantized, without values, or an object of an unknown class; or
-            several keys that no common program uses hold parameters.
+            several keys that no common program uses contain parameters.
     """
     path: list[str] = []
     others: list[str] = []

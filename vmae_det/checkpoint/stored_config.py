@@ -109,7 +109,7 @@ def compare_configs(
         if part in parts and key in stored and not _equal(value_of(cfg, key), stored[key]):
             message = (
                 f"{key}: {value_of(cfg, key)!r}, but {source} was trained with {stored[key]!r}, and its "
-                "weights give other results with another value"
+                "weights produce different results with another value"
             )
             if complete or key in _NETWORK_KEYS:
                 raise ConfigError(message)

@@ -176,7 +176,7 @@ def read_legacy(path: Path) -> tuple[Any, list[str]]:
 
 
 class _BoundedFile:
-    """Limits each read to the size of the file, since Python allocates all the bytes that a read asks for."""
+    """Limits each read to the size of the file, since Python allocates all the bytes that a read requests."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file = file

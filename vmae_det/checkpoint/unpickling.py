@@ -37,7 +37,7 @@ class Placeholder(dict):
 
 
 class Storage(NamedTuple):
-    """Memory of one or more tensors. `dtype` is None where each tensor gives its own dtype."""
+    """Memory of one or more tensors. `dtype` is None where each tensor has its own dtype."""
 
     dtype: torch.dtype | None
     data: torch.UntypedStorage
@@ -93,8 +93,8 @@ class TensorUnpickler(RestrictedUnpickler):
 
     Args:
         file: pickle file. Reading past its end must return fewer bytes.
-        open_storage: returns the storage for (dtype, key, number of elements), as the pickle gives them.
-        file_size: size of the whole checkpoint in bytes. It limits the memory that the tensors may take.
+        open_storage: returns the storage for (dtype, key, number of elements), as stored in the pickle.
+        file_size: size of the whole checkpoint in bytes. It limits the memory that the tensors may use.
 
     Attributes:
         skipped: names of the classes and functions that were replaced by placeholders, in order.
@@ -329,7 +329,7 @@ def _check_sizes(sizes: Iterable[Any]) -> None:
     if any(type(size) is not int or size < 0 for size in sizes):
         raise pickle.UnpicklingError("a size that is not a non-negative integer")
     if math.prod(max(size, 1) for size in sizes) > _MAX_ELEMENTS:
-        raise pickle.UnpicklingError("a size that no memory can hold")
+        raise pickle.UnpicklingError("a size larger than any memory")
 
 
 def _first_argument(value: Any = None, *_: Any) -> Any:

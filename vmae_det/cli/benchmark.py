@@ -286,7 +286,7 @@ def _tracking(args: argparse.Namespace) -> tuple[str, Any]:
 
 
 def _add_no_arguments(parser: argparse.ArgumentParser) -> None:
-    """`overlay` has no options of its own."""
+    """Add nothing: `overlay` has no specific options."""
 
 
 def _overlay(args: argparse.Namespace) -> tuple[str, Any]:

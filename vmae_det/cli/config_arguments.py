@@ -1,4 +1,4 @@
-"""Config arguments of a command: `--config-file`, `KEY VALUE` overrides, and the config they give."""
+"""Config arguments of a command: `--config-file`, `KEY VALUE` overrides, and the resulting config."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the CSV and print how many tubes it holds."""
+    """Write the CSV and print how many tubes it contains."""
     refuse_overwriting(args.output, args.source, args.ground_truth)
     if args.ground_truth is None:
         kind, tubes = "ground_truth", read_ground_truth_tubes(args.source, args.split)

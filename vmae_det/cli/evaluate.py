@@ -136,7 +136,7 @@ def _option(name: str) -> str:
 
 
 def _evaluate_detections(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the result at the first threshold; "by_iou" holds all results if there are several."""
+    """Return the result at the first threshold; "by_iou" contains all results if there are several."""
     if not args.label_map:
         raise UserError("--detections requires --label-map, the pbtxt of the actions to evaluate")
     if args.compare and not args.report:

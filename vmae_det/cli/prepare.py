@@ -10,7 +10,7 @@ from vmae_det.dataset_tools.prepare.preparers import PREPARERS, get_preparer, lo
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add one subcommand per dataset, with its own and the common arguments."""
+    """Add one subcommand per dataset, with its specific and the common arguments."""
     parser.epilog = (
         "Run the command again to resume an interrupted run.\n"
         "docs/guides/datasets/index.md describes each dataset.\n"

@@ -143,7 +143,7 @@ class CfgNode(FvcoreCfgNode):
                 raise ConfigError(f"{format_value(key)[1:-1]}: a key and its value are two arguments{hint}")
         if len(cfg_list) % 2:
             raise ConfigError(
-                f"{cfg_list[-1]}: a key without a value; give overrides in pairs: KEY VALUE KEY VALUE ..."
+                f"{cfg_list[-1]}: a key without a value; write overrides in pairs: KEY VALUE KEY VALUE ..."
             )
         for key, value in zip(cfg_list[0::2], cfg_list[1::2]):
             self._set(key, value, " (on the command line)", literals=True)

@@ -21,7 +21,7 @@ _RAND_AUGMENT = (
     r"|t(weights|3a|3aw)))*"
 )
 _RAND_AUGMENT_FORM = (
-    "rand-m9-mstd0.5-inc1, with m, mmax (magnitude, whole), n (operations, 1 to 9), p (probability), "
+    "rand-m9-mstd0.5-inc1, with m, mmax (magnitude, integer), n (operations, 1 to 9), p (probability), "
     "mstd (deviation), inc (0 or 1), t (weights, 3a or 3aw)"
 )
 
@@ -35,7 +35,7 @@ _C.MODEL.META_ARCHITECTURE = Key(
 )
 # auto: cuda if available, otherwise cpu.
 _C.MODEL.DEVICE = Key("auto", choice("auto", "cpu", "cuda"))
-# Weights of the whole model: file, URL or name. A head of another shape is an error.
+# Weights of the full model: file, URL or name. A head of another shape is an error.
 _C.MODEL.WEIGHTS = Key("", text())
 # Pixel statistics of each channel (R, G, B), in units of 0..255. The defaults are ImageNet's.
 _C.MODEL.PIXEL_MEAN = Key((123.675, 116.28, 103.53), several(number("[0, 255]"), 3))
@@ -81,9 +81,9 @@ _C.MODEL.DECODER.MASK = Key("none", choice("none", "running_cell"))
 _C.MODEL.DECODER.MASK_RATIO = Key(0.5, number("(0, 1)"))
 
 _C.MODEL.MASK = Group()
-# tube: the same positions in all time slices; random: any tokens; frame: whole time slices.
+# tube: the same positions in all time slices; random: any tokens; frame: entire time slices.
 _C.MODEL.MASK.TYPE = Key("tube", choice("tube", "random", "frame"))
-# Fraction of tokens (tube: positions, frame: slices) that is masked, rounded down to a whole number.
+# Fraction of tokens (tube: positions, frame: slices) that is masked, rounded down to an integer.
 _C.MODEL.MASK.RATIO = Key(0.9, number("(0, 1)"))
 
 _C.MODEL.RECONSTRUCTION = Group()
@@ -186,7 +186,9 @@ _C.DATALOADER.NUM_WORKERS = Key(4, integer("[0, 512]"))
 # Detection training: cache of decoded clips in each loader worker, in MB. 0: no cache.
 _C.DATALOADER.CACHE_MB = Key(0, integer("[0, 10000000]"))
 # Video reader. auto: PyAV (docs/guides/readers.md).
-_C.DATALOADER.READER = Key("auto", registered("vmae_det.video.readers:READER_REGISTRY", besides=("auto",)))
+_C.DATALOADER.READER = Key(
+    "auto", registered("vmae_det.video.readers:READER_REGISTRY", extra_choices=("auto",))
+)
 # Decode frames that are larger than any crop needs at a reduced size. Faster, especially for 1080p. The
 # pixels differ slightly from those of full frames that are resized afterwards.
 _C.DATALOADER.DECODE_SMALLER = Key(True, flag())
@@ -231,7 +233,7 @@ _C.SOLVER.EMA_DECAY = Key(0.0, number("[0, 1)"))
 _C.SOLVER.CLIP_GRAD = Key(0.0, number("[0, 1000000]"))
 # Mixed precision. fp16 uses loss scaling.
 _C.SOLVER.AMP = Key("none", choice("none", "bf16", "fp16"))
-# Parallelism. ddp: each process has the whole model. fsdp: tensors and checkpoints are sharded (FSDP2), for
+# Parallelism. ddp: each process has the full model. fsdp: tensors and checkpoints are sharded (FSDP2), for
 # models whose weights, gradients and optimizer state do not fit on one device.
 _C.SOLVER.PARALLEL = Key("ddp", choice("ddp", "fsdp"))
 # Forward and backward passes per optimizer step.

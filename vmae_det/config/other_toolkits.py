@@ -151,7 +151,7 @@ REPLACEMENTS = {
         "DATASETS.PROPOSAL_FILES_": "person_boxes in " + _DATASET_FILE,
         "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_": "PERSON_DETECTOR.MAX_PEOPLE",
         "MODEL.BACKBONE.FREEZE_AT": "MODEL.CLASSIFIER.LINEAR_PROBE, or SOLVER.LAYER_DECAY",
-        # Keys of the person detector, which are set in detectron2's own YAML file.
+        # Keys of the person detector, which are set in detectron2's YAML file.
         "MODEL.LOAD_PROPOSALS": _PERSON_DETECTOR,
         "MODEL.MASK_ON": _PERSON_DETECTOR,
         "MODEL.KEYPOINT_ON": _PERSON_DETECTOR,

@@ -1,4 +1,4 @@
-"""Types and ranges of config values. `defaults.py` gives each key a default and one of these ranges."""
+"""Types and ranges of config values. `defaults.py` assigns each key a default and one of these ranges."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class _Interval:
         above = value >= low if left == "[" else value > low
         below = value <= high if right == "]" else value < high
         if not (above and below):  # NaN is neither
-            raise ValueError(f"must lie in {self.text}, got {format_value(value)}")
+            raise ValueError(f"must be in {self.text}, got {format_value(value)}")
 
 
 def integer(interval: str) -> Range:
@@ -155,13 +155,13 @@ class _Text:
     def check(self, value: str, key: str) -> None:
         if len(value) > self.LONGEST:
             got = f"{len(value)}: {format_value(value)}"
-            raise ValueError(f"takes at most {self.LONGEST} characters, got {got}")
+            raise ValueError(f"must have at most {self.LONGEST} characters, got {got}")
         if not value.isprintable() and any(ord(letter) < 32 for letter in value):
-            raise ValueError(f"takes no line breaks and control characters, got {format_value(value)}")
+            raise ValueError(f"must not contain line breaks or control characters, got {format_value(value)}")
         if any(0xD800 <= ord(letter) < 0xE000 for letter in value):  # surrogates
-            raise ValueError(f"takes text in UTF-8, got {format_value(value)}")
+            raise ValueError(f"must be valid UTF-8, got {format_value(value)}")
         if value != value.strip() or not (value or self.blank):
-            problem = "be blank" if not value.strip() else "begin or end blank"
+            problem = "be blank" if not value.strip() else "begin or end with whitespace"
             raise ValueError(f"must not {problem}, got {format_value(value)}")
         if value and self.pattern and not re.fullmatch(self.pattern, value):
             raise ValueError(f"got {format_value(value)}, expected the form {self.form}")
@@ -194,23 +194,23 @@ def choice(*choices: str) -> Range:
 @dataclass(frozen=True)
 class _Registered(_Text):
     registry: str = ""
-    besides: tuple[str, ...] = ()
+    extra_choices: tuple[str, ...] = ()
 
     def check(self, value: str, key: str) -> None:
         if len(value) > 100:
-            raise ValueError(f"takes a name, got {format_value(value)}")
-        if value not in self.besides:
+            raise ValueError(f"must be a name, got {format_value(value)}")
+        if value not in self.extra_choices:
             module, name = self.registry.split(":")
             lookup(getattr(importlib.import_module(module), name), value, key)
 
 
-def registered(registry: str, besides: tuple[str, ...] = ()) -> Range:
-    """A name in a registry, or one of `besides`.
+def registered(registry: str, extra_choices: tuple[str, ...] = ()) -> Range:
+    """A name in a registry, or one of `extra_choices`.
 
     Args:
         registry: "MODULE:NAME". The module is imported when a value is checked, not when the config is.
     """
-    return _Registered(blank=False, registry=registry, besides=besides)
+    return _Registered(blank=False, registry=registry, extra_choices=extra_choices)
 
 
 @dataclass(frozen=True)
@@ -235,14 +235,14 @@ class _Several:
     def check(self, value: tuple, key: str) -> None:
         if not self.shortest <= len(value) <= self.longest:
             wanted = f"{self.shortest} to {self.longest}" if self.shortest < self.longest else self.longest
-            raise ValueError(f"takes {wanted} values, got {len(value)}: {format_value(value)}")
+            raise ValueError(f"must have {wanted} values, got {len(value)}: {format_value(value)}")
         for item in value:
             try:
                 self.item.check(item, key)
             except ValueError as error:
                 raise ValueError(f"each value {error}") from None
         if self.ordered and list(value) != sorted(value):
-            raise ValueError(f"takes the lower value first, got {format_value(value)}")
+            raise ValueError(f"must have the lower value first, got {format_value(value)}")
 
 
 def several(item: Range, shortest: int, longest: int | None = None) -> Range:

@@ -1,7 +1,7 @@
 """Color operations on clips, by lookup tables and OpenCV. Frames are uint8 RGB (T, H, W, 3), contiguous.
 
 Formulas and rounding are those of Pillow, by which RandAugment and color jitter are defined. Lookup tables
-give identical bytes; blends differ by at most 1.
+return identical bytes; blends differ by at most 1.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Datasets: one class per task, which reads samples of the dataset that a `DatasetSpec` describes.
 
 The key of a sample is (epoch, index). All random numbers depend on the seed, the epoch and the index only. A
-key gives a list of samples, because training may cut several from one decoded clip.
+key returns a list of samples, because training may cut several from one decoded clip.
 """
 
 from __future__ import annotations

@@ -210,7 +210,7 @@ def view_crop(clip: Clip, cfg: CfgNode, number: int = 0, num_crops: int = 1) -> 
 
 
 def full_frame_transform(clip: Clip, cfg: CfgNode) -> Clip:
-    """Test transform of detection: resize to TEST_SHORT_SIDE without cropping, pad to whole patches.
+    """Test transform of detection: resize to TEST_SHORT_SIDE without cropping, pad to full patches.
 
     The padding has the mean color.
     """

@@ -109,7 +109,7 @@ class _WorkerPool:
         if loader.slot_bytes and workers:
             self.buffers = BufferPool(loader.slot_bytes, _SLOTS, workers)
             collate = functools.partial(collate, pool=self.buffers)
-        # A generator of its own, so that torch draws no numbers from the global generator of the run.
+        # A separate generator, so that torch draws no numbers from the global generator of the run.
         torch_loader = DataLoader(
             loader.dataset,
             batch_sampler=SkipBatches(loader.batches, first),

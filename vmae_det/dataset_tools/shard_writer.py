@@ -56,7 +56,7 @@ def write_shards(spec: DatasetSpec, folder: Path, size: int) -> list[Path]:
     paths = [folder / f"videos-{number:06d}{SHARD_SUFFIX}" for number in range(len(plan))]
     others = sorted(set(folder.glob(f"*{SHARD_SUFFIX}")) - set(paths))
     if others:
-        problem = f"{folder} contains other shards, such as {others[0].name}; give another folder"
+        problem = f"{folder} contains other shards, such as {others[0].name}; choose another folder"
         raise UserError(f"--output: {problem}")
     total = sum(member.size for members in plan for member in members)
     with tqdm(total=total, unit="B", unit_scale=True, desc="packing", disable=None, leave=False) as bar:
@@ -123,7 +123,7 @@ def _is_written(path: Path, members: list[_Member]) -> bool:
     except DataError:
         return False
     if present != [(member.name, member.size, member.label) for member in members]:
-        raise UserError(f"--output: {path} contains other videos than this dataset; give another folder")
+        raise UserError(f"--output: {path} contains other videos than this dataset; choose another folder")
     return True
 
 

@@ -154,8 +154,8 @@ def _run_until_end(agent: RestartingAgent) -> int | None:
         return 128 + stop.sigval
     except RendezvousTimeoutError:
         raise ConfigError(
-            f"--num-machines: {machine.num_machines} machines did not come together at {machine.endpoint} "
-            f"within {agent.task.timeout:g} s (--timeout)"
+            f"--num-machines: expected {machine.num_machines} machines, but not all of them connected to "
+            f"{machine.endpoint} within {agent.task.timeout:g} s (--timeout)"
         ) from None
     except RendezvousClosedError:
         print_message("error: the run has ended on another machine; see the error there")

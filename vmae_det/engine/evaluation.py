@@ -35,7 +35,7 @@ def run_evaluation(cfg: CfgNode) -> dict[str, float]:
     """Evaluate MODEL.WEIGHTS on DATASETS.TEST, write OUTPUT_DIR/results.json, and return the metrics."""
     device = setup_run(cfg, training=False)
     if not cfg.DATASETS.TEST:
-        raise ConfigError("DATASETS.TEST: names no dataset; give one such as \"('mini_ava_val',)\"")
+        raise ConfigError("DATASETS.TEST: is empty; set a dataset such as \"('mini_ava_val',)\"")
     model, classes = build_model_and_classes(cfg, complete=True)
     test_sets = TestSets(cfg, device, classes)
     return test_sets.evaluate(model.to(device))
@@ -77,7 +77,7 @@ class TestSets:
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Return the metrics of all datasets, and write them. All processes must call this.
 
-        With several datasets, each metric has the prefix LABEL/, and each dataset has a folder of its own.
+        With several datasets, each metric has the prefix LABEL/, and each dataset has its own folder.
         """
         results = {}
         for label, (loader, evaluator) in self.sets.items():

@@ -83,7 +83,7 @@ def launch(
         with Watchdog(timeout, _print_problem):
             return run_guarded(main, *args)
     if num_machines > 1 and dist_url == "auto":
-        raise ConfigError("--dist-url: with several machines, give HOST:PORT of the machine with rank 0")
+        raise ConfigError("--dist-url: with several machines, set HOST:PORT of the machine with rank 0")
     endpoint = "localhost:0" if dist_url == "auto" else dist_url.removeprefix("tcp://")
     if not endpoint.rpartition(":")[2].isdecimal():
         raise ConfigError(f"--dist-url: expected HOST:PORT, got {dist_url}")
@@ -136,7 +136,7 @@ def _run_in_group(task: WorkerTask, report: Callable[[UserError], None]) -> int:
         if local_rank >= torch.cuda.device_count():
             return run_guarded(_raise_too_few_gpus, local_rank, report=report)
         torch.cuda.set_device(local_rank)
-    # Let the watchdog fire before collectives time out: its message is better.
+    # Let the watchdog fire before collectives time out: its message is clearer.
     collective_timeout = datetime.timedelta(seconds=2 * task.timeout + 60)
     try:
         # Flags and other small objects are exchanged between CPUs, also where gradients use NCCL.

@@ -54,7 +54,7 @@ def restore(
             ema.load_state_dict(state[AVERAGED_WEIGHTS])
     if ema and not (state.get("averages") or AVERAGED_WEIGHTS in state):
         ema.reset()
-        logger.info("%s holds no EMA weights: the EMA starts at its weights", path)
+        logger.info("%s contains no EMA weights: the EMA starts at its weights", path)
 
 
 def report_differences(state: dict[str, Any], cfg: CfgNode, versions: dict[str, str]) -> None:

@@ -64,8 +64,8 @@ def setup_run(cfg: CfgNode, training: bool = True) -> torch.device:
     """Check the config, create OUTPUT_DIR, start logging, save the config there, and return the device.
 
     Raises:
-        ConfigError: the config is invalid, OUTPUT_DIR cannot be written to, or it holds a training run that
-            an evaluation would overwrite.
+        ConfigError: the config is invalid, OUTPUT_DIR cannot be written to, or it contains a training run
+            that an evaluation would overwrite.
     """
     check_config(cfg)
     model_class(cfg)
@@ -75,7 +75,7 @@ def setup_run(cfg: CfgNode, training: bool = True) -> torch.device:
         make_output_folder(folder)
         if not training and any((folder / name).exists() for name in (METRICS, FINAL_WEIGHTS)):
             raise ConfigError(
-                f"OUTPUT_DIR: {folder} holds a training run; this would overwrite its config.yaml and "
+                f"OUTPUT_DIR: {folder} contains a training run; this would overwrite its config.yaml and "
                 f"results.json; choose another folder, such as OUTPUT_DIR {folder / 'test'}"
             )
         setup_logging(folder)

@@ -248,19 +248,19 @@ def build_checkpointer(cfg: CfgNode, resume: bool) -> Checkpointer:
     """Build the checkpointer of OUTPUT_DIR.
 
     Raises:
-        ConfigError: OUTPUT_DIR holds checkpoints, and the run is not resumed.
+        ConfigError: OUTPUT_DIR contains checkpoints, and the run is not resumed.
     """
     checkpointer = Checkpointer(cfg.OUTPUT_DIR, cfg.SOLVER.KEEP_CHECKPOINTS, is_sharded(cfg))
     if checkpointer.all() and not resume:
         raise ConfigError(
-            f"OUTPUT_DIR: {Path(cfg.OUTPUT_DIR)} holds checkpoints of a run; continue it with --resume, or "
-            "choose another folder"
+            f"OUTPUT_DIR: {Path(cfg.OUTPUT_DIR)} contains checkpoints of a run; continue it with --resume, "
+            "or choose another folder"
         )
     return checkpointer
 
 
 def check_datasets_exist(cfg: CfgNode) -> None:
-    """Resolve the names of all datasets, so that a missing one shows before the model is built."""
+    """Resolve the names of all datasets, so that a missing one is reported before the model is built."""
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         get_dataset(name, cfg.DATASETS.ROOT)
 

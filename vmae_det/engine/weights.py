@@ -23,7 +23,7 @@ def build_model_with_weights(cfg: CfgNode, complete: bool = False) -> nn.Module:
     If INPUT.CONVENTION is auto and MODEL.WEIGHTS is a published detector, set it to published in `cfg`.
 
     Args:
-        complete: require MODEL.WEIGHTS to hold every parameter, as testing does.
+        complete: require MODEL.WEIGHTS to contain every parameter, as testing does.
 
     Raises:
         ConfigError: `complete`, and MODEL.WEIGHTS is empty.
@@ -35,7 +35,7 @@ def build_model_with_weights(cfg: CfgNode, complete: bool = False) -> nn.Module:
 def build_model_and_classes(cfg: CfgNode, complete: bool = False) -> tuple[nn.Module, ModelClasses | None]:
     """Like `build_model_with_weights`, and also return the class names stored with the head of the weights.
 
-    The classes are None if the weights hold no head or no class names.
+    The classes are None if the weights contain no head or no class names.
     """
     model, classes = build_model(cfg), None
     if cfg.MODEL.BACKBONE.CHECKPOINT and not cfg.MODEL.WEIGHTS:
@@ -72,7 +72,7 @@ def _read_classes(weights: str) -> ModelClasses | None:
     classes = ModelClasses.from_checkpoint(read_checkpoint(weights).get("label_map"), weights)
     if classes is None:
         logger.warning(
-            "%s: holds no class names: its outputs are interpreted as the classes of the dataset's label "
+            "%s: contains no class names: its outputs are interpreted as the classes of the dataset's label "
             "map, in its order",
             weights,
         )

@@ -95,7 +95,7 @@ class ErrorAnalysis:
         for cause, cost, alone in zip(CAUSES, self.costs, self.alone):
             lines.append(f"{cause:14}  {100 * cost:6.2f}  {100 * alone:6.2f}  {self.counts[cause]:9d}")
         lines.append(f"{'sum':14}  {100 * self.costs.sum():6.2f}")
-        lines.append(f"with perfect labels, these person boxes would give {100 * self.ceiling:.2f}")
+        lines.append(f"with perfect labels, these person boxes would reach {100 * self.ceiling:.2f}")
         return "\n".join(lines)
 
 

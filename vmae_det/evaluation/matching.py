@@ -18,7 +18,7 @@ All protocols ignore rows with an action outside the label map, and detections i
 first two also ignore empty boxes and the ground truth of excluded keyframes.
 
 Ties in score are broken by content, not by row order: by video id, time, action id, and the box's x1, y1, x2,
-y2. `FrameMAP.ap_range` gives the results that other orders can give.
+y2. `FrameMAP.ap_range` is the range of results over all orders.
 """
 
 from __future__ import annotations

@@ -333,7 +333,7 @@ def _convert_boxes(protocol: str, settings: TubeProtocol, truth: Tubes, detectio
     if settings.frame_size is None and settings.has_inclusive_pixels and "relative" in units:
         raise DataError(
             f"protocol {protocol} expects boxes in pixels, got boxes relative to the frame; use ucf101-24 or "
-            "jhmdb, which know the size of their frames, or continuous or multisports, which accept any unit"
+            "jhmdb, which define the frame size, or continuous or multisports, which accept any unit"
         )
     result = []
     for tubes, unit, other in zip((truth, detections), units, units[::-1]):

@@ -222,8 +222,8 @@ def read_excluded_keyframes(path: str | Path) -> frozenset[tuple[str, float]]:
 def write_action_csv(path: str | Path, rows: ActionBoxes, kind: str = "detections") -> None:
     """Write AVA's CSV. Column 8 is the score of detections, or the person id of ground truth if known.
 
-    Whole seconds have four digits, as in AVA. Coordinates have 6 decimals. Scores have 9 significant digits,
-    which distinguish any two float32 values, so the file has the same frame-mAP as the rows.
+    Integer seconds have four digits, as in AVA. Coordinates have 6 decimals. Scores have 9 significant
+    digits, which distinguish any two float32 values, so the file has the same frame-mAP as the rows.
     """
     # polars rejects paths that are not UTF-8, but accepts open files.
     with atomic_write(path) as temporary, temporary.open("wb") as file:

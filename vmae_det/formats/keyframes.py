@@ -1,6 +1,6 @@
 """Rows of boxes grouped by keyframe.
 
-`KeyframeBoxes` holds them in a few flat arrays, which loader workers share without copying.
+`KeyframeBoxes` stores them in a few flat arrays, which loader workers share without copying.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
   empty or missing.
 - JSON of AlphAction (AIA), in COCO's results format: `[{"image_id": 9020902, "bbox": [x, y, width, height],
   "score": 0.9}]` with boxes in pixels. The image ids are defined by a COCO annotation file, `"images":
-  [{"id": 9020902, "movie": "video_id", "timestamp": 902, "width": 640, "height": 360}]`. One file may hold
+  [{"id": 9020902, "movie": "video_id", "timestamp": 902, "width": 640, "height": 360}]`. One file may contain
   both lists, with the boxes under "annotations".
 - Pickle of mmaction2 (proposals): `{"video_id,0902": array of (N, 5)}` with x1, y1, x2, y2, score.
 
@@ -162,7 +162,7 @@ def format_person_boxes(video: str, timestamp: float, boxes: np.ndarray, scores:
     """Return lines of SlowFast's CSV for one keyframe. Boxes that rounding makes empty are dropped.
 
     Args:
-        timestamp: seconds; written with a precision of 1 ms, and whole seconds with AVA's four digits.
+        timestamp: seconds; written with a precision of 1 ms, and integer seconds with AVA's four digits.
         boxes: xyxy in [0, 1] of the frame, (N, 4).
         scores: (N,) in [0, 1].
     """

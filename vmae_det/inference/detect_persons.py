@@ -76,7 +76,7 @@ def videos_from_paths(names: Sequence[str], start: float, every: float) -> list[
             raise DataError("a live stream, expected a video of finite length", found.video)
         file, name = local_path(found.video), found.stem.name
         if name in files:
-            raise DataError(f"has the same name as {files[name]}; each video needs a name of its own", file)
+            raise DataError(f"has the same name as {files[name]}; each video needs a unique name", file)
         if not is_video_name(name) or "," in name:
             raise DataError(f"'{name}' is not a valid video id in a CSV of boxes", file)
         files[name] = file
@@ -102,7 +102,7 @@ def videos_from_dataset(spec: DatasetSpec) -> list[VideoKeyframes]:
 
 
 def parts_folder(output: Path) -> Path:
-    """Return the folder that holds the boxes of each video until all videos are done."""
+    """Return the folder that contains the boxes of each video until all videos are done."""
     return output.with_name(f".{output.name}.parts")
 
 

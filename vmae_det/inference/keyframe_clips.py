@@ -46,7 +46,7 @@ def check_keyframe_count(count: float, frames: int, name: str) -> None:
     if count > _MAX_KEYFRAMES_PER_FRAME * frames:
         raise DataError(
             f"{count:.3g} keyframes are requested, but the video has only {frames} frames; increase --every, "
-            "or give boxes at fewer times",
+            "or pass boxes at fewer times",
             name,
         )
 

@@ -34,8 +34,8 @@ class ActionPredictor:
 
     Args:
         cfg: config of an ActionDetector; MODEL.WEIGHTS names its weights.
-        label_map: label map of the classes, if none is stored with the weights. If one is, this one may give
-            other ids to the same names.
+        label_map: label map of the classes, if none is stored with the weights. If one is, this one may
+            assign other ids to the same names.
         actions: names or ids of the classes to keep; None: all classes.
 
     Attributes:
@@ -66,7 +66,7 @@ class ActionPredictor:
         cfg.defrost()
         cfg.DATALOADER.NUM_WORKERS = 0  # inference has no loader workers that need cores
         if setup_device(cfg).type == "cpu":
-            cfg.TEST.BATCH_SIZE = 1  # larger batches are not faster on a CPU, and hold more frames in memory
+            cfg.TEST.BATCH_SIZE = 1  # larger batches are not faster on a CPU, and keep more frames in memory
         self.scorer = load_scorer(cfg)
         self._detected_persons: DetectedPersons | None = None
 

@@ -1,6 +1,6 @@
 """The inference pipeline of a video: decode, cut keyframe clips, detect persons, score and track them.
 
-The stages run in threads of their own. `ActionStream` yields the actions of each keyframe.
+The stages run in separate threads. `ActionStream` yields the actions of each keyframe.
 """
 
 from __future__ import annotations

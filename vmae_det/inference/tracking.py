@@ -134,7 +134,7 @@ class ScoreSmoother:
         self._keyframes.append((time, np.asarray(tracks), np.asarray(scores)))
         self._waiting += 1
         ready = []
-        # `_smoothed` compares the same differences; rearranged, rounding could give another result.
+        # `_smoothed` compares the same differences; rearranged, rounding could change the result.
         while self._waiting and time - self._keyframes[-self._waiting][0] >= self.look_ahead:
             ready.append(self._smoothed(len(self._keyframes) - self._waiting))
             self._waiting -= 1

@@ -20,7 +20,7 @@ def attention_maps(
     """Return the attention of weighted query tokens to each token of a clip: (R, N), rows of sum 1.
 
     "last" is the mean over the heads of the last block. "rollout" multiplies (I + A) / 2 of all blocks, from
-    the last to the first; I stands for the residual connection (Abnar and Zuidema, 2020).
+    the last to the first; I represents the residual connection (Abnar and Zuidema, 2020).
 
     Args:
         backbone: has `blocks`, modules of class `Block`.

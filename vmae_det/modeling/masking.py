@@ -49,7 +49,7 @@ def split_tokens(mask: torch.Tensor, num_masked: int | None = None) -> tuple[tor
 
     Args:
         mask: bool (B, N). All rows mask the same number.
-        num_masked: M. Give it to avoid waiting for the GPU to count.
+        num_masked: M. Pass it to avoid waiting for the GPU to count.
     """
     if num_masked is None:
         num_masked = int(mask[0].sum())

@@ -165,7 +165,7 @@ def blend_label(picture: np.ndarray, label: LabelImage, x: int, y: int) -> None:
 
     Args:
         picture: uint8 RGB (H, W, 3).
-        label: must lie inside the picture.
+        label: must be inside the picture.
         x: left edge of the label.
         y: top edge of the label.
     """

@@ -11,10 +11,10 @@ import numpy as np
 GRID = 72  # number of grid cells along the shorter side of the frame, in the search for free space
 
 # Costs of a position. A label must be attributable to its person: near the box, and not on another box.
-# Covering the own body comes next. A label stays where it was unless another position is better by more than
-# _MOVE_COST.
+# Covering the person's body comes next. A label stays where it was unless another position is better by more
+# than _MOVE_COST.
 _DISTANCE_COST = 6.0  # at a distance of the shorter side of the frame
-_OTHERS_COST = 2.0  # if the whole label covers other boxes
+_OTHERS_COST = 2.0  # if the entire label covers other boxes
 _SELF_COST = 0.5
 _RANK_COST = 0.02  # per preferred position that is skipped
 _MOVE_COST = 0.2

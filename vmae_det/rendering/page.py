@@ -67,7 +67,7 @@ def write_page(
         `path`.
 
     Raises:
-        DataError: the video cannot be read, or a keyframe lies outside of it.
+        DataError: the video cannot be read, or a keyframe is outside of it.
         UserError: a file cannot be written.
     """
     path = Path(path)
@@ -104,7 +104,7 @@ def _keyframe_data(detections: ActionDetections, reader: VideoReader) -> dict[st
         "timestamp": _pack(timestamp, "f8"),
         "shownAt": _pack(reader.times[frame], "f8"),
         # Seek to a time late in the frame. At a boundary between frames, players may show either frame, and
-        # they show the previous one if it lasts longer than the file says, as with a variable frame rate.
+        # they show the previous one if it lasts longer than the file states, as with a variable frame rate.
         "seekTo": _pack(0.1 * reader.times[frame] + 0.9 * frame_end[frame], "f8"),
         "keyframe": _pack(keyframe, "u4"),
         "period": period,

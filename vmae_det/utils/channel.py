@@ -1,4 +1,4 @@
-"""Bounded queues between threads, and pipelines of iterators that run in threads of their own."""
+"""Bounded queues between threads, and pipelines of iterators that run in separate threads."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def download(url: str, sha256: str | None = None) -> Path:
 
     A download whose connection breaks is resumed with an HTTP range request if the server supports it, also
     in a later run of the program. The file gets its name when it is complete. If several processes download
-    the same URL at once, one does and the others wait.
+    the same URL at the same time, one of them downloads it and the others wait.
 
     Args:
         sha256: expected SHA-256 of the file as 64 hexadecimal digits; None if it is unknown.

@@ -15,7 +15,7 @@ _MAX_CHARACTERS = 1000  # of a message
 
 
 class UserError(Exception):
-    """An error that the user can fix. The message says what was got, what was expected, and where."""
+    """An error that the user can fix. The message states what was got, what was expected, and where."""
 
 
 class ConfigError(UserError):
@@ -27,7 +27,7 @@ class DataError(UserError):
 
     Attributes:
         problem: the message without file and line.
-        line: line number, from 1; None for errors about the whole file.
+        line: line number, from 1; None for errors about the entire file.
     """
 
     def __init__(self, problem: str, path: str | Path | None = None, line: int | None = None) -> None:

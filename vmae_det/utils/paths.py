@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import urldefrag
@@ -31,6 +32,14 @@ class DownloadHandler(HTTPURLHandler):
 
 path_manager = PathManager()
 path_manager.register_handler(DownloadHandler())
+
+
+def relative_path(path: str | os.PathLike[str], folder: Path) -> str:
+    """Return a path relative to a folder, so that both can be moved together; absolute on another drive."""
+    try:
+        return Path(os.path.relpath(Path(path).resolve(), folder.resolve())).as_posix()
+    except ValueError:
+        return str(Path(path).resolve())
 
 
 def is_url(path: str | Path) -> bool:

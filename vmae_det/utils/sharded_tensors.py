@@ -27,7 +27,7 @@ def full_state_dict(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tens
 
 def copy_full_tensor(full: torch.Tensor, target: torch.Tensor) -> None:
     """Copy a full tensor, which every process has, into `target`; if that is sharded, each process copies its
-    own shard."""
+    local shard."""
     if is_sharded(target):
         from torch.distributed.tensor import distribute_tensor
 

@@ -70,7 +70,7 @@ class Watchdog:
         faulthandler.unregister(STACK_SIGNAL)
         if self._path is not None:
             os.close(self._descriptor)
-            with suppress(OSError):  # the folder holds stacks of another process
+            with suppress(OSError):  # the folder contains stacks of another process
                 if not self._path.stat().st_size:
                     self._path.unlink()
                 self._path.parent.rmdir()

@@ -167,7 +167,7 @@ def published_evenly_spaced_clip(
 def published_random_segments(num_frames: int, clip_length: int, rng: np.random.Generator) -> np.ndarray:
     """Sample one random frame from each of `clip_length` segments of num_frames // clip_length frames.
 
-    The remainder at the end of the video is not used. A video with fewer frames than segments gives random
+    The remainder at the end of the video is not used. A video with fewer frames than segments returns random
     frames.
     """
     size = num_frames // clip_length

@@ -21,8 +21,8 @@ from vmae_det.utils.paths import is_url
 
 logger = logging.getLogger(__name__)
 
-# Minimum clock rate. A frame period is a whole number of ticks, so that a constant rate is exact, and times
-# of a variable rate are exact to half a tick.
+# Minimum clock rate. A frame period is an integer number of ticks, so that a constant rate is exact, and
+# times of a variable rate are exact to half a tick.
 TICKS_PER_SECOND = 10_000
 _BT709 = 1  # code of this color space in H.264 (Rec. ITU-T H.264, table E-3)
 _LIMITED_RANGE = 1  # AVCOL_RANGE_MPEG

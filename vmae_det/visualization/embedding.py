@@ -97,7 +97,7 @@ def clip_features(cfg: CfgNode, dataset: str = "", classes: int = 20, limit: int
     name = dataset or next(iter(cfg.DATASETS.TEST), "")
     if not name:
         raise ConfigError(
-            "DATASETS.TEST: names no dataset; set it, or use --dataset with a dataset of type classification"
+            "DATASETS.TEST: is empty; set it, or use --dataset with a dataset of type classification"
         )
     videos = build_dataset(cfg, _CLASSIFICATION, name, training=False)
     indices = choose_clips(videos.labels, classes, limit)

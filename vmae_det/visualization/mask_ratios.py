@@ -29,7 +29,7 @@ PLAYBACK_RATE = 25.0  # assumed frame rate of the videos of a dataset
 _MAX_COLUMNS = 8
 _NORMALIZED_NOTE = (
     "The model predicts normalized pixels: each token minus its mean, divided by its standard deviation. "
-    "Both are taken from the original pixels here, so brightness, color and contrast of a token are given "
+    "Both are taken from the original pixels here, so brightness, color and contrast of a token are known "
     "and only its pattern is predicted."
 )
 
@@ -144,7 +144,7 @@ def _clips_of_video(cfg: CfgNode, path: Path, count: int) -> dict[str, Any]:
 def _clips_of_dataset(cfg: CfgNode, name: str, count: int) -> dict[str, Any]:
     names = [name] if name else [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]
     if not names:
-        raise ConfigError("DATASETS.TEST: names no dataset; set it, or use --dataset or --video")
+        raise ConfigError("DATASETS.TEST: is empty; set it, or use --dataset or --video")
     dataset = build_dataset(cfg, MaskedAutoencoder.task, names[0], training=False)
     batch = load_first_test_batch(cfg, dataset, count)
     if batch is None:

@@ -62,7 +62,7 @@ def check_videos(context: CheckContext) -> None:
         files = find_videos(context.spec.videos)
     except DataError as error:
         context.findings.append(
-            Finding("no_rows", 1, str(error), (), "give the folder that contains the videos")
+            Finding("no_rows", 1, str(error), (), "pass the folder that contains the videos")
         )
         return
     context.counts = {"videos": len(files)}

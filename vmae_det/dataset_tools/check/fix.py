@@ -8,7 +8,6 @@ keyframes outside their videos, are dropped. Ambiguous problems are not changed;
 from __future__ import annotations
 
 import codecs
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -30,8 +29,7 @@ from vmae_det.formats.video_starts import VideoStarts
 from vmae_det.utils.errors import ConfigError
 from vmae_det.utils.input_files import decode, open_input
 from vmae_det.utils.output_files import write_text
-from vmae_det.utils.paths import is_url
-from vmae_det.video.shards import Shards
+from vmae_det.utils.paths import is_url, relative_path
 
 CHANGES = "changes.csv"
 _INTEGER_AS_FLOAT = re.compile(r"^([0-9]{1,9})\.0{1,9}$")
@@ -77,7 +75,7 @@ def fix_dataset(
     targets = {key: output / f"{key}{'.csv' if key in _TABLES else '.pbtxt'}" for key in fixable}
     for target in (report.dataset, output / CHANGES, *targets.values()):
         if target.exists():
-            raise ConfigError(f"--fix: {target} already exists; give a new folder")
+            raise ConfigError(f"--fix: {target} already exists; choose a new folder")
     for key in _LABEL_MAPS:
         if key in targets:
             write_label_map(targets[key], LabelMap.from_file(sources[key]))
@@ -220,7 +218,7 @@ def _row_key(line: str, row: dict[str, Any], content: str) -> tuple[Any, ...]:
 def _keep_best_score(
     lines: list[str], kept: int, dropped: str, content: str, path: Path, report: FixReport
 ) -> None:
-    """Give the kept one of two repeated person boxes the higher score of the two."""
+    """Set the score of the kept one of two repeated person boxes to the higher of the two."""
     (*start, score), other = lines[kept].split(","), dropped.split(",")[-1]
     if content == "person_boxes" and float(score) < float(other):
         better = ",".join([*start, other])
@@ -235,17 +233,11 @@ def _write_dataset_file(
     videos = str(spec.videos)
     content = {
         "type": spec.type,
-        "videos": videos if is_url(videos) else _relative_path(dataset.parent, videos),
+        "videos": videos if is_url(videos) else relative_path(videos, dataset.parent),
         **{
-            key: targets[key].name if key in targets else _relative_path(dataset.parent, path)
+            key: targets[key].name if key in targets else relative_path(path, dataset.parent)
             for key, path in sources.items()
         },
-        "video_start": _relative_path(dataset.parent, start.path)
-        if isinstance(start, VideoStarts)
-        else start,
+        "video_start": relative_path(start.path, dataset.parent) if isinstance(start, VideoStarts) else start,
     }
     write_text(dataset, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-
-
-def _relative_path(folder: Path, path: Path | str | Shards) -> str:
-    return os.path.relpath(Path(path).resolve(), folder.resolve())

@@ -73,7 +73,7 @@ class Finding:
 
     Args:
         kind: a key of `KINDS`.
-        count: number of occurrences (rows, videos or classes; `what` tells which).
+        count: number of occurrences (rows, videos or classes, see `what`).
         what: the problem in one sentence.
         examples: the first occurrences, at most `MAX_EXAMPLES`.
         advice: how to fix it.

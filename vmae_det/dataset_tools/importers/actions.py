@@ -25,7 +25,7 @@ _UNSET = frozenset(("", "none", "null", "n/a", "-", "__undefined__", "_default",
 
 
 def clean_name(text: str) -> str:
-    """Return a name that a label map can hold: single spaces, no double quotes, no backslashes."""
+    """Return a name that a label map can store: single spaces, no double quotes, no backslashes."""
     text = text.encode("utf-8", "replace").decode("utf-8")  # JSON strings can contain lone surrogates
     return " ".join(text.replace('"', "'").replace("\\", "/").split())
 
@@ -81,7 +81,7 @@ def attribute_actions(
     """Return the (attribute, action) pairs of an attribute's value.
 
     The action is the attribute's name if the value is true, and the value itself if it is a string. Numbers,
-    unset values, and attributes that describe the box or the person give no action.
+    unset values, and attributes that describe the box or the person are not actions.
     """
     name = clean_name(name)
     if name in identities or name.lower() in _BOX_ATTRIBUTES:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +36,7 @@ from vmae_det.formats.box_csv import MAX_TIMESTAMP, box_problem
 from vmae_det.formats.label_map import LabelMap, write_label_map
 from vmae_det.utils.errors import ConfigError, DataError, UserError, did_you_mean
 from vmae_det.utils.output_files import write_text
+from vmae_det.utils.paths import relative_path
 
 FILES = ("annotations.csv", "actions.pbtxt", "dataset.yaml")
 
@@ -64,7 +64,7 @@ def import_annotations(
     present = [name for name in FILES if (output / name).exists()]
     if present and not overwrite:
         raise UserError(
-            f"{output / present[0]} already exists; choose another folder, or give --overwrite to replace it"
+            f"{output / present[0]} already exists; choose another folder, or pass --overwrite to replace it"
         )
     report = ImportReport()
     given = LabelMap.from_file(options.label_map) if options.label_map else None
@@ -128,7 +128,7 @@ def _name_video(
         return next(iter(files)), f"the only video in {options.videos}"
     images = f" (its images have names such as {video.image_name})" if video.image_name else ""
     raise DataError(
-        f"the file does not name its video{images}; give --video NAME, or name the file after the video in "
+        f"the file does not name its video{images}; pass --video NAME, or name the file after the video in "
         "--videos",
         source,
     )
@@ -200,7 +200,7 @@ def _make_rows(
 
 
 def _number_persons(ids: dict[str, int]) -> None:
-    """Assign a number to each person: their id if the CSV can hold it, else the next free number."""
+    """Assign a number to each person: their id if the CSV can store it, else the next free number."""
     for person, number in ids.items():
         if number < 0 and person.isascii() and person.isdigit() and len(person) < 10:
             ids[person] = int(person)
@@ -230,7 +230,7 @@ def _check_actions(rows: list[_Row], label_map: LabelMap, options: ImportOptions
         more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
         raise DataError(
             "actions of the annotations are missing from this label map: "
-            f"{', '.join(map(repr, unknown[:10]))}{more}; add them, or give --ignore "
+            f"{', '.join(map(repr, unknown[:10]))}{more}; add them, or pass --ignore "
             f"NAME{did_you_mean(unknown[0], label_map.names)}",
             options.label_map,
         )
@@ -264,7 +264,7 @@ def _write(rows: list[_Row], label_map: LabelMap, output: Path, options: ImportO
     )
     content = {
         "type": "detection",
-        "videos": _relative_path(options.videos, output) if options.videos else "videos",
+        "videos": relative_path(options.videos, output) if options.videos else "videos",
         "annotations": FILES[0],
         "label_map": FILES[1],
         "video_start": options.video_start,
@@ -272,11 +272,3 @@ def _write(rows: list[_Row], label_map: LabelMap, output: Path, options: ImportO
     write_action_csv(output / FILES[0], boxes, kind="ground_truth")
     write_label_map(output / FILES[1], label_map)
     write_text(output / FILES[2], yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-
-
-def _relative_path(folder: Path, base: Path) -> str:
-    """Return the folder relative to `base`, so that both can be moved together; absolute on another drive."""
-    try:
-        return Path(os.path.relpath(folder.resolve(), base.resolve())).as_posix()
-    except ValueError:
-        return str(folder.resolve())

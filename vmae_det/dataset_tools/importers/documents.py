@@ -1,6 +1,6 @@
-"""JSON and XML readers for untrusted annotation files. Every value knows its location, for error messages.
+"""JSON and XML readers for untrusted annotation files. Every value has its location, for error messages.
 
-JSON is parsed by the standard library; `JsonValue` adds the JSON path. XML is parsed by expat, which gives
+JSON is parsed by the standard library; `JsonValue` adds the JSON path. XML is parsed by expat, which reports
 line numbers. Entities make XML dangerous: a few lines can expand to gigabytes or include other files.
 Entities can only be declared in a DOCTYPE, which no annotation tool writes, so a DOCTYPE is refused.
 """
@@ -204,7 +204,7 @@ class XmlElement:
 
 
 def read_xml(path: Path) -> Iterator[XmlElement]:
-    """Yield the root without its children, then each child when it is complete, to hold few in memory.
+    """Yield the root without its children, then each child when it is complete, to keep few in memory.
 
     Raises:
         DataError: the file is missing, is not valid XML, or has a DOCTYPE.

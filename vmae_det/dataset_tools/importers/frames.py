@@ -31,7 +31,7 @@ def frame_clock_and_size(
     """Return the clock of a video's frame numbers, and the frame size in the units of the boxes.
 
     Raises:
-        DataError: one of them is unknown; the error names the option that gives it.
+        DataError: one of them is unknown; the error names the option that sets it.
     """
     first = options.first_frame if video.first_frame is None else video.first_frame
     numbers = None
@@ -57,7 +57,7 @@ def frame_clock_and_size(
     size = size or _size_of_image(video, options)
     if size is None:
         raise DataError(
-            f"the annotations do not contain the frame size of '{video.name}'; give --videos FOLDER with its "
+            f"the annotations do not contain the frame size of '{video.name}'; pass --videos FOLDER with its "
             "file or images, or --frame-size WIDTHxHEIGHT"
         )
     if options.rate and not video.frames_are_ticks:
@@ -69,7 +69,7 @@ def frame_clock_and_size(
         return FrameClock(first, times, 1.0, end, numbers=numbers, **steps), size
     if rate is None:
         raise DataError(
-            f"the annotations do not contain the frame rate of '{video.name}'; give --videos FOLDER with its "
+            f"the annotations do not contain the frame rate of '{video.name}'; pass --videos FOLDER with its "
             "file, or --rate FPS"
         )
     return FrameClock(first, None, rate, end, **steps), size

@@ -2,7 +2,7 @@
 
 The actions of `timelinelabels` apply to everyone in their frames. Boxes are in percent of the frame, frames
 count from 1, and a box moves linearly between the entries of its `sequence`. An entry shows its box at its
-own frame; `enabled` tells whether the box continues after that frame. See
+own frame; `enabled` states whether the box continues after that frame. See
 https://labelstud.io/tags/videorectangle.
 """
 

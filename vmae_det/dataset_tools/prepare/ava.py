@@ -187,7 +187,7 @@ def read_frame_lists(folder: Path) -> dict[str, int]:
                     continue
                 _count_image(fields, counts, path, line)
     if not counts:
-        raise DataError("the lists name no images", folder)
+        raise DataError("the lists contain no images", folder)
     return counts
 
 

@@ -72,7 +72,7 @@ def prepare_classification(
     """
     if folder.resolve().is_relative_to(args.videos.resolve()):
         raise UserError(
-            f"--videos: {args.videos} contains the dataset's output folder {folder}; give a folder that "
+            f"--videos: {args.videos} contains the dataset's output folder {folder}; pass a folder that "
             "contains only the videos, or another --root"
         )
     target = folder / f"videos_{args.resize}" if args.resize else args.videos

@@ -22,7 +22,7 @@ from vmae_det.formats.person_boxes import PersonBoxes
 from vmae_det.utils.errors import DataError, UserError
 from vmae_det.utils.output_files import atomic_write, make_output_folder, write_text
 
-NO_PERSON_BOXES = "NOTE: testing on val needs detected persons; give --person-boxes"
+NO_PERSON_BOXES = "NOTE: testing on val requires detected persons; pass --person-boxes"
 
 
 @dataclass(frozen=True)

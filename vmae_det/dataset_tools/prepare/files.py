@@ -87,7 +87,7 @@ def _iterate_videos(folder: Path) -> Iterator[str]:
 def check_link(target: Path, link: Path) -> None:
     """Raise a UserError if `link_folder` would fail; call this before long work."""
     if link.exists() and not link.is_symlink() and link.resolve() != target.resolve():
-        raise UserError(f"{link}: a folder with this name already exists; move it, or give it as --videos")
+        raise UserError(f"{link}: a folder with this name already exists; move it, or pass it as --videos")
 
 
 def link_folder(target: Path, link: Path) -> None:
@@ -132,5 +132,5 @@ def write_label_map(path: Path, names: Mapping[int, str]) -> None:
 
 
 def _quotable(name: str) -> str:
-    """Return a name that a label map can hold in double quotes."""
+    """Return a name that a label map can store in double quotes."""
     return " ".join(name.replace('"', "'").replace("\\", "/").split())

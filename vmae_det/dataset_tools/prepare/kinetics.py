@@ -75,7 +75,7 @@ def read_kinetics_csv(path: Path) -> list[tuple[str, tuple[str, ...], int]]:
     except csv.Error as error:
         raise DataError(f"cannot be read as CSV: {error}", path) from None
     if not clips:
-        raise DataError("the file names no clips", path)
+        raise DataError("the file lists no clips", path)
     return clips
 
 

@@ -3,7 +3,7 @@
 A preparation module has two functions and is named in `PREPARERS`. The first line of its docstring is its
 summary in `vmae-det prepare --help`.
 
-    add_arguments(parser)                        adds its own arguments, such as the path of the annotations
+    add_arguments(parser)                        adds its arguments, such as the path of the annotations
     prepare(name, folder, args) -> Outcome       writes `folder`, the dataset's folder under the root
 
 `vmae-det prepare NAME` adds --root, --workers and --max-bad, locks the folder, and prints the outcome.

@@ -81,7 +81,7 @@ def read_videos(path: Path, classes: list[str]) -> list[ListedVideo]:
             )
         videos.append(ListedVideo((str(video),), ids[name]))
     if not videos:
-        raise DataError("the file names no videos", path)
+        raise DataError("the file lists no videos", path)
     return videos
 
 

@@ -71,5 +71,5 @@ def read_videos(path: Path, classes: list[str]) -> list[ListedVideo]:
             )
         videos.append(ListedVideo((Path(video).stem,), labels[name], (name,)))
     if not videos:
-        raise DataError("the list names no videos", path)
+        raise DataError("the list contains no videos", path)
     return videos

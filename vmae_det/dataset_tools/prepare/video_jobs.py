@@ -81,7 +81,7 @@ def run_video_jobs(
     Args:
         journal: results of earlier runs; new results are appended.
         names: files, relative to the journal's folder.
-        job: picklable; returns a file's problem, or '' for none. A UserError that it returns ends the run.
+        job: picklable; returns a file's problem, or '' for none. A UserError that it returns stops the run.
         description: text of the progress bar.
         workers: number of processes. None: one for each CPU, at most 16.
         timeout: seconds for one file.

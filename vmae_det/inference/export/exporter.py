@@ -182,7 +182,7 @@ def _write_onnx(
     size = sum(value.numel() * value.element_size() for value in program.state_dict.values())
     if size > MAX_ONNX_BYTES:
         raise WeightsError(
-            f"{path.suffix}: the weights have {size / 2**30:.1f} GiB, but an ONNX file holds at most 2 GiB; "
+            f"{path.suffix}: the weights have {size / 2**30:.1f} GiB, but an ONNX file stores at most 2 GiB; "
             "use --format torch"
         )
     with _quiet():

@@ -54,8 +54,8 @@ class InferredFormat:
         """Set a property and return it; raise a WeightsError if it has another value already."""
         if self._properties.setdefault(name, value) != value:
             raise WeightsError(
-                f"{self.source}: its {name} were read as {self._properties[name]}, but later values are "
-                f"{value}; set PERSON_DETECTOR.ONNX_LAYOUT"
+                f"{self.source}: its {name} were interpreted as {self._properties[name]}, but later values "
+                f"are {value}; set PERSON_DETECTOR.ONNX_LAYOUT"
             )
         return value
 

@@ -243,7 +243,7 @@ class _PacketScan:
 
 
 def _stated_rate(file: VideoFile, location: VideoLocation) -> Fraction:
-    """Return the frame rate that a file states, or a guess if its timestamps give the rate anyway."""
+    """Return the frame rate that a file states, or a guess if its timestamps determine the rate anyway."""
     stream = file.stream
     if file.container.format.name not in RAW_FORMATS:
         return stream.average_rate or stream.guessed_rate or Fraction(25)

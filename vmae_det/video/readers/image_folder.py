@@ -33,8 +33,8 @@ DEFAULT_RATE = Fraction(30)  # SlowFast extracts AVA's frames with ffmpeg -r 30
 class ImageFolderReader(VideoReader):
     """Reads the images of a folder as frames, in the natural order of their names (2 before 10).
 
-    If some numbers are missing in a sequence of numbered images, the remaining images keep the times that
-    their numbers give. The frame rate is read from the folder's rate.txt, a number or a fraction such as
+    If some numbers are missing in a sequence of numbered images, the remaining images keep the times
+    of their numbers. The frame rate is read from the folder's rate.txt, a number or a fraction such as
     30000/1001. The default is the rate of the location, or 30.
     """
 

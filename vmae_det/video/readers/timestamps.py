@@ -95,7 +95,7 @@ def smooth_timestamps(
 
 
 def timestamps_from_durations(durations: Sequence[int], time_base: Fraction, rate: Fraction) -> list[int]:
-    """Return the timestamps of the frames of a raw stream, whose own timestamps are guessed by FFmpeg.
+    """Return the timestamps of the frames of a raw stream, whose timestamps are guessed by FFmpeg.
 
     Args:
         durations: duration of each frame in units of `time_base`, 0 if unknown.
