@@ -43,7 +43,7 @@ def saved(tiny_cfg, tmp_path):
         ("MODEL.RECONSTRUCTION.NORMALIZE", False, "pretrain"),
     ],
 )
-def test_another_value_would_give_other_results(saved, tiny_cfg, key, value, task):
+def test_another_value_would_change_the_results(saved, tiny_cfg, key, value, task):
     path = saved(task)
     build_model_with_weights(tiny_cfg(task, "MODEL.WEIGHTS", str(path)), complete=True)
     with pytest.raises(ConfigError, match=rf"{key}: .*{path.name} was trained with"):

@@ -170,7 +170,7 @@ def test_program_error_keeps_its_traceback():
     ("action", "seconds", "reason"),
     [(crash, 60.0, "crashes the reader (SIGSEGV)"), (hang, 2.0, "hangs: not read in 2 s")],
 )
-def test_video_that_crashes_or_blocks_a_worker_costs_one_sample(action, seconds, reason, caplog):
+def test_video_that_crashes_or_blocks_a_worker_loses_one_sample(action, seconds, reason, caplog):
     batches = list(make_loader(Videos(video4=action, video10=action), workers=2, seconds=seconds))
     assert [number for number, _ in batches] == [0, 1, 2, 3]
     order = [index for _, batch in batches for index in batch]

@@ -32,7 +32,7 @@ def test_batch_is_received_unchanged():
     assert is_in_pool(pool, batch["target"])
 
 
-def test_slot_becomes_free_when_no_view_is_left():
+def test_slot_becomes_free_when_all_views_are_deleted():
     pool = BufferPool(slot_bytes=100, slots=1, workers=1)
     batch = send(pool, video=clips(3))
     address = batch["video"].data_ptr()

@@ -125,7 +125,7 @@ def test_test_crops_cover_the_longer_side():
     assert int(transforms.view_crop(make_clip(ramp), cfg).frames[0, 0, 0, 0]) == 32
 
 
-def test_test_frames_are_padded_to_whole_patches():
+def test_test_frames_are_padded_to_full_patches():
     cfg = get_cfg()
     cfg.INPUT.TEST_SHORT_SIDE = 50
     clip = transforms.full_frame_transform(marked_clip(), cfg)

@@ -79,7 +79,7 @@ def answers():
 
 
 @pytest.mark.parametrize(("question", "file", "name"), list(answers()))
-def test_an_answer_holds(question, file, name):
+def test_answers_name_existing_code(question, file, name):
     assert (ROOT / file).is_file()
     if name:
         assert defines(file, name), f"{file} does not define {name}"

@@ -42,7 +42,7 @@ def part_is_imported():
     assert "another_part" in sys.modules
 
 
-def test_processes_that_are_started_import_modules_too(parts, monkeypatch):
+def test_started_processes_import_the_modules_too(parts, monkeypatch):
     monkeypatch.chdir(parts)
     (parts / "another_part.py").write_text("")
     import_extensions(["another_part"])
@@ -149,7 +149,7 @@ def test_an_abbreviated_option_imports_too(capsys):
     assert "no_such_module is neither in" in capsys.readouterr().err
 
 
-def test_the_option_is_refused_where_nothing_is_built(capsys):
+def test_commands_that_build_nothing_refuse_the_option(capsys):
     with pytest.raises(SystemExit):
         main(["evaluate", "--import", "my_parts"])
     assert main(["train", "--import"]) == 2

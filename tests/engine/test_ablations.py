@@ -93,12 +93,12 @@ def train(cfg):
 
 
 @pytest.mark.parametrize("keys", ABLATIONS.values(), ids=ABLATIONS)
-def test_pre_training_learns(tiny_cfg, keys):
+def test_pre_training_reduces_the_loss(tiny_cfg, keys):
     first, last = train(tiny_cfg("pretrain", *PRETRAIN, *keys))
     assert last < 0.95 * first
 
 
-def test_pre_training_from_image_mae_learns(tiny_cfg, tmp_path):
+def test_pre_training_from_image_mae_reduces_the_loss(tiny_cfg, tmp_path):
     """Image MAE uses the same names, a patch embedding without time, and a class token."""
     backbone = build_model_with_weights(tiny_cfg("pretrain", *PRETRAIN, "SEED", 7)).backbone.state_dict()
     backbone["patch_embed.proj.weight"] = backbone["patch_embed.proj.weight"].sum(dim=2)
@@ -119,13 +119,13 @@ def four_clips(mini_ava, tmp_path):
     return (*FINETUNE, "DATASETS.TRAIN", (str(tmp_path / "four.yaml"),), "DATASETS.TEST", ())
 
 
-def test_fine_tuning_from_scratch_learns(tiny_cfg, four_clips):
+def test_fine_tuning_from_scratch_reduces_the_loss(tiny_cfg, four_clips):
     cfg = tiny_cfg("finetune", *four_clips, "MODEL.BACKBONE.CHECKPOINT", "", "SOLVER.BASE_LR", 0.1)
     first, last = train(cfg)
     assert last < 0.9 * first
 
 
-def test_a_linear_probe_learns_and_leaves_the_backbone_as_it_is(tiny_cfg, four_clips):
+def test_a_linear_probe_reduces_the_loss_and_does_not_change_the_backbone(tiny_cfg, four_clips):
     cfg = tiny_cfg("finetune", *four_clips, "MODEL.CLASSIFIER.LINEAR_PROBE", True)
     # Weight decay and drop path would change a backbone that is not frozen.
     cfg.merge_from_list(["SOLVER.OPTIMIZER", "sgd", "SOLVER.BASE_LR", 3.0, "MODEL.BACKBONE.DROP_PATH", 0.2])

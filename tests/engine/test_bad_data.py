@@ -110,7 +110,7 @@ def folder_cfg(tiny_cfg, folder, *options):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_pre_training_over_files_of_every_kind(tiny_cfg, videos, used, workers):
+def test_pre_training_on_files_of_every_kind(tiny_cfg, videos, used, workers):
     """21 files: 8 are bad from the start, and two more are deleted in the first epoch of 3 steps."""
     gone = [videos / "good" / "plain1.mp4", videos / "odd" / "rotated.mp4"]
     cfg = folder_cfg(tiny_cfg, videos, "SOLVER.EPOCHS", 7, "DATALOADER.NUM_WORKERS", workers)
@@ -166,7 +166,7 @@ def test_processes_stop_together_for_bad_files_of_all(tiny_cfg, videos, capfd):
 # ---------------------------------------------------------------- the other tasks
 
 
-def test_classification_over_bad_and_odd_files(tiny_cfg, mini_ava, videos, used, tmp_path):
+def test_classification_on_bad_and_odd_files(tiny_cfg, mini_ava, videos, used, tmp_path):
     lines = (mini_ava / "annotations" / "clips_train.csv").read_text().splitlines()[:4]
     lines += [f"{path} {number % 11}" for number, path in enumerate(sorted(videos.glob("[bo]*/*")))]
     (tmp_path / "list.csv").write_text("\n".join(lines))
@@ -192,7 +192,7 @@ def write_ten_bit(source, path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_detection_over_bad_and_odd_files(tiny_cfg, mini_ava, used, tmp_path, workers):
+def test_detection_on_bad_and_odd_files(tiny_cfg, mini_ava, used, tmp_path, workers):
     """Of four videos, one is an image, one has 10 bits, one is deleted, and one is normal."""
     dataset, (bad, odd, gone, good) = copy_detection_set(mini_ava, tmp_path / "set")
     UNREADABLE["picture"](bad)
@@ -221,7 +221,7 @@ def children(pid):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_killed_loader_process_ends_the_command_and_the_run_can_go_on(tiny_cfg, tmp_path, processes):
+def test_a_killed_loader_worker_stops_the_command_and_the_run_can_be_resumed(tiny_cfg, tmp_path, processes):
     """With several processes, a loader worker of the last one is killed."""
     options = "SOLVER.EPOCHS", 1000, "SOLVER.CHECKPOINT_PERIOD", 1000, "DATALOADER.NUM_WORKERS", 2
     cfg = tiny_cfg("pretrain", *options)

@@ -43,7 +43,7 @@ def save(saved):
         (TOP1, [float("nan"), 1.0, float("nan"), 2.0], [2, 4]),
     ],
 )
-def test_only_better_ones_are_kept(tmp_path, metric, values, kept, saved, save):
+def test_only_better_weights_are_saved(tmp_path, metric, values, kept, saved, save):
     best = BestCheckpoint(tmp_path, metric)
     for step, value in enumerate(values, 1):
         best.update({metric.name: value, "other": 0.0}, step, save)
@@ -63,7 +63,7 @@ def test_resumed_run_keeps_the_best_value(tmp_path, saved, save):
     assert [entry["step"] for entry in saved] == [1, 3, 4, 5]
 
 
-def test_the_metric_is_the_tasks_own_or_named(tiny_cfg):
+def test_the_metric_is_the_default_of_the_task_or_set_by_the_config(tiny_cfg):
     metrics = [TOP1, Metric("top5", False)]
     assert choose_metric("", metrics) == TOP1
     assert choose_metric("top5", metrics).name == "top5"
@@ -117,7 +117,7 @@ def test_the_last_evaluation_can_be_the_best_in_two_processes(tiny_cfg):
     assert all(torch.equal(value, final[name]) for name, value in best["model"].items())
 
 
-def test_weights_that_cannot_be_written_end_the_run(tmp_path):
+def test_weights_that_cannot_be_written_stop_the_run(tmp_path):
     def fail(path, **_):
         raise WeightsError(f"{path}: full")
 
@@ -126,7 +126,7 @@ def test_weights_that_cannot_be_written_end_the_run(tmp_path):
 
 
 @pytest.mark.parametrize("task", ["finetune", "detect", "pretrain"])
-def test_evaluators_give_the_metrics_that_they_name(tiny_cfg, tmp_path, task):
+def test_evaluators_return_the_metrics_that_they_declare(tiny_cfg, tmp_path, task):
     cfg = tiny_cfg(task)
     cfg.DATASETS.TEST = cfg.DATASETS.TEST or cfg.DATASETS.TRAIN
     name = {"finetune": "classification", "detect": "detection", "pretrain": "pretraining"}[task]

@@ -87,7 +87,7 @@ def metrics(cfg, *sets):
     return run_evaluation(cfg)
 
 
-def test_a_detector_is_scored_by_names(weights, mini_ava, other_ids):
+def test_a_detector_is_scored_by_class_names(weights, mini_ava, other_ids):
     cfg = weights("detect")
     log = Path(cfg.OUTPUT_DIR) / "log.txt"
     own = metrics(cfg, str(mini_ava / "val.yaml"))
@@ -100,7 +100,7 @@ def test_a_detector_is_scored_by_names(weights, mini_ava, other_ids):
     assert "contains no class names" in log.read_text()
 
 
-def test_a_classifier_is_scored_by_names(weights, mini_ava, other_ids):
+def test_a_classifier_is_scored_by_class_names(weights, mini_ava, other_ids):
     def labels(cfg, name):
         metrics(cfg, name)
         return np.load(f"{cfg.OUTPUT_DIR}/scores.npz")["label"].tolist()
@@ -111,7 +111,7 @@ def test_a_classifier_is_scored_by_names(weights, mini_ava, other_ids):
     assert labels(weights("finetune", *CLASSES, named=False), other_ids("clips_val")) != own
 
 
-def test_a_test_set_of_fewer_classes(weights, mini_ava, actions, tmp_path, monkeypatch):
+def test_a_test_set_with_fewer_classes(weights, mini_ava, actions, tmp_path, monkeypatch):
     few = LabelMap((7, 3), ("jump", "walk"), ("", ""))
     write_label_map(tmp_path / "few.pbtxt", few)
     text = (mini_ava / "val.yaml").read_text().replace("annotations/mini_ava_actions.pbtxt", "few.pbtxt")
@@ -165,7 +165,7 @@ def test_training_sets_share_one_class_order(tiny_cfg, mini_ava, other_ids, tmp_
         build_train_dataset(cfg, "detection")
 
 
-def test_a_trained_model_carries_the_names_of_its_training_set(tiny_cfg, actions, other_ids, mini_ava):
+def test_weights_store_the_class_names_of_the_training_set(tiny_cfg, actions, other_ids, mini_ava):
     cfg = tiny_cfg("detect", "DATASETS.TEST", (other_ids("val"),))
     run_training(cfg)
     expected = {key: list(value) for key, value in vars(actions).items()}
@@ -178,7 +178,7 @@ def test_a_trained_model_carries_the_names_of_its_training_set(tiny_cfg, actions
     assert read_checkpoint(again.OUTPUT_DIR + "/model_final.pt")["label_map"] == expected
 
 
-def test_a_new_head_takes_the_classes_of_its_training_set(tiny_cfg, weights, other_ids, tmp_path):
+def test_a_new_head_uses_the_classes_of_its_training_set(tiny_cfg, weights, other_ids, tmp_path):
     trained = weights("finetune", *CLASSES).MODEL.WEIGHTS
     cfg = tiny_cfg("detect", "MODEL.BACKBONE.CHECKPOINT", trained, "DATASETS.TEST", ())
     cfg.DATASETS.TRAIN = (with_another_name(other_ids("train"), tmp_path),)
@@ -212,7 +212,7 @@ def test_detect_with_another_label_map(weights, mini_ava, actions, other_ids, tm
     assert "--label-map: 1 of 11 classes, 'swim'" in capsys.readouterr().err
 
 
-def test_renumbered_takes_ids_and_order(actions):
+def test_renumbered_uses_the_other_ids_and_the_same_order(actions):
     classes = ModelClasses(LabelMap((1, 2, 5), ("a", "b", "c"), ("", "", "")), "model.pt")
     given = LabelMap((9, 8, 7), ("c", "a", "b"), ("x", "y", "z"))
     assert classes.renumbered(given, "map") == LabelMap((8, 7, 9), ("a", "b", "c"), ("y", "z", "x"))

@@ -35,7 +35,7 @@ def published(tiny_cfg, tmp_path):
         ("finetune", "published", "published"),
     ],
 )
-def test_published_detectors_alone_take_the_published_convention(published, task, asked, taken):
+def test_only_published_detectors_use_the_published_convention(published, task, asked, taken):
     cfg = published(task, "INPUT.CONVENTION", asked)
     cfg.freeze()
     build_model_with_weights(cfg, complete=True)
@@ -43,14 +43,14 @@ def test_published_detectors_alone_take_the_published_convention(published, task
     assert cfg.is_frozen()
 
 
-def test_own_detectors_stay_centred(tiny_cfg, tmp_path):
+def test_other_detectors_use_the_centred_convention(tiny_cfg, tmp_path):
     cfg = tiny_cfg("detect", "MODEL.WEIGHTS", str(tmp_path / "own.pt"))
     torch.save({"model": build_model(cfg).state_dict()}, cfg.MODEL.WEIGHTS)
     build_model_with_weights(cfg, complete=True)
     assert cfg.INPUT.CONVENTION == "auto"
 
 
-def test_detection_in_a_video_takes_frames_by_it(published, mini_ava):
+def test_detection_in_a_video_samples_frames_by_the_convention(published, mini_ava):
     cfg = published("detect", "INPUT.SAMPLING_RATE", 4)
     label_map = LabelMap.from_file(mini_ava / "annotations" / "mini_ava_actions.pbtxt")
     wanted = []

@@ -28,7 +28,7 @@ def test_no_other_private_attribute_of_torch_is_used():
 
 
 @pytest.mark.parametrize("name", sorted(EXTENSION_POINTS))
-def test_the_extension_points_are_there(name):
+def test_extension_points_exist(name):
     assert list(inspect.signature(getattr(SimpleElasticAgent, name)).parameters) == ["self", "worker_group"]
 
 
@@ -79,7 +79,7 @@ def ignore_the_first_process(task):
     time.sleep(60)
 
 
-def test_processes_are_stopped_and_killed_if_they_do_not_stop(tmp_path, monkeypatch):
+def test_processes_are_killed_if_they_do_not_stop(tmp_path, monkeypatch):
     codes = {}
     monitor = elastic_agent.RestartingAgent._monitor_workers
 
@@ -96,7 +96,7 @@ def test_processes_are_stopped_and_killed_if_they_do_not_stop(tmp_path, monkeypa
     assert codes == {0: -signal.SIGKILL, 1: 7}
 
 
-def test_a_failure_that_shows_twice_is_counted_once():
+def test_a_failure_that_is_reported_twice_is_counted_once():
     budget = RestartBudget(limit=1)
     assert budget.take()
     assert budget.take()  # the lost connection after the lost process

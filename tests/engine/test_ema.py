@@ -105,7 +105,7 @@ def test_ema_is_evaluated_and_saved(tiny_cfg, tmp_path, monkeypatch):
     assert run_evaluation(cfg) == results
 
 
-def test_averaging_changes_no_step(tiny_cfg, tmp_path):
+def test_ema_does_not_change_the_steps(tiny_cfg, tmp_path):
     for decay in (0.0, 0.9):
         cfg = tiny_cfg("finetune", "OUTPUT_DIR", str(tmp_path / str(decay)), "SOLVER.EMA_DECAY", decay)
         run_training(cfg)

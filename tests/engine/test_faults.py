@@ -51,7 +51,7 @@ class Spoil(HookBase):
             }
 
 
-def test_a_bad_loss_stops_the_run_and_the_checkpoint_before_it_stays(run_cfg):
+def test_a_bad_loss_stops_the_run_and_earlier_checkpoints_are_kept(run_cfg):
     cfg = run_cfg("SOLVER.EPOCHS", 6)
     with pytest.raises(
         TrainingError, match=r"loss is nan at step 3; .*bad_batches\.jsonl; .*ON_BAD_LOSS skip"
@@ -112,7 +112,7 @@ def test_a_bad_loss_in_one_process_stops_all(run_cfg, capfd):
     assert "Traceback" not in errors
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_the_log_says_why(run_cfg):
+def test_a_damaged_checkpoint_is_skipped_and_the_reason_is_logged(run_cfg):
     cfg = run_cfg("SOLVER.EPOCHS", 2)
     run_training(cfg)
     folder = Path(cfg.OUTPUT_DIR)
@@ -137,7 +137,7 @@ def command(cfg, tmp_path, processes=1, *options):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_full_disk_ends_the_run_with_one_line(run_cfg, tmp_path, small_disk, processes):
+def test_a_full_disk_stops_the_run_with_one_line(run_cfg, tmp_path, small_disk, processes):
     cfg = run_cfg("OUTPUT_DIR", str(small_disk / "run"), "SOLVER.EPOCHS", 50)
     cfg.SOLVER.KEEP_CHECKPOINTS = 50
     done = command(cfg, tmp_path, processes)
@@ -169,7 +169,7 @@ class ReadOnly(HookBase):
             subprocess.run(["mount", "-o", "remount,ro,bind", str(self.folder)], check=True)
 
 
-def test_a_folder_that_becomes_read_only_ends_the_run(run_cfg, small_disk):
+def test_a_folder_that_becomes_read_only_stops_the_run(run_cfg, small_disk):
     folder = small_disk / "run"
     cfg = run_cfg("OUTPUT_DIR", str(folder), "SOLVER.EPOCHS", 9)
     try:

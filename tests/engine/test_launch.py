@@ -120,7 +120,7 @@ def address():
 
 
 @pytest.mark.parametrize("killed", [1, 0])
-def test_an_agent_that_was_killed_comes_back(run_cfg, start, address, killed):
+def test_a_killed_agent_can_be_restarted(run_cfg, start, address, killed):
     """Two agents act as two machines. Machine 0 keeps the list of machines."""
     cfg = run_cfg(60)
     options = ["--num-machines", 2, "--dist-url", address, "--max-restarts", 2, "--timeout", 200]
@@ -140,7 +140,7 @@ def test_an_agent_that_was_killed_comes_back(run_cfg, start, address, killed):
     assert "resumed from" in log
 
 
-def test_a_lost_process_ends_the_run_with_one_line(run_cfg, start):
+def test_a_lost_process_stops_the_run_with_one_line(run_cfg, start):
     run = start(run_cfg(4000), "--num-gpus", 2)
     run.wait_for_step(5)
     killed = time.monotonic()
@@ -155,7 +155,7 @@ def test_a_lost_process_ends_the_run_with_one_line(run_cfg, start):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_lost_process_is_replaced_where_restarts_are_allowed(run_cfg, start, processes):
+def test_a_lost_process_is_restarted_if_restarts_are_allowed(run_cfg, start, processes):
     run = start(run_cfg(30), "--num-gpus", processes, "--max-restarts", 1)
     run.wait_for_step(10)
     os.kill(run.workers()[-1], signal.SIGKILL)
@@ -175,7 +175,7 @@ def wait_for_a_stopped_process(folder):
     distributed.barrier()
 
 
-def test_a_hung_collective_ends_the_run_with_the_stacks_of_all_processes(tmp_path, capfd):
+def test_a_hung_collective_stops_the_run_and_writes_the_stacks_of_all_processes(tmp_path, capfd):
     assert launch(wait_for_a_stopped_process, (tmp_path,), num_processes=2, timeout=10) == HUNG
     errors = capfd.readouterr().err
     assert errors.count("vmae-det: ") == 1
@@ -187,7 +187,7 @@ def test_a_hung_collective_ends_the_run_with_the_stacks_of_all_processes(tmp_pat
         assert "in wait_for_a_stopped_process" in (tmp_path / "stacks" / f"rank_{rank}.txt").read_text()
 
 
-def test_a_process_alone_that_hangs_ends(tmp_path):
+def test_a_single_process_that_hangs_exits(tmp_path):
     program = (
         "import time; from vmae_det.engine.launch import launch; launch(time.sleep, (60,), timeout=0.5)\n"
     )
@@ -214,7 +214,7 @@ def fail():
     raise ZeroDivisionError("a mistake in the program")
 
 
-def test_a_mistake_of_the_program_keeps_its_traceback(capfd):
+def test_a_bug_keeps_its_traceback(capfd):
     assert launch(fail, (), num_processes=2, max_restarts=1) == 1
     errors = capfd.readouterr().err
     assert "ZeroDivisionError: a mistake in the program" in errors
@@ -222,7 +222,7 @@ def test_a_mistake_of_the_program_keeps_its_traceback(capfd):
     assert errors.count("vmae-det: error: process") == 1
 
 
-def test_machines_that_do_not_come(address):
+def test_machines_that_do_not_connect(address):
     options = {"num_machines": 2, "dist_url": address, "timeout": 2}
     with pytest.raises(ConfigError, match=r"expected 2 machines, but not all of .* to 127.* within 2 s"):
         launch(fail, (), **options)

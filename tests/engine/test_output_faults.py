@@ -58,7 +58,7 @@ def make_room(small_disk):
     (small_disk / "filler").unlink()
 
 
-def test_numbers_that_cannot_be_written_end_the_run(disk_cfg, small_disk, capfd):
+def test_metrics_that_cannot_be_written_stop_the_run(disk_cfg, small_disk, capfd):
     cfg = disk_cfg("pretrain", "SOLVER.EPOCHS", 400, "SOLVER.CHECKPOINT_PERIOD", 2)
     cfg.SOLVER.LOG_PERIOD = 3
     with pytest.raises(UserError, match=r"cannot be written: No space left on device"):
@@ -77,7 +77,7 @@ def test_numbers_that_cannot_be_written_end_the_run(disk_cfg, small_disk, capfd)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_final_weights_that_cannot_be_written_end_the_run(disk_cfg, small_disk, processes, capfd):
+def test_final_weights_that_cannot_be_written_stop_the_run(disk_cfg, small_disk, processes, capfd):
     cfg = disk_cfg("pretrain", "SOLVER.EPOCHS", 2)
     assert launch(run_training, (cfg, False, [Fill(small_disk)]), num_processes=processes) == 2
     written = "".join(capfd.readouterr())
@@ -91,7 +91,7 @@ def test_final_weights_that_cannot_be_written_end_the_run(disk_cfg, small_disk, 
     assert (small_disk / "run" / "model_final.pt").stat().st_size
 
 
-def test_results_that_cannot_be_written_end_the_run(disk_cfg, small_disk, monkeypatch):
+def test_results_that_cannot_be_written_stop_the_run(disk_cfg, small_disk, monkeypatch):
     cfg = disk_cfg("finetune", "SOLVER.EPOCHS", 1)
     save = train.save_weights
 
@@ -106,7 +106,7 @@ def test_results_that_cannot_be_written_end_the_run(disk_cfg, small_disk, monkey
     assert checkpoints(cfg)
 
 
-def test_best_weights_that_cannot_be_written_end_the_run(disk_cfg, small_disk):
+def test_best_weights_that_cannot_be_written_stop_the_run(disk_cfg, small_disk):
     cfg = disk_cfg("finetune", "SOLVER.EPOCHS", 3, "TEST.PERIOD", 1, "SOLVER.CHECKPOINT_PERIOD", 1)
     cfg.SOLVER.LOG_PERIOD = 100
     with pytest.raises((WeightsError, OutputError), match=r"cannot be written: No space left on device"):

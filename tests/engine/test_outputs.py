@@ -36,7 +36,7 @@ def short_cfg(tiny_cfg):
 # ---------------------------------------------------------------- numbers
 
 
-def test_the_numbers_of_a_run(short_cfg):
+def test_metrics_of_a_run(short_cfg):
     cfg = short_cfg("pretrain", "SOLVER.EPOCHS", 3, "SOLVER.LOG_PERIOD", 4, "DATALOADER.REPEATED_AUG", 2)
     run_training(cfg)
     found = lines(cfg)
@@ -65,7 +65,7 @@ class TrueNorm(HookBase):
         return True
 
 
-def test_the_gradient_norm_is_the_gradients(short_cfg, tmp_path):
+def test_the_logged_gradient_norm_is_that_of_the_gradients(short_cfg, tmp_path):
     norm = TrueNorm()
     cfg = short_cfg("pretrain", "SOLVER.LOG_PERIOD", 2, "SOLVER.CLIP_GRAD", 0.0)
     run_training(cfg, hooks=[norm])
@@ -109,7 +109,7 @@ class Watch(HookBase):
         self.trainer.run_step = watched
 
 
-def test_a_step_reads_no_number_from_the_device(short_cfg):
+def test_a_step_reads_no_value_from_the_device(short_cfg):
     watch = Watch()
     run_training(short_cfg("pretrain", "SOLVER.EPOCHS", 2, "SOLVER.CLIP_GRAD", 1.0), hooks=[watch])
     assert watch.reads[1:] == [0] * 3  # the optimizer reads one when it creates its state
@@ -147,7 +147,7 @@ class CountExchanges(HookBase):
         (self.folder / f"{distributed.get_rank()}.json").write_text(json.dumps(self.counts))
 
 
-def test_processes_tell_one_another_once_a_step(short_cfg, tmp_path):
+def test_processes_exchange_flags_once_per_step(short_cfg, tmp_path):
     """One more is for the loader, which exchanges unreadable videos."""
     cfg = short_cfg("pretrain", "SOLVER.EPOCHS", 2, "SOLVER.LOG_PERIOD", 9, "SOLVER.CHECKPOINT_PERIOD", 2)
     assert launch(run_training, (cfg, False, [CountExchanges(tmp_path)]), num_processes=2) == 0
@@ -165,7 +165,7 @@ def ranges(path):
 
 
 @pytest.mark.parametrize(("epochs", "steps"), [(6, 4), (1, 1)])
-def test_a_profile_holds_the_parts_of_a_step(short_cfg, epochs, steps):
+def test_a_profile_contains_the_parts_of_a_step(short_cfg, epochs, steps):
     """Four of twelve steps are profiled, and the last of two."""
     cfg = short_cfg("pretrain", "SOLVER.EPOCHS", epochs, "SOLVER.ACCUMULATE", 2)
     train_or_evaluate(cfg, profile=True)
@@ -187,14 +187,14 @@ def profiled(cfg):
     train_or_evaluate(cfg, profile=True)
 
 
-def test_each_process_leaves_a_profile(short_cfg):
+def test_each_process_writes_a_profile(short_cfg):
     cfg = short_cfg("pretrain", "SOLVER.EPOCHS", 5)
     assert launch(profiled, (cfg,), num_processes=2) == 0
     for rank in range(2):
         assert ranges(Path(cfg.OUTPUT_DIR) / "profile" / f"trace_{rank}.json.gz")["backward"] == 4
 
 
-def test_profiling_looks_at_training(capsys):
+def test_profiling_requires_training(capsys):
     assert main(["train", "--profile", "--eval-only"]) == 2
     assert (
         "--profile: profiles training steps, so it cannot be combined with --eval-only"

@@ -66,7 +66,7 @@ def reference(tmp_path_factory):
 @pytest.mark.parametrize(
     ("parallel", "processes", "accumulate"), [("ddp", 2, 2), ("ddp", 4, 1), ("fsdp", 2, 1), ("fsdp", 4, 2)]
 )
-def test_any_number_of_processes_gives_the_same_losses(
+def test_losses_do_not_depend_on_the_number_of_processes(
     tiny_cfg, tmp_path, reference, parallel, processes, accumulate
 ):
     options = (*AVERAGE, "SOLVER.BATCH_SIZE", 8, "SOLVER.ACCUMULATE", accumulate)
@@ -77,7 +77,7 @@ def test_any_number_of_processes_gives_the_same_losses(
     assert close(weights(tmp_path / "many"), weights(one))
 
 
-def test_a_detector_that_is_shared_gives_the_losses_and_results_of_one(tiny_cfg, tmp_path, reference):
+def test_a_detector_on_several_processes_has_the_losses_and_results_of_one(tiny_cfg, tmp_path, reference):
     one = reference(tiny_cfg, "detect")
     cfg = tiny_cfg("detect", "SOLVER.PARALLEL", "fsdp", "OUTPUT_DIR", str(tmp_path / "two"))
     assert launch(run_training, (cfg,), num_processes=2) == 0
@@ -115,7 +115,7 @@ def test_checkpoint_of_one_process_resumes_sharded(tiny_cfg, tmp_path, reference
     assert close(weights(folder), weights(one))
 
 
-def test_damaged_parts_are_passed_over_and_nothing_foreign_is_unpickled(tiny_cfg, tmp_path, caplog):
+def test_damaged_parts_are_skipped_and_no_other_class_is_unpickled(tiny_cfg, tmp_path, caplog):
     cfg = tiny_cfg("pretrain", "SOLVER.PARALLEL", "fsdp", "SOLVER.BATCH_SIZE", 8)
     assert launch(interrupted, (cfg,), num_processes=2) == 128 + signal.SIGINT
     folder = Path(cfg.OUTPUT_DIR)
@@ -150,7 +150,7 @@ def test_every_block_is_compiled(tiny_cfg):
     assert all(block._compiled_call_impl is not None for block in blocks)
 
 
-def test_scaled_losses_are_refused(tiny_cfg):
+def test_loss_scaling_is_refused(tiny_cfg):
     cfg = tiny_cfg("pretrain", "SOLVER.PARALLEL", "fsdp", "SOLVER.AMP", "fp16")
     with pytest.raises(ConfigError, match="fp16 needs loss scaling"):
         run_training(cfg)

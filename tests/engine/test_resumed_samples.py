@@ -132,7 +132,7 @@ def test_resumed_samples_are_those_of_an_uninterrupted_run(spoilt_cfg, monkeypat
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_resumed_samples_after_a_crash_of_a_loader_process(spoilt_cfg, monkeypatch, task):
+def test_resumed_samples_after_a_crash_of_a_loader_worker(spoilt_cfg, monkeypatch, task):
     """A video that crashes its reader is replaced like an unreadable one, before and after resuming."""
     cfg = spoilt_cfg(task)
     open_soundly = ClipDataset.open
@@ -188,7 +188,7 @@ class Stop(HookBase):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_two_processes_that_were_interrupted_go_on_with_the_samples_of_one(spoilt_cfg, monkeypatch, tmp_path):
+def test_two_interrupted_processes_resume_with_the_samples_of_one(spoilt_cfg, monkeypatch, tmp_path):
     cfg = spoilt_cfg("finetune", "SOLVER.EPOCHS", 2)
     unbroken, _ = read(cfg, 0, 6, monkeypatch)
     cfg.DATALOADER.NUM_WORKERS = 2

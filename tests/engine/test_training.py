@@ -132,7 +132,7 @@ def test_interrupted_run_resumes_bit_identically(tiny_cfg, tmp_path, task):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_run_is_not_written_over(tiny_cfg):
+def test_an_existing_run_is_not_overwritten(tiny_cfg):
     cfg = tiny_cfg("pretrain")
     run_training(cfg)
     with pytest.raises(
@@ -141,14 +141,14 @@ def test_a_run_is_not_written_over(tiny_cfg):
         run_training(cfg)
 
 
-def test_accumulating_changes_nothing(tiny_cfg, tmp_path):
+def test_accumulation_does_not_change_the_result(tiny_cfg, tmp_path):
     run_training(tiny_cfg("pretrain", "OUTPUT_DIR", str(tmp_path / "once")))
     run_training(tiny_cfg("pretrain", "OUTPUT_DIR", str(tmp_path / "twice"), "SOLVER.ACCUMULATE", 2))
     once, twice = curve(tmp_path / "once"), curve(tmp_path / "twice")
     assert once == pytest.approx(twice, rel=1e-4)
 
 
-def test_mixed_precision_trains(tiny_cfg):
+def test_training_in_mixed_precision(tiny_cfg):
     run_training(tiny_cfg("pretrain", "SOLVER.AMP", "bf16", "SOLVER.CLIP_GRAD", 1.0))
 
 
@@ -159,7 +159,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_cfg):
         run_training(cfg)
 
 
-def test_testing_needs_complete_weights(tiny_cfg, tmp_path):
+def test_testing_requires_complete_weights(tiny_cfg, tmp_path):
     with pytest.raises(ConfigError, match=r"MODEL\.WEIGHTS: empty; testing needs the weights"):
         run_evaluation(tiny_cfg("detect"))
     run_training(tiny_cfg("pretrain", "OUTPUT_DIR", str(tmp_path / "pre")))
@@ -171,7 +171,7 @@ def test_testing_needs_complete_weights(tiny_cfg, tmp_path):
 
 
 @pytest.mark.parametrize("task", ["pretrain", "detect"])
-def test_two_processes_give_the_losses_of_one(tiny_cfg, tmp_path, task):
+def test_two_processes_have_the_losses_of_one(tiny_cfg, tmp_path, task):
     options = ("SOLVER.EPOCHS", 20 if task == "pretrain" else 4)
     status = {}
     for processes in (1, 2):
@@ -216,7 +216,7 @@ def test_ctrl_c_on_several_processes_saves_and_the_run_resumes(tiny_cfg, tmp_pat
     assert list(folder.glob("checkpoint_*.pt"))
 
 
-def test_gpus_that_are_not_there(tiny_cfg):
+def test_missing_gpus(tiny_cfg):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(ConfigError, match=r"MODEL\.DEVICE: cuda, but torch finds no GPU"):
@@ -231,6 +231,6 @@ def test_gpus_that_are_not_there(tiny_cfg):
         ({"num_machines": 2, "dist_url": "a:1", "machine_rank": 2}, "--machine-rank"),
     ],
 )
-def test_impossible_launches(options, expected):
+def test_invalid_launches(options, expected):
     with pytest.raises(ConfigError, match=expected):
         launch(print, (), **options)

@@ -156,7 +156,7 @@ def test_iou_at_the_threshold_is_a_hit_and_empty_boxes_are_ignored():
     assert frame_map(truth, rows([empty, half]), LABEL_MAP).mean_ap == 1
 
 
-def test_detection_of_a_taken_box_is_a_false_positive_even_if_another_box_overlaps():
+def test_second_detection_of_a_box_is_a_false_positive_even_if_another_box_overlaps():
     left, right = [0.0, 0.0, 0.4, 1.0], [0.05, 0.0, 0.45, 1.0]
     truth = rows([("a", 1, left, 2, 1), ("a", 1, right, 2, 1)])
     # Both detections have the highest IoU with the left box, so only the better one is a hit.

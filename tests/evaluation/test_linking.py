@@ -174,7 +174,7 @@ def test_from_detections_to_video_map(tmp_path, capsys):
     assert "video 'b' is not in" in capsys.readouterr().err
 
 
-def test_whole_times_are_frame_numbers_and_empty_input_gives_no_tubes(tmp_path, capsys):
+def test_integer_times_are_frame_numbers_and_empty_input_has_no_tubes(tmp_path, capsys):
     (tmp_path / "map.pbtxt").write_text('item { name: "run" id: 1 }')
     lines = [f"v,{902 + f:04d},0.1,0.1,0.5,0.9,1,0.7\n" for f in range(6)]
     (tmp_path / "d.csv").write_text("".join(lines))

@@ -1,11 +1,11 @@
-"""The commands that are fuzzed, and what is done to their arguments.
+"""Templates of the fuzzed commands, and the bad values of their arguments.
 
-A word of a template that begins with "@" is a slot, KIND:VALUE with the value that works:
+A word of a template that begins with "@" is a slot, KIND:VALUE, with a valid value:
 
-    @file:NAME     a file of the site         @dir:NAME     a folder of the site
+    @file:NAME     an input file              @dir:NAME     an input folder
     @out:NAME      a file to write            @outdir:NAME  a folder to write
     @num:N         a number                   @word:TEXT    a name or choice
-    @keys:         overrides of config keys, none at first
+    @keys:         overrides of config keys, none in the valid command
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ KEYS = ("TRAIN.BATCH_SIZE", "SOLVER", "solver.epochs", "", "SOLVER.EPOCHS.X", "-
 
 @dataclass(frozen=True)
 class Input:
-    """A command with one bad argument. `words` are the arguments; `what` says which was changed, and how."""
+    """A command with one bad argument. `words` are the arguments; `what` describes the change."""
 
     command: int
     what: str
@@ -156,28 +156,35 @@ class Input:
 
 
 def every_input(site: Path, scratch: Path, seed: int) -> Iterator[Input]:
-    """All inputs: each slot of each command with each bad value. `seed` places the damage in files."""
+    """Yield each slot of each command with each bad value.
+
+    Args:
+        site: folder of the valid input files.
+        scratch: folder for damaged files.
+        seed: seed of the damage in files.
+    """
     for number, command in enumerate(COMMANDS):
         words = command.split()
-        for place, word in enumerate(words):
+        for index, word in enumerate(words):
             if word.startswith("@"):
                 kind, _, good = word[1:].partition(":")
                 for what, bad in _bad_values(kind, good, site, scratch / str(number), seed):
-                    filled = [_good(other, site) for other in words]
-                    filled[place] = bad
-                    flat = tuple(text for texts in filled for text in texts)
+                    arguments = [_good(other, site) for other in words]
+                    arguments[index] = bad
+                    flat = tuple(text for texts in arguments for text in texts)
                     yield Input(number, f"{word}: {what}", flat)
 
 
-def is_slow(found: Input) -> bool:
-    """Whether an input takes many seconds: downloads are tried again, exports and measurements take long."""
-    return found.what.endswith("a refused address") or found.words[0] in ("benchmark", "export", "quickstart")
+def is_slow(fuzz_input: Input) -> bool:
+    """Return whether an input takes many seconds: retried downloads, exports and benchmarks."""
+    slow_commands = ("benchmark", "export", "quickstart")
+    return fuzz_input.what.endswith("an unreachable URL") or fuzz_input.words[0] in slow_commands
 
 
 def good_input(command: int, site: Path) -> Input:
-    """A command as it works."""
+    """Return the valid command."""
     words = COMMANDS[command].split()
-    return Input(command, "as it is", tuple(text for word in words for text in _good(word, site)))
+    return Input(command, "unchanged", tuple(text for word in words for text in _good(word, site)))
 
 
 def _good(word: str, site: Path) -> list[str]:
@@ -213,10 +220,10 @@ def _bad_values(
     else:
         source = site / good
         yield "missing", [str(site / "missing" / good)]
-        yield "a name too long", ["n" * 300]
-        yield "empty name", [""]
-        yield "an address", ["https://[bad"]
-        yield "a refused address", [f"http://127.0.0.1:9/{Path(good).name}"]
+        yield "a name that is too long", ["n" * 300]
+        yield "an empty name", [""]
+        yield "an invalid URL", ["https://[bad"]
+        yield "an unreachable URL", [f"http://127.0.0.1:9/{Path(good).name}"]
         yield "a device", ["/dev/null"]
         yield "an endless device", ["/dev/zero"]
         yield "an empty folder", [str(site / "empty")]
@@ -256,11 +263,11 @@ def _drop(data: bytes, draw: random.Random) -> bytes:
 
 
 def _digits(data: bytes, draw: random.Random) -> bytes:
-    """The numbers of a text with far too many digits, or no numbers any more."""
+    """Replace three digits by a number of 400 digits, NaN, another odd number, or a letter."""
     new = draw.choice([b"9" * 400, b"nan", b"-1", b"1e400", b"0", b"x"])
-    places = [i for i, byte in enumerate(data) if chr(byte).isdigit()]
-    for place in sorted(draw.sample(places, min(3, len(places))), reverse=True):
-        data = data[:place] + new + data[place + 1 :]
+    positions = [i for i, byte in enumerate(data) if chr(byte).isdigit()]
+    for position in sorted(draw.sample(positions, min(3, len(positions))), reverse=True):
+        data = data[:position] + new + data[position + 1 :]
     return data
 
 

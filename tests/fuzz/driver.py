@@ -1,9 +1,9 @@
-"""Run every command on bad inputs; tell of each that ends in a traceback, a crash, a hang, or without a word.
+"""Run every command on bad inputs, and report tracebacks, crashes, hangs and missing error messages.
 
     python -m tests.fuzz.driver --count 20000 --seed 1
 
-An input is right if the command ends with status 0 or 1, or with status 2 and one line that says "error:".
-Commands run in worker processes of limited memory, one after the other, as `main` is called by vmae-det.
+An input passes if the command exits with status 0 or 1, or with status 2 and one line that contains "error:".
+Commands run in worker processes with limited memory, through `main` as in vmae-det, one at a time per worker.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from tests.fuzz.commands import COMMANDS, Input, every_input, good_input, is_slo
 from tests.fuzz.good_files import make_site
 
 ROOT = Path(__file__).parents[2]
-MEMORY = 8 << 30  # bytes of data that a worker may hold
+MEMORY = 8 << 30  # limit of a worker's data segment in bytes
 
 
 def choose(site: Path, scratch: Path, count: int, seed: int, quick: bool = False) -> list[Input]:
-    """`count` inputs, spread over the commands as evenly as they allow; first each command as it works.
+    """Return the valid input of each command, then `count` bad ones, spread evenly over the commands.
 
     Args:
-        quick: without those that take many seconds.
+        quick: skip the valid inputs, and the inputs that take many seconds.
     """
     groups: dict[int, list[Input]] = {}
-    for found in every_input(site, scratch, seed):
-        if not (quick and is_slow(found)):
-            groups.setdefault(found.command, []).append(found)
+    for fuzz_input in every_input(site, scratch, seed):
+        if not (quick and is_slow(fuzz_input)):
+            groups.setdefault(fuzz_input.command, []).append(fuzz_input)
     draw = random.Random(seed)
     for group in groups.values():
         draw.shuffle(group)
@@ -57,37 +57,37 @@ def choose(site: Path, scratch: Path, count: int, seed: int, quick: bool = False
     return good + chosen
 
 
-def run_all(inputs: list[Input], site: Path, workers: int, patience: int) -> Iterator[dict]:
-    """The outcome of each input, as the workers find it."""
-    waiting: Queue[Input] = Queue()
-    for one in inputs:
-        waiting.put(one)
+def run_all(inputs: list[Input], workers: int, timeout: int) -> Iterator[dict]:
+    """Yield the result of each input, in the order in which the workers finish."""
+    pending: Queue[Input] = Queue()
+    for fuzz_input in inputs:
+        pending.put(fuzz_input)
     results: Queue[dict | None] = Queue()
     for _ in range(workers):
-        threading.Thread(target=_feed, args=(waiting, results, site, patience), daemon=True).start()
-    left = workers
-    while left:
+        threading.Thread(target=_run_worker, args=(pending, results, timeout), daemon=True).start()
+    running = workers
+    while running:
         result = results.get()
         if result is None:
-            left -= 1
+            running -= 1
         else:
             yield result
 
 
-def _feed(waiting: Queue, results: Queue, site: Path, patience: int) -> None:
-    """Hand inputs to a worker process, and start another when it is lost."""
+def _run_worker(pending: Queue, results: Queue, timeout: int) -> None:
+    """Send inputs to a worker process, and start another one when it is lost."""
     process = None
     while True:
         try:
-            one = waiting.get_nowait()
+            fuzz_input = pending.get_nowait()
         except Empty:
             break
         if process is None:
-            process = _start(patience)
+            process = _start(timeout)
         began = time.monotonic()
-        process.stdin.write(json.dumps([one.what, one.words]) + "\n")
+        process.stdin.write(json.dumps(fuzz_input.words) + "\n")
         process.stdin.flush()
-        killer = threading.Timer(patience + 30, process.kill)
+        killer = threading.Timer(timeout + 30, process.kill)
         killer.start()
         line = process.stdout.readline()
         killer.cancel()
@@ -95,31 +95,32 @@ def _feed(waiting: Queue, results: Queue, site: Path, patience: int) -> None:
             result = json.loads(line)
         else:
             process.wait()
-            hung = time.monotonic() - began > patience
+            hung = time.monotonic() - began > timeout
             fault = "hang" if hung else f"crash, status {process.returncode}"
             result, process = {"fault": fault, "printed": ""}, None
-        results.put({**result, "what": one.what, "words": one.words, "seconds": time.monotonic() - began})
+        description = {"what": fuzz_input.what, "words": fuzz_input.words}
+        results.put({**result, **description, "seconds": time.monotonic() - began})
     if process is not None:
         process.stdin.close()
         process.wait()
     results.put(None)
 
 
-def _start(patience: int) -> subprocess.Popen:
-    command = [sys.executable, "-m", "tests.fuzz.driver", "--worker", str(patience)]
-    # Names that are not UTF-8 travel as JSON escapes.
+def _start(timeout: int) -> subprocess.Popen:
+    command = [sys.executable, "-m", "tests.fuzz.driver", "--worker", str(timeout)]
+    # Names that are not UTF-8 are sent as JSON escapes.
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
 
 
 # ---------------------------------------------------------------- worker
 
 
-class TooSlow(BaseException):
-    """Raised in a command that takes too long."""
+class CommandTimeoutError(BaseException):
+    """Raised in a command that exceeds the timeout."""
 
 
-def work(patience: int) -> None:
-    """Run the inputs that come on stdin; what a command prints, its libraries too, goes into a file."""
+def work(timeout: int) -> None:
+    """Run the inputs read from stdin. The output of a command and of its libraries is written to a file."""
     import torch
 
     from vmae_det.cli.main import main
@@ -128,35 +129,34 @@ def work(patience: int) -> None:
     faulthandler.enable()
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGALRM, _too_slow)
-    orders, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
+    signal.signal(signal.SIGALRM, _raise_timeout)
+    requests, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         printed = (folder / "printed").open("w+b")
         os.dup2(printed.fileno(), 1)
         os.dup2(printed.fileno(), 2)
-        for number, line in enumerate(orders):
-            place = folder / str(number)
-            make_place(place)
-            os.chdir(place)
+        for number, line in enumerate(requests):
+            working_folder = folder / str(number)
+            make_working_folder(working_folder)
+            os.chdir(working_folder)
             printed.seek(0)
             printed.truncate()
-            fault = run(main, json.loads(line)[1], patience)
+            fault, status = run(main, json.loads(line), timeout)
             sys.stdout.flush()
             sys.stderr.flush()
             printed.seek(0)
             text = printed.read().decode("utf-8", "replace")
-            fault = fault or judge(text)
-            answers.write(json.dumps({"fault": fault, "printed": text[-4000:]}) + "\n")
-            answers.flush()
+            fault = fault or check_output(status, text)
+            replies.write(json.dumps({"fault": fault, "printed": text[-4000:]}) + "\n")
+            replies.flush()
             os.chdir(folder)
-            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(working_folder, ignore_errors=True)
 
 
-def make_place(folder: Path) -> None:
-    """The working directory of a command, with what makes its outputs bad."""
+def make_working_folder(folder: Path) -> None:
+    """Create the working folder of a command, with files and links that cannot be outputs."""
     (folder / "folder").mkdir(parents=True)
     (folder / "file").write_text("keep")
     (folder / "lost").symlink_to("nowhere")
@@ -164,34 +164,29 @@ def make_place(folder: Path) -> None:
     os.mkfifo(folder / "pipe")
 
 
-def _too_slow(*_: object) -> None:
-    raise TooSlow
+def _raise_timeout(*_: object) -> None:
+    raise CommandTimeoutError
 
 
-_status = 0
-
-
-def run(main: Callable, words: list[str], patience: int) -> str:
-    """Call a command; gives its fault, "" where `judge` shall say."""
-    global _status
-    signal.alarm(patience)
+def run(main: Callable, words: list[str], timeout: int) -> tuple[str, int]:
+    """Run a command. Return its fault ("" if it has exited) and its exit status."""
+    signal.alarm(timeout)
     try:
-        _status = main(words)
+        return "", main(words)
     except SystemExit as end:
-        _status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-    except TooSlow:
-        return "hang"
+        return "", end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except CommandTimeoutError:
+        return "hang", 0
     except BaseException:
         print(traceback.format_exc(), file=sys.stderr)
-        return "traceback"
+        return "traceback", 0
     finally:
         signal.alarm(0)
-        _forget()
-    return ""
+        _close_log_files()
 
 
-def _forget() -> None:
-    """Close what a command leaves open in a process that goes on."""
+def _close_log_files() -> None:
+    """Close the log files that a command leaves open."""
     logger = logging.getLogger("vmae_det")
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
@@ -199,19 +194,19 @@ def _forget() -> None:
             handler.close()
 
 
-def judge(printed: str) -> str:
-    """The fault of a command that has ended, "" for none."""
+def check_output(status: int, printed: str) -> str:
+    """Return the fault of a command that has exited, or ""."""
     if "Traceback (most recent call last)" in printed:
         return "traceback"
-    if _status in (0, 1):
+    if status in (0, 1):
         return ""
-    if _status != 2:
-        return f"status {_status}"
-    said = [line for line in io.StringIO(printed) if "error:" in line]
-    return "" if len(said) == 1 and len(said[0]) < 2000 else f"{len(said)} lines that say error"
+    if status != 2:
+        return f"status {status}"
+    errors = [line for line in io.StringIO(printed) if "error:" in line]
+    return "" if len(errors) == 1 and len(errors[0]) < 2000 else f"{len(errors)} lines with an error"
 
 
-# ---------------------------------------------------------------- the whole
+# ---------------------------------------------------------------- main
 
 
 def fuzz(
@@ -219,29 +214,29 @@ def fuzz(
     seed: int,
     workers: int,
     folder: Path,
-    patience: int = 60,
+    timeout: int = 60,
     part: slice = slice(None),
     quick: bool = False,
     mini_ava: Path | None = None,
 ) -> tuple[Counter, list[dict]]:
-    """Make the site, run the inputs; gives how they ended, and those that ended badly."""
+    """Create the input files and run the inputs. Return the number of each outcome, and the failures."""
     site = make_site(folder / "site", mini_ava)
     inputs = choose(site, folder / "scratch", count, seed, quick)[part]
-    ended: Counter = Counter()
-    bad = []
-    for done, result in enumerate(run_all(inputs, site, workers, patience), start=1):
-        ended[result["fault"].partition(",")[0] or "right"] += 1
+    outcomes: Counter = Counter()
+    failures = []
+    for done, result in enumerate(run_all(inputs, workers, timeout), start=1):
+        outcomes[result["fault"].partition(",")[0] or "passed"] += 1
         if result["fault"]:
-            bad.append(result)
+            failures.append(result)
         if sys.stderr.isatty() or done % 500 == 0:
-            print(f"{done}/{len(inputs)}: {dict(ended)}", file=sys.stderr)
-    return ended, bad
+            print(f"{done}/{len(inputs)}: {dict(outcomes)}", file=sys.stderr)
+    return outcomes, failures
 
 
-def report(bad: list[dict]) -> str:
-    """Each fault with its command and the end of what it printed."""
+def report(failures: list[dict]) -> str:
+    """Return each fault with its command and the end of its output."""
     parts = []
-    for result in bad:
+    for result in failures:
         words = " ".join(word if len(word) < 200 else word[:60] + "..." for word in result["words"])
         end = "\n".join(result["printed"].splitlines()[-12:])
         parts.append(
@@ -251,20 +246,20 @@ def report(bad: list[dict]) -> str:
 
 
 def command_line() -> int:
-    """Run as a program; gives the exit status."""
+    """Parse the arguments, run the inputs and return the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--patience", type=int, default=60, help="seconds that a command may take")
+    parser.add_argument("--timeout", type=int, default=60, help="timeout of a command in seconds")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        ended, bad = fuzz(args.count, args.seed, args.workers, Path(folder), args.patience)
-    print(report(bad))
-    print(f"{sum(ended.values())} inputs: {dict(ended)}")
-    return 1 if bad else 0
+        outcomes, failures = fuzz(args.count, args.seed, args.workers, Path(folder), args.timeout)
+    print(report(failures))
+    print(f"{sum(outcomes.values())} inputs: {dict(outcomes)}")
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

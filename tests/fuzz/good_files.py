@@ -1,4 +1,4 @@
-"""The good files that commands are fuzzed with: a tiny MiniAVA, models of its tasks, annotations, results."""
+"""Valid input files of the fuzzed commands: a tiny MiniAVA, models of its tasks, annotations, results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,11 @@ from onnx_detectors import write_bright_detector  # noqa: E402
 
 
 def make_site(folder: Path, mini_ava: Path | None = None) -> Path:
-    """Make all files that the templates name, or all but a tiny MiniAVA that is there; gives the folder."""
+    """Create all files that the templates name, and return the folder.
+
+    Args:
+        mini_ava: an existing tiny MiniAVA to link; None generates one.
+    """
     ava = folder / "mini_ava"
     if mini_ava is None:
         make_mini_ava(ava, size=TINY_AVA, progress=False)
@@ -73,10 +77,10 @@ def _export_annotations(folder: Path, rows: list[list[str]]) -> None:
         (to_coco, "coco.json"),
         (to_labelstudio, "labelstudio.json"),
     ):
-        place = folder / name.partition(".")[0]
-        place.mkdir()
-        made = export(rows, names, 5, 900, place)
-        shutil.copy(made[0] if isinstance(made, list) else made, folder / name)
+        output = folder / name.partition(".")[0]
+        output.mkdir()
+        files = export(rows, names, 5, 900, output)
+        shutil.copy(files[0] if isinstance(files, list) else files, folder / name)
 
 
 def _make_models(folder: Path, ava: Path) -> None:

@@ -142,7 +142,7 @@ def test_reader_streams_from_a_frame_or_only_wanted_frames(tmp_path, reader):
     assert [index for index, _ in frames] == numbers([f for _, f in frames]) == wanted.tolist()
 
 
-def test_few_frames_are_held_in_memory(tmp_path, cfg):
+def test_few_frames_are_kept_in_memory(tmp_path, cfg):
     path = write_numbered(tmp_path / "video", Recipe(count=300, options=x264(keyint=30)))
     for source in (FileSource(open_video(path)), UnknownLength(open_video(path))):
         cutter = ClipCutter(source, plan_keyframes(source, cfg, None, 0.4), cfg)

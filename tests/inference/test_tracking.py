@@ -79,7 +79,7 @@ def test_tracks_do_not_depend_on_the_unit_of_boxes():
     assert follow(frames) == follow(small) == follow(frames)
 
 
-def test_link_tracks_a_whole_video():
+def test_link_tracks_of_an_entire_video():
     times = np.repeat(np.arange(5.0), 2)
     boxes = np.array([box(x) for k in range(5) for x in (20 * k, 300 - 20 * k)])
     assert link(times, boxes).tolist() == [1, 2] * 5
@@ -120,7 +120,7 @@ def test_smoothing_respects_window_and_look_ahead():
     assert smooth_scores(tracks, times, scores, window=1.0).tolist() == scores.tolist()
 
 
-def test_keyframes_are_returned_early_and_few_are_held():
+def test_keyframes_are_returned_early_and_few_are_buffered():
     smoother, out = ScoreSmoother(window=2.0, look_ahead=1.0), []
     for k in range(100):
         ready = smoother.add(k * 0.5, np.array([1]), np.array([[k / 100]]))

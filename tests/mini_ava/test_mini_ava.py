@@ -52,12 +52,12 @@ def label_map(folder: Path) -> list[tuple[str, int, str]]:
     return [(name, int(number), kind) for name, number, kind in re.findall(entry, text)]
 
 
-def test_the_same_seed_gives_the_same_bytes_with_any_number_of_workers(tiny, tmp_path):
+def test_bytes_depend_on_the_seed_and_not_on_the_number_of_workers(tiny, tmp_path):
     again = make_mini_ava(tmp_path / "again", workers=1, progress=False, size=TINY)
     assert digests(again) == digests(tiny)
 
 
-def test_another_seed_gives_other_videos(tiny, tmp_path):
+def test_another_seed_generates_other_videos(tiny, tmp_path):
     other = make_mini_ava(tmp_path / "other", seed=1, workers=1, progress=False, size=SMALLEST)
     assert not set(digests(other / "videos").values()) & set(digests(tiny / "videos").values())
 
@@ -98,7 +98,7 @@ def test_a_folder_with_other_files_is_not_changed(tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
-def test_an_unwritable_folder_gives_an_error(tmp_path):
+def test_an_unwritable_folder_raises_an_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="cannot be written"):
         make_mini_ava(tmp_path / "file" / "mini_ava", progress=False, size=SMALLEST)

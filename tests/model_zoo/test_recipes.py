@@ -127,7 +127,7 @@ def test_every_row_of_the_paper_has_a_config():
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_the_name_tells_the_backbone(name):
+def test_the_name_contains_the_backbone(name):
     cfg = model_zoo.get_config(name)
     width, depth, heads, decoder_width, decoder_heads = WIDTHS[name.split("/vit_")[1][0]]
     expect(

@@ -40,7 +40,7 @@ def step(model, seed=3):
 
 
 @pytest.mark.parametrize("architecture", ["MaskedAutoencoder", "VideoClassifier"])
-def test_losses_and_gradients_are_the_same_bit_for_bit(architecture):
+def test_losses_and_gradients_are_bitwise_equal(architecture):
     kept, recomputed = (step(build(architecture, recompute)) for recompute in (False, True))
     assert torch.equal(kept[0], recomputed[0])
     assert kept[1].keys() == recomputed[1].keys()
@@ -50,7 +50,7 @@ def test_losses_and_gradients_are_the_same_bit_for_bit(architecture):
     assert not torch.equal(other[0], kept[0])  # stochastic depth was active
 
 
-def test_less_is_kept():
+def test_fewer_activations_are_kept():
     """Return the bytes that autograd holds between the passes, measured by live storages."""
     held = {}
     for recompute in (False, True):

@@ -37,14 +37,14 @@ def full_attention(backbone, video):
     return found
 
 
-def test_the_last_block_s_attention_is_that_of_the_fused_kernel(backbone, video):
+def test_attention_of_the_last_block_is_that_of_the_fused_kernel(backbone, video):
     expected = full_attention(backbone, video)[-1]
     found = attention_maps(backbone, video, torch.eye(8), "last")
     torch.testing.assert_close(found, expected)
     assert found.std() > 0.02  # else uniform attention would pass, too
 
 
-def test_one_head_s_attention_gives_the_block_s_output(backbone, video):
+def test_attention_of_one_head_reproduces_the_output_of_the_block(backbone, video):
     """The output of the fused kernel is these weights times the values."""
     block = backbone.blocks[-1]
     block.attn.num_heads = 1
@@ -67,12 +67,12 @@ def test_rollout_is_the_product_of_all_blocks_with_the_residual_path(backbone, v
     torch.testing.assert_close(found.sum(1), torch.ones(3))
 
 
-def test_looking_leaves_no_hook_behind(backbone, video):
+def test_no_hook_remains(backbone, video):
     attention_maps(backbone, video, torch.eye(8))
     assert not any(block._forward_pre_hooks for block in backbone.blocks)
 
 
-def test_a_box_weighs_tokens_by_the_area_they_share():
+def test_a_box_weights_tokens_by_their_overlap():
     # 2 x 3 patches of 10 pixels: the box covers 10 x 5 of the middle patch of the first row, and 5 x 5 of
     # the right one.
     weights = box_query_weights(torch.tensor([10.0, 5, 25, 10]), (2, 2, 3), 10, 1).reshape(2, 2, 3)
@@ -81,6 +81,6 @@ def test_a_box_weighs_tokens_by_the_area_they_share():
     torch.testing.assert_close(weights, expected)
 
 
-def test_a_box_that_reaches_beyond_the_clip_counts_inside():
+def test_only_the_part_of_a_box_inside_the_clip_counts():
     weights = box_query_weights(torch.tensor([-50.0, -50, 5, 100]), (1, 2, 2), 10, 0)
     torch.testing.assert_close(weights, torch.tensor([0.5, 0, 0.5, 0]))

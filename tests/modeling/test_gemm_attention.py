@@ -30,7 +30,7 @@ def gradients(function, arguments):
 
 @pytest.mark.parametrize("scores", [7, 40, 150, 400, 10**6])  # a row; some; one head; three heads; all
 @pytest.mark.parametrize("queries", [12, 5])
-def test_every_division_gives_the_formula(monkeypatch, scores, queries):
+def test_every_tile_size_matches_the_formula(monkeypatch, scores, queries):
     monkeypatch.setattr(module, "_MAX_SCORES", scores)
     arguments = heads(6, queries, 11, 11)
     expected = gradients(F.scaled_dot_product_attention, arguments)
@@ -39,7 +39,7 @@ def test_every_division_gives_the_formula(monkeypatch, scores, queries):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 3e-2)])
-def test_as_exact_as_its_type(dtype, tolerance):
+def test_accuracy_is_that_of_the_dtype(dtype, tolerance):
     arguments = heads(4, 160, 160, 160, size=64, dtype=dtype)
     exact = gradients(
         F.scaled_dot_product_attention, [tensor.detach().double().requires_grad_() for tensor in arguments]
@@ -55,7 +55,7 @@ def test_large_scores_do_not_overflow():
     assert all(tensor.isfinite().all() for tensor in found)
 
 
-def test_torch_takes_it_as_one_operation(sped_up):
+def test_torch_treats_it_as_one_operation(sped_up):
     arguments = [tensor.float() for tensor in heads(2, 5, 7, 7)]
     torch.library.opcheck(gemm_attention, [tensor.detach().requires_grad_() for tensor in arguments])
     seen = []
@@ -71,7 +71,7 @@ def test_torch_takes_it_as_one_operation(sped_up):
     assert not any("scaled_dot_product" in name for name in seen)
 
 
-def test_an_exported_model_has_the_operation_that_others_know(sped_up):
+def test_an_exported_model_has_the_standard_operation(sped_up):
     class Model(torch.nn.Module):
         def forward(self, query, key, value):
             return attention(query, key, value)

@@ -29,7 +29,7 @@ def test_frame_masks_cover_entire_slices():
     assert slices.any(dim=2).sum(dim=1).tolist() == [4] * 3
 
 
-def test_a_mask_follows_from_its_seed_alone():
+def test_a_mask_depends_only_on_its_seed():
     together = draw_mask(SEEDS, GRID, "tube", 0.9)
     alone = torch.cat([draw_mask(seed[None], GRID, "tube", 0.9) for seed in SEEDS])
     assert torch.equal(together, alone)
@@ -112,7 +112,7 @@ def test_a_running_cell_by_hand():
 
 @pytest.mark.parametrize(("kind", "masked"), [("tube", 1408), ("random", 1411), ("frame", 7 * 196)])
 @pytest.mark.parametrize("ratio", [0.1, 0.5, 0.8])
-def test_a_running_cell_leaves_the_same_number_of_hidden_tokens_in_every_clip(kind, masked, ratio):
+def test_a_running_cell_keeps_the_same_number_of_masked_tokens_in_every_clip(kind, masked, ratio):
     mask = draw_mask(SEEDS, GRID, kind, 0.9)
     _, hidden = split_tokens(mask)
     left = running_cells(SEEDS, hidden, GRID, ratio)
@@ -120,14 +120,14 @@ def test_a_running_cell_leaves_the_same_number_of_hidden_tokens_in_every_clip(ki
     assert mask.gather(1, left).all()
 
 
-def test_of_a_tube_mask_a_running_cell_leaves_the_pattern():
+def test_a_running_cell_on_a_tube_mask_keeps_the_pattern():
     mask = draw_mask(SEEDS, GRID, "tube", 0.9)
     _, hidden = split_tokens(mask)
     pattern = kept(all_tokens(GRID), GRID, 0.5)
     assert torch.equal(kept(hidden, GRID, 0.5), pattern & mask.view(-1, *GRID))
 
 
-def test_a_running_cell_follows_from_the_seed_alone():
+def test_a_running_cell_depends_only_on_the_seed():
     _, hidden = split_tokens(draw_mask(SEEDS, GRID, "random", 0.5))
     together = running_cells(SEEDS, hidden, GRID, 0.3)
     alone = [running_cells(SEEDS[i : i + 1], hidden[i : i + 1], GRID, 0.3) for i in range(3)]

@@ -38,7 +38,7 @@ def test_cutmix_by_hand():
     assert torch.equal(mixed[1], 24 - mixed[0])
 
 
-def test_each_clip_has_its_own_rectangle_and_weight():
+def test_rectangle_and_weight_can_differ_by_clip():
     both = {key: torch.stack([MIXUP[key][0], CUTMIX[key][1]]) for key in MIXUP}
     mixed = mix_videos(videos(), both)
     assert torch.equal(mixed[0], mix_videos(videos(), MIXUP)[0])
@@ -61,7 +61,7 @@ def test_soft_labels_by_hand():
     assert same[0].tolist() == pytest.approx([0.05, 0.05, 0.85, 0.05])
 
 
-def test_soft_labels_are_timms():
+def test_soft_labels_match_timm():
     from timm.data.mixup import mixup_target
 
     label = torch.tensor([3, 1, 1, 0])
@@ -115,14 +115,14 @@ def test_the_loss_of_a_mixed_batch(small):
     assert torch.equal(mixed, model(batch)["scores"])
 
 
-def test_a_clip_that_is_mixed_with_itself_stays_as_it_is(small):
+def test_a_clip_mixed_with_itself_is_unchanged(small):
     model, batch = small()
     plain = model(batch)["loss"]
     batch["mixing"] = mixing([0, 1], (3, 20, 0, 32), 0.0)
     assert float(model(batch)["loss"].detach()) == pytest.approx(float(plain.detach()), rel=1e-5)
 
 
-def test_head_dropout_and_drop_path_act_in_training_alone(small):
+def test_head_dropout_and_drop_path_act_only_in_training(small):
     for key in ("MODEL.CLASSIFIER.DROPOUT", "MODEL.BACKBONE.DROP_PATH"):
         model, batch = small(key, 0.5)
         losses = {float(model(batch)["loss"].detach()) for _ in range(8)}
@@ -134,7 +134,7 @@ def test_head_dropout_and_drop_path_act_in_training_alone(small):
         assert torch.equal(plain.eval()(batch)["scores"], model(batch)["scores"])
 
 
-def test_drop_path_rises_from_the_first_block_to_the_last(small):
+def test_drop_path_increases_from_the_first_block_to_the_last(small):
     model, _ = small("MODEL.BACKBONE.DROP_PATH", 0.4, "MODEL.BACKBONE.DEPTH", 3)
     rates = [
         [module.drop_prob for module in block.modules() if type(module).__name__ == "DropPath"]

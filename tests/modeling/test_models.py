@@ -45,7 +45,7 @@ def test_published_sizes(dim, depth, heads, millions):
     assert round(parameters / 1e6) == millions
 
 
-def test_cubes_are_cut_and_put_together():
+def test_cubes_are_cut_and_reassembled():
     video = clips(2)
     cubes = to_cubes(video, 2, 16)
     assert cubes.shape == (2, 2 * 2 * 2, 2 * 16 * 16 * 3)
@@ -55,7 +55,7 @@ def test_cubes_are_cut_and_put_together():
     assert torch.equal(from_cubes(cubes, (2, 2, 2), 2, 16), video)
 
 
-def test_the_embedding_is_the_convolution_it_stands_for():
+def test_the_embedding_equals_the_convolution():
     backbone = small("ActionDetector").backbone
     video = torch.randn(2, 3, 4, 32, 32)
     expected = torch.nn.functional.conv3d(
@@ -74,7 +74,7 @@ def test_positions():
     assert resized.shape == (48, 8)
 
 
-def test_positions_by_axis_bring_neighbours_together():
+def test_positions_by_axis_are_similar_for_neighbors():
     table = axis_positions((4, 8, 8), 24).view(4, 8, 8, 24)
     near = [(table[1, 3, 3] - other).norm() for other in (table[2, 3, 3], table[1, 4, 3], table[1, 3, 4])]
     far = (table[1, 3, 3] - table[1, 6, 6]).norm()
@@ -82,7 +82,7 @@ def test_positions_by_axis_bring_neighbours_together():
     assert torch.equal(table[0, :, :, :8], table[0, :1, :1, :8].expand(8, 8, -1))  # time only
 
 
-def test_masked_cubes_are_never_seen():
+def test_masked_cubes_do_not_affect_the_prediction():
     model = small("MaskedAutoencoder").eval()
     video = torch.randn(1, 3, 4, 32, 32)
     mask = torch.tensor([[True, False, False, True] * 2])
@@ -93,7 +93,7 @@ def test_masked_cubes_are_never_seen():
     assert torch.equal(prediction, model.reconstruct(changed, mask)[0])
 
 
-def test_the_fast_path_of_training_is_the_plain_one():
+def test_the_fast_path_of_training_equals_the_plain_one():
     """forward() cuts bytes and normalizes selected cubes; reconstruct() takes the normalized video."""
     model = small("MaskedAutoencoder").eval()
     batch = {"video": clips(2), "seed": torch.tensor([1, 2])}
@@ -103,7 +103,7 @@ def test_the_fast_path_of_training_is_the_plain_one():
     torch.testing.assert_close(model.train()(batch)["loss"], predictions["loss"].mean())
 
 
-def test_a_perfect_prediction_paints_the_video():
+def test_a_perfect_prediction_reconstructs_the_video():
     model = small("MaskedAutoencoder").eval()
     video = clips(2)
     model._predict = lambda seen, visible, masked: model._target(
@@ -117,7 +117,7 @@ def test_a_perfect_prediction_paints_the_video():
     assert predictions["loss"].max() < 1e-10
 
 
-def test_targets_are_normalised_by_cube_and_colour():
+def test_targets_are_normalized_by_cube_and_color():
     model = small("MaskedAutoencoder")
     _, target = model.reconstruct(torch.randn(1, 3, 4, 32, 32), torch.tensor([[True, False] * 4]))
     values = target.unflatten(2, (-1, 3))
@@ -140,7 +140,7 @@ def test_box_loss_is_a_mean_over_classes_and_a_sum_over_boxes():
     assert box_loss(logits[:0], labels[:0], "mean").item() == 0
 
 
-def test_a_linear_probe_trains_the_head_alone():
+def test_a_linear_probe_trains_only_the_head():
     model = small("VideoClassifier", "MODEL.CLASSIFIER.LINEAR_PROBE", True)
     names = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert names == {"fc_norm", "head"}
@@ -164,7 +164,7 @@ def test_scores_do_not_depend_on_the_rest_of_the_batch():
     assert [len(scores) for scores in together] == [1, 2]
 
 
-def test_person_scores_weigh_action_scores():
+def test_person_scores_multiply_action_scores():
     boxes = [torch.tensor([[2.0, 3.0, 20.0, 30.0]])]
     batch = {"video": clips(1), "boxes": boxes, "person_scores": [torch.tensor([0.5])]}
     weighed = small("ActionDetector").eval()(batch)["scores"][0]
@@ -182,7 +182,7 @@ def test_a_clip_without_boxes():
     assert model.eval()({**batch, "person_scores": [torch.zeros(0)]})["scores"][0].shape == (0, 5)
 
 
-def test_boxes_are_widened_about_their_centre_and_clipped():
+def test_boxes_are_scaled_about_their_center_and_clipped():
     boxes = torch.tensor([[20.0, 40.0, 30.0, 60.0], [0.0, 0.0, 100.0, 100.0]])
     expected = torch.tensor([[19.5, 39.5, 30.5, 60.5], [0.0, 0.0, 100.0, 100.0]])
     torch.testing.assert_close(scale_boxes(boxes, (1.1, 1.05), torch.tensor([100, 100])), expected)
@@ -201,7 +201,7 @@ def test_test_boxes_are_clipped_to_the_frame_and_not_to_its_padding():
     torch.testing.assert_close(scores, expected)
 
 
-def test_jitter_stays_within_its_limits_and_follows_the_seed():
+def test_jitter_is_within_its_limits_and_depends_on_the_seed():
     boxes = [torch.tensor([[100.0, 100.0, 200.0, 300.0]]).repeat(500, 1)] * 2
     seeds = torch.tensor([1, 2])
     jittered = jitter_boxes(boxes, seeds, 1000, 1000)
@@ -228,7 +228,7 @@ def test_unknown_names_are_config_errors():
         small("ActionDetector", "MODEL.ROI_HEAD.NAME", "Fancy")
 
 
-def test_weights_follow_from_the_seed():
+def test_weights_depend_on_the_seed():
     first, again, other = (small("MaskedAutoencoder", "SEED", seed) for seed in (1, 1, 2))
     assert torch.equal(first.decoder.head.weight, again.decoder.head.weight)
     assert not torch.equal(first.decoder.head.weight, other.decoder.head.weight)

@@ -87,7 +87,7 @@ def test_a_time_slice_predicts_its_share_of_the_target(opts, target, expected):
     assert torch.equal(pixels, torch.tensor(expected)[:, None, :, None].expand(pixels.shape).float())
 
 
-def test_the_centre_frame_is_predicted_by_the_slice_that_holds_it():
+def test_the_center_frame_is_predicted_by_the_slice_that_contains_it():
     """Frame 8 // 2 = 4 is in slice 2, of frames 4 and 5."""
     model = small(*CENTRE).eval()
     predictions = model(batch_of(1))
@@ -101,7 +101,7 @@ def test_the_centre_frame_is_predicted_by_the_slice_that_holds_it():
 @pytest.mark.parametrize(
     ("opts", "target"), [((), 0), (DOUBLE, 16), (CENTRE, 1), (CELL, 0), ((*CELL, *DOUBLE), 16)]
 )
-def test_the_picture_differs_from_the_target_in_predicted_cubes_alone(opts, target):
+def test_the_reconstruction_differs_from_the_target_only_in_predicted_cubes(opts, target):
     model = small(*opts).eval()
     batch = batch_of(target)
     predictions = model(batch)
@@ -116,7 +116,7 @@ def test_the_picture_differs_from_the_target_in_predicted_cubes_alone(opts, targ
 
 
 @pytest.mark.parametrize("opts", [(), CELL, (*CELL, *DOUBLE)])
-def test_the_loss_is_over_the_predicted_tokens_alone(opts):
+def test_the_loss_is_over_the_predicted_tokens_only(opts):
     """Changes of the target affect the loss only where a token is predicted."""
     model = small(*opts).eval()
     target = 16 if DOUBLE[0] in opts else 8
@@ -132,7 +132,7 @@ def test_the_loss_is_over_the_predicted_tokens_alone(opts):
         assert same.tolist() == [not predicted[0, token], True]
 
 
-def test_training_gives_the_mean_loss_of_evaluation():
+def test_the_training_loss_is_the_mean_loss_of_evaluation():
     for opts, target in (((*CELL, *DOUBLE), 16), (CENTRE, 1)):
         model = small(*opts)
         batch = batch_of(target)
@@ -140,7 +140,7 @@ def test_training_gives_the_mean_loss_of_evaluation():
 
 
 @pytest.mark.parametrize(("opts", "target"), [(DOUBLE, 16), (CENTRE, 1)])
-def test_the_fast_path_of_training_is_the_plain_one(opts, target):
+def test_the_fast_path_of_training_equals_the_plain_one(opts, target):
     model = small(*opts).eval()
     batch = batch_of(target)
     predictions = model(batch)
@@ -150,14 +150,14 @@ def test_the_fast_path_of_training_is_the_plain_one(opts, target):
     torch.testing.assert_close(predictions["loss"], reconstruction_loss(prediction, cubes, "mse"))
 
 
-def test_the_mask_of_the_decoder_plays_no_part_in_the_plain_path():
+def test_the_decoder_mask_does_not_affect_the_plain_path():
     plain, masked = small(), small(*CELL)
     video, mask = torch.randn(2, 3, 8, 16, 16), torch.tensor([[True, False, False, True] * SLICES] * 2)
     for one, other in zip(plain.reconstruct(video, mask), masked.reconstruct(video, mask)):
         assert torch.equal(one, other)
 
 
-def test_a_target_that_is_the_clip_changes_not_a_bit():
+def test_a_target_equal_to_the_clip_changes_no_bit():
     """Setting the keys to the values of the input, with the same frames as target, equals the default."""
     plain = small()
     named = small("MODEL.RECONSTRUCTION.NUM_FRAMES", 8, "MODEL.RECONSTRUCTION.SAMPLING_RATE", 4)
@@ -168,7 +168,7 @@ def test_a_target_that_is_the_clip_changes_not_a_bit():
     assert torch.equal(losses[0], losses[2])
 
 
-def test_gradient_reaches_the_positions_of_visible_and_predicted_tokens_alone():
+def test_only_positions_of_visible_and_predicted_tokens_get_a_gradient():
     """Tokens that the decoder skips do not affect the loss."""
     model = small(*CELL)
     model.positions.requires_grad_()
@@ -192,7 +192,7 @@ def test_raw_targets_are_pixels_from_0_to_1():
     torch.testing.assert_close(target, (to_cubes(video, 2, PATCH) / 255)[mask].view(target.shape))
 
 
-def test_the_last_block_of_the_decoder_works_for_predicted_tokens_alone():
+def test_the_last_decoder_block_computes_only_predicted_tokens():
     decoder = small("MODEL.DECODER.DEPTH", 2).decoder
     widths = []
     decoder.blocks[-1].mlp.register_forward_hook(lambda _, given, made: widths.append(made.shape[1]))
@@ -212,7 +212,7 @@ def test_the_last_block_of_the_decoder_works_for_predicted_tokens_alone():
 
 
 @pytest.mark.parametrize("opts", [(), CELL, ("MODEL.MASK.TYPE", "frame"), ("MODEL.MASK.TYPE", "random")])
-def test_a_training_step_waits_for_no_number(opts):
+def test_a_training_step_reads_no_value_from_the_device(opts):
     """Meta tensors raise where a shape or a branch would depend on a value."""
     model = small(*opts).train()
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:

@@ -49,21 +49,21 @@ def test_fast_gemm_on_and_off(here):
 
 
 @pytest.mark.parametrize("lacks", ["_is_amd", "_keeps_float32"])
-def test_elsewhere_nothing_changes(here, monkeypatch, lacks):
+def test_other_cpus_are_not_changed(here, monkeypatch, lacks):
     monkeypatch.setattr(cpu, lacks, lambda: False)
     cpu.use_fast_gemm()
     assert not cpu.is_fast_gemm_enabled()
     assert torch.get_float32_matmul_precision() == "highest"
 
 
-def test_the_precision_of_a_gpu_stays(here, monkeypatch):
+def test_the_precision_on_a_gpu_is_not_changed(here, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     cpu.use_fast_gemm()
     assert not cpu.is_fast_gemm_enabled()
     assert torch.get_float32_matmul_precision() == "highest"
 
 
-def test_a_precision_that_somebody_chose_stays(here):
+def test_a_precision_set_by_the_user_is_not_changed(here):
     torch.set_float32_matmul_precision("high")
     cpu.use_fast_gemm()
     assert not cpu.is_fast_gemm_enabled()
@@ -84,7 +84,7 @@ def test_gemm_that_rounds_to_bfloat16_is_detected(monkeypatch):
     assert torch.get_float32_matmul_precision() == "highest"
 
 
-def test_freed_memory_is_used_again():
+def test_freed_memory_is_reused():
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if not mallopt or not mallopt(-3, 1 << 28):  # this process keeps the setting, which changes no result
         pytest.skip("no glibc, or one that gives blocks of more than 32 MiB back to the system")

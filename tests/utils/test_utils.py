@@ -38,7 +38,7 @@ def test_metrics_are_averaged_between_two_writings():
     assert storage.take() == {}
 
 
-def test_a_resumed_log_forgets_the_steps_that_are_done_again(tmp_path):
+def test_a_resumed_log_drops_repeated_steps(tmp_path):
     path = tmp_path / "metrics.jsonl"
     writer = JSONWriter(path)
     for step in (1, 2, 3):

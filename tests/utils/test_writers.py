@@ -27,7 +27,7 @@ def scalars(folder, name):
     return {event.step: event.value for event in found.Scalars(name)}
 
 
-def test_tensorboard_forgets_the_steps_that_are_done_again(tmp_path):
+def test_tensorboard_drops_repeated_steps(tmp_path):
     first = TensorBoardWriter(tmp_path)
     for step in range(1, 6):
         first.write(step, {"loss": float(step)})
@@ -55,7 +55,7 @@ def test_a_full_disk_ends_tensorboards_curves_with_one_warning(small_disk, tmp_p
     assert scalars(small_disk / "tensorboard", "loss") == {1: 1.0}
 
 
-def test_a_full_disk_silences_the_log_file_alone(small_disk, capfd):
+def test_a_full_disk_stops_only_the_log_file(small_disk, capfd):
     setup_logging(small_disk)
     logger = logging.getLogger("vmae_det.some.part")
     logger.info("there is space")
@@ -116,7 +116,7 @@ def test_resumed_run_continues_its_wandb_run(wandb, tmp_path):
     assert wandb.finished == 3
 
 
-def test_weights_and_biases_that_is_not_there_or_does_not_start(monkeypatch, wandb, tmp_path):
+def test_wandb_that_is_not_installed_or_does_not_start(monkeypatch, wandb, tmp_path):
     def refuse(**_):
         raise StubWandb.Error("no login")
 

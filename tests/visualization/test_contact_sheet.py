@@ -36,7 +36,7 @@ def black_frames(monkeypatch):
     monkeypatch.setattr(contact_sheet, "_read_frame", lambda path, seconds: np.zeros((144, 192, 3), np.uint8))
 
 
-def test_pages_hold_twelve_keyframes_each(folder):
+def test_pages_contain_twelve_keyframes_each(folder):
     pages = sheets(folder)  # 25 keyframes
     assert [page.shape[1:] for page in pages] == [(1970, 3)] * 3
     assert pages[0].shape[0] > 3 * 360 > pages[2].shape[0] > 360

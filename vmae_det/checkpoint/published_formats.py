@@ -24,8 +24,8 @@ _PLACEHOLDERS = {"n": r"(?P<n>\d+)", "p": r"(?P<p>weight|bias)"}
 class NameTable:
     """Pairs of name patterns, (published, ours), which translate names in both directions.
 
-    A pattern is a full name with placeholders: `{n}` for a block number, `{p}` for "weight" or "bias". The first
-    row that matches a name wins. Rows for names that are read but never written therefore come last.
+    A pattern is a full name with placeholders: `{n}` for a block number, `{p}` for "weight" or "bias". The
+    first row that matches a name wins. Rows for names that are read but never written therefore come last.
     """
 
     def __init__(self, rows: Iterable[tuple[str, str]]) -> None:
