@@ -1,4 +1,4 @@
-"""Weights load into a model completely or not at all, whatever names a wrapper gives to the parameters."""
+"""Weights load into a model completely or not at all, whatever names a wrapper assigns to the parameters."""
 
 import pytest
 import torch

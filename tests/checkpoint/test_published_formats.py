@@ -137,7 +137,7 @@ def test_image_mae_initializes_a_video_model(model):
     assert {"cls_token", "pos_embed", "decoder_pred.weight"} <= set(report.unused)
     assert {"encoder_to_decoder.weight", "decoder.head.weight"} <= set(report.missing)
     assert torch.equal(ours.backbone.blocks[0].attn.qkv.bias, theirs["blocks.0.attn.qkv.bias"])
-    # A still image gives the same tokens as in the image model.
+    # A still image has the same tokens as in the image model.
     image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     weight, bias = theirs["patch_embed.proj.weight"], theirs["patch_embed.proj.bias"]
     expected = torch.nn.functional.conv2d(image, weight, bias, stride=PATCH).flatten(2).transpose(1, 2)
@@ -218,7 +218,7 @@ def test_dropped_parameters_are_reported(tmp_path, capsys):
     assert main(["convert", path, output, "--to", "huggingface"]) == 0
     printed = capsys.readouterr().out
     assert "from VideoMAE action detection to Hugging Face VideoMAE" in printed
-    assert "no place for them: roi_head.classifier.weight, roi_head.classifier.bias" in printed
+    assert "cannot store them: roi_head.classifier.weight, roi_head.classifier.bias" in printed
     assert "videomae.layernorm.weight" in safetensors.torch.load_file(output)
 
 

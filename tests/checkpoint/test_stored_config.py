@@ -88,7 +88,7 @@ def test_published_files_have_flat_positions(tiny_cfg, tmp_path, caplog):
 
 
 def test_the_heads_of_the_published_small_models(tiny_cfg, tmp_path, caplog):
-    """Their config.json says 16, but the authors' code has 6."""
+    """Their config.json has 16, but the authors' code has 6."""
     shape = ("MODEL.BACKBONE.EMBED_DIM", 384, "MODEL.BACKBONE.DEPTH", 1, "MODEL.BACKBONE.POSITIONS", "flat")
     made = build_model(tiny_cfg("finetune", *shape, "MODEL.BACKBONE.NUM_HEADS", 6))
     cfg = tiny_cfg("finetune", *shape, "MODEL.BACKBONE.NUM_HEADS", 16)

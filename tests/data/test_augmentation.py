@@ -74,7 +74,7 @@ def test_stretching_does_not_change_gray_and_single_colors():
 
 
 def test_random_draws_match_timm():
-    """Inverting and posterizing give the same bytes in both, so equal pictures imply equal draws."""
+    """Inverting and posterizing return the same bytes in both, so equal pictures imply equal draws."""
     options = {"img_mean": (124, 116, 104)}
     timm_result = auto_augment.rand_augment_transform("rand-m5-n3-mstd1.5-inc1", options)
     clip_result = ClipRandAugment("rand-m5-n3-mstd1.5-inc1", MEAN)

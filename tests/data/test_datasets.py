@@ -186,7 +186,7 @@ def test_test_sample_has_detected_persons(tiny_cfg):
         tiny_cfg("detect"), "detection", tiny_cfg("detect").DATASETS.TEST[0], training=False
     )
     (sample,) = dataset[0, 0]
-    assert sample["video"].shape[2:] == (64, 96)  # 64 x 85, padded to whole patches
+    assert sample["video"].shape[2:] == (64, 96)  # 64 x 85, padded to full patches
     assert sample["size"].tolist() == [85, 64]
     assert (sample["person_scores"] >= 0.8).all()
     expected = sample["boxes_relative"] * np.array([85, 64, 85, 64])

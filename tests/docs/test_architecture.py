@@ -1,4 +1,4 @@
-"""The drawing, the walks and the answers in docs/explanation hold for the code."""
+"""The drawing, the walks and the answers in docs/explanation match the code."""
 
 import configparser
 import importlib.util
@@ -37,7 +37,7 @@ def test_the_drawing_has_the_packages_in_the_layers_of_the_import_contract(drawi
 
 
 def test_the_drawing_is_up_to_date(drawing):
-    """If this fails: python docs/_ext/drawing.py."""
+    """If this fails, run python docs/_ext/drawing.py."""
     assert drawing.FILE.read_text(encoding="utf-8") == drawing.draw(drawing.layers())
     assert set(drawing.PURPOSES) == packages()
 

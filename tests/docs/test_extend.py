@@ -1,4 +1,4 @@
-"""The parts of docs/guides/extend.md, from the page, by `--import`."""
+"""The examples of docs/guides/extend.md, read from the page and imported by `--import`."""
 
 import pickle
 import re
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(not PAGE.is_file(), reason="the pages are part o
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
-    """The folder of the page's my_parts.py; registered once, as registries have no way back."""
+    """The folder of the page's my_parts.py, which is imported once because registries cannot be reset."""
     folder = tmp_path_factory.mktemp("parts")
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     (folder / "my_parts.py").write_text("\n\n".join(blocks))
@@ -127,7 +127,7 @@ def test_dataset_type_of_the_page(parts, tiny_cfg, mini_ava, tmp_path, monkeypat
         ("no_such_module", None, "no_such_module is neither in "),
         ("broken_part", "1 / 0", "broken_part: import failed: ZeroDivisionError"),
         ("needs_more", "import no_such_dependency", "no_such_dependency is neither in"),
-        ("exits_at_once", "raise SystemExit(0)", "exits_at_once: import failed: SystemExit"),
+        ("exits_on_import", "raise SystemExit(0)", "exits_on_import: import failed: SystemExit"),
         ("my_head.py", None, "expected a module name such as my_package.my_head, got 'my_head.py'"),
         ("", None, "expected a module name"),
         ("no_dataset", "import vmae_det.data.catalog as c; c.CatalogEntry()", "either content or file"),

@@ -30,7 +30,7 @@ def relative(path):
 
 
 def headings(page):
-    """The anchors of a page's headings, as GitHub and MyST make them."""
+    """The anchors of a page's headings, as GitHub and MyST generate them."""
     text = re.sub(r"^(```|:::).*?^\1", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}

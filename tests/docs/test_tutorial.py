@@ -1,4 +1,4 @@
-"""The commands of docs/tutorial.md, taken from the page and run in order on stand-ins for phone videos."""
+"""The commands of docs/tutorial.md, read from the page and run in order on synthetic phone videos."""
 
 import csv
 import glob
@@ -22,9 +22,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "tutorial.md"
 RATE, START = 12, 900  # MiniAVA's
 ACTIONS = ("stand", "walk", "wave")  # as the page says
 
-# What the page's commands say -> what is run instead, so that it takes seconds and needs no network.
+# Replacements in the page's commands, so that they take seconds and need no network.
 SUBSTITUTES = {"videomae-small-finetuned-kinetics": "output/pretrain/model_final.pt"}
-# Added to each `train`: a tiny model, one epoch.
+# Overrides added to each `train`: a tiny model, one epoch.
 QUICK = (
     "MODEL.DEVICE cpu MODEL.BACKBONE.EMBED_DIM 24 MODEL.BACKBONE.DEPTH 2 MODEL.BACKBONE.NUM_HEADS 2 "
     "MODEL.DECODER.EMBED_DIM 16 MODEL.DECODER.DEPTH 1 MODEL.DECODER.NUM_HEADS 2 "
@@ -32,8 +32,8 @@ QUICK = (
     "DATALOADER.NUM_WORKERS 0 SOLVER.AMP none SOLVER.EPOCHS 1 SOLVER.WARMUP_EPOCHS 0.0"
 )
 
-# After which command (its first words) which files are there.
-MADE = {
+# Files that each command writes, by the first words of the command.
+OUTPUTS = {
     "import annotations/train": [
         f"my_data/train/{f}" for f in ("annotations.csv", "actions.pbtxt", "dataset.yaml")
     ],
@@ -59,7 +59,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def blocks():
-    """("command", line), (language, content) of the page's blocks, in order."""
+    """Yield the blocks of the page in order: ("command", line) or (language, content)."""
     kind, content = None, []
     for line in PAGE.read_text(encoding="utf-8").splitlines():
         if line.startswith("```"):
@@ -73,7 +73,7 @@ def blocks():
 
 
 def phone_video(source, path, **recipe):
-    """The video `source` as a phone would store it."""
+    """Write the video `source` as a phone would store it."""
     frames = open_video(source).frames(np.arange(len(open_video(source))))
     size = (144, 192) if recipe.get("rotation", 0) % 180 else (192, 144)
     recipe = Recipe(count=len(frames), size=size, rate=RATE, options=x264(keyint=12), **recipe)
@@ -81,43 +81,52 @@ def phone_video(source, path, **recipe):
     return write_numbered(path, recipe, lambda number, width, height: frames[number])
 
 
-def uneven(count):
-    """Stamps in milliseconds: each frame up to 30 ms late, but for those at whole seconds."""
+def uneven_timestamps(count):
+    """Return timestamps in milliseconds: frames are up to 30 ms late, except at full seconds."""
     late = np.random.default_rng(0).integers(0, 30, count) * (np.arange(count) % RATE > 0)
     return (np.arange(count) * 1000 // RATE + late).tolist()
 
 
 @pytest.fixture
 def folder(mini_ava, tmp_path, monkeypatch):
-    """Videos and CVAT's exports as the page expects them; the second of a set is turned, the third uneven."""
+    """Videos and CVAT exports as the page expects them. The second of a set is rotated, the third uneven."""
     label_map = LabelMap.from_file(mini_ava / "annotations/mini_ava_actions.pbtxt")
     names = {i: name for i, name in zip(label_map.ids, label_map.names) if name in ACTIONS}
-    forms = [{}, {"rotation": 90}, {"stamps": uneven(120), "time_base": Fraction(1, 1000)}, {"rotation": 270}]
+    forms = [
+        {},
+        {"rotation": 90},
+        {"stamps": uneven_timestamps(120), "time_base": Fraction(1, 1000)},
+        {"rotation": 270},
+    ]
     for split, place in (("train", "kitchen"), ("val", "hall")):
         rows = list(csv.reader((mini_ava / f"annotations/mini_ava_{split}.csv").open()))
         rows = [row for row in rows if int(row[6]) in names]
         ids = {video: f"{place}_{n}" for n, video in enumerate(sorted({row[0] for row in rows}), start=1)}
-        for (video, own), form in zip(ids.items(), forms):
-            phone_video(mini_ava / f"videos/{video}.mp4", tmp_path / f"my_videos/{split}/{own}.mp4", **form)
+        for (video, name), form in zip(ids.items(), forms):
+            phone_video(mini_ava / f"videos/{video}.mp4", tmp_path / f"my_videos/{split}/{name}.mp4", **form)
         annotations = tmp_path / "annotations" / split
         annotations.mkdir(parents=True)
         to_cvat([[ids[row[0]], *row[1:]] for row in rows], names, RATE, START, annotations)
     for number, video in enumerate(sorted((mini_ava / "unlabelled").glob("*.mp4"))):
         phone_video(video, tmp_path / f"my_videos/unlabelled/more_{number}.mp4", **forms[number])
     phone_video(
-        video, tmp_path / "my_videos/new.mp4", rotation=90, stamps=uneven(120), time_base=Fraction(1, 1000)
+        video,
+        tmp_path / "my_videos/new.mp4",
+        rotation=90,
+        stamps=uneven_timestamps(120),
+        time_base=Fraction(1, 1000),
     )
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def run(command, capsys):
-    """What a command of the page prints."""
+    """Run a command of the page and return its output."""
     if not command.startswith("vmae-det "):
         subprocess.run(["bash", "-ec", command], check=True)
         return ""
     words = [SUBSTITUTES.get(word, word) for word in shlex.split(command)[1:]]
-    words = [found for word in words for found in (sorted(glob.glob(word)) if "*" in word else [word])]
+    words = [path for word in words for path in (sorted(glob.glob(word)) if "*" in word else [word])]
     words += QUICK.split() if words[0] == "train" else []
     status = main(words)
     printed = capsys.readouterr()
@@ -126,12 +135,12 @@ def run(command, capsys):
 
 
 def pattern(line):
-    """A line with its numbers, and the room around them, left open."""
+    """Return a line with placeholders for numbers and spaces."""
     return re.sub(r"\s*[\d.]+%?\s*|\s+", "#", line.strip())
 
 
 def test_every_command_of_the_page(folder, capsys):
-    expected, printed = dict(MADE), ""
+    expected, printed = dict(OUTPUTS), ""
     for kind, content in blocks():
         if kind == "command":
             printed = run(content, capsys)

@@ -44,7 +44,7 @@ ABLATIONS = {
         for kind, ratios in {"tube": (0.5, 0.9), "random": (0.5, 0.9), "frame": (0.25, 0.5, 0.75)}.items()
         for ratio in ratios
     },
-    "centre frame": (TARGET + "NUM_FRAMES", 1),
+    "center frame": (TARGET + "NUM_FRAMES", 1),
     "8 x 1 frames": (TARGET + "SAMPLING_RATE", 1),
     "16 x 1 frames": (TARGET + "NUM_FRAMES", 16, TARGET + "SAMPLING_RATE", 1),
     "raw": (TARGET + "NORMALIZE", False),
@@ -140,15 +140,15 @@ def test_a_linear_probe_reduces_the_loss_and_does_not_change_the_backbone(tiny_c
 
 
 @pytest.mark.parametrize(
-    ("name", "frames", "tubelet", "grey"),
+    ("name", "frames", "tubelet", "gray"),
     [
         ("none", 8, 2, 0),
-        ("centre frame", 1, 1, 0),
+        ("center frame", 1, 1, 0),
         ("16 x 1 frames", 16, 4, 0),
         ("running cell", 8, 2, 0.375),
     ],
 )
-def test_picture_shows_the_prediction(tiny_cfg, monkeypatch, name, frames, tubelet, grey):
+def test_picture_shows_the_prediction(tiny_cfg, monkeypatch, name, frames, tubelet, gray):
     """The running cell skips half of the tokens of a 0.75 tube mask: 0.375 of all cubes stay gray."""
     shown = []
     monkeypatch.setattr(
@@ -165,5 +165,5 @@ def test_picture_shows_the_prediction(tiny_cfg, monkeypatch, name, frames, tubel
         assert mask.mean() == 0.75
         pixels = mask.reshape(-1, 4, 4).repeat(tubelet, 0).repeat(8, 1).repeat(8, 2)
         assert (painted == original)[:, ~pixels].all()
-        assert (painted == MASK_GRAY).all(axis=0).mean() == pytest.approx(grey, abs=0.02)
+        assert (painted == MASK_GRAY).all(axis=0).mean() == pytest.approx(gray, abs=0.02)
     assert len(shown) == 2

@@ -61,7 +61,7 @@ def test_detection_in_a_video_samples_frames_by_the_convention(published, mini_a
             next((mini_ava / "videos").glob("*.mp4")), WholeFramePerson(), every=1.0
         ) as stream:
             wanted.append((stream.plan.centers[1], stream.plan.needed.nonzero()[0]))
-    (centre, published_frames), (_, own_frames) = wanted
-    assert {centre - 7, centre - 3, centre + 1, centre + 5} <= {*published_frames.tolist()}  # 4 frames
-    assert {centre - 8, centre - 4, centre, centre + 4} <= {*own_frames.tolist()}
-    assert centre not in published_frames
+    (center, published_frames), (_, default_frames) = wanted
+    assert {center - 7, center - 3, center + 1, center + 5} <= {*published_frames.tolist()}  # 4 frames
+    assert {center - 8, center - 4, center, center + 4} <= {*default_frames.tolist()}
+    assert center not in published_frames

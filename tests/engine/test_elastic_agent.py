@@ -1,4 +1,4 @@
-"""The agent stands on torch's documented extension points alone; this fails when torch changes them."""
+"""The agent uses only torch's documented extension points. These tests fail if torch changes them."""
 
 import ast
 import inspect
@@ -33,7 +33,7 @@ def test_extension_points_exist(name):
 
 
 def end_in_different_ways(task):
-    """Both processes note their start and wait for each other; then rank 1 is killed."""
+    """Both processes record their start and wait for each other; then rank 1 is killed."""
     rank, (folder,) = int(os.environ["RANK"]), task.args
     starts = [folder / "starts_0", folder / "starts_1"]
     with starts[rank].open("a") as file:

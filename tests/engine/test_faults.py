@@ -74,7 +74,7 @@ def test_a_loss_that_explodes_stops_the_run(run_cfg):
 
 @pytest.mark.parametrize("factor", [float("nan"), 1e6])
 def test_a_bad_step_can_be_skipped(run_cfg, factor):
-    """A skipped step leaves the weights as they were: the next step starts from the same weights."""
+    """A skipped step does not change the weights: the next step starts from the same weights."""
     cfg = run_cfg("SOLVER.ON_BAD_LOSS", "skip", "SOLVER.EPOCHS", 4)
     run_training(cfg, hooks=[Spoil({3}, factor)])
     states = [
@@ -100,13 +100,13 @@ def test_too_many_skipped_steps_in_a_row_stop_the_run(run_cfg):
         run_training(cfg, hooks=[Spoil({2, 4, 5, 6}, float("inf"))])
 
 
-def spoilt_second_process(cfg):
+def bad_loss_in_second_process(cfg):
     run_training(cfg, hooks=[Spoil({2}, float("nan"), rank=1)])
 
 
 def test_a_bad_loss_in_one_process_stops_all(run_cfg, capfd):
     cfg = run_cfg("SOLVER.EPOCHS", 50)
-    assert launch(spoilt_second_process, (cfg,), num_processes=2) == 2
+    assert launch(bad_loss_in_second_process, (cfg,), num_processes=2) == 2
     errors = capfd.readouterr().err
     assert errors.count("vmae-det: error: loss is nan at step 2") == 1
     assert "Traceback" not in errors

@@ -1,4 +1,4 @@
-"""Processes and machines that really are lost, hang or come back, and what the user sees."""
+"""Processes and machines that are lost, hang or restart, and the messages for the user."""
 
 import json
 import math
@@ -85,7 +85,7 @@ def steps(output):
 def wait(condition, what, timeout=300):
     deadline = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        assert time.monotonic() < deadline, f"timed out waiting for {what}"
         time.sleep(0.02)
 
 
@@ -211,13 +211,13 @@ def test_user_error_of_any_process_is_printed_and_not_retried(capfd):
 
 
 def fail():
-    raise ZeroDivisionError("a mistake in the program")
+    raise ZeroDivisionError("a bug")
 
 
 def test_a_bug_keeps_its_traceback(capfd):
     assert launch(fail, (), num_processes=2, max_restarts=1) == 1
     errors = capfd.readouterr().err
-    assert "ZeroDivisionError: a mistake in the program" in errors
+    assert "ZeroDivisionError: a bug" in errors
     assert "exited with status 1, see above; all processes restart, restart 1 of 1" in errors
     assert errors.count("vmae-det: error: process") == 1
 

@@ -1,7 +1,7 @@
 """After resuming, the order and content of samples are those of an uninterrupted run.
 
-Each clip of a batch has a digest of all that the model gets of it, and of the clip that it is mixed with.
-All sets hold a video that cannot be read.
+The digest of a clip covers all of its inputs to the model, and the clip that it is mixed with. All sets
+contain a video that cannot be read.
 """
 
 import hashlib
@@ -31,30 +31,30 @@ READ, STARTS = 8, (1, 5)  # steps; an epoch has three or more
 
 
 def digests(batch):
-    """A digest of each clip, on any process."""
+    """Return a digest of each clip, which does not depend on the process."""
     clips = [
         _digest({key: batch[key][i] for key in batch if key != "mixing"}) for i in range(len(batch["video"]))
     ]
     if "mixing" not in batch:
         return clips
     partners = [clips[partner] for partner in batch["mixing"]["partner"].tolist()]
-    hows = [
+    mixing = [
         _digest({key: batch["mixing"][key][i] for key in ("box", "weight")}) for i in range(len(partners))
     ]
-    return [" ".join(parts) for parts in zip(clips, partners, hows)]
+    return [" ".join(parts) for parts in zip(clips, partners, mixing)]
 
 
 def _digest(values):
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for key in sorted(values):
         array = np.ascontiguousarray(values[key])
-        whole.update(f"{key} {array.dtype} {array.shape} ".encode() + array.tobytes())
-    return whole.hexdigest()
+        digest.update(f"{key} {array.dtype} {array.shape} ".encode() + array.tobytes())
+    return digest.hexdigest()
 
 
 @pytest.fixture
-def spoilt_cfg(tiny_cfg, mini_ava, tmp_path):
-    """spoilt_cfg(TASK, KEY, VALUE, ...): training on a dataset with an unreadable video."""
+def bad_video_cfg(tiny_cfg, mini_ava, tmp_path):
+    """bad_video_cfg(TASK, KEY, VALUE, ...): training on a dataset with an unreadable video."""
 
     def make(task, *options):
         folder = tmp_path / task
@@ -119,8 +119,8 @@ def join(parts):
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 @pytest.mark.parametrize("task", TASKS)
-def test_resumed_samples_are_those_of_an_uninterrupted_run(spoilt_cfg, monkeypatch, task, workers):
-    cfg = spoilt_cfg(task)
+def test_resumed_samples_are_those_of_an_uninterrupted_run(bad_video_cfg, monkeypatch, task, workers):
+    cfg = bad_video_cfg(task)
     unbroken, bad = read(cfg, 0, READ, monkeypatch)
     assert len(bad) == 1  # its clips were replaced
     assert len({clip for clips in unbroken for clip in clips}) > 2 * READ
@@ -132,9 +132,9 @@ def test_resumed_samples_are_those_of_an_uninterrupted_run(spoilt_cfg, monkeypat
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_resumed_samples_after_a_crash_of_a_loader_worker(spoilt_cfg, monkeypatch, task):
+def test_resumed_samples_after_a_crash_of_a_loader_worker(bad_video_cfg, monkeypatch, task):
     """A video that crashes its reader is replaced like an unreadable one, before and after resuming."""
-    cfg = spoilt_cfg(task)
+    cfg = bad_video_cfg(task)
     open_soundly = ClipDataset.open
     dataset = build_train_dataset(cfg, model_class(cfg).task).datasets[0]
     crashing = dataset.path_of(len(dataset) * 2 // 3)
@@ -188,8 +188,8 @@ class Stop(HookBase):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_two_interrupted_processes_resume_with_the_samples_of_one(spoilt_cfg, monkeypatch, tmp_path):
-    cfg = spoilt_cfg("finetune", "SOLVER.EPOCHS", 2)
+def test_two_interrupted_processes_resume_with_the_samples_of_one(bad_video_cfg, monkeypatch, tmp_path):
+    cfg = bad_video_cfg("finetune", "SOLVER.EPOCHS", 2)
     unbroken, _ = read(cfg, 0, 6, monkeypatch)
     cfg.DATALOADER.NUM_WORKERS = 2
     assert launch(run_training, (cfg, False, [Record(tmp_path), Stop(4)]), num_processes=2) == 130

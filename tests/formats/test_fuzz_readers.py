@@ -81,24 +81,24 @@ def broken_files(draw, kind):
     content = draw(st.sampled_from(["\n", "\r\n", "\r", "\n\n", "\n \n"])).join(lines)
     content = draw(st.sampled_from(["", "\ufeff"])) + content + draw(st.sampled_from(["", "\n", "\r\n"]))
     data = content.encode("utf-8", "surrogatepass")
-    spoil = draw(st.sampled_from(["none", "none", "none", "byte", "gzip", "cut gzip", "spoilt gzip"]))
-    if "gzip" in spoil:
+    damage = draw(st.sampled_from(["none", "none", "none", "byte", "gzip", "cut gzip", "corrupt gzip"]))
+    if "gzip" in damage:
         data = gzip.compress(data, mtime=0)
-    if spoil == "cut gzip":
+    if damage == "cut gzip":
         data = data[: draw(st.integers(0, len(data)))]
-    if spoil in ("byte", "spoilt gzip") and data:
+    if damage in ("byte", "corrupt gzip") and data:
         i = draw(st.integers(0, len(data) - 1))
         data = data[:i] + bytes([draw(st.integers(0, 255))]) + data[i + 1 :]
     return data
 
 
-def outcome(read, path, beside=None):
-    """Return the result of `read`, or the message of its DataError. It must start with `path` or `beside`."""
+def outcome(read, path, other_path=None):
+    """Return the result of `read`, or the message of its DataError, which must start with a path."""
     try:
         return read(path)
     except DataError as error:
         message = str(error)
-        assert message.startswith((f"{path}:", f"{beside}:"))
+        assert message.startswith((f"{path}:", f"{other_path}:"))
         assert len(message) < len(str(path)) + 400
         return message
 

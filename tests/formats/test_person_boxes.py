@@ -211,14 +211,14 @@ def test_one_line_per_label_is_one_person(tmp_path, caplog):
 def test_persons_of_a_real_dataset_are_merged():
     folder = SHARED / "cases/real/person_boxes"
     if not folder.exists():
-        pytest.skip("the real files lie beside the repository, in ../shared/cases, and are not here")
-    once, labelled = (read_person_boxes(folder / name) for name in ("persons.csv", "persons_labels.csv"))
-    assert len(once) == len(labelled) == 20
-    orders = np.argsort(once.timestamp), np.argsort(labelled.timestamp)
+        pytest.skip("needs the real files in ../shared/cases, next to the repository")
+    once, labeled = (read_person_boxes(folder / name) for name in ("persons.csv", "persons_labels.csv"))
+    assert len(once) == len(labeled) == 20
+    orders = np.argsort(once.timestamp), np.argsort(labeled.timestamp)
     for name in ("timestamp", "boxes", "score"):
-        left, right = (getattr(p, name)[order] for p, order in zip((once, labelled), orders))
+        left, right = (getattr(p, name)[order] for p, order in zip((once, labeled), orders))
         np.testing.assert_array_equal(left, right)
-    assert evaluate_person_boxes(read_action_csv(folder / "val.csv"), labelled).ap == pytest.approx(1)
+    assert evaluate_person_boxes(read_action_csv(folder / "val.csv"), labeled).ap == pytest.approx(1)
     with pytest.raises(DataError, match=r"predicted_ann.csv:9: .*x1"):
         read_person_boxes(folder / "predicted_ann.csv")
 

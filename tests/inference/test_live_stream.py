@@ -152,7 +152,7 @@ def test_live_source_ends_when_it_is_closed(cfg):
 
 
 class _Slow(http.server.SimpleHTTPRequestHandler):
-    """Serves whole files in small pieces; does not support range requests."""
+    """Serves entire files in small pieces; does not support range requests."""
 
     def copyfile(self, source, outputfile):
         while piece := source.read(4000):

@@ -27,7 +27,7 @@ def test_published_weights_have_a_url_and_a_config(name):
 
 # Width, number of blocks and heads of the encoder, and of the decoder it was pre-trained with. The values are
 # from the config.json of the published models and the authors' modeling_pretrain.py and modeling_finetune.py.
-# The config.json of the small models says 16 heads, but the authors' code, which trained them, has 6.
+# The config.json of the small models has 16 heads, but the authors' code, which trained them, has 6.
 SIZES = {
     "small": ((384, 12, 6), None),
     "base": ((768, 12, 12), (384, 4, 6)),

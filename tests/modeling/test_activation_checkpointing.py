@@ -51,7 +51,7 @@ def test_losses_and_gradients_are_bitwise_equal(architecture):
 
 
 def test_fewer_activations_are_kept():
-    """Return the bytes that autograd holds between the passes, measured by live storages."""
+    """Return the bytes that autograd keeps between the passes, measured by live storages."""
     held = {}
     for recompute in (False, True):
         storages = {}

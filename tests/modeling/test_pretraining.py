@@ -12,7 +12,7 @@ from vmae_det.modeling.patch_embedding import to_cubes
 # Clips of 8 frames of 16 x 16 pixels: 4 time slices of 2 x 2 tokens, 2 of which a tube mask masks.
 SLICES, POSITIONS, PATCH = 4, 4, 8
 
-CENTRE = ("MODEL.RECONSTRUCTION.NUM_FRAMES", 1)
+CENTER = ("MODEL.RECONSTRUCTION.NUM_FRAMES", 1)
 DOUBLE = ("MODEL.RECONSTRUCTION.NUM_FRAMES", 16, "MODEL.RECONSTRUCTION.SAMPLING_RATE", 1)
 CELL = ("MODEL.DECODER.MASK", "running_cell", "MODEL.DECODER.MASK_RATIO", 0.5)
 
@@ -57,10 +57,10 @@ def handed_to_the_decoder(model, batch):
         (("MODEL.RECONSTRUCTION.SAMPLING_RATE", 1), 8, (16, 8, (8, 2 * 64 * 3))),
         (DOUBLE, 16, (16, 8, (8, 4 * 64 * 3))),
         (("MODEL.RECONSTRUCTION.NUM_FRAMES", 4), 4, (16, 8, (8, 64 * 3))),
-        (CENTRE, 1, (10, 2, (2, 64 * 3))),
+        (CENTER, 1, (10, 2, (2, 64 * 3))),
         (CELL, 0, (12, 4, (4, 2 * 64 * 3))),
         ((*CELL, *DOUBLE), 16, (12, 4, (4, 4 * 64 * 3))),
-        ((*CELL, *CENTRE), 1, (9, 1, (1, 64 * 3))),
+        ((*CELL, *CENTER), 1, (9, 1, (1, 64 * 3))),
     ],
 )
 def test_decoder_input_and_output_shapes(opts, target, expected):
@@ -73,7 +73,7 @@ def test_decoder_input_and_output_shapes(opts, target, expected):
         ((), 8, [[0, 1], [2, 3], [4, 5], [6, 7]]),
         (DOUBLE, 16, [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]]),
         (("MODEL.RECONSTRUCTION.NUM_FRAMES", 4), 4, [[0], [1], [2], [3]]),
-        (CENTRE, 1, [[0]]),
+        (CENTER, 1, [[0]]),
     ],
 )
 def test_a_time_slice_predicts_its_share_of_the_target(opts, target, expected):
@@ -89,7 +89,7 @@ def test_a_time_slice_predicts_its_share_of_the_target(opts, target, expected):
 
 def test_the_center_frame_is_predicted_by_the_slice_that_contains_it():
     """Frame 8 // 2 = 4 is in slice 2, of frames 4 and 5."""
-    model = small(*CENTRE).eval()
+    model = small(*CENTER).eval()
     predictions = model(batch_of(1))
     slices = predictions["predicted"].view(2, SLICES, POSITIONS)
     assert slices.any(dim=2).tolist() == [[False, False, True, False]] * 2
@@ -99,7 +99,7 @@ def test_the_center_frame_is_predicted_by_the_slice_that_contains_it():
 
 
 @pytest.mark.parametrize(
-    ("opts", "target"), [((), 0), (DOUBLE, 16), (CENTRE, 1), (CELL, 0), ((*CELL, *DOUBLE), 16)]
+    ("opts", "target"), [((), 0), (DOUBLE, 16), (CENTER, 1), (CELL, 0), ((*CELL, *DOUBLE), 16)]
 )
 def test_the_reconstruction_differs_from_the_target_only_in_predicted_cubes(opts, target):
     model = small(*opts).eval()
@@ -133,13 +133,13 @@ def test_the_loss_is_over_the_predicted_tokens_only(opts):
 
 
 def test_the_training_loss_is_the_mean_loss_of_evaluation():
-    for opts, target in (((*CELL, *DOUBLE), 16), (CENTRE, 1)):
+    for opts, target in (((*CELL, *DOUBLE), 16), (CENTER, 1)):
         model = small(*opts)
         batch = batch_of(target)
         torch.testing.assert_close(model.train()(batch)["loss"], model.eval()(batch)["loss"].mean())
 
 
-@pytest.mark.parametrize(("opts", "target"), [(DOUBLE, 16), (CENTRE, 1)])
+@pytest.mark.parametrize(("opts", "target"), [(DOUBLE, 16), (CENTER, 1)])
 def test_the_fast_path_of_training_equals_the_plain_one(opts, target):
     model = small(*opts).eval()
     batch = batch_of(target)

@@ -159,7 +159,7 @@ def test_a_timeline_is_below_the_unchanged_frames(tmp_path):
     assert strips[0].shape[0] > 20
     assert frames[0].shape[0] % 2 == 0
     assert np.abs(frames[20][: SIZE[1]].astype(int) - plain[20]).mean() < 2  # encoded twice
-    # The person waves for the whole 1.6 seconds. The cursor is at the time of the frame.
+    # The person waves for all 1.6 seconds. The cursor is at the time of the frame.
     assert blue(strips[0]).any(axis=0).mean() > 0.95
     cursors = [(strip.min(axis=(0, 2)) > 150).nonzero()[0].mean() for strip in strips[1:]]
     np.testing.assert_allclose(cursors, times[1:] / 1.6 * SIZE[0], atol=3)
@@ -227,7 +227,7 @@ def test_every_frame_has_the_box_of_its_time(tmp_path, video, cfg, options):
 
 @pytest.mark.parametrize("smooth", [0.0, 2.0])
 def test_frames_wait_no_longer_than_necessary(tmp_path, video, cfg, monkeypatch, smooth):
-    """If the queue holds one frame, only frames that a keyframe depends on wait."""
+    """If the queue has room for one frame, only frames that a keyframe depends on wait."""
     monkeypatch.setattr(overlay_video, "_QUEUE_BYTES", 1)
     most = []
     draw(

@@ -87,7 +87,7 @@ def test_gemm_that_rounds_to_bfloat16_is_detected(monkeypatch):
 def test_freed_memory_is_reused():
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if not mallopt or not mallopt(-3, 1 << 28):  # this process keeps the setting, which changes no result
-        pytest.skip("no glibc, or one that gives blocks of more than 32 MiB back to the system")
+        pytest.skip("no glibc, or one that returns blocks of more than 32 MiB to the system")
     run = [sys.executable, "-c", FAULTS]
     default, kept = (
         int(subprocess.run([*run, how], check=True, capture_output=True, text=True).stdout)

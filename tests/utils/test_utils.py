@@ -27,7 +27,7 @@ def test_file_is_written_completely_or_not_at_all(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_metrics_are_averaged_between_two_writings():
+def test_metrics_are_averaged_between_two_writes():
     storage = EventStorage()
     for value in (1.0, 2.0, torch.tensor(6.0)):
         storage.put("loss", value)

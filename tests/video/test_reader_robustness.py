@@ -187,9 +187,7 @@ def test_unusual_file_names(tmp_path, intact, name, reader):
 
 
 @pytest.mark.parametrize("reader", READERS)
-@pytest.mark.skipif(
-    not Path("/proc/self/statm").exists(), reason="the system does not tell of memory in /proc"
-)
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="measures memory through /proc")
 def test_many_files_in_sequence(tmp_path, reader):
     """Neither memory nor the number of open files grows."""
     path = write_numbered(tmp_path / "v", Recipe(size=(640, 360), options=x264(keyint=12, bframes=2)))

@@ -110,7 +110,7 @@ def benchmark_detect(
     return DetectBenchmark(
         seconds_of_video=duration,
         parts={part: statistics.median(parts[part] for parts, _ in sequential) for part in PARTS},
-        whole=statistics.median(whole for _, whole in sequential),
+        whole=statistics.median(total for _, total in sequential),
         wall=statistics.median(walls),
         peaks=peaks,
     )
@@ -120,8 +120,8 @@ def _measure_parts(predictor: ActionPredictor, video: Path, stem: Path) -> tuple
     stopwatch = Stopwatch(cpu_seconds)
     start = cpu_seconds()
     _run(predictor, video, stem, DetectionSettings(overlap=False, stopwatch=stopwatch))
-    whole = cpu_seconds() - start
-    return {part: sum(stopwatch.seconds[stage] for stage in stages) for part, stages in PARTS.items()}, whole
+    total = cpu_seconds() - start
+    return {part: sum(stopwatch.seconds[stage] for stage in stages) for part, stages in PARTS.items()}, total
 
 
 def _measure_wall(predictor: ActionPredictor, video: Path, stem: Path) -> float:

@@ -51,7 +51,7 @@ class Settings:
         compile: torch.compile the models.
         amp: "none", "bf16" or "fp16".
         against: "huggingface", or "" for no comparison.
-        alike: give the other implementation the CPU settings of our commands (`utils/cpu.py`), too.
+        alike: apply the CPU settings of our commands (`utils/cpu.py`) to the other implementation, too.
     """
 
     batch: int

@@ -67,7 +67,7 @@ class ConvertReport:
         if self.source.others:
             text += f", {self.source}"
         if self.dropped:
-            text += f"; dropped, since the format has no place for them: {shorten_list(self.dropped)}"
+            text += f"; dropped, since the format cannot store them: {shorten_list(self.dropped)}"
         if self.settings:
             text += f"; the file does not contain the settings of its model: {self.settings}"
         return text
@@ -117,7 +117,7 @@ def convert_weights(
         weights.pop(POSITIONS, None)  # Transformers computes them
     target, state_dict, dropped = rename_to_published(weights, family)
     if not state_dict:
-        raise WeightsError(f"{source}: no parameter has a place in {target.name} format")
+        raise WeightsError(f"{source}: no parameter can be stored in {target.name} format")
     extras = {}
     if target.names is None:
         extras = {

@@ -86,29 +86,34 @@ def load_weights(
     if not isinstance(source, dict):
         where, source = str(source), read_checkpoint(source)
     where = where or "state dict"
-    own = model.state_dict()
-    found, renamed = read_weights(source, where, own)
+    model_state = model.state_dict()
+    found, renamed = read_weights(source, where, model_state)
     weights = inflate_patch_embedding(renamed.weights, model.backbone.tubelet_size)
-    own.pop(POSITIONS, None)
-    parts = {"backbone"} if backbone_only else {part_of(name) for name in own}
+    model_state.pop(POSITIONS, None)
+    parts = {"backbone"} if backbone_only else {part_of(name) for name in model_state}
     unknown = tuple(name for name, part in renamed.unused.items() if part in parts)
     weights = {name: value for name, value in weights.items() if not backbone_only or part_of(name) in parts}
-    common = [name for name in own if name in weights]
-    missing = tuple(name for name in own if name not in weights)
+    common = [name for name in model_state if name in weights]
+    missing = tuple(name for name in model_state if name not in weights)
     table = weights.pop(POSITIONS, None)
-    problems = [*_mismatches(weights, own), *(f"{name} has no counterpart in the model" for name in unknown)]
+    problems = [
+        *_mismatches(weights, model_state),
+        *(f"{name} has no counterpart in the model" for name in unknown),
+    ]
     if table is not None:
         try:
             table = model.backbone.resize_table(table)
         except ValueError as error:
             problems.append(f"{POSITIONS}: {error}")
     if problems:
-        differences = shorten_list((*_config_differences(weights, own), *problems), 3)
+        differences = shorten_list((*_config_differences(weights, model_state), *problems), 3)
         raise WeightsError(
             f"{where}: does not fit the model of the config: {differences}. Use the config that the weights "
             "were trained with; to replace the head, set MODEL.BACKBONE.CHECKPOINT instead of MODEL.WEIGHTS"
         )
-    not_finite = tuple(name for name in common if not weights[name].to(own[name].dtype).isfinite().all())
+    not_finite = tuple(
+        name for name in common if not weights[name].to(model_state[name].dtype).isfinite().all()
+    )
     if not_finite or (table is not None and not torch.isfinite(table).all()):
         names = shorten_list(not_finite or (POSITIONS,))
         raise WeightsError(f"{where}: contains numbers that are not finite, in {names}")
@@ -116,18 +121,20 @@ def load_weights(
     if table is not None:
         model.backbone.set_positions(table)
         common.append(POSITIONS)
-    unused = () if backbone_only else (*renamed.unused, *(name for name in weights if name not in own))
+    unused = (
+        () if backbone_only else (*renamed.unused, *(name for name in weights if name not in model_state))
+    )
     return LoadReport(renamed.format.name, tuple(common), missing, unused, found)
 
 
 def read_weights(
-    content: dict[str, Any], where: str, own: Iterable[str] = ()
+    content: dict[str, Any], where: str, model_names: Iterable[str] = ()
 ) -> tuple[StateDict, RenamedWeights]:
     """Find the weights in a state dict or in the content of a file, and rename them to our names.
 
     Args:
         where: source of the content, for error messages.
-        own: parameter names of a model. They identify the file of a custom backbone.
+        model_names: parameter names of a model. They identify the file of a custom backbone.
 
     Raises:
         WeightsError: the parameter names match no known format, or several models.
@@ -137,7 +144,7 @@ def read_weights(
         renamed = rename_from_published(found.tensors)
     except WeightsError as error:
         raise WeightsError(f"{where}: {error}") from None
-    backbone = {name for name in own if name.startswith(BACKBONE_PREFIX)}
+    backbone = {name for name in model_names if name.startswith(BACKBONE_PREFIX)}
     if renamed is None and backbone and backbone <= found.tensors.keys():
         renamed = RenamedWeights(OWN_FORMAT, dict(found.tensors), {})
     if renamed is None and found.tensors:
@@ -158,15 +165,19 @@ def _describe_entry(entry: tuple[Any, Any]) -> str:
     return f"{key} (an object of {value.name})" if is_object else str(key)
 
 
-def _mismatches(weights: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> list[str]:
-    """Return the reasons why weights cannot be loaded into a model with the state dict `own`."""
-    different = [_mismatch(name, weights[name], value) for name, value in own.items() if name in weights]
-    parts = {part_of(name) for name in own}
+def _mismatches(weights: dict[str, torch.Tensor], model_state: dict[str, torch.Tensor]) -> list[str]:
+    """Return the reasons why weights cannot be loaded into a model with the state dict `model_state`."""
+    different = [
+        _mismatch(name, weights[name], value) for name, value in model_state.items() if name in weights
+    ]
+    parts = {part_of(name) for name in model_state}
     parts_in_file = {part_of(name) for name in weights} | {"backbone"}
-    missing = [name for name in _required(own) if part_of(name) in parts_in_file and name not in weights]
+    missing = [
+        name for name in _required(model_state) if part_of(name) in parts_in_file and name not in weights
+    ]
     if "decoder" in parts_in_file and "decoder" in parts:  # the decoder was trained on normalized tokens
-        missing += [name for name in own if name.startswith("backbone.norm.") and name not in weights]
-    unexpected = [name for name in _required(weights) if part_of(name) in parts and name not in own]
+        missing += [name for name in model_state if name.startswith("backbone.norm.") and name not in weights]
+    unexpected = [name for name in _required(weights) if part_of(name) in parts and name not in model_state]
     return [
         *filter(None, different),
         *(f"{name} is not in the file" for name in missing),
@@ -174,12 +185,12 @@ def _mismatches(weights: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) 
     ]
 
 
-def _mismatch(name: str, value: torch.Tensor, own: torch.Tensor) -> str:
-    """Return why a value from a file cannot replace the parameter `own`, or ''."""
-    if value.shape != own.shape:
-        return f"{name} is {tuple(value.shape)} in the file, {tuple(own.shape)} in the model"
-    if value.is_floating_point() != own.is_floating_point():
-        return f"{name} is {value.dtype}, expected {own.dtype}"
+def _mismatch(name: str, value: torch.Tensor, parameter: torch.Tensor) -> str:
+    """Return why a value from a file cannot replace the parameter `parameter`, or ''."""
+    if value.shape != parameter.shape:
+        return f"{name} is {tuple(value.shape)} in the file, {tuple(parameter.shape)} in the model"
+    if value.is_floating_point() != parameter.is_floating_point():
+        return f"{name} is {value.dtype}, expected {parameter.dtype}"
     return ""
 
 
@@ -187,9 +198,9 @@ def _required(names: Iterable[str]) -> Iterable[str]:
     return (name for name in names if not name.startswith(_OPTIONAL))
 
 
-def _config_differences(weights: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> list[str]:
+def _config_differences(weights: dict[str, torch.Tensor], model_state: dict[str, torch.Tensor]) -> list[str]:
     """Return the config keys whose values differ between file and model, as far as parameter shapes show."""
-    in_file, in_config = config_keys_from_shapes(weights), config_keys_from_shapes(own)
+    in_file, in_config = config_keys_from_shapes(weights), config_keys_from_shapes(model_state)
     return [
         f"{key} is {in_file[key]} in the file, {value} in the config"
         for key, value in in_config.items()

@@ -128,12 +128,14 @@ def _keyframe_indices(detections: ActionBoxes, path: Path, source: Path) -> np.n
         raise DataError(f"video {quoted(unknown[0])} is not in {path}", source)
     video = np.array([index[name] for name in detections.videos.tolist()], dtype=np.int64)
     keys = np.unique(keyframe_keys(named.video, named.timestamp))
-    own = keyframe_keys(video[detections.video] if len(video) else detections.video, detections.timestamp)
-    index_in_keys = np.searchsorted(keys, own)
-    missing = keys[np.minimum(index_in_keys, len(keys) - 1)] != own
+    row_keys = keyframe_keys(
+        video[detections.video] if len(video) else detections.video, detections.timestamp
+    )
+    index_in_keys = np.searchsorted(keys, row_keys)
+    missing = keys[np.minimum(index_in_keys, len(keys) - 1)] != row_keys
     if missing.any():
         row = int(missing.argmax())
         name = quoted(str(detections.videos[detections.video[row]]))
         raise DataError(f"keyframe {name}, {detections.timestamp[row]:g} is not in {path}", source)
     first = np.searchsorted(keys, np.arange(len(named.videos), dtype=np.int64) << 40)
-    return index_in_keys - first[video[detections.video]] if len(own) else index_in_keys
+    return index_in_keys - first[video[detections.video]] if len(row_keys) else index_in_keys

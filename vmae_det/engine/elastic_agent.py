@@ -101,7 +101,7 @@ class RestartBudget:
     Args:
         limit: most restarts.
         used: restarts so far.
-        counted: whether the restart in progress is counted already. A failure can show twice: as a lost
+        counted: whether the restart in progress is counted already. A failure can appear twice: as a lost
             process and as a lost connection to machine 0.
     """
 
@@ -138,7 +138,7 @@ def run_agent(
     with TemporaryDirectory(prefix="vmae_det_") as errors:
         task.errors = Path(errors)
         while (status := _run_until_end(RestartingAgent(entry, task, machine, restarts))) is None:
-            pass  # Machine 0 comes back with an empty list of machines: this machine joins as a new one.
+            pass  # Machine 0 restarts with an empty list of machines: this machine joins as a new one.
     return status
 
 
@@ -259,7 +259,7 @@ class RestartingAgent(LocalElasticAgent):
         return {rank: process.exitcode for rank, process in self.processes.items() if process.exitcode}
 
     def _collect_stacks(self) -> None:
-        """Let all processes that still run write their stacks, also stopped ones, and kill them."""
+        """Make all running processes, including stopped ones, write their stacks, then kill them."""
         running = [process for process in self.processes.values() if process.is_alive()]
         for process in running:
             os.kill(process.pid, STACK_SIGNAL)

@@ -44,7 +44,7 @@ def run_evaluation(cfg: CfgNode) -> dict[str, float]:
 class TestSets:
     """The datasets of DATASETS.TEST with their loaders and evaluators.
 
-    Datasets are read when this is built, so that errors in them show before a long training.
+    Datasets are read when this is built, so that errors in them are found before a long training.
 
     Args:
         classes: of the model. None uses the classes of each dataset.

@@ -85,7 +85,7 @@ class PeriodicCheckpointer(HookBase):
         self._saved_step = 0
 
     def before_train(self) -> None:
-        """Note the first step; its state is saved already."""
+        """Record the first step, whose state is already saved."""
         self._saved_step = self.trainer.step
 
     def data_failed(self) -> None:

@@ -141,7 +141,7 @@ def _run_in_group(task: WorkerTask, report: Callable[[UserError], None]) -> int:
     try:
         # Flags and other small objects are exchanged between CPUs, also where gradients use NCCL.
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=collective_timeout)
-        # A machine that came back resumes the run of the machines that stayed.
+        # A restarted machine resumes the run of the remaining machines.
         restarted = distributed.any_process(task.restarted) and task.restart_args is not None
         args = task.restart_args if restarted else task.args
         status = run_guarded(_run_with_extensions, task, args, report=report)

@@ -78,7 +78,7 @@ class Trainer:
     Attributes:
         step: number of optimizer steps done.
         total_steps: number of optimizer steps of the entire run.
-        storage: metrics of the steps since the last writing.
+        storage: metrics of the steps since the last write.
         loss: of the latest step, averaged over its passes, on the device.
         gradient_norm: of the latest step, before clipping, on the device; None if not measured.
         paths: videos of the samples of the latest step on this process.

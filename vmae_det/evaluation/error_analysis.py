@@ -13,7 +13,7 @@ The causes, in the order in which they are fixed:
 - duplicate: a false positive on a box that is already taken. Fixed by removing it.
 - loose box: a false positive on a person who performs the action, below the IoU threshold. Fixed by counting
   the first one on a box without a true positive as a true positive, and removing the others.
-- background: a false positive where nobody is annotated (IoU below 0.1). Fixed by removing it.
+- background: a false positive where no person is annotated (IoU below 0.1). Fixed by removing it.
 - not scored: the person is detected, but without a row for the action. Fixed by adding a row.
 - not detected: no box reaches the person. Fixed by adding a row.
 """

@@ -125,7 +125,7 @@ class MaskedAutoencoder(nn.Module):
         Returns:
             {"loss": scalar} while training, else `mask` bool (B, N); `predicted` bool (B, N), the masked
             tokens that the decoder predicts; `reconstruction` uint8 (B, 3, T', H, W), the target with the
-            predicted cubes painted in; `loss` (B,).
+            predicted cubes filled in; `loss` (B,).
         """
         video = batch["video"]
         grid = self.backbone.grid(video)  # (t, h, w)

@@ -64,7 +64,7 @@ class Timeline:
     def add(self, spans: Sequence[ActionSpan]) -> None:
         """Add new spans. A span that continues the previous one is merged with it."""
         for _, group in groupby(sorted(spans, key=lambda span: span.start), key=lambda span: span.start):
-            # Persons who have a row come first, so that nobody else gets it.
+            # Persons who have a row come first, so that no other person gets it.
             pairs = [(self._row_of(span), span) for span in group]
             for own_row, span in sorted(pairs, key=lambda pair: pair[0] is None):
                 row = own_row if own_row is not None else self._free_row(span)

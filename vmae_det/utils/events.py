@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class EventStorage:
-    """Collect metrics between two writings. Tensors stay on their device until then."""
+    """Collect metrics between two writes. Tensors stay on their device until then."""
 
     def __init__(self) -> None:
         self._values: dict[str, list[torch.Tensor | float]] = {}
@@ -57,7 +57,7 @@ class Writer:
 
 
 class TerminalWriter(Writer):
-    """Log a line per writing, and show a progress bar."""
+    """Log a line per write, and show a progress bar."""
 
     def __init__(self, start: int, total: int, description: str) -> None:
         self.total = total

@@ -1,6 +1,6 @@
 """Import paths of version 0.1: importing one raises an error that names the new path.
 
-The table holds the documented paths. CHANGELOG.md lists all.
+The table contains the documented paths. CHANGELOG.md lists all.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MODULES = {
 
 
 class _MovedModuleFinder(MetaPathFinder):
-    """Is asked for a module after all other finders, so only for modules that do not exist."""
+    """Called after all other finders, that is only for modules that do not exist."""
 
     def find_spec(self, fullname: str, path: object, target: ModuleType | None = None) -> None:
         if fullname in MODULES:
@@ -40,7 +40,7 @@ def moved_names(module: str, names: Mapping[str, str]) -> Callable[[str], object
 
     Args:
         module: its name.
-        names: name to the module that holds it now.
+        names: name to the module that contains it now.
     """
 
     def __getattr__(name: str) -> object:

@@ -1,4 +1,4 @@
-"""Registries: classes by name, so that adding one takes a new file and changes no existing one."""
+"""Registries: classes by name, so that adding one requires a new file and no change to existing ones."""
 
 from __future__ import annotations
 

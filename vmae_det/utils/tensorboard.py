@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 class TensorBoardWriter(Writer):
     """Write an event file, in the calling thread: errors in the thread of torch's writer cannot be caught.
 
-    A full disk ends the curves with a warning, but not the run: metrics.jsonl has the same numbers.
+    A full disk stops the curves with a warning, but not the run: metrics.jsonl has the same numbers.
 
     Args:
         start: steps done before a resumed run. TensorBoard discards later steps in older files, because they

@@ -226,10 +226,10 @@ def _misplaced_advice(persons: pl.DataFrame, bad: pl.DataFrame, boxes: pl.DataFr
             "size?"
         )
     name = persons["video"].min()
-    own = persons.filter(pl.col("video") == name)
+    persons_of_video = persons.filter(pl.col("video") == name)
     for other in boxes["video"].unique().sort().head(_MAX_CANDIDATES):
         moved = boxes.filter(pl.col("video") == other).with_columns(pl.lit(name).alias("video"))
-        if other != name and _cover_half(own, moved):
+        if other != name and _cover_half(persons_of_video, moved):
             return f"the boxes of '{other}' fit the persons of '{name}': are video ids exchanged?"
     return "look at them with --sheets: boxes of another video, another scale, or another column order?"
 

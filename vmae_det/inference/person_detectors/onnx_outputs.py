@@ -153,7 +153,7 @@ class OutputParser:
         lengths = counts[0].reshape(-1).tolist() if counts else [boxes.shape[1]] * num_images
         images = zip(boxes, scores, labels, map(int, lengths))
         person = int(background_first)
-        return "labelled", [self._from_labels(b[:n], s[:n], c[:n], person) for b, s, c, n in images]
+        return "labeled", [self._from_labels(b[:n], s[:n], c[:n], person) for b, s, c, n in images]
 
     def _parse_class_scores(
         self, boxes: torch.Tensor, scores: torch.Tensor
