@@ -34,7 +34,7 @@ def parts(tmp_path_factory):
 
 PARTS = (
     *("MODEL.BACKBONE.NAME", "MyBackbone", "MODEL.ROI_HEAD.NAME", "MyHead"),
-    *("DATALOADER.READER", "grey", "DATASETS.TRAIN", "('my_set_train',)"),
+    *("DATALOADER.READER", "gray", "DATASETS.TRAIN", "('my_set_train',)"),
 )
 
 
