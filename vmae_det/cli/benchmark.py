@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if topic.repeats:
             added.add_argument(
                 "--repeats",
+                metavar="N",
                 type=positive_int,
                 default=topic.repeats,
                 help="number of times that each measurement is repeated (default: %(default)s)",
@@ -76,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
 def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--clips",
+        metavar="N",
         type=integer_in("[32, 1000000]"),
         default=64,
         help="decoded clips per turn (default: %(default)s)",
@@ -85,6 +87,7 @@ def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--key-every",
+        metavar="N",
         type=positive_int,
         default=250,
         help="frames between the I-frames of the synthetic videos (default: %(default)s, as in x264; "
@@ -123,6 +126,7 @@ def _add_readers_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--short-side",
+        metavar="PIXELS",
         type=positive_int,
         default=256,
         help="short side of the reduced frames, in pixels (default: %(default)s)",
@@ -139,6 +143,7 @@ def _readers(args: argparse.Namespace) -> tuple[str, Any]:
 def _add_loader_memory_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
+        metavar="N",
         type=positive_int,
         nargs="+",
         default=[1, 2, 4, 8],
@@ -157,9 +162,15 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against", choices=["huggingface"], default="", help="also measure this implementation and compare"
     )
-    parser.add_argument("--batch", type=positive_int, default=4, help="clips per step (default: %(default)s)")
-    parser.add_argument("--threads", type=positive_int, default=2, help="CPU threads (default: %(default)s)")
-    parser.add_argument("--steps", type=positive_int, default=2, help="steps per turn (default: %(default)s)")
+    parser.add_argument(
+        "--batch", metavar="N", type=positive_int, default=4, help="clips per step (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--threads", metavar="N", type=positive_int, default=2, help="CPU threads (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--steps", metavar="N", type=positive_int, default=2, help="steps per turn (default: %(default)s)"
+    )
     parser.add_argument("--compile", action="store_true", help="compile the models with torch.compile")
     parser.add_argument(
         "--alike",
@@ -190,7 +201,7 @@ def _train(args: argparse.Namespace) -> tuple[str, Any]:
 
 def _add_scaling_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--batch", type=positive_int, default=2, help="clips per process (default: %(default)s)"
+        "--batch", metavar="N", type=positive_int, default=2, help="clips per process (default: %(default)s)"
     )
     parser.add_argument(
         "--processes",
@@ -301,10 +312,18 @@ def _add_page_arguments(parser: argparse.ArgumentParser) -> None:
         "--hours", type=number_in("(0, 100]"), default=1.0, help="length of the video (default: %(default)s)"
     )
     parser.add_argument(
-        "--people", type=positive_int, default=20, help="persons per keyframe (default: %(default)s)"
+        "--people",
+        metavar="N",
+        type=positive_int,
+        default=20,
+        help="persons per keyframe (default: %(default)s)",
     )
     parser.add_argument(
-        "--actions", type=positive_int, default=80, help="number of classes (default: %(default)s)"
+        "--actions",
+        metavar="N",
+        type=positive_int,
+        default=80,
+        help="number of classes (default: %(default)s)",
     )
 
 
@@ -321,6 +340,7 @@ def _page(args: argparse.Namespace) -> tuple[str, Any]:
 def _add_frame_map_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rows",
+        metavar="N",
         type=integer_in("[320, 100000000]"),  # a quarter of 320 is one person box with 80 scores
         default=DETECTION_ROWS,
         help="number of detections; keyframes and ground truth are proportional to it (default: %(default)s)",

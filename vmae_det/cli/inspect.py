@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "multiplications of attention. In pre-training the encoder only processes visible tokens.\n"
         "Memory of training, per process: weights, gradients and optimizer state (AdamW: two values per\n"
         "trained parameter) at 4 bytes per value, copies of the weights for mixed precision, and the\n"
-        "tensors that each clip keeps for the backward pass. Kernels briefly use more."
+        "tensors that each clip keeps for the backward pass. Kernels briefly use more memory."
     )
     parser.add_argument(
         "--output", type=output_folder, metavar="FOLDER", help="plot the learning rate to FOLDER/schedule.png"

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rate",
         type=frame_rate,
         metavar="FPS",
-        help="frame rate; number the frames by time (default: times are integers and are the frame numbers)",
+        help="frame rate that converts times to frame numbers (default: times are integer frame numbers)",
     )
     parser.add_argument(
         "--first-frame",

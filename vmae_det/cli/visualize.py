@@ -285,7 +285,7 @@ def _add_page(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="FILE",
-        help="AVA CSV, may be gzipped; rows whose video name is that of the file without suffix are shown",
+        help="AVA CSV, may be gzipped; only rows with the file name of --video (without suffix) are shown",
     )
     parser.add_argument(
         "--label-map", type=Path, required=True, metavar="FILE", help="label map (.pbtxt) of the actions"
@@ -306,7 +306,7 @@ def _add_page(parser: argparse.ArgumentParser) -> None:
         type=fraction,
         default=0.3,
         metavar="SCORE",
-        help="initial lowest score of the page's filter (default: %(default)s)",
+        help="initial score threshold of the page's filter (default: %(default)s)",
     )
 
 

@@ -60,7 +60,7 @@ def write_page(
     Args:
         detections: detections of a video file or a folder of frames.
         path: the HTML file.
-        threshold: initial lowest score of the filter in the page.
+        threshold: initial score threshold of the filter in the page.
         progress: show a progress bar while encoding.
 
     Returns:
