@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -61,6 +62,14 @@ def test_invalid_lines_are_counted(run):
     assert log.skipped == 5
 
 
+def test_integers_too_large_for_a_float_are_not_finite(run):
+    large = "9" * 400
+    rows = [f'{{"step": {large}, "loss": 2.0}}', f'{{"step": 2, "loss": {large}}}']
+    log = read_log(run("a", {"step": 1, "loss": 1.0}, *rows))
+    assert log.skipped == 1
+    np.testing.assert_array_equal(log.values["loss"][1], [1, np.nan])
+
+
 def test_a_name_that_is_not_utf8_is_drawn(run):
     log = read_log(run("a", {"step": 1, "loss": 1.0}))
     log.name = "run\udcff"
@@ -77,6 +86,8 @@ def test_a_metric_of_some_steps_and_values_that_are_not_numbers(run):
 def test_a_log_without_values_raises_an_error(run, content):
     with pytest.raises(DataError, match="contains no values"):
         read_log(run("a", content))
+    with pytest.raises(DataError, match="expected a file, got a device"):
+        read_log(Path("/dev/zero"))
     with pytest.raises(DataError, match="no such log"):
         read_log(run("a", content) / "other")
 

@@ -10,6 +10,7 @@ import functools
 import logging
 import math
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +116,8 @@ class _Fields:
 
     def number(self, name: str, default: float) -> float:
         value = self.get(name, default, (int, float), "a number")
-        if not math.isfinite(value):
-            raise self.error(f"'{name}': expected a finite number, got {value}")
+        if not abs(value) <= sys.float_info.max:  # also of an integer, for which math.isfinite may overflow
+            raise self.error(f"'{name}': expected a finite number, got {value!s:.80}")
         return float(value)
 
     def boolean(self, name: str, default: bool) -> bool:

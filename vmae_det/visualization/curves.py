@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vmae_det.utils.errors import DataError, UserError, did_you_mean
+from vmae_det.utils.input_files import check_regular_file
 from vmae_det.visualization.matplotlib_figures import COLORS, escape_text, new_figure, style_axes
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ def read_log(path: Path) -> RunLog:
     """
     file = path / LOG if path.is_dir() else path
     try:
+        check_regular_file(file)
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         raise DataError(f"no such log; expected the output folder of a run, or its {LOG}", file) from None
@@ -140,8 +143,8 @@ def _parse(line: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     step = row.get("step") if isinstance(row, dict) else None
-    valid = isinstance(step, (int, float)) and not isinstance(step, bool) and math.isfinite(step)
-    return row if valid else None
+    step = _number(step) if step is not None else None
+    return row if step is not None and math.isfinite(step) else None
 
 
 def _number(value: Any) -> float | None:
@@ -150,7 +153,8 @@ def _number(value: Any) -> float | None:
         return math.nan
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value) if math.isfinite(value) else math.nan
+    # Not math.isfinite, which raises OverflowError for an integer of more than 308 digits.
+    return float(value) if abs(value) <= sys.float_info.max else math.nan
 
 
 def _run_name(file: Path) -> str:
