@@ -76,9 +76,9 @@ COMMANDS = (
     "import @file:labelstudio.json --output @outdir:out --rate @num:5",
     "shard @file:mini_ava/train.yaml --output @outdir:out --size @word:1MB",
     "check-data @file:mini_ava/val.yaml --against @file:mini_ava/train.yaml --json @out:r.json "
-    "--sheets @outdir:sheets --workers @num:1 --decode @word:nothing",
-    "check-data @file:mini_ava/clips_val.yaml --workers 1 --decode nothing",
-    "check-data @dir:mini_ava/unlabelled --workers 1 --decode nothing",
+    "--sheets @outdir:sheets --workers @num:1 --decode @word:none",
+    "check-data @file:mini_ava/clips_val.yaml --workers 1 --decode none",
+    "check-data @dir:mini_ava/unlabelled --workers 1 --decode none",
     "evaluate --ground-truth @file:gt.csv --detections @file:det.csv --label-map @file:labels.pbtxt "
     "--protocol @word:slowfast --iou @num:0.5 --json @out:r.json --excluded @file:excluded.csv",
     "evaluate --ground-truth @file:gt.csv --detections @file:det.csv --label-map @file:labels.pbtxt "
