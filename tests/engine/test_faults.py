@@ -32,7 +32,7 @@ def bad_batches(folder):
     return [json.loads(line) for line in (Path(folder) / "bad_batches.jsonl").read_text().splitlines()]
 
 
-class Spoil(HookBase):
+class ScaleLoss(HookBase):
     """Multiply the loss of one process by `factor` at some steps."""
 
     def __init__(self, steps, factor, rank=0):
@@ -56,7 +56,7 @@ def test_a_bad_loss_stops_the_run_and_earlier_checkpoints_are_kept(run_cfg):
     with pytest.raises(
         TrainingError, match=r"loss is nan at step 3; .*bad_batches\.jsonl; .*ON_BAD_LOSS skip"
     ):
-        run_training(cfg, hooks=[Spoil({3}, float("nan"))])
+        run_training(cfg, hooks=[ScaleLoss({3}, float("nan"))])
     assert checkpoints(cfg.OUTPUT_DIR) == ["checkpoint_0000001.pt", "checkpoint_0000002.pt"]
     (line,) = bad_batches(cfg.OUTPUT_DIR)
     assert (line["step"], line["losses"]) == (3, ["nan"])
@@ -69,14 +69,14 @@ def test_a_bad_loss_stops_the_run_and_earlier_checkpoints_are_kept(run_cfg):
 def test_a_loss_that_explodes_stops_the_run(run_cfg):
     cfg = run_cfg("SOLVER.MAX_LOSS", 50.0, "SOLVER.EPOCHS", 3)
     with pytest.raises(TrainingError, match=r"loss is \d+(\.\d+)?(e\+\d+)? at step 2"):
-        run_training(cfg, hooks=[Spoil({2}, 1000.0)])
+        run_training(cfg, hooks=[ScaleLoss({2}, 1000.0)])
 
 
 @pytest.mark.parametrize("factor", [float("nan"), 1e6])
 def test_a_bad_step_can_be_skipped(run_cfg, factor):
     """A skipped step does not change the weights: the next step starts from the same weights."""
     cfg = run_cfg("SOLVER.ON_BAD_LOSS", "skip", "SOLVER.EPOCHS", 4)
-    run_training(cfg, hooks=[Spoil({3}, factor)])
+    run_training(cfg, hooks=[ScaleLoss({3}, factor)])
     states = [
         torch.load(Path(cfg.OUTPUT_DIR) / f"checkpoint_000000{step}.pt", weights_only=True)
         for step in (2, 3, 4)
@@ -97,11 +97,11 @@ def test_too_many_skipped_steps_in_a_row_stop_the_run(run_cfg):
     with pytest.raises(
         TrainingError, match=r"at step 6; this is bad step 3 in a row, .*MAX_SKIPPED allows 2"
     ):
-        run_training(cfg, hooks=[Spoil({2, 4, 5, 6}, float("inf"))])
+        run_training(cfg, hooks=[ScaleLoss({2, 4, 5, 6}, float("inf"))])
 
 
 def bad_loss_in_second_process(cfg):
-    run_training(cfg, hooks=[Spoil({2}, float("nan"), rank=1)])
+    run_training(cfg, hooks=[ScaleLoss({2}, float("nan"), rank=1)])
 
 
 def test_a_bad_loss_in_one_process_stops_all(run_cfg, capfd):

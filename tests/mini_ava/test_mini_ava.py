@@ -208,7 +208,7 @@ def test_actions_are_frequent_enough_and_keyframes_unambiguous():
 
 def test_waving_differs_from_a_raised_hand_only_by_its_motion():
     """The raised hand of a standing person is as high as a waving hand, but does not move sideways."""
-    travelled = {"stand": [], "wave": []}
+    traveled = {"stand": [], "wave": []}
     for plan, column in plan_clips(20, seed=0, split=3):
         segment = plan.people[0].segments[0]
         name = ACTIONS[column].name
@@ -218,6 +218,6 @@ def test_waving_differs_from_a_raised_hand_only_by_its_motion():
                 [pose[4:6] if pose.near_hand_y > pose.far_hand_y else pose[6:8] for pose in poses]
             )
             assert hands[:, 1].min() > 0.2
-            travelled[name].append(np.ptp(hands[:, 0]))
-    assert max(travelled["stand"]) < 0.02
-    assert min(travelled["wave"]) > 0.25
+            traveled[name].append(np.ptp(hands[:, 0]))
+    assert max(traveled["stand"]) < 0.02
+    assert min(traveled["wave"]) > 0.25

@@ -64,7 +64,7 @@ def classification_pair(size):
     return transformers.VideoMAEForVideoClassification(their_config), build_model(cfg).eval()
 
 
-def randomise(model):
+def randomize(model):
     """Scale weights to the size of trained ones, so that every error shows."""
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
@@ -112,7 +112,7 @@ def test_their_weights_in_our_models(size):
         (classification_pair, assert_logits_agree),
     ):
         theirs, ours = pair(size)
-        report = load_weights(ours, randomise(theirs).state_dict())
+        report = load_weights(ours, randomize(theirs).state_dict())
         assert report.format == "Hugging Face VideoMAE"
         assert not report.missing
         assert not report.unused
@@ -126,7 +126,7 @@ def test_our_weights_in_their_models(size, tmp_path):
         (classification_pair, assert_logits_agree),
     ):
         theirs, ours = pair(size)
-        path = save_weights(randomise(ours).state_dict(), "", tmp_path / "ours.pt")
+        path = save_weights(randomize(ours).state_dict(), "", tmp_path / "ours.pt")
         folder = tmp_path / pair.__name__
         report = convert_weights(path, folder / "model.safetensors", "huggingface")
         assert not report.dropped

@@ -112,7 +112,7 @@ def _cached_folder(model: HubModel) -> Path | None:
 
     for name in WEIGHT_FILES:
         path = try_to_load_from_cache(model.repo, name, revision=model.revision)
-        if isinstance(path, str):  # not None, nor the mark of a file that the repository lacks
+        if isinstance(path, str):  # neither None nor the marker of a missing file
             path = Path(path)
             shards = shards_of_index(path) if is_index(path) else ()
             if all(path.with_name(shard).is_file() for shard in shards):

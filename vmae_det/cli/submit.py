@@ -151,7 +151,7 @@ def _parameters(args: argparse.Namespace, cfg: CfgNode) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class SubmittedRun:
-    """The function that the cluster calls once per node. Holds the config as it was at submission.
+    """The function that the cluster calls once per node. Stores the config of the time of submission.
 
     Args:
         cfg: config of the run.

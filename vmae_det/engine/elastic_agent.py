@@ -50,7 +50,7 @@ _running_agent: RestartingAgent | None = None
 
 @dataclass
 class WorkerTask:
-    """What every process runs.
+    """The task that every process runs.
 
     Args:
         main: importable by name.

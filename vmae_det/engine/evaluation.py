@@ -120,7 +120,7 @@ def run_inference(
 def dataset_labels(names: Sequence[str]) -> dict[str, str]:
     """Return a short label for each dataset: its name, or its file's name without folder and suffix.
 
-    Parent folders are added to the labels, as many as it takes to make them unique.
+    Parent folders are added to the labels, as many as are needed to make them unique.
 
     Raises:
         ConfigError: two datasets get the same label.

@@ -1,4 +1,4 @@
-"""Explanations printed with a metric: why no detection matches, and what the order of ties can change."""
+"""Explanations printed with a metric: why no detection matches, and the effect of the order of ties."""
 
 from __future__ import annotations
 

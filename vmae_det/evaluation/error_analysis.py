@@ -1,4 +1,4 @@
-"""Error analysis of frame-mAP: the cause of each false positive and missed box, and what each cause costs.
+"""Error analysis of frame-mAP: the cause of each false positive and missed box, and the cost of each cause.
 
 Causes are fixed one after the other. The cost of a cause is the increase of mean AP when it is fixed. The
 costs add up: with all causes fixed the mean is 1. A cost depends on the causes fixed before, so the gain of

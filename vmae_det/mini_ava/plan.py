@@ -1,4 +1,4 @@
-"""Plans of MiniAVA's videos: which persons appear, where, and what they do at which time. No pixels.
+"""Plans of MiniAVA's videos: which persons appear, where, and what they do when. Contains no pixels.
 
 The behavior of a person is a sequence of segments. Segment boundaries are halfway between keyframes, so the
 label of a keyframe is valid for half a second before and after it. Behaviors are drawn from shuffled pools,

@@ -23,7 +23,7 @@ from vmae_det.video.sources import FileSource, VideoSource
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """What a result writer writes.
+    """Specification of the output of a result writer.
 
     Attributes:
         path: the file.

@@ -97,7 +97,7 @@ def _identities(file: AnnotationFile) -> IdentityAttributes:
 
 
 def _read_task(task: XmlElement, meta: XmlElement) -> _Task:
-    """Read a task or a job. What a job's export lacks is in `meta`."""
+    """Read a task or a job. `meta` contains the fields that the export of a job lacks."""
     size, step = task.find("original_size") or meta.find("original_size"), 1
     source = meta.find("source")
     frame_size = None

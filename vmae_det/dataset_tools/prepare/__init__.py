@@ -1,4 +1,4 @@
-"""Preparation of public datasets: convert what a dataset's site offers to what the catalog expects.
+"""Preparation of public datasets: convert the official files of a dataset to the format of the catalog.
 
 May import: formats, video, the dataset catalog and the dataset checker. Each dataset is one module, named in
 `preparers.PREPARERS`.

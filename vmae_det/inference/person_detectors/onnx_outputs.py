@@ -259,7 +259,7 @@ def _no_detections() -> RawDetections:
 
 @dataclass(frozen=True)
 class Columns:
-    """What the columns of a single output (batch, boxes, columns) are.
+    """Meaning of the columns of a single output (batch, boxes, columns).
 
     Args:
         layout: end_to_end, yolov5 or yolov8, as PERSON_DETECTOR.ONNX_LAYOUT.
