@@ -11,12 +11,12 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vmae_det.cli.arguments import integer_in, num_processes, number_in, positive_int, refuse_unused
+from vmae_det.cli.arguments import integer_in, num_processes, positive_int, refuse_unused
 from vmae_det.cli.config_arguments import add_config_arguments, load_config
+from vmae_det.cli.train import add_resume_argument, add_timeout_argument, train_or_evaluate
 from vmae_det.config import CfgNode
 from vmae_det.utils.errors import USER_ERROR_STATUS, ConfigError, UserError
 from vmae_det.utils.extensions import import_extensions, imported_extensions
-from vmae_det.utils.watchdog import TIMEOUT
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
@@ -60,9 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="pass another option to sbatch, such as account=vision; repeatable",
     )
     parser.add_argument("--name", default="vmae-det", help="name of the job (default: %(default)s)")
-    parser.add_argument(
-        "--resume", action="store_true", help="resume from the latest checkpoint in OUTPUT_DIR"
-    )
+    add_resume_argument(parser)
     parser.add_argument(
         "--max-restarts",
         type=integer_in("[0, 10000]"),
@@ -70,13 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="restart lost processes at most N times per job (default: %(default)s)",
     )
-    parser.add_argument(
-        "--timeout",
-        type=number_in("(0, 10000000]"),
-        default=TIMEOUT,
-        metavar="SECONDS",
-        help="stop the run if it makes no progress for this long (default: %(default)g)",
-    )
+    add_timeout_argument(parser)
     parser.add_argument(
         "--cluster",
         choices=("slurm", "local"),
@@ -175,7 +167,6 @@ class SubmittedRun:
         """Train; exit the process if the run fails."""
         import submitit
 
-        from vmae_det.cli.train import train_or_evaluate
         from vmae_det.engine.launch import launch, print_error
 
         # SLURM signals all processes of a job. The signal must not kill multiprocessing's resource tracker.

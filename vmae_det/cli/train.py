@@ -17,9 +17,7 @@ _PICTURE_HOOKS = "vmae_det.visualization.training_hook:picture_hooks"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of detectron2's train_net."""
-    parser.add_argument(
-        "--resume", action="store_true", help="resume from the latest checkpoint in OUTPUT_DIR"
-    )
+    add_resume_argument(parser)
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS instead of training")
     parser.add_argument(
         "--profile",
@@ -28,6 +26,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_launch_arguments(parser)
     add_config_arguments(parser)
+
+
+def add_resume_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--resume`."""
+    parser.add_argument(
+        "--resume", action="store_true", help="resume from the latest checkpoint in OUTPUT_DIR"
+    )
+
+
+def add_timeout_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--timeout`."""
+    parser.add_argument(
+        "--timeout",
+        type=number_in("(0, 10000000]"),
+        default=TIMEOUT,
+        metavar="SECONDS",
+        help="stop the run if it makes no progress for this long (default: %(default)g)",
+    )
 
 
 def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,13 +78,7 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="if a process is lost, restart all from the latest checkpoint, at most N times (default: 0)",
     )
-    parser.add_argument(
-        "--timeout",
-        type=number_in("(0, 10000000]"),
-        default=TIMEOUT,
-        metavar="SECONDS",
-        help="stop the run if it makes no progress for this long (default: %(default)g)",
-    )
+    add_timeout_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
