@@ -414,7 +414,7 @@ def test_the_clip_with_the_most_keyframes_is_chosen():
     ("text", "expected"),
     [
         ("a,1,2\n", ":1: expected 2 columns"),
-        ("a,1\na,2\n", ":2: expected the same start of 'a' as before, 1, got 2"),
+        ("a,1\na,2\n", ":2: 'a' has two starts, 1 and 2"),
         ("\n", "expected lines video_id,seconds, got none"),
     ],
 )

@@ -102,3 +102,17 @@ def test_a_failure_that_is_reported_twice_is_counted_once():
     assert budget.take()  # the lost connection after the lost process
     budget.counted = False  # the processes have started
     assert not budget.take()
+
+
+def test_lost_connections_to_machine_0_are_retried_max_restarts_times(tmp_path, monkeypatch, capfd):
+    starts = []
+
+    def lose_connection(agent):
+        starts.append(agent)
+        assert len(starts) < 10, "retried without a limit"
+        raise elastic_agent.RendezvousConnectionError
+
+    monkeypatch.setattr(elastic_agent.RestartingAgent, "run", lose_connection)
+    assert run(end_in_different_ways, tmp_path, max_restarts=2) == 1
+    assert len(starts) == 3
+    assert "error: lost the connection to machine 0" in capfd.readouterr().err

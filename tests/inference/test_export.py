@@ -13,8 +13,9 @@ from vmae_det.checkpoint import save_weights
 from vmae_det.cli.main import main
 from vmae_det.config import get_cfg
 from vmae_det.formats.ava_csv import read_action_csv
-from vmae_det.inference.export import export_model, exporter
+from vmae_det.inference.export import exporter
 from vmae_det.inference.export.exported_model import METADATA_KEY, is_exported
+from vmae_det.inference.export.exporter import export_model
 from vmae_det.inference.scorers import EagerModel, load_scorer, read_stored_metadata
 from vmae_det.modeling import build_model
 from vmae_det.utils.errors import ConfigError, UserError, WeightsError

@@ -3,6 +3,7 @@ import importlib.util
 
 import pytest
 
+from vmae_det.engine.trainer import HookBase
 from vmae_det.utils.errors import UserError
 from vmae_det.utils.extensions import import_extensions
 from vmae_det.utils.moved import MODULES
@@ -43,3 +44,9 @@ def test_an_extension_that_uses_an_old_path_ends_in_one_line(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"--import old_reader: vmae_det.data.readers was renamed to"):
         import_extensions(["old_reader"])
+
+
+@pytest.mark.parametrize(("old", "new"), [("alarm", "flag_event"), ("alarmed", "handle_event")])
+def test_a_hook_with_an_old_method_is_an_error(old, new):
+    with pytest.raises(TypeError, match=rf"HookBase.{old} was renamed to {new}"):
+        type("OldHook", (HookBase,), {old: lambda self: None})

@@ -4,7 +4,7 @@ import torch
 
 from vmae_det.data import datasets
 from vmae_det.data.loader import build_dataset, build_train_dataset, build_train_loader
-from vmae_det.video.sampling import evenly_spaced_segments, random_segments, target_clip
+from vmae_det.video.sampling import evenly_spaced_segments, nearest_frames, random_segments, target_clip
 
 
 def test_random_frame_of_each_segment():
@@ -214,3 +214,9 @@ def test_targets_are_stacked_in_a_batch(tiny_cfg):
     batch = next(iter(build_train_loader(cfg, build_train_dataset(cfg, "pretraining"))))
     assert batch["video"].shape == (8, 3, 4, 64, 64)
     assert batch["target"].shape == (8, 3, 1, 64, 64)
+
+
+def test_nearest_frames_with_times_outside_and_between():
+    """A time in the middle between two frames selects the first of them."""
+    assert nearest_frames(np.array([0.0, 1, 2]), np.array([-1, 0.5, 1.5, 9])).tolist() == [0, 0, 1, 2]
+    assert nearest_frames(np.array([0.0]), np.array([5.0])).tolist() == [0]

@@ -113,7 +113,7 @@ def compare_configs(
             )
             if complete or key in _NETWORK_KEYS:
                 raise ConfigError(message)
-            logger.warning("%s; training has to adapt", message)
+            logger.warning("%s; training continues with the new value", message)
     for key in _CLIP_KEYS if complete else ():
         if key in stored and value_of(cfg, key) != stored[key]:
             logger.warning("%s: %r, but %s was trained with %r", key, value_of(cfg, key), source, stored[key])

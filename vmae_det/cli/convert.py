@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     """Convert the weights and print what was written."""
     from vmae_det.checkpoint.convert import convert_weights
     from vmae_det.checkpoint.files import is_weights_file
-    from vmae_det.inference.export import save_pretrained
+    from vmae_det.inference.export.hugging_face import save_pretrained
     from vmae_det.utils.output_files import check_output_file, check_output_folder
 
     refuse_overwriting(args.output, args.weights)

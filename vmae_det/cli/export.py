@@ -35,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export the model and print how the file compares with it."""
-    from vmae_det.inference.export import export_model, save_pretrained
+    from vmae_det.inference.export.exporter import export_model
+    from vmae_det.inference.export.hugging_face import save_pretrained
     from vmae_det.utils.errors import UserError
     from vmae_det.utils.output_files import check_output_file, check_output_folder
 

@@ -30,13 +30,13 @@ TYPES = {
 
 
 def register_dataset_type(name: str, required: tuple[str, ...]) -> None:
-    """Accept `type: NAME` in dataset files, with the keys that such a file must contain.
+    """Accept `type: NAME` in dataset files, with the keys that such a file must contain besides `videos`.
 
     Register the class that reads it in `DATASET_REGISTRY` as "TASK/NAME", such as "classification/NAME".
     """
     if name in TYPES:
         raise ValueError(f"dataset type '{name}' is already registered")
-    TYPES[name] = required
+    TYPES[name] = tuple(dict.fromkeys(("videos", *required)))
 
 
 @dataclass(frozen=True)

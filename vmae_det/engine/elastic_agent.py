@@ -193,6 +193,7 @@ class RestartingAgent(LocalElasticAgent):
         self.task = task
         self.machine = machine
         self.restarts = restarts
+        self.restarts.counted = False
         self.status = 0
         self.rendezvous = _build_rendezvous(machine, task.timeout)
         self.processes: dict[int, BaseProcess] = {}  # by global rank
@@ -243,7 +244,7 @@ class RestartingAgent(LocalElasticAgent):
         result = super()._monitor_workers(worker_group)  # ends all processes if one has failed
         if result.state != WorkerState.FAILED:
             return result
-        failed = failed or {rank: failure.exitcode for rank, failure in result.failures.items()}
+        failed = {rank: failure.exitcode for rank, failure in result.failures.items()} | failed
         if not self._report_and_decide(failed):
             return result
         super()._restart_workers(worker_group)

@@ -207,8 +207,8 @@ def _probe(cfg: CfgNode, tokens: Tokens) -> nn.Module:
     task = model_class(cfg).task
     if task not in _PROBES:
         raise ConfigError(
-            f"MODEL.META_ARCHITECTURE: {cfg.MODEL.META_ARCHITECTURE} has the task '{task}', which inspect "
-            f"does not support; supported are: {', '.join(_PROBES)}"
+            f"MODEL.META_ARCHITECTURE: {cfg.MODEL.META_ARCHITECTURE} has the task '{task}', but inspect "
+            f"supports {', '.join(_PROBES)}"
         )
     return _PROBES[task](empty_model(cfg), cfg, tokens)
 

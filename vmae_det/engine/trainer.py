@@ -27,6 +27,14 @@ class HookBase:
 
     trainer: Trainer
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for old, new in (("alarm", "flag_event"), ("alarmed", "handle_event")):
+            if old in vars(cls):  # it would never be called
+                raise TypeError(
+                    f"{cls.__name__}.{old}: HookBase.{old} was renamed to {new} in vmae_det 0.2.0"
+                )
+
     def before_train(self) -> None:
         """Called before the first step."""
 

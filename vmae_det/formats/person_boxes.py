@@ -344,7 +344,7 @@ def _entry(entry: Any, key: str, types: tuple[type, ...], path: Path, where: str
     value = entry[key]
     if not isinstance(value, types) or isinstance(value, bool):
         expected = " or ".join(_JSON_TYPES[one] for one in types)
-        got = quoted(json.dumps(value))
+        got = quoted(value) if isinstance(value, str) else json.dumps(value)[:40]
         raise DataError(f"{where}: '{key}' must be of type {expected}, got {got}", path)
     return value
 

@@ -19,13 +19,11 @@ class VideoList:
     """The rows of a video list.
 
     Attributes:
-        path: the list.
         names: file names as written in the list, str objects (n,).
         labels: 0-based class indices, int64 (n,).
         lines: line number of each row, int64 (n,).
     """
 
-    path: Path
     names: np.ndarray
     labels: np.ndarray
     lines: np.ndarray
@@ -53,5 +51,5 @@ def read_video_list(path: Path) -> VideoList:
     if not names:
         raise DataError("the list contains no videos", path)
     return VideoList(
-        path, np.array(names, dtype=object), np.array(labels, dtype=np.int64), np.array(lines, dtype=np.int64)
+        np.array(names, dtype=object), np.array(labels, dtype=np.int64), np.array(lines, dtype=np.int64)
     )

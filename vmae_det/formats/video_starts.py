@@ -30,9 +30,7 @@ class VideoStarts:
                 raise row.error(f"expected 2 columns (video_id,seconds), got {len(row.fields)}")
             video, seconds = row.keyframe()
             if starts.setdefault(video, seconds) != seconds:
-                raise row.error(
-                    f"expected the same start of '{video}' as before, {starts[video]:g}, got {seconds:g}"
-                )
+                raise row.error(f"'{video}' has two starts, {starts[video]:g} and {seconds:g}")
         if not starts:
             raise DataError("expected lines video_id,seconds, got none", path)
         self._videos = np.array(sorted(starts))

@@ -88,9 +88,6 @@ class WholeFramePerson(PersonSource):
         return np.array([[0, 0, width, height]], dtype=np.float32), np.ones(1)
 
 
-WholeFrame = WholeFramePerson  # documented name of earlier versions
-
-
 class DetectedPersons(PersonSource):
     """The boxes that a person detector predicts."""
 
@@ -104,3 +101,8 @@ class DetectedPersons(PersonSource):
     def batch(self, times: Sequence[float], frames: Sequence[np.ndarray]) -> list[BoxesAndScores]:
         """Detect the persons of several frames in one batch."""
         return self._detector.detect(frames)
+
+
+# The documented names in version 0.1.
+WholeFrame = WholeFramePerson
+Detected = DetectedPersons

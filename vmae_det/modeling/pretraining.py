@@ -74,8 +74,8 @@ class MaskedAutoencoder(nn.Module):
         self.decoder_mask = decoder_mask
         self.decoder_mask_ratio = decoder_mask_ratio
         if decoder_mask == "running_cell":
-            # Not a decorator, which would import the compiler (1 s) wherever this module is imported.
-            self.running_cells = torch.compiler.disable(running_cells)  # compiled, it crashes on the CPU
+            # Compiled, it crashes on the CPU. A decorator would import the compiler (1 s) with this module.
+            self.running_cells = torch.compiler.disable(running_cells)
         self.normalize_target = normalize_target
         self.loss = loss
         slices, height, width = backbone.table_grid

@@ -34,7 +34,7 @@ class WandbWriter(Writer):
         except ImportError:
             raise ConfigError(
                 f"WANDB.PROJECT: '{project}' needs wandb, which is not installed; "
-                "pip install 'vmae_det[wandb]', or empty the key"
+                "pip install 'vmae_det[wandb]', or leave the key empty"
             ) from None
         try:
             self._run = wandb.init(

@@ -9,9 +9,12 @@ A keyframe is annotated at a time. Its frame is the one nearest to that time (`n
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from vmae_det.config import CfgNode
+if TYPE_CHECKING:
+    from vmae_det.config import CfgNode
 
 # SlowFast: (second - 900) * 30, see get_keyframe_data in ava_helper.py. AVA annotates seconds 900 to 1800.
 _AVA_CLOCK = (900, 1800)

@@ -106,7 +106,7 @@ class OutputParser:
         ]
 
     def _refuse_yolox(self, objectness: torch.Tensor) -> None:
-        """YOLOX has one box per cell and an objectness, as YOLOv6, whose objectness is always 1."""
+        """YOLOX and YOLOv6 both have one box per cell and an objectness; in YOLOv6 it is always 1."""
         one_per_cell = objectness.shape[1] in _grid_cells(self.size)
         if self.layout == "auto" and one_per_cell and (objectness != 1).any():
             raise WeightsError(
