@@ -101,7 +101,7 @@ def test_importer_of_the_page(parts, mini_ava, tmp_path, monkeypatch, capsys):
     assert [line.split(",")[1] for line in lines] == ["0000", "0001", "0001", "0002"]
 
 
-def test_dataset_type_of_the_page(parts, tiny_cfg, mini_ava, tmp_path, monkeypatch):
+def test_dataset_type_of_the_page(parts, tiny_cfg, mini_ava, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(parts)
     import_extensions(["my_parts"])
     for number, name in enumerate(("wave", "stand", "wave")):
@@ -116,6 +116,16 @@ def test_dataset_type_of_the_page(parts, tiny_cfg, mini_ava, tmp_path, monkeypat
     assert dataset[0, 0][0]["video"].shape == (3, 4, 64, 64)
     assert len(build_dataset(cfg, "pretraining", str(file), training=True)) == 3
     assert main(["check-data", str(file), "--import", "my_parts", "--decode", "none"]) == 0
+    capsys.readouterr()
+    (tmp_path / "notes.txt").write_text("written by the user\n")
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.yaml").write_text("type: class_folders\nvideos: clips\nannotations: notes.txt\n")
+    options = ["--against", str(tmp_path / "train.yaml"), "--import", "my_parts", "--decode", "none"]
+    main(["check-data", str(tmp_path / "val.yaml"), *options])
+    text = capsys.readouterr().out
+    assert "only the videos of a custom type are checked" in text
+    assert "video_in_both_sets" in text
+    assert "broken_file" not in text
     file.write_text("type: class_folders\n")
     with pytest.raises(DataError, match="videos: missing; it is required for type 'class_folders'"):
         build_dataset(cfg, "classification", str(file), training=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numbered_videos import Recipe, write_numbered
 from torch import nn
 
 from vmae_det.checkpoint import save_weights
@@ -284,3 +285,11 @@ def test_missing_or_invalid_metadata(form, metadata, expected, tmp_path):
 )
 def test_exported_files_are_recognized_by_their_suffix(source, exported):
     assert is_exported(source) == exported
+
+
+def test_benchmark_takes_the_config_of_an_exported_model(detector, tmp_path):
+    _, file, _ = detector
+    video, figures = write_numbered(tmp_path / "v", Recipe()), tmp_path / "detect.json"
+    command = ["benchmark", "detect", "--repeats", "1", "--video", str(video), "--minutes", "", "--json"]
+    assert main([*command, str(figures), "MODEL.WEIGHTS", str(file)]) == 0
+    assert json.loads(figures.read_text())["parts"]["model"] > 0

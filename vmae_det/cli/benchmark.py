@@ -14,6 +14,7 @@ from vmae_det.benchmarks.gpu_scaling import SIZES, Cluster
 from vmae_det.benchmarks.synthetic_annotations import DETECTION_ROWS
 from vmae_det.cli.arguments import fraction, integer_in, number_in, output_file, positive_int, refuse_unused
 from vmae_det.cli.config_arguments import add_config_arguments, load_config
+from vmae_det.config import CfgNode
 from vmae_det.utils.errors import UserError
 from vmae_det.utils.output_files import write_json
 
@@ -74,6 +75,12 @@ def run(args: argparse.Namespace) -> int:
 # ---------------------------------------------------------------- data and training
 
 
+def _load_config(args: argparse.Namespace) -> CfgNode:
+    from vmae_det.inference.predictor import find_config
+
+    return load_config(args.config_file, args.opts, find_config)
+
+
 def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--clips",
@@ -101,7 +108,7 @@ def _data(args: argparse.Namespace) -> tuple[str, Any]:
 
     if not args.videos:
         refuse_unused(args, "applies only to the synthetic videos of --videos", key_every=250)
-    cfg = load_config(args.config_file, args.opts)
+    cfg = _load_config(args)
     with tempfile.TemporaryDirectory(prefix="vmae_det_benchmark_") as folder:
         if args.videos:
             width, _, height = args.videos.partition("x")
@@ -190,7 +197,7 @@ def _train(args: argparse.Namespace) -> tuple[str, Any]:
 
     if not args.against:
         refuse_unused(args, "applies only to the implementation of --against", alike=False)
-    cfg = load_config(args.config_file, args.opts)
+    cfg = _load_config(args)
     names = [field.name for field in fields(Settings)]
     result = benchmark_train(cfg, Settings(**{name: getattr(args, name) for name in names}))
     return result.report(), result.to_json()
@@ -217,7 +224,7 @@ def _add_scaling_arguments(parser: argparse.ArgumentParser) -> None:
 def _scaling(args: argparse.Namespace) -> tuple[str, Any]:
     from vmae_det.benchmarks.scaling import benchmark_scaling
 
-    cfg = load_config(args.config_file, args.opts)
+    cfg = _load_config(args)
     result = benchmark_scaling(cfg, args.batch, args.processes, args.repeats)
     return result.report(), result.to_json()
 
@@ -274,7 +281,7 @@ def _add_detect_arguments(parser: argparse.ArgumentParser) -> None:
 def _detect(args: argparse.Namespace) -> tuple[str, Any]:
     from vmae_det.benchmarks.detect import benchmark_detect
 
-    cfg = load_config(args.config_file, args.opts)
+    cfg = _load_config(args)
     result = benchmark_detect(cfg, args.video, args.repeats, args.minutes)
     return result.report(), result.to_json()
 

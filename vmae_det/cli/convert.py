@@ -13,7 +13,7 @@ FAMILIES = {
     "vmae_det": "this toolkit",
     "videomae": "VideoMAE and VideoMAE V2: pre-training, classification or action detection",
     "huggingface": "Transformers: pre-training or classification",
-    "mmaction2": "mmaction2: recognition or detection",
+    "mmaction2": "recognition or detection",
 }
 
 

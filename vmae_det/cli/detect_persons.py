@@ -75,8 +75,10 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.output.exists() and not parts_folder(args.output).exists():
         raise ConfigError(f"--output: {args.output} already exists; remove it or choose another file")
+    from vmae_det.inference.predictor import find_config
+
     # One thread reads the frames; all cores are left to the detector.
-    cfg = load_config(args.config_file, [*args.opts, "DATALOADER.NUM_WORKERS", "0"])
+    cfg = load_config(args.config_file, [*args.opts, "DATALOADER.NUM_WORKERS", "0"], find_config)
     if args.dataset:
         reason = "not used with --dataset, which has its own keyframe times and clock"
         refuse_unused(args, reason, every=1.0, video_start=0.0)

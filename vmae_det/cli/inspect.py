@@ -32,12 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the inspection of the config; return the exit status."""
-    from vmae_det.engine.inspection import inspect_config
     from vmae_det.inference.predictor import find_config
+
+    cfg = load_config(args.config_file, args.opts, find_config)
+    from vmae_det.engine.inspection import inspect_config
     from vmae_det.visualization.pictures import write_png
     from vmae_det.visualization.schedule import draw_schedule
 
-    cfg = load_config(args.config_file, args.opts, find_config)
     name = args.config_file or "defaults"
     inspection = inspect_config(cfg)
     print("\n".join([name, *describe(cfg, inspection)]))

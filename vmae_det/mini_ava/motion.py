@@ -14,7 +14,6 @@ import numpy as np
 from vmae_det.mini_ava.plan import Segment
 
 HIP_HEIGHT, TORSO, UPPER_ARM, FOREARM, THIGH, SHIN = 0.51, 0.30, 0.175, 0.175, 0.245, 0.245
-SHOULDER_HEIGHT = HIP_HEIGHT + TORSO
 HEAD_RADIUS, ANKLE_HEIGHT = 0.08, 0.03
 _BLEND = (0.15, 0.2)  # seconds before and after a segment boundary in which poses are blended
 _RISE_SECONDS = 0.5  # to get up after a fall

@@ -69,7 +69,7 @@ def check_videos(context: CheckContext) -> None:
     context.probe(files)
     rows = pl.DataFrame({"text": [str(file) for file in files], "key": _resolved_files(context.spec)})
     rows = rows.with_columns(line=pl.lit(None, dtype=pl.UInt32))
-    context.check_shared_videos(rows, str(context.spec.videos), _all_keys)
+    context.check_shared_videos(rows, str(context.spec.videos), lambda spec: set(_resolved_files(spec)))
 
 
 def _all_keys(spec: DatasetSpec) -> set[str]:

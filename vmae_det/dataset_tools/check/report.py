@@ -203,7 +203,11 @@ class Report:
     def as_text(self) -> str:
         """Return the report as text for the terminal."""
         kind = f"{self.type}, {'training' if self.training else 'validation'} set"
-        lines = [f"{self.dataset}: {kind if self.type != 'videos' else 'videos without labels'}"]
+        if self.type == "videos":
+            kind = "videos without labels"
+        elif self.type not in ("classification", "detection"):
+            kind += "; only the videos of a custom type are checked"
+        lines = [f"{self.dataset}: {kind}"]
         lines.append("  " + ", ".join(f"{count} {name}" for name, count in self.counts.items()))
         if self.against:
             lines.append(f"  compared with {self.against}")
