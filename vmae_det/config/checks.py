@@ -44,6 +44,7 @@ def check_config(cfg: CfgNode) -> None:
             except ValueError as error:
                 raise ConfigError(f"{key}: {error}") from None
     _check_shapes(cfg)
+    _check_compilation(cfg)
     _check_solver(cfg)
     _check_person_detector(cfg)
 
@@ -138,6 +139,27 @@ def _check_target(cfg: CfgNode, slices: int) -> None:
             f"1 predicts the masked tokens of one time slice, and their number varies with MODEL.MASK.TYPE "
             f"{cfg.MODEL.MASK.TYPE}; set that to tube",
         )
+
+
+def _check_compilation(cfg: CfgNode) -> None:
+    model, solver = cfg.MODEL, cfg.SOLVER
+    uses_stack = model.COMPILE and model.COMPILE_SCOPE == "stack"
+    _require(
+        not (uses_stack and solver.PARALLEL == "fsdp"),
+        "MODEL.COMPILE_SCOPE",
+        "stack, but SOLVER.PARALLEL fsdp unshards one block at a time; set it to block",
+    )
+    _require(
+        uses_stack or not model.CUDA_GRAPHS,
+        "MODEL.CUDA_GRAPHS",
+        "True, but only MODEL.COMPILE True with MODEL.COMPILE_SCOPE stack makes CUDA graphs",
+    )
+    _require(
+        solver.ACCUMULATE == 1 or not model.CUDA_GRAPHS,
+        "MODEL.CUDA_GRAPHS",
+        f"True, but SOLVER.ACCUMULATE {solver.ACCUMULATE} adds gradients that a CUDA graph overwrites; set "
+        "one of them to False or 1",
+    )
 
 
 def _check_solver(cfg: CfgNode) -> None:

@@ -43,8 +43,15 @@ _C.MODEL.PIXEL_STD = Key((58.395, 57.12, 57.375), several(number("[1, 255]"), 3)
 # Initialization of patch embedding, mask token and detection head. xavier: Xavier uniform, and normal with
 # standard deviation 0.02. published: as in the authors' programs (docs/guides/recipes.md).
 _C.MODEL.INIT = Key("xavier", choice("xavier", "published"))
-# Compile the transformer blocks with torch.compile. No gain on a CPU (docs/results/training_speed.md).
+# Compile the model with torch.compile. No gain on a CPU (docs/results/training_speed.md).
 _C.MODEL.COMPILE = Key(False, flag())
+# For COMPILE. block: each transformer block. stack: encoder, decoder and loss, each as one graph, which takes
+# longer to compile. With several processes, stack delays the exchange of gradients until the backward pass of
+# the encoder is complete. SOLVER.PARALLEL fsdp needs block.
+_C.MODEL.COMPILE_SCOPE = Key("block", choice("block", "stack"))
+# Replay encoder and decoder as CUDA graphs, which saves the time of starting kernels if the model or the
+# batch is small. Needs COMPILE_SCOPE stack and SOLVER.ACCUMULATE 1. No effect on a CPU.
+_C.MODEL.CUDA_GRAPHS = Key(False, flag())
 # Store only the input of each backbone block for the backward pass, and recompute the rest: the same losses,
 # much less memory, and one more forward pass of the blocks (docs/results/training_speed.md).
 _C.MODEL.ACTIVATION_CHECKPOINTING = Key(False, flag())

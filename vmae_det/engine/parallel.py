@@ -11,6 +11,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
 from vmae_det.config import CfgNode
+from vmae_det.engine.compilation import compile_model
 from vmae_det.modeling.backbone import Block
 from vmae_det.utils import distributed
 
@@ -29,17 +30,10 @@ def parallelize(cfg: CfgNode, model: nn.Module, device: torch.device) -> nn.Modu
         model: on its device.
     """
     if cfg.MODEL.COMPILE:
-        compile_blocks(model)
+        compile_model(cfg, model)
     if is_sharded(cfg):
         return _shard(model, device)
     return model if distributed.get_world_size() == 1 else _replicate(model, device)
-
-
-def compile_blocks(model: nn.Module) -> None:
-    """Compile each transformer block. Blocks take most of the time and have few shapes to compile for."""
-    for module in model.modules():
-        if isinstance(module, Block):
-            module.compile()
 
 
 def _shard(model: nn.Module, device: torch.device) -> nn.Module:

@@ -115,6 +115,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
         self.seed = seed
         self.measure_gradients = measure_gradients
+        self.copy_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.loss = torch.zeros((), device=device)
         self.gradient_norm: torch.Tensor | None = None
         self.paths: list[str] = []
@@ -163,7 +164,7 @@ class Trainer:
         for micro_step in range(self.accumulate):
             before = time.perf_counter()
             with record_function("data"):
-                batch = to_device(self._next_batch(), self.device)
+                batch = self._copy_to_device(self._next_batch())
             self.paths += batch.pop("path", [])
             waited += time.perf_counter() - before
             # Synchronize accumulated gradients once, in the last backward pass.
@@ -212,6 +213,18 @@ class Trainer:
             if flag:
                 hook.handle_event()
 
+    def _copy_to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Copy a batch to the device. A GPU copies it while it still computes the previous step."""
+        if self.copy_stream is None:
+            return to_device(batch, self.device)
+        with torch.cuda.stream(self.copy_stream):
+            batch = to_device(batch, self.device)
+        step_stream = torch.cuda.current_stream(self.device)
+        step_stream.wait_stream(self.copy_stream)
+        for tensor in tensors_of(batch):
+            tensor.record_stream(step_stream)  # else their memory is reused before the step has read them
+        return batch
+
     def _next_batch(self) -> dict[str, Any]:
         try:
             return next(self.batches)
@@ -230,3 +243,12 @@ def to_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, list):
         return [to_device(item, device) for item in value]
     return value
+
+
+def tensors_of(value: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors in a batch and in its nested dicts and lists."""
+    if torch.is_tensor(value):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from tensors_of(item)

@@ -64,6 +64,25 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))
 
 
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al., 2016): drop a residual branch for random clips of a batch.
+
+    The rate is a tensor, unlike in timm. torch.compile compiles a block again for each Python number.
+    """
+
+    def __init__(self, drop_prob: float) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+        self.register_buffer("keep_prob", torch.tensor(1 - drop_prob), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (B, ...) to (B, ...): zero for dropped clips; the others are scaled to keep the mean."""
+        if not self.training:
+            return x
+        kept = torch.rand(len(x), *[1] * (x.ndim - 1), device=x.device) < self.keep_prob
+        return x * (kept / self.keep_prob).to(x.dtype)
+
+
 class Block(nn.Module):
     """A pre-norm transformer block with stochastic depth."""
 
@@ -73,21 +92,13 @@ class Block(nn.Module):
         self.attn = Attention(dim, num_heads)
         self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
-        self.drop_path = _drop_path(drop_path)
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: torch.Tensor, last: int | None = None) -> torch.Tensor:
         """Map (B, N, C) to (B, N, C); with `last`, compute only the last tokens: (B, last, C)."""
         shortcut = x if last is None else x[:, -last:]
         x = shortcut + self.drop_path(self.attn(self.norm1(x), last))
         return x + self.drop_path(self.mlp(self.norm2(x)))
-
-
-def _drop_path(rate: float) -> nn.Module:
-    if not rate:
-        return nn.Identity()
-    from timm.layers import DropPath  # slow to import, and many models do not need it
-
-    return DropPath(rate)
 
 
 def init_transformer(module: nn.Module) -> None:
@@ -117,6 +128,8 @@ class VideoViT(nn.Module):
     Attributes:
         table_grid: (t, h, w) of the position table.
     """
+
+    compile_regions = ("encode",)
 
     def __init__(
         self,

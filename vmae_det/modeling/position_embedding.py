@@ -59,7 +59,8 @@ def resize_positions(
         raise ValueError(f"the position table has {grid[0]} time slices, the clip {new_grid[0]}")
     table = positions.reshape(*grid, -1).permute(0, 3, 1, 2)  # (t, C, h, w)
     table = F.interpolate(table, size=new_grid[1:], mode="bicubic", align_corners=False)
-    return table.permute(0, 2, 3, 1).flatten(0, 2)
+    # A copy, because torch.compile would compile again for a view.
+    return table.permute(0, 2, 3, 1).flatten(0, 2).clone()
 
 
 def resize_time(positions: torch.Tensor, slices: int, new_slices: int) -> torch.Tensor:

@@ -19,6 +19,8 @@ MASK_TOKEN_STD = 0.02
 class Decoder(nn.Module):
     """Transformer blocks on visible tokens and mask tokens, then a linear map to the values of a cube."""
 
+    compile_regions = ("forward",)
+
     def __init__(self, embed_dim: int, depth: int, num_heads: int, num_values: int) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(Block(embed_dim, num_heads) for _ in range(depth))
@@ -49,6 +51,7 @@ class MaskedAutoencoder(nn.Module):
     """
 
     task = "pretraining"
+    compile_regions = ("_training_loss",)
 
     def __init__(
         self,
@@ -73,9 +76,6 @@ class MaskedAutoencoder(nn.Module):
         self.mask_ratio = mask_ratio
         self.decoder_mask = decoder_mask
         self.decoder_mask_ratio = decoder_mask_ratio
-        if decoder_mask == "running_cell":
-            # Compiled, it crashes on the CPU. A decorator would import the compiler (1 s) with this module.
-            self.running_cells = torch.compiler.disable(running_cells)
         self.normalize_target = normalize_target
         self.loss = loss
         slices, height, width = backbone.table_grid
@@ -133,18 +133,17 @@ class MaskedAutoencoder(nn.Module):
         visible, masked = split_tokens(mask, count_masked(grid, self.mask_type, self.mask_ratio))
         predicted = self._select_target_tokens(masked)  # (B, K)
         if self.decoder_mask == "running_cell":
-            predicted = self.running_cells(batch["seed"], predicted, grid, self.decoder_mask_ratio)
+            predicted = running_cells(batch["seed"], predicted, grid, self.decoder_mask_ratio)
         # Cut and select cubes as bytes; convert only the selected ones to floats.
         cubes = self.backbone.cubes(video)  # uint8 (B, N, values)
         visible_cubes = self.normalization(_split_colors(take_rows(cubes, visible)), color_dim=3).flatten(2)
         prediction = self._predict(visible_cubes, visible, predicted)  # (B, K, values)
         target_cubes = self._cut_target(batch["target"]) if "target" in batch else cubes
         indices = predicted - self.target_tokens.start  # of the predicted cubes among `target_cubes`
-        pixels = _split_colors(take_rows(target_cubes, indices)) / 255  # (B, K, pixels, 3)
-        target = self._target(pixels)  # (B, K, values)
         if self.training:
-            del pixels  # as large as the prediction
-            return {"loss": reconstruction_loss(prediction, target, self.loss, per_clip=False)}
+            return {"loss": self._training_loss(prediction, target_cubes, indices)}
+        pixels = _select_pixels(target_cubes, indices)
+        target = self._target(pixels)  # (B, K, values)
         painted = target_cubes.scatter(
             1,
             indices[:, :, None].expand(-1, -1, target_cubes.shape[2]),
@@ -159,6 +158,17 @@ class MaskedAutoencoder(nn.Module):
             ),
             "loss": reconstruction_loss(prediction, target, self.loss),
         }
+
+    def _training_loss(
+        self, prediction: torch.Tensor, target_cubes: torch.Tensor, indices: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the loss of the prediction (B, K, values) of the cubes `indices` (B, K): a scalar.
+
+        Args:
+            target_cubes: uint8 (B, N, values).
+        """
+        target = self._target(_select_pixels(target_cubes, indices))
+        return reconstruction_loss(prediction, target, self.loss, per_clip=False)
 
     def reconstruct(
         self, video: torch.Tensor, mask: torch.Tensor, target: torch.Tensor | None = None
@@ -233,6 +243,11 @@ class MaskedAutoencoder(nn.Module):
 def _split_colors(cubes: torch.Tensor) -> torch.Tensor:
     """Reshape (B, M, values) to (B, M, pixels, 3)."""
     return cubes.unflatten(2, (-1, 3))
+
+
+def _select_pixels(cubes: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """Select cubes `indices` (B, M) of uint8 cubes (B, N, values): floats in [0, 1], (B, M, pixels, 3)."""
+    return _split_colors(take_rows(cubes, indices)) / 255
 
 
 def _cube_statistics(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -26,7 +26,16 @@ METADATA_KEY = "vmae_det"  # in the metadata of an ONNX file; with .json, among 
 FORMAT_VERSION = 2
 DETECTOR_INPUTS = ("video", "boxes", "clips", "person_scores", "sizes")
 # Keys of MODEL that may differ from those of the export; all others are fixed in the graph.
-_FREE_KEYS = ("WEIGHTS", "DEVICE", "INIT", "COMPILE", "BACKBONE.CHECKPOINT", "BACKBONE.DROP_PATH")
+_FREE_KEYS = (
+    "WEIGHTS",
+    "DEVICE",
+    "INIT",
+    "COMPILE",
+    "COMPILE_SCOPE",
+    "CUDA_GRAPHS",
+    "BACKBONE.CHECKPOINT",
+    "BACKBONE.DROP_PATH",
+)
 _UNUSED_GROUPS = ("DECODER", "MASK", "RECONSTRUCTION")
 
 
