@@ -24,7 +24,7 @@ from vmae_det.benchmarks.synthetic_videos import random_clips
 from vmae_det.benchmarks.training_step import STEP_PARTS, WARM_UP_STEPS, TimedTrainingStep, seconds_of
 from vmae_det.config import CfgNode, get_cfg
 from vmae_det.engine.inspection import count_flops, count_tokens
-from vmae_det.engine.parallel import compile_blocks
+from vmae_det.engine.compilation import compile_model
 from vmae_det.engine.setup import get_device
 from vmae_det.engine.trainer import AMP_TYPES, to_device
 from vmae_det.modeling import build_model, model_class
@@ -293,7 +293,7 @@ class _Training:
     def __init__(self, cfg: CfgNode, settings: Settings, name: str, device: torch.device) -> None:
         model, optimizer, self.to_inputs = _BUILDERS[name](cfg, device)
         if settings.compile:
-            model = _compile(model, name)
+            model = _compile(cfg, model, name)
         self.step = TimedTrainingStep(model, optimizer, device, settings.amp, scale_loss=True)
         self.device = device
         self.samples = random_clips(cfg, settings.batch)
@@ -315,10 +315,10 @@ class _Training:
         return {"data": seconds_of(prepare_data, self.device)} | self.step.run(inputs)
 
 
-def _compile(model: nn.Module, name: str) -> nn.Module:
+def _compile(cfg: CfgNode, model: nn.Module, name: str) -> nn.Module:
     if name != OURS:
         return torch.compile(model)
-    compile_blocks(model)
+    compile_model(cfg, model)
     return model
 
 
