@@ -23,8 +23,8 @@ from vmae_det.benchmarks.hugging_face import build_hugging_face, check_comparabl
 from vmae_det.benchmarks.synthetic_videos import random_clips
 from vmae_det.benchmarks.training_step import STEP_PARTS, WARM_UP_STEPS, TimedTrainingStep, seconds_of
 from vmae_det.config import CfgNode, get_cfg
-from vmae_det.engine.inspection import count_flops, count_tokens
 from vmae_det.engine.compilation import compile_model
+from vmae_det.engine.inspection import count_flops, count_tokens
 from vmae_det.engine.setup import get_device
 from vmae_det.engine.trainer import AMP_TYPES, to_device
 from vmae_det.modeling import build_model, model_class
