@@ -2,13 +2,17 @@
 
 import builtins
 import json
+import warnings
 
 import pytest
 import torch
 
 from vmae_det import model_zoo
+from vmae_det.benchmarks.gpu_peaks import peak_flops
 from vmae_det.benchmarks.hugging_face import build_hugging_face
-from vmae_det.benchmarks.train import measure_gemm_rate
+from vmae_det.benchmarks.train import Measurements, TrainBenchmark, measure_gemm_rate
+from vmae_det.benchmarks.train_worker import OURS, PARTS, Settings, _Training
+from vmae_det.benchmarks.training_step import count_host_waits
 from vmae_det.cli.main import main
 
 CONFIG = "Kinetics/vit_small_16x4_pretrain.yaml"
@@ -60,7 +64,7 @@ def test_mixed_precision_with_predicted_frames(command, capsys):
     ("opts", "expected"),
     [
         (("MODEL.DECODER.MASK", "running_cell"), "MODEL.DECODER.MASK: running_cell; Hugging Face's VideoMAE"),
-        (("MODEL.META_ARCHITECTURE", "VideoClassifier"), "benchmark train times pre-training"),
+        (("MODEL.BACKBONE.DROP_PATH", "0.1"), "MODEL.BACKBONE.DROP_PATH: 0.1; Hugging Face's VideoMAE"),
     ],
 )
 def test_unsupported_configs(command, opts, expected, capsys):
@@ -105,3 +109,65 @@ def test_gemm_rate_counts_multiply_adds_as_two_operations(monkeypatch):
     monkeypatch.setattr("vmae_det.benchmarks.train._GEMM_SIDE", {"cpu": 10})
     monkeypatch.setattr("vmae_det.benchmarks.train.seconds_of", lambda work, device: 0.5)
     assert measure_gemm_rate(torch.device("cpu"), torch.float32) == 4000
+
+
+@pytest.mark.parametrize("name", [OURS, "huggingface"])
+@pytest.mark.parametrize("config", ["Kinetics/vit_small_16x4_finetune.yaml", "AVA/vit_small_16x4.yaml"])
+def test_other_tasks(config, name):
+    """Each step takes another batch; those of a detector have other numbers of persons."""
+    if name == "huggingface":
+        pytest.importorskip("transformers", reason="an extra of the tests: pip install transformers")
+    cfg = model_zoo.get_config(config)
+    cfg.merge_from_list([*TINY, "INPUT.TRAIN_SHORT_SIDE", "32", "MODEL.BACKBONE.DROP_PATH", "0.0"])
+    training = _Training(cfg, Settings(batch=2), name, torch.device("cpu"))
+    turn = training.run_turn(2)
+    assert turn.keys() == {*PARTS, "step"}
+    weights = [parameter.detach().clone() for parameter in training.step.model.parameters()]
+    training.run_step()
+    assert all(p.grad is not None for p in training.step.model.parameters() if p.requires_grad)
+    assert any(not torch.equal(a, b) for a, b in zip(weights, training.step.model.parameters()))
+
+
+def test_report_of_a_gpu():
+    ours = Measurements(graphs=[12])
+    for graphs in (12, 13):
+        turn = {"data": 0.01, "forward": 0.1, "backward": 0.2, "optimizer": 0.01, "step": 0.25}
+        ours.add({"turn": turn, "peak_bytes": 2e9, "host_waits": 3, "graphs": graphs})
+    settings = Settings(batch=64, amp="bf16", compile=True)
+    peak = peak_flops("NVIDIA H100 80GB HBM3", "bf16")
+    result = TrainBenchmark(settings, "NVIDIA H100 80GB HBM3", 0.25 * 989e12 / 4, 700e12, peak, {OURS: ours})
+    assert result.mfu == 0.25
+    assert "MFU 25.0% of the 989 TFLOP/s of its data sheet" in result.report()
+    assert "the host waits for the GPU 3 times in a step" in result.report()
+    assert "12 graphs compiled in the warm-up, 1 during the measurement" in result.report()
+    assert result.to_json()["mfu"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("name", "amp", "expected"),
+    [
+        ("NVIDIA H100 PCIe", "bf16", 756e12),
+        ("NVIDIA GH200 480GB", "fp16", 989e12),
+        ("NVIDIA A100-SXM4-80GB", "none", 19.5e12),
+        ("NVIDIA A10", "bf16", 125e12),
+        ("NVIDIA RTX A4000", "bf16", None),  # not the A40
+        ("Tesla V100-SXM2-16GB", "bf16", None),  # it has no bf16
+        ("Tesla V100-SXM2-16GB", "fp16", 125e12),
+        ("the CPU, 2 threads", "bf16", None),
+    ],
+)
+def test_peak_of_a_gpu(name, amp, expected):
+    assert peak_flops(name, amp) == expected
+
+
+def test_host_waits_are_counted(monkeypatch):
+    modes = []
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+
+    def step():
+        for _ in range(2):
+            warnings.warn("called a synchronizing CUDA operation (Triggered internally at ...)", stacklevel=2)
+        warnings.warn("something else", stacklevel=2)
+
+    assert count_host_waits(step) == 2
+    assert modes == ["warn", "default"]

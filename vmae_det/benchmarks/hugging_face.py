@@ -1,67 +1,117 @@
-"""VideoMAE pre-training in Hugging Face Transformers, for `benchmark train --against huggingface`."""
+"""VideoMAE in Hugging Face Transformers, for `benchmark train --against huggingface`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from vmae_det.config import CfgNode
+from vmae_det.config.cfg_node import value_of
+from vmae_det.modeling import model_class
 from vmae_det.modeling.backbone import LAYER_NORM_EPS
+from vmae_det.modeling.build import ROI_HEAD_REGISTRY
+from vmae_det.modeling.losses import box_loss
 from vmae_det.modeling.masking import draw_mask
 from vmae_det.modeling.normalization import PixelNormalization
 from vmae_det.utils.errors import ConfigError, UserError
+from vmae_det.utils.registry import lookup
 
-# Keys whose values are fixed in Transformers' model.
+# Keys whose values are fixed in Transformers' model, by task.
 _FIXED_KEYS = {
-    "MODEL.MASK.TYPE": "tube",
-    "MODEL.DECODER.MASK": "none",
-    "MODEL.RECONSTRUCTION.NUM_FRAMES": 0,
-    "MODEL.RECONSTRUCTION.LOSS": "mse",
     "MODEL.BACKBONE.POSITIONS": "flat",
     "MODEL.BACKBONE.DROP_PATH": 0.0,
     "SOLVER.OPTIMIZER": "adamw",
 }
+_FIXED_FOR_PRETRAINING = {
+    "MODEL.MASK.TYPE": "tube",
+    "MODEL.DECODER.MASK": "none",
+    "MODEL.RECONSTRUCTION.NUM_FRAMES": 0,
+    "MODEL.RECONSTRUCTION.LOSS": "mse",
+}
+
+
+class _Classifier(nn.Module):
+    """Transformers' classifier, from normalized clips to the loss."""
+
+    def __init__(self, model: nn.Module, label_smoothing: float) -> None:
+        super().__init__()
+        self.model, self.label_smoothing = model, label_smoothing
+
+    def forward(self, pixel_values: torch.Tensor, label: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits = self.model(pixel_values=pixel_values).logits.float()
+        return {"loss": F.cross_entropy(logits, label, label_smoothing=self.label_smoothing)}
+
+
+class _Detector(nn.Module):
+    """Transformers' encoder with the RoI head of the config, as one would add it by hand."""
+
+    def __init__(self, encoder: nn.Module, head: nn.Module, grid: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.encoder, self.head, self.grid = encoder, head, grid
+
+    def forward(
+        self, pixel_values: torch.Tensor, boxes: list[torch.Tensor], labels: list[torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        tokens = self.encoder(pixel_values=pixel_values).last_hidden_state.unflatten(1, self.grid)
+        logits = self.head(tokens.mean(dim=1).permute(0, 3, 1, 2), boxes)
+        return {"loss": box_loss(logits, torch.cat(labels), "sum")}
 
 
 def build_hugging_face(
     cfg: CfgNode, device: torch.device
-) -> tuple[nn.Module, torch.optim.Optimizer, Callable[[dict[str, torch.Tensor]], dict[str, Any]]]:
-    """Build Transformers' model with random weights for the sizes of a config.
+) -> tuple[nn.Module, torch.optim.Optimizer, Callable[[dict[str, Any]], dict[str, Any]]]:
+    """Build Transformers' model for the task of a config, with random weights and the sizes of the config.
 
-    The attention is the fused one that Transformers selects, and the optimizer is fused too. Normalization
-    and masking happen in the returned conversion, which is not part of the time of a step.
+    The attention is the fused one that Transformers selects, and the optimizer is fused too. Normalization,
+    masking and box jitter happen in the returned conversion. On a CPU it is not part of the time of a step.
 
     Returns:
         the model, its optimizer, and a function that converts our batches to the model's arguments.
     """
-    config_class, model_class = import_transformers()
-    model = model_class(_model_config(cfg, config_class)).to(device).train()
-    normalization = PixelNormalization(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD).to(device)
+    transformers = import_transformers()
+    task = model_class(cfg).task
     node = cfg.MODEL.BACKBONE
     side = cfg.INPUT.CROP_SIZE // node.PATCH_SIZE
     grid = (cfg.INPUT.NUM_FRAMES // node.TUBELET_SIZE, side, side)
+    config = _model_config(cfg, transformers.VideoMAEConfig)
+    if task == "pretraining":
+        model = transformers.VideoMAEForPreTraining(config)
+    elif task == "classification":
+        config.num_labels, config.use_mean_pooling = cfg.MODEL.CLASSIFIER.NUM_CLASSES, True
+        classifier = transformers.VideoMAEForVideoClassification(config)
+        model = _Classifier(classifier, cfg.MODEL.CLASSIFIER.LABEL_SMOOTHING)
+    else:
+        head_class = lookup(ROI_HEAD_REGISTRY, cfg.MODEL.ROI_HEAD.NAME, "MODEL.ROI_HEAD.NAME")
+        head = head_class.from_config(cfg, in_dim=node.EMBED_DIM, scale=1 / node.PATCH_SIZE)
+        model = _Detector(transformers.VideoMAEModel(config), head, grid)
+    model = model.to(device).train()
+    normalization = PixelNormalization(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD).to(device)
 
-    def to_inputs(batch: dict[str, torch.Tensor]) -> dict[str, Any]:
-        return {
-            "pixel_values": normalization(batch["video"]).transpose(1, 2).contiguous(),
-            "bool_masked_pos": draw_mask(batch["seed"], grid, cfg.MODEL.MASK.TYPE, cfg.MODEL.MASK.RATIO),
-        }
+    def to_inputs(batch: dict[str, Any]) -> dict[str, Any]:
+        inputs = {"pixel_values": normalization(batch["video"]).transpose(1, 2).contiguous()}
+        if task == "pretraining":
+            mask = draw_mask(batch["seed"], grid, cfg.MODEL.MASK.TYPE, cfg.MODEL.MASK.RATIO)
+            return inputs | {"bool_masked_pos": mask}
+        return inputs | {name: batch[name] for name in ("label", "boxes", "labels") if name in batch}
 
     return model, _optimizer(cfg, model), to_inputs
 
 
-def import_transformers() -> tuple[Any, Any]:
-    """Import Transformers' config and model class; raise a UserError if it is not installed."""
+def import_transformers() -> ModuleType:
+    """Import Transformers; raise a UserError if it is not installed."""
     try:
-        from transformers import VideoMAEConfig, VideoMAEForPreTraining
+        import transformers
+        from transformers import VideoMAEConfig  # noqa: F401
     except ImportError:
         raise UserError(
             "--against huggingface needs transformers, which is not installed: pip install transformers"
         ) from None
-    return VideoMAEConfig, VideoMAEForPreTraining
+    return transformers
 
 
 def check_comparable(cfg: CfgNode) -> None:
@@ -72,10 +122,9 @@ def check_comparable(cfg: CfgNode) -> None:
         ConfigError: a key has a value that its model does not support.
     """
     import_transformers()
-    for key, supported in _FIXED_KEYS.items():
-        value: Any = cfg
-        for name in key.split("."):
-            value = value[name]
+    keys = _FIXED_KEYS | (_FIXED_FOR_PRETRAINING if model_class(cfg).task == "pretraining" else {})
+    for key, supported in keys.items():
+        value = value_of(cfg, key)
         if value != supported:
             raise ConfigError(f"{key}: {value}; Hugging Face's VideoMAE supports only {supported}")
 

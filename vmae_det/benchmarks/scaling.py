@@ -315,7 +315,7 @@ def _build_step(cfg: CfgNode, device: torch.device, parallel: bool) -> TimedTrai
 def _run_step(step: TimedTrainingStep, samples: dict[str, Any]) -> tuple[float, ...]:
     """Return the seconds of forward, backward and update; all processes start at the same time."""
     distributed.barrier()
-    return tuple(step.run({"batch": samples}).values())
+    return tuple(step.time_parts({"batch": samples}).values())
 
 
 def _time_together(function: Callable[[], Any], device: torch.device) -> tuple[float, float]:

@@ -76,19 +76,31 @@ def write_dataset(folder: Path, width: int, height: int, gop: int, cfg: CfgNode)
 
 
 def random_clips(cfg: CfgNode, count: int) -> list[dict[str, torch.Tensor]]:
-    """Return pre-training samples of noise: `video`, `seed`, and `target` if other frames are predicted."""
+    """Return training samples of noise: `video`, `seed`, and what the task of the config needs.
+
+    Pre-training adds `target` if other frames are predicted, classification `label`, and detection one to
+    four persons: `boxes` and `labels`.
+    """
     generator = torch.Generator().manual_seed(0)
-    side = cfg.INPUT.CROP_SIZE
-    frames = {"video": cfg.INPUT.NUM_FRAMES, "target": cfg.MODEL.RECONSTRUCTION.NUM_FRAMES}
-    return [
-        {
+    side, task = cfg.INPUT.CROP_SIZE, model_class(cfg).task
+    frames = {"video": cfg.INPUT.NUM_FRAMES}
+    if task == "pretraining" and cfg.MODEL.RECONSTRUCTION.NUM_FRAMES:
+        frames["target"] = cfg.MODEL.RECONSTRUCTION.NUM_FRAMES
+    samples = []
+    for clip in range(count):
+        sample = {
             name: torch.randint(0, 256, (3, number, side, side), generator=generator, dtype=torch.uint8)
             for name, number in frames.items()
-            if number
         }
-        | {"seed": torch.tensor(clip)}
-        for clip in range(count)
-    ]
+        sample["seed"] = torch.tensor(clip)
+        if task == "classification":
+            sample["label"] = torch.tensor(clip % cfg.MODEL.CLASSIFIER.NUM_CLASSES)
+        elif task == "detection":
+            persons, classes = 1 + clip % 4, cfg.MODEL.ROI_HEAD.NUM_CLASSES
+            sample["boxes"] = torch.tensor([0.2, 0.1, 0.6, 0.9]).repeat(persons, 1) * side
+            sample["labels"] = (torch.rand(persons, classes, generator=generator) < 0.1).float()
+        samples.append(sample)
+    return samples
 
 
 def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

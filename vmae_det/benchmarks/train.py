@@ -1,8 +1,4 @@
-"""`benchmark train`: time and memory of a training step, optionally compared with another implementation.
-
-`python -m vmae_det.benchmarks.train` is the worker process of one implementation. It takes steps on
-request. Its memory and its PyTorch settings are therefore those of one implementation only.
-"""
+"""`benchmark train`: time and memory of a training step, optionally compared with another implementation."""
 
 from __future__ import annotations
 
@@ -10,58 +6,28 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
-from vmae_det.benchmarks.hugging_face import build_hugging_face, check_comparable, import_transformers
-from vmae_det.benchmarks.synthetic_videos import random_clips
-from vmae_det.benchmarks.training_step import STEP_PARTS, WARM_UP_STEPS, TimedTrainingStep, seconds_of
-from vmae_det.config import CfgNode, get_cfg
-from vmae_det.engine.compilation import compile_model
+from vmae_det.benchmarks.gpu_peaks import peak_flops
+from vmae_det.benchmarks.hugging_face import check_comparable
+from vmae_det.benchmarks.train_worker import OURS, PARTS, Settings
+from vmae_det.benchmarks.training_step import seconds_of
+from vmae_det.config import CfgNode
 from vmae_det.engine.inspection import count_flops, count_tokens
 from vmae_det.engine.setup import get_device
-from vmae_det.engine.trainer import AMP_TYPES, to_device
-from vmae_det.modeling import build_model, model_class
-from vmae_det.solver import build_optimizer
+from vmae_det.engine.trainer import AMP_TYPES
+from vmae_det.modeling import model_class
 from vmae_det.utils import cpu
 from vmae_det.utils.errors import ConfigError, UserError
-from vmae_det.utils.resource_usage import peak_memory
 
-OURS = "vmae_det"
-PARTS = ("data", *STEP_PARTS)
 # Side of the square matrices whose multiplication measures the GEMM rate: large enough for the peak rate.
-_GEMM_SIDE = {"cpu": 2048, "cuda": 8192}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Settings of the benchmark.
-
-    Attributes:
-        batch: clips per step.
-        threads: CPU threads.
-        steps: steps per turn.
-        repeats: turns of each implementation.
-        compile: torch.compile the models.
-        amp: "none", "bf16" or "fp16".
-        against: "huggingface", or "" for no comparison.
-        alike: apply the CPU settings of our commands (`utils/cpu.py`) to the other implementation, too.
-    """
-
-    batch: int
-    threads: int = 2
-    steps: int = 2
-    repeats: int = 5
-    compile: bool = False
-    amp: str = "none"
-    against: str = ""
-    alike: bool = False
+_GEMM_SIDE = {"cpu": 2048, "mps": 4096, "cuda": 8192}
+_TASKS = ("pretraining", "classification", "detection")
 
 
 @dataclass
@@ -72,10 +38,29 @@ class Measurements:
         turns: median seconds of a step's parts for each turn.
         peak_bytes: peak memory of its process beyond that before the model was built; on a GPU, peak GPU
             memory.
+        host_waits: how often the host waits for the GPU in a step; None on a CPU.
+        graphs: number of graphs compiled in the warm-up, then after each turn.
     """
 
     turns: list[dict[str, float]] = field(default_factory=list)
     peak_bytes: int = 0
+    host_waits: int | None = None
+    graphs: list[int] = field(default_factory=list)
+
+    def add(self, reply: dict[str, Any]) -> None:
+        """Add the reply of a turn."""
+        self.turns.append(reply["turn"])
+        self.add_state(reply)
+
+    def add_state(self, reply: dict[str, Any]) -> None:
+        """Add a reply without the times of its turn."""
+        self.peak_bytes, self.host_waits = reply["peak_bytes"], reply["host_waits"]
+        self.graphs.append(reply["graphs"])
+
+    @property
+    def late_graphs(self) -> int:
+        """Number of graphs compiled after the warm-up: for other numbers of persons, or by mistake."""
+        return self.graphs[-1] - self.graphs[0]
 
     def seconds(self, part: str) -> float:
         """Return the median over the turns of a part of a step; "step": of the entire step."""
@@ -90,8 +75,9 @@ class TrainBenchmark:
         settings: settings of the benchmark.
         device: name of the device.
         flops: floating-point operations of a step of the model (a multiply-add is two), three times those of
-            its forward pass.
-        gemm_rate: floating-point operations per second of the device in matrix multiplications.
+            its forward pass. With a frozen backbone, those of the forward pass.
+        gemm_rate: measured floating-point operations per second of the device in matrix multiplications.
+        peak: the same from the data sheet of a GPU; None if unknown.
         measurements: by name of the implementation, ours first.
     """
 
@@ -99,6 +85,7 @@ class TrainBenchmark:
     device: str
     flops: float
     gemm_rate: float
+    peak: float | None
     measurements: dict[str, Measurements]
 
     @property
@@ -106,6 +93,11 @@ class TrainBenchmark:
         """Time of our step divided by that of the other implementation, for each turn."""
         ours, *others = self.measurements.values()
         return [a["step"] / b["step"] for other in others for a, b in zip(ours.turns, other.turns)]
+
+    @property
+    def mfu(self) -> float | None:
+        """Model FLOPs utilization: the model's rate as a fraction of `peak`."""
+        return self.peak and self.flops / self.measurements[OURS].seconds("step") / self.peak
 
     def report(self) -> str:
         """Return a table with a line for each implementation."""
@@ -127,6 +119,15 @@ class TrainBenchmark:
             f"{rate / 1e9:.0f} GFLOP/s of the model, {rate / self.gemm_rate:.0%} of the "
             f"{self.gemm_rate / 1e9:.0f} GFLOP/s of matrix multiplications (GEMM) on this device"
         )
+        ours = self.measurements[OURS]
+        if self.mfu is not None:
+            lines.append(f"MFU {self.mfu:.1%} of the {self.peak / 1e12:.0f} TFLOP/s of its data sheet")
+        if ours.host_waits is not None:
+            lines.append(f"the host waits for the GPU {ours.host_waits} times in a step")
+        if settings.compile:
+            lines.append(
+                f"{ours.graphs[0]} graphs compiled in the warm-up, {ours.late_graphs} during the measurement"
+            )
         if self.ratios:
             lines.append(
                 f"{statistics.median(self.ratios):.2f} of Hugging Face's time, median over the turns "
@@ -150,6 +151,8 @@ class TrainBenchmark:
             "flops_per_second": rate,
             "matrix_flops_per_second": self.gemm_rate,
             "share_of_matrix_rate": rate / self.gemm_rate,
+            "data_sheet_flops_per_second": self.peak,
+            "mfu": self.mfu,
             "contestants": contestants,
         }
         return figures | ({"ratio": statistics.median(self.ratios)} if self.ratios else {})
@@ -159,16 +162,18 @@ def benchmark_train(cfg: CfgNode, settings: Settings, progress: bool = True) -> 
     """Time training steps on synthetic clips; with another implementation, the two take turns.
 
     The parts of a step are data (collation and copy to the device), forward, backward and optimizer. The
-    device is synchronized after each part. "step" is the sum without data.
+    device is synchronized after each part. "step" is the sum without data. On a GPU, "step" is measured
+    separately: it includes the copy of a batch from pinned memory, and nothing waits for the GPU between
+    steps.
 
     Raises:
-        ConfigError: the config is not for pre-training, or the other implementation does not support it.
+        ConfigError: the task of the config is not supported, or not by the other implementation.
         UserError: the other implementation is not installed.
     """
-    if model_class(cfg).task != "pretraining":
+    if model_class(cfg).task not in _TASKS:
         raise ConfigError(
-            f"MODEL.META_ARCHITECTURE: got {cfg.MODEL.META_ARCHITECTURE}, but benchmark train times "
-            "pre-training: expected MaskedAutoencoder"
+            f"MODEL.META_ARCHITECTURE: {cfg.MODEL.META_ARCHITECTURE} has the task "
+            f"'{model_class(cfg).task}', but benchmark train supports {', '.join(_TASKS)}"
         )
     if settings.against:
         check_comparable(cfg)
@@ -183,17 +188,25 @@ def benchmark_train(cfg: CfgNode, settings: Settings, progress: bool = True) -> 
         workers = {}
         for name in names:
             workers[name] = stack.enter_context(_Worker(cfg, settings, name))
+            measurements[name].add_state(workers[name].first_reply)
             bar.update()
         for _ in range(settings.repeats):
             for name, worker in workers.items():
-                reply = worker.run_turn(settings.steps)
-                measurements[name].turns.append(reply["turn"])
-                measurements[name].peak_bytes = reply["peak_bytes"]
+                measurements[name].add(worker.run_turn(settings.steps))
                 bar.update()
             # Measured between the turns, so that other load of the machine affects both in the same way.
             gemm_rates.append(measure_gemm_rate(device, AMP_TYPES[settings.amp] or torch.float32))
-    flops = 2 * 3 * count_flops(cfg, count_tokens(cfg)) * settings.batch
-    return TrainBenchmark(settings, _device_name(device), flops, statistics.median(gemm_rates), measurements)
+    flops = 2 * _passes(cfg) * count_flops(cfg, count_tokens(cfg)) * settings.batch
+    name = _device_name(device)
+    return TrainBenchmark(
+        settings, name, flops, statistics.median(gemm_rates), peak_flops(name, settings.amp), measurements
+    )
+
+
+def _passes(cfg: CfgNode) -> int:
+    """Cost of a step in forward passes: the backward pass costs two, if the backbone is trained."""
+    is_probe = model_class(cfg).task == "classification" and cfg.MODEL.CLASSIFIER.LINEAR_PROBE
+    return 1 if is_probe else 3
 
 
 def measure_gemm_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -222,7 +235,7 @@ class _Worker:
     def __init__(self, cfg: CfgNode, settings: Settings, name: str) -> None:
         self.name = name
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "vmae_det.benchmarks.train"],
+            [sys.executable, "-m", "vmae_det.benchmarks.train_worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -232,7 +245,7 @@ class _Worker:
 
     def __enter__(self) -> _Worker:
         try:
-            self._send(json.dumps(self._order))
+            self.first_reply = self._send(json.dumps(self._order))
         except BaseException:
             self.__exit__()
             raise
@@ -243,7 +256,7 @@ class _Worker:
         self.process.communicate()
 
     def run_turn(self, steps: int) -> dict[str, Any]:
-        """Take some steps; return `turn`, the median seconds of each part, and `peak_bytes`."""
+        """Take some steps; return the reply (see `run_worker`)."""
         return self._send(str(steps))
 
     def _send(self, line: str) -> dict[str, Any]:
@@ -256,79 +269,3 @@ class _Worker:
         if not reply:
             raise UserError(f"the worker that times {self.name} exited with status {self.process.wait()}")
         return json.loads(reply)
-
-
-def run_worker(order: dict[str, Any]) -> None:
-    """Warm up, then read numbers of steps from standard input and print the seconds of each turn as JSON.
-
-    Replies also contain `peak_bytes`, the peak memory so far beyond that before the model was built.
-    """
-    replies, sys.stdout = sys.stdout, sys.stderr  # nothing else may be printed between the replies
-    cfg = get_cfg()
-    cfg.merge_from_other_cfg(CfgNode.load_cfg(order["cfg"]))
-    settings, name = Settings(**order["settings"]), order["name"]
-    torch.set_num_threads(settings.threads)
-    device = get_device(cfg)
-    if name != OURS:
-        import_transformers()
-    if device.type == "cpu" and (name == OURS or settings.alike):
-        cpu.use_fast_gemm()
-        cpu.keep_freed_memory()
-    memory_before = peak_memory()
-    training = _Training(cfg, settings, name, device)
-    turn = training.run_turn(WARM_UP_STEPS)
-    while True:
-        is_gpu = device.type == "cuda"
-        peak = torch.cuda.max_memory_allocated(device) if is_gpu else peak_memory() - memory_before
-        print(json.dumps({"turn": turn, "peak_bytes": peak}), file=replies, flush=True)
-        line = sys.stdin.readline()
-        if not line:
-            return
-        turn = training.run_turn(int(line))
-
-
-class _Training:
-    """A model with its optimizer, and synthetic clips to train it on."""
-
-    def __init__(self, cfg: CfgNode, settings: Settings, name: str, device: torch.device) -> None:
-        model, optimizer, self.to_inputs = _BUILDERS[name](cfg, device)
-        if settings.compile:
-            model = _compile(cfg, model, name)
-        self.step = TimedTrainingStep(model, optimizer, device, settings.amp, scale_loss=True)
-        self.device = device
-        self.samples = random_clips(cfg, settings.batch)
-
-    def run_turn(self, steps: int) -> dict[str, float]:
-        """Return the median seconds of each part over some steps, and of the entire step without data."""
-        taken = [self._run_step() for _ in range(steps)]
-        medians = {part: statistics.median(step[part] for step in taken) for part in PARTS}
-        total = statistics.median(sum(step[part] for part in STEP_PARTS) for step in taken)
-        return medians | {"step": total}
-
-    def _run_step(self) -> dict[str, float]:
-        inputs: dict[str, Any] = {}
-
-        def prepare_data() -> None:
-            batch = {name: torch.stack([sample[name] for sample in self.samples]) for name in self.samples[0]}
-            inputs.update(self.to_inputs(to_device(batch, self.device)))
-
-        return {"data": seconds_of(prepare_data, self.device)} | self.step.run(inputs)
-
-
-def _compile(cfg: CfgNode, model: nn.Module, name: str) -> nn.Module:
-    if name != OURS:
-        return torch.compile(model)
-    compile_model(cfg, model)
-    return model
-
-
-def _build_ours(cfg: CfgNode, device: torch.device) -> tuple[nn.Module, torch.optim.Optimizer, Callable]:
-    model = build_model(cfg).to(device).train()
-    return model, build_optimizer(cfg, model), lambda batch: {"batch": batch}
-
-
-_BUILDERS = {OURS: _build_ours, "huggingface": build_hugging_face}
-
-
-if __name__ == "__main__":
-    run_worker(json.loads(sys.stdin.readline()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -36,32 +37,58 @@ class TimedTrainingStep:
         self.amp_type = AMP_TYPES[amp]
         self.scaler = torch.amp.GradScaler(device.type, enabled=scale_loss and amp == "fp16")
 
-    def run(self, inputs: dict[str, Any]) -> dict[str, float]:
-        """Take a step with the model's keyword arguments, and return the seconds of each of STEP_PARTS."""
-        outputs: dict[str, torch.Tensor] = {}
+    def forward(self, inputs: dict[str, Any]) -> torch.Tensor:
+        """Return the loss for the model's keyword arguments."""
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, self.amp_type) if self.amp_type else nullcontext():
+            return self.model(**inputs)["loss"]
 
-        def forward() -> None:
-            self.optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(self.device.type, self.amp_type) if self.amp_type else nullcontext():
-                outputs.update(self.model(**inputs))
+    def backward(self, loss: torch.Tensor) -> None:
+        """Compute the gradients."""
+        self.scaler.scale(loss).backward()
 
-        def backward() -> None:
-            self.scaler.scale(outputs["loss"]).backward()
+    def update(self) -> None:
+        """Update the weights."""
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
 
-        def update() -> None:
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
+    def run(self, inputs: dict[str, Any]) -> None:
+        """Take a step without waiting for the device."""
+        self.backward(self.forward(inputs))
+        self.update()
 
-        return {
-            part: seconds_of(function, self.device)
-            for part, function in zip(STEP_PARTS, (forward, backward, update))
-        }
+    def time_parts(self, inputs: dict[str, Any]) -> dict[str, float]:
+        """Take a step, wait for the device after each part, and return the seconds of STEP_PARTS."""
+        losses: list[torch.Tensor] = []
+        calls = (
+            lambda: losses.append(self.forward(inputs)),
+            lambda: self.backward(losses[0]),
+            self.update,
+        )
+        return {part: seconds_of(call, self.device) for part, call in zip(STEP_PARTS, calls)}
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has finished its work."""
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
 
 
 def seconds_of(function: Callable[[], Any], device: torch.device) -> float:
     """Return the seconds that a call takes, until the device has finished its work."""
     start = time.perf_counter()
     function()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronize(device)
     return time.perf_counter() - start
+
+
+def count_host_waits(function: Callable[[], Any]) -> int:
+    """Return how often a call makes the host wait for the GPU, by torch.cuda.set_sync_debug_mode."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            function()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing CUDA operation" in str(warning.message) for warning in caught)

@@ -193,7 +193,8 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(args: argparse.Namespace) -> tuple[str, Any]:
-    from vmae_det.benchmarks.train import Settings, benchmark_train
+    from vmae_det.benchmarks.train import benchmark_train
+    from vmae_det.benchmarks.train_worker import Settings
 
     if not args.against:
         refuse_unused(args, "applies only to the implementation of --against", alike=False)
@@ -389,7 +390,7 @@ TOPICS = {
         _loader_memory,
     ),
     "train": Topic(
-        "time and memory of a pre-training step by part, on synthetic clips",
+        "time and memory of a training step by part, on synthetic clips",
         _add_train_arguments,
         _train,
         has_config=True,

@@ -115,7 +115,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
         self.seed = seed
         self.measure_gradients = measure_gradients
-        self.copy_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.copy_batch = BatchCopier(device)
         self.loss = torch.zeros((), device=device)
         self.gradient_norm: torch.Tensor | None = None
         self.paths: list[str] = []
@@ -164,7 +164,7 @@ class Trainer:
         for micro_step in range(self.accumulate):
             before = time.perf_counter()
             with record_function("data"):
-                batch = self._copy_to_device(self._next_batch())
+                batch = self.copy_batch(self._next_batch())
             self.paths += batch.pop("path", [])
             waited += time.perf_counter() - before
             # Synchronize accumulated gradients once, in the last backward pass.
@@ -213,18 +213,6 @@ class Trainer:
             if flag:
                 hook.handle_event()
 
-    def _copy_to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Copy a batch to the device. A GPU copies it while it still computes the previous step."""
-        if self.copy_stream is None:
-            return to_device(batch, self.device)
-        with torch.cuda.stream(self.copy_stream):
-            batch = to_device(batch, self.device)
-        step_stream = torch.cuda.current_stream(self.device)
-        step_stream.wait_stream(self.copy_stream)
-        for tensor in tensors_of(batch):
-            tensor.record_stream(step_stream)  # else their memory is reused before the step has read them
-        return batch
-
     def _next_batch(self) -> dict[str, Any]:
         try:
             return next(self.batches)
@@ -232,6 +220,26 @@ class Trainer:
             for hook in self.hooks:
                 hook.data_failed()
             raise
+
+
+class BatchCopier:
+    """Copies batches to a device. A GPU copies a batch while it still computes the previous step."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Return the batch with its tensors on the device."""
+        if self.stream is None:
+            return to_device(batch, self.device)
+        with torch.cuda.stream(self.stream):
+            batch = to_device(batch, self.device)
+        step_stream = torch.cuda.current_stream(self.device)
+        step_stream.wait_stream(self.stream)
+        for tensor in tensors_of(batch):
+            tensor.record_stream(step_stream)  # else their memory is reused before the step has read them
+        return batch
 
 
 def to_device(value: Any, device: torch.device) -> Any:
