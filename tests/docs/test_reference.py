@@ -32,7 +32,7 @@ def test_config_page_has_every_key_with_default_range_and_comment(reference):
 @pytest.mark.parametrize(
     ("key", "expected"),
     [
-        ("MODEL.DEVICE", "`auto` or `cpu` or `cuda`"),
+        ("MODEL.DEVICE", "`auto` or `cpu` or `cuda` or `mps`"),
         ("MODEL.BACKBONE.DEPTH", "int in [1, 256]"),
         ("MODEL.PIXEL_MEAN", "3 values, each: float in [0, 255]"),
         ("MODEL.BACKBONE.NAME", "a name in `BACKBONE_REGISTRY`"),

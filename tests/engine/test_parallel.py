@@ -14,6 +14,7 @@ from interrupts import StopAfter
 
 from vmae_det.checkpoint import Checkpointer
 from vmae_det.checkpoint.sharded import read_metadata
+from vmae_det.cli.train import train_or_evaluate
 from vmae_det.engine.launch import launch
 from vmae_det.engine.parallel import parallelize
 from vmae_det.engine.train import run_training
@@ -98,7 +99,8 @@ def test_sharded_checkpoint_of_four_processes_resumes_on_any_number(tiny_cfg, tm
         folder = tmp_path / f"{processes}{parallel}"
         shutil.copytree(tmp_path / "four", folder)
         cfg = tiny_cfg("pretrain", *options, "SOLVER.PARALLEL", parallel, "OUTPUT_DIR", str(folder))
-        assert launch(run_training, (cfg, True), num_processes=processes) == 0
+        assert launch(train_or_evaluate, (cfg, True), num_processes=processes) == 0
+        assert (folder / "reconstruction.png").exists()
         assert curve(folder) == pytest.approx(curve(one), rel=1e-4)
         assert close(weights(folder), weights(one))
 

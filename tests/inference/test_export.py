@@ -3,19 +3,23 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from numbered_videos import Recipe, write_numbered
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from vmae_det.checkpoint import save_weights
 from vmae_det.cli.main import main
 from vmae_det.config import get_cfg
 from vmae_det.formats.ava_csv import read_action_csv
+from vmae_det.inference import onnx_session
 from vmae_det.inference.export import exporter
-from vmae_det.inference.export.exported_model import METADATA_KEY, is_exported
+from vmae_det.inference.export.exported_model import DETECTOR_INPUTS, METADATA_KEY, is_exported, move_program
 from vmae_det.inference.export.exporter import export_model
 from vmae_det.inference.scorers import EagerModel, load_scorer, read_stored_metadata
 from vmae_det.modeling import build_model
@@ -293,3 +297,86 @@ def test_benchmark_takes_the_config_of_an_exported_model(detector, tmp_path):
     command = ["benchmark", "detect", "--repeats", "1", "--video", str(video), "--minutes", "", "--json"]
     assert main([*command, str(figures), "MODEL.WEIGHTS", str(file)]) == 0
     assert json.loads(figures.read_text())["parts"]["model"] > 0
+
+
+# ---------------------------------------------------------------- other devices
+
+
+def test_a_program_runs_on_a_gpu(form, detector, monkeypatch):
+    """On fake tensors. The devices of the graph are those of the export, the CPU."""
+    if form != "torch":
+        pytest.skip("only files of torch.export contain devices")
+    passes = pytest.importorskip("torch.export.passes")
+    move = passes.move_to_device_pass
+    gpu, program = torch.device("cuda", 0), torch.export.load(detector[1])
+    program._example_inputs = None
+
+    def as_before_torch_2_9(program, location):
+        program = move(program, location)
+        for node in program.graph.nodes:
+            if node.target is torch.ops.aten.to.device:
+                node.args = (node.args[0], torch.device("cpu"), *node.args[2:])
+        return program
+
+    monkeypatch.setattr(passes, "move_to_device_pass", as_before_torch_2_9)
+    with FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv()):
+        for tensors in (program.state_dict, program.constants):
+            for name, value in tensors.items():
+                fake = torch.empty_like(value)
+                tensors[name] = nn.Parameter(fake) if isinstance(value, nn.Parameter) else fake
+        run = move_program(program, gpu).module()
+        sizes = {"boxes": (3, 4), "person_scores": (3,), "sizes": (3, 2)}
+        inputs = {name: torch.empty(size, device=gpu) for name, size in sizes.items()}
+        inputs["video"] = torch.empty(2, 3, 4, 64, 96, dtype=torch.uint8, device=gpu)
+        inputs["clips"] = torch.empty(3, dtype=torch.int64, device=gpu)
+        scores = run(*(inputs[name] for name in DETECTOR_INPUTS))
+    assert (scores.device, scores.shape) == (gpu, (3, 3))
+
+
+def test_a_program_stays_on_the_cpu_with_torch_2_4(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.export.passes", None)
+    with pytest.raises(RuntimeError, match=r"set MODEL\.DEVICE cpu, or install torch 2\.5 or newer"):
+        move_program(None, torch.device("cuda", 0))
+
+
+class Runtime:
+    """Stand-in for onnxruntime.
+
+    Args:
+        available: the providers that it was built with.
+        loaded: the providers that a session gets.
+    """
+
+    GraphOptimizationLevel = SimpleNamespace(ORT_ENABLE_ALL=0, ORT_DISABLE_ALL=1)
+    SessionOptions = SimpleNamespace
+
+    def __init__(self, available, loaded):
+        self.get_available_providers = lambda: available
+        self.loaded = loaded
+
+    def InferenceSession(self, path, options, providers):
+        self.providers = providers
+        return SimpleNamespace(get_providers=lambda: self.loaded)
+
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+
+@pytest.mark.parametrize(
+    ("device", "available", "loaded", "providers", "warning"),
+    [
+        ("cuda:3", [CUDA, CPU], [CUDA, CPU], [(CUDA, {"device_id": 3}), CPU], ""),
+        ("cuda:3", [CUDA, CPU], [CPU], [(CUDA, {"device_id": 3}), CPU], "cannot load its CUDA provider"),
+        ("cuda:0", [CPU], [CPU], [CPU], "pip install onnxruntime-gpu"),
+        ("cpu", [CUDA, CPU], [CPU], [CPU], ""),
+    ],
+)
+def test_onnx_files_run_on_the_gpu_of_the_process(
+    monkeypatch, caplog, device, available, loaded, providers, warning
+):
+    runtime = Runtime(available, loaded)
+    monkeypatch.setattr(onnx_session, "import_onnx_packages", lambda *_: [runtime])
+    onnx_session.open_session(Path("model.onnx"), torch.device(device))
+    assert runtime.providers == providers
+    assert warning in caplog.text
+    assert bool(warning) == bool(caplog.records)

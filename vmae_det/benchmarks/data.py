@@ -22,6 +22,7 @@ from vmae_det.config import CfgNode
 from vmae_det.data.loader import build_train_dataset, build_train_loader, collate
 from vmae_det.data.samplers import TrainSampler
 from vmae_det.data.worker_pool import PREFETCH
+from vmae_det.engine.setup import get_device
 from vmae_det.engine.trainer import to_device
 from vmae_det.modeling import model_class
 from vmae_det.utils.resource_usage import Stopwatch
@@ -101,7 +102,7 @@ def benchmark_data(cfg: CfgNode, clips: int = 64, repeats: int = 3) -> DataBench
         for name, values in rates.items()
     }
     batches = itertools.islice(_sampler(cfg, dataset), max(clips // _BATCH_SIZE // 4, 1))
-    stages = _measure_stages(dataset, list(itertools.chain.from_iterable(batches)))
+    stages = _measure_stages(dataset, list(itertools.chain.from_iterable(batches)), get_device(cfg))
     samples = medians["loader"] * cfg.DATALOADER.REPEATED_AUG
     return DataBenchmark(
         workers,
@@ -234,12 +235,11 @@ class _TimedReader:
             return self._reader.frames(indices)
 
 
-def _measure_stages(dataset: Any, keys: list[tuple[int, int]]) -> dict[str, float]:
+def _measure_stages(dataset: Any, keys: list[tuple[int, int]], device: torch.device) -> dict[str, float]:
     """Return milliseconds per clip of each stage, in this process."""
     dataset, stopwatch = copy.deepcopy(dataset), Stopwatch()
     for part in dataset.datasets:
         part.open = functools.partial(_timed_open, part.open, stopwatch)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a loader worker
     start = time.perf_counter()

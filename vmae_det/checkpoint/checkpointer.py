@@ -5,6 +5,7 @@ Each file is written atomically, with its SHA-256 next to it in the format of `s
 
 from __future__ import annotations
 
+import copy
 import logging
 import re
 import shutil
@@ -217,6 +218,9 @@ def save_weights(
         WeightsError: the file cannot be written.
     """
     path = Path(path)
+    # From tensors on a GPU, `torch.save` would write a file that `torch.load` reads only where there is one.
+    state_dict = copy.copy(state_dict)
+    state_dict.update({name: value.cpu() for name, value in state_dict.items()})
     try:
         _write_with_digest({"model": state_dict, "config": config, "label_map": label_map, **extras}, path)
     except OSError as error:

@@ -28,6 +28,9 @@ STATE_FILE = "state.pt"
 CHECKSUMS_FILE = "SHA256SUMS"
 TENSOR_KEYS = ("model", "averaged_model", "optimizer")  # entries of a state that contain tensors by name
 
+# Options of an optimizer that select how a step is computed, not what.
+_IMPLEMENTATION = ("fused", "foreach", "capturable")
+
 # All classes that the metadata of a folder may refer to, by module.
 _METADATA_CLASSES = {
     "pathlib": {"PosixPath", "WindowsPath"},
@@ -179,7 +182,11 @@ def initialize_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
 def load_full_optimizer_state(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
     """Load a state dict with full tensors into an optimizer whose tensors may be sharded."""
     if not is_sharded(optimizer.param_groups[0]["params"][0]):
-        optimizer.load_state_dict(state_dict)
+        # The checkpoint may come from another device, whose implementation this one may not have.
+        kept = [{key: g[key] for key in _IMPLEMENTATION if key in g} for g in optimizer.param_groups]
+        saved = state_dict["param_groups"]
+        groups = [old | own for old, own in zip(saved, kept)] + saved[len(kept) :]
+        optimizer.load_state_dict(state_dict | {"param_groups": groups})
         return
     initialize_optimizer_state(optimizer)
     saved_ids = iter(index for group in state_dict["param_groups"] for index in group["params"])

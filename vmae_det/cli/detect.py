@@ -145,7 +145,8 @@ def run(args: argparse.Namespace) -> int:
     from vmae_det.rendering.result_writers import choose_formats
     from vmae_det.video.discovery import find_video_inputs
 
-    check_processes(args.num_gpus)
+    overrides = dict(zip(args.opts[::2], args.opts[1::2]))
+    check_processes(args.num_gpus, overrides.get("MODEL.DEVICE", "auto"))
     if args.end <= args.start:
         raise UserError(f"--end: must be greater than --start {args.start:g}, got {args.end:g}")
     formats = choose_formats(args.format + ",html" * args.html)

@@ -68,7 +68,6 @@ def run(args: argparse.Namespace) -> int:
     )
     from vmae_det.utils.errors import ConfigError
 
-    check_processes(args.num_gpus)
     if args.output.suffix.lower() in NON_CSV_SUFFIXES:
         raise ConfigError(
             f"--output: {args.output}: boxes are written as CSV; expected a name such as boxes.csv"
@@ -79,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
     # One thread reads the frames; all cores are left to the detector.
     cfg = load_config(args.config_file, [*args.opts, "DATALOADER.NUM_WORKERS", "0"], find_config)
+    check_processes(args.num_gpus, cfg.MODEL.DEVICE)
     if args.dataset:
         reason = "not used with --dataset, which has its own keyframe times and clock"
         refuse_unused(args, reason, every=1.0, video_start=0.0)

@@ -55,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status. A UserError prints one line to stderr and returns 2."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # names that stdout cannot encode must not stop a command
         sys.stdout.reconfigure(errors="backslashreplace")
+    # Let operators that MPS (Apple GPUs) lacks run on the CPU. torch reads this when it is imported.
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:
@@ -67,6 +69,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
     except OSError as error:
         return _fail(file_error(error))
+    except (MemoryError, RuntimeError) as error:
+        from vmae_det.utils.memory import is_out_of_memory, out_of_memory_error
+
+        if not is_out_of_memory(error):
+            raise
+        return _fail(out_of_memory_error(error))
 
 
 def build_parser(name: str) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser | None, Any]:

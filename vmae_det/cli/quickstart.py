@@ -18,6 +18,7 @@ import simplejson
 from vmae_det.cli.arguments import num_processes, output_folder, seed
 
 if TYPE_CHECKING:
+    from vmae_det.config import CfgNode
     from vmae_det.data.catalog import DatasetSpec
 
 NUM_OVERLAYS = 2
@@ -120,16 +121,18 @@ def _stage(args: argparse.Namespace, name: str, config: str, title: str, start: 
         print(f"already done: {folder}")
         return folder
     began = time.perf_counter()
-    status = launch(train_or_evaluate, (cfg, True), num_processes=args.num_gpus or _default_processes())
+    status = launch(train_or_evaluate, (cfg, True), num_processes=args.num_gpus or _default_processes(cfg))
     if status:
         raise SystemExit(status)  # the stage has printed the error
     write_text(folder / _DONE, f"{time.perf_counter() - began:.0f} s\n")
     return folder
 
 
-def _default_processes() -> int:
+def _default_processes(cfg: CfgNode) -> int:
     import torch
 
+    if cfg.MODEL.DEVICE == "mps":
+        return 1
     return torch.cuda.device_count() or min(os.cpu_count() or 1, 2)
 
 

@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     cfg = load_config(args.config_file, args.opts)
     from vmae_det.engine.launch import check_processes, launch
 
-    check_processes(args.num_gpus)
+    check_processes(args.num_gpus, cfg.MODEL.DEVICE)
     return launch(
         train_or_evaluate,
         (cfg, args.resume, args.eval_only, args.profile),

@@ -33,8 +33,8 @@ _C.MODEL = Group()
 _C.MODEL.META_ARCHITECTURE = Key(
     "MaskedAutoencoder", registered("vmae_det.modeling:META_ARCHITECTURE_REGISTRY")
 )
-# auto: cuda if available, otherwise cpu.
-_C.MODEL.DEVICE = Key("auto", choice("auto", "cpu", "cuda"))
+# auto: cuda if available, otherwise cpu. mps, the GPU of an Apple computer, is accepted but untested.
+_C.MODEL.DEVICE = Key("auto", choice("auto", "cpu", "cuda", "mps"))
 # Weights of the full model: file, URL or name. A head of another shape is an error.
 _C.MODEL.WEIGHTS = Key("", text())
 # Pixel statistics of each channel (R, G, B), in units of 0..255. The defaults are ImageNet's.

@@ -215,6 +215,8 @@ def _build_loader(
         seconds=node.TIMEOUT,
         finish=finish,
         slot_bytes=_batch_bytes(cfg) if training else 0,
+        # Pinning on a run that uses only the CPU would start CUDA, which takes memory of the GPU.
+        pin_memory=cfg.MODEL.DEVICE in ("auto", "cuda") and torch.cuda.is_available(),
     )
 
 

@@ -48,6 +48,7 @@ class FaultTolerantLoader:
         seconds: timeout for reading one sample.
         finish: called with the number and the content of each batch; its result is yielded.
         slot_bytes: size of the clips of a batch, for the buffer pool; 0 if unknown.
+        pin_memory: copy batches to pinned memory, from which copies to a GPU are fast.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class FaultTolerantLoader:
         seconds: float,
         finish: Callable[[int, Any], Any],
         slot_bytes: int = 0,
+        pin_memory: bool = False,
     ) -> None:
         self.dataset = dataset
         self.batches = batches
@@ -70,6 +72,7 @@ class FaultTolerantLoader:
         self.seconds = seconds
         self.finish = finish
         self.slot_bytes = slot_bytes
+        self.pin_memory = pin_memory
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -115,7 +118,7 @@ class _WorkerPool:
             batch_sampler=SkipBatches(loader.batches, first),
             num_workers=workers,
             multiprocessing_context=START_METHOD if workers else None,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=loader.pin_memory,
             worker_init_fn=_init_worker,
             prefetch_factor=PREFETCH if workers else None,
             collate_fn=functools.partial(collate_results, collate),

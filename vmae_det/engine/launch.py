@@ -29,7 +29,7 @@ from vmae_det.utils import distributed
 from vmae_det.utils.cpu import count_cores
 from vmae_det.utils.errors import USER_ERROR_STATUS, ConfigError, UserError, file_error, one_line
 from vmae_det.utils.extensions import import_extensions
-from vmae_det.utils.memory import is_out_of_memory
+from vmae_det.utils.memory import is_out_of_memory, out_of_memory_error
 from vmae_det.utils.watchdog import TIMEOUT, Watchdog
 
 _LINGER = 10.0  # seconds before a hung process exits, so that those of other machines notice the hang, too
@@ -91,8 +91,12 @@ def launch(
     return run_agent(_run_worker, task, machine, max_restarts)
 
 
-def check_processes(number: int) -> None:
+def check_processes(number: int, device: str = "auto") -> None:
     """Check --num-gpus against this machine. Without a GPU, print that the processes run on the CPU.
+
+    Args:
+        number: of processes on this machine.
+        device: MODEL.DEVICE.
 
     Raises:
         ConfigError: there are too few GPUs, or far too few cores.
@@ -100,10 +104,13 @@ def check_processes(number: int) -> None:
     if number <= 1:
         return
     gpus, cores = torch.cuda.device_count(), count_cores()
-    if gpus and number > gpus:
+    if device == "mps":
+        raise ConfigError(f"--num-gpus: got {number}, but MODEL.DEVICE mps supports a single process")
+    if device != "cpu" and number > gpus > 0:
         raise ConfigError(f"--num-gpus: got {number}, and this machine has {gpus} GPU{'s' * (gpus > 1)}")
-    if not gpus:
-        where = f"this machine has no GPU that torch can use, and {cores} CPU core{'s' * (cores > 1)}"
+    if device == "cpu" or not gpus:
+        reason = "MODEL.DEVICE is cpu" if gpus else "this machine has no GPU that torch can use"
+        where = f"{reason}, and {cores} CPU core{'s' * (cores > 1)}"
         if number > _MAX_PROCESSES_PER_CORE * cores:
             raise ConfigError(f"--num-gpus: got {number}, and {where}")
         print_message(f"warning: --num-gpus {number}: {where}; {number} processes run on the CPU")
@@ -133,9 +140,8 @@ def _run_in_group(task: WorkerTask, report: Callable[[UserError], None]) -> int:
     cuda = torch.cuda.is_available()
     if cuda:
         local_rank = int(os.environ.get("LOCAL_RANK", 0))
-        if local_rank >= torch.cuda.device_count():
-            return run_guarded(_raise_too_few_gpus, local_rank, report=report)
-        torch.cuda.set_device(local_rank)
+        if local_rank < torch.cuda.device_count():  # else `get_device` raises, unless MODEL.DEVICE is cpu
+            torch.cuda.set_device(local_rank)
     # Let the watchdog fire before collectives time out: its message is clearer.
     collective_timeout = datetime.timedelta(seconds=2 * task.timeout + 60)
     try:
@@ -147,6 +153,11 @@ def _run_in_group(task: WorkerTask, report: Callable[[UserError], None]) -> int:
         status = run_guarded(_run_with_extensions, task, args, report=report)
     except Exception as error:
         if _is_lost_connection(error):
+            if "NCCL" in str(error):  # also if it is not a lost process, but no memory or a wrong set-up
+                print_message(
+                    f"process {os.environ.get('RANK', 0)}: {_nccl_reason(str(error))}; set NCCL_DEBUG=INFO "
+                    "for details"
+                )
             return CONNECTION_LOST
         traceback.print_exc()
         return 1
@@ -165,10 +176,10 @@ def _is_lost_connection(error: Exception) -> bool:
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
-def _raise_too_few_gpus(local_rank: int) -> None:
-    raise ConfigError(
-        f"--num-gpus: process {local_rank + 1} finds only {torch.cuda.device_count()} GPUs on this machine"
-    )
+def _nccl_reason(message: str) -> str:
+    """Return the last error that NCCL names in a message of torch, or its first line, as one line."""
+    before, _, last = message.partition("Last error:")
+    return " ".join((last.strip() or before).strip().splitlines()[0].split())[:300]
 
 
 def run_guarded(
@@ -193,9 +204,7 @@ def run_guarded(
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        problem = str(error).partition("\n")[0][:300] or "no more memory"
-        hint = "use a smaller SOLVER.BATCH_SIZE or TEST.BATCH_SIZE, or a larger SOLVER.ACCUMULATE"
-        report(UserError(f"out of memory ({problem}); {hint}"))
+        report(out_of_memory_error(error))
         return USER_ERROR_STATUS
     except Interrupted as interrupt:
         if int(os.environ.get("RANK", 0)) == 0:

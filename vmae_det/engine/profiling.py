@@ -68,7 +68,8 @@ class Profiling(HookBase):
     def _write(self, done: profile) -> None:
         rank = distributed.get_rank()
         trace = self.folder / f"trace_{rank}.json.gz"
-        table = operations_table(done.key_averages(), self._steps, self.trainer.device.type)
+        device = "cuda" if self.trainer.device.type == "cuda" else "cpu"
+        table = operations_table(done.key_averages(), self._steps, device)
         try:
             with atomic_write(trace) as temporary:
                 done.export_chrome_trace(str(temporary))
@@ -87,14 +88,20 @@ def operations_table(events: Any, steps: int, device: str) -> str:
         device: "cpu", or "cuda" for the times of GPU kernels.
     """
     kind = "device" if device == "cuda" else "cpu"
-    parts = {event.key: event for event in events if event.key in PARTS}
+    # With a GPU there is a second event for the same part, with the time of its kernels.
+    parts = {event.key: event for event in events if event.key in PARTS and _is_on(event, "cpu")}
     lines = [f"{'part of a step':40}{'ms a step':>12}"]
     for name in PARTS:
         if name in parts:
             lines.append(f"{name:40}{parts[name].cpu_time_total / steps / 1e3:12.2f}")
     self_time = f"self_{kind}_time_total"
+    # Times of kernels are counted twice: with the kernel, and with the operation that launched it.
     operations = [
-        event for event in events if event.key not in PARTS and not event.key.startswith("ProfilerStep")
+        event
+        for event in events
+        if event.key not in PARTS
+        and not event.key.startswith("ProfilerStep")
+        and (device != "cuda" or (_is_on(event, device) and not getattr(event, "is_user_annotation", False)))
     ]
     total = sum(getattr(event, self_time) for event in operations) or 1
     lines.append(f"{'operation, on the ' + device:40}{'ms a step':>12}{'share':>8}{'calls':>8}")
@@ -105,3 +112,8 @@ def operations_table(events: Any, steps: int, device: str) -> str:
             f"{event.key[:39]:40}{time / steps / 1e3:12.2f}{time / total:8.1%}{event.count / steps:8.1f}"
         )
     return "\n".join(lines)
+
+
+def _is_on(event: Any, device: str) -> bool:
+    """Return whether an event took place on a device, "cpu" or "cuda"."""
+    return event.device_type.name.lower() == device

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Callable
@@ -37,14 +38,86 @@ def get_device(cfg: CfgNode) -> torch.device:
     """Return the device that MODEL.DEVICE names: the CPU, or the GPU of this process.
 
     Raises:
-        ConfigError: MODEL.DEVICE is cuda and torch finds no GPU.
+        ConfigError: the device is not available, or does not support SOLVER.AMP; another process uses the
+            GPU of this process.
     """
     name = cfg.MODEL.DEVICE
+    if name == "mps":
+        _check_mps(cfg)
+        return torch.device("mps")
     if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("MODEL.DEVICE: cuda, but torch finds no GPU on this machine; set it to cpu or auto")
+        raise ConfigError(
+            f"MODEL.DEVICE: cuda, but torch finds no GPU on this machine ({_why_no_gpu()}); set it to cpu or "
+            "auto, or see https://pytorch.org/get-started/locally for how to install torch with CUDA"
+        )
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
+    count, local_rank = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", 0))
+    if distributed.get_world_size() > 1 and local_rank >= count:
+        raise ConfigError(
+            f"--num-gpus: process {local_rank + 1} finds only {count} GPU{'s' * (count > 1)} on this machine"
+        )
     return torch.device("cuda", torch.cuda.current_device())
+
+
+def _why_no_gpu() -> str:
+    if torch.version.cuda is None and torch.version.hip is None:
+        return f"torch {torch.__version__} is built without CUDA"
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return f"CUDA_VISIBLE_DEVICES is '{os.environ['CUDA_VISIBLE_DEVICES']}'"
+    return (
+        f"torch {torch.__version__} needs a driver for CUDA {torch.version.cuda}; nvidia-smi shows the "
+        "installed one"
+    )
+
+
+def _check_mps(cfg: CfgNode) -> None:
+    """Raise a ConfigError if this run cannot use MPS, the GPU of an Apple computer."""
+    if not torch.backends.mps.is_available():
+        reason = (
+            "torch finds no MPS device: this computer or its version of macOS does not support it"
+            if torch.backends.mps.is_built()
+            else f"torch {torch.__version__} is built without MPS: that needs macOS on Apple silicon"
+        )
+        raise ConfigError(f"MODEL.DEVICE: mps, but {reason}; set it to cpu or auto")
+    if _torch_version() < (2, 5):  # it has no torch.autocast for MPS, not even a disabled one
+        raise ConfigError(
+            f"MODEL.DEVICE: mps needs torch 2.5 or newer, got {torch.__version__}; set it to cpu or auto"
+        )
+    processes, amp = distributed.get_world_size(), cfg.SOLVER.AMP
+    if processes > 1:
+        raise ConfigError(f"--num-gpus: got {processes}, but MODEL.DEVICE mps supports a single process")
+    if amp == "fp16" or (amp == "bf16" and _torch_version() < (2, 6)):
+        remedy = "; bf16 needs torch 2.6 or newer" if amp == "bf16" else ""
+        raise ConfigError(f"SOLVER.AMP: {amp} is not supported with MODEL.DEVICE mps; set it to none{remedy}")
+
+
+def _torch_version() -> tuple[int, ...]:
+    return tuple(int(part) for part in torch.__version__.split(".")[:2])
+
+
+@functools.cache  # once per run: each model of a pipeline calls it
+def warn_about_device(device: torch.device, amp: str) -> None:
+    """Log a warning on the main process if a device is untested, or slow in a precision (SOLVER.AMP)."""
+    if not distributed.is_main_process():
+        return
+    if device.type == "mps":
+        logger.warning(
+            "MODEL.DEVICE: mps is untested; compare the results with those of cpu. Operators that MPS lacks "
+            "run on the CPU%s",
+            ""
+            if os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK") == "1"
+            else " if the environment variable PYTORCH_ENABLE_MPS_FALLBACK is 1 before torch is imported",
+        )
+    if device.type == "cuda" and amp == "bf16" and torch.version.hip is None:
+        capability = torch.cuda.get_device_capability(device)
+        if capability < (8, 0):
+            logger.warning(
+                "SOLVER.AMP: bf16, but %s (compute capability %d.%d, below 8.0) has no bfloat16 units, so "
+                "that bf16 is emulated, which is slow; set it to fp16 or none",
+                torch.cuda.get_device_name(device),
+                *capability,
+            )
 
 
 def setup_device(cfg: CfgNode) -> torch.device:
@@ -91,6 +164,7 @@ def setup_run(cfg: CfgNode, training: bool = True) -> torch.device:
         device,
         folder / "config.yaml",
     )
+    warn_about_device(device, cfg.SOLVER.AMP)
     if training:
         for line in unused_keys(cfg):
             logger.warning(line)

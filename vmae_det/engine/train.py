@@ -47,13 +47,12 @@ from vmae_det.engine.setup import (
     write_on_main_process,
 )
 from vmae_det.engine.trainer import HookBase, Trainer
-from vmae_det.engine.weights import build_model_and_classes
-from vmae_det.modeling import build_model, model_class
+from vmae_det.engine.weights import build_model_and_classes, unsharded_copy
+from vmae_det.modeling import model_class
 from vmae_det.solver import build_optimizer, build_schedule
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import ConfigError
 from vmae_det.utils.events import JSONWriter, TerminalWriter, Writer
-from vmae_det.utils.sharded_tensors import full_state_dict
 from vmae_det.utils.tensorboard import TensorBoardWriter
 from vmae_det.utils.versions import code_versions
 from vmae_det.utils.weights_and_biases import WandbWriter
@@ -201,9 +200,7 @@ class TrainingRun:
         """
         if self.ema is None and not is_sharded(self.cfg):
             return self.model
-        model = build_model(self.cfg)
-        load_weights(model, full_state_dict((self.ema or self.model).state_dict()))
-        return model.to(self.device)
+        return unsharded_copy(self.cfg, (self.ema or self.model).state_dict(), self.device)
 
     def save_weights(self, model: nn.Module, path: Path, **extras: Any) -> None:
         """Write the weights of a model with the config, the label map, and `extras`."""

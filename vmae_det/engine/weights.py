@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import torch
 from torch import nn
 
 from vmae_det.checkpoint import LoadReport, load_weights, read_checkpoint
@@ -13,6 +14,7 @@ from vmae_det.config import CfgNode
 from vmae_det.data.classes import ModelClasses
 from vmae_det.modeling import build_model
 from vmae_det.utils.errors import ConfigError, WeightsError
+from vmae_det.utils.sharded_tensors import full_state_dict
 
 logger = logging.getLogger(__name__)
 
@@ -93,3 +95,13 @@ def _resolve_input_convention(cfg: CfgNode, report: LoadReport) -> None:
         "convention of this program",
         report.format,
     )
+
+
+def unsharded_copy(cfg: CfgNode, state_dict: dict[str, torch.Tensor], device: torch.device) -> nn.Module:
+    """Return a new model with the tensors of a state dict, gathered if they are sharded.
+
+    All processes must call this.
+    """
+    model = build_model(cfg)
+    load_weights(model, full_state_dict(state_dict))
+    return model.to(device)

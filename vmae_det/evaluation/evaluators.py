@@ -6,6 +6,7 @@ They are registered under the task of the model: detection, classification or pr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,6 +28,8 @@ from vmae_det.utils.output_files import atomic_write, write_json
 from vmae_det.utils.registry import Registry
 
 if TYPE_CHECKING:  # `vmae-det evaluate` needs neither, and they double its start-up time
+    import torch
+
     from vmae_det.config import CfgNode
     from vmae_det.data.catalog import DatasetSpec
 
@@ -81,6 +84,12 @@ def _all_gather(value: T) -> list[T]:
     return all_gather_object(value)
 
 
+def _copy_to_cpu(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    from vmae_det.utils.transfer import copy_to_cpu
+
+    return copy_to_cpu(tensors)
+
+
 # ---------------------------------------------------------------- detection
 
 
@@ -108,9 +117,9 @@ class FrameMAPEvaluator(Evaluator):
         """Store the boxes and scores of each keyframe as float32."""
         self._names.extend(batch["video_name"])
         self._times.extend(float(time) for time in batch["timestamp"])
-        for boxes, scores in zip(batch["boxes_relative"], predictions["scores"]):
+        for boxes, scores in zip(batch["boxes_relative"], _copy_to_cpu(predictions["scores"])):
             self._boxes.append(np.asarray(boxes, dtype=np.float32).reshape(-1, 4))
-            scores = scores.detach().float().cpu().numpy()
+            scores = scores.float().numpy()
             self._scores.append(scores if self.columns is None else scores[:, self.columns])
 
     def evaluate(self) -> dict[str, float]:
@@ -255,7 +264,7 @@ class ReconstructionEvaluator(Evaluator):
 
     def process(self, batch: dict[str, Any], predictions: dict[str, Any]) -> None:
         """Store the loss of each clip."""
-        loss = predictions["loss"].detach().double().cpu().numpy()
+        loss = predictions["loss"].detach().cpu().double().numpy()
         self._parts.append((np.asarray(batch["index"]), loss))
 
     def evaluate(self) -> dict[str, float]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from vmae_det.utils.errors import UserError, WeightsError
+
+logger = logging.getLogger(__name__)
+
+_CUDA = "CUDAExecutionProvider"
 
 
 def import_onnx_packages(*names: str) -> list[Any]:
@@ -26,11 +31,11 @@ def import_onnx_packages(*names: str) -> list[Any]:
         ) from None
 
 
-def open_session(path: Path, device: str = "cpu", optimize: bool = True) -> Any:
+def open_session(path: Path, device: torch.device | None = None, optimize: bool = True) -> Any:
     """Open a file as an onnxruntime.InferenceSession.
 
     Args:
-        device: `cuda` runs on a GPU if onnxruntime has its CUDA provider; anything else runs on the CPU.
+        device: a GPU is used if onnxruntime can use it, else a warning is logged; None: the CPU.
         optimize: False opens the file faster; use it to read the metadata only.
 
     Raises:
@@ -43,21 +48,26 @@ def open_session(path: Path, device: str = "cpu", optimize: bool = True) -> Any:
     options.intra_op_num_threads = torch.get_num_threads()
     levels = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
-    providers = ["CPUExecutionProvider"]
-    if device == "cuda" and has_cuda_provider():
-        providers.insert(0, "CUDAExecutionProvider")
+    providers: list[Any] = ["CPUExecutionProvider"]
+    on_gpu = device is not None and device.type == "cuda"
+    if on_gpu and _CUDA in onnxruntime.get_available_providers():
+        # By default all processes use the first GPU.
+        providers.insert(0, (_CUDA, {"device_id": device.index or 0}))
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # the exceptions of onnxruntime have no common base class
         raise WeightsError(
             f"{path}: not an ONNX model that onnxruntime can read: {first_line(error)}"
         ) from None
-
-
-def has_cuda_provider() -> bool:
-    """Return whether the installed onnxruntime can run on a GPU."""
-    (onnxruntime,) = import_onnx_packages("onnxruntime")
-    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    if on_gpu and _CUDA not in session.get_providers():  # also if its libraries cannot be loaded
+        remedy = (
+            "onnxruntime cannot load its CUDA provider: the CUDA and cuDNN versions of onnxruntime-gpu and "
+            "of this machine must match"
+            if len(providers) > 1
+            else "to run it on the GPU, pip install onnxruntime-gpu"
+        )
+        logger.warning("%s: runs on the CPU; %s", path, remedy)
+    return session
 
 
 def first_line(error: BaseException) -> str:

@@ -12,7 +12,7 @@ import torch
 from vmae_det.checkpoint import read_checkpoint
 from vmae_det.checkpoint.locate import locate
 from vmae_det.config import CfgNode
-from vmae_det.engine.setup import setup_device
+from vmae_det.engine.setup import setup_device, warn_about_device
 from vmae_det.engine.trainer import AMP_TYPES, to_device
 from vmae_det.engine.weights import build_model_with_weights
 from vmae_det.inference.export.exported_model import (
@@ -24,6 +24,7 @@ from vmae_det.inference.export.exported_model import (
     read_exported_metadata,
 )
 from vmae_det.utils.errors import ConfigError
+from vmae_det.utils.transfer import copy_to_cpu
 
 # Takes a batch on the CPU: `video` uint8 (B, 3, T, H, W), `boxes`, list of (N_i, 4) float32 xyxy pixels,
 # `person_scores`, list of (N_i,), and `size`, list of (2,) float32: width and height without the padding.
@@ -36,6 +37,7 @@ class EagerModel:
 
     def __init__(self, cfg: CfgNode) -> None:
         self.device = setup_device(cfg)
+        warn_about_device(self.device, cfg.SOLVER.AMP)
         self.amp = AMP_TYPES[cfg.SOLVER.AMP]
         self.model = build_model_with_weights(cfg, complete=True).to(self.device).eval()
 
@@ -44,7 +46,7 @@ class EagerModel:
         """Return the scores (N_i, classes) of each clip's persons."""
         with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
             predictions = self.model(to_device(batch, self.device))
-        return [scores.float().cpu().numpy() for scores in predictions["scores"]]
+        return [scores.float().numpy() for scores in copy_to_cpu(predictions["scores"])]
 
 
 def load_scorer(cfg: CfgNode) -> Scorer:

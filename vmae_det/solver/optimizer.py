@@ -47,6 +47,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """Build the optimizer that SOLVER describes. The schedule sets its learning rates before each step."""
     solver = cfg.SOLVER
     groups = parameter_groups(model, solver.WEIGHT_DECAY, solver.LAYER_DECAY, solver.HEAD_LR_FACTOR)
+    fused = cfg.MODEL.DEVICE != "mps"  # not all versions of torch have fused optimizers for it
     if solver.OPTIMIZER == "sgd":
-        return torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, fused=True)
-    return torch.optim.AdamW(groups, lr=solver.BASE_LR, betas=solver.BETAS, fused=True)
+        return torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, fused=fused)
+    return torch.optim.AdamW(groups, lr=solver.BASE_LR, betas=solver.BETAS, fused=fused)

@@ -8,8 +8,18 @@ from pathlib import Path
 
 import torch
 
+from vmae_det.utils.errors import UserError
+
 # Memory limits of a container on Linux, in versions 2 and 1 of control groups.
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+# Parts of messages of errors that have no class of their own.
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",  # outside of PyTorch's allocator, such as for a CUDA context
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "MPS backend out of memory",
+)
 
 
 def machine_memory() -> int:
@@ -31,10 +41,19 @@ def device_memory(device: torch.device) -> int:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether Python or torch raised this error because memory ran out."""
-    # torch has no exception class for it on the CPU.
-    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "DefaultCPUAllocator" in str(
-        error
+    """Return whether Python, torch, CUDA, cuBLAS or Metal raised this error because memory ran out."""
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
+
+
+def out_of_memory_error(error: Exception) -> UserError:
+    """Return the error to report if `is_out_of_memory(error)`: one line, with the settings to change."""
+    problem = str(error).partition("\n")[0][:300] or "no more memory"
+    return UserError(
+        f"out of memory ({problem}); for training, use a larger SOLVER.ACCUMULATE, a smaller "
+        "SOLVER.BATCH_SIZE or MODEL.ACTIVATION_CHECKPOINTING True; for testing and detection, a smaller "
+        "TEST.BATCH_SIZE or PERSON_DETECTOR.BATCH_SIZE"
     )
 
 

@@ -9,7 +9,9 @@ import torch
 
 from vmae_det.config import CfgNode
 from vmae_det.data.loader import build_dataset, load_first_test_batch
+from vmae_det.engine.parallel import is_sharded
 from vmae_det.engine.trainer import HookBase, to_device
+from vmae_det.engine.weights import unsharded_copy
 from vmae_det.modeling import MaskedAutoencoder, model_class
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import UserError
@@ -35,16 +37,18 @@ class ReconstructionPicture(HookBase):
     @torch.no_grad()
     def after_train(self) -> None:
         """Draw and write the picture."""
+        cfg = self.cfg
+        model = getattr(self.trainer.model, "module", self.trainer.model)
+        if is_sharded(cfg):  # a forward pass would need all processes
+            model = unsharded_copy(cfg, model.state_dict(), self.trainer.device)
         if not distributed.is_main_process():
             return
-        cfg = self.cfg
         name = (cfg.DATASETS.TEST or cfg.DATASETS.TRAIN)[0]
         dataset = build_dataset(cfg, MaskedAutoencoder.task, name, training=False)
         batch = load_first_test_batch(cfg, dataset, NUM_CLIPS)
         if batch is None:
             logger.warning("Skipping reconstruction.png: none of the first videos of %s can be read", name)
             return
-        model = getattr(self.trainer.model, "module", self.trainer.model)
         model.eval()
         output = model(to_device(batch, self.trainer.device))
         clips = batch.get("target", batch["video"]).numpy()

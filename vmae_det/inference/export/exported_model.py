@@ -155,7 +155,7 @@ class OnnxModel:
 
     def __init__(self, path: Path, device: torch.device) -> None:
         self.path = path
-        self.session = open_session(path, device.type)
+        self.session = open_session(path, device)
         self.input_names = [node.name for node in self.session.get_inputs()]
 
     def __call__(self, batch: dict) -> list[np.ndarray]:
@@ -183,13 +183,29 @@ def load_program(path: Path, device: torch.device | None = None) -> Callable[...
         with silenced:
             program = torch.export.load(copy)
         if device is not None and device.type != "cpu":
-            from torch.export.passes import move_to_device_pass
-
-            program = move_to_device_pass(program, device)
+            program = move_program(program, device)
         return program.module()
     except Exception as error:  # an untrusted file can cause any exception
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            raise
         reason = first_line(silenced.error or error)
         raise WeightsError(f"{path}: torch cannot load it: {reason}") from None
+
+
+def move_program(program: torch.export.ExportedProgram, device: torch.device) -> torch.export.ExportedProgram:
+    """Move the weights and constants of an exported program, and the devices in its graph, to a device."""
+    try:
+        from torch.export.passes import move_to_device_pass
+    except ImportError:
+        raise RuntimeError(
+            f"this version of torch runs it only on the CPU; set MODEL.DEVICE cpu, or install torch 2.5 or "
+            f"newer to run it on {device}"
+        ) from None
+    program = move_to_device_pass(program, str(device))
+    # Before torch 2.9 the pass does not move conversions (`aten.to.device`): their results stay on the CPU.
+    for node in program.graph.nodes:
+        node.args = tuple(device if isinstance(value, torch.device) else value for value in node.args)
+    return program
 
 
 class _SilencedLog(logging.Filter):

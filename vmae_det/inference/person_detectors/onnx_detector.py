@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,14 +12,12 @@ from torchvision.ops import nms
 
 from vmae_det.checkpoint.locate import locate
 from vmae_det.config import CfgNode
-from vmae_det.inference.onnx_session import has_cuda_provider, import_onnx_packages, open_session
+from vmae_det.inference.onnx_session import import_onnx_packages, open_session
 from vmae_det.inference.person_detectors.interface import PERSON_DETECTOR_REGISTRY, PersonDetector
 from vmae_det.inference.person_detectors.onnx_box_format import BoxDecoder, InferredFormat
 from vmae_det.inference.person_detectors.onnx_metadata import parse_onnx_metadata
 from vmae_det.inference.person_detectors.onnx_outputs import OutputParser
 from vmae_det.utils.errors import ConfigError, UserError, WeightsError
-
-logger = logging.getLogger(__name__)
 
 _DEFAULT_SIDE = 640  # for files with dynamic height and width and no size in the metadata
 _PADDING_GRAY = 114
@@ -136,10 +133,7 @@ def _open_detector(source: str, device: torch.device) -> Any:
             "PERSON_DETECTOR.NAME: onnx needs onnxruntime, which is not installed: "
             "pip install 'vmae_det[onnx]'"
         ) from None
-    path = locate(source)
-    if device.type == "cuda" and not has_cuda_provider():
-        logger.warning("%s: runs on the CPU; to run it on the GPU, pip install onnxruntime-gpu", path)
-    return open_session(path, device.type)
+    return open_session(locate(source), device)
 
 
 def _letterbox(frame: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, float, tuple[int, int]]:
