@@ -20,7 +20,7 @@ from vmae_det.utils import cpu
 
 SHARED = Path(__file__).parents[2] / "shared"
 
-pytest_plugins = ["browser"]
+pytest_plugins = ["browser", "preloaded"]
 # Each worker of pytest-xdist, with the processes it starts, has one core.
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -49,8 +49,10 @@ def default_gemm():
 
 @pytest.fixture(scope="session")
 def mini_ava(tmp_path_factory):
-    """The folder of a tiny MiniAVA."""
-    return make_mini_ava(tmp_path_factory.mktemp("datasets") / "mini_ava", size=TINY, progress=False)
+    """The folder of a tiny MiniAVA. The workers of pytest-xdist share it; tests must not change it."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    return make_mini_ava(folder / "datasets" / "mini_ava", size=TINY, progress=False)
 
 
 @pytest.fixture

@@ -136,7 +136,7 @@ def kill_once(cfg: CfgNode, processes: int, duration: float, rng: random.Random,
     when = "at a random time"
     if while_writing:
         while run.poll() is None and not any(output.glob(".checkpoint_*.tmp.pt")):
-            pass
+            time.sleep(0.0005)
         when = "while a checkpoint was being written"
     members = processes_of_session(run.pid)
     if run.poll() is not None or not members:

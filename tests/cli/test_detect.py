@@ -69,6 +69,7 @@ def test_a_folder_with_a_broken_video(tmp_path, detect):
     assert (tmp_path / "out/a.csv").stat().st_mtime_ns > before
 
 
+@pytest.mark.usefixtures("preloaded_processes")
 def test_processes_share_the_videos(tmp_path, detect):
     for name in "abc":
         make(tmp_path / "videos" / name)

@@ -148,6 +148,7 @@ def test_another_detector_starts_from_scratch(videos, detector, tmp_path, monkey
     assert (read_person_boxes(output).score >= 0.5).all()
 
 
+@pytest.mark.usefixtures("preloaded_processes")
 def test_several_processes_write_the_same_file(videos, detector, tmp_path):
     one, two = tmp_path / "one.csv", tmp_path / "two.csv"
     assert main(["detect-persons", str(videos), "--output", str(one), *detector]) == 0

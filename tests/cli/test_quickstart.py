@@ -1,20 +1,22 @@
 """`vmae-det quickstart` on a MiniAVA with few videos."""
 
-import functools
+import shutil
 
 import pytest
 
 from vmae_det.cli.main import main
 from vmae_det.data import catalog
-from vmae_det.mini_ava import TINY, make_mini_ava
 
 STAGES = ("pretrain", "finetune", "detect_random", "detect_pretrained", "detect_pretrained_finetuned")
 SHORT = ["SOLVER.BATCH_SIZE", "2", "SOLVER.EPOCHS", "1", "SOLVER.WARMUP_EPOCHS", "0.0"]
 
 
 @pytest.fixture
-def quickstart(tmp_path, monkeypatch):
-    monkeypatch.setattr(catalog, "make_mini_ava", functools.partial(make_mini_ava, size=TINY))
+def quickstart(mini_ava, tmp_path, monkeypatch):
+    def make_mini_ava(root, **options):
+        return root if root.exists() else shutil.copytree(mini_ava, root)
+
+    monkeypatch.setattr(catalog, "make_mini_ava", make_mini_ava)
     folders = ["--output", tmp_path / "out", "--datasets", tmp_path / "datasets"]
     args = ["quickstart", "--num-gpus", "1", *folders]
     return lambda *more: main([str(arg) for arg in (*args, *SHORT, *more)])

@@ -25,6 +25,8 @@ from vmae_det.engine.train import run_training
 from vmae_det.engine.trainer import HookBase
 from vmae_det.visualization.training_hook import picture_hooks
 
+pytestmark = pytest.mark.usefixtures("preloaded_processes")
+
 GONE = "no such video file"
 PATIENCE = 300.0  # seconds until a test gives up, on a busy machine
 

@@ -17,6 +17,8 @@ from vmae_det.evaluation.evaluators import EVALUATOR_REGISTRY
 from vmae_det.modeling import build_model
 from vmae_det.utils.errors import ConfigError, WeightsError
 
+pytestmark = pytest.mark.usefixtures("preloaded_processes")
+
 TOP1, LOSS = Metric("top1", lower_is_better=False), Metric("loss", lower_is_better=True)
 
 

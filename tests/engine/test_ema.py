@@ -17,6 +17,8 @@ from vmae_det.engine.train import run_training
 from vmae_det.engine.trainer import HookBase
 from vmae_det.utils.errors import WeightsError
 
+pytestmark = pytest.mark.usefixtures("preloaded_processes")
+
 RECIPE = (
     *("INPUT.RAND_AUGMENT", "rand-m9-mstd0.5-inc1", "INPUT.RANDOM_ERASING", 0.5),
     *("INPUT.MIXUP", 0.8, "INPUT.CUTMIX", 1.0, "INPUT.SAMPLING", "segments"),

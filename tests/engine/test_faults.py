@@ -1,7 +1,7 @@
 """Real faults around a run: bad losses, damaged checkpoints, full and read-only disks, kills."""
 
+import importlib
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from vmae_det.cli.main import main
 from vmae_det.engine.hooks import TrainingError
 from vmae_det.engine.launch import launch
 from vmae_det.engine.train import run_training
 from vmae_det.engine.trainer import HookBase
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import ConfigError, UserError
+
+pytestmark = pytest.mark.usefixtures("preloaded_processes")
 
 
 @pytest.fixture
@@ -129,20 +132,18 @@ def test_a_damaged_checkpoint_is_skipped_and_the_reason_is_logged(run_cfg):
     assert not list(folder.glob(".checkpoint*"))
 
 
-def command(cfg, tmp_path, processes=1, *options):
-    (tmp_path / "config.yaml").write_text(cfg.dump())
-    run = [sys.executable, "-m", "vmae_det.cli.main", "train", "--config-file", str(tmp_path / "config.yaml")]
-    run += ["--num-gpus", str(processes), *options]
-    return subprocess.run(run, capture_output=True, text=True, timeout=300, env=os.environ)
-
-
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_full_disk_stops_the_run_with_one_line(run_cfg, tmp_path, small_disk, processes):
+def test_a_full_disk_stops_the_run_with_one_line(run_cfg, tmp_path, small_disk, processes, capfd):
+    def command(*options):
+        (tmp_path / "config.yaml").write_text(cfg.dump())
+        arguments = ["--config-file", str(tmp_path / "config.yaml"), "--num-gpus", str(processes)]
+        status = main(["train", *arguments, *options])
+        return status, "".join(capfd.readouterr())
+
     cfg = run_cfg("OUTPUT_DIR", str(small_disk / "run"), "SOLVER.EPOCHS", 50)
     cfg.SOLVER.KEEP_CHECKPOINTS = 50
-    done = command(cfg, tmp_path, processes)
-    output = done.stdout + done.stderr
-    assert done.returncode == 2, output
+    status, output = command()
+    assert status == 2, output
     (line,) = [line for line in output.splitlines() if line.startswith("vmae-det: error: ")]
     kept = checkpoints(small_disk / "run")
     assert "the checkpoint cannot be written: No space left on device" in line
@@ -153,7 +154,7 @@ def test_a_full_disk_stops_the_run_with_one_line(run_cfg, tmp_path, small_disk, 
     # When there is space again, it resumes from there.
     subprocess.run(["mount", "-o", "remount,size=50m", str(small_disk)], check=True)
     cfg.SOLVER.EPOCHS = len(kept) + 1
-    assert "resumed from" in command(cfg, tmp_path, processes, "--resume").stdout + output
+    assert "resumed from" in command("--resume")[1]
 
 
 class ReadOnly(HookBase):
@@ -182,10 +183,13 @@ def test_a_folder_that_becomes_read_only_stops_the_run(run_cfg, small_disk):
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes through /proc")
-def test_killed_runs_end_with_the_weights_of_an_uninterrupted_run():
+def test_killed_runs_end_with_the_weights_of_an_uninterrupted_run(mini_ava, monkeypatch, capsys):
     """A short run of tools/kill_test.py: one process, killed at a random moment and while it writes."""
-    tool = Path(__file__).parents[2] / "tools" / "kill_test.py"
-    run = [sys.executable, str(tool), "--runs", "2", "--processes", "1", "--epochs", "30"]
-    done = subprocess.run(run, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 of 2 killed runs end with the weights of the reference run; 1 of them" in done.stdout
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "tools")
+    kill_test = importlib.import_module("kill_test")
+    monkeypatch.setattr(kill_test, "make_mini_ava", lambda *args, **options: mini_ava)
+    arguments = ["--runs", "2", "--processes", "1", "--epochs", "16"]
+    monkeypatch.setattr(sys, "argv", ["kill_test.py", *arguments])
+    status, printed = kill_test.main(), capsys.readouterr().out
+    assert status == 0, printed
+    assert "2 of 2 killed runs end with the weights of the reference run; 1 of them" in printed

@@ -15,6 +15,8 @@ from vmae_det.engine.trainer import HookBase
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import ConfigError, OutputError, UserError, WeightsError
 
+pytestmark = pytest.mark.usefixtures("preloaded_processes")
+
 
 def fill(folder):
     """Fill a disk."""

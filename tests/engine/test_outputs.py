@@ -21,6 +21,8 @@ from vmae_det.engine.train import run_training
 from vmae_det.engine.trainer import HookBase
 from vmae_det.utils import distributed
 
+pytestmark = pytest.mark.usefixtures("preloaded_processes")
+
 
 def lines(cfg):
     text = (Path(cfg.OUTPUT_DIR) / "metrics.jsonl").read_text()

@@ -22,6 +22,8 @@ from vmae_det.modeling import build_model
 from vmae_det.modeling.backbone import Block
 from vmae_det.utils.errors import ConfigError
 
+pytestmark = pytest.mark.usefixtures("preloaded_processes")
+
 AVERAGE = ("SOLVER.EMA_DECAY", 0.9, "SOLVER.CLIP_GRAD", 1.0)
 
 

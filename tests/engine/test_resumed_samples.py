@@ -26,6 +26,8 @@ from vmae_det.modeling import model_class
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import DataError
 
+pytestmark = pytest.mark.usefixtures("preloaded_processes")
+
 TASKS = ["pretrain", "finetune", "detect"]
 READ, STARTS = 8, (1, 5)  # steps; an epoch has three or more
 

@@ -20,6 +20,8 @@ from vmae_det.engine.train import run_training
 from vmae_det.engine.trainer import HookBase
 from vmae_det.utils.errors import ConfigError, WeightsError
 
+pytestmark = pytest.mark.usefixtures("preloaded_processes")
+
 
 def curve(folder):
     lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
