@@ -14,6 +14,8 @@ from vmae_det.engine import elastic_agent
 from vmae_det.engine.elastic_agent import MachineConfig, RestartBudget, WorkerTask, run_agent
 from vmae_det.utils.errors import USER_ERROR_STATUS
 
+pytestmark = pytest.mark.usefixtures("preloaded_processes")
+
 EXTENSION_POINTS = {"_start_workers", "_restart_workers", "_monitor_workers"}
 
 

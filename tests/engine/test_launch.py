@@ -175,6 +175,7 @@ def wait_for_a_stopped_process(folder):
     distributed.barrier()
 
 
+@pytest.mark.usefixtures("preloaded_processes")
 def test_a_hung_collective_stops_the_run_and_writes_the_stacks_of_all_processes(tmp_path, capfd):
     assert launch(wait_for_a_stopped_process, (tmp_path,), num_processes=2, timeout=10) == HUNG
     errors = capfd.readouterr().err
@@ -203,6 +204,7 @@ def refuse_in_second_process():
     distributed.barrier()
 
 
+@pytest.mark.usefixtures("preloaded_processes")
 def test_user_error_of_any_process_is_printed_and_not_retried(capfd):
     assert launch(refuse_in_second_process, (), num_processes=2, max_restarts=3) == 2
     errors = capfd.readouterr().err
@@ -214,6 +216,7 @@ def fail():
     raise ZeroDivisionError("a bug")
 
 
+@pytest.mark.usefixtures("preloaded_processes")
 def test_a_bug_keeps_its_traceback(capfd):
     assert launch(fail, (), num_processes=2, max_restarts=1) == 1
     errors = capfd.readouterr().err
