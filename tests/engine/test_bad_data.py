@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -15,6 +14,7 @@ import pytest
 from interrupts import StopAfter
 from numbered_videos import Recipe, write_numbered
 from odd_videos import ODD, REASONS, UNREADABLE, copy_detection_set
+from preloaded import PreloadedCommand
 
 from vmae_det.cli.main import main
 from vmae_det.cli.train import train_or_evaluate
@@ -231,19 +231,21 @@ def test_a_killed_loader_worker_stops_the_command_and_the_run_can_be_resumed(tin
     command = [sys.executable, "-m", "vmae_det.cli.main", "train", "--num-gpus", str(processes)]
     command += ["--config-file", str(tmp_path / "config.yaml")]
     metrics = Path(cfg.OUTPUT_DIR) / "metrics.jsonl"
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        try:
-            deadline = time.monotonic() + PATIENCE
-            while not metrics.exists() or metrics.read_text().count("\n") < 3:
-                assert process.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
-            trainer = process.pid if processes == 1 else children(process.pid)[-1]
-            killed = children(trainer)[-1]
-            os.kill(killed, signal.SIGKILL)
-            output, _ = process.communicate(timeout=PATIENCE)
-        finally:
-            process.kill()
+    with (tmp_path / "output.txt").open("w") as log:
+        process = PreloadedCommand(command, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while not metrics.exists() or metrics.read_text().count("\n") < 3:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        trainer = process.pid if processes == 1 else children(process.pid)[-1]
+        killed = children(trainer)[-1]
+        os.kill(killed, signal.SIGKILL)
+        process.wait(timeout=PATIENCE)
+    finally:
+        process.kill()
+    output = (tmp_path / "output.txt").read_text()
     assert process.returncode == 2, output
     assert "Traceback" not in output
     (error,) = [line for line in output.splitlines() if line.startswith("vmae-det: error: ")]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from preloaded import PreloadedCommand
 
 from vmae_det.cli.main import main
 from vmae_det.engine.hooks import TrainingError
@@ -188,6 +189,7 @@ def test_killed_runs_end_with_the_weights_of_an_uninterrupted_run(mini_ava, monk
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "tools")
     kill_test = importlib.import_module("kill_test")
     monkeypatch.setattr(kill_test, "make_mini_ava", lambda *args, **options: mini_ava)
+    monkeypatch.setattr(kill_test.subprocess, "Popen", PreloadedCommand)
     arguments = ["--runs", "2", "--processes", "1", "--epochs", "16"]
     monkeypatch.setattr(sys, "argv", ["kill_test.py", *arguments])
     status, printed = kill_test.main(), capsys.readouterr().out

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from preloaded import PreloadedCommand
 
 from vmae_det.engine.launch import launch
 from vmae_det.utils import distributed
@@ -31,7 +32,7 @@ class Run:
         command = [sys.executable, "-m", "vmae_det.cli.main", "train", "--config-file", str(config)]
         self.log = folder / f"agent_{time.monotonic_ns()}.txt"
         with self.log.open("w") as log:
-            self.process = subprocess.Popen(
+            self.process = PreloadedCommand(
                 [*command, *map(str, options)],
                 stdout=log,
                 stderr=log,

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from preloaded import PreloadedCommand
 
 from vmae_det.cli.train import train_or_evaluate
 from vmae_det.engine.evaluation import dataset_labels, run_evaluation
@@ -202,16 +202,16 @@ def test_ctrl_c_on_several_processes_saves_and_the_run_resumes(tiny_cfg, tmp_pat
     (tmp_path / "config.yaml").write_text(cfg.dump())
     command = [sys.executable, "-m", "vmae_det.cli.main", "train", "--num-gpus", "2"]
     command += ["--config-file", str(tmp_path / "config.yaml")]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+    with (tmp_path / "output.txt").open("w") as log:
+        process = PreloadedCommand(command, stdout=log, stderr=log, start_new_session=True)
     metrics, deadline = folder / "metrics.jsonl", time.monotonic() + 300
     while not metrics.exists() or metrics.read_text().count("\n") < 4:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.2)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    output, _ = process.communicate(timeout=300)
+    process.wait(timeout=300)
+    output = (tmp_path / "output.txt").read_text()
     assert process.returncode == 130, output
     assert "interrupted after step" in output
     assert "Traceback" not in output
