@@ -5,20 +5,14 @@ import sys
 
 import pytest
 import torch
+from preloaded import PreloadedCommand
 
 from vmae_det import model_zoo
 from vmae_det.checkpoint import save_weights
 from vmae_det.cli.main import COMMANDS, main
 from vmae_det.modeling import build_model
 
-
-def run(*args):
-    return subprocess.run(
-        [sys.executable, "-m", "vmae_det.cli.main", *map(str, args)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+PROGRAM = [sys.executable, "-m", "vmae_det.cli.main"]
 
 
 @pytest.mark.parametrize("args", [["--help"], *([name, "--help"] for name in COMMANDS)])
@@ -234,7 +228,8 @@ def test_invalid_usage_ends_in_one_line(case, wrong, tmp_path, capsys, monkeypat
 
 
 def test_invalid_usage_in_a_separate_process(wrong):
-    done = run("train", "--config-file", wrong.config("pretrain"), "SOLVER.EPOCS", "3")
+    args = "train", "--config-file", wrong.config("pretrain"), "SOLVER.EPOCS", "3"
+    done = subprocess.run([*PROGRAM, *args], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
@@ -242,9 +237,12 @@ def test_invalid_usage_in_a_separate_process(wrong):
 
 def test_a_reader_prints_nothing_itself(wrong, tmp_path):
     args, expected = case_not_a_video(wrong, tmp_path)
-    done = run(*args, "DATALOADER.READER", "auto")
-    assert done.returncode == 2
-    assert [line for line in done.stderr.splitlines() if expected not in line] == []
+    with (tmp_path / "stdout").open("w") as stdout, (tmp_path / "stderr").open("w") as stderr:
+        command = [*PROGRAM, *map(str, args), "DATALOADER.READER", "auto"]
+        assert PreloadedCommand(command, stdout=stdout, stderr=stderr).wait(timeout=120) == 2
+    lines = (tmp_path / "stderr").read_text().splitlines()
+    assert lines
+    assert [line for line in lines if expected not in line] == []
 
 
 def test_unknown_commands_and_arguments():
