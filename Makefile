@@ -2,7 +2,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install quickstart test fuzz coverage lint docs clean
+# Python of `make gpu-test`. Any other than that of .venv is used as it is: nothing is installed.
+GPU_PYTHON ?= $(BIN)/python
+
+.PHONY: install quickstart test gpu-test fuzz coverage lint docs clean
 
 install: $(VENV)/.installed
 
@@ -16,6 +19,9 @@ quickstart: install
 
 test: lint
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+gpu-test: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),install)
+	VMAE_TEST_DEVICE=$${VMAE_TEST_DEVICE:-cuda} $(GPU_PYTHON) -m pytest tests/gpu -m gpu -rs
 
 fuzz: install
 	$(BIN)/python -m tests.fuzz.driver --count 3000

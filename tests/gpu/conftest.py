@@ -101,18 +101,17 @@ def _counts(counts):
 def _machine():
     import torchvision
 
-    versions = f"Python {platform.python_version()}, torch {torch.__version__}, torchvision {torchvision.__version__}"
+    python, vision = platform.python_version(), torchvision.__version__
+    versions = f"- Python {python}, torch {torch.__version__}, torchvision {vision}"
     if REQUESTED != "cuda":
-        return [
-            f"- device: the CPU, {torch.get_num_threads()} threads (this tests the tests, not a GPU)",
-            f"- {versions}",
-        ]
-    properties = torch.cuda.get_device_properties(0)
-    nccl = ".".join(map(str, torch.cuda.nccl.version()))
+        threads = torch.get_num_threads()
+        return [f"- device: the CPU, {threads} threads. This tests the tests, not a GPU", versions]
+    card, count = torch.cuda.get_device_properties(0), torch.cuda.device_count()
+    cudnn, nccl = torch.backends.cudnn.version(), ".".join(map(str, torch.cuda.nccl.version()))
     return [
-        f"- device: {properties.name}, {properties.total_memory / 2**30:.0f} GiB, {torch.cuda.device_count()} in the machine",
-        f"- driver {_driver()}, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}, NCCL {nccl}",
-        f"- {versions}",
+        f"- device: {card.name}, {card.total_memory / 2**30:.0f} GiB; GPUs in this machine: {count}",
+        f"- driver {_driver()}, CUDA {torch.version.cuda}, cuDNN {cudnn}, NCCL {nccl}",
+        versions,
     ]
 
 

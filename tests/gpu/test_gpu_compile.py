@@ -8,14 +8,14 @@ import torch
 from gpu_steps import TASKS, full_width_config, losses_of_steps, make_batch, make_trainer
 from torch._dynamo.utils import counters
 
-from vmae_det.config import get_cfg
 from vmae_det.engine.trainer import to_device
 
-SCOPES = {"block": ()}
-if "COMPILE_SCOPE" in get_cfg().MODEL:
-    SCOPES["stack"] = ("MODEL.COMPILE_SCOPE", "stack")
-    SCOPES["cuda_graphs"] = ("MODEL.COMPILE_SCOPE", "stack", "MODEL.CUDA_GRAPHS", True)
-SMALL = ("MODEL.BACKBONE.DEPTH", 4, "MODEL.BACKBONE.DROP_PATH", 0.0)
+SCOPES = {
+    "block": ("MODEL.COMPILE_SCOPE", "block"),
+    "stack": ("MODEL.COMPILE_SCOPE", "stack"),
+    "cuda_graphs": ("MODEL.COMPILE_SCOPE", "stack", "MODEL.CUDA_GRAPHS", True),
+}
+SMALL = ("MODEL.BACKBONE.DEPTH", 2, "MODEL.BACKBONE.DROP_PATH", 0.0)
 
 
 @pytest.fixture
@@ -44,8 +44,7 @@ def compiled(scope):
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("amp", ["none", "bf16"])
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(("task", "amp"), [("pretrain", "none"), *((task, "bf16") for task in TASKS)])
 def test_losses_of_the_uncompiled_model(device, graphs, report, task, amp, scope):
     """Several steps, so that a gradient or output that CUDA graphs overwrite too early is found."""
     options = (*SMALL, "SOLVER.AMP", amp, "SOLVER.BASE_LR", 1e-4)
@@ -89,10 +88,9 @@ def test_frame_sizes_are_compiled_at_most_twice(device, graphs, report, scope):
     assert sum(numbers[1:]) <= 2, numbers
 
 
-@pytest.mark.parametrize("scope", SCOPES)
-def test_rates_of_drop_path_are_compiled_together(device, graphs, report, scope):
+def test_rates_of_drop_path_are_compiled_together(device, graphs, report):
     """ViT-B has 12 rates. torch.compile keeps 8 versions of a function, then falls back to eager mode."""
-    options = ("MODEL.BACKBONE.DROP_PATH", 0.2, *compiled(scope))
+    options = ("MODEL.BACKBONE.DROP_PATH", 0.2, *compiled("block"))
     cfg = full_width_config("finetune", "base", device, *options)
     losses_of_steps(cfg, device, [make_batch(cfg)])
     number = graphs()

@@ -4,6 +4,10 @@ import pytest
 import torch
 from gpu_steps import TASKS, build, full_width_config, gradient_errors, loss_and_gradients, make_batch
 
+from vmae_det.modeling.boxes import jitter_boxes
+from vmae_det.modeling.masking import count_masked, draw_mask, running_cells, split_tokens
+from vmae_det.modeling.seeded_random import uniform
+
 # Largest relative errors of the loss, of all gradients together, and of the gradient of one tensor. The unit
 # roundoff is 6e-8 in float32, 5e-4 in TF32 and float16, and 4e-3 in bfloat16. On the CPU, gradients differ by
 # 2 (pre-training) to 12 (detection) times as much. The limits leave room for other orders of summation.
@@ -75,3 +79,21 @@ def test_activation_checkpointing(device, report):
     if peaks:
         report("peak memory, without and with", f"{peaks[False]:.0f} MiB, {peaks[True]:.0f} MiB")
         assert peaks[True] < 0.6 * peaks[False]
+
+
+def test_masks_and_jitter_are_those_of_the_cpu(device):
+    """A sample has the same random numbers on every device."""
+    seeds = torch.arange(2000) * 7919 - 10**6
+    on_device = seeds.to(device)
+    assert torch.equal(uniform(on_device, 300).cpu(), uniform(seeds, 300))
+    grid = (8, 14, 14)
+    for kind in ("tube", "random", "frame"):
+        mask = draw_mask(seeds, grid, kind, 0.75)
+        assert torch.equal(draw_mask(on_device, grid, kind, 0.75).cpu(), mask)
+    _, masked = split_tokens(draw_mask(seeds, grid, "tube", 0.9), count_masked(grid, "tube", 0.9))
+    kept = running_cells(on_device, masked.to(device), grid, 0.5)
+    assert torch.equal(kept.cpu(), running_cells(seeds, masked, grid, 0.5))
+    boxes = torch.tensor([[10.0, 20, 90, 200], [100, 50, 160, 210]])
+    jittered = jitter_boxes([boxes] * 2, seeds[:2], 224, 224)
+    for got, expected in zip(jitter_boxes([boxes.to(device)] * 2, on_device[:2], 224, 224), jittered):
+        torch.testing.assert_close(got.cpu(), expected)

@@ -29,10 +29,11 @@ LEARNS = (
     "SOLVER.LOG_PERIOD",
     1,
 )
-EPOCHS = {"pretrain": 34, "detect": 25}  # 204 and 200 steps
-# Largest relative difference of the last losses from those in float32, which are means over 20 steps. The
-# roundoff changes the course of a run, so these limits are much larger than those of a single step.
-CLOSE = {"bf16": 0.05, "fp16": 0.05}
+EPOCHS = 34  # of 6 steps
+# The last losses as a fraction of the first ones; 0.966 and 0.46 on the CPU.
+FALLS_TO = {"pretrain": 0.98, "detect": 0.7}
+# Largest relative difference of the mean of the last 20 losses from that in float32; 1e-4 on the CPU.
+CLOSE = 0.02
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +43,10 @@ def curves():
 
 
 @pytest.mark.parametrize("amp", ["none", "bf16", "fp16"])
-@pytest.mark.parametrize("task", EPOCHS)
+@pytest.mark.parametrize("task", FALLS_TO)
 def test_200_steps_in_mixed_precision(device_cfg, tmp_path, curves, report, task, amp):
     cfg = device_cfg(
-        task, *LEARNS, "SOLVER.EPOCHS", EPOCHS[task], "SOLVER.AMP", amp, "SOLVER.CHECKPOINT_PERIOD", 99
+        task, *LEARNS, "SOLVER.EPOCHS", EPOCHS, "SOLVER.AMP", amp, "SOLVER.CHECKPOINT_PERIOD", 99
     )
     run = TrainingRun(cfg, setup_run(cfg))
     run.trainer.register_hooks(run.build_hooks())
@@ -56,10 +57,10 @@ def test_200_steps_in_mixed_precision(device_cfg, tmp_path, curves, report, task
     first, last = sum(losses[:5]) / 5, sum(losses[-20:]) / 20
     curves.setdefault((task, "none"), last)
     difference = last / curves[task, "none"] - 1
-    report("first losses, last losses, difference from fp32", f"{first:.4f}, {last:.4f}, {difference:+.2%}")
-    assert last < 0.9 * first
+    report("first losses, last losses, difference from fp32", f"{first:.4f}, {last:.4f}, {difference:+.3%}")
+    assert last < FALLS_TO[task] * first
     if amp != "none":
-        assert abs(difference) < CLOSE[amp]
+        assert abs(difference) < CLOSE
     if amp == "fp16":
         scale = run.trainer.scaler.get_scale()
         report("loss scale after the run", f"{scale:g}")

@@ -23,7 +23,7 @@ def draw_mask(seeds: torch.Tensor, grid: tuple[int, int, int], kind: str, ratio:
     """
     t, h, w = grid
     candidates = _count_candidates(grid, kind)
-    order = uniform(seeds, candidates).argsort(dim=1)
+    order = uniform(seeds, candidates).argsort(dim=1, stable=True)  # ties are the same on every device
     mask = torch.zeros_like(order, dtype=torch.bool).scatter_(1, order[:, : int(ratio * candidates)], True)
     if kind == "tube":
         return mask.repeat(1, t)
@@ -84,5 +84,5 @@ def running_cells(
     # Two streams of random numbers that differ from each other and from that of the encoder's mask.
     start, tie_breaker = (uniform(~seeds, 1) * 4).long(), uniform(~seeds ^ 1, tokens.shape[1])
     turn = (cell_position + time + start) % 4
-    order = (turn + tie_breaker).argsort(dim=1)
+    order = (turn + tie_breaker).argsort(dim=1, stable=True)
     return tokens.gather(1, order[:, :num_kept].sort(dim=1).values)
