@@ -5,9 +5,9 @@ import sys
 
 import pytest
 import torch
-from gpu_steps import build, full_width_config, loss_curve, make_batch, norm
 from torch import distributed as dist
 
+from gpu.steps import build, full_width_config, loss_curve, make_batch, norm
 from vmae_det.engine import parallel
 from vmae_det.engine.trainer import Trainer
 from vmae_det.solver import build_optimizer

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from gpu_steps import make_batch
 
+from gpu.steps import make_batch
 from vmae_det.checkpoint import save_weights
 from vmae_det.cli.main import main
 from vmae_det.formats.person_boxes import read_person_boxes

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from gpu_steps import final_weights, loss_curve, norm
 from interrupts import StopAfter
 
+from gpu.steps import final_weights, loss_curve, norm
 from vmae_det.checkpoint import read_checkpoint
 from vmae_det.engine.hooks import Interrupted
 from vmae_det.engine.setup import setup_run

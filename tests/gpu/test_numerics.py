@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from gpu_steps import TASKS, build, full_width_config, gradient_errors, loss_and_gradients, make_batch
 
+from gpu.steps import TASKS, build, full_width_config, gradient_errors, loss_and_gradients, make_batch
 from vmae_det.modeling.boxes import jitter_boxes
 from vmae_det.modeling.masking import count_masked, draw_mask, running_cells, split_tokens
 from vmae_det.modeling.seeded_random import uniform

@@ -4,10 +4,10 @@ import gc
 
 import pytest
 import torch
-from gpu_steps import TASKS, full_width_config, make_batch, make_trainer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data._utils.pin_memory import pin_memory
 
+from gpu.steps import TASKS, full_width_config, make_batch, make_trainer
 from vmae_det.engine.bad_loss import BadLossHandler
 from vmae_det.engine.ema import ModelEMA
 from vmae_det.engine.evaluation import run_evaluation

@@ -5,9 +5,9 @@ On the CPU, graphs are traced but not compiled to machine code, which would take
 
 import pytest
 import torch
-from gpu_steps import TASKS, full_width_config, losses_of_steps, make_batch, make_trainer
 from torch._dynamo.utils import counters
 
+from gpu.steps import TASKS, full_width_config, losses_of_steps, make_batch, make_trainer
 from vmae_det.engine.trainer import to_device
 
 SCOPES = {
