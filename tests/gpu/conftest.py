@@ -29,6 +29,13 @@ def _skip_reason():
     return None
 
 
+if REQUESTED not in ("cpu", "cuda") or _skip_reason():
+    # Their imports take seconds. The remaining test is skipped with the reason.
+    collect_ignore = [
+        path.name for path in Path(__file__).parent.glob("test_*.py") if path.stem != "test_device"
+    ]
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Mark all tests in this folder, and skip them if they cannot run."""
