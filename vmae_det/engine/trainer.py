@@ -245,7 +245,7 @@ class BatchCopier:
 def to_device(value: Any, device: torch.device) -> Any:
     """Move the tensors in a batch and in its nested dicts and lists to a device. Other values are kept."""
     if torch.is_tensor(value):
-        return value.to(device, non_blocking=True)
+        return value.to(device, non_blocking=device.type == "cuda")
     if isinstance(value, dict):
         return {key: to_device(item, device) for key, item in value.items()}
     if isinstance(value, list):
