@@ -67,6 +67,9 @@ setup(
         "onnx": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
         "plots": ["matplotlib>=3.8", "scikit-learn>=1.4"],  # of visualize curves and embedding
         "docs": ["sphinx>=8", "myst-parser>=4", "furo>=2024.8.6", "sphinx-copybutton>=0.5.2"],
+        # Readers torchcodec and nvdec. Needs torch 2.11 and the shared libraries of FFmpeg 4 to 9, which pip
+        # does not install (apt-get install ffmpeg, or conda install ffmpeg).
+        "gpu-decode": ["torchcodec>=0.11"],
         "slurm": ["submitit>=1.5"],
         "wandb": ["wandb>=0.17"],
         "detectron2": ["detectron2 @ git+https://github.com/facebookresearch/detectron2.git"],

@@ -6,6 +6,7 @@ rotated frame is detected. The twelve blocks between are the bits of the number,
 
 from __future__ import annotations
 
+import importlib.util
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,21 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pytest
+
+
+def _has_torchcodec() -> bool:
+    try:
+        import torchcodec
+    except (ImportError, OSError, RuntimeError):
+        return False
+    return bool(getattr(torchcodec, "ffmpeg_major_version", None))
+
+
+needs_torchcodec = pytest.mark.skipif(
+    importlib.util.find_spec("torchcodec") is None or not _has_torchcodec(),
+    reason="torchcodec, or the shared libraries of FFmpeg, are not installed",
+)
 
 WHITE, BLACK = 220, 36
 _CORNERS = (0, 3, 12, 15)

@@ -1,12 +1,15 @@
 """The shared-memory buffer pool of the loader workers."""
 
+import multiprocessing
 import pickle
+import sys
 
 import pytest
 import torch
 
 from vmae_det.data.buffer_pool import BufferPool
 from vmae_det.data.loader import build_train_dataset, build_train_loader
+from vmae_det.video.readers import PyAVReader
 
 
 def clips(value, count=2, size=6):
@@ -67,3 +70,21 @@ def test_kept_batches_are_not_overwritten(tiny_cfg, config):
         loader.close()
     for single, shared in zip(*batches):
         assert torch.equal(single, shared)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems always spawn workers")
+def test_readers_that_use_cuda_are_read_in_spawned_workers(tiny_cfg, monkeypatch):
+    cfg = tiny_cfg("pretrain", "DATALOADER.NUM_WORKERS", 1)
+    batches = []
+    for uses_cuda in (False, True):
+        monkeypatch.setattr(PyAVReader, "uses_cuda", uses_cuda)
+        loader = build_train_loader(cfg, build_train_dataset(cfg, "pretraining"))
+        assert loader.uses_cuda == uses_cuda
+        iterator = iter(loader)
+        batches.append([next(iterator)["video"] for _ in range(2)])
+        workers = multiprocessing.active_children()
+        assert [type(worker).__name__ for worker in workers] == [
+            "SpawnProcess" if uses_cuda else "ForkProcess"
+        ]
+        iterator.close()
+    assert all(torch.equal(forked, spawned) for forked, spawned in zip(*batches))

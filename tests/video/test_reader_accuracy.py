@@ -5,15 +5,14 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from numbered_videos import Recipe, numbers, write_numbered, x264
+from numbered_videos import Recipe, needs_torchcodec, numbers, write_numbered, x264
 
 from vmae_det.video.readers import open_video, pyav_reader
 from vmae_det.video.readers.base import VideoLocation
 from vmae_det.video.readers.decord_reader import DecordReader
 from vmae_det.video.readers.frame_index import get_frame_index
-from vmae_det.video.readers.video_file import is_non_reference
 
-READERS = ["decord", "pyav"]
+READERS = ["decord", "pyav", pytest.param("torchcodec", marks=needs_torchcodec)]
 
 # Deliberately uneven: from 1 to 199 ms.
 VARIABLE = np.cumsum(np.random.default_rng(0).integers(1, 200, 60)) - 1
@@ -147,8 +146,20 @@ def test_nearest_frames(video, name, reader):
 )
 def test_decord_reads_only_files_that_it_reads_correctly(video, name, trusted):
     path = video(name)
-    assert (get_frame_index(VideoLocation(path, path)).decord_problem == "") == trusted
+    assert (get_frame_index(VideoLocation(path, path)).decoder_problem == "") == trusted
     assert DecordReader(VideoLocation(path, path)).uses_decord == trusted
+
+
+@needs_torchcodec
+@pytest.mark.parametrize("name", RECIPES)
+def test_torchcodec_returns_the_pixels_of_pyav(video, name):
+    path = video(name)
+    reader, expected = open_video(path, "torchcodec"), open_video(path, "pyav")
+    assert reader.uses_torchcodec == (expected.index.decoder_problem == "")
+    wanted = np.arange(0, len(expected), 3)
+    difference = reader.frames(wanted).astype(int) - expected.frames(wanted)
+    assert np.abs(difference).max() <= 1  # FFmpeg's versions round odd sizes differently
+    assert reader.uses_torchcodec == (expected.index.decoder_problem == "")
 
 
 MATRICES = {
@@ -206,21 +217,59 @@ def test_frames_are_reduced_to_the_needed_size(video, name, short_side, size, re
     assert numbers(frames) == [40, 3, 3, 59]
 
 
-@pytest.mark.parametrize("name", ["B-frames", "open GOP mkv", "edit list"])
-def test_skipping_unreferenced_frames_changes_nothing(tmp_path, monkeypatch, name):
-    recipe = RECIPES[name]
-    path = write_numbered(tmp_path / f"video{recipe.suffix}", recipe)
-    requested = np.arange(1, len(open_video(path, "pyav")), 5)
-    results = []
+# Long GOPs, whose unreferenced frames are skipped, and short ones, which are skipped after the last wanted
+# frame.
+SKIPPED = {
+    "B-frames": RECIPES["B-frames"],
+    "open GOP mkv": RECIPES["open GOP mkv"],
+    "edit list": RECIPES["edit list"],
+    "intra only": Recipe(options=x264(keyint=1)),
+    "GOP of 3": Recipe(options=x264(keyint=3, bframes=0)),
+    "GOP of 8, B-frames": Recipe(options=x264(keyint=8, bframes=3, b_pyramid="none", b_adapt=0)),
+    "GOP of 8, referenced B-frames": Recipe(options=x264(keyint=8, bframes=3, b_adapt=0)),
+    "vp9": Recipe(suffix=".webm", codec="libvpx-vp9", options={"g": "3", "deadline": "realtime"}),
+}
 
-    def record(packet, length_size):
-        results.append(is_non_reference(packet, length_size))
-        return results[-1]
 
-    monkeypatch.setattr(pyav_reader, "is_non_reference", record)
-    frames = open_video(path, "pyav").frames(requested)
-    assert any(results)
-    assert not all(results)
+@pytest.mark.parametrize("name", SKIPPED)
+def test_skipping_frames_changes_nothing(tmp_path, monkeypatch, name):
+    path = write_numbered(tmp_path / "video", SKIPPED[name])
+    count = len(open_video(path, "pyav"))
+    rng = np.random.default_rng(0)
+    requests = [np.arange(1, count, 5), np.arange(0, count, 4), np.sort(rng.choice(count, 6, replace=False))]
+    skipped = []
+    original = pyav_reader._DecodeRun.__iter__
+
+    def record(run):
+        try:
+            yield from original(run)
+        finally:
+            skipped.append(len(run._skipped))
+
+    monkeypatch.setattr(pyav_reader._DecodeRun, "__iter__", record)
+    results = [open_video(path, "pyav").frames(request) for request in requests]
+    assert sum(skipped) > 0
     monkeypatch.setattr(pyav_reader, "nal_length_size", lambda _: 0)
-    assert np.array_equal(open_video(path, "pyav").frames(requested), frames)
-    assert numbers(frames) == numbers(open_video(path, "decord").frames(requested))
+    monkeypatch.setattr(pyav_reader._DecodeRun, "_count_wanted_in_gop", lambda run, first: 1 << 30)
+    skipped.clear()
+    for request, frames in zip(requests, results):
+        assert np.array_equal(open_video(path, "pyav").frames(request), frames)
+        assert numbers(frames) == numbers(open_video(path, "decord").frames(request))
+    assert sum(skipped) == 0
+
+
+@pytest.mark.parametrize(("name", "decoded"), [("intra only", 6), ("GOP of 3", 18)])
+def test_only_frames_that_are_needed_are_decoded(tmp_path, monkeypatch, name, decoded):
+    path = write_numbered(tmp_path / "video", SKIPPED[name])
+    reader = open_video(path, "pyav")
+    outputs = []
+    original = pyav_reader._DecodeRun._decoded_frames
+
+    def record(run):
+        for item in original(run):
+            outputs.append(item)
+            yield item
+
+    monkeypatch.setattr(pyav_reader._DecodeRun, "_decoded_frames", record)
+    assert numbers(reader.frames(np.arange(5, 41, 6))) == [5, 11, 17, 23, 29, 35]
+    assert len(outputs) <= decoded + 1

@@ -192,7 +192,7 @@ _C.DATALOADER = Group()
 _C.DATALOADER.NUM_WORKERS = Key(4, integer("[0, 512]"))
 # Detection training: cache of decoded clips in each loader worker, in MB. 0: no cache.
 _C.DATALOADER.CACHE_MB = Key(0, integer("[0, 10000000]"))
-# Video reader. auto: PyAV (docs/guides/readers.md).
+# Video reader (docs/guides/readers.md). auto: PyAV. nvdec decodes on the GPU.
 _C.DATALOADER.READER = Key(
     "auto", registered("vmae_det.video.readers:READER_REGISTRY", extra_choices=("auto",))
 )

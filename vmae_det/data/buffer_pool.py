@@ -32,12 +32,13 @@ class BufferPool:
         slot_bytes: size of a batch.
         slots: number of slots per worker.
         workers: number of workers.
+        start_method: how the workers are started.
     """
 
-    def __init__(self, slot_bytes: int, slots: int, workers: int) -> None:
+    def __init__(self, slot_bytes: int, slots: int, workers: int, start_method: str = START_METHOD) -> None:
         self.slot_bytes = slot_bytes
         self.pool_id = next(_pool_ids)
-        self._memory = _shared_bytes(workers * slots * slot_bytes)
+        self._memory = _shared_bytes(workers * slots * slot_bytes, start_method)
         # Number of tensors in each slot. Set by its worker, decremented by the receiving process.
         self._in_use = torch.zeros(workers, slots, dtype=torch.int32).share_memory_()
         _pools[self.pool_id] = self
@@ -91,9 +92,9 @@ def _resolve(pool_id: int, position: tuple[Any, ...]) -> torch.Tensor:
     return _pools[pool_id].get(*position)
 
 
-def _shared_bytes(size: int) -> torch.Tensor:
+def _shared_bytes(size: int, start_method: str) -> torch.Tensor:
     """Allocate memory that is shared with child processes, uint8 (size,)."""
-    if START_METHOD == "fork":
+    if start_method == "fork":
         return torch.frombuffer(mmap.mmap(-1, max(size, 1)), dtype=torch.uint8)  # does not use /dev/shm
     return torch.empty(size, dtype=torch.uint8).share_memory_()
 

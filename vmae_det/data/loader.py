@@ -26,6 +26,7 @@ from vmae_det.data.worker_pool import FaultTolerantLoader
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import ConfigError
 from vmae_det.utils.registry import lookup
+from vmae_det.video.readers.base import get_reader_class
 
 Batch = dict[str, Any]
 
@@ -217,6 +218,7 @@ def _build_loader(
         slot_bytes=_batch_bytes(cfg) if training else 0,
         # Pinning on a run that uses only the CPU would start CUDA, which takes memory of the GPU.
         pin_memory=cfg.MODEL.DEVICE in ("auto", "cuda") and torch.cuda.is_available(),
+        uses_cuda=get_reader_class(node.READER).uses_cuda,
     )
 
 
@@ -257,6 +259,7 @@ def load_first_test_batch(cfg: CfgNode, dataset: ClipDataset, count: int) -> Bat
         workers=node.NUM_WORKERS,
         seconds=node.TIMEOUT,
         finish=lambda _, samples: samples,
+        uses_cuda=get_reader_class(node.READER).uses_cuda,
     )
     with closing(iter(loader)) as batches:
         clips = list(itertools.islice((clip for batch in batches for clip in batch), count))

@@ -49,6 +49,8 @@ class FaultTolerantLoader:
         finish: called with the number and the content of each batch; its result is yielded.
         slot_bytes: size of the clips of a batch, for the buffer pool; 0 if unknown.
         pin_memory: copy batches to pinned memory, from which copies to a GPU are fast.
+        uses_cuda: whether the workers use the current CUDA device. They are then spawned, because a forked
+            process cannot use CUDA.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class FaultTolerantLoader:
         finish: Callable[[int, Any], Any],
         slot_bytes: int = 0,
         pin_memory: bool = False,
+        uses_cuda: bool = False,
     ) -> None:
         self.dataset = dataset
         self.batches = batches
@@ -73,6 +76,7 @@ class FaultTolerantLoader:
         self.finish = finish
         self.slot_bytes = slot_bytes
         self.pin_memory = pin_memory
+        self.uses_cuda = uses_cuda
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -108,18 +112,19 @@ class _WorkerPool:
     def __init__(self, loader: FaultTolerantLoader, first: int) -> None:
         self.loader = loader
         workers, collate = loader.workers, loader.collate
+        start_method, device = ("spawn", _cuda_device()) if loader.uses_cuda else (START_METHOD, None)
         self.buffers = None
         if loader.slot_bytes and workers:
-            self.buffers = BufferPool(loader.slot_bytes, _SLOTS, workers)
+            self.buffers = BufferPool(loader.slot_bytes, _SLOTS, workers, start_method)
             collate = functools.partial(collate, pool=self.buffers)
         # A separate generator, so that torch draws no numbers from the global generator of the run.
         torch_loader = DataLoader(
             loader.dataset,
             batch_sampler=SkipBatches(loader.batches, first),
             num_workers=workers,
-            multiprocessing_context=START_METHOD if workers else None,
+            multiprocessing_context=start_method if workers else None,
             pin_memory=loader.pin_memory,
-            worker_init_fn=_init_worker,
+            worker_init_fn=functools.partial(_init_worker, device=device),
             prefetch_factor=PREFETCH if workers else None,
             collate_fn=functools.partial(collate_results, collate),
             generator=torch.Generator(),
@@ -207,10 +212,16 @@ def _shared_pages() -> Iterator[None]:
     gc.unfreeze()
 
 
-def _init_worker(_: int) -> None:
+def _cuda_device() -> int | None:
+    return torch.cuda.current_device() if torch.cuda.is_available() else None
+
+
+def _init_worker(_: int, device: int | None) -> None:
     keep_freed_memory(_KEPT_BLOCK)
     torch.set_num_threads(1)  # the workers are the parallelism
     cv2.setNumThreads(0)
+    if device is not None:
+        torch.cuda.set_device(device)  # a spawned process starts with device 0
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the training process handles interrupts
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

@@ -5,13 +5,16 @@ from vmae_det.video.readers.decord_reader import DecordReader
 from vmae_det.video.readers.image_folder import ImageFolderReader
 from vmae_det.video.readers.pyav_reader import PyAVReader
 from vmae_det.video.readers.tar_shard import ShardVideo, list_shard
+from vmae_det.video.readers.torchcodec_reader import NvdecReader, TorchcodecReader
 
 __all__ = [
     "READER_REGISTRY",
     "DecordReader",
     "ImageFolderReader",
+    "NvdecReader",
     "PyAVReader",
     "ShardVideo",
+    "TorchcodecReader",
     "VideoLocation",
     "VideoReader",
     "list_shard",

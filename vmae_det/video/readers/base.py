@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -69,6 +69,8 @@ class VideoReader(ABC):
         rate: average frames per second.
         start: presentation time of the first frame, in seconds on the clock shared with `sound`.
         sound: file with the audio of these frames. None if there is no audio on the same clock.
+        uses_cuda: whether frames are decoded on a GPU. Loader workers are then spawned, because a forked
+            process cannot use CUDA.
     """
 
     path: Path
@@ -76,6 +78,7 @@ class VideoReader(ABC):
     rate: Fraction
     start: float = 0.0
     sound: Path | None = None
+    uses_cuda: ClassVar[bool] = False
 
     def __len__(self) -> int:
         """Return the number of frames."""
@@ -161,7 +164,7 @@ def open_video(
         DataError: the video does not exist or cannot be read.
         ConfigError: the reader does not exist.
     """
-    reader_class = lookup(READER_REGISTRY, "pyav" if reader == "auto" else reader, "DATALOADER.READER")
+    reader_class = get_reader_class(reader)
     image_rate = None if rate is None else Fraction(rate).limit_denominator(1001)
     try:
         location = path if isinstance(path, VideoLocation) else locate_video(path, image_rate)
@@ -170,6 +173,11 @@ def open_video(
         return reader_class(location, short_side)
     except OSError as error:
         raise read_error(getattr(path, "path", path), error) from None
+
+
+def get_reader_class(name: str) -> type[VideoReader]:
+    """Return the reader called `name` (DATALOADER.READER); ConfigError if it does not exist."""
+    return lookup(READER_REGISTRY, "pyav" if name == "auto" else name, "DATALOADER.READER")
 
 
 def locate_video(path: str | Path, rate: Fraction | None = None) -> VideoLocation:

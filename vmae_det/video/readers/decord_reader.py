@@ -36,7 +36,7 @@ class DecordReader(VideoReader):
         self._location, self._short_side = location, short_side
         self._errors = (decord.DECORDError, RuntimeError, IndexError, AssertionError)
         self._decord = self._pyav = None
-        if not index.decord_problem:
+        if not index.decoder_problem:
             width, height = reduced_size(index.width, index.height, short_side)
             try:
                 reader = decord.VideoReader(

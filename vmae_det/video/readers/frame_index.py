@@ -38,7 +38,7 @@ from vmae_det.video.readers.video_file import (
 # Containers that store presentation times. In others FFmpeg guesses them from the decoding order.
 _WITH_TIMESTAMPS = ("mov", "matroska", "mpegts", "asf", "flv", "ogg")
 _WITH_HEADER = ("mov", "matroska")  # containers that describe their streams before the first packet
-_DECORD_CODECS = ("h264", "hevc", "mpeg4", "vp8", "vp9")
+_COMMON_CODECS = ("h264", "hevc", "mpeg4", "vp8", "vp9")
 _MAX_CACHED = 512  # indices; a two-hour film takes 1.5 MB, a ten-second clip some kilobytes
 # Packets before a discontinuity that the demuxer may mark as corrupt although nothing is missing.
 _DISCONTINUITY_MARGIN = 3
@@ -57,7 +57,10 @@ class FrameIndex:
         orientation: how frames are transformed for display.
         has_packet_times: whether packets state when their frames are presented. Otherwise frames are
             identified by counting from the first one.
-        decord_problem: why decord may return other frames than these; '' if it does not.
+        decoder_problem: why decord and torchcodec may return other frames than these; '' if they do not.
+        pixel_format: FFmpeg's name of the pixel format, such as yuv420p.
+        closed_gops: whether each packet is one displayed frame, and frames depend only on the key frame
+            before them and on frames between the two.
         reorder_depth: frames that the decoder buffers for reordering; None if the file must be probed each
             time it is opened.
         discontinuities: packet numbers, counted from the first one, at which the clock is interrupted.
@@ -71,7 +74,9 @@ class FrameIndex:
     height: int
     orientation: Orientation
     has_packet_times: bool
-    decord_problem: str
+    decoder_problem: str
+    pixel_format: str
+    closed_gops: bool
     reorder_depth: int | None
     discontinuities: tuple[int, ...] = ()
 
@@ -170,7 +175,9 @@ def _read_frame_index(location: VideoLocation, file: VideoFile) -> FrameIndex:
         height=height,
         orientation=orientation,
         has_packet_times=scan.has_packet_times,
-        decord_problem="its frames are rotated or mirrored" if rotated else _decord_problem(scan, len(pts)),
+        decoder_problem="its frames are rotated or mirrored" if rotated else _decoder_problem(scan, len(pts)),
+        pixel_format=scan.first_frame.format.name,
+        closed_gops=not scan.gop_problem(len(pts)),
         reorder_depth=context.reorder_depth if scan.format.startswith(_WITH_HEADER) else None,
         discontinuities=scan.discontinuities,
     )
@@ -212,8 +219,8 @@ class _PacketScan:
         self.codec, self.time_base = context.codec.canonical_name, stream.time_base
         self.rate, self.num_streams = _stated_rate(file, location), len(file.container.streams.video)
         self.packets: list[_Packet] = []
-        self.all_idr, self.first_frame = True, None
         length_size = nal_length_size(stream)
+        self.all_idr, self.first_frame = bool(length_size) or self.codec != "h264", None
         for number, packet in enumerate(file.packets()):
             if packet.size:
                 self.packets.append(_Packet.from_av(packet, number))
@@ -240,6 +247,26 @@ class _PacketScan:
         pts = np.unique(np.array([first, *(p.pts for p in intact if p.is_shown)], dtype=np.int64))
         key_pts = np.unique(np.array([first, *(p.pts for p in intact if p.is_key)], dtype=np.int64))
         return pts, key_pts
+
+    def gop_problem(self, num_frames: int) -> str:
+        """Return why packets cannot be dropped up to the next key frame, or ''.
+
+        Args:
+            num_frames: number of displayed frames.
+        """
+        if not self.has_packet_times:
+            return "its packets do not state presentation times"
+        if len(self.packets) != num_frames or not self.packets[0].is_key:
+            return "not every packet is a displayed frame"
+        if not self.all_idr:
+            return "not all of its key frames are IDR pictures"
+        key = self.packets[0].pts
+        for packet in self.packets:
+            if packet.is_key:
+                key = packet.pts
+            elif packet.pts < key:
+                return "frames before a key frame are decoded after it (open GOP)"
+        return ""
 
 
 def _stated_rate(file: VideoFile, location: VideoLocation) -> Fraction:
@@ -285,25 +312,12 @@ def average_rate(count: int, seconds: Fraction, stated: Fraction) -> Fraction:
     return stated if abs(measured / stated - 1) <= tolerance else measured.limit_denominator(1001)
 
 
-def _decord_problem(scan: _PacketScan, num_frames: int) -> str:
-    """Return why decord may count or return other frames, or ''."""
-    packets = scan.packets
+def _decoder_problem(scan: _PacketScan, num_frames: int) -> str:
+    """Return why decord or torchcodec may count or return other frames, or ''."""
     if not scan.format.startswith(_WITH_HEADER):
         return f"its container is {scan.format}"
-    if scan.codec not in _DECORD_CODECS:
+    if scan.codec not in _COMMON_CODECS:
         return f"its codec is {scan.codec}"
     if scan.num_streams > 1:
         return "it has several video streams"
-    if not scan.has_packet_times:
-        return "its packets do not state presentation times"
-    if len(packets) != num_frames or not packets[0].is_key:
-        return "not every packet is a displayed frame"
-    if not scan.all_idr:
-        return "not all of its key frames are IDR pictures"
-    key = packets[0].pts
-    for packet in packets:
-        if packet.is_key:
-            key = packet.pts
-        elif packet.pts < key:
-            return "frames before a key frame are decoded after it (open GOP)"
-    return ""
+    return scan.gop_problem(num_frames)

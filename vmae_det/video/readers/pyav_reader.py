@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Container, Iterator
+from collections.abc import Iterator, Sequence
 
 import av
 import cv2
@@ -109,7 +110,10 @@ class PyAVReader(VideoReader):
         remaining = deque(zip(wanted, starts))
         while remaining:
             start = remaining[0][1]
-            run = _DecodeRun(self._file, self.index, start, frozenset(index for index, _ in remaining))
+            # Later attempts decode everything, because a key frame may depend on earlier frames.
+            run = _DecodeRun(
+                self._file, self.index, start, [index for index, _ in remaining], drop_gops=steps == 0
+            )
             for index, frame, is_intact in run:
                 while remaining and remaining[0][0] < index:
                     remaining.popleft()
@@ -167,17 +171,27 @@ def _pixels(plane: av.video.plane.VideoPlane) -> np.ndarray:
 class _DecodeRun:
     """Decodes from a key frame on. Yields (index, frame, whether it is intact) in presentation order.
 
-    Frames that are not `wanted` and that no other frame refers to are skipped without decoding.
+    Frames that no `wanted` frame depends on are skipped without decoding: frames that no other frame refers
+    to, and the rest of a closed GOP after its last wanted frame.
 
     Damage in a packet affects the frames decoded after it, up to the next key frame. Some damage is detected
     only when the frame is output. Therefore a frame is held back until the frames that were decoded before it
     and are presented later have been output.
     """
 
-    def __init__(self, file: VideoFile, index: FrameIndex, start: int, wanted: Container[int]) -> None:
+    def __init__(
+        self,
+        file: VideoFile,
+        index: FrameIndex,
+        start: int,
+        wanted: Sequence[int],
+        drop_gops: bool = False,
+    ) -> None:
         self._file, self._index = file, index
         self._start = start
-        self._wanted = wanted
+        self._ascending = wanted
+        self._wanted = wanted if isinstance(wanted, range) else frozenset(wanted)
+        self._drops_gops = drop_gops and index.closed_gops
         self._length_size = nal_length_size(file.stream)
         self._skipped: set[int] = set()  # frame indices
         self._packet_of: dict[int, int] = {}  # PTS -> number of the packet since the run began
@@ -239,6 +253,13 @@ class _DecodeRun:
             expected = index + 1
             yield index, frame
 
+    def _count_wanted_in_gop(self, first: int) -> int:
+        """Return the number of wanted frames in the GOP that begins at frame `first`."""
+        pts, key_pts = self._index.pts, self._index.key_pts
+        next_key = int(np.searchsorted(key_pts, pts[first], side="right"))
+        end = len(pts) if next_key == len(key_pts) else int(np.searchsorted(pts, key_pts[next_key]))
+        return bisect_left(self._ascending, end) - bisect_left(self._ascending, first)
+
     def _index_of(self, data: av.VideoFrame | av.Packet) -> int | None:
         """Return the frame index; None if it is not displayed, or before the key frame of the run."""
         pts = self._index.pts
@@ -249,14 +270,18 @@ class _DecodeRun:
 
     def _decoded_frames(self) -> Iterator[tuple[int, av.VideoFrame]]:
         """Yield (number of the packet that output the frame, frame)."""
+        to_come = 0  # wanted frames of the current GOP whose packets have not been decoded
         for number, packet in enumerate(self._packets()):
             index = self._index_of(packet)
             if index is not None:
-                if (
-                    index not in self._wanted
-                    and self._length_size
-                    and is_non_reference(packet, self._length_size)
-                ):
+                if packet.is_keyframe:
+                    to_come = self._count_wanted_in_gop(index)
+                if not to_come and self._drops_gops:
+                    self._skipped.add(index)
+                    continue
+                if index in self._wanted:
+                    to_come -= 1
+                elif self._length_size and is_non_reference(packet, self._length_size):
                     self._skipped.add(index)
                     continue
                 self._packet_of[packet.pts] = number
