@@ -22,6 +22,7 @@ FOLDERS = [
     "check-data a.yaml --sheets OUTPUT",
     "detect a.mp4 --weights a.pt --output OUTPUT",
     "shard a.yaml --output OUTPUT",
+    "resize . --output OUTPUT",
     "import a.xml --output OUTPUT",
     "inspect --output OUTPUT",
     "quickstart --output OUTPUT",

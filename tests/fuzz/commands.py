@@ -74,6 +74,8 @@ COMMANDS = (
     "--label-map @file:labels.pbtxt --ignore @word:x",
     "import @file:via3.json --output @outdir:out --rate @num:5 --videos @dir:mini_ava/videos",
     "import @file:labelstudio.json --output @outdir:out --rate @num:5",
+    "resize @dir:empty --output @outdir:out --short-side @num:48 --gop @num:1 --workers @num:1 "
+    "--max-bad @num:0.5",
     "shard @file:mini_ava/train.yaml --output @outdir:out --size @word:1MB",
     "check-data @file:mini_ava/val.yaml --against @file:mini_ava/train.yaml --json @out:r.json "
     "--sheets @outdir:sheets --workers @num:1 --decode @word:none",

@@ -28,6 +28,7 @@ COMMANDS = {
     "convert": "convert weights between published formats",
     "prepare": "prepare a public dataset for the configs of the model zoo",
     "import": "import annotations from CVAT, VIA 3, COCO JSON or Label Studio as a dataset",
+    "resize": "re-encode a folder of videos so that training decodes them faster",
     "shard": "pack the videos of a dataset into tar shards",
     "check-data": "check a dataset for problems before training",
     "evaluate": "compute frame-mAP, video-mAP or person AP of predictions in a file",

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import argparse
 import functools
-import re
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from vmae_det.dataset_tools.prepare.files import VideoIndex, check_link, link_folder, write_label_map
 from vmae_det.dataset_tools.prepare.preparers import Outcome
-from vmae_det.dataset_tools.prepare.transcode import resize_video
+from vmae_det.dataset_tools.prepare.resize import (
+    add_gop_argument,
+    parse_short_side,
+    resize_videos,
+    resized_name,
+)
+from vmae_det.dataset_tools.prepare.transcode import DEFAULT_GOP
 from vmae_det.dataset_tools.prepare.video_jobs import Journal, header_problem, run_video_jobs
 from vmae_det.utils.errors import DataError, UserError
 from vmae_det.utils.output_files import write_text
-
-RESIZE_TIMEOUT = 1800  # seconds to re-encode one video
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,12 @@ def add_classification_arguments(parser: argparse.ArgumentParser, annotations: s
     parser.add_argument("--videos", type=Path, required=True, metavar="DIR", help=videos)
     parser.add_argument(
         "--resize",
-        type=_short_side,
+        type=parse_short_side,
         metavar="PIXELS",
         help="re-encode the videos (H.264, no audio) with a short side of at most this many pixels; without "
         "it, the original videos are used",
     )
+    add_gop_argument(parser)
 
 
 def prepare_classification(
@@ -75,7 +79,10 @@ def prepare_classification(
             f"--videos: {args.videos} contains the dataset's output folder {folder}; pass a folder that "
             "contains only the videos, or another --root"
         )
-    target = folder / f"videos_{args.resize}" if args.resize else args.videos
+    if args.gop != DEFAULT_GOP and not args.resize:
+        raise UserError("--gop: applies only to the videos of --resize; add --resize, or omit it")
+    settings = f"{args.resize}" if args.gop == DEFAULT_GOP else f"{args.resize}_gop{args.gop}"
+    target = folder / f"videos_{settings}" if args.resize else args.videos
     check_link(target, folder / "videos")
     index = VideoIndex(args.videos)
     listed = list(dict.fromkeys(video for videos in lists.values() for video in videos))
@@ -86,12 +93,16 @@ def prepare_classification(
             args.videos,
         )
     names = list(paths.values())
-    problems = (_resize_videos if args.resize else _check_headers)(names, folder, args)
+    if args.resize:
+        journal = Journal(folder / f"journal_resize_{settings}.jsonl", args.videos)
+        problems = resize_videos(names, args.videos, target, journal, args.resize, args.gop, args.workers)
+    else:
+        problems = _check_headers(names, folder, args)
     link_folder(target, folder / "videos")
     made = [f"videos: {target}"]
     for name, videos in lists.items():
         usable = [(paths[v], v.label) for v in videos if v in paths and not problems[paths[v]]]
-        rows = [(_resized_name(path) if args.resize else path, label) for path, label in usable]
+        rows = [(resized_name(path) if args.resize else path, label) for path, label in usable]
         write_text(folder / f"{name}.csv", "".join(f"{path} {label}\n" for path, label in rows))
         made.append(f"{name}.csv: {len(rows)} videos of {len({label for _, label in rows})} classes")
     write_label_map(folder / "label_map.pbtxt", dict(enumerate(classes, start=1)))
@@ -119,33 +130,3 @@ def _check_headers(names: list[str], folder: Path, args: argparse.Namespace) -> 
     job = functools.partial(header_problem, folder=args.videos.resolve())
     journal = Journal(folder / "journal_headers.jsonl", args.videos)
     return run_video_jobs(journal, names, job, "checking headers", workers=args.workers)
-
-
-def _resize_videos(names: list[str], folder: Path, args: argparse.Namespace) -> dict[str, str]:
-    target = folder / f"videos_{args.resize}"
-    target.mkdir(parents=True, exist_ok=True)
-    for unfinished in target.rglob(".*.tmp.mp4"):
-        unfinished.unlink()
-    return run_video_jobs(
-        Journal(folder / f"journal_resize_{args.resize}.jsonl", args.videos),
-        names,
-        functools.partial(_resize_one, source=args.videos, target=target, short_side=args.resize),
-        "re-encoding",
-        workers=args.workers,
-        timeout=RESIZE_TIMEOUT,
-        is_done=lambda name: (target / _resized_name(name)).is_file(),
-    )
-
-
-def _resize_one(name: str, source: Path, target: Path, short_side: int) -> str:
-    return resize_video(source / name, target / _resized_name(name), short_side)
-
-
-def _resized_name(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(".mp4"))
-
-
-def _short_side(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,4}", text) or not 16 <= int(text) <= 4320:
-        raise argparse.ArgumentTypeError(f"expected 16 to 4320 pixels, got '{text[:50]}'")
-    return int(text)
