@@ -10,10 +10,16 @@ from av.video.reformatter import ColorRange, Colorspace
 from dataset_sites import write_video
 from numbered_videos import Recipe, numbers, write_numbered
 
+from vmae_det.cli.main import main
 from vmae_det.dataset_tools.prepare.transcode import resize_video, resized_shape
 from vmae_det.video.probe import probe_video
 from vmae_det.video.readers import open_video
-from vmae_det.video.readers.video_file import Orientation, orientation_of
+from vmae_det.video.readers.video_file import (
+    Orientation,
+    is_non_reference,
+    nal_length_size,
+    orientation_of,
+)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".webm"])
@@ -103,3 +109,57 @@ def test_resizing_a_video_that_ends_early(tmp_path, monkeypatch):
     monkeypatch.setattr("vmae_det.dataset_tools.prepare.transcode.probe_video", lambda path, decode: facts)
     assert resize_video(source, tmp_path / "target.mp4", 48) == "only 8 of its 100 frames can be decoded"
     assert os.listdir(tmp_path) == ["source.mp4"]
+
+
+@pytest.mark.parametrize(("gop", "keys"), [(16, [0, 16, 32, 48]), (1, list(range(60)))])
+def test_resized_videos_are_fast_to_decode(tmp_path, gop, keys):
+    source = write_numbered(tmp_path / "source", Recipe())
+    target = tmp_path / "target.mp4"
+    assert resize_video(source, target, 48, gop) == ""
+    reader = open_video(target, "pyav")
+    assert np.searchsorted(reader.index.pts, reader.index.key_pts).tolist() == keys
+    assert reader.index.closed_gops
+    with av.open(str(target)) as file:
+        length = nal_length_size(file.streams.video[0])
+        dropped = sum(is_non_reference(packet, length) for packet in file.demux(video=0) if packet.size)
+    assert dropped == (0 if gop == 1 else 41)  # of 60
+    assert numbers(reader.frames(np.arange(60))) == list(range(60))
+
+
+def test_a_folder_of_videos_is_resized_and_resumed(tmp_path, capsys):
+    videos, output = tmp_path / "videos", tmp_path / "small"
+    (videos / "deep").mkdir(parents=True)
+    write_numbered(videos / "a", Recipe(count=20))
+    write_numbered(videos / "deep" / "b", Recipe(count=20, suffix=".mkv"))
+    (videos / "broken.mp4").write_text("no video")
+    command = ["resize", str(videos), "--output", str(output), "--short-side", "48", "--workers", "1"]
+    assert main(command) == 1
+    assert "broken.mp4: cannot be read as a video" in capsys.readouterr().out
+    assert sorted(path.relative_to(output).as_posix() for path in output.rglob("*.mp4")) == [
+        "a.mp4",
+        "deep/b.mp4",
+    ]
+    frames = open_video(output / "deep" / "b.mp4").frames(np.arange(20))
+    assert frames.shape[1:3] == (48, 72)
+    assert numbers(frames) == list(range(20))
+    written = (output / "a.mp4").stat().st_mtime_ns
+    (output / "deep" / "b.mp4").unlink()
+    assert main([*command, "--max-bad", "0.5"]) == 0
+    assert (output / "deep" / "b.mp4").exists()
+    assert (output / "a.mp4").stat().st_mtime_ns == written
+
+
+def test_outputs_of_resize_that_would_be_confused(tmp_path, capsys):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    write_numbered(videos / "a", Recipe(count=4))
+    output = tmp_path / "small"
+    output.mkdir()
+    (output / ".journal_resize_256_gop_1.jsonl").touch()
+    assert main(["resize", str(videos), "--output", str(output)]) == 2
+    assert "has videos of --short-side 256 --gop 1" in capsys.readouterr().err
+    assert main(["resize", str(videos), "--output", str(videos)]) == 2
+    assert "is the folder of videos" in capsys.readouterr().err
+    (videos / "a.webm").touch()
+    assert main(["resize", str(videos), "--output", str(tmp_path / "other")]) == 2
+    assert "a.mp4 and a.webm would both be written to a.mp4" in capsys.readouterr().err

@@ -147,6 +147,39 @@ def _readers(args: argparse.Namespace) -> tuple[str, Any]:
     return report(results), to_json(results)
 
 
+def _add_feeding_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--videos",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="original videos (default: synthetic ones of 1920 x 1080 and 340 x 256)",
+    )
+    parser.add_argument(
+        "--short-sides",
+        type=integer_in("[64, 4320]"),
+        nargs="+",
+        default=[256, 224],
+        metavar="PIXELS",
+        help="short sides of the re-encoded videos (default: 256 224)",
+    )
+    parser.add_argument(
+        "--rate",
+        type=number_in("(0, 1000000]"),
+        default=332.0,
+        metavar="X",
+        help="clips a second that one GPU trains on (default: %(default)g)",
+    )
+
+
+def _feeding(args: argparse.Namespace) -> tuple[str, Any]:
+    from vmae_det.benchmarks.feeding import benchmark_feeding, report, to_json
+
+    results = benchmark_feeding(_load_config(args), args.videos, args.short_sides, args.rate, args.repeats)
+    return report(results), to_json(results)
+
+
 def _add_loader_memory_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
@@ -383,6 +416,13 @@ TOPICS = {
         _add_readers_arguments,
         _readers,
         repeats=7,
+    ),
+    "feeding": Topic(
+        "CPU cores that prepare clips as fast as GPUs train on them, by source and reader",
+        _add_feeding_arguments,
+        _feeding,
+        has_config=True,
+        repeats=15,
     ),
     "loader-memory": Topic(
         "memory of annotations of AVA's size, with one loader worker and with many",

@@ -26,7 +26,7 @@ from vmae_det.utils.errors import UserError
 _CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 PREFETCH = 2  # batches that each worker prepares in advance
 _SLOTS = PREFETCH + 2  # one for the batch in use, and one for the batch being built
-_KEPT_BLOCK = 32 << 20  # bytes of the largest memory block that a worker keeps for the next clip
+KEPT_BLOCK = 32 << 20  # bytes of the largest memory block that a worker keeps for the next clip
 _EXIT_TIMEOUT = 10.0  # seconds that a killed process may take to exit
 
 
@@ -217,7 +217,7 @@ def _cuda_device() -> int | None:
 
 
 def _init_worker(_: int, device: int | None) -> None:
-    keep_freed_memory(_KEPT_BLOCK)
+    keep_freed_memory(KEPT_BLOCK)
     torch.set_num_threads(1)  # the workers are the parallelism
     cv2.setNumThreads(0)
     if device is not None:
