@@ -3,10 +3,11 @@ import torch
 
 from vmae_det.config import get_cfg
 from vmae_det.modeling import build_model
-from vmae_det.modeling.boxes import clip_boxes, jitter_boxes, scale_boxes
+from vmae_det.modeling.boxes import clip_boxes, clip_indices, jitter_boxes, scale_boxes
 from vmae_det.modeling.losses import box_loss, reconstruction_loss
 from vmae_det.modeling.patch_embedding import from_cubes, to_cubes
 from vmae_det.modeling.position_embedding import axis_positions, flat_positions, resize_positions
+from vmae_det.modeling.seeded_random import uniform
 from vmae_det.utils.errors import ConfigError
 
 
@@ -138,6 +139,18 @@ def test_box_loss_is_a_mean_over_classes_and_a_sum_over_boxes():
     assert box_loss(logits, labels, "sum").item() == pytest.approx(3 * log2)
     assert box_loss(logits, labels, "mean").item() == pytest.approx(log2)
     assert box_loss(logits[:0], labels[:0], "mean").item() == 0
+    many = torch.zeros(301, 4)  # bfloat16 has no 301
+    assert box_loss(many.bfloat16(), many, "mean").item() == pytest.approx(log2)
+
+
+def test_boxes_are_not_rounded_in_half_precision():
+    head = small("ActionDetector").roi_head
+    features = torch.zeros(300, 24, 1, 16, dtype=torch.bfloat16)
+    features[299, :, 0, 12] = 1.0
+    inside, outside = [299.0, 195.0, 0.0, 204.0, 16.0], [297.0, 195.0, 0.0, 204.0, 16.0]
+    pooled = head.pool(features, torch.tensor([inside, outside]))
+    assert torch.equal(pooled, head.pool(features.float(), torch.tensor([inside, outside])))
+    assert not torch.equal(pooled[0], pooled[1])
 
 
 def test_a_linear_probe_trains_only_the_head():
@@ -202,17 +215,32 @@ def test_test_boxes_are_clipped_to_the_frame_and_not_to_its_padding():
 
 
 def test_jitter_is_within_its_limits_and_depends_on_the_seed():
-    boxes = [torch.tensor([[100.0, 100.0, 200.0, 300.0]]).repeat(500, 1)] * 2
-    seeds = torch.tensor([1, 2])
-    jittered = jitter_boxes(boxes, seeds, 1000, 1000)
-    moved = (jittered[0] - boxes[0]) / torch.tensor([100.0, 200.0, 100.0, 200.0])
+    boxes = torch.tensor([[100.0, 100.0, 200.0, 300.0]]).repeat(1000, 1)
+    seeds, clips = torch.tensor([1, 2]), torch.arange(2).repeat_interleave(500)
+    jittered = jitter_boxes(boxes, clips, seeds, 1000, 1000).split(500)
+    moved = (jittered[0] - boxes[:500]) / torch.tensor([100.0, 200.0, 100.0, 200.0])
     low, high = torch.tensor([-0.2, -0.1, -0.1, -0.05]), torch.tensor([0.1, 0.05, 0.2, 0.1])
     assert (moved >= low - 1e-5).all()
     assert (moved <= high + 1e-5).all()
     assert (moved.amin(dim=0) < low + 0.02).all()
     assert (moved.amax(dim=0) > high - 0.02).all()
-    assert torch.equal(jitter_boxes(boxes[:1], seeds[1:], 1000, 1000)[0], jittered[1])
+    assert torch.equal(jitter_boxes(boxes[:500], clips[:500], seeds[1:], 1000, 1000), jittered[1])
     assert not torch.equal(jittered[0], jittered[1])
+
+
+def test_jitter_draws_four_numbers_a_box_from_the_stream_of_its_clip():
+    seeds, counts = torch.tensor([5, -3, 7, 2**62]), [2, 0, 1, 3]
+    boxes = [torch.rand(count, 4).sort(dim=1).values * 60 for count in counts]
+    low, high = torch.tensor([-0.2, -0.1, -0.1, -0.05]), torch.tensor([0.1, 0.05, 0.2, 0.1])
+    expected = []
+    for box, seed in zip(boxes, seeds):
+        shift = low + (high - low) * uniform(seed[None], 4 * len(box)).view(-1, 4)
+        size = (box[:, 2:] - box[:, :2]).repeat(1, 2)
+        expected.append(clip_boxes(box + shift * size, 64, 64))
+    clips = clip_indices(boxes)
+    assert clips.tolist() == [0, 0, 2, 3, 3, 3]
+    jittered = jitter_boxes(torch.cat(boxes), clips, seeds, 64, 64)
+    assert torch.equal(jittered, torch.cat(expected))
 
 
 def test_boxes_are_clipped_to_the_frame():

@@ -100,12 +100,13 @@ def test_without_mixing_clips_have_one_target(tiny_cfg):
 
 
 def test_boxes_are_jittered_as_in_training(tiny_cfg, monkeypatch):
-    from vmae_det.modeling.boxes import jitter_boxes
+    from vmae_det.modeling.boxes import clip_indices, jitter_boxes
 
     dashed = []
     monkeypatch.setattr(batches, "draw_dashed_box", lambda picture, box: dashed.append(box))
     batch, clips = load_and_draw(tiny_cfg("detect"), batches._draw_detection, 2)
-    expected = torch.cat(jitter_boxes(batch["boxes"], batch["seed"], 64, 64)).numpy()
+    boxes = batch["boxes"]
+    expected = jitter_boxes(torch.cat(boxes), clip_indices(boxes), batch["seed"], 64, 64).numpy()
     factor = clips[0].rows[0][1].shape[1] / 64
     assert factor == 5
     shown = np.unique(np.stack(dashed), axis=0)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from vmae_det.config import CfgNode
-from vmae_det.modeling.boxes import jitter_boxes, scale_boxes
+from vmae_det.modeling.boxes import clip_indices, jitter_boxes, scale_boxes, to_rois
 from vmae_det.modeling.build import META_ARCHITECTURE_REGISTRY, ROI_HEAD_REGISTRY, build_backbone
 from vmae_det.modeling.losses import box_loss
 from vmae_det.modeling.normalization import PixelNormalization
@@ -66,18 +66,20 @@ class ActionDetector(nn.Module):
         Returns:
             {"loss": scalar} while training, else {"scores": list of (N_i, classes)} in [0, 1].
         """
-        video, boxes = batch["video"], batch["boxes"]
+        video, counts = batch["video"], [len(boxes) for boxes in batch["boxes"]]
         height, width = video.shape[-2:]
+        clips, boxes = clip_indices(batch["boxes"]), torch.cat(batch["boxes"])  # (R,), (R, 4)
         video = self.normalization(video)  # float (B, 3, T, H, W)
         if self.training:
             if self.box_jitter:
-                boxes = jitter_boxes(boxes, batch["seed"], height, width)
-            return {"loss": box_loss(self.logits(video, boxes), torch.cat(batch["labels"]), self.loss)}
-        counts = [len(box) for box in boxes]
-        clips = torch.arange(len(boxes)).repeat_interleave(torch.tensor(counts)).to(video.device)  # (R,)
-        sizes = batch.get("size") or [boxes[0].new_tensor([width, height])] * len(boxes)
-        sizes = torch.cat([size.expand(count, 2) for size, count in zip(sizes, counts)])  # (R, 2)
-        scores = self.scores(video, torch.cat(boxes), clips, torch.cat(batch["person_scores"]), sizes)
+                boxes = jitter_boxes(boxes, clips, batch["seed"], height, width)
+            logits = self.logits(video, to_rois(boxes, clips))
+            return {"loss": box_loss(logits, torch.cat(batch["labels"]), self.loss)}
+        if batch.get("size"):
+            sizes = torch.stack(batch["size"])[clips]  # (R, 2)
+        else:
+            sizes = torch.stack([boxes.new_full((len(boxes),), side) for side in (width, height)], dim=1)
+        scores = self.scores(video, boxes, clips, torch.cat(batch["person_scores"]), sizes)
         return {"scores": list(scores.split(counts))}
 
     def scores(
@@ -98,8 +100,7 @@ class ActionDetector(nn.Module):
             sizes: (R, 2), width and height of the frame of each person's clip without padding.
         """
         boxes = scale_boxes(boxes, self.test_box_scale, sizes)
-        rois = torch.cat([clips[:, None].to(boxes), boxes], dim=1)  # (R, 5)
-        scores = self.logits(video, rois).float().sigmoid()
+        scores = self.logits(video, to_rois(boxes, clips)).float().sigmoid()
         return scores * person_scores[:, None] if self.use_person_score else scores
 
     def logits(self, video: torch.Tensor, boxes: list[torch.Tensor] | torch.Tensor) -> torch.Tensor:

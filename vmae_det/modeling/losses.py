@@ -39,6 +39,6 @@ def box_loss(logits: torch.Tensor, labels: torch.Tensor, reduction: str) -> torc
     )
     loss = loss * distributed.get_world_size()
     if reduction == "mean":
-        num_boxes = distributed.all_reduce_sum(logits.new_tensor(float(len(logits))))
+        num_boxes = distributed.all_reduce_sum(loss.new_full((), len(logits)))
         loss = loss / num_boxes.clamp(min=1)
     return loss

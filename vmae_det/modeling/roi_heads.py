@@ -69,11 +69,11 @@ class MaxPoolRoIHead(nn.Module):
         Args:
             boxes: list of (N_i, 4) xyxy pixels, or (R, 5) with the index of the clip in the first column.
         """
-        if isinstance(boxes, torch.Tensor):
-            boxes = boxes.to(features.dtype)
-        else:
-            boxes = [box.to(features.dtype) for box in boxes]
-        regions = self.roi_align(features, boxes)  # (R, C, resolution, resolution)
+        # Pixels and indices of clips above 256 are not exact in half precision.
+        dtype = torch.promote_types(features.dtype, torch.float32)
+        is_list = not isinstance(boxes, torch.Tensor)
+        boxes = [box.to(dtype) for box in boxes] if is_list else boxes.to(dtype)
+        regions = self.roi_align(features.to(dtype), boxes)  # (R, C, resolution, resolution)
         return regions.amax(dim=(2, 3))
 
     def forward(self, features: torch.Tensor, boxes: list[torch.Tensor] | torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from vmae_det.config import CfgNode
 from vmae_det.data.loader import Batch, ConcatClipDataset, build_train_dataset, load_batch_of_step
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.modeling import model_class
-from vmae_det.modeling.boxes import jitter_boxes
+from vmae_det.modeling.boxes import clip_indices, jitter_boxes
 from vmae_det.modeling.classification import mix_labels, mix_videos
 from vmae_det.modeling.masking import draw_mask
 from vmae_det.rendering.label_drawing import ActionLabel
@@ -145,7 +145,9 @@ def _draw_detection(cfg: CfgNode, dataset: ConcatClipDataset, batch: Batch) -> l
     factor = max(1, math.ceil(_MIN_SIDE / max(height, width)))
     pooled_boxes = batch["boxes"]
     if cfg.MODEL.ROI_HEAD.BOX_JITTER:
-        pooled_boxes = jitter_boxes(pooled_boxes, batch["seed"], height, width)
+        clips, counts = clip_indices(pooled_boxes), [len(boxes) for boxes in pooled_boxes]
+        jittered = jitter_boxes(torch.cat(pooled_boxes), clips, batch["seed"], height, width)
+        pooled_boxes = jittered.split(counts)
     label_map = dataset.datasets[0].label_map
     clips = []
     for number, clip in enumerate(batch["video"].numpy()):

@@ -13,8 +13,10 @@ import torch
 import torchvision  # noqa: F401  # registers the operator RoIAlign
 
 from vmae_det.config import CfgNode, get_cfg
+from vmae_det.engine.trainer import to_device
 from vmae_det.inference.export.archive_check import read_extra_file, safe_copy
 from vmae_det.inference.onnx_session import first_line, open_session
+from vmae_det.modeling.boxes import clip_indices
 from vmae_det.utils.downloads import parse_url
 from vmae_det.utils.errors import ConfigError, WeightsError
 from vmae_det.utils.memory import is_out_of_memory
@@ -131,13 +133,13 @@ def flatten_batch(batch: dict) -> dict[str, torch.Tensor]:
         `video` uint8 (B, 3, T, H, W), and with one row per person `boxes` (R, 4), `clips` (R,) int64 (index
         of the person's clip), `person_scores` (R,) and `sizes` (R, 2).
     """
-    counts = torch.tensor([len(boxes) for boxes in batch["boxes"]])
+    clips = clip_indices(batch["boxes"])
     return {
         "video": batch["video"],
         "boxes": torch.cat(batch["boxes"]),
-        "clips": torch.arange(len(counts)).repeat_interleave(counts),
+        "clips": clips,
         "person_scores": torch.cat(batch["person_scores"]),
-        "sizes": torch.stack(batch["size"]).repeat_interleave(counts, dim=0),
+        "sizes": torch.stack(batch["size"])[clips],
     }
 
 
@@ -237,9 +239,9 @@ class TorchExportModel:
     @torch.no_grad()
     def __call__(self, batch: dict) -> list[np.ndarray]:
         """Return the scores (N_i, classes) of each clip's persons."""
-        inputs = flatten_batch(batch)
+        inputs = to_device(flatten_batch(batch), self.device)
         try:
-            scores = self.program(*(inputs[name].to(self.device) for name in DETECTOR_INPUTS))
+            scores = self.program(*(inputs[name] for name in DETECTOR_INPUTS))
             return split_scores(scores.cpu(), batch)
         except Exception as error:  # an untrusted graph can cause any exception
             if is_out_of_memory(error):
