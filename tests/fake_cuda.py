@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 from unittest import mock
@@ -38,6 +38,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 _ROOT = Path(__file__).parents[1]
 _ATEN = torch.ops.aten
+_NO_FAKE_KERNEL = (_ATEN._fused_sgd_.default, _ATEN._fused_sgd_.tensor_lr)  # they are skipped
 
 
 class HiddenWait(AssertionError):
@@ -61,9 +62,12 @@ def fake_cuda() -> Iterator[None]:
             ("torch.cuda.amp.common.amp_definitely_not_available", lambda: False),
             ("torch.cuda.is_bf16_supported", lambda *_, **__: True),
             ("torch.cuda.max_memory_allocated", lambda *_: 10**9),
-            ("torch.cuda.Event", _Event),
             ("torch.cuda.synchronize", lambda *_: _refuse("torch.cuda.synchronize")),
-            ("torch.cuda.Stream.synchronize", lambda *_: _refuse("Stream.synchronize")),
+            ("torch.cuda.Event", _StreamOrEvent),
+            ("torch.cuda.Stream", _StreamOrEvent),
+            ("torch.cuda.current_stream", _StreamOrEvent),
+            ("torch.cuda.stream", lambda _: nullcontext()),
+            ("torch.Tensor.record_stream", lambda *_: None),
         ):
             stack.enter_context(mock.patch(name, value))
         yield stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
@@ -114,20 +118,20 @@ def backward_stand_in(loss: torch.Tensor) -> None:
             node.variable.grad = gradient if node.variable.grad is None else node.variable.grad + gradient
 
 
-class _Event:
-    """Stands in for torch.cuda.Event. `wait` makes a stream wait, `synchronize` the CPU."""
+class _StreamOrEvent:
+    """Stands in for torch.cuda.Stream and torch.cuda.Event. Only `synchronize` makes the CPU wait."""
 
-    def __init__(self, *_: Any, **__: Any) -> None:
+    def __init__(self, *_: Any) -> None:
         pass
 
-    def record(self, *_: Any) -> None:
+    def record(self) -> None:
         pass
 
-    def wait(self, *_: Any) -> None:
+    def wait_stream(self, _: Any) -> None:
         pass
 
     def synchronize(self) -> None:
-        _refuse("torch.cuda.Event.synchronize")
+        _refuse("a stream or an event is synchronized")
 
 
 class _Guard(TorchDispatchMode):
@@ -146,6 +150,11 @@ class _Guard(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if torch.is_inference_mode_enabled() and func.namespace == "aten":  # not decomposed yet
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
         tensors = _tensors((args, kwargs))
         is_real = tensors and not any(isinstance(tensor, FakeTensor) for tensor in tensors)
         if is_real and torch.device(kwargs.get("device") or "cpu").type == "cpu":
@@ -154,7 +163,10 @@ class _Guard(TorchDispatchMode):
         if problem := _describe_wait(func, args, kwargs):
             _refuse(problem)
         if func is _ATEN._local_scalar_dense.default:
-            return _stand_in(args[0]).item()
+            with unset_fake_temporarily():
+                return _stand_in(args[0]).item()
+        if func in _NO_FAKE_KERNEL:
+            return None
         try:
             result = func(*args, **kwargs)
         except (DataDependentOutputException, DynamicOutputShapeException):
