@@ -230,7 +230,7 @@ def _batch_bytes(cfg: CfgNode) -> int:
 
 
 def _add_mixing(mixing: BatchMixing, start: int, first: int, number: int, batch: Batch) -> Batch:
-    """Add the mixing parameters to a batch with labels.
+    """Add the mixing parameters to a batch with labels, in pinned memory if there is a GPU.
 
     Args:
         mixing: draws the parameters from the number of the batch in the run.
@@ -241,6 +241,8 @@ def _add_mixing(mixing: BatchMixing, start: int, first: int, number: int, batch:
     """
     if "label" in batch:
         batch["mixing"] = mixing(start + number, len(batch["label"]), first)
+        if torch.cuda.is_available():  # the rest of the batch is pinned by torch's loader
+            batch["mixing"] = {name: value.pin_memory() for name, value in batch["mixing"].items()}
     return batch
 
 
