@@ -188,12 +188,10 @@ def _describe_wait(func: Any, args: tuple, kwargs: dict[str, Any]) -> str | None
     """Return why an operation waits for the GPU, or None if it does not."""
     if func is _ATEN._local_scalar_dense.default:
         return "a value on the GPU is read (.item(), bool(), float())" if _on_gpu(args[0]) else None
-    if func in (_ATEN._to_copy.default, _ATEN.copy_.default):
-        source = args[-1] if func is _ATEN._to_copy.default else args[1]
-        target = torch.device(kwargs.get("device") or source.device) if len(args) == 1 else args[0].device
-        blocks = not (kwargs.get("non_blocking") or args[2:] == (True,))
-        if blocks and _on_gpu(source) != (target.type != "cpu"):
-            return f"a tensor {tuple(source.shape)} is copied from {source.device} to {target}"
+    if func is _ATEN._to_copy.default:
+        return _describe_copy(args[0], kwargs.get("device") or args[0].device, kwargs.get("non_blocking"))
+    if func is _ATEN.copy_.default:
+        return _describe_copy(args[1], args[0].device, any(args[2:]) or kwargs.get("non_blocking"))
     if func in (_ATEN.index.Tensor, _ATEN.index_put.default, _ATEN.index_put_.default) and _on_gpu(args[0]):
         for index in _tensors(args[1]):
             if not _on_gpu(index):
@@ -201,6 +199,12 @@ def _describe_wait(func: Any, args: tuple, kwargs: dict[str, Any]) -> str | None
             if index.dtype in (torch.bool, torch.uint8) and not (args[2:] and args[2].numel() == 1):
                 return "a tensor on the GPU is indexed by a mask"
     return None
+
+
+def _describe_copy(source: torch.Tensor, target: torch.device, non_blocking: bool | None) -> str | None:
+    if non_blocking or _on_gpu(source) == (torch.device(target).type != "cpu"):
+        return None
+    return f"a tensor {tuple(source.shape)} is copied from {source.device} to {target}"
 
 
 def _refuse(problem: str) -> None:

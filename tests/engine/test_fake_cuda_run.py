@@ -14,6 +14,8 @@ from fake_cuda import HiddenWait, backward_stand_in, expected_waits, fake_cuda, 
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from vmae_det.config import get_cfg
+from vmae_det.data.loader import _add_mixing
+from vmae_det.data.mixup import BatchMixing
 from vmae_det.engine import trainer as trainer_module
 from vmae_det.engine.bad_loss import BadLossHandler
 from vmae_det.engine.ema import ModelEMA
@@ -154,6 +156,16 @@ def test_a_batch_is_copied_without_waiting(cuda, monkeypatch):
     trainer, _ = build_trainer(config("ActionDetector"))
     with no_waits(), pytest.raises(HiddenWait, match=r"copied from cpu to cuda:0"):
         run_step(trainer)
+
+
+def test_mixing_parameters_are_pinned(monkeypatch):
+    """They are drawn in the main process, after torch's loader has pinned the rest of the batch."""
+    pinned = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    mixing = BatchMixing.from_config(config("VideoClassifier", "INPUT.MIXUP", 0.8))
+    batch = _add_mixing(mixing, 0, 0, 0, {"label": torch.arange(4)})
+    assert [id(tensor) for tensor in pinned] == [id(tensor) for tensor in batch["mixing"].values()]
 
 
 # ---------------------------------------------------------------- hooks

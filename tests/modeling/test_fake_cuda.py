@@ -197,6 +197,64 @@ def test_attention_maps():
                 attention_maps(encoder, video, weights)
 
 
+# ---------------------------------------------------------------- the checks
+
+
+WAITS = {
+    "item": lambda x: x.sum().item(),
+    "if": lambda x: 1 if x.any() else 0,
+    "tolist": lambda x: x.tolist(),
+    "equal": lambda x: torch.equal(x, x),
+    "to_gpu": lambda x: torch.ones(3).to(x.device),
+    "to_cpu": lambda x: x.cpu(),
+    "tensor": lambda x: torch.tensor([1, 2], device=x.device),
+    "new_tensor": lambda x: x.new_tensor([1, 2]),
+    "as_tensor": lambda x: torch.as_tensor(np.ones(2), device=x.device),
+    "copy_": lambda x: x.copy_(torch.ones(3)),
+    "set_item": lambda x: x.__setitem__(0, 1.0),
+    "index_list": lambda x: x[[0, 1]],
+    "index_on_cpu": lambda x: x[torch.tensor([0, 1])],
+    "mask": lambda x: x[x > 0],
+    "set_mask": lambda x: x.__setitem__(x > 0, x),
+    "nonzero": lambda x: x.nonzero(),
+    "unique": lambda x: x.unique(),
+    "repeat": lambda x: x.repeat_interleave(x.long()),
+    "one_hot": lambda x: torch.nn.functional.one_hot(x.long()),
+    "synchronize": lambda x: torch.cuda.synchronize(),
+    "event": lambda x: torch.cuda.Event().synchronize(),
+}
+NO_WAITS = {
+    "scalar": lambda x: x + 1.0,
+    "scalar_on_cpu": lambda x: x + torch.tensor(1.0),
+    "full": lambda x: x.new_full((3,), 1.0),
+    "to_gpu": lambda x: torch.ones(3).to(x.device, non_blocking=True),
+    "to_cpu": lambda x: x.to("cpu", non_blocking=True),
+    "fill": lambda x: x[:2].fill_(1.0),
+    "set_mask": lambda x: x.__setitem__(x > 0, 1.0),
+    "index": lambda x: x[torch.arange(2, device=x.device)],
+    "one_hot": lambda x: torch.nn.functional.one_hot(x.long(), 5),
+    "on_cpu": lambda x: torch.arange(3).sum().item(),
+}
+
+
+@pytest.mark.parametrize("inference", [False, True], ids=["", "inference"])
+@pytest.mark.parametrize("case", WAITS)
+def test_waits_are_found(case, inference):
+    with fake_cuda(), torch.inference_mode(inference):
+        x = torch.ones(3, device="cuda")
+        with no_waits(), pytest.raises(HiddenWait, match=r"test_fake_cuda\.py:\d+ \(<lambda>\)"):
+            WAITS[case](x)
+
+
+@pytest.mark.parametrize("inference", [False, True], ids=["", "inference"])
+@pytest.mark.parametrize("case", NO_WAITS)
+def test_other_operations_pass(case, inference):
+    with fake_cuda(), torch.inference_mode(inference):
+        x = torch.ones(3, device="cuda")
+        with no_waits():
+            NO_WAITS[case](x)
+
+
 # ---------------------------------------------------------------- planted faults
 
 
