@@ -70,7 +70,7 @@ class MaxPoolRoIHead(nn.Module):
             boxes: list of (N_i, 4) xyxy pixels, or (R, 5) with the index of the clip in the first column.
         """
         # Pixels and indices of clips above 256 are not exact in half precision.
-        dtype = torch.promote_types(features.dtype, torch.float32)
+        dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
         is_list = not isinstance(boxes, torch.Tensor)
         boxes = [box.to(dtype) for box in boxes] if is_list else boxes.to(dtype)
         regions = self.roi_align(features.to(dtype), boxes)  # (R, C, resolution, resolution)
