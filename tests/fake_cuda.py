@@ -61,6 +61,7 @@ def fake_cuda() -> Iterator[None]:
         for name, value in (
             ("torch.cuda.amp.common.amp_definitely_not_available", lambda: False),
             ("torch.cuda.is_bf16_supported", lambda *_, **__: True),
+            ("torch.cuda.get_device_capability", lambda *_: (8, 0)),
             ("torch.cuda.max_memory_allocated", lambda *_: 10**9),
             ("torch.cuda.synchronize", lambda *_: _refuse("torch.cuda.synchronize")),
             ("torch.cuda.Event", _StreamOrEvent),
