@@ -93,7 +93,7 @@ def test_masks_and_jitter_are_those_of_the_cpu(device):
     _, masked = split_tokens(draw_mask(seeds, grid, "tube", 0.9), count_masked(grid, "tube", 0.9))
     kept = running_cells(on_device, masked.to(device), grid, 0.5)
     assert torch.equal(kept.cpu(), running_cells(seeds, masked, grid, 0.5))
-    boxes = torch.tensor([[10.0, 20, 90, 200], [100, 50, 160, 210]])
-    jittered = jitter_boxes([boxes] * 2, seeds[:2], 224, 224)
-    for got, expected in zip(jitter_boxes([boxes.to(device)] * 2, on_device[:2], 224, 224), jittered):
-        torch.testing.assert_close(got.cpu(), expected)
+    boxes = torch.tensor([[10.0, 20, 90, 200], [100, 50, 160, 210]] * 2)
+    clips = torch.tensor([0, 0, 1, 1])
+    jittered = jitter_boxes(boxes.to(device), clips.to(device), on_device[:2], 224, 224)
+    torch.testing.assert_close(jittered.cpu(), jitter_boxes(boxes, clips, seeds[:2], 224, 224))
