@@ -46,6 +46,7 @@ setup(
         "tensorboard>=2.15",
         "tqdm>=4.66",
         "filelock>=3.12",
+        "packaging>=22",  # of vmae-det doctor
     ],
     extras_require={
         "test": [

@@ -16,6 +16,7 @@ FILE = ROOT / "docs" / "images" / "packages.svg"
 PURPOSES = {
     "cli": "one file per command",
     "benchmarks": "speed and memory",
+    "doctor": "checks of a machine",
     "visualization": "pictures for researchers",
     "rendering": "overlay, timeline, page, files",
     "inference": "from a video to detections",

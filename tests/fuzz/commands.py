@@ -90,6 +90,7 @@ COMMANDS = (
     "benchmark frame-map --rows @num:1000 --repeats @num:1 --json @out:r.json",
     "benchmark gpu-scaling --total-gpus @num:8 --matrix-rate @num:400 --gpus @num:8 --batch @num:64 "
     "--json @out:r.json",
+    "doctor --quick --device @word:cpu --time-limit @num:1 --folder @outdir:out --json @out:r.json",
     "quickstart --output @outdir:/dev/null/x --seed @num:0 --num-gpus @num:1",
     *(
         f"prepare {name} --annotations @dir:empty --videos @dir:mini_ava/videos --root @outdir:root "
@@ -179,7 +180,7 @@ def every_input(site: Path, scratch: Path, seed: int) -> Iterator[Input]:
 
 def is_slow(fuzz_input: Input) -> bool:
     """Return whether an input takes many seconds: retried downloads, exports and benchmarks."""
-    slow_commands = ("benchmark", "export", "quickstart")
+    slow_commands = ("benchmark", "doctor", "export", "quickstart")
     return fuzz_input.what.endswith("an unreachable URL") or fuzz_input.words[0] in slow_commands
 
 

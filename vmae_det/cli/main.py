@@ -35,6 +35,7 @@ COMMANDS = {
     "link": "link keyframe detections into tubes, for video-mAP",
     "convert-tubes": "convert tubes from ACT or MultiSports pickles to CSV",
     "benchmark": "measure time and memory of the toolkit on this machine",
+    "doctor": "check this machine and installation, with smoke tests of each part",
     "quickstart": "run the whole pipeline on a small built-in dataset, in a few minutes on a CPU",
 }
 # Commands with --import: they build models, datasets, readers or person detectors from registries.

@@ -15,8 +15,6 @@ import platform
 from contextlib import suppress
 from pathlib import Path
 
-import torch
-
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _fast_gemm = False
 
@@ -31,6 +29,8 @@ def count_cores() -> int:
 def use_fast_gemm(enabled: bool = True) -> None:
     """Enable or disable the faster GEMM kernels in this process, if this CPU has them."""
     global _fast_gemm
+    import torch  # here, so that `count_cores` works without torch
+
     if enabled != _fast_gemm and _has_fast_gemm():
         torch.set_float32_matmul_precision("medium" if enabled else "highest")
         _fast_gemm = enabled
@@ -54,6 +54,8 @@ def keep_freed_memory(largest: int = 1 << 28) -> None:
 
 @functools.cache
 def _has_fast_gemm() -> bool:
+    import torch
+
     return (
         torch.backends.mkl.is_available()
         and torch.backends.mkldnn.is_available()
@@ -73,6 +75,8 @@ def _is_amd() -> bool:
 
 def _keeps_float32() -> bool:
     """Return whether GEMM with "medium" is accurate to float32 rounding (that of bfloat16 is 4e-3)."""
+    import torch
+
     generator = torch.Generator().manual_seed(0)
     torch.set_float32_matmul_precision("medium")
     try:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from vmae_det.utils.errors import UserError
+
+if TYPE_CHECKING:  # `machine_memory` works without torch
+    import torch
 
 # Memory limits of a container on Linux, in versions 2 and 1 of control groups.
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -36,12 +38,16 @@ def machine_memory() -> int:
 def device_memory(device: torch.device) -> int:
     """Return the memory of a device in bytes; for the CPU, that of this machine."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.get_device_properties(device).total_memory
     return machine_memory()
 
 
 def is_out_of_memory(error: Exception) -> bool:
     """Return whether Python, torch, CUDA, cuBLAS or Metal raised this error because memory ran out."""
+    import torch
+
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)

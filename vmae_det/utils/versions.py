@@ -6,8 +6,6 @@ import platform
 import subprocess
 from pathlib import Path
 
-import torch
-
 import vmae_det
 
 
@@ -16,16 +14,19 @@ def code_versions() -> dict[str, str]:
 
     A commit ends in "-dirty" if files differ from it.
     """
+    import torch  # here, so that `git_commit` works without torch
+
     versions = {
         "vmae_det": vmae_det.__version__,
         "torch": str(torch.__version__),
         "python": platform.python_version(),
     }
-    commit = _commit(Path(vmae_det.__file__).resolve().parents[1])
+    commit = git_commit(Path(vmae_det.__file__).resolve().parents[1])
     return versions | ({"commit": commit} if commit else {})
 
 
-def _commit(folder: Path) -> str | None:
+def git_commit(folder: Path) -> str | None:
+    """Return the commit of a git checkout, with "-dirty" if files differ; None if the folder is not one."""
     if not (folder / ".git").exists():
         return None
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
