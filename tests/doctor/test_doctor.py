@@ -396,6 +396,40 @@ def test_a_precision_that_raises_is_named(monkeypatch):
     assert finding.text == "fp16 raises RuntimeError: no kernel image is available"
 
 
+def sends_another_norm(pipe, *_):
+    pipe.send(1.23)
+
+
+def sends_an_error(pipe, *_):
+    pipe.send(Problem(FAILED, "RuntimeError: connection refused", ""))
+
+
+def crashes(*_):
+    os._exit(3)
+
+
+def hangs(*_):
+    time.sleep(60)
+
+
+@pytest.mark.parametrize(
+    ("process", "text"),
+    [
+        (sends_another_norm, "gradient norm [1.23, 1.23], expected "),
+        (sends_an_error, "process 0: RuntimeError: connection refused"),
+        (crashes, "process 0 crashed (exit status 3)"),
+        (hangs, "process 0 hangs: no step in 1 s"),
+    ],
+)
+def test_ddp_that_fails_is_named(examined, monkeypatch, process, text):
+    monkeypatch.setattr(training, "_ddp_process", process)
+    monkeypatch.setattr(training, "_DDP_TIMEOUT", 1.0 if process is hangs else 60.0)
+    finding = check(training.check_ddp, "cpu", 2)
+    assert finding.status == FAILED
+    assert finding.text.startswith(text)
+    assert "one process" in finding.remedy
+
+
 # ---------------------------------------------------------------- devices
 
 

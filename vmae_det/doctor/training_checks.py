@@ -12,9 +12,8 @@ from vmae_det.doctor.isolation import CONTEXT, Problem, Stage, explain
 from vmae_det.doctor.report import FAILED
 
 # Largest relative difference of loss and gradient norm from float32 on the CPU. In float32, devices and
-# compiled code add in another order (PyTorch disables TF32 for matrix multiplications by default). A bfloat16
-# number has 8 significant bits (rounding error 2^-9 = 0.2 %), a float16 number 11 (0.02 %); the errors of ten
-# layers add up.
+# compiled code add in another order; TF32 is disabled (`_set_device`). A bfloat16 number has 8 significant
+# bits (rounding error 2^-9 = 0.2 %), a float16 number 11 (0.02 %); the errors of ten layers add up.
 TOLERANCE = {"none": 1e-3, "fp16": 1e-2, "bf16": 3e-2}
 _NAMES = {"none": "fp32", "bf16": "bf16", "fp16": "fp16"}
 _DDP_CLIPS = 2  # per process
@@ -76,6 +75,8 @@ def _set_device(device: str) -> None:
 
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
+        # By default the convolution of the patch embedding rounds to TF32, which has 11 significant bits.
+        torch.backends.cudnn.allow_tf32 = False
 
 
 def _remedy(device: str, compiled: bool) -> str:
