@@ -435,11 +435,13 @@ def test_ddp_that_fails_is_named(examined, monkeypatch, process, text):
 
 def test_a_gpu_that_torch_cannot_use_is_named(monkeypatch):
     monkeypatch.setattr(devices, "nvidia_driver", lambda: ("470.1", ["NVIDIA A100"]))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
     if __import__("torch").cuda.is_available():
         pytest.skip("torch can use a GPU here")
     finding = next(f for f in devices.describe_devices(ignore) if f.name == "GPU")
     assert finding.status == FAILED
     assert "NVIDIA A100 (driver 470.1), but torch cannot use it" in finding.text
+    assert "CUDA_VISIBLE_DEVICES is '7'" in finding.text
     assert "pytorch.org/get-started" in finding.remedy
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -54,7 +55,11 @@ def _describe(stage: Stage) -> Iterator[Finding]:
         version, names = driver
         problem = f"{', '.join(names)} (driver {version}), but torch cannot use it: "
         problem += "a build with CUDA is needed" if not torch.version.cuda else _cuda_error()
-        yield Finding(SECTION, "GPU", FAILED, problem, f"reinstall torch and torchvision: {_INSTALL}")
+        remedy = f"reinstall torch and torchvision: {_INSTALL}"
+        if "CUDA_VISIBLE_DEVICES" in os.environ:
+            problem += f"; CUDA_VISIBLE_DEVICES is '{os.environ['CUDA_VISIBLE_DEVICES']}'"
+            remedy = f"unset CUDA_VISIBLE_DEVICES, or {remedy}"
+        yield Finding(SECTION, "GPU", FAILED, problem, remedy)
     else:
         yield Finding(SECTION, "GPU", FACT, "none: no NVIDIA driver, and torch finds no GPU")
     if platform.system() == "Darwin":
