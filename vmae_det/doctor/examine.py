@@ -78,7 +78,11 @@ def examine(
             report.add(*(f for f in names if f.name == "readers"))  # they cannot be listed
             report.add(*_missing_device(described[0], device))
             for check in checks:
-                report.add(*runner.run(check))
+                if not runner.broken.intersection(check.needs):
+                    report.add(*runner.run(check))
+            report.add(
+                *_not_run([check for check in checks if runner.broken.intersection(check.needs)], runner)
+            )
     report.seconds = time.monotonic() - start
     return report
 
@@ -104,6 +108,7 @@ def _import_checks() -> list[Check]:
 def _run_imports(runner: CheckRunner, checks: list[Check]) -> Iterator[Finding]:
     """Yield a finding for each module that cannot be imported. Optional ones are warnings."""
     required = {module for _, module, is_required in _COMPILED if is_required}
+    distributions = {module: distribution for distribution, module, _ in _COMPILED}
     working = []
     for check in checks:
         (finding,) = runner.run(check)
@@ -112,8 +117,9 @@ def _run_imports(runner: CheckRunner, checks: list[Check]) -> Iterator[Finding]:
             continue
         runner.broken.add(check.name.partition(".")[0])
         status = FAILED if check.name in required else WARNING
-        yield Finding(packages.SECTION, f"import {check.name}", status, finding.text, finding.remedy)
-    yield Finding(packages.SECTION, "imports", FACT, ", ".join(working))
+        remedy = f"pip install --force-reinstall {distributions[check.name]}"
+        yield Finding(packages.SECTION, f"import {check.name}", status, finding.text, remedy)
+    yield Finding(packages.SECTION, "imports", FACT, ", ".join(working) or "none")
 
 
 def _as_facts(findings: list[Finding]) -> list[Finding]:
@@ -171,6 +177,14 @@ def _training(facts: list[Finding], choice: str, compiled: bool) -> Iterator[Che
             arguments = (task, name, precisions, True)
             title = f"{name}, {task}, compiled"
             yield Check(title, training_checks.check_training, arguments, 120.0, 20.0, needs)
+
+
+def _not_run(checks: list[Check], runner: CheckRunner) -> Iterator[Finding]:
+    """Yield one finding for all checks that need a module which cannot be imported."""
+    if checks:
+        modules = ", ".join(sorted({need for check in checks for need in check.needs} & runner.broken))
+        text = f"they need {modules}: {', '.join(check.name for check in checks)}"
+        yield Finding("Checks", f"{len(checks)} checks", SKIPPED, text, "repair the imports that failed", 0.0)
 
 
 def _missing_device(facts: list[Finding], choice: str) -> Iterator[Finding]:

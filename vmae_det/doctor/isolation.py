@@ -25,7 +25,8 @@ from tqdm import tqdm
 from vmae_det.doctor.report import FAILED, OK, SKIPPED, Finding
 from vmae_det.utils.errors import UserError, one_line
 
-CONTEXT = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+_SPAWN = multiprocessing.get_context("spawn")
+CONTEXT = multiprocessing.get_context("forkserver") if sys.platform == "linux" else _SPAWN
 _EXIT_TIMEOUT = 2.0  # seconds in which an idle process exits by itself
 _START_TIMEOUT = 120.0  # seconds in which a process must start and the server must import torch
 _BUG = "if the installation is complete, this may be a bug: report it with this page"
@@ -104,12 +105,16 @@ class CheckRunner:
         missing = [module for module in check.needs if module in self.broken]
         seconds = 0.0
         if missing:
-            result: Any = Problem(SKIPPED, f"{missing[0]} cannot be imported", f"repair {missing[0]}")
+            result: Any = Problem(SKIPPED, f"{missing[0]} cannot be imported", f"see: import {missing[0]}")
         elif time.monotonic() + check.expected > self.deadline:
             text = f"not started, to end within {self.time_limit:.0f} s"
             result = Problem(SKIPPED, text, "run again with --time-limit 600")
         else:
-            self._worker = self._worker or _Worker()
+            if self._worker is None:
+                self._worker = _Worker()
+                if not self._worker.has_started:
+                    self._worker.stop()
+                    self._worker = _Worker(_SPAWN)
             result = self._worker.run(check)
             seconds = self._worker.seconds
         findings = _findings(check, result, seconds)
@@ -142,14 +147,14 @@ def _findings(check: Check, result: Any, seconds: float) -> list[Finding]:
 class _Worker:
     """A process that runs one check at a time."""
 
-    def __init__(self) -> None:
-        CONTEXT.set_forkserver_preload(["vmae_det.doctor.preload"])
+    def __init__(self, context: Any = CONTEXT) -> None:
+        context.set_forkserver_preload(["vmae_det.doctor.preload"])
         self.seconds = 0.0
         handle, log = tempfile.mkstemp(prefix="vmae_det_doctor_", suffix=".log")
         os.close(handle)
         self.log = Path(log)
-        self.pipe, child_pipe = CONTEXT.Pipe()
-        self.process = CONTEXT.Process(target=_serve, args=(child_pipe, log))
+        self.pipe, child_pipe = context.Pipe()
+        self.process = context.Process(target=_serve, args=(child_pipe, log))
         # A server that hangs while it imports torch would block `start` forever.
         starting = threading.Thread(target=self._start, daemon=True)
         starting.start()
@@ -157,16 +162,21 @@ class _Worker:
         child_pipe.close()
 
     def _start(self) -> None:
-        with suppress(OSError, EOFError):  # the server crashed; `run` reports it
+        with suppress(OSError, EOFError):  # the server crashed
             self.process.start()
+
+    @property
+    def has_started(self) -> bool:
+        """Whether there is a process. There is none if torch crashes or blocks the server."""
+        return self.process.pid is not None
 
     def run(self, check: Check) -> Any:
         """Return what the check returned, or the `Problem` that it raised or caused."""
         start = time.monotonic()
         stage = ""
         try:
-            if self.process.pid is None:
-                return self._lost(f"no process that imports torch started in {_START_TIMEOUT:.0f} s")
+            if not self.has_started:
+                return self._lost("no process can be started")
             self.pipe.send(check)
             while self.pipe.poll(max(check.timeout - (time.monotonic() - start), 0)):
                 kind, content = self.pipe.recv()
@@ -187,12 +197,12 @@ class _Worker:
             lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n")
             if last := next((line.strip() for line in reversed(lines) if line.strip()), ""):
                 text += f"; its last output: {last[:160]}"
-        return Problem(FAILED, text, "install the package of this check again; " + _BUG)
+        return Problem(FAILED, text, _BUG)
 
     def stop(self) -> None:
         """Stop the process and the processes that it started."""
         self.pipe.close()
-        if self.process.pid is not None:
+        if self.has_started:
             self.process.join(_EXIT_TIMEOUT)
             with suppress(OSError):
                 os.killpg(self.process.pid, signal.SIGKILL)
