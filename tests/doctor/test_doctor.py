@@ -50,7 +50,7 @@ def test_this_machine_passes(examined):
     assert not problems
     assert examined.status in (OK, WARNING)
     done = {f.name for f in examined.findings if f.seconds is not None and f.status == OK}
-    assert {f"cpu, {task}" for task in ("pretraining", "classification", "detection")} <= done
+    assert {f"{task} on cpu" for task in ("pretraining", "classification", "detection")} <= done
     assert {"DDP on the CPU", "reader pyav", "reader images", "loader workers", "write a file"} <= done
     assert {"export to torch.export", "export to ONNX"} <= done
 
@@ -482,8 +482,8 @@ def test_a_device_that_is_missing_fails():
 def test_checks_of_each_gpu_type():
     facts = [Finding("", f"GPU {n}", OK, f"NVIDIA {name}, 80 GB") for n, name in enumerate(("A", "A", "B"))]
     names = [it.name for it in examine._training(facts, "auto", True)]
-    assert "cuda:2, detection, compiled" in names
-    assert "cuda:1, detection" not in names
+    assert "compiled detection on cuda:2" in names
+    assert "detection on cuda:1" not in names
     assert "DDP on 3 GPU(s)" in names
     only_gpu = [it.name for it in examine._training(facts, "cuda", False)]
     assert not any("cpu" in name or "CPU" in name or "compiled" in name for name in only_gpu)

@@ -162,7 +162,7 @@ def _training(facts: list[Finding], choice: str, compiled: bool) -> Iterator[Che
         for task in _TASKS:
             precisions = ("none",) if name == "mps" else _PRECISIONS
             arguments = (task, name, precisions, False)
-            yield Check(f"{name}, {task}", training_checks.check_training, arguments, 90.0, 2.0, needs)
+            yield Check(f"{task} on {name}", training_checks.check_training, arguments, 90.0, 2.0, needs)
     if "cpu" in usable:
         yield Check("DDP on the CPU", training_checks.check_ddp, ("cpu", 2), 90.0, 5.0, needs)
     gpus = sum(f.name.startswith("GPU ") and f.status != FAILED for f in facts)
@@ -175,7 +175,7 @@ def _training(facts: list[Finding], choice: str, compiled: bool) -> Iterator[Che
         precisions = ("none",) if name == "cpu" else _PRECISIONS
         for task in ("detection", "classification", "pretraining"):
             arguments = (task, name, precisions, True)
-            title = f"{name}, {task}, compiled"
+            title = f"compiled {task} on {name}"
             yield Check(title, training_checks.check_training, arguments, 120.0, 20.0, needs)
 
 
