@@ -17,7 +17,7 @@ from vmae_det.cli import doctor
 from vmae_det.cli.main import main
 from vmae_det.doctor import data_checks, decoders, devices, examine, export_checks, machine, packages
 from vmae_det.doctor import training_checks as training
-from vmae_det.doctor.isolation import Check, CheckRunner, Problem, run_here
+from vmae_det.doctor.isolation import CONTEXT, Check, CheckRunner, Problem, run_here
 from vmae_det.doctor.report import FACT, FAILED, OK, SKIPPED, WARNING, Finding, Report, anonymous
 from vmae_det.utils.errors import ConfigError, DataError
 from vmae_det.video.readers import READER_REGISTRY, PyAVReader
@@ -45,6 +45,12 @@ def examined(tmp_path_factory):
     return examine.examine(tmp_path_factory.mktemp("outputs"), compiled=False, time_limit=300)
 
 
+@pytest.fixture(scope="session")
+def server():
+    """Let the server from which processes are forked import torch once."""
+    CONTEXT.set_forkserver_preload(["vmae_det.doctor.preload"])
+
+
 def test_this_machine_passes(examined):
     problems = [f for f in examined.findings if f.status == FAILED]
     assert not problems
@@ -53,6 +59,8 @@ def test_this_machine_passes(examined):
     assert {f"{task} on cpu" for task in ("pretraining", "classification", "detection")} <= done
     assert {"DDP on the CPU", "reader pyav", "reader images", "loader workers", "write a file"} <= done
     assert {"export to torch.export", "export to ONNX"} <= done
+    names = {f.name.removeprefix("reader ") for f in examined.findings if f.name.startswith("reader ")}
+    assert names == {name for name, _ in READER_REGISTRY}
 
 
 def test_the_report_fits_one_screen(examined):
@@ -177,11 +185,6 @@ def test_a_broken_reader_is_named(monkeypatch, reader, status, text):
     finding = check(data_checks.check_reader, "decord")
     assert (finding.status, text in finding.text) == (status, True), finding
     assert status == OK or "decord" in finding.remedy or "pyav" in finding.remedy
-
-
-def test_every_registered_reader_is_checked(examined):
-    names = {f.name.removeprefix("reader ") for f in examined.findings if f.name.startswith("reader ")}
-    assert names == {name for name, _ in READER_REGISTRY}
 
 
 def test_numbers_of_frames_are_read_back():
@@ -430,7 +433,7 @@ def hangs(*_):
         (hangs, "process 0 hangs: no step in 1 s"),
     ],
 )
-def test_ddp_that_fails_is_named(examined, monkeypatch, process, text):
+def test_ddp_that_fails_is_named(server, monkeypatch, process, text):
     monkeypatch.setattr(training, "_ddp_process", process)
     monkeypatch.setattr(training, "_DDP_TIMEOUT", 1.0 if process is hangs else 60.0)
     finding = check(training.check_ddp, "cpu", 2)
@@ -516,8 +519,7 @@ def broken(stage):
     raise Problem(FAILED, "broken", "mend it")
 
 
-def test_a_crash_or_a_hang_does_not_stop_the_next_check(examined):
-    """The fixture has started the server from which these processes are forked."""
+def test_a_crash_or_a_hang_does_not_stop_the_next_check(server):
     with CheckRunner(60) as runner:
         (crashed,) = runner.run(Check("a", crash, needs=()))
         (fine,) = runner.run(Check("b", works, needs=()))
