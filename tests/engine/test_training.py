@@ -174,7 +174,7 @@ def test_testing_requires_complete_weights(tiny_cfg, tmp_path):
 
 @pytest.mark.parametrize("task", ["pretrain", "detect"])
 def test_two_processes_have_the_losses_of_one(tiny_cfg, tmp_path, task):
-    options = ("SOLVER.EPOCHS", 20 if task == "pretrain" else 4)
+    options = ("SOLVER.EPOCHS", 4)  # 20 steps or more
     status = {}
     for processes in (1, 2):
         cfg = tiny_cfg(task, "OUTPUT_DIR", str(tmp_path / str(processes)), *options)
