@@ -67,7 +67,8 @@ def describe_range(values: Any) -> str:
         return f"str of the form {values.form}" + (", or empty" if values.blank else "")
     if hasattr(values, "blank"):
         return "str" if values.blank else "str, not empty"
-    return f"{kind} in {values.text}" if hasattr(values, "text") else kind
+    words = "".join(f", or `{word}`" for word in getattr(values, "extra_choices", ()))
+    return f"{kind} in {values.text}{words}" if hasattr(values, "text") else kind
 
 
 def key_comments() -> dict[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from vmae_det import model_zoo
 from vmae_det.config import CfgNode, check_config, get_cfg
 from vmae_det.config.cfg_node import flatten
+from vmae_det.config.ranges import AUTO
 from vmae_det.utils.errors import ConfigError, did_you_mean
 
 # Keys that the weights determine: their network and its input pixels.
@@ -71,7 +72,7 @@ def load_config(
         ConfigError: the file does not exist, or a key or value is invalid.
         WeightsError: MODEL.WEIGHTS cannot be read.
     """
-    cfg = _merge(get_cfg(), config_file, opts)
+    cfg, stored = _merge(get_cfg(), config_file, opts), None
     if cfg.MODEL.WEIGHTS:
         stored = (find_config or _config_of_checkpoint)(cfg.MODEL.WEIGHTS)
         if stored is not None:
@@ -81,6 +82,10 @@ def load_config(
                     base.merge_from_list([key, value])
             cfg = _merge(base, config_file, opts)
     check_config(cfg)
+    if AUTO in (cfg.MODEL.CLASSIFIER.NUM_CLASSES, cfg.MODEL.ROI_HEAD.NUM_CLASSES):
+        from vmae_det.engine.num_classes import resolve_num_classes
+
+        resolve_num_classes(cfg, stored)
     cfg.freeze()
     return cfg
 
@@ -94,15 +99,20 @@ def _config_of_checkpoint(weights: str) -> CfgNode | None:
 
 def _merge(cfg: CfgNode, config_file: str, opts: list[str]) -> CfgNode:
     if config_file:
-        path = Path(config_file)
-        if not path.exists() or path.is_dir():
-            try:
-                path = model_zoo.get_config_file(config_file)
-            except ConfigError:
-                hint = did_you_mean(config_file, model_zoo.config_names())
-                raise ConfigError(
-                    f"--config-file: {config_file} is neither a file nor a config of the model zoo{hint}"
-                ) from None
-        cfg.merge_from_file(path)
+        cfg.merge_from_file(find_config_file(config_file))
     cfg.merge_from_list(opts)
     return cfg
+
+
+def find_config_file(config_file: str) -> Path:
+    """Return the file of --config-file: a path, or a name in the model zoo."""
+    path = Path(config_file)
+    if path.exists() and not path.is_dir():
+        return path
+    try:
+        return model_zoo.get_config_file(config_file)
+    except ConfigError:
+        hint = did_you_mean(config_file, model_zoo.config_names())
+        raise ConfigError(
+            f"--config-file: {config_file} is neither a file nor a config of the model zoo{hint}"
+        ) from None

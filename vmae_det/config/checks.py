@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from vmae_det.config.cfg_node import CfgNode, flatten, value_of
 from vmae_det.config.defaults import KEYS
+from vmae_det.config.ranges import AUTO
 from vmae_det.config.size_bounds import tokens_per_clip
 from vmae_det.utils.errors import ConfigError
 
@@ -46,6 +47,11 @@ def check_config(cfg: CfgNode) -> None:
     _check_shapes(cfg)
     _check_compilation(cfg)
     _check_solver(cfg)
+    _require(
+        not cfg.TEST.PATIENCE or cfg.TEST.PERIOD > 0,
+        "TEST.PATIENCE",
+        f"{cfg.TEST.PATIENCE}, but TEST.PERIOD 0 evaluates only after training; set TEST.PERIOD to 1 or more",
+    )
     _check_person_detector(cfg)
 
 
@@ -56,6 +62,25 @@ def unused_keys(cfg: CfgNode) -> Iterator[str]:
         value = value_of(cfg, key)
         if architecture in _ARCHITECTURES and architecture != user and value != KEYS[key].default:
             yield f"{key}: {value} has no effect: only {user} uses it, not {architecture}"
+    if architecture == "MaskedAutoencoder" and cfg.SOLVER.CLASS_BALANCE != "none":
+        yield f"SOLVER.CLASS_BALANCE: {cfg.SOLVER.CLASS_BALANCE} has no effect: {architecture} has no classes"
+    if cfg.TEST.PATIENCE and not cfg.DATASETS.TEST:
+        yield f"TEST.PATIENCE: {cfg.TEST.PATIENCE} has no effect: DATASETS.TEST is empty"
+
+
+def num_classes(cfg: CfgNode, group: str) -> int:
+    """Return MODEL.`group`.NUM_CLASSES.
+
+    Raises:
+        ConfigError: it is auto (see `engine.num_classes.resolve_num_classes`).
+    """
+    number = cfg.MODEL[group].NUM_CLASSES
+    _require(
+        number != AUTO,
+        f"MODEL.{group}.NUM_CLASSES",
+        "auto is not resolved; call vmae_det.engine.num_classes.resolve_num_classes(cfg), or set a number",
+    )
+    return number
 
 
 def _check_shapes(cfg: CfgNode) -> None:

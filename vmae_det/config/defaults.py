@@ -8,6 +8,7 @@ from vmae_det.config.ranges import (
     choice,
     flag,
     integer,
+    integer_or_auto,
     low_and_high,
     number,
     registered,
@@ -105,8 +106,9 @@ _C.MODEL.RECONSTRUCTION.SAMPLING_RATE = Key(0, integer("[0, 1000]"))
 _C.MODEL.RECONSTRUCTION.LOSS = Key("mse", choice("mse", "l1", "smooth_l1"))
 
 _C.MODEL.CLASSIFIER = Group()
-# Classes of the label map; 400 in Kinetics-400.
-_C.MODEL.CLASSIFIER.NUM_CLASSES = Key(400, integer("[1, 100000]"))
+# Classes of the label map; 400 in Kinetics-400. auto: those of MODEL.WEIGHTS, otherwise of the first training
+# set with a label map. A list of videos without a label map has its largest label + 1.
+_C.MODEL.CLASSIFIER.NUM_CLASSES = Key(400, integer_or_auto("[1, 100000]"))
 # Dropout before the last linear layer.
 _C.MODEL.CLASSIFIER.DROPOUT = Key(0.0, number("[0, 1)"))
 # Label smoothing of the cross-entropy.
@@ -117,8 +119,8 @@ _C.MODEL.CLASSIFIER.LINEAR_PROBE = Key(False, flag())
 _C.MODEL.ROI_HEAD = Group()
 # RoI head.
 _C.MODEL.ROI_HEAD.NAME = Key("MaxPoolRoIHead", registered("vmae_det.modeling:ROI_HEAD_REGISTRY"))
-# Classes of the label map; 80 in AVA.
-_C.MODEL.ROI_HEAD.NUM_CLASSES = Key(80, integer("[1, 100000]"))
+# Classes of the label map; 80 in AVA. auto: those of MODEL.WEIGHTS, otherwise of the first training set.
+_C.MODEL.ROI_HEAD.NUM_CLASSES = Key(80, integer_or_auto("[1, 100000]"))
 # RoIAlign: output cells per side, sampling points per cell and side (0: adaptive), half-pixel alignment.
 _C.MODEL.ROI_HEAD.RESOLUTION = Key(7, integer("[1, 64]"))
 _C.MODEL.ROI_HEAD.SAMPLING_RATIO = Key(0, integer("[0, 16]"))
@@ -234,6 +236,10 @@ _C.SOLVER.MOMENTUM = Key(0.9, number("[0, 1)"))
 _C.SOLVER.LAYER_DECAY = Key(1.0, number("(0, 1]"))
 # Factor of the learning rate of all parameters outside of the backbone.
 _C.SOLVER.HEAD_LR_FACTOR = Key(1.0, number("(0, 10000]"))
+# Weights of the classes in the loss, from their numbers n of training labels: proportional to 1 / sqrt(n) or
+# to 1 / n, for classes that are rare. Classification: of a clip, by its class; the mean over clips is 1.
+# Detection: of a class in the mean over classes; the mean over classes is 1. A class without labels has 1.
+_C.SOLVER.CLASS_BALANCE = Key("none", choice("none", "inverse_sqrt", "inverse"))
 # Decay of the exponential moving average (EMA) of the weights, which is evaluated and saved. 0: no EMA.
 _C.SOLVER.EMA_DECAY = Key(0.0, number("[0, 1)"))
 # Largest norm of the gradient. 0: no clipping.
@@ -265,6 +271,9 @@ _C.TEST.PERIOD = Key(0, integer("[0, 100000]"))
 # Metric that selects model_best.pt. Empty: the metric of the task (frame_mAP, top1 or reconstruction_loss).
 # With several datasets, the metric is prefixed by a dataset's name, as in results.json.
 _C.TEST.BEST_METRIC = Key("", text())
+# Early stop: evaluations without improvement of the best metric after which training stops. 0: never. With a
+# value above 0, model_final.pt contains the weights of the best evaluation. Needs PERIOD.
+_C.TEST.PATIENCE = Key(0, integer("[0, 100000]"))
 # Clips of a batch in each process.
 _C.TEST.BATCH_SIZE = Key(8, integer("[1, 10000]"))
 # Classification: views of a video, clips in time x crops in space. Their scores are averaged.

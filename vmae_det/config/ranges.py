@@ -13,6 +13,8 @@ from typing import Any, Protocol
 from vmae_det.utils.errors import did_you_mean
 from vmae_det.utils.registry import lookup
 
+AUTO = "auto"  # value of a key that is resolved before the model is built
+
 
 class Range(Protocol):
     """The values that a key accepts.
@@ -115,6 +117,25 @@ def integer(interval: str) -> Range:
 def number(interval: str) -> Range:
     """Floats in an interval such as "[0, 1)", which excludes 1."""
     return _Interval(interval, float, "float")
+
+
+@dataclass(frozen=True)
+class _IntegerOrAuto(_Interval):
+    """Integers in an interval, or the word auto."""
+
+    extra_choices: tuple[str, ...] = (AUTO,)
+
+    def convert(self, value: Any) -> Any:
+        return AUTO if value == AUTO else super().convert(value)
+
+    def check(self, value: Any, key: str) -> None:
+        if value != AUTO:
+            super().check(value, key)
+
+
+def integer_or_auto(interval: str) -> Range:
+    """Integers in an interval such as "[1, 100]", or "auto"."""
+    return _IntegerOrAuto(interval, int, "int")
 
 
 @dataclass(frozen=True)

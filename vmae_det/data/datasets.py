@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from vmae_det.config import CfgNode
+from vmae_det.config.checks import num_classes
 from vmae_det.data import transforms
 from vmae_det.data.augmentation import ClipAugmentation
 from vmae_det.data.catalog import DatasetSpec
@@ -76,6 +77,10 @@ class ClipDataset(torch.utils.data.Dataset, ABC):
         """
         if self.label_map is not None:
             self.columns = classes.columns_of(self.label_map, str(self.spec.label_map))
+
+    def class_counts(self, number: int) -> np.ndarray | None:
+        """Return the labels of each of the model's `number` classes, counted, int64; None without classes."""
+        return None
 
     @abstractmethod
     def __len__(self) -> int:
@@ -206,11 +211,11 @@ class LabeledVideos(ClipDataset):
         self.files, self.labels = self.read_videos()
         if spec.label_map is not None:
             self.label_map = LabelMap.from_file(spec.label_map)
-        num_classes, max_label = cfg.MODEL.CLASSIFIER.NUM_CLASSES, self.labels.max()
+        classes, max_label = num_classes(cfg, "CLASSIFIER"), self.labels.max()
         annotations = spec.annotations or spec.videos
-        if max_label >= num_classes:
+        if max_label >= classes:
             raise ConfigError(
-                f"MODEL.CLASSIFIER.NUM_CLASSES: {num_classes}, but {annotations} has a label {max_label}: "
+                f"MODEL.CLASSIFIER.NUM_CLASSES: {classes}, but {annotations} has a label {max_label}: "
                 f"set it to {max_label + 1} or more"
             )
         if self.label_map and max_label >= len(self.label_map):
@@ -238,6 +243,10 @@ class LabeledVideos(ClipDataset):
                 self.spec.name,
                 classes.source,
             )
+
+    def class_counts(self, number: int) -> np.ndarray:
+        """Return the number of videos of each class."""
+        return np.bincount(self.labels, minlength=number)
 
     def __len__(self) -> int:
         return len(self.files) * (1 if self.training else self.views)
@@ -292,10 +301,10 @@ class ActionKeyframes(ClipDataset):
 
     def use_classes(self, classes: ModelClasses) -> None:
         """Match labels and scores with the model's classes (see `ClipDataset.use_classes`)."""
-        num_classes, expected = self.cfg.MODEL.ROI_HEAD.NUM_CLASSES, len(classes.label_map)
-        if num_classes != expected:
+        number, expected = num_classes(self.cfg, "ROI_HEAD"), len(classes.label_map)
+        if number != expected:
             raise ConfigError(
-                f"MODEL.ROI_HEAD.NUM_CLASSES: {num_classes}, but {classes.source} has {expected} classes: "
+                f"MODEL.ROI_HEAD.NUM_CLASSES: {number}, but {classes.source} has {expected} classes: "
                 f"set it to {expected}"
             )
         super().use_classes(classes)
@@ -332,6 +341,11 @@ class ActionKeyframes(ClipDataset):
                 "lower scores"
             )
         return keyframes
+
+    def class_counts(self, number: int) -> np.ndarray:
+        """Return the number of annotated boxes of each class."""
+        columns = self.keyframes.values
+        return np.bincount(columns if self.columns is None else self.columns[columns], minlength=number)
 
     def __len__(self) -> int:
         return len(self.keyframes)

@@ -83,6 +83,11 @@ class ConcatClipDataset(torch.utils.data.Dataset):
         """Number of video files."""
         return sum(dataset.num_files for dataset in self.datasets)
 
+    def class_counts(self, number: int) -> np.ndarray | None:
+        """Return the number of labels of each of the model's `number` classes; None without classes."""
+        counts = [dataset.class_counts(number) for dataset in self.datasets]
+        return None if any(count is None for count in counts) else np.sum(counts, axis=0)
+
     def __getitem__(self, key: tuple[int, int]) -> list[Sample]:
         epoch, index = key
         dataset, index = self.locate(index)

@@ -48,12 +48,17 @@ class BestCheckpoint:
     Args:
         metric: None keeps nothing.
         resumed: read the value of an existing file.
+
+    Attributes:
+        value: of the best evaluation; NaN without one.
+        step: of the best evaluation; 0 without one.
     """
 
     def __init__(self, folder: Path, metric: Metric | None, resumed: bool = False) -> None:
         self.path = folder / BEST_WEIGHTS
         self.metric = metric
         self.value = math.nan
+        self.step = 0
         if metric and resumed and self.path.exists():
             self._read(metric)
 
@@ -65,7 +70,7 @@ class BestCheckpoint:
             logger.warning("the next evaluation counts as the best one: %s", error)
             return
         if content.get("metric") == metric.name:
-            self.value = content["value"]
+            self.value, self.step = content["value"], content["step"]
             logger.info("%s: %s %.4f, of step %d", self.path.name, metric.name, self.value, content["step"])
 
     def update(self, metrics: dict[str, float], step: int, save: Callable[..., None]) -> None:
@@ -86,7 +91,7 @@ class BestCheckpoint:
                 except WeightsError as problem:
                     error = problem
                 else:
-                    self.value = value
+                    self.value, self.step = value, step
                     logger.info("best so far: %s %.4f; weights in %s", self.metric.name, value, self.path)
         distributed.raise_together(error)
 

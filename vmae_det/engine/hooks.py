@@ -242,6 +242,47 @@ class EvalHook(HookBase):
             self.trainer.model.train()
 
 
+class EarlyStop(HookBase):
+    """End training when the best evaluation is `patience` evaluations old.
+
+    Register it after `EvalHook` and before the hooks that act on the last step. It has no state: the number
+    of evaluations follows from the step of the best one, which model_best.pt stores, so that a resumed run
+    continues to count.
+
+    Args:
+        best_step: returns the step of the best evaluation, on the main process; 0 if there is none.
+        patience: evaluations without improvement.
+        period: steps between evaluations.
+    """
+
+    def __init__(self, best_step: Callable[[], int], patience: int, period: int) -> None:
+        self.best_step = best_step
+        self.patience = patience
+        self.period = period
+
+    def before_train(self) -> None:
+        """Run no step if a resumed run has ended already."""
+        if distributed.all_gather_object(self.best_step())[0]:
+            self._stop_if_due()
+
+    def after_step(self) -> None:
+        """Stop after an evaluation."""
+        if self.trainer.step % self.period == 0 and self.trainer.step < self.trainer.total_steps:
+            self._stop_if_due()
+
+    def _stop_if_due(self) -> None:
+        best, step = distributed.all_gather_object(self.best_step())[0], self.trainer.step
+        if (step - best) // self.period >= self.patience:
+            logger.info(
+                "early stop after step %d of %d: no better evaluation since step %d (TEST.PATIENCE %d)",
+                step,
+                self.trainer.total_steps,
+                best,
+                self.patience,
+            )
+            self.trainer.total_steps = step
+
+
 class PeriodicWriter(HookBase):
     """Write the metrics of the last `period` steps, and values derived from them.
 

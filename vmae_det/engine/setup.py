@@ -15,7 +15,7 @@ import vmae_det
 from vmae_det.config import CfgNode, check_config
 from vmae_det.config.checks import unused_keys
 from vmae_det.config.size_bounds import clips_per_pass, min_training_bytes
-from vmae_det.modeling import model_class
+from vmae_det.engine.num_classes import resolve_num_classes
 from vmae_det.utils import cpu, distributed
 from vmae_det.utils.errors import ConfigError, UserError
 from vmae_det.utils.logging import setup_logging
@@ -140,7 +140,7 @@ def setup_run(cfg: CfgNode, training: bool = True) -> torch.device:
             that an evaluation would overwrite.
     """
     check_config(cfg)
-    model_class(cfg)
+    resolve_num_classes(cfg)
     device = setup_device(cfg)
     folder = Path(cfg.OUTPUT_DIR)
     try:

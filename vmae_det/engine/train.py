@@ -21,15 +21,18 @@ from vmae_det.checkpoint import Checkpointer, load_weights, save_weights
 from vmae_det.checkpoint.sharded import optimizer_state_by_name
 from vmae_det.checkpoint.state_dicts import AVERAGED_WEIGHTS
 from vmae_det.config import CfgNode
+from vmae_det.config.cfg_node import value_of
 from vmae_det.data.catalog import get_dataset
+from vmae_det.data.class_balance import class_weights
 from vmae_det.data.classes import ModelClasses
-from vmae_det.data.loader import build_train_dataset, build_train_loader, steps_per_epoch
+from vmae_det.data.loader import ConcatClipDataset, build_train_dataset, build_train_loader, steps_per_epoch
 from vmae_det.engine.bad_loss import BadLossHandler
 from vmae_det.engine.best_checkpoint import BestCheckpoint, choose_metric
 from vmae_det.engine.ema import ModelEMA
 from vmae_det.engine.evaluation import TestSets
 from vmae_det.engine.hooks import (
     BadSampleCounter,
+    EarlyStop,
     EvalHook,
     LRScheduler,
     PeriodicCheckpointer,
@@ -37,6 +40,7 @@ from vmae_det.engine.hooks import (
     StepTimer,
     StopOnSignal,
 )
+from vmae_det.engine.num_classes import NUM_CLASSES_KEYS
 from vmae_det.engine.parallel import is_sharded, parallelize
 from vmae_det.engine.resume import report_differences, restore
 from vmae_det.engine.setup import (
@@ -48,7 +52,7 @@ from vmae_det.engine.setup import (
 )
 from vmae_det.engine.trainer import HookBase, Trainer
 from vmae_det.engine.weights import build_model_and_classes, unsharded_copy
-from vmae_det.modeling import model_class
+from vmae_det.modeling import build_model, model_class
 from vmae_det.solver import build_optimizer, build_schedule
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import ConfigError
@@ -111,6 +115,8 @@ class TrainingRun:
         best_metric = choose_metric(cfg.TEST.BEST_METRIC, self.test_sets.metrics)
 
         # Weights on the device, optimizer, EMA
+        if cfg.SOLVER.CLASS_BALANCE != "none":
+            set_class_weights(cfg, self.model, dataset)
         if checkpoint and path.is_file():
             load_weights(self.model, state["model"], where=str(path))
         wrapped_model = parallelize(cfg, self.model.to(device), device)
@@ -166,11 +172,16 @@ class TrainingRun:
             *([self.ema] if self.ema else []),
             StepTimer(),
             EvalHook(self.evaluate, eval_period),
+            *([self.early_stop(eval_period)] if cfg.TEST.PATIENCE and eval_period else []),
             BadSampleCounter(self.loader.bad_samples),
             PeriodicWriter(writers, cfg.SOLVER.LOG_PERIOD),
             checkpointing,
             StopOnSignal(checkpointing),
         ]
+
+    def early_stop(self, eval_period: int) -> EarlyStop:
+        """Return the hook that ends the run when evaluations stop improving."""
+        return EarlyStop(lambda: self.best.step, self.cfg.TEST.PATIENCE, eval_period)
 
     def train(self) -> None:
         """Run the remaining steps."""
@@ -182,11 +193,26 @@ class TrainingRun:
         return self._evaluate(self.unsharded_model(), step)
 
     def save_and_evaluate(self) -> dict[str, float]:
-        """Write model_final.pt, evaluate it, and return the metrics. All processes must call this."""
-        model = self.unsharded_model()
+        """Write model_final.pt, evaluate it, and return the metrics. All processes must call this.
+
+        With TEST.PATIENCE, model_final.pt then gets the weights of the best evaluation.
+        """
+        model, step = self.unsharded_model(), self.trainer.step
         write_on_main_process(lambda: self.save_weights(model, self.folder / FINAL_WEIGHTS))
         logger.info("weights in %s", self.folder / FINAL_WEIGHTS)
-        return self._evaluate(model, self.total_steps)
+        best = distributed.all_gather_object(self.best.step)[0]
+        stopped_early = self.cfg.TEST.PATIENCE and best and step < self.total_steps  # and was evaluated
+        if not stopped_early:
+            metrics = self._evaluate(model, step)
+            best = distributed.all_gather_object(self.best.step)[0]
+            if not self.cfg.TEST.PATIENCE or best in (0, step):
+                return metrics
+        model = build_model(self.cfg)
+        load_weights(model, self.best.path)
+        model.to(self.device)
+        write_on_main_process(lambda: self.save_weights(model, self.folder / FINAL_WEIGHTS))
+        logger.info("%s now contains the best weights, those of step %d", self.folder / FINAL_WEIGHTS, best)
+        return self.test_sets.evaluate(model)  # so that results.json and detections.csv are those of the file
 
     def _evaluate(self, model: nn.Module, step: int) -> dict[str, float]:
         metrics = self.test_sets.evaluate(model)
@@ -239,6 +265,26 @@ class TrainingRun:
         self.bad_loss.load_state_dict(state.get("loss_guard", self.bad_loss.state_dict()))
         logger.info("resumed from %s, after step %d of %d", path, self.start_step, self.total_steps)
         report_differences(state, self.cfg, self.versions)
+
+
+def set_class_weights(cfg: CfgNode, model: nn.Module, dataset: ConcatClipDataset) -> None:
+    """Weight the classes in the loss of a model by SOLVER.CLASS_BALANCE.
+
+    Raises:
+        ConfigError: a custom model has no method `set_class_weights`, or a custom dataset counts no labels.
+    """
+    key = NUM_CLASSES_KEYS.get(model.task)
+    if key is None:
+        return  # `unused_keys` has warned
+    counts = dataset.class_counts(value_of(cfg, key))
+    if counts is None or not hasattr(model, "set_class_weights"):
+        what = "the dataset has no class_counts" if counts is None else "the model has no set_class_weights"
+        raise ConfigError(f"SOLVER.CLASS_BALANCE: {cfg.SOLVER.CLASS_BALANCE}, but {what}; set it to none")
+    weights = class_weights(counts, cfg.SOLVER.CLASS_BALANCE, by_sample=model.task == "classification")
+    model.set_class_weights(torch.from_numpy(weights))
+    logger.info(
+        "SOLVER.CLASS_BALANCE: weights of the classes from %.3g to %.3g", weights.min(), weights.max()
+    )
 
 
 def build_checkpointer(cfg: CfgNode, resume: bool) -> Checkpointer:

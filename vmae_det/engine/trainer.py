@@ -85,7 +85,7 @@ class Trainer:
 
     Attributes:
         step: number of optimizer steps done.
-        total_steps: number of optimizer steps of the entire run.
+        total_steps: number of optimizer steps of the entire run. A hook may lower it to `step` to end it.
         storage: metrics of the steps since the last write.
         loss: of the latest step, averaged over its passes, on the device.
         gradient_norm: of the latest step, before clipping, on the device; None if not measured.
@@ -137,7 +137,7 @@ class Trainer:
             for hook in self.hooks:
                 hook.before_train()
             self.model.train()
-            while self.step < total:
+            while self.step < self.total_steps:
                 heartbeat()
                 for hook in self.hooks:
                     hook.before_step()

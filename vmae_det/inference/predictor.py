@@ -15,6 +15,7 @@ from tqdm import tqdm
 from vmae_det.checkpoint.stored_config import stored_config
 from vmae_det.config import CfgNode
 from vmae_det.data.classes import ModelClasses
+from vmae_det.engine.num_classes import resolve_num_classes
 from vmae_det.engine.setup import setup_device
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.formats.person_boxes import PersonBoxes
@@ -55,6 +56,7 @@ class ActionPredictor:
                 f"got {cfg.MODEL.META_ARCHITECTURE}"
             )
         self.cfg = cfg = cfg.clone()
+        resolve_num_classes(cfg)
         label_map = label_map_of(cfg.MODEL.WEIGHTS, label_map)
         if len(label_map) != cfg.MODEL.ROI_HEAD.NUM_CLASSES:
             raise ConfigError(

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vmae_det.config import CfgNode
+from vmae_det.config.checks import num_classes
 from vmae_det.modeling.backbone import LAYER_NORM_EPS
 from vmae_det.modeling.build import META_ARCHITECTURE_REGISTRY, build_backbone
 from vmae_det.modeling.normalization import PixelNormalization
@@ -46,6 +47,7 @@ class VideoClassifier(nn.Module):
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
         self.head.weight.data.mul_(HEAD_INIT_SCALE)
+        self.register_buffer("class_weights", None, persistent=False)
         if linear_probe:
             backbone.requires_grad_(False)
 
@@ -56,11 +58,15 @@ class VideoClassifier(nn.Module):
         return cls(
             build_backbone(cfg, final_norm=False),
             PixelNormalization(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD),
-            num_classes=node.NUM_CLASSES,
+            num_classes=num_classes(cfg, "CLASSIFIER"),
             dropout=node.DROPOUT,
             label_smoothing=node.LABEL_SMOOTHING,
             linear_probe=node.LINEAR_PROBE,
         )
+
+    def set_class_weights(self, weights: torch.Tensor) -> None:
+        """Set the factor of each class (classes,) in the loss: of its term in the cross-entropy of a clip."""
+        self.class_weights = weights.float()
 
     def train(self, mode: bool = True) -> VideoClassifier:
         """Set the training mode. A frozen backbone stays in evaluation mode."""
@@ -85,16 +91,17 @@ class VideoClassifier(nn.Module):
         logits = self.logits(video).float()  # (B, classes)
         if not self.training:
             return {"scores": logits.softmax(dim=1)}
-        if "mixing" not in batch:
-            return {"loss": F.cross_entropy(logits, batch["label"], label_smoothing=self.label_smoothing)}
-        targets = mix_labels(
-            batch["label"],
-            batch["mixing"],
-            num_classes=logits.shape[1],
-            smoothing=self.label_smoothing,
-            size=video.shape[-2:],
-        )
-        return {"loss": F.cross_entropy(logits, targets)}
+        label, classes, smoothing = batch["label"], logits.shape[1], self.label_smoothing
+        if "mixing" in batch:
+            targets = mix_labels(
+                label, batch["mixing"], num_classes=classes, smoothing=smoothing, size=video.shape[-2:]
+            )
+        elif self.class_weights is not None:
+            # Soft labels, because with class indices torch divides by the sum of the weights of the batch.
+            targets = smooth_labels(label, classes, smoothing)
+        else:
+            return {"loss": F.cross_entropy(logits, label, label_smoothing=smoothing)}
+        return {"loss": F.cross_entropy(logits, targets, weight=self.class_weights)}
 
     def logits(self, video: torch.Tensor) -> torch.Tensor:
         """Return the logits (B, classes) of a normalized float video (B, 3, T, H, W)."""
@@ -124,6 +131,11 @@ def mix_videos(video: torch.Tensor, mixing: dict[str, torch.Tensor]) -> torch.Te
     return video * weight + video[mixing["partner"]] * (1 - weight)
 
 
+def smooth_labels(label: torch.Tensor, num_classes: int, smoothing: float) -> torch.Tensor:
+    """Return the smoothed one-hot labels (B, classes) of class indices (B,)."""
+    return F.one_hot(label, num_classes).float() * (1 - smoothing) + smoothing / num_classes
+
+
 def mix_labels(
     label: torch.Tensor,
     mixing: dict[str, torch.Tensor],
@@ -142,8 +154,7 @@ def mix_labels(
         mixing: see `mix_videos`.
         size: height and width of the clips.
     """
-    targets = F.one_hot(label, num_classes).float()
-    targets = targets * (1 - smoothing) + smoothing / num_classes
+    targets = smooth_labels(label, num_classes, smoothing)
     top, bottom, left, right = mixing["box"].T  # (B,) each
     area = (bottom - top) * (right - left) / (size[0] * size[1])
     weight = (1 - area * (1 - mixing["weight"]))[:, None]

@@ -38,6 +38,7 @@ class ActionDetector(nn.Module):
         self.test_box_scale = test_box_scale
         self.use_person_score = use_person_score
         self.loss = loss
+        self.register_buffer("class_weights", None, persistent=False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> ActionDetector:
@@ -54,6 +55,10 @@ class ActionDetector(nn.Module):
             use_person_score=node.USE_PERSON_SCORE,
             loss=node.LOSS,
         )
+
+    def set_class_weights(self, weights: torch.Tensor) -> None:
+        """Set the factor of each class (classes,) in the loss."""
+        self.class_weights = weights.float()
 
     def forward(self, batch: dict) -> dict:
         """Return the loss while training, else the scores of each person.
@@ -74,7 +79,7 @@ class ActionDetector(nn.Module):
             if self.box_jitter:
                 boxes = jitter_boxes(boxes, clips, batch["seed"], height, width)
             logits = self.logits(video, to_rois(boxes, clips))
-            return {"loss": box_loss(logits, torch.cat(batch["labels"]), self.loss)}
+            return {"loss": box_loss(logits, torch.cat(batch["labels"]), self.loss, self.class_weights)}
         if batch.get("size"):
             sizes = torch.stack(batch["size"])[clips]  # (R, 2)
         else:

@@ -24,7 +24,9 @@ def reconstruction_loss(
     return function(prediction.float(), target, reduction="none").mean(dim=(1, 2))
 
 
-def box_loss(logits: torch.Tensor, labels: torch.Tensor, reduction: str) -> torch.Tensor:
+def box_loss(
+    logits: torch.Tensor, labels: torch.Tensor, reduction: str, class_weights: torch.Tensor | None = None
+) -> torch.Tensor:
     """Return the binary cross-entropy of R boxes: mean over classes, "sum" or "mean" over boxes.
 
     Sum and mean are over the boxes of all processes. Data-parallel training averages the losses of the
@@ -33,10 +35,12 @@ def box_loss(logits: torch.Tensor, labels: torch.Tensor, reduction: str) -> torc
     Args:
         logits, labels: (R, classes).
         reduction: "sum" or "mean".
+        class_weights: factor of each class (classes,), of labels that are 1 as well as 0.
     """
-    loss = (
-        F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none").mean(dim=1).sum()
+    loss = F.binary_cross_entropy_with_logits(
+        logits.float(), labels.float(), weight=class_weights, reduction="none"
     )
+    loss = loss.mean(dim=1).sum()
     loss = loss * distributed.get_world_size()
     if reduction == "mean":
         num_boxes = distributed.all_reduce_sum(loss.new_full((), len(logits)))

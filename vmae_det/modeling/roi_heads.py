@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from vmae_det.config import CfgNode
+from vmae_det.config.checks import num_classes
 from vmae_det.modeling.build import ROI_HEAD_REGISTRY
 
 
@@ -55,7 +56,7 @@ class MaxPoolRoIHead(nn.Module):
         node = cfg.MODEL.ROI_HEAD
         return cls(
             in_dim,
-            node.NUM_CLASSES,
+            num_classes(cfg, "ROI_HEAD"),
             scale,
             resolution=node.RESOLUTION,
             sampling_ratio=node.SAMPLING_RATIO,
