@@ -10,6 +10,7 @@ from vmae_det.cli.main import main
 FILES = [
     "evaluate --ground-truth a.csv --detections b.csv --label-map c --json OUTPUT",
     "check-data a.yaml --json OUTPUT",
+    "print-config --json OUTPUT",
     "benchmark gpu-scaling --json OUTPUT",
     "convert a.pt OUTPUT --to vmae_det",
     "export --weights a.pt --format onnx --output OUTPUT",

@@ -64,6 +64,8 @@ COMMANDS = (
     "--video-start @num:0 --threshold @num:0.3 --output @out:p.html",
     "inspect --config-file @file:detect.yaml --output @outdir:out @keys:",
     "inspect --config-file @word:AVA/vit_small_16x4.yaml @keys:",
+    "print-config --config-file @file:detect.yaml --diff --key @word:SOLVER --json @out:r.json @keys:",
+    "print-config MODEL.WEIGHTS @file:detect.pt",
     "export --weights @file:detect.pt --format @word:torch --output @out:m.pt2 "
     "--label-map @file:labels.pbtxt",
     "convert @file:pretrain.pt @out:m.pth --to @word:videomae",

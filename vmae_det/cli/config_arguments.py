@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from vmae_det import model_zoo
 from vmae_det.config import CfgNode, check_config, get_cfg
-from vmae_det.config.cfg_node import flatten
+from vmae_det.config.cfg_node import flatten, value_of
+from vmae_det.config.origins import Origin, origins_in_files
 from vmae_det.config.ranges import AUTO
 from vmae_det.utils.errors import ConfigError, did_you_mean
 
@@ -23,6 +26,7 @@ _MODEL_KEYS = (
     *(f"MODEL.ROI_HEAD.{key}" for key in ("RESOLUTION", "SAMPLING_RATIO", "ALIGNED")),
     *(f"INPUT.{key}" for key in ("NUM_FRAMES", "CROP_SIZE", "TEST_SHORT_SIDE", "CONVENTION")),
 )
+_NUM_CLASSES_KEYS = ("MODEL.CLASSIFIER.NUM_CLASSES", "MODEL.ROI_HEAD.NUM_CLASSES")  # may be auto
 _RUN_KEYS = ("OUTPUT_DIR", "WANDB.")  # never taken from the run that produced the weights
 
 
@@ -72,22 +76,65 @@ def load_config(
         ConfigError: the file does not exist, or a key or value is invalid.
         WeightsError: MODEL.WEIGHTS cannot be read.
     """
-    cfg, stored = _merge(get_cfg(), config_file, opts), None
+    return _load(config_file, opts, find_config).cfg
+
+
+class ResolvedConfig(NamedTuple):
+    """The config of a command, with the origin of each value.
+
+    Args:
+        cfg: the config, as `load_config` returns it.
+        base: the config without the config file and the overrides.
+        origins: origin by key. A key that is missing has its default.
+    """
+
+    cfg: CfgNode
+    base: CfgNode
+    origins: dict[str, Origin]
+
+
+def resolve_config(
+    config_file: str, opts: list[str], find_config: Callable[[str], CfgNode | None] | None = None
+) -> ResolvedConfig:
+    """Return what `load_config` returns for the same arguments, with the origin of each value."""
+    loaded = _load(config_file, opts, find_config)
+    origins = {key: Origin("weights", loaded.cfg.MODEL.WEIGHTS) for key in loaded.stored_keys}
+    if config_file:
+        for key, origin in origins_in_files(find_config_file(config_file)).items():
+            origins[key] = origin._replace(source=_short_path(origin.source))
+    origins |= {key: Origin("command line") for key in opts[0::2]}
+    origins |= {key: origins[key]._replace(is_auto=True) for key in loaded.auto_keys}
+    return ResolvedConfig(loaded.cfg, loaded.base, origins)
+
+
+class _Loaded(NamedTuple):
+    """A config, the keys that the weights set in its base, and the keys whose value was `auto`."""
+
+    cfg: CfgNode
+    base: CfgNode
+    stored_keys: list[str]
+    auto_keys: list[str]
+
+
+def _load(config_file: str, opts: list[str], find_config: Callable[[str], CfgNode | None] | None) -> _Loaded:
+    base, stored, stored_keys = get_cfg(), None, []
+    cfg = _merge(base.clone(), config_file, opts)
     if cfg.MODEL.WEIGHTS:
         stored = (find_config or _config_of_checkpoint)(cfg.MODEL.WEIGHTS)
-        if stored is not None:
-            base = get_cfg()
-            for key, value in flatten(stored):
-                if key in _MODEL_KEYS or not (config_file or key.startswith(_RUN_KEYS)):
-                    base.merge_from_list([key, value])
-            cfg = _merge(base, config_file, opts)
+    if stored is not None:
+        for key, value in flatten(stored):
+            if key in _MODEL_KEYS or not (config_file or key.startswith(_RUN_KEYS)):
+                base.merge_from_list([key, value])
+                stored_keys.append(key)
+        cfg = _merge(base.clone(), config_file, opts)
     check_config(cfg)
-    if AUTO in (cfg.MODEL.CLASSIFIER.NUM_CLASSES, cfg.MODEL.ROI_HEAD.NUM_CLASSES):
+    auto = [key for key in _NUM_CLASSES_KEYS if value_of(cfg, key) == AUTO]
+    if auto:
         from vmae_det.engine.num_classes import resolve_num_classes
 
         resolve_num_classes(cfg, stored)
     cfg.freeze()
-    return cfg
+    return _Loaded(cfg, base, stored_keys, [key for key in auto if value_of(cfg, key) != AUTO])
 
 
 def _config_of_checkpoint(weights: str) -> CfgNode | None:
@@ -102,6 +149,12 @@ def _merge(cfg: CfgNode, config_file: str, opts: list[str]) -> CfgNode:
         cfg.merge_from_file(find_config_file(config_file))
     cfg.merge_from_list(opts)
     return cfg
+
+
+def _short_path(path: str) -> str:
+    """Return a path without `..`, relative to the working directory if it is inside."""
+    relative = os.path.relpath(path)
+    return os.path.normpath(path) if relative.startswith(os.pardir) else relative
 
 
 def find_config_file(config_file: str) -> Path:

@@ -24,6 +24,7 @@ COMMANDS = {
     "detect-persons": "detect people in the keyframes of videos and write their boxes",
     "visualize": "visualize reconstructions, attention, batches, curves, embeddings and detections",
     "inspect": "show size, GFLOPs, memory and learning rates of a config",
+    "print-config": "print a resolved config as YAML, with the origin of each value",
     "export": "export a detector or classifier to torch.export, ONNX or Hugging Face format",
     "convert": "convert weights between published formats",
     "prepare": "prepare a public dataset for the configs of the model zoo",
@@ -41,7 +42,7 @@ COMMANDS = {
 # Commands with --import: they build models, datasets, readers or person detectors from registries.
 EXTENSIBLE = (
     *("train", "submit", "test", "detect", "detect-persons", "visualize", "inspect", "export"),
-    *("convert", "check-data", "import"),
+    *("print-config", "convert", "check-data", "import"),
 )
 _MODULES = {"import": "import_annotations"}  # `import` is not a valid module name
 

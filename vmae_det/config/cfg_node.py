@@ -94,33 +94,8 @@ class CfgNode(FvcoreCfgNode):
 
     def merge_from_file(self, cfg_filename: str | Path) -> None:
         """Merge a YAML file, after the files that it lists under `_BASE_` (paths relative to the file)."""
-        self._merge_file(Path(cfg_filename), ())
-
-    def _merge_file(self, path: Path, included_from: tuple[Path, ...]) -> None:
-        included = f" (the _BASE_ of {included_from[-1]})" if included_from else ""
-        if os.path.abspath(path) in map(os.path.abspath, included_from):
-            raise ConfigError(f"{included_from[-1]}: its _BASE_ files include each other in a cycle")
-        try:
-            content = read_yaml(path)
-        except FileNotFoundError:
-            raise ConfigError(f"{path}: no such config file{included}") from None
-        except DataError as error:
-            raise ConfigError(f"{error}{included}") from None
-        except InvalidYAMLError as error:
-            where = f"{path}:{error.line}" if error.line else path
-            raise ConfigError(f"{where}: {error}{included}") from None
-        except (OSError, ValueError) as error:
-            problem = getattr(error, "strerror", None) or error
-            raise ConfigError(f"{path}: cannot be read as a config file: {problem}{included}") from None
-        if not isinstance(content, dict):
-            raise ConfigError(f"{path}: expected a YAML mapping of config keys to values{included}")
-        bases = content.pop(BASE_KEY, [])
-        for base in bases if isinstance(bases, list) else [bases]:
-            if not isinstance(base, str):
-                got = format_value(base)
-                raise ConfigError(f"{path}: {BASE_KEY}: expected a file or a list of files, got {got}")
-            self._merge_file(path.parent / Path(base).expanduser(), (*included_from, path))
-        self._merge(content, f" (in {path})")
+        for path, content in read_config_files(Path(cfg_filename)):
+            self._merge(content, f" (in {path})")
 
     def merge_from_text(self, text: str, source: str) -> None:
         """Merge the output of `dump`. Errors name its `source`."""
@@ -177,6 +152,45 @@ class CfgNode(FvcoreCfgNode):
             raise ConfigError(f"{'.'.join(path)}: {problem}{source}")
         for inner, inner_value in value.items():
             self[first]._set(inner, inner_value, source, literals)
+
+
+def read_config_files(
+    path: Path, included_from: tuple[Path, ...] = ()
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the files that make up a config with their content, in the order in which they are merged.
+
+    The files that a file lists under `_BASE_` precede it.
+
+    Args:
+        included_from: the files whose `_BASE_` led to this file, for errors.
+
+    Raises:
+        ConfigError: a file does not exist, is not a YAML mapping, or includes itself.
+    """
+    included = f" (the _BASE_ of {included_from[-1]})" if included_from else ""
+    if os.path.abspath(path) in map(os.path.abspath, included_from):
+        raise ConfigError(f"{included_from[-1]}: its _BASE_ files include each other in a cycle")
+    try:
+        content = read_yaml(path)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config file{included}") from None
+    except DataError as error:
+        raise ConfigError(f"{error}{included}") from None
+    except InvalidYAMLError as error:
+        where = f"{path}:{error.line}" if error.line else path
+        raise ConfigError(f"{where}: {error}{included}") from None
+    except (OSError, ValueError) as error:
+        problem = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: cannot be read as a config file: {problem}{included}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected a YAML mapping of config keys to values{included}")
+    bases = content.pop(BASE_KEY, [])
+    for base in bases if isinstance(bases, list) else [bases]:
+        if not isinstance(base, str):
+            got = format_value(base)
+            raise ConfigError(f"{path}: {BASE_KEY}: expected a file or a list of files, got {got}")
+        yield from read_config_files(path.parent / Path(base).expanduser(), (*included_from, path))
+    yield path, content
 
 
 def _rebuild(items: dict[str, Any], path: tuple[str, ...], frozen: bool) -> CfgNode:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +92,35 @@ def read_yaml(path: Path) -> Any:
         OSError: the file cannot be read.
         DataError: it is a folder, a pipe or a device.
     """
+    return load_yaml(_read_text(path))
+
+
+def read_key_lines(path: Path) -> dict[str, int]:
+    """Return the line of each value of a YAML file, by the names of its keys joined with dots.
+
+    `path` is a file that `read_yaml` accepts and that contains a mapping. A value that is set through an
+    alias or a merge key has the line at which it is written.
+    """
+    loader = _Loader(_read_text(path))
+    try:
+        return dict(_key_lines(loader, loader.get_single_node(), ""))
+    finally:
+        loader.dispose()
+
+
+def _key_lines(loader: _Loader, node: yaml.MappingNode, prefix: str) -> Iterator[tuple[str, int]]:
+    loader.flatten_mapping(node)  # resolves merge keys
+    for key, value in node.value:
+        if isinstance(value, yaml.MappingNode):
+            yield from _key_lines(loader, value, f"{prefix}{key.value}.")
+        else:
+            yield f"{prefix}{key.value}", key.start_mark.line + 1
+
+
+def _read_text(path: Path) -> str:
     check_regular_file(path)
     try:
         with path.open(encoding="utf-8-sig") as file:
-            return load_yaml(file.read(_MAX_CHARACTERS + 1))
+            return file.read(_MAX_CHARACTERS + 1)
     except UnicodeDecodeError:
         raise InvalidYAMLError("not UTF-8 text") from None
