@@ -9,6 +9,7 @@ import torch
 
 from vmae_det.data.loader import build_dataset, collate
 from vmae_det.engine.weights import build_model_with_weights
+from vmae_det.modeling.features import pooled_features
 from vmae_det.utils.errors import ConfigError, UserError
 from vmae_det.visualization.embedding import (
     ClipFeatures,
@@ -16,7 +17,6 @@ from vmae_det.visualization.embedding import (
     clip_features,
     draw_embedding,
     neighbor_accuracy,
-    pooled_features,
     project,
     write_points,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from functools import lru_cache
@@ -13,12 +14,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from vmae_det.checkpoint.huggingface_config import read_settings
-from vmae_det.checkpoint.huggingface_folder import find_weights, is_index, read_shards, refuse_lone_shard
+from vmae_det.checkpoint.huggingface_folder import (
+    find_weights,
+    is_index,
+    read_shards,
+    refuse_lone_shard,
+    shards_of_index,
+)
 from vmae_det.checkpoint.locate import locate
 from vmae_det.checkpoint.state_dicts import state_dict_of
 from vmae_det.checkpoint.torch_files import read_archive, read_legacy, save_torch
 from vmae_det.checkpoint.unpickling import Placeholder
 from vmae_det.utils.errors import UserError, WeightsError
+from vmae_det.utils.input_files import sha256_of
 from vmae_det.utils.output_files import atomic_write
 
 logger = logging.getLogger(__name__)
@@ -57,6 +65,21 @@ def read_checkpoint(source: str | Path) -> dict[str, Any]:
         if in_folder or any(name.startswith("videomae.embeddings.") for name in tensors):
             content |= read_settings(path.parent, tensors)
     return content
+
+
+def weights_checksum(source: str | Path) -> str:
+    """Return the SHA-256 of the file that `read_checkpoint` reads; of shards, that of their SHA-256s.
+
+    Raises:
+        WeightsError: the file does not exist.
+    """
+    path = locate(source, folders=True)
+    if path.is_dir():
+        path = find_weights(path)
+    if not is_index(path):
+        return sha256_of(path)
+    sums = [sha256_of(path.with_name(name)) for name in shards_of_index(path)]
+    return hashlib.sha256("".join(sums).encode()).hexdigest()
 
 
 def _read_file(path: Path) -> dict[str, Any]:

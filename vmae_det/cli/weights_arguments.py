@@ -9,14 +9,15 @@ from vmae_det.cli.config_arguments import add_overrides, load_config
 from vmae_det.config import CfgNode, check_config
 
 
-def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
+def add_weights_arguments(parser: argparse.ArgumentParser, label_map: bool = True) -> None:
     """Add `--config-file` and `--label-map`, for weights without them, and `KEY VALUE` overrides."""
     parser.add_argument(
         "--config-file", metavar="FILE", default="", help="config, for weights that do not contain one"
     )
-    parser.add_argument(
-        "--label-map", type=Path, metavar="FILE", help="label map, for weights that do not contain one"
-    )
+    if label_map:
+        parser.add_argument(
+            "--label-map", type=Path, metavar="FILE", help="label map, for weights that do not contain one"
+        )
     add_overrides(parser)
 
 

@@ -19,22 +19,27 @@ from vmae_det.utils.sharded_tensors import full_state_dict
 logger = logging.getLogger(__name__)
 
 
-def build_model_with_weights(cfg: CfgNode, complete: bool = False) -> nn.Module:
+def build_model_with_weights(
+    cfg: CfgNode, complete: bool = False, required: tuple[str, ...] = ("",)
+) -> nn.Module:
     """Build the model and load MODEL.WEIGHTS, or MODEL.BACKBONE.CHECKPOINT into its backbone.
 
     If INPUT.CONVENTION is auto and MODEL.WEIGHTS is a published detector, set it to published in `cfg`.
 
     Args:
         complete: require MODEL.WEIGHTS to contain every parameter, as testing does.
+        required: with `complete`, prefixes of the names of the parameters that are required.
 
     Raises:
         ConfigError: `complete`, and MODEL.WEIGHTS is empty.
         WeightsError: the weights cannot be read or do not fit, or `complete` and parameters are missing.
     """
-    return build_model_and_classes(cfg, complete)[0]
+    return build_model_and_classes(cfg, complete, required)[0]
 
 
-def build_model_and_classes(cfg: CfgNode, complete: bool = False) -> tuple[nn.Module, ModelClasses | None]:
+def build_model_and_classes(
+    cfg: CfgNode, complete: bool = False, required: tuple[str, ...] = ("",)
+) -> tuple[nn.Module, ModelClasses | None]:
     """Like `build_model_with_weights`, and also return the class names stored with the head of the weights.
 
     The classes are None if the weights contain no head or no class names.
@@ -48,9 +53,10 @@ def build_model_and_classes(cfg: CfgNode, complete: bool = False) -> tuple[nn.Mo
         has_head = any(not name.startswith("backbone.") for name in report.loaded)
         if has_head and model.task != "pretraining":
             classes = _read_classes(cfg.MODEL.WEIGHTS)
-        if complete and report.missing:
+        missing = [name for name in report.missing if name.startswith(required)]
+        if complete and missing:
             raise WeightsError(
-                f"{cfg.MODEL.WEIGHTS}: a {report.format} file without {', '.join(report.missing[:3])}: not "
+                f"{cfg.MODEL.WEIGHTS}: a {report.format} file without {', '.join(missing[:3])}: not "
                 f"the weights of a trained {cfg.MODEL.META_ARCHITECTURE}"
             )
     elif complete:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from vmae_det.checkpoint.stored_config import stored_config
@@ -24,7 +23,7 @@ from vmae_det.inference.keyframe_clips import plan_keyframes
 from vmae_det.inference.person_detectors import build_person_detector
 from vmae_det.inference.person_sources import BoxesFromFile, DetectedPersons, PersonSource
 from vmae_det.inference.scorers import load_scorer, read_stored_metadata
-from vmae_det.inference.stream import ActionStream, ClipWithPersons, StreamOptions
+from vmae_det.inference.stream import ActionStream, ClipWithPersons, StreamOptions, collate_clips
 from vmae_det.utils.errors import ConfigError, WeightsError, did_you_mean
 from vmae_det.utils.resource_usage import Stopwatch
 from vmae_det.video.sources import VideoSource, open_source
@@ -143,13 +142,7 @@ class ActionPredictor:
         if not with_persons:
             return scores
         with stopwatch.measure("batch"):
-            items = [clips[number] for number in with_persons]
-            batch = {
-                "video": torch.stack([item.clip.video for item in items]),
-                "boxes": [torch.as_tensor(i.boxes) * torch.tensor(i.clip.scale * 2) for i in items],
-                "person_scores": [torch.as_tensor(i.person_scores, dtype=torch.float32) for i in items],
-                "size": [torch.tensor(i.clip.size[::-1]) * torch.tensor(i.clip.scale) for i in items],
-            }
+            batch = collate_clips([clips[number] for number in with_persons])
         with stopwatch.measure("model"):
             for number, clip_scores in zip(with_persons, self.scorer(batch)):
                 scores[number] = clip_scores[:, self._columns]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
+import torch
 
 from vmae_det.config import CfgNode
 from vmae_det.inference.detections import KeyframeActions
@@ -57,6 +58,16 @@ class ClipWithPersons:
     clip: KeyframeClip
     boxes: np.ndarray
     person_scores: np.ndarray
+
+
+def collate_clips(items: Sequence[ClipWithPersons]) -> dict:
+    """Return the batch of an ActionDetector for clips with at least one person each."""
+    return {
+        "video": torch.stack([item.clip.video for item in items]),
+        "boxes": [torch.as_tensor(i.boxes) * torch.tensor(i.clip.scale * 2) for i in items],
+        "person_scores": [torch.as_tensor(i.person_scores, dtype=torch.float32) for i in items],
+        "size": [torch.tensor(i.clip.size[::-1]) * torch.tensor(i.clip.scale) for i in items],
+    }
 
 
 ScoreClips = Callable[[Sequence[ClipWithPersons]], list[np.ndarray]]  # scores (N, classes) of each clip

@@ -80,10 +80,7 @@ class ActionDetector(nn.Module):
                 boxes = jitter_boxes(boxes, clips, batch["seed"], height, width)
             logits = self.logits(video, to_rois(boxes, clips))
             return {"loss": box_loss(logits, torch.cat(batch["labels"]), self.loss, self.class_weights)}
-        if batch.get("size"):
-            sizes = torch.stack(batch["size"])[clips]  # (R, 2)
-        else:
-            sizes = torch.stack([boxes.new_full((len(boxes),), side) for side in (width, height)], dim=1)
+        sizes = _frame_sizes(batch, boxes, clips)
         scores = self.scores(video, boxes, clips, torch.cat(batch["person_scores"]), sizes)
         return {"scores": list(scores.split(counts))}
 
@@ -108,6 +105,18 @@ class ActionDetector(nn.Module):
         scores = self.logits(video, to_rois(boxes, clips)).float().sigmoid()
         return scores * person_scores[:, None] if self.use_person_score else scores
 
+    def person_features(self, batch: dict) -> list[torch.Tensor]:
+        """Return the pooled features (N_i, C) of each clip's persons: the input of the head's classifier.
+
+        Args:
+            batch: as for `forward` in testing, without `person_scores`.
+        """
+        boxes, clips = torch.cat(batch["boxes"]), clip_indices(batch["boxes"])
+        boxes = scale_boxes(boxes, self.test_box_scale, _frame_sizes(batch, boxes, clips))
+        features = self.features(self.normalization(batch["video"]))
+        pooled = self.roi_head.pool(features, to_rois(boxes, clips))
+        return list(pooled.split([len(boxes) for boxes in batch["boxes"]]))
+
     def logits(self, video: torch.Tensor, boxes: list[torch.Tensor] | torch.Tensor) -> torch.Tensor:
         """Return the logits (R, classes) of a normalized video (B, 3, T, H, W), pooled at the given boxes.
 
@@ -121,3 +130,11 @@ class ActionDetector(nn.Module):
         t, h, w = self.backbone.grid(video)
         tokens = self.backbone(video).unflatten(1, (t, h, w)).mean(dim=1)  # (B, h, w, C)
         return tokens.permute(0, 3, 1, 2)
+
+
+def _frame_sizes(batch: dict, boxes: torch.Tensor, clips: torch.Tensor) -> torch.Tensor:
+    """Return width and height (R, 2) without padding of the frame of each of the boxes (R, 4)."""
+    if batch.get("size"):
+        return torch.stack(batch["size"])[clips]
+    height, width = batch["video"].shape[-2:]
+    return torch.stack([boxes.new_full((len(boxes),), side) for side in (width, height)], dim=1)

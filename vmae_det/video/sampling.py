@@ -75,7 +75,7 @@ def nearest_frames(times: np.ndarray, seconds: np.ndarray | float) -> np.ndarray
 def random_clip(num_frames: int, clip_length: int, rate: int, rng: np.random.Generator) -> np.ndarray:
     """Sample every `rate`-th frame from a random start."""
     latest = max(num_frames - (clip_length - 1) * rate - 1, 0)
-    return _clip_from(int(rng.integers(latest + 1)), num_frames, clip_length, rate)
+    return clip_from(int(rng.integers(latest + 1)), num_frames, clip_length, rate)
 
 
 def evenly_spaced_clip(
@@ -84,7 +84,7 @@ def evenly_spaced_clip(
     """Sample clip `number` of `num_clips` clips evenly spaced over the video. A single clip is centered."""
     latest = max(num_frames - (clip_length - 1) * rate - 1, 0)
     fraction = number / (num_clips - 1) if num_clips > 1 else 0.5
-    return _clip_from(round(latest * fraction), num_frames, clip_length, rate)
+    return clip_from(round(latest * fraction), num_frames, clip_length, rate)
 
 
 def random_segments(num_frames: int, clip_length: int, rng: np.random.Generator) -> np.ndarray:
@@ -107,7 +107,22 @@ def evenly_spaced_segments(num_frames: int, clip_length: int, number: int, num_c
 
 def keyframe_clip(keyframe: int, num_frames: int, clip_length: int, rate: int) -> np.ndarray:
     """Sample the clip in which the frame `keyframe` is at position clip_length // 2."""
-    return _clip_from(keyframe - (clip_length // 2) * rate, num_frames, clip_length, rate)
+    return clip_from(keyframe - (clip_length // 2) * rate, num_frames, clip_length, rate)
+
+
+def sliding_clip_starts(num_frames: int, clip_length: int, rate: int, stride: int) -> np.ndarray:
+    """Return the first frame of every clip that fits into a video, `stride` frames apart: int64 (n,).
+
+    With 16 consecutive frames it is range(0, num_frames - 15, stride), as in VideoMAE V2's
+    extract_tad_feature.py. A video that is shorter than a clip has one, which repeats its last frame.
+    """
+    latest = max(num_frames - (clip_length - 1) * rate - 1, 0)
+    return np.arange(0, latest + 1, stride, dtype=np.int64)
+
+
+def clip_from(start: int, num_frames: int, clip_length: int, rate: int) -> np.ndarray:
+    """Sample every `rate`-th frame from a start."""
+    return (start + rate * np.arange(clip_length)).clip(0, num_frames - 1)
 
 
 def target_clip(
@@ -127,10 +142,6 @@ def target_clip(
     """
     center = int(clip[0]) + len(clip) // 2 * rate
     return keyframe_clip(center, num_frames, target_length, target_rate)
-
-
-def _clip_from(start: int, num_frames: int, clip_length: int, rate: int) -> np.ndarray:
-    return (start + rate * np.arange(clip_length)).clip(0, num_frames - 1)
 
 
 # INPUT.CONVENTION "published": the sampling of VideoMAE's kinetics.py and ssv2.py.

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from vmae_det.config import CfgNode
@@ -21,6 +20,7 @@ from vmae_det.engine.trainer import AMP_TYPES, to_device
 from vmae_det.engine.weights import build_model_with_weights
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.modeling import VideoClassifier
+from vmae_det.modeling.features import pooled_features
 from vmae_det.utils.errors import ConfigError, DataError
 from vmae_det.utils.output_files import atomic_write
 from vmae_det.visualization.matplotlib_figures import COLORS, escape_text, new_figure, not_installed
@@ -126,12 +126,6 @@ def choose_clips(labels: np.ndarray, classes: int, limit: int) -> np.ndarray:
     largest = known[np.argsort(-counts, kind="stable")[:classes]]
     indices = np.flatnonzero(np.isin(labels, largest))
     return indices[np.linspace(0, len(indices) - 1, min(limit, len(indices))).round().astype(int)]
-
-
-def pooled_features(model: nn.Module, video: torch.Tensor) -> torch.Tensor:
-    """Return the mean token (B, C) of videos, uint8 (B, 3, T, H, W), after `fc_norm` if there is one."""
-    tokens = model.backbone(model.normalization(video)).mean(dim=1)
-    return model.fc_norm(tokens) if isinstance(model, VideoClassifier) else tokens
 
 
 def project(features: torch.Tensor, method: str = "tsne", seed: int = 0) -> np.ndarray:

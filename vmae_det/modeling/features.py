@@ -1,0 +1,58 @@
+"""Features of clips: the mean token, all tokens, or the mean token of every block."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from vmae_det.modeling.classification import VideoClassifier
+from vmae_det.utils.errors import ConfigError
+
+FEATURE_KINDS = ("mean", "tokens", "blocks")
+
+
+def pooled_features(model: nn.Module, video: torch.Tensor) -> torch.Tensor:
+    """Return the mean token (B, C) of videos, uint8 (B, 3, T, H, W), after `fc_norm` if there is one."""
+    tokens = model.backbone(model.normalization(video)).mean(dim=1)
+    return model.fc_norm(tokens) if isinstance(model, VideoClassifier) else tokens
+
+
+def video_features(model: nn.Module, video: torch.Tensor, kind: str = "mean") -> torch.Tensor:
+    """Return features of videos, uint8 (B, 3, T, H, W), of any model with a backbone.
+
+    Args:
+        kind: one of FEATURE_KINDS:
+            "mean": (B, C), the mean token, as of `pooled_features`. In a classifier it is the input of the
+            head.
+            "tokens": (B, t, h, w, C), the output of the backbone. In a classifier it has no norm.
+            "blocks": (B, depth, C), the mean token after each block, without a norm.
+
+    Raises:
+        ConfigError: the kind is "blocks", and a custom backbone has no `blocks`.
+    """
+    if kind == "mean":
+        return pooled_features(model, video)
+    backbone = model.backbone
+    if kind == "tokens":
+        return backbone(model.normalization(video)).unflatten(1, backbone.grid(video))
+    means: list[torch.Tensor] = []
+    hooks = [
+        block.register_forward_hook(lambda module, inputs, tokens: means.append(tokens.mean(dim=1)))
+        for block in blocks_of(backbone)
+    ]
+    try:
+        backbone(model.normalization(video))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.stack(means, dim=1)
+
+
+def blocks_of(backbone: nn.Module) -> nn.ModuleList:
+    """Return the transformer blocks of a backbone; ConfigError if it has none."""
+    blocks = getattr(backbone, "blocks", None)
+    if not isinstance(blocks, nn.ModuleList):
+        raise ConfigError(
+            f"MODEL.BACKBONE.NAME: {type(backbone).__name__} has no list `blocks` of its blocks"
+        )
+    return blocks
