@@ -74,6 +74,7 @@ def error_of(capsys, *argv):
         (["--cfg-options", "train_cfg.max_epochs=9"], "use SOLVER.EPOCHS instead"),
         (["--cfg", "x.yaml"], "--cfg: an option of another toolkit; use --config-file"),
         (["--work-dir=x"], "use OUTPUT_DIR"),
+        (["--resume", "old/checkpoint.pth"], "--resume: takes no value, got old/checkpoint.pth; resumes"),
         (["SOLVER.EPOCHS", "3", "--resume", "x"], "--resume: not a config key; options must come before"),
         (["--config-file", "configs/MiniAVA/detct.yaml"], "did you mean 'MiniAVA/detect.yaml'"),
     ],
@@ -87,6 +88,9 @@ def test_a_config_file_of_another_toolkit_suggests_our_key(capsys, tmp_path):
     message = error_of(capsys, "train", "--config-file", str(tmp_path / "slowfast.yaml"))
     assert "TRAIN.BATCH_SIZE: no such config key (in " in message
     assert "use SOLVER.BATCH_SIZE instead" in message
+    (tmp_path / "mmaction2.py").write_text("_base_ = ['default_runtime.py']\n")
+    message = error_of(capsys, "train", "--config-file", str(tmp_path / "mmaction2.py"))
+    assert "mmaction2.py: expected a YAML file, got a Python config" in message
 
 
 def test_suggested_keys_and_options_exist():

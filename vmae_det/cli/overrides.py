@@ -68,7 +68,7 @@ def split_overrides(argv: Sequence[str], parser: argparse.ArgumentParser) -> tup
         parser: parser of the command. Its options with a value determine which tokens are values.
 
     Raises:
-        ConfigError: an option belongs to another toolkit, or follows a pair.
+        ConfigError: an option belongs to another toolkit, or follows a pair; or `--resume` has a value.
     """
     options = dict(_options(parser))
     for index, token in enumerate(argv):
@@ -86,6 +86,11 @@ def split_overrides(argv: Sequence[str], parser: argparse.ArgumentParser) -> tup
             continue
         if _is_key(token):
             return list(argv[:index]), _check_pairs(argv[index:])
+        if before == "--resume" and options.get(before) is False and not token.startswith("-"):
+            raise ConfigError(
+                f"--resume: takes no value, got {token}; resumes from the latest checkpoint in OUTPUT_DIR; "
+                "to start from the weights in a file, set MODEL.WEIGHTS"
+            )
     return list(argv), []
 
 

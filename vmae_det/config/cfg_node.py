@@ -170,6 +170,11 @@ def read_config_files(
     included = f" (the _BASE_ of {included_from[-1]})" if included_from else ""
     if os.path.abspath(path) in map(os.path.abspath, included_from):
         raise ConfigError(f"{included_from[-1]}: its _BASE_ files include each other in a cycle")
+    if path.suffix == ".py":
+        raise ConfigError(
+            f"{path}: expected a YAML file, got a Python config, as of mmaction2; start from a config of "
+            f"the model zoo (docs/guides/coming_from.md){included}"
+        )
     try:
         content = read_yaml(path)
     except FileNotFoundError:
