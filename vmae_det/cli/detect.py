@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import datetime
-import logging
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,36 +11,31 @@ from vmae_det.cli.arguments import (
     dataset_time,
     fraction,
     keyframe_interval,
-    num_processes,
     number_in,
     output_folder,
     positive_int,
     refuse_unused,
     video_time,
 )
+from vmae_det.cli.video_jobs import (
+    ProcessVideo,
+    add_job_arguments,
+    add_videos_argument,
+    check_job_processes,
+    process_videos,
+)
 from vmae_det.cli.weights_arguments import add_weights_arguments, load_weights_config
 from vmae_det.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import distributed as dist
-
     from vmae_det.formats.person_boxes import PersonBoxes
     from vmae_det.inference.person_sources import PersonSource
     from vmae_det.video.discovery import VideoInput
 
-logger = logging.getLogger(__name__)
-
-_VIDEO_HELP = (
-    "a video file, a folder of videos or of frames, a pattern such as frames/%%05d.jpg, an http(s) URL, "
-    "a stream (rtsp, rtmp, udp), or a camera (its number or device)"
-)
-# At the end, processes wait for the one that has the longest video.
-_END_TIMEOUT = datetime.timedelta(days=30)
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the videos, the persons, the model and the outputs."""
-    parser.add_argument("videos", nargs="+", metavar="VIDEO", help=_VIDEO_HELP)
+    add_videos_argument(parser)
     persons = parser.add_mutually_exclusive_group()
     persons.add_argument(
         "--boxes",
@@ -93,14 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--font", metavar="FILE", help="font for action names in scripts that the default fonts lack"
     )
-    parser.add_argument("--overwrite", action="store_true", help="reprocess videos that are already done")
-    parser.add_argument(
-        "--num-gpus",
-        type=num_processes,
-        default=1,
-        metavar="N",
-        help="number of processes that share the videos, one per GPU or all on the CPU (default: 1)",
-    )
+    add_job_arguments(parser)
     add_weights_arguments(parser)
 
 
@@ -141,12 +126,11 @@ def _add_time_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run detection on all videos; return the exit status."""
-    from vmae_det.engine.launch import check_processes, launch
+    from vmae_det.engine.launch import launch
     from vmae_det.rendering.result_writers import choose_formats
     from vmae_det.video.discovery import find_video_inputs
 
-    overrides = dict(zip(args.opts[::2], args.opts[1::2]))
-    check_processes(args.num_gpus, overrides.get("MODEL.DEVICE", "auto"))
+    check_job_processes(args)
     if args.end <= args.start:
         raise UserError(f"--end: must be greater than --start {args.start:g}, got {args.end:g}")
     formats = choose_formats(args.format + ",html" * args.html)
@@ -172,48 +156,38 @@ def detect_videos(args: argparse.Namespace, inputs: list[VideoInput], formats: l
     Raises:
         UserError: videos could not be read. With several videos it is raised at the end, in all processes.
     """
-    from tqdm import tqdm
+    from vmae_det.rendering.detect_video import unfinished_mark
+    from vmae_det.rendering.result_writers import output_paths
 
+    def is_done(video: VideoInput) -> bool:
+        stem = args.output / video.stem
+        paths = output_paths(stem, list(formats)).values()
+        return not unfinished_mark(stem).exists() and all(path.is_file() for path in paths)
+
+    process_videos(inputs, args.output, is_done, lambda: _prepare(args, formats), overwrite=args.overwrite)
+
+
+def _prepare(args: argparse.Namespace, formats: list[str]) -> ProcessVideo:
     from vmae_det.formats.label_map import LabelMap
     from vmae_det.inference.predictor import ActionPredictor
     from vmae_det.rendering.detect_video import DetectionSettings, detect_video
     from vmae_det.rendering.overlay_video import OverlayStyle
-    from vmae_det.utils import distributed
-    from vmae_det.utils.logging import setup_logging
 
-    setup_logging()
-    group = _end_group()
-    pending = _pending_videos(inputs, args.output, formats, args.overwrite)
-    share = pending[distributed.get_rank() :: distributed.get_world_size()]
-    failures: list[str] = []
-    if share:
-        label_map = LabelMap.from_file(args.label_map) if args.label_map else None
-        predictor = ActionPredictor(load_weights_config(args), label_map, args.actions)
-        persons = _persons(args)
-        settings = DetectionSettings(
-            formats,
-            args.every,
-            args.video_start,
-            args.start,
-            args.end,
-            args.smooth,
-            OverlayStyle(args.top_k, args.threshold, args.timeline, args.font),
-        )
-        for number, video in enumerate(share, start=1):
-            name = video.stem.name
-            title = name if len(share) == 1 else f"{number}/{len(share)} {name}"
-            try:
-                paths = detect_video(
-                    predictor, video.video, persons, args.output / video.stem, settings, title
-                )
-            except UserError as error:
-                if len(pending) == 1:
-                    raise
-                logger.error("%s", " ".join(str(error).split()))
-                failures.append(video.video)
-            else:
-                tqdm.write("\n".join(map(str, paths)))
-    _report_failures(failures, len(pending), group)
+    label_map = LabelMap.from_file(args.label_map) if args.label_map else None
+    predictor = ActionPredictor(load_weights_config(args), label_map, args.actions)
+    persons = _persons(args)
+    settings = DetectionSettings(
+        formats,
+        args.every,
+        args.video_start,
+        args.start,
+        args.end,
+        args.smooth,
+        OverlayStyle(args.top_k, args.threshold, args.timeline, args.font),
+    )
+    return lambda video, title: detect_video(
+        predictor, video.video, persons, args.output / video.stem, settings, title
+    )
 
 
 def _persons(args: argparse.Namespace) -> PersonBoxes | PersonSource | None:
@@ -223,52 +197,3 @@ def _persons(args: argparse.Namespace) -> PersonBoxes | PersonSource | None:
     if args.whole_frame:
         return WholeFramePerson()
     return read_person_boxes(args.boxes) if args.boxes else None
-
-
-def _pending_videos(
-    inputs: list[VideoInput], output: Path, formats: Sequence[str], overwrite: bool
-) -> list[VideoInput]:
-    """Return the videos with missing or unfinished results. Live streams are always pending."""
-    from vmae_det.rendering.detect_video import unfinished_mark
-    from vmae_det.rendering.result_writers import output_paths
-
-    pending = [
-        video
-        for video in inputs
-        if overwrite
-        or video.is_live
-        or unfinished_mark(output / video.stem).exists()
-        or not all(path.is_file() for path in output_paths(output / video.stem, list(formats)).values())
-    ]
-    if len(pending) < len(inputs):
-        logger.info(
-            "Skipping %d of %d videos already done in %s; use --overwrite to process them again",
-            len(inputs) - len(pending),
-            len(inputs),
-            output,
-        )
-    return pending
-
-
-def _end_group() -> dist.ProcessGroup | None:
-    """Return a process group with a long timeout; None in a single process."""
-    from torch import distributed as dist
-
-    from vmae_det.utils import distributed
-
-    if distributed.get_world_size() == 1:
-        return None
-    return dist.new_group(backend="gloo", timeout=_END_TIMEOUT)
-
-
-def _report_failures(failures: list[str], total: int, group: dist.ProcessGroup | None) -> None:
-    """Wait for all processes; raise UserError if any of them failed to read a video."""
-    if group is not None:
-        from torch import distributed as dist
-
-        lists: list[list[str]] = [[]] * dist.get_world_size()
-        dist.all_gather_object(lists, failures, group=group)
-        failures = [name for names in lists for name in names]
-    if failures:
-        some = ", ".join(failures[:5]) + (", ..." if len(failures) > 5 else "")
-        raise UserError(f"{len(failures)} of {total} videos failed: {some}")
