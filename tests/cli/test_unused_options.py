@@ -15,6 +15,7 @@ DETECT = ["detect", "v.mp4", "--weights", "w.pt", "--output", "out"]
         ([*DETECT, "--format", "csv,html", "--top-k", "5"], "--top-k: only used by the overlay"),
         ([*DETECT, "--format", "csv", "--html", "--font", "f.ttf"], "--font: only used by the overlay"),
         ([*DETECT, "--format", "jsonl", "--threshold", "0.5"], "--threshold: only used by overlay and html"),
+        (["classify", "v.mp4", "--weights", "w.pt", "--overwrite"], "--overwrite: requires --output"),
         (
             ["detect-persons", "--dataset", "mini_ava_val", "--output", "p.csv", "--every", "2"],
             "--every: not used with --dataset",

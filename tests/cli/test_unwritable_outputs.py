@@ -21,6 +21,7 @@ FILES = [
 FOLDERS = [
     "evaluate --ground-truth a.csv --detections b.csv --label-map c --report OUTPUT",
     "check-data a.yaml --sheets OUTPUT",
+    "classify a.mp4 --weights a.pt --output OUTPUT",
     "detect a.mp4 --weights a.pt --output OUTPUT",
     "shard a.yaml --output OUTPUT",
     "resize . --output OUTPUT",

@@ -41,6 +41,11 @@ COMMANDS = (
     "test --config-file @file:detect.yaml MODEL.WEIGHTS @file:detect.pt @keys:",
     "test --config-file @file:detect.yaml MODEL.WEIGHTS @file:detect.safetensors "
     "DATASETS.TEST @file:mini_ava/val.yaml",
+    "classify @file:v.mp4 --weights @file:finetune.pt --output @outdir:out --label-map @file:labels.pbtxt "
+    "--top-k @num:2 --format @word:csv,table --num-gpus @num:1 @keys:",
+    "classify @file:v.mp4 --weights @file:finetune.safetensors --output @outdir:out --every @num:1 "
+    "--smooth @num:1 --start @num:0 --end @num:2 --threshold @num:0.1 --format csv,jsonl,html",
+    "classify @word:rtsp://127.0.0.1:9/x --weights @file:finetune.pt --every @num:1",
     "detect @file:v.mp4 --weights @file:detect.pt --output @outdir:out --boxes @file:boxes.csv "
     "--label-map @file:labels.pbtxt --start @num:0 --end @num:1 --format csv,jsonl",
     "detect @file:v.mp4 --weights @file:detect.pt --output @outdir:out --whole-frame --every @num:1 "
@@ -89,6 +94,8 @@ COMMANDS = (
     "--report @outdir:report --compare @file:det.csv",
     "evaluate --ground-truth @file:gt.csv --person-boxes @file:boxes.csv --json @out:r.json",
     "evaluate --ground-truth @file:tubes.csv --tubes @file:tubes.csv --json @out:r.json",
+    "evaluate --ground-truth @file:clips.csv --classes @file:v_classes.csv --label-map @file:labels.pbtxt "
+    "--json @out:r.json --report @outdir:report",
     "benchmark frame-map --rows @num:1000 --repeats @num:1 --json @out:r.json",
     "benchmark gpu-scaling --total-gpus @num:8 --matrix-rate @num:400 --gpus @num:8 --batch @num:64 "
     "--json @out:r.json",

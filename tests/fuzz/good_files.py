@@ -50,6 +50,10 @@ def make_site(folder: Path, mini_ava: Path | None = None) -> Path:
     rows = list(csv.reader((folder / "gt.csv").open()))
     _write_lines(folder / "det.csv", (",".join([*row[:7], "0.5"]) for row in rows))
     boxes = {tuple(row[1:6]) for row in rows}
+    names = LabelMap.from_file(folder / "labels.pbtxt").names
+    scores = (f"v,{rank},{rank},{name},0.1" for rank, name in enumerate(names, start=1))
+    _write_lines(folder / "v_classes.csv", ("video,rank,id,class,score", *scores))
+    _write_lines(folder / "clips.csv", ["clips/v.mp4 1"])
     _write_lines(folder / "boxes.csv", (f"v,{','.join(box)},0.9" for box in sorted(boxes)))
     tube = "v,1,walk,0.9,{},10,10,50,50"
     _write_lines(folder / "tubes.csv", (tube.format(frame) for frame in range(1, 9)))

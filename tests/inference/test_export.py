@@ -135,6 +135,9 @@ def test_exported_classifier_scores_as_the_model_does(form, tmp_path):
             expected = model({"video": video})["scores"]
         torch.testing.assert_close(run(video), expected, rtol=0, atol=1e-4)
         assert expected.std() > 0.01
+    cfg.MODEL.WEIGHTS = str(output)
+    scores = load_scorer(cfg, "VideoClassifier")({"video": video})
+    np.testing.assert_allclose(np.stack(scores), expected[:, None], atol=1e-4)
     metadata = read_stored_metadata(output)
     assert metadata["label_map"] is None
     assert metadata["video"] == {"frames": 4, "side_multiple": 16, "smallest_side": 32}

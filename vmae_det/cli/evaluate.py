@@ -27,6 +27,7 @@ _OPTIONS = {
     "detections": {"label_map", "protocol", "iou", "report", "compare", "excluded"},
     "tubes": {"label_map", "protocol", "iou"},
     "person_boxes": {"images", "excluded"},
+    "classes": {"label_map", "report"},
 }
 
 
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ground-truth",
         metavar="FILE",
         required=True,
-        help="AVA CSV, may be gzipped; with --tubes, a tube CSV",
+        help="AVA CSV, may be gzipped; with --tubes, a tube CSV; with --classes, a list of lines FILE LABEL",
     )
     predictions = parser.add_mutually_exclusive_group(required=True)
     predictions.add_argument("--detections", metavar="FILE", help="AVA CSV with scores; compute frame-mAP")
@@ -47,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--person-boxes",
         metavar="FILE",
         help="CSV, JSON or pickle; compute COCO-style AP and recall of persons",
+    )
+    predictions.add_argument(
+        "--classes",
+        metavar="PATH",
+        help="NAME_classes.csv of `vmae-det classify`, or their folder; compute top-1 and top-5 accuracy",
     )
     parser.add_argument(
         "--label-map",
@@ -66,15 +72,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="IOU",
         help="IoU thresholds (default: 0.5; with --tubes: those of the protocol)",
     )
-    frame_map = parser.add_argument_group("with --detections")
-    frame_map.add_argument(
+    parser.add_argument(
         "--report",
         type=output_folder,
         metavar="FOLDER",
-        help="write an error analysis to this folder, as HTML, JSON and CSV",
+        help="with --detections or --classes: write an error analysis to this folder, as HTML, JSON and CSV",
     )
-    frame_map.add_argument(
-        "--compare", metavar="FILE", help="detections of another run to compare with in the report"
+    parser.add_argument(
+        "--compare",
+        metavar="FILE",
+        help="with --detections: detections of another run to compare with in the report",
     )
     parser.add_argument(
         "--images",
@@ -100,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
         "detections": _evaluate_detections,
         "tubes": _evaluate_tubes,
         "person_boxes": _evaluate_persons,
+        "classes": _evaluate_classes,
     }
     (kind,) = (name for name in evaluators if getattr(args, name) is not None)
     _refuse_unused(args, kind)
@@ -192,6 +200,23 @@ def _evaluate_persons(args: argparse.Namespace) -> dict[str, Any]:
     )
     files = _files(args, "person_boxes", "images", "excluded")
     return result.to_json() | files | {"tables": ["", result.table()]}
+
+
+def _evaluate_classes(args: argparse.Namespace) -> dict[str, Any]:
+    from vmae_det.evaluation.classification import evaluate_classes
+    from vmae_det.formats.class_csv import read_class_scores
+    from vmae_det.formats.video_list import read_video_list
+    from vmae_det.visualization.classification_report import write_classification_report
+
+    result = evaluate_classes(
+        read_video_list(Path(args.ground_truth)),
+        read_class_scores(args.classes),
+        LabelMap.from_file(args.label_map) if args.label_map else None,
+    )
+    tables = ["", result.table()]
+    if args.report:
+        tables.append(f"\nreport: {write_classification_report(args.report, result, args.classes)}")
+    return result.to_json() | _files(args, "classes", "label_map") | {"tables": tables}
 
 
 def _excluded(args: argparse.Namespace) -> frozenset[tuple[str, float]] | None:

@@ -20,6 +20,7 @@ COMMANDS = {
     "train": "pre-train, fine-tune or train a detector, as specified by a config",
     "submit": "submit training as a job to a SLURM cluster",
     "test": "evaluate trained weights on DATASETS.TEST",
+    "classify": "classify videos, as a whole or over time",
     "detect": "detect actions of people in videos and draw them",
     "detect-persons": "detect people in the keyframes of videos and write their boxes",
     "visualize": "visualize reconstructions, attention, batches, curves, embeddings and detections",
@@ -41,8 +42,8 @@ COMMANDS = {
 }
 # Commands with --import: they build models, datasets, readers or person detectors from registries.
 EXTENSIBLE = (
-    *("train", "submit", "test", "detect", "detect-persons", "visualize", "inspect", "export"),
-    *("print-config", "convert", "check-data", "import"),
+    *("train", "submit", "test", "classify", "detect", "detect-persons", "visualize", "inspect"),
+    *("export", "print-config", "convert", "check-data", "import"),
 )
 _MODULES = {"import": "import_annotations"}  # `import` is not a valid module name
 

@@ -191,10 +191,14 @@ def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, ks: tuple[int, ...] =
     Returns:
         {"top1": ..., "top5": ...}
     """
-    label_score = np.take_along_axis(scores, labels[:, None].astype(np.int64), axis=1)
-    # Counts the label itself.
-    rank = (scores >= label_score).sum(axis=1)
+    rank = label_ranks(scores, labels)
     return {f"top{k}": float(100 * (rank <= k).mean()) for k in ks}
+
+
+def label_ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the rank, from 1 on, of each label (V,) among scores (V, C). Ties count against the label."""
+    label_score = np.take_along_axis(scores, labels[:, None].astype(np.int64), axis=1)
+    return (scores >= label_score).sum(axis=1)  # counts the label itself
 
 
 @EVALUATOR_REGISTRY.register_as("classification")

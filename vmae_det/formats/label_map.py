@@ -62,6 +62,12 @@ class LabelMap:
         return LabelMap(*parts)
 
     @classmethod
+    def numbered(cls, count: int) -> LabelMap:
+        """Return a label map for classes without names: "class 0", "class 1", ..., with ids from 1 on."""
+        names = tuple(f"class {number}" for number in range(count))
+        return cls(tuple(range(1, count + 1)), names, ("",) * count)
+
+    @classmethod
     def from_file(cls, path: str | Path) -> LabelMap:
         """Read a label map file.
 

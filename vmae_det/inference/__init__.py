@@ -3,7 +3,8 @@
 May import `engine` and the packages below it, such as `data`, `modeling`, `checkpoint` and `video`.
 """
 
+from vmae_det.inference.classifier import ActionClassifier, VideoClasses
 from vmae_det.inference.detections import ActionDetections, KeyframeActions
 from vmae_det.inference.predictor import ActionPredictor
 
-__all__ = ["ActionDetections", "ActionPredictor", "KeyframeActions"]
+__all__ = ["ActionClassifier", "ActionDetections", "ActionPredictor", "KeyframeActions", "VideoClasses"]

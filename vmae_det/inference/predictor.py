@@ -22,7 +22,7 @@ from vmae_det.inference.detections import ActionDetections
 from vmae_det.inference.keyframe_clips import plan_keyframes
 from vmae_det.inference.person_detectors import build_person_detector
 from vmae_det.inference.person_sources import BoxesFromFile, DetectedPersons, PersonSource
-from vmae_det.inference.scorers import load_scorer, read_stored_metadata
+from vmae_det.inference.scorers import check_architecture, load_scorer, read_stored_metadata
 from vmae_det.inference.stream import ActionStream, ClipWithPersons, StreamOptions, collate_clips
 from vmae_det.utils.errors import ConfigError, WeightsError, did_you_mean
 from vmae_det.utils.resource_usage import Stopwatch
@@ -49,11 +49,7 @@ class ActionPredictor:
     def __init__(
         self, cfg: CfgNode, label_map: LabelMap | None = None, actions: Sequence[str] | None = None
     ) -> None:
-        if cfg.MODEL.META_ARCHITECTURE != "ActionDetector":
-            raise ConfigError(
-                "MODEL.META_ARCHITECTURE: detection needs an ActionDetector, "
-                f"got {cfg.MODEL.META_ARCHITECTURE}"
-            )
+        check_architecture(cfg, "ActionDetector")
         self.cfg = cfg = cfg.clone()
         resolve_num_classes(cfg)
         label_map = label_map_of(cfg.MODEL.WEIGHTS, label_map)
@@ -64,10 +60,7 @@ class ActionPredictor:
             )
         self._columns = choose_actions(label_map, actions)
         self.label_map = label_map.select(self._columns)
-        cfg.defrost()
-        cfg.DATALOADER.NUM_WORKERS = 0  # inference has no loader workers that need cores
-        if setup_device(cfg).type == "cpu":
-            cfg.TEST.BATCH_SIZE = 1  # larger batches are not faster on a CPU, and keep more frames in memory
+        adapt_to_inference(cfg)
         self.scorer = load_scorer(cfg)
         self._detected_persons: DetectedPersons | None = None
 
@@ -149,6 +142,14 @@ class ActionPredictor:
         return scores
 
 
+def adapt_to_inference(cfg: CfgNode) -> None:
+    """Set up the device of a config (see `setup_device`), and change keys that inference uses otherwise."""
+    cfg.defrost()
+    cfg.DATALOADER.NUM_WORKERS = 0  # inference has no loader workers that need cores
+    if setup_device(cfg).type == "cpu":
+        cfg.TEST.BATCH_SIZE = 1  # larger batches are not faster on a CPU, and keep more frames in memory
+
+
 def choose_actions(label_map: LabelMap, actions: Sequence[str] | None) -> np.ndarray:
     """Return the columns of the actions with these names or ids, in the label map's order; None: all.
 
@@ -202,9 +203,15 @@ def label_map_of(weights: str | Path, given: LabelMap | None = None) -> LabelMap
         WeightsError: no label map is stored or given.
         ConfigError: `given` has other names than the stored label map.
     """
-    stored = ModelClasses.from_checkpoint(read_stored_metadata(weights).get("label_map"), str(weights))
-    if stored is None and given is None:
+    label_map = find_label_map(weights, given)
+    if label_map is None:
         raise WeightsError(f"{weights}: contains no label map; pass one by --label-map")
-    if stored is None:
-        return given
-    return stored.label_map if given is None else stored.renumbered(given, "--label-map")
+    return label_map
+
+
+def find_label_map(weights: str | Path, given: LabelMap | None = None) -> LabelMap | None:
+    """Return the label map as `label_map_of` does, or None if there is none."""
+    stored = ModelClasses.from_checkpoint(read_stored_metadata(weights).get("label_map"), str(weights))
+    if stored is None or given is None:
+        return given if stored is None else stored.label_map
+    return stored.renumbered(given, "--label-map")

@@ -1,4 +1,4 @@
-"""Scores the person boxes of a batch of clips, with a PyTorch model or with an exported one."""
+"""Scores the person boxes of a batch of clips, or the clips, with a PyTorch model or with an exported one."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ from vmae_det.utils.transfer import copy_to_cpu
 # Takes a batch on the CPU: `video` uint8 (B, 3, T, H, W), `boxes`, list of (N_i, 4) float32 xyxy pixels,
 # `person_scores`, list of (N_i,), and `size`, list of (2,) float32: width and height without the padding.
 # Returns the scores of each clip's persons, list of (N_i, classes) float32.
+# A classifier's batch only has `video`, and each clip has one row of scores.
 Scorer = Callable[[dict], list[np.ndarray]]
 
 
 class EagerModel:
-    """A `Scorer` that runs the detector of a config in PyTorch, on its device and in its precision."""
+    """A `Scorer` that runs the model of a config in PyTorch, on its device and in its precision."""
 
     def __init__(self, cfg: CfgNode) -> None:
         self.device = setup_device(cfg)
@@ -43,26 +44,43 @@ class EagerModel:
 
     @torch.inference_mode()
     def __call__(self, batch: dict) -> list[np.ndarray]:
-        """Return the scores (N_i, classes) of each clip's persons."""
+        """Return the scores (N_i, classes) of each clip's persons; of a classifier (1, classes) per clip."""
         with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
             predictions = self.model(to_device(batch, self.device))
-        return [scores.float().numpy() for scores in copy_to_cpu(predictions["scores"])]
+        scores = predictions["scores"]
+        if isinstance(scores, torch.Tensor):  # (B, classes) of a classifier
+            scores = scores.split(1)
+        return [clip_scores.float().numpy() for clip_scores in copy_to_cpu(scores)]
 
 
-def load_scorer(cfg: CfgNode) -> Scorer:
-    """Load MODEL.WEIGHTS: weights for the config's detector, or an exported detector (.onnx, .pt2).
+# What each model is used for, in messages.
+_PURPOSES = {"ActionDetector": "detection", "VideoClassifier": "classification"}
 
-    An exported detector computes in float32, whatever SOLVER.AMP is.
+
+def check_architecture(cfg: CfgNode, expected: str) -> None:
+    """Raise a ConfigError if a config describes another model than an ActionDetector or VideoClassifier."""
+    got = cfg.MODEL.META_ARCHITECTURE
+    if got != expected:
+        article = "an" if expected[0] in "AEIOU" else "a"
+        raise ConfigError(
+            f"MODEL.META_ARCHITECTURE: {_PURPOSES[expected]} needs {article} {expected}, got {got}"
+        )
+
+
+def load_scorer(cfg: CfgNode, architecture: str = "ActionDetector") -> Scorer:
+    """Load MODEL.WEIGHTS: weights for the config's model, or an exported model (.onnx, .pt2).
+
+    An exported model computes in float32, whatever SOLVER.AMP is.
+
+    Args:
+        architecture: required MODEL.META_ARCHITECTURE, ActionDetector or VideoClassifier.
 
     Raises:
-        ConfigError: the config does not describe a detector, or differs from that of the exported detector.
+        ConfigError: the config describes another model, or differs from that of the exported model.
         WeightsError: the file cannot be read, or is not safe to load.
         UserError: the file is an ONNX file and onnxruntime is not installed.
     """
-    if cfg.MODEL.META_ARCHITECTURE != "ActionDetector":
-        raise ConfigError(
-            f"MODEL.META_ARCHITECTURE: detection needs an ActionDetector, got {cfg.MODEL.META_ARCHITECTURE}"
-        )
+    check_architecture(cfg, architecture)
     if not is_exported(cfg.MODEL.WEIGHTS):
         return EagerModel(cfg)
     path = locate(cfg.MODEL.WEIGHTS)

@@ -101,6 +101,9 @@ class ActionStream(Iterator[KeyframeActions]):
     Frames are decoded once and in order. Frames that neither a clip nor the sink needs any more are dropped.
     Call `close` when done, or use the stream as a context manager.
 
+    Args:
+        tracker: assigns the track ids (default: `Tracker()`).
+
     Attributes:
         sink: also receives the frames; set it before the first result is requested.
         latency: seconds from capture to result for the latest keyframe of a live source.
@@ -119,6 +122,7 @@ class ActionStream(Iterator[KeyframeActions]):
         score_clips: ScoreClips,
         cfg: CfgNode,
         options: StreamOptions,
+        tracker: Tracker | None = None,
     ) -> None:
         self.source, self.plan = source, plan
         self.sink: FrameSink | None = None
@@ -129,7 +133,7 @@ class ActionStream(Iterator[KeyframeActions]):
         self._batch_size = cfg.TEST.BATCH_SIZE
         self._options = options
         self._stopwatch = options.stopwatch
-        self._tracker = Tracker()
+        self._tracker = tracker or Tracker()
         smooths = options.smooth > 0 and plan.spacing <= MAX_KEYFRAME_GAP
         look_ahead = 0.0 if source.live else options.smooth / 2
         self._smoother = ScoreSmoother(options.smooth, look_ahead) if smooths else None

@@ -46,9 +46,13 @@ class Tracker:
 
     A person moves far between keyframes, often by more than the width of a body. Boxes are therefore moved by
     their track's velocity, widened, and matched by IoU so that the sum over all pairs is largest.
+
+    Args:
+        max_age: seconds for which a track without boxes is kept.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_age: float = _MAX_AGE) -> None:
+        self._max_age = max_age
         self._tracks: list[_Track] = []
         self._count = 0
 
@@ -62,7 +66,7 @@ class Tracker:
         """
         boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
         scores = np.asarray(scores, dtype=np.float64)
-        self._tracks = [track for track in self._tracks if time - track.time <= _MAX_AGE]
+        self._tracks = [track for track in self._tracks if time - track.time <= self._max_age]
         expected = np.array([track.predict(time) for track in self._tracks]).reshape(-1, 4)
         numbers = np.zeros(len(boxes), dtype=np.int64)
         unmatched_tracks = np.arange(len(self._tracks))

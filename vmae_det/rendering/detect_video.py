@@ -1,4 +1,4 @@
-"""Runs detection on a video and writes its result files."""
+"""Runs detection, or classification over time, on a video and writes its result files."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
 from vmae_det.engine.hooks import PATIENCE, Interrupted
+from vmae_det.formats.label_map import LabelMap
 from vmae_det.formats.person_boxes import PersonBoxes
+from vmae_det.inference.detections import KeyframeActions
 from vmae_det.inference.person_sources import PersonSource
 from vmae_det.inference.predictor import ActionPredictor
 from vmae_det.inference.stream import ActionStream, StreamOptions
@@ -58,6 +60,19 @@ class DetectionSettings:
     overlap: bool = True
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
+    def stream_options(self) -> StreamOptions:
+        """Return the options of the stream."""
+        return StreamOptions(
+            self.video_start, self.start, self.end, self.overlap, self.stopwatch, self.smooth
+        )
+
+
+class ResultListener(Protocol):
+    """Receives the results of a stream, as the writers of files do."""
+
+    def write(self, keyframe: KeyframeActions) -> None:
+        """Receive the next result."""
+
 
 def detect_video(
     predictor: ActionPredictor,
@@ -89,37 +104,50 @@ def detect_video(
             raised if there are no results.
     """
     source = video if isinstance(video, VideoSource) else open_source(video, predictor.cfg.DATALOADER.READER)
-    options = StreamOptions(
-        settings.video_start,
-        settings.start,
-        settings.end,
-        settings.overlap,
-        settings.stopwatch,
-        settings.smooth,
-    )
-    stream = predictor.stream(source, persons, every=settings.every, options=options)
-    paths = output_paths(stem, settings.formats)
+    stream = predictor.stream(source, persons, every=settings.every, options=settings.stream_options())
+    return write_stream(stream, predictor.label_map, stem, settings, title)
+
+
+def write_stream(
+    stream: ActionStream,
+    label_map: LabelMap,
+    stem: Path,
+    settings: DetectionSettings,
+    title: str | None = None,
+    *,
+    writers: Mapping[str, type[ResultWriter]] = WRITERS,
+    listener: ResultListener | None = None,
+) -> list[Path]:
+    """Write the results of a stream in each format, as `detect_video` does.
+
+    Args:
+        label_map: classes of the scores.
+        writers: writers of the formats.
+        listener: also receives each result.
+    """
+    source = stream.source
+    paths = output_paths(stem, settings.formats, writers)
     with _InterruptHandler(stream) as interrupts, ExitStack() as stack:
-        writers = [
-            stack.enter_context(WRITERS[name](_output_spec(path, stream, predictor, settings)))
+        opened = [
+            stack.enter_context(writers[name](_output_spec(path, stream, label_map, settings)))
             for name, path in paths.items()
         ]
-        stream.sink = next((writer for writer in writers if isinstance(writer, OverlayWriter)), None)
+        stream.sink = next((writer for writer in opened if isinstance(writer, OverlayWriter)), None)
         stack.enter_context(stream)
-        last = _write_results(stream, writers, stack.enter_context(_ProgressBar(stream, options, title)))
+        listeners = [*opened, *([listener] if listener else [])]
+        last = _write_results(stream, listeners, stack.enter_context(_ProgressBar(stream, settings, title)))
         if interrupts.received and last is None:
             raise Interrupted(interrupts.received, "before the first keyframe; no results were written")
     is_partial = not source.live and (interrupts.received or stream.truncated)
-    if is_partial:
+    if is_partial and paths:
         unfinished_mark(stem).touch()
-    else:
+    elif paths:
         unfinished_mark(stem).unlink(missing_ok=True)
     if interrupts.received and not source.live:
-        raise Interrupted(
-            interrupts.received,
-            f"at second {last:.1f}; results so far are in {stem.parent}; run the command again to "
-            "complete them",
-        )
+        state = f"at second {last:.1f}"
+        if paths:
+            state += f"; results so far are in {stem.parent}; run the command again to complete them"
+        raise Interrupted(interrupts.received, state)
     return list(paths.values())
 
 
@@ -129,13 +157,13 @@ def unfinished_mark(stem: Path) -> Path:
 
 
 def _output_spec(
-    path: Path, stream: ActionStream, predictor: ActionPredictor, settings: DetectionSettings
+    path: Path, stream: ActionStream, label_map: LabelMap, settings: DetectionSettings
 ) -> OutputSpec:
     return OutputSpec(
         path=path,
         video_id=stream.source.video_id,
         source=stream.source,
-        label_map=predictor.label_map,
+        label_map=label_map,
         video_start=settings.video_start,
         spacing=stream.plan.spacing,
         style=settings.style,
@@ -145,13 +173,13 @@ def _output_spec(
 
 
 def _write_results(
-    stream: ActionStream, writers: Sequence[ResultWriter], progress: _ProgressBar
+    stream: ActionStream, listeners: Sequence[ResultListener], progress: _ProgressBar
 ) -> float | None:
-    """Pass each result to the writers; return the time of the last one."""
+    """Pass each result to the listeners; return the time of the last one."""
     last = None
     for result in stream:
-        for writer in writers:
-            writer.write(result)
+        for listener in listeners:
+            listener.write(result)
         progress.update(result.time)
         last = result.time
     return last
@@ -194,11 +222,11 @@ class _InterruptHandler:
 class _ProgressBar:
     """Progress bar in seconds of video. Shows speed; for live streams, latency and dropped frames."""
 
-    def __init__(self, stream: ActionStream, options: StreamOptions, title: str | None) -> None:
+    def __init__(self, stream: ActionStream, settings: DetectionSettings, title: str | None) -> None:
         times = stream.source.times
-        end = options.end if times is None else min(options.end, float(times[-1]))
-        total = None if end == float("inf") else round(max(end - options.start, 0), 1)
-        self._stream, self._start, self._began = stream, options.start, time.monotonic()
+        end = settings.end if times is None else min(settings.end, float(times[-1]))
+        total = None if end == float("inf") else round(max(end - settings.start, 0), 1)
+        self._stream, self._start, self._began = stream, settings.start, time.monotonic()
         self._bar = tqdm(
             total=total,
             desc=title,

@@ -108,6 +108,41 @@ def draw_people(
     return picture
 
 
+def draw_classes(
+    frame: np.ndarray,
+    classes: Sequence[ActionLabel],
+    *,
+    top_k: int = 3,
+    threshold: float = 0.3,
+    typeface: str | None = None,
+) -> np.ndarray:
+    """Draw the top classes of the whole frame in its upper left corner, each with its score as a bar.
+
+    Args:
+        frame: uint8 RGB (H, W, 3).
+        classes: classes to choose from.
+        top_k: maximum number of classes, reduced if they would be higher than the frame.
+        threshold: lowest score of a class.
+        typeface: as in `fonts.load_font`.
+
+    Returns:
+        uint8 RGB (H, W, 3); `frame` itself if there is nothing to draw.
+
+    Raises:
+        UserError: the typeface does not exist.
+    """
+    height, width = frame.shape[:2]
+    style = DrawStyle.for_frame(height, width, typeface)
+    top = _top_actions(
+        PersonOverlay((), classes), min(top_k, (height - style.gap) // style.row_height), threshold
+    )
+    if not top or label_size(top, None, style)[1] > width - style.gap:
+        return frame
+    picture = np.array(frame, order="C")
+    blend_label(picture, render_label(top, None, style), style.gap, style.gap)
+    return picture
+
+
 def _arrange_labels(
     frame_size: tuple[int, int],
     boxes: np.ndarray,

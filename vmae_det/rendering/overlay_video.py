@@ -16,7 +16,7 @@ from vmae_det.formats.label_map import LabelMap
 from vmae_det.inference.detections import ActionDetections, KeyframeActions
 from vmae_det.rendering.box_interpolation import MAX_REACH, BoxInterpolator, PersonAtTime
 from vmae_det.rendering.label_drawing import ActionLabel
-from vmae_det.rendering.overlay import LabelState, PersonOverlay, draw_people
+from vmae_det.rendering.overlay import LabelState, PersonOverlay, draw_classes, draw_people
 from vmae_det.rendering.timeline import PAGE_SECONDS, ActionSpan, Timeline
 from vmae_det.utils.errors import DataError
 from vmae_det.utils.resource_usage import Stopwatch
@@ -41,12 +41,14 @@ class OverlayStyle:
         threshold: lowest score of an action.
         timeline: add a strip with the actions over time below the frame.
         typeface: as in `fonts.load_font`.
+        whole_frame: the actions are those of the whole frame, not of persons: draw no boxes and no numbers.
     """
 
     top_k: int = 3
     threshold: float = 0.3
     timeline: bool = False
     typeface: str | None = None
+    whole_frame: bool = False
 
 
 def write_overlay(
@@ -257,14 +259,13 @@ class OverlayWriter:
                 PersonOverlay(tuple(person.box * size), self._labels(person.keyframe, person.row), track)
                 for track, person in people
             ]
-            picture = draw_people(
-                frame.image,
-                overlays,
-                top_k=self._style.top_k,
-                threshold=self._style.threshold,
-                memory=self._memory,
-                typeface=self._style.typeface,
-            )
+            style = self._style
+            limits = {"top_k": style.top_k, "threshold": style.threshold, "typeface": style.typeface}
+            if style.whole_frame:
+                actions = [action for person in overlays for action in person.actions]
+                picture = draw_classes(frame.image, actions, **limits)
+            else:
+                picture = draw_people(frame.image, overlays, memory=self._memory, **limits)
             if self._style.timeline:
                 picture = self._add_timeline(picture, frame.time)
         with self._watch.measure("encode"):
@@ -278,8 +279,14 @@ class OverlayWriter:
 
     def _add_timeline(self, picture: np.ndarray, time: float) -> np.ndarray:
         if self._timeline is None:
+            whole_frame = self._style.whole_frame
             self._timeline = Timeline(
-                picture.shape[:2], _TIMELINE_ROWS, time, self._page_seconds(time), self._style.typeface
+                picture.shape[:2],
+                1 if whole_frame else _TIMELINE_ROWS,
+                time,
+                self._page_seconds(time),
+                self._style.typeface,
+                numbered=not whole_frame,
             )
         with self._changed:
             keyframes, self._new_keyframes = self._new_keyframes, []

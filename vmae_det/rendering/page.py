@@ -51,6 +51,7 @@ def write_page(
     *,
     threshold: float = 0.3,
     progress: bool = False,
+    whole_frame: bool = False,
 ) -> Path:
     """Write the page. A video that is large or must be re-encoded is written next to it.
 
@@ -62,6 +63,7 @@ def write_page(
         path: the HTML file.
         threshold: initial score threshold of the filter in the page.
         progress: show a progress bar while encoding.
+        whole_frame: the actions are those of the whole frame: show no boxes and no persons.
 
     Returns:
         `path`.
@@ -83,6 +85,7 @@ def write_page(
         "mediaStart": video.start,
         "threshold": threshold,
         "floor": MIN_SCORE,
+        "wholeFrame": whole_frame,
     }
     write_text(path, _fill_template(data, video))
     return path

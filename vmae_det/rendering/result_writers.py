@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -63,7 +64,7 @@ class ResultWriter(Protocol):
         """Write the result of the next keyframe."""
 
 
-class _TextWriter:
+class TextWriter:
     """Text file to which `_format` adds the text of each keyframe."""
 
     def __init__(self, output: OutputSpec) -> None:
@@ -71,7 +72,7 @@ class _TextWriter:
         self._stack = ExitStack()
         self._file: TextIO | None = None
 
-    def __enter__(self) -> _TextWriter:
+    def __enter__(self) -> TextWriter:
         with ExitStack() as stack:
             temporary = stack.enter_context(atomic_write(self._output.path))
             self._file = stack.enter_context(temporary.open("w", encoding="utf-8", newline="\n"))
@@ -94,7 +95,7 @@ def csv_id(video_id: str) -> str:
     return "".join(c if c.isprintable() and c not in '",' else "_" for c in video_id).strip() or "_"
 
 
-class CsvWriter(_TextWriter):
+class CsvWriter(TextWriter):
     """AVA CSV with a row per person and action, for all scores."""
 
     suffix = ".csv"
@@ -105,7 +106,7 @@ class CsvWriter(_TextWriter):
         return format_action_csv(keyframe.to_rows(csv_id(self._output.video_id), self._output.label_map))
 
 
-class JsonLinesWriter(_TextWriter):
+class JsonLinesWriter(TextWriter):
     """JSON lines with an object per keyframe, including keyframes without persons."""
 
     suffix = ".jsonl"
@@ -155,7 +156,8 @@ class PageResultWriter:
             detections = ActionDetections.collect(
                 video, output.video_start, self._keyframes, output.label_map
             )
-            write_page(detections, output.path, threshold=output.style.threshold)
+            style = output.style
+            write_page(detections, output.path, threshold=style.threshold, whole_frame=style.whole_frame)
 
     def write(self, keyframe: KeyframeActions) -> None:
         """As in ResultWriter."""
@@ -186,6 +188,8 @@ def choose_formats(names: str) -> list[str]:
     return [name for name in WRITERS if name in formats]
 
 
-def output_paths(stem: Path, formats: list[str]) -> dict[str, Path]:
+def output_paths(
+    stem: Path, formats: Sequence[str], writers: Mapping[str, type[ResultWriter]] = WRITERS
+) -> dict[str, Path]:
     """Return the file of each format; the names of all files of a video start with `stem`."""
-    return {name: stem.with_name(stem.name + WRITERS[name].suffix) for name in formats}
+    return {name: stem.with_name(stem.name + writers[name].suffix) for name in formats}

@@ -42,6 +42,7 @@ class Timeline:
         start: start of the video, on the clock of the spans.
         page: duration of a page in seconds.
         typeface: as in `fonts.load_font`.
+        numbered: write the number of a person in front of the name of the action.
     """
 
     def __init__(
@@ -51,9 +52,11 @@ class Timeline:
         start: float = 0.0,
         page: float = PAGE_SECONDS,
         typeface: str | None = None,
+        numbered: bool = True,
     ) -> None:
         self.style = DrawStyle.for_frame(*frame_size, typeface)
         self.width, self.start, self.page = frame_size[1], start, page
+        self._numbered = numbered
         self._clock_height = round(1.4 * self.style.font_size)
         room = round(MAX_HEIGHT * frame_size[0]) - self._clock_height
         self._rows: list[list[ActionSpan]] = [[] for _ in range(min(rows, room // self.style.row_height))]
@@ -112,7 +115,9 @@ class Timeline:
             named = None  # person whose number was written last in this row
             for span in spans:
                 x1, x2 = (min(max(self._x(t, number), 0), self.width) for t in (span.start, span.end))
-                if x1 < x2 and self._draw_span(pen, row, x1, x2, span, span.person_id != named):
+                if x1 < x2 and self._draw_span(
+                    pen, row, x1, x2, span, self._numbered and span.person_id != named
+                ):
                     named = span.person_id
         return np.array(image)
 

@@ -1,4 +1,4 @@
-"""Reads and runs exported detectors: .pt2 files with PyTorch, .onnx files with onnxruntime."""
+"""Reads and runs exported models: .pt2 files with PyTorch, .onnx files with onnxruntime."""
 
 from __future__ import annotations
 
@@ -127,12 +127,15 @@ def _flat_keys(node: CfgNode, prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def flatten_batch(batch: dict) -> dict[str, torch.Tensor]:
-    """Convert a detector's batch, with lists by clip, to the inputs of an exported detector.
+    """Convert a batch, with lists by clip, to the inputs of an exported model, in their order.
 
     Returns:
+        For a classifier, whose batch has no boxes, `video`. For a detector
         `video` uint8 (B, 3, T, H, W), and with one row per person `boxes` (R, 4), `clips` (R,) int64 (index
         of the person's clip), `person_scores` (R,) and `sizes` (R, 2).
     """
+    if "boxes" not in batch:
+        return {"video": batch["video"]}
     clips = clip_indices(batch["boxes"])
     return {
         "video": batch["video"],
@@ -144,8 +147,8 @@ def flatten_batch(batch: dict) -> dict[str, torch.Tensor]:
 
 
 def split_scores(scores: torch.Tensor, batch: dict) -> list[np.ndarray]:
-    """Split scores (R, classes) into a list by clip."""
-    counts = [len(boxes) for boxes in batch["boxes"]]
+    """Split scores (R, classes) into a list by clip; a classifier has one row per clip."""
+    counts = [len(boxes) for boxes in batch["boxes"]] if "boxes" in batch else 1
     return [clip_scores.numpy() for clip_scores in scores.split(counts)]
 
 
@@ -153,7 +156,7 @@ def split_scores(scores: torch.Tensor, batch: dict) -> list[np.ndarray]:
 
 
 class OnnxModel:
-    """A detector in an ONNX file; a `scorers.Scorer`."""
+    """A model in an ONNX file; a `scorers.Scorer`."""
 
     def __init__(self, path: Path, device: torch.device) -> None:
         self.path = path
@@ -229,7 +232,7 @@ class _SilencedLog(logging.Filter):
 
 
 class TorchExportModel:
-    """A detector in a .pt2 file; a `scorers.Scorer`."""
+    """A model in a .pt2 file; a `scorers.Scorer`."""
 
     def __init__(self, path: Path, device: torch.device) -> None:
         self.path = path
@@ -241,7 +244,7 @@ class TorchExportModel:
         """Return the scores (N_i, classes) of each clip's persons."""
         inputs = to_device(flatten_batch(batch), self.device)
         try:
-            scores = self.program(*(inputs[name] for name in DETECTOR_INPUTS))
+            scores = self.program(*inputs.values())
             return split_scores(scores.cpu(), batch)
         except Exception as error:  # an untrusted graph can cause any exception
             if is_out_of_memory(error):

@@ -141,7 +141,7 @@ function beginningsOf(person) {
 }
 
 /* Text */
-const personName = (person) => `Person ${person.id}`;
+const personName = (person) => (data.wholeFrame ? "Whole frame" : `Person ${person.id}`);
 function clockTime(seconds, digits = 0) {
   const whole = Math.max(0, Math.floor(seconds * 10 ** digits + 1e-6) / 10 ** digits);
   const minutes = Math.floor(whole / 60) % 60, hours = Math.floor(whole / 3600);

@@ -80,7 +80,7 @@ function showNow(chosen, choose) {
     });
     return make("li", {}, button, make("ul", {}, ...(list.length ? list : [make("li", { class: "soft" }, "no actions match the filter")])));
   }));
-  if (!present.length) byId("now").append(make("li", { class: "soft" }, "no people"));
+  if (!present.length) byId("now").append(make("li", { class: "soft" }, data.wholeFrame ? "no clip near this frame" : "no people"));
 }
 
 function download(name, type, parts) {

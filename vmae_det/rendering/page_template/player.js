@@ -73,7 +73,7 @@ function drawOverlay(chosen) {
   const [left, top, width, height] = pictureRect(), small = width < 560;
   const shown = presentAt(now).map(({ person, row, box }) => ({ person, actions: actionsOf(row).slice(0, small ? 2 : 3),
     box: box.map((value) => Math.min(Math.max(value, 0), 1)).map((value, k) => (k % 2 ? top + value * height : left + value * width)) }));
-  for (const { person, actions, box: [x1, y1, x2, y2] } of shown) {
+  for (const { person, actions, box: [x1, y1, x2, y2] } of data.wholeFrame ? [] : shown) {
     pen.lineWidth = person === chosen ? 4 : 2;
     pen.strokeStyle = actions.length ? onVideo(actions[0].column) : "#c8c8c8";
     pen.strokeRect(x1, y1, x2 - x1, y2 - y1);
@@ -90,7 +90,7 @@ function drawOverlay(chosen) {
 }
 function layOutLabel(pen, { person, actions }, line, room) {
   const texts = actions.map(({ column, score }) => ({ name: fit(pen, shortName(column), room), score: score.toFixed(2), value: score, color: onVideo(column) }));
-  const tag = String(person.id), tagWidth = pen.measureText(tag).width + 10;
+  const tag = data.wholeFrame ? "" : String(person.id), tagWidth = tag ? pen.measureText(tag).width + 10 : 0;
   const body = Math.max(0, ...texts.map(({ name }) => pen.measureText(name).width + pen.measureText("0.00").width + 20));
   return { texts, tag, tagWidth, width: tagWidth + body, height: line * Math.max(texts.length, 1) };
 }
@@ -102,6 +102,7 @@ function fit(pen, text, room) {
 }
 function placeLabel({ person, box: [x1, y1, x2, y2] }, { width, height }, [left, top, w, h], heads, taken) {
   const under = y1 + (y2 - y1) / 4, gap = 3;
+  if (data.wholeFrame) return [left + 2 * gap, top + 2 * gap, left + 2 * gap + width, top + 2 * gap + height];
   const slots = [[x1, y1 - height - gap], [x2 - width, y1 - height - gap], [x1, y2 + gap], [x2 - width, y2 + gap], [x2 + gap, y1],
     [x1 - width - gap, y1], [x2 + gap, y2 - height], [x1 - width - gap, y2 - height], [x1 + gap, y2 - height - gap], [x1 + gap, under + gap]];
   let best = null, least = Infinity;
