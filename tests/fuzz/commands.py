@@ -36,6 +36,9 @@ COMMANDS = (
     + TINY
     + "DATASETS.TRAIN @file:mini_ava/clips_train.yaml DATASETS.TEST @file:mini_ava/clips_val.yaml "
     "MODEL.BACKBONE.CHECKPOINT @file:pretrain.pt @keys:",
+    "train --data @file:mini_ava/train.yaml --val @file:mini_ava/val.yaml --model @word:tiny --dry-run "
+    "@keys:",
+    "train --data @dir:mini_ava/unlabelled --weights @file:pretrain.pt --dry-run OUTPUT_DIR @outdir:run",
     "train --eval-only --config-file @file:detect.yaml MODEL.WEIGHTS @file:detect.pt",
     "submit --time @num:10 --nodes @num:1 --num-gpus @num:1 --config-file MiniAVA/pretrain.yaml @keys:",
     "test --config-file @file:detect.yaml MODEL.WEIGHTS @file:detect.pt @keys:",

@@ -7,6 +7,7 @@ from pkgutil import resolve_name
 
 from vmae_det.cli.arguments import integer_in, num_processes, number_in, positive_int
 from vmae_det.cli.config_arguments import add_config_arguments, load_config
+from vmae_det.cli.train_data import add_data_arguments, check_data_arguments, config_for_data
 from vmae_det.config import CfgNode
 from vmae_det.utils.errors import UserError
 from vmae_det.utils.watchdog import TIMEOUT
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="profile a few steps; write a Perfetto trace and a table to OUTPUT_DIR/profile",
     )
     add_launch_arguments(parser)
+    add_data_arguments(parser)
     add_config_arguments(parser)
 
 
@@ -89,7 +91,11 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             "--resume: resumes training, so it cannot be combined with --eval-only; set MODEL.WEIGHTS"
         )
-    cfg = load_config(args.config_file, args.opts)
+    if getattr(args, "data", None) is not None:
+        check_data_arguments(args)
+    cfg = config_for_data(args) if getattr(args, "data", "") else load_config(args.config_file, args.opts)
+    if cfg is None:
+        return 0
     from vmae_det.engine.launch import check_processes, launch
 
     check_processes(args.num_gpus, cfg.MODEL.DEVICE)

@@ -40,10 +40,7 @@ def check_config(cfg: CfgNode) -> None:
             raise ConfigError(f"{key}: {'missing' if key in KEYS else 'no such config key'}; see get_cfg()")
     for key, value in values.items():
         if value != KEYS[key].default:
-            try:
-                KEYS[key].range.check(value, key)
-            except ValueError as error:
-                raise ConfigError(f"{key}: {error}") from None
+            check_value(cfg, key)
     _check_shapes(cfg)
     _check_compilation(cfg)
     _check_solver(cfg)
@@ -53,6 +50,14 @@ def check_config(cfg: CfgNode) -> None:
         f"{cfg.TEST.PATIENCE}, but TEST.PERIOD 0 evaluates only after training; set TEST.PERIOD to 1 or more",
     )
     _check_person_detector(cfg)
+
+
+def check_value(cfg: CfgNode, key: str) -> None:
+    """Check the range of one key. Raises ConfigError."""
+    try:
+        KEYS[key].range.check(value_of(cfg, key), key)
+    except ValueError as error:
+        raise ConfigError(f"{key}: {error}") from None
 
 
 def unused_keys(cfg: CfgNode) -> Iterator[str]:

@@ -1,0 +1,263 @@
+"""`vmae-det train --data`: the choices, their reasons, and the runs that they make."""
+
+import json
+import logging
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from vmae_det.checkpoint import save_weights
+from vmae_det.cli.config_arguments import load_config
+from vmae_det.cli.main import main
+from vmae_det.engine import auto_config
+from vmae_det.engine.auto_config import choose_config
+from vmae_det.modeling import build_model
+from vmae_det.utils.errors import WeightsError
+
+FEW = (
+    *("MODEL.DEVICE", "cpu", "MODEL.BACKBONE.DEPTH", "1"),
+    *("SOLVER.EPOCHS", "1", "DATALOADER.NUM_WORKERS", "0"),
+)
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    """Published weights are not available."""
+
+    def fail(name):
+        raise WeightsError(f"{name}: no network")
+
+    monkeypatch.setattr(auto_config, "locate", fail)
+
+
+@pytest.fixture
+def choose(mini_ava, tmp_path):
+    """choose(NAME, KEY, VALUE, ..., **arguments): the result, and its values and reasons by key."""
+
+    def make(name, *keys, **arguments):
+        keys = ("MODEL.DEVICE", "cpu", *keys)
+        result = choose_config(
+            str(mini_ava / f"{name}.yaml"),
+            base=lambda cfg: cfg.merge_from_list(list(keys)),
+            given_keys=frozenset(keys[0::2]),
+            folder=tmp_path / "data",
+            **{"model": "tiny", **arguments},
+        )
+        return result, {choice.key: choice for choice in result.choices}
+
+    return make
+
+
+@pytest.fixture
+def train(tmp_path, monkeypatch):
+    """train(ARGUMENT, ...): run `vmae-det train` in a new folder."""
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    yield lambda *arguments: main(["train", *map(str, arguments)])
+    for handler in list(logging.getLogger("vmae_det").handlers):
+        logging.getLogger("vmae_det").removeHandler(handler)
+        handler.close()
+
+
+# ---------------------------------------------------------------- choices
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    [("train", "ActionDetector"), ("clips_train", "VideoClassifier"), ("unlabelled", "MaskedAutoencoder")],
+)
+def test_the_type_of_the_data_selects_the_model(choose, name, architecture):
+    result, choices = choose(name)
+    cfg = result.cfg
+    assert architecture == cfg.MODEL.META_ARCHITECTURE
+    assert cfg.is_frozen()
+    assert cfg.SOLVER.AMP == "none"
+    assert cfg.INPUT.CROP_SIZE == 48  # not larger than the videos
+    assert (cfg.DATASETS.TEST == ()) == (name == "unlabelled")
+    assert all(choice.reason for choice in choices.values())
+    if name != "unlabelled":
+        key = "MODEL.ROI_HEAD.NUM_CLASSES" if name == "train" else "MODEL.CLASSIFIER.NUM_CLASSES"
+        assert choices[key].value == 11
+        assert cfg.TEST.PATIENCE > 0
+
+
+def test_given_keys_are_kept_and_others_follow_them(choose):
+    result, choices = choose("train", "SOLVER.BATCH_SIZE", "4", "SOLVER.CLIP_GRAD", "0.5")
+    assert choices["SOLVER.BATCH_SIZE"].given
+    assert choices["SOLVER.CLIP_GRAD"].given
+    assert result.cfg.SOLVER.BATCH_SIZE == 4
+    assert result.cfg.SOLVER.CLIP_GRAD == 0.5
+    # The rate of a step of 4 clips is half that of 16 clips.
+    assert pytest.approx(2e-3 / 2) == result.cfg.SOLVER.BASE_LR * 4 / 256
+
+
+def test_a_batch_that_does_not_fit_is_accumulated(choose, monkeypatch):
+    ample, _ = choose("clips_train", "SOLVER.BATCH_SIZE", "8")
+    assert ample.cfg.SOLVER.ACCUMULATE == 1
+    memory = auto_config.estimate_memory(ample.cfg, auto_config.count_tokens(ample.cfg))
+    size = int((memory.total(0) + 2.5 * memory.clip) / 0.7)
+    monkeypatch.setattr(auto_config, "device_memory", lambda device: size)
+    assert choose("clips_train", "SOLVER.BATCH_SIZE", "8")[0].cfg.SOLVER.ACCUMULATE == 4
+    monkeypatch.setattr(auto_config, "device_memory", lambda device: 1000)
+    assert choose("clips_train")[0].cfg.MODEL.ACTIVATION_CHECKPOINTING
+
+
+def test_rare_classes_are_weighted(choose, monkeypatch):
+    assert choose("clips_train")[0].cfg.SOLVER.CLASS_BALANCE == "none"
+    monkeypatch.setattr(auto_config, "_RARE", 1.01)
+    result, choices = choose("train")
+    assert result.cfg.SOLVER.CLASS_BALANCE == "inverse_sqrt"
+    assert "times the labels" in choices["SOLVER.CLASS_BALANCE"].reason
+
+
+@pytest.fixture
+def renamed_class(mini_ava, tmp_path):
+    """renamed_class(PART, NAME): clips with another name of the class wave; returns the dataset file."""
+
+    def make(part, name):
+        old = (mini_ava / "annotations/mini_ava_actions.pbtxt").read_text()
+        (tmp_path / "other.pbtxt").write_text(old.replace('"wave"', f'"{name}"'))
+        lines = [
+            *("type: classification", f"videos: {mini_ava}", "label_map: other.pbtxt"),
+            f"annotations: {mini_ava}/annotations/{part}.csv",
+        ]
+        (tmp_path / "other.yaml").write_text("\n".join(lines))
+        return tmp_path / "other.yaml"
+
+    return make
+
+
+def test_classes_with_a_side_are_not_flipped(choose, renamed_class):
+    assert choose("clips_train")[0].cfg.INPUT.FLIP == 0.5
+    assert choose(renamed_class("clips_train", "wave_left").with_suffix(""))[0].cfg.INPUT.FLIP == 0
+
+
+def test_published_weights_select_their_network(choose, monkeypatch):
+    monkeypatch.setattr(auto_config, "locate", lambda name: name)
+    cfg = auto_config.model_zoo.get_config("Kinetics/vit_base_16x4_finetune.yaml")
+    monkeypatch.setattr(
+        auto_config,
+        "_network_of",
+        lambda name: {key: auto_config.value_of(cfg, key) for key in auto_config._NETWORK_KEYS},
+    )
+    result, choices = choose("train", model="base")
+    assert result.cfg.MODEL.BACKBONE.EMBED_DIM == 768
+    assert result.cfg.MODEL.BACKBONE.CHECKPOINT == "videomae-base-finetuned-kinetics"
+    assert result.cfg.SOLVER.LAYER_DECAY == 0.75
+    assert result.cfg.INPUT.CROP_SIZE == 144  # the short side of the videos
+    assert round(256 * 144 / 224) == result.cfg.INPUT.TEST_SHORT_SIDE
+    assert choices["(recipe)"].value == "AVA/vit_base_16x4_from_kinetics.yaml"
+
+
+def test_without_network_a_default_falls_back_and_a_size_is_an_error(choose):
+    result, _ = choose("train", model="")
+    assert result.cfg.MODEL.BACKBONE.EMBED_DIM == 96
+    assert [text for text in result.warnings if "Pre-trained weights are much better" in text]
+    with pytest.raises(WeightsError, match=r"no network; give a file with --weights, or --model tiny"):
+        choose("train", model="base")
+
+
+def test_own_weights_determine_the_network(choose, tiny_cfg, tmp_path, monkeypatch):
+    cfg = tiny_cfg("pretrain")
+    weights = str(save_weights(build_model(cfg).state_dict(), cfg.dump(), tmp_path / "own.pt"))
+    result, _ = choose("train", model="", weights=weights)
+    assert weights == result.cfg.MODEL.BACKBONE.CHECKPOINT
+    assert result.cfg.MODEL.BACKBONE.EMBED_DIM == 24
+    assert result.cfg.INPUT.CROP_SIZE == 64
+    result, _ = choose("unlabelled", model="", weights=weights)  # with its decoder
+    assert (weights, 16) == (result.cfg.MODEL.WEIGHTS, result.cfg.MODEL.DECODER.EMBED_DIM)
+
+
+# ---------------------------------------------------------------- runs
+
+
+@pytest.mark.parametrize(
+    ("name", "metric"), [("train", "frame_mAP"), ("clips_train", "top1"), ("unlabelled", "loss")]
+)
+def test_one_command_trains_and_its_config_reproduces_the_run(train, mini_ava, name, metric, capsys):
+    assert train("--data", mini_ava / f"{name}.yaml", "--model", "tiny", *FEW) == 0
+    printed = capsys.readouterr().out
+    folder = Path("output") / ("mini_ava" if name == "train" else name)
+    assert "SOLVER.EPOCHS" in printed
+    assert "given" in printed
+    saved = load_config(str(folder / "config.yaml"), [])
+    rows = (folder / "choices.txt").read_text().splitlines()
+    values = {line.split()[0]: line.split()[1] for line in rows}
+    for key in ("SOLVER.BATCH_SIZE", "SOLVER.BASE_LR", "SOLVER.WARMUP_EPOCHS", "INPUT.CROP_SIZE"):
+        assert str(auto_config.value_of(saved, key)) == values[key]
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    metrics = json.loads(lines[-1])
+    if name != "unlabelled":
+        metrics |= json.loads((folder / "results.json").read_text())
+    assert metric in metrics
+    assert train("--config-file", folder / "config.yaml", "OUTPUT_DIR", "again") == 0
+    first, second = (
+        torch.load(run / "model_final.pt", weights_only=True)["model"] for run in (folder, Path("again"))
+    )
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+    if name == "train":
+        assert train("--data", mini_ava / "train.yaml", "--model", "tiny", *FEW) == 2
+        assert "contains checkpoints of a run" in capsys.readouterr().err
+        assert train("--data", mini_ava / "train.yaml", "--resume", *FEW) == 0
+        assert "resuming with the settings of" in capsys.readouterr().out
+
+
+def test_a_dry_run_prints_the_choices_and_writes_nothing(train, mini_ava, capsys):
+    assert train("--data", mini_ava / "train.yaml", "--dry-run", "SOLVER.LOG_PERIOD", 7) == 0
+    out, err = capsys.readouterr()
+    rows = {line.split()[0]: line for line in out.splitlines()}
+    assert "output/mini_ava/data/val.yaml" in rows["DATASETS.TEST"]
+    assert rows["SOLVER.LOG_PERIOD"].split()[1:] == ["7", "given"]
+    assert "Pre-trained weights are much better" in err
+    assert not list(Path().iterdir())
+
+
+def test_a_config_file_sets_its_keys_and_the_others_are_chosen(train, mini_ava, capsys):
+    Path("own.yaml").write_text("SOLVER: {EPOCHS: 3}\nOUTPUT_DIR: elsewhere\n")
+    command = ("--data", mini_ava / "clips_train.yaml", "--val", mini_ava / "clips_val.yaml")
+    assert train(*command, "--config-file", "own.yaml", "--dry-run", "MODEL.DEVICE", "cpu") == 0
+    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
+    assert rows["SOLVER.EPOCHS"] == ["3", "given"]
+    assert rows["OUTPUT_DIR"] == ["elsewhere", "given"]
+    assert str(mini_ava / "clips_val.yaml") in rows["DATASETS.TEST"][0]
+    assert rows["SOLVER.BATCH_SIZE"][-1] != "given"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--data", "missing.yaml"], "missing.yaml"),
+        (["--data", "mini_ava_trian"], "neither a registered dataset"),
+        (["--val", "{}/val.yaml"], "--val: needs --data"),
+        (["--dry-run"], "--dry-run: needs --data"),
+        (["--data", "{}/train.yaml", "--val", "{}/clips_val.yaml"], "--val: .*is of type 'classification'"),
+        (["--data", "{}/unlabelled.yaml", "--val", "{}/val.yaml"], "--val: .*is of type 'detection'"),
+        (["--data", "{}/train.yaml", "--model", "gigantic"], "--model: no size, weights or config"),
+        (["--data", "{}/train.yaml", "--model", "MiniAVA/finetune.yaml"], "is for classification"),
+        (["--data", "{}/train.yaml", "--model", "large"], "give a file with --weights, or --model tiny"),
+        (["--data", "{}/train.yaml", "--weights", "none.pt"], "none.pt: no such checkpoint"),
+        (["--data", "{}/train.yaml", "--model", "tiny", "--config-file", "x.yaml"], "--model: cannot be"),
+        (["--data", "{}/train.yaml", "--eval-only"], "--eval-only: cannot be combined with --data"),
+        (["--data", "{}/train.yaml", "DATASETS.TEST", "()"], "DATASETS.TEST: cannot be combined"),
+        (
+            ["--data", "{}/train.yaml", "MODEL.META_ARCHITECTURE", "VideoClassifier"],
+            "META_ARCHITECTURE: Video",
+        ),
+        (["--data", "{}/train.yaml", "--model", "tiny", "SOLVER.BATCH_SIZE", "0"], "SOLVER.BATCH_SIZE"),
+    ],
+)
+def test_wrong_input_is_one_line(train, mini_ava, capsys, arguments, problem):
+    arguments = [text.format(mini_ava) if text.startswith("{}") else text for text in arguments]
+    assert train(*arguments) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert re.search(problem, err), err
+    assert not list(Path().iterdir())
+
+
+def test_label_maps_must_agree(train, mini_ava, renamed_class, capsys):
+    val = renamed_class("clips_val", "salute")
+    assert train("--data", mini_ava / "clips_train.yaml", "--val", val) == 2
+    assert "'salute', are not among the 11 classes" in capsys.readouterr().err
