@@ -11,6 +11,7 @@ from vmae_det.video.readers import open_video, pyav_reader
 from vmae_det.video.readers.base import VideoLocation
 from vmae_det.video.readers.decord_reader import DecordReader
 from vmae_det.video.readers.frame_index import get_frame_index
+from vmae_det.video.readers.video_file import VideoFile
 
 READERS = ["decord", "pyav", pytest.param("torchcodec", marks=needs_torchcodec)]
 
@@ -251,12 +252,34 @@ def test_skipping_frames_changes_nothing(tmp_path, monkeypatch, name):
     results = [open_video(path, "pyav").frames(request) for request in requests]
     assert sum(skipped) > 0
     monkeypatch.setattr(pyav_reader, "nal_length_size", lambda _: 0)
-    monkeypatch.setattr(pyav_reader._DecodeRun, "_count_wanted_in_gop", lambda run, first: 1 << 30)
+    monkeypatch.setattr(pyav_reader._DecodeRun, "_count_wanted", lambda run, gop: 1 << 30)
     skipped.clear()
     for request, frames in zip(requests, results):
         assert np.array_equal(open_video(path, "pyav").frames(request), frames)
         assert numbers(frames) == numbers(open_video(path, "decord").frames(request))
     assert sum(skipped) == 0
+
+
+@pytest.mark.parametrize("name", ["GOP of 8, B-frames", "GOP of 8, referenced B-frames", "vp9"])
+def test_the_rest_of_the_file_is_not_read(tmp_path, monkeypatch, name):
+    path = write_numbered(tmp_path / "video", SKIPPED[name])
+    reader = open_video(path, "pyav")
+    packets = []
+    original = VideoFile.packets
+
+    def record(file):
+        for packet in original(file):
+            packets.append(packet)
+            yield packet
+
+    monkeypatch.setattr(VideoFile, "packets", record)
+    for request in ([1], [9], [9, 11], [0, 6]):
+        packets.clear()
+        assert numbers(reader.frames(np.array(request))) == request
+        assert len(packets) <= 17  # two GOPs of 8, because seeking may stop at the previous key frame
+    packets.clear()
+    assert numbers(reader.frames(np.array([2, 50]))) == [2, 50]
+    assert len(packets) <= 34
 
 
 @pytest.mark.parametrize(("name", "decoded"), [("intra only", 6), ("GOP of 3", 18)])

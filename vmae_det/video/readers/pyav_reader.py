@@ -6,6 +6,7 @@ import itertools
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import av
 import cv2
@@ -253,12 +254,15 @@ class _DecodeRun:
             expected = index + 1
             yield index, frame
 
-    def _count_wanted_in_gop(self, first: int) -> int:
-        """Return the number of wanted frames in the GOP that begins at frame `first`."""
+    def _gop_from(self, first: int) -> range:
+        """Return the indices of the GOP that begins at frame `first`."""
         pts, key_pts = self._index.pts, self._index.key_pts
         next_key = int(np.searchsorted(key_pts, pts[first], side="right"))
         end = len(pts) if next_key == len(key_pts) else int(np.searchsorted(pts, key_pts[next_key]))
-        return bisect_left(self._ascending, end) - bisect_left(self._ascending, first)
+        return range(first, end)
+
+    def _count_wanted(self, gop: range) -> int:
+        return bisect_left(self._ascending, gop.stop) - bisect_left(self._ascending, gop.start)
 
     def _index_of(self, data: av.VideoFrame | av.Packet) -> int | None:
         """Return the frame index; None if it is not displayed, or before the key frame of the run."""
@@ -270,14 +274,18 @@ class _DecodeRun:
 
     def _decoded_frames(self) -> Iterator[tuple[int, av.VideoFrame]]:
         """Yield (number of the packet that output the frame, frame)."""
-        to_come = 0  # wanted frames of the current GOP whose packets have not been decoded
+        gop, to_come = range(0), 0  # the current GOP, and its wanted frames that have not been decoded
         for number, packet in enumerate(self._packets()):
             index = self._index_of(packet)
             if index is not None:
                 if packet.is_keyframe:
-                    to_come = self._count_wanted_in_gop(index)
+                    gop = self._gop_from(index)
+                    to_come = self._count_wanted(gop)
                 if not to_come and self._drops_gops:
-                    self._skipped.add(index)
+                    if index not in self._skipped:
+                        yield from ((number, frame) for frame in self._skip_rest(gop))
+                    if self._ascending[-1] < gop.stop:
+                        return  # without reading the packets up to the end of the file
                     continue
                 if index in self._wanted:
                     to_come -= 1
@@ -297,6 +305,22 @@ class _DecodeRun:
                 self._damaged.append(number)
             for frame in frames:
                 yield number, frame
+
+    def _skip_rest(self, gop: range) -> Iterator[av.VideoFrame]:
+        """Skip the frames of a GOP that have not been decoded. Yield those that the decoder buffers.
+
+        It would output them only after further packets, which may be far away.
+        """
+        pts = self._index.pts
+        self._skipped.update(index for index in gop if int(pts[index]) not in self._packet_of)
+        if not self._pending:
+            return
+        context = self._file.stream.codec_context
+        with suppress(av.EOFError, av.InvalidDataError):
+            yield from context.decode(None)
+        context.flush_buffers()  # else it accepts no more packets
+        self._damaged += self._pending  # the decoder did not output their frames
+        self._pending.clear()
 
     def _packets(self) -> Iterator[av.Packet]:
         """Yield packets from the key frame on, or from an earlier one if seeking fails."""
