@@ -115,10 +115,17 @@ def test_only_runs_on_a_gpu_pin_memory(gpus, monkeypatch):
     """Pinning memory starts CUDA, also in a run on the CPU."""
     monkeypatch.setattr(data_loader, "FaultTolerantLoader", lambda *_, **options: options)
     monkeypatch.setattr(data_loader, "FaultTolerantDataset", lambda *_: None)
-    dataset = type("Dataset", (), {"num_files": 1, "__len__": lambda _: 1})()
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    dataset = type("Dataset", (), {"num_files": 1, "__len__": lambda _: 4})()
+    mixing = ("INPUT.MIXUP", 0.8, "SOLVER.BATCH_SIZE", 4)
     for device, pins in {"auto": True, "cuda": True, "cpu": False, "mps": False}.items():
         options = data_loader.build_test_loader(config("MODEL.DEVICE", device), dataset)
         assert options["pin_memory"] is pins
+        options = data_loader.build_train_loader(config("MODEL.DEVICE", device, *mixing), dataset)
+        pinned.clear()
+        options["finish"](0, {"label": torch.arange(4)})
+        assert bool(pinned) is pins
 
 
 # ---------------------------------------------------------------- MPS

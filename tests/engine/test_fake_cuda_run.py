@@ -161,10 +161,9 @@ def test_a_batch_is_copied_without_waiting(cuda, monkeypatch):
 def test_mixing_parameters_are_pinned(monkeypatch):
     """They are drawn in the main process, after torch's loader has pinned the rest of the batch."""
     pinned = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
     mixing = BatchMixing.from_config(config("VideoClassifier", "INPUT.MIXUP", 0.8))
-    batch = _add_mixing(mixing, 0, 0, 0, {"label": torch.arange(4)})
+    batch = _add_mixing(mixing, 0, 0, True, 0, {"label": torch.arange(4)})
     assert [id(tensor) for tensor in pinned] == [id(tensor) for tensor in batch["mixing"].values()]
 
 

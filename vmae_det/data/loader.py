@@ -182,7 +182,8 @@ def build_train_loader(cfg: CfgNode, dataset: ConcatClipDataset, start_step: int
     sampler = _train_sampler(cfg, dataset, start_step)
     mixing = BatchMixing.from_config(cfg)
     first = distributed.get_rank() * sampler.local_batch_size * cfg.DATALOADER.REPEATED_AUG
-    finish = {"finish": functools.partial(_add_mixing, mixing, sampler.start, first)} if mixing else {}
+    add_mixing = functools.partial(_add_mixing, mixing, sampler.start, first, _pins_memory(cfg))
+    finish = {"finish": add_mixing} if mixing else {}
     return _build_loader(cfg, dataset, sampler, collate, training=True, **finish)
 
 
@@ -221,10 +222,17 @@ def _build_loader(
         seconds=node.TIMEOUT,
         finish=finish,
         slot_bytes=_batch_bytes(cfg) if training else 0,
-        # Pinning on a run that uses only the CPU would start CUDA, which takes memory of the GPU.
-        pin_memory=cfg.MODEL.DEVICE in ("auto", "cuda") and torch.cuda.is_available(),
+        pin_memory=_pins_memory(cfg),
         uses_cuda=get_reader_class(node.READER).uses_cuda,
     )
+
+
+def _pins_memory(cfg: CfgNode) -> bool:
+    """Return whether batches are copied to pinned memory.
+
+    In a run that uses only the CPU this would start CUDA, which takes memory of the GPU.
+    """
+    return cfg.MODEL.DEVICE in ("auto", "cuda") and torch.cuda.is_available()
 
 
 def _batch_bytes(cfg: CfgNode) -> int:
@@ -234,19 +242,22 @@ def _batch_bytes(cfg: CfgNode) -> int:
     return clips * cfg.DATALOADER.REPEATED_AUG * frames * 3 * cfg.INPUT.CROP_SIZE**2
 
 
-def _add_mixing(mixing: BatchMixing, start: int, first: int, number: int, batch: Batch) -> Batch:
-    """Add the mixing parameters to a batch with labels, in pinned memory if there is a GPU.
+def _add_mixing(
+    mixing: BatchMixing, start: int, first: int, pin_memory: bool, number: int, batch: Batch
+) -> Batch:
+    """Add the mixing parameters to a batch with labels.
 
     Args:
         mixing: draws the parameters from the number of the batch in the run.
         start: number in the run of the loader's first batch.
         first: position of this process's first clip in the batch over all processes.
+        pin_memory: copy them to pinned memory, as torch's loader does with the rest of the batch.
         number: number of the batch, counted from the loader's first one.
         batch: the batch.
     """
     if "label" in batch:
         batch["mixing"] = mixing(start + number, len(batch["label"]), first)
-        if torch.cuda.is_available():  # the rest of the batch is pinned by torch's loader
+        if pin_memory:
             batch["mixing"] = {name: value.pin_memory() for name, value in batch["mixing"].items()}
     return batch
 
@@ -293,4 +304,4 @@ def load_batch_of_step(cfg: CfgNode, dataset: ConcatClipDataset, step: int, coun
         if result.error:
             raise result.error
     batch = collate([result.samples for result in results])
-    return _add_mixing(mixing, sampler.start, 0, 0, batch) if mixing else batch
+    return _add_mixing(mixing, sampler.start, 0, False, 0, batch) if mixing else batch
