@@ -60,6 +60,18 @@ def test_json_and_csv_match_the_report(page):
     assert (rows[3]["ap"], rows[3]["lost to confusion"]) == ("", "")
 
 
+def test_the_confusions_add_up_to_the_annotated_boxes(page):
+    report = json.loads((page.parent / "report.json").read_text())
+    with (page.parent / "confusion.csv").open(newline="") as file:
+        head, *rows = csv.reader(file)
+    assert (
+        head[1:] == report["confusion_matrix"]["columns"] == [*LABEL_MAP.names, "not scored", "not detected"]
+    )
+    for row, expected in zip(rows, report["classes"], strict=True):
+        assert row[0] == expected["name"]
+        assert sum(map(int, row[1:])) == expected["num_ground_truth"]
+
+
 def test_the_page_makes_no_requests(page):
     text = page.read_text(encoding="utf-8")
     assert "http://" not in text.replace("http://www.w3.org/2000/svg", "")
@@ -90,6 +102,10 @@ def test_mouse_and_keyboard(page, browser, width):
     select.send_keys("person movement")
     assert [button.get_attribute("data-class") for button in all_of("#classes button")] == ["1"]
     select.send_keys("all kinds")
+
+    cells = [cell.text for cell in all_of("svg.matrix .v")]
+    assert 4 <= len(cells) <= 3 * 6
+    assert all_of("table.pairs tr")[0].text == "annotated predicted count of %"
 
     # Keyboard
     browser.js("document.querySelector('[data-order=frequency]').focus()")

@@ -27,6 +27,7 @@ import numpy as np
 import polars as pl
 
 from vmae_det.evaluation.average_precision import average_precision
+from vmae_det.evaluation.confusion_matrix import ConfusionMatrix, action_confusions
 from vmae_det.evaluation.matching import Matches, ScoredRows, box_iou, match
 from vmae_det.formats.ava_csv import ActionBoxes
 from vmae_det.formats.label_map import LabelMap
@@ -53,6 +54,8 @@ class ErrorAnalysis:
             cost of "confusion".
         counts: number of rows by cause. For "cap", the rows it drops. For "confusion" to "background", false
             positives, and for "not scored" and "not detected", missed boxes, both without the cap.
+        confusion_matrix: which action outranks each annotated action (see `action_confusions`), without the
+            cap.
     """
 
     label_map: LabelMap
@@ -61,6 +64,7 @@ class ErrorAnalysis:
     ceiling: float
     confusion: np.ndarray
     counts: dict[str, int]
+    confusion_matrix: ConfusionMatrix
 
     @property
     def costs(self) -> np.ndarray:
@@ -136,6 +140,7 @@ def analyze_errors(
             "not scored": int((missed & errors.is_reached).sum()),
             "not detected": int((missed & ~errors.is_reached).sum()),
         },
+        _confusion_matrix(errors),
     )
 
 
@@ -147,6 +152,7 @@ class _ClassifiedErrors:
         kind: (D,) kind of error, or _HIT.
         is_tightened: (D,) whether fixing loose boxes makes the detection a true positive.
         person: (D,) ground-truth person with the highest IoU, -1 without one.
+        is_on_person: (D,) whether this IoU reaches the threshold.
         person_of_truth: (G,) person of each ground-truth row.
         is_hit: (G,) whether the ground-truth row has a true positive.
         is_found: (G,) whether it has a true positive, or a loose box that can become one.
@@ -161,6 +167,7 @@ class _ClassifiedErrors:
         box, first_of_box = _unique_boxes(detections)
         nearest, nearest_iou = _nearest_persons(detections, first_of_box, truth, first_of_person)
         self.person = nearest[box]
+        self.is_on_person = nearest_iou[box] >= iou
         class_iou = matches.iou()
         self.kind = np.select(
             [
@@ -279,3 +286,15 @@ def _confusion(errors: _ClassifiedErrors, cost: np.ndarray) -> np.ndarray:
     total = shares.sum(axis=1, keepdims=True)
     shares = np.divide(shares, total, out=np.zeros_like(shares), where=total > 0)
     return shares * np.nan_to_num(cost)[:, None]
+
+
+def _confusion_matrix(errors: _ClassifiedErrors) -> ConfusionMatrix:
+    truth, detections = errors.matches.ground_truth, errors.matches.detections.select(errors.is_on_person)
+    is_detected = np.zeros(errors.person_of_truth.max(initial=-1) + 1, dtype=bool)
+    is_detected[errors.person_of_truth[errors.is_reached]] = True
+    return action_confusions(
+        errors.matches.label_map.names,
+        (errors.person_of_truth, truth.column),
+        (errors.person[errors.is_on_person], detections.column, detections.score),
+        is_detected,
+    )

@@ -28,7 +28,9 @@ def build_report(
     base: ActionBoxes | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Return a dict for json.dump: result, errors, precision-recall curves and calibration of scores.
+    """Return a dict for json.dump.
+
+    It contains the result, errors, precision-recall curves, calibration of scores and confusion matrix.
 
     Args:
         base: detections of another run, to compare with.
@@ -47,6 +49,7 @@ def build_report(
         "classes": _classes_to_json(matches, result, errors, iou),
         "calibration": None if calibration is None else calibration.to_json(),
         "comparison": comparison,
+        "confusion_matrix": errors.confusion_matrix.to_json(),
     }
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from vmae_det.evaluation.classification import ClassificationResult
+from vmae_det.evaluation.confusion_matrix import ConfusionMatrix
 from vmae_det.utils.output_files import write_text
-from vmae_det.visualization.confusion_matrix import MAX_CLASSES, confusion_svg
+from vmae_det.visualization.confusion_matrix import confusion_section
 
 _TEMPLATE = Path(__file__).with_name("classification_report.html")
-_MAX_PAIRS = 20
 
 
 def write_classification_report(folder: str | Path, result: ClassificationResult, title: str) -> Path:
@@ -49,8 +49,7 @@ def _page(result: ClassificationResult, title: str) -> str:
         "VIDEOS": f"{len(result.labels):,}",
         "CLASSES": f"{len(result.names):,}",
         "NOTES": "".join(f"<p>{escape(note)}</p>" for note in _notes(result)),
-        "MATRIX": confusion_svg(result.names, result.confusion),
-        "PAIRS": _table(_pairs(result)),
+        "MATRIX": confusion_section(ConfusionMatrix(result.names, result.confusion)),
         "PER_CLASS": _table(_class_rows(result)),
     }
     # In one pass, because a value may contain the name of a field.
@@ -64,23 +63,7 @@ def _notes(result: ClassificationResult) -> list[str]:
         notes.append(f"{result.num_missing} videos have no scores and count as wrong.")
     if result.num_ignored:
         notes.append(f"{result.num_ignored} videos with scores are not in the ground truth.")
-    if len(result.names) > MAX_CLASSES:
-        notes.append(f"The matrix shows the {MAX_CLASSES} classes with the most confusions.")
     return notes
-
-
-def _pairs(result: ClassificationResult) -> list[list[str]]:
-    """Return the most frequent confusions: true class, predicted class, number, share of the true class."""
-    wrong = result.confusion.copy()
-    np.fill_diagonal(wrong, 0)
-    count, rows = result.num_videos, []
-    for flat in np.argsort(-wrong, axis=None, kind="stable")[:_MAX_PAIRS]:
-        row, column = np.unravel_index(flat, wrong.shape)
-        if wrong[row, column]:
-            number = int(wrong[row, column])
-            share = f"{100 * number / count[row]:.1f}"
-            rows.append([result.names[row], result.names[column], str(number), share])
-    return rows
 
 
 def _class_rows(result: ClassificationResult) -> list[list[str]]:

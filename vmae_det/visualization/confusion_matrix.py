@@ -1,95 +1,111 @@
-"""Draws a confusion matrix as SVG."""
+"""Draws a confusion matrix as inline SVG, with a table of the most frequent confusions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from html import escape
 
-import numpy as np
+from vmae_det.evaluation.confusion_matrix import ConfusionMatrix
 
-MAX_CLASSES = 60  # larger matrices show the classes with the most confusions only
-_MAX_NAME = 28  # characters of a name
-_FONT = 12
-_BLUE = (53, 105, 168)
-_OUTLINE = ' stroke="#5b6675"'  # of the cells on the diagonal
+# With more classes, the picture shows the most confused ones.
+MAX_CLASSES = 20
+_MAX_PAIRS = 15
+_OTHER = "other classes"
+
+_CELL = 30  # pixels
+_LETTER = 6.6  # mean width of a character, in pixels
+_MAX_LETTERS = 28
+# Colors of the page, or these.
+_STYLE = (
+    ".matrix{display:block;height:auto;max-width:none}"
+    ".matrix text{font:11px system-ui,sans-serif;fill:var(--ink,#1c2430)}"
+    ".matrix .n{fill:var(--soft,#5b6675);text-anchor:end}"
+    ".matrix .name{text-anchor:end}"
+    ".matrix .v{font-size:10px;text-anchor:middle}.matrix .v.strong{fill:#fff}"
+    ".matrix .frame{fill:var(--field,#f5f7f9)}"
+    ".matrix .right{fill:#3569a8}.matrix .wrong{fill:#c8553d}.matrix .none{fill:#6b7a8f}"
+)
 
 
-def confusion_svg(
-    names: Sequence[str],
-    counts: np.ndarray,
-    *,
-    row_title: str = "true class",
-    column_title: str = "predicted class",
-) -> str:
-    """Draw a matrix of names x names. The color of a cell is its share of the row, and its text its count.
+def draw_matrix(matrix: ConfusionMatrix) -> str:
+    """Return a matrix as an SVG element. The number in a cell is the percentage of its row.
 
-    With more than MAX_CLASSES names, those with the most counts off the diagonal are drawn.
-
-    Args:
-        counts: (C, C), not negative.
-
-    Returns:
-        An `svg` element that can be embedded in HTML.
+    The diagonal is blue, other cells are red, and the columns after the classes are gray. A cell has a
+    tooltip with its count. Colors of text and empty cells follow the variables --ink, --soft and --field of
+    the page, if they are defined.
     """
-    total = counts.sum(axis=1)
-    shown = shown_classes(counts)
-    cell = 30 if len(shown) <= 20 else 22 if len(shown) <= 40 else 16
-    margin = round(0.56 * _FONT * max(len(_short(names[c])) for c in shown)) + 24
-    side = cell * len(shown)
-    width, height = margin + side + 40, margin + side + 10
+    rows, columns, counts = matrix.names, matrix.columns, matrix.counts
+    totals = counts.sum(axis=1)
+    numbers = [f"{total:,}" for total in totals]
+    number_width = _LETTER * max(map(len, numbers), default=0) + 16
+    left = _LETTER * max((min(len(name), _MAX_LETTERS) for name in rows), default=0) + 8 + number_width
+    slanted = 0.71 * _LETTER * max((min(len(name), _MAX_LETTERS) for name in columns), default=0)
+    top = slanted + 14
+    width = round(left + _CELL * len(columns) + slanted)
+    height = round(top + _CELL * len(rows) + 2)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
-        f'height="{height}" role="img" aria-label="Confusion matrix" font-family="system-ui, sans-serif" '
-        f'font-size="{_FONT}">',
-        f'<rect width="{width}" height="{height}" fill="#fff"/>',
-        _text(margin - 8, margin - 6, row_title, 'text-anchor="end" fill="#5b6675" font-size="10"'),
-        _text(margin, 12, column_title, 'fill="#5b6675" font-size="10"'),
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="matrix" role="img" aria-label="confusion matrix" '
+        f'viewBox="0 0 {width} {height}" style="width:{width}px"><style>{_STYLE}</style>'
     ]
-    for place, column in enumerate(shown):
-        middle = margin + (place + 0.5) * cell
-        name = names[column]
-        parts.append(_text(margin - 8, middle + 4, name, 'text-anchor="end"'))
-        x, y = middle + 4, margin - 8
-        parts.append(_text(x, y, name, f'transform="rotate(-90 {x:g} {y:g})"'))
-    for row_place, row in enumerate(shown):
-        for column_place, column in enumerate(shown):
-            count, share = int(counts[row, column]), counts[row, column] / max(total[row], 1)
-            x, y = margin + column_place * cell, margin + row_place * cell
-            title = (
-                f"{row_title} {names[row]}, {column_title} {names[column]}: {count} of {int(total[row])} "
-                f"({100 * share:.1f} %)"
-            )
-            parts.append(
-                f'<g><title>{escape(title)}</title><rect x="{x}" y="{y}" width="{cell - 1}" '
-                f'height="{cell - 1}" fill="{_color(share)}"{_OUTLINE * int(row == column)}/>'
-            )
-            if count:
-                color = "#fff" if share > 0.5 else "#1c2430"
-                style = f'text-anchor="middle" fill="{color}" font-size="{10 if cell > 16 else 8}"'
-                parts.append(_text(x + cell / 2 - 0.5, y + cell / 2 + 3, str(count), style))
-            parts.append("</g>")
+    for index, name in enumerate(columns):
+        x, y = left + _CELL * (index + 0.55), top - 6
+        parts.append(f'<text transform="translate({x:.1f} {y:.1f}) rotate(-45)">{_text(name)}</text>')
+    for index, (name, number, total) in enumerate(zip(rows, numbers, totals)):
+        y = top + _CELL * index
+        parts.append(
+            f'<text class="name" x="{left - number_width:.1f}" y="{y + 19:.1f}">{_text(name)}</text>'
+        )
+        parts.append(f'<text class="n" x="{left - 6:.1f}" y="{y + 19:.1f}">{number}</text>')
+        for column, count in enumerate(counts[index]):
+            kind = "right" if column == index else "wrong" if column < len(rows) else "none"
+            tooltip = f"{name} → {columns[column]}: {count:,} of {number}"
+            share = count / total if total else 0.0
+            parts.append(_cell(left + _CELL * column, y, share, kind, tooltip))
     return "".join([*parts, "</svg>"])
 
 
-def shown_classes(counts: np.ndarray) -> np.ndarray:
-    """Return the classes that `confusion_svg` draws, in their order."""
-    if len(counts) <= MAX_CLASSES:
-        return np.arange(len(counts))
-    confused = counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal()
-    return np.sort(np.argsort(-confused, kind="stable")[:MAX_CLASSES])
+def confusion_section(matrix: ConfusionMatrix) -> str:
+    """Return a matrix and the table of its most frequent confusions as HTML.
+
+    With more than MAX_CLASSES classes, the matrix has the classes of the most frequent confusions, and a
+    column for all other classes.
+    """
+    table, total = _pairs_table(matrix), len(matrix.names)
+    if total <= MAX_CLASSES:
+        return f'<div class="scroll">{draw_matrix(matrix)}</div>{table}'
+    classes = matrix.most_confused(MAX_CLASSES)
+    if not classes:
+        return table
+    picture = draw_matrix(matrix.select(classes, _OTHER))
+    note = f"The matrix has {len(classes)} of {total} classes: those of the most frequent confusions."
+    return f'<p>{note}</p><div class="scroll">{picture}</div>{table}'
 
 
-def _text(x: float, y: float, text: str, style: str) -> str:
-    return f'<text x="{x:g}" y="{y:g}" {style}>{escape(_short(text))}</text>'
+def _pairs_table(matrix: ConfusionMatrix) -> str:
+    totals, lines = matrix.counts.sum(axis=1), []
+    for row, column in matrix.confused_pairs(_MAX_PAIRS):
+        count = matrix.counts[row, column]
+        cells = "".join(f'<td class="left">{escape(matrix.names[c])}</td>' for c in (row, column))
+        share = f"{100 * count / totals[row]:.1f}"
+        lines.append(f"<tr>{cells}<td>{count:,}</td><td>{totals[row]:,}</td><td>{share}</td></tr>")
+    if not lines:
+        return "<p>No class is taken for another one.</p>"
+    head = '<th class="left">annotated</th><th class="left">predicted</th><th>count</th><th>of</th><th>%</th>'
+    return f'<div class="scroll"><table class="pairs"><tr>{head}</tr>{"".join(lines)}</table></div>'
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= _MAX_NAME else text[: _MAX_NAME - 1] + "…"
+def _cell(x: float, y: float, share: float, kind: str, tooltip: str) -> str:
+    place = f'x="{x + 1:.1f}" y="{y + 1:.1f}" width="{_CELL - 2}" height="{_CELL - 2}" rx="2"'
+    parts = [f'<g><title>{escape(tooltip)}</title><rect class="frame" {place}/>']
+    if share > 0:
+        opacity = 0.12 + 0.88 * share
+        text = f"{100 * share:.0f}" if share >= 0.005 else "&lt;1"
+        strong = " strong" if opacity > 0.85 else ""
+        parts.append(f'<rect class="{kind}" {place} fill-opacity="{opacity:.2f}"/>')
+        parts.append(f'<text class="v{strong}" x="{x + _CELL / 2:.1f}" y="{y + 18.5:.1f}">{text}</text>')
+    return "".join([*parts, "</g>"])
 
 
-def _color(share: float) -> str:
-    """Return the color of a share of a row: from light gray to blue; small shares are visible."""
-    if not share:
-        return "#f5f7f9"
-    weight = 0.15 + 0.85 * share
-    return "#" + "".join(f"{round(255 + (part - 255) * weight):02x}" for part in _BLUE)
+def _text(name: str) -> str:
+    """Return a shortened name, with the full one as its tooltip."""
+    short = name if len(name) <= _MAX_LETTERS else f"{name[: _MAX_LETTERS - 1]}…"
+    return f"{escape(short)}<title>{escape(name)}</title>"
