@@ -1,11 +1,13 @@
 """`vmae-det doctor` reports this machine, and names what is broken with its cure."""
 
 import dataclasses
+import errno
 import importlib.metadata
 import json
 import os
 import re
 import shutil
+import sys
 import time
 from collections import namedtuple
 from pathlib import Path
@@ -17,9 +19,9 @@ from vmae_det.cli import doctor
 from vmae_det.cli.main import main
 from vmae_det.doctor import data_checks, decoders, devices, examine, export_checks, machine, packages
 from vmae_det.doctor import training_checks as training
-from vmae_det.doctor.isolation import CONTEXT, Check, CheckRunner, Problem, run_here
+from vmae_det.doctor.isolation import CONTEXT, Check, CheckRunner, Problem, explain, run_here
 from vmae_det.doctor.report import FACT, FAILED, OK, SKIPPED, WARNING, Finding, Report, anonymous
-from vmae_det.utils.errors import ConfigError, DataError
+from vmae_det.utils.errors import ConfigError, DataError, OutputError
 from vmae_det.video.readers import READER_REGISTRY, PyAVReader
 
 Usage = namedtuple("Usage", "total used free")
@@ -193,6 +195,15 @@ def test_numbers_of_frames_are_read_back():
     assert data_checks.shown_number(np.zeros((64, 96, 3), np.uint8)) is None
 
 
+def test_nvdec_that_falls_back_is_named_with_its_package(monkeypatch):
+    fallback = type("FallbackNvdec", (PyAVReader,), {"uses_torchcodec": False})
+    monkeypatch.setitem(READER_REGISTRY._obj_map, "nvdec", fallback)
+    finding = check(data_checks.check_reader, "nvdec")
+    assert finding.status == WARNING
+    assert "nvdec cannot read an H.264 video" in finding.text
+    assert finding.remedy.startswith("pip install --upgrade torchcodec")
+
+
 # ---------------------------------------------------------------- disk and shared memory
 
 
@@ -344,7 +355,7 @@ def test_broken_imports(name, status):
     findings = list(examine._run_imports(runner, examine._import_checks()))
     assert [(f.name, f.status) for f in findings] == [(f"import {name}", status), ("imports", FACT)]
     assert runner.broken == {name}
-    assert findings[0].remedy == f"pip install --force-reinstall {name}"
+    assert findings[0].remedy.startswith(f"pip install --force-reinstall {name}")
 
 
 def test_checks_that_need_a_broken_module_are_one_line():
@@ -355,8 +366,26 @@ def test_checks_that_need_a_broken_module_are_one_line():
     assert (finding.name, finding.status, finding.text) == ("2 checks", SKIPPED, "they need torch: a, b")
 
 
+@pytest.mark.parametrize("name", ["numpy", "tqdm"])
+def test_a_package_that_doctor_itself_needs_is_named(monkeypatch, capsys, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    assert main(["doctor", "--quick"]) == 2
+    assert f"{name} cannot be imported" in (error := capsys.readouterr().err)
+    assert f"pip install --force-reinstall {name}" in error
+    assert error.count("\n") == 1
+
+
+def test_errors_have_their_remedy():
+    def remedy(error):
+        return explain(error).remedy
+
+    assert remedy(ImportError("x", name="cv2.gapi")).endswith("opencv-python-headless")
+    assert "report it" in remedy(ImportError("cannot import name", name="vmae_det.video"))
+    assert "TMPDIR" in remedy(OutputError(errno.ENOSPC, "No space left on device", "/tmp/a.mp4"))
+
+
 def test_onnx_without_its_packages_is_skipped(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
     finding = check(export_checks.check_export, "onnx")
     assert finding.status == SKIPPED
     assert "onnxscript" in finding.text
@@ -382,6 +411,14 @@ def test_another_loss_is_named_with_its_precision(monkeypatch):
         r"bf16: loss 1\.\d+ and gradient norm .*, expected 1\.\d+ and .* within 3\.0%", finding.text
     )
     assert "none" not in finding.text
+
+
+def test_a_gradient_that_is_not_finite_fails(monkeypatch):
+    from vmae_det.doctor import tiny_models
+
+    results = [tiny_models.StepResult(1.0, norm, 0.9) for norm in (1.0, float("nan"))]
+    monkeypatch.setattr(tiny_models, "train_steps", lambda *_: results.pop(0))
+    assert check(training.check_training, "detection", "cpu", ("none",), False).status == FAILED
 
 
 @pytest.mark.parametrize("loss", [float("nan"), 0.0])
@@ -430,12 +467,13 @@ def hangs(*_):
         (sends_another_norm, "gradient norm [1.23, 1.23], expected "),
         (sends_an_error, "process 0: RuntimeError: connection refused"),
         (crashes, "process 0 crashed (exit status 3)"),
-        (hangs, "process 0 hangs: no step in 1 s"),
+        (hangs, "process 0 takes no step in 1 s: it hangs"),
     ],
 )
 def test_ddp_that_fails_is_named(server, monkeypatch, process, text):
     monkeypatch.setattr(training, "_ddp_process", process)
     monkeypatch.setattr(training, "_DDP_TIMEOUT", 1.0 if process is hangs else 60.0)
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
     finding = check(training.check_ddp, "cpu", 2)
     assert finding.status == FAILED
     assert finding.text.startswith(text)
@@ -519,22 +557,32 @@ def broken(stage):
     raise Problem(FAILED, "broken", "mend it")
 
 
-def test_a_crash_or_a_hang_does_not_stop_the_next_check(server):
+def test_a_crash_or_a_hang_does_not_stop_the_next_check(server, monkeypatch):
     with CheckRunner(60) as runner:
         (crashed,) = runner.run(Check("a", crash, needs=()))
         (fine,) = runner.run(Check("b", works, needs=()))
+        monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
         (hung,) = runner.run(Check("c", hang, timeout=1.0, needs=()))
+        runner.run(Check("b", works, needs=()))  # so that the next check does not wait for a process
+        monkeypatch.setattr(os, "getloadavg", lambda: (1e6, 0.0, 0.0))
+        (slow,) = runner.run(Check("c", hang, timeout=1.0, needs=()))
+        (fine_after_slow,) = runner.run(Check("b", works, needs=()))
         (failed,) = runner.run(Check("d", broken, needs=()))
         runner.broken.add("torch")
         (skipped,) = runner.run(Check("e", works))
         runner.deadline = 0
         (late,) = runner.run(Check("f", works, needs=()))
+        (fact,) = runner.run(Check("g", works, needs=(), section="Packages"))
     assert crashed.status == FAILED
     assert crashed.text.startswith("the process crashed (SIGABRT) (reading frame 3); its last output: ")
     assert (hung.status, hung.text) == (
         FAILED,
         "no result after 1 s (waiting for NCCL): it hangs, or is very slow",
     )
+    assert slow.status == WARNING
+    assert slow.text.startswith("no result after 1 s (waiting for NCCL); other programs use the CPU (load ")
+    assert (fine_after_slow.status, fine_after_slow.text) == (OK, "fine")
+    assert (fact.status, fact.text) == (OK, "fine")
     assert (failed.text, failed.remedy) == ("broken", "mend it")
     assert (fine.status, fine.text) == (OK, "fine")
     assert (skipped.status, skipped.text) == (SKIPPED, "torch cannot be imported")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 from vmae_det.cli.arguments import number_in, output_file, output_folder
 from vmae_det.doctor.report import FAILED
+from vmae_det.utils.errors import UserError, one_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,10 +52,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the report, and return 1 if a check failed, else 0."""
+    for name in ("numpy", "tqdm"):  # doctor needs them itself
+        _import_or_explain(name)
     from vmae_det.doctor.examine import examine
-    from vmae_det.utils.errors import UserError
     from vmae_det.utils.output_files import write_json
 
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        raise UserError(
+            "cannot write to any folder for temporary files; free disk space, or set TMPDIR to another folder"
+        ) from None
     try:
         folder = args.folder.absolute()
     except OSError:
@@ -68,3 +78,12 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         write_json(args.json, report.to_json())
     return 1 if report.status == FAILED else 0
+
+
+def _import_or_explain(name: str) -> None:
+    try:
+        importlib.import_module(name)
+    except Exception as error:  # broken packages raise anything
+        raise UserError(
+            f"{name} cannot be imported ({one_line(error)[:200]}); run pip install --force-reinstall {name}"
+        ) from None

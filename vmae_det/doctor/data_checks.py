@@ -27,6 +27,7 @@ _BITS = 5  # of the number of a frame
 _DARK, _BRIGHT = 40, 215
 _MARGIN = 45  # by which a block may differ from its value after compression
 _CLIPS = 8  # of the check of the loader
+_READER_PACKAGES = {"pyav": "av", "images": "pillow opencv-python-headless", "nvdec": "torchcodec"}
 
 
 # ---------------------------------------------------------------- readers
@@ -115,16 +116,18 @@ def check_reader(stage: Stage, name: str) -> str:
         if number != index:
             shown = "another picture" if number is None or number >= FRAMES else f"frame {number}"
             raise _reader_problem(name, f"frame {index} of {FRAMES} shows {shown}")
-    if getattr(reader, f"uses_{name}", True) is False:  # such as DecordReader.uses_decord
+    package = _READER_PACKAGES.get(name, name)
+    if getattr(reader, f"uses_{package}", True) is False:  # such as DecordReader.uses_decord
         text = f"{name} cannot read an H.264 video; PyAV reads it instead"
-        raise Problem(WARNING, text, f"pip install --upgrade {name}")
+        driver = ", and update the NVIDIA driver" if name == "nvdec" else ""
+        raise Problem(WARNING, text, f"pip install --upgrade {package}{driver}")
     kind = "PNG files" if name == "images" else "an H.264 video"
     return f"{len(_INDICES)} frames of {kind} are right"
 
 
 def _reader_problem(name: str, text: str) -> Problem:
     other = "pyav" if name != "pyav" else "decord"
-    package = {"pyav": "av", "images": "pillow opencv-python-headless"}.get(name, name)
+    package = _READER_PACKAGES.get(name, name)
     return Problem(
         FAILED,
         text,
@@ -236,9 +239,8 @@ def check_writing(stage: Stage, folder: str) -> str:
             temporary.write_bytes(content)
         same = path.read_bytes() == content
     except OutputError as error:
-        raise Problem(
-            FAILED, str(error), "change the permissions of the folder, free disk space, or use --folder"
-        ) from None
+        remedy = "change the permissions of the folder, free disk space, or use --folder"
+        raise Problem(FAILED, f"cannot be written: {error.strerror}", remedy) from None
     finally:
         with suppress(OSError):
             path.unlink(missing_ok=True)

@@ -59,7 +59,7 @@ def _hardware(stage: Stage) -> str:
         text = f"NVDEC not available ({_NVCUVID} of the NVIDIA driver is not found)"
     else:
         text = "NVDEC available in the driver"
-        text += "" if installed_version("torchcodec") else "; pip install torchcodec to use it"
+        text += "" if installed_version("torchcodec") else "; pip install 'vmae_det[gpu-decode]' to use it"
     with suppress(ImportError, AttributeError):
         from av.codec.hwaccel import hwdevices_available
 

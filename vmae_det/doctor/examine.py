@@ -29,6 +29,12 @@ _COMPILED = (
     ("onnxruntime", "onnxruntime", False),
     ("detectron2", "detectron2", False),
 )
+# Remedies other than to install the distribution again.
+_REMEDIES = {
+    "torch": "pip install --force-reinstall torch torchvision",
+    "torchvision": "pip install --force-reinstall torch torchvision",
+    "torchcodec": "apt-get install ffmpeg or conda install ffmpeg; use the torchcodec for your torch",
+}
 
 
 def examine(
@@ -100,8 +106,8 @@ def import_module(stage: Stage, name: str) -> str:
 def _import_checks() -> list[Check]:
     return [
         Check(module, import_module, (module,), needs=(), section=packages.SECTION, timeout=90.0)
-        for distribution, module, _ in _COMPILED
-        if packages.installed_version(distribution)
+        for distribution, module, is_required in _COMPILED
+        if is_required or packages.installed_version(distribution)
     ]
 
 
@@ -116,14 +122,17 @@ def _run_imports(runner: CheckRunner, checks: list[Check]) -> Iterator[Finding]:
             working.append(check.name)
             continue
         runner.broken.add(check.name.partition(".")[0])
-        status = FAILED if check.name in required else WARNING
-        remedy = f"pip install --force-reinstall {distributions[check.name]}"
+        status, remedy = finding.status, finding.remedy
+        if status == FAILED:
+            status = FAILED if check.name in required else WARNING
+            reinstall = f"pip install --force-reinstall {distributions[check.name]}"
+            remedy = _REMEDIES.get(check.name, reinstall)
         yield Finding(packages.SECTION, f"import {check.name}", status, finding.text, remedy)
     yield Finding(packages.SECTION, "imports", FACT, ", ".join(working) or "none")
 
 
 def _as_facts(findings: list[Finding]) -> list[Finding]:
-    """Drop the durations, and the failure of a fact whose package is reported as broken already."""
+    """Convert the results of checks to facts."""
     return [
         Finding(
             f.section,

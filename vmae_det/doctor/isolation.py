@@ -6,6 +6,7 @@ server that has imported torch, so that a replacement takes milliseconds instead
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -22,14 +23,19 @@ from typing import Any
 
 from tqdm import tqdm
 
-from vmae_det.doctor.report import FAILED, OK, SKIPPED, Finding
+from vmae_det.doctor.report import FAILED, OK, SKIPPED, WARNING, Finding
 from vmae_det.utils.errors import UserError, one_line
 
 _SPAWN = multiprocessing.get_context("spawn")
 CONTEXT = multiprocessing.get_context("forkserver") if sys.platform == "linux" else _SPAWN
 _EXIT_TIMEOUT = 2.0  # seconds in which an idle process exits by itself
 _START_TIMEOUT = 120.0  # seconds in which a process must start and the server must import torch
+# Distributions whose name differs from that of their module.
+DISTRIBUTIONS = {"cv2": "opencv-python-headless", "PIL": "pillow", "sklearn": "scikit-learn"}
+_BUSY = 1.5  # load average per core above which a check may need much longer than its time
 _BUG = "if the installation is complete, this may be a bug: report it with this page"
+
+CHECKS = "Checks"
 
 # Functions that run in the process get this; it tells the parent what is being done.
 Stage = Callable[[str], None]
@@ -58,6 +64,7 @@ class Check:
         timeout: seconds.
         expected: seconds that it takes on a small machine, for the progress bar.
         needs: modules without which the check is skipped.
+        section: heading in the report. The time limit of the runner applies to those under CHECKS only.
     """
 
     name: str
@@ -66,7 +73,7 @@ class Check:
     timeout: float = 60.0
     expected: float = 1.0
     needs: tuple[str, ...] = ("torch",)
-    section: str = "Checks"
+    section: str = CHECKS
 
 
 class CheckRunner:
@@ -106,7 +113,7 @@ class CheckRunner:
         seconds = 0.0
         if missing:
             result: Any = Problem(SKIPPED, f"{missing[0]} cannot be imported", f"see: import {missing[0]}")
-        elif time.monotonic() + check.expected > self.deadline:
+        elif check.section == CHECKS and time.monotonic() + check.expected > self.deadline:
             text = f"not started, to end within {self.time_limit:.0f} s"
             result = Problem(SKIPPED, text, "run again with --time-limit 600")
         else:
@@ -118,8 +125,9 @@ class CheckRunner:
             result = self._worker.run(check)
             seconds = self._worker.seconds
         findings = _findings(check, result, seconds)
-        if any(finding.status == FAILED for finding in findings):
-            self._stop_worker()  # a failed check may leave a device or a library in a bad state
+        # A failed check may leave a device or a library in a bad state.
+        if any(finding.status == FAILED for finding in findings) or (self._worker and self._worker.is_lost):
+            self._stop_worker()
         self._bar.update(check.expected)
         return findings
 
@@ -150,6 +158,7 @@ class _Worker:
     def __init__(self, context: Any = CONTEXT) -> None:
         context.set_forkserver_preload(["vmae_det.doctor.preload"])
         self.seconds = 0.0
+        self.is_lost = False  # whether it crashed, or still runs a check that took too long
         handle, log = tempfile.mkstemp(prefix="vmae_det_doctor_", suffix=".log")
         os.close(handle)
         self.log = Path(log)
@@ -176,28 +185,30 @@ class _Worker:
         stage = ""
         try:
             if not self.has_started:
-                return self._lost("no process can be started")
+                return Problem(FAILED, self._lost("no process can be started"), _BUG)
             self.pipe.send(check)
             while self.pipe.poll(max(check.timeout - (time.monotonic() - start), 0)):
                 kind, content = self.pipe.recv()
                 if kind == "result":
                     return content
                 stage = content
-            doing = f" ({stage})" if stage else ""
-            return self._lost(f"no result after {check.timeout:.0f} s{doing}: it hangs, or is very slow")
+            return too_slow(self._lost(f"no result after {check.timeout:.0f} s", stage))
         except (EOFError, OSError):
             self.process.join(5)
-            doing = f" ({stage})" if stage else ""
-            return self._lost(f"the process {_describe_exit(self.process.exitcode)}{doing}")
+            text = self._lost(f"the process {_describe_exit(self.process.exitcode)}", stage)
+            return Problem(FAILED, text, _BUG)
         finally:
             self.seconds = time.monotonic() - start
 
-    def _lost(self, text: str) -> Problem:
+    def _lost(self, text: str, stage: str = "") -> str:
+        """Add the stage and the last line of output to a text."""
+        self.is_lost = True
+        text += f" ({stage})" if stage else ""
         with suppress(OSError):
             lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n")
             if last := next((line.strip() for line in reversed(lines) if line.strip()), ""):
                 text += f"; its last output: {last[:160]}"
-        return Problem(FAILED, text, _BUG)
+        return text
 
     def stop(self) -> None:
         """Stop the process and the processes that it started."""
@@ -244,13 +255,27 @@ def _guarded(check: Check, stage: Stage) -> Any:
         return explain(error)
 
 
+def too_slow(text: str, remedy: str = _BUG) -> Problem:
+    """Return the problem of a check that did not end in time. It is a warning on a busy machine."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > _BUSY * cores:
+        text += f"; other programs use the CPU (load average {load:.1f}, {cores} cores)"
+        return Problem(WARNING, text, "run again when the machine is idle")
+    return Problem(FAILED, f"{text}: it hangs, or is very slow", remedy)
+
+
 def explain(error: BaseException) -> Problem:
     """Return the problem that an exception of a check means."""
     text = f"{type(error).__name__}: {one_line(error)}"
     if isinstance(error, ImportError):
         name = (error.name or "").partition(".")[0]
+        if name == "vmae_det":
+            return Problem(FAILED, text, _BUG)
+        name = DISTRIBUTIONS.get(name, name)
         remedy = f"pip install --force-reinstall {name}" if name else "install the named package again"
         return Problem(FAILED, text, remedy)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return Problem(FAILED, text, "free disk space, or set TMPDIR to a folder on another disk")
     if isinstance(error, UserError):
         return Problem(FAILED, one_line(error), _BUG)
     if isinstance(error, MemoryError) or "out of memory" in text.lower():

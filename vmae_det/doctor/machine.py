@@ -59,7 +59,7 @@ def describe_machine(folder: Path) -> Iterator[Finding]:
 
 def disk(name: str, folder: Path) -> Finding:
     """Return the free space of the disk of a folder, which need not exist yet."""
-    folder = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    folder = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.exists(path))
     try:
         usage = shutil.disk_usage(folder)
     except OSError as error:

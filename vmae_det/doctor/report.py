@@ -136,13 +136,13 @@ def _anonymize(text: str) -> str:
     folders = {
         str(Path(vmae_det.__file__).resolve().parents[1]): "<vmae_det>",
         sys.prefix: "<python>",
-        os.path.realpath(sys.prefix): "<python>",
         sys.base_prefix: "<python>",
         tempfile.gettempdir(): "<tmp>",
         os.path.expanduser("~"): "~",
     }
     with suppress(OSError):
         folders[os.getcwd()] = "."
+    folders |= {os.path.realpath(folder): name for folder, name in folders.items()}
     for folder in sorted(folders, key=len, reverse=True):  # /home/me/project before /home/me
         if len(folder) > 1:
             text = re.sub(rf"{re.escape(folder)}(?![\w.-])", folders[folder], text)
