@@ -180,7 +180,7 @@ def _training(facts: list[Finding], choice: str, compiled: bool) -> Iterator[Che
     for name in usable if compiled else ():
         if name == "mps":
             continue
-        # On the CPU each precision takes half a minute of a C++ compiler.
+        # On the CPU, a C++ compiler takes half a minute for each precision.
         precisions = ("none",) if name == "cpu" else _PRECISIONS
         for task in ("detection", "classification", "pretraining"):
             arguments = (task, name, precisions, True)

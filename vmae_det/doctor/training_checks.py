@@ -12,8 +12,9 @@ from vmae_det.doctor.isolation import CONTEXT, Problem, Stage, explain, too_slow
 from vmae_det.doctor.report import FAILED
 
 # Largest relative difference of loss and gradient norm from float32 on the CPU. In float32, devices and
-# compiled code add in another order; TF32 is disabled (`_set_device`). A bfloat16 number has 8 significant
-# bits (rounding error 2^-9 = 0.2 %), a float16 number 11 (0.02 %); the errors of ten layers add up.
+# compiled code add in another order. Matrix multiplications do not use TF32, and the models have no
+# convolutions. A bfloat16 number has 8 significant bits (rounding error 2^-9 = 0.2 %), a float16 number 11
+# (0.02 %); the errors of ten layers add up.
 TOLERANCE = {"none": 1e-3, "fp16": 1e-2, "bf16": 3e-2}
 _NAMES = {"none": "fp32", "bf16": "bf16", "fp16": "fp16"}
 _DDP_CLIPS = 2  # per process
@@ -38,8 +39,8 @@ def check_training(stage: Stage, task: str, device: str, precisions: tuple[str, 
     expected = train_steps(tiny_config(task), batch, torch.device("cpu"))
     if device == "cpu":
         cpu.use_fast_gemm()  # as in a run on the CPU
-    else:
-        _set_device(device)
+    elif device.startswith("cuda"):
+        torch.cuda.set_device(device)
     done, problems = [], []
     for precision in precisions:
         stage(_NAMES[precision])
@@ -70,15 +71,6 @@ def check_training(stage: Stage, task: str, device: str, precisions: tuple[str, 
     return f"loss {expected.loss:.4f}; loss and gradient differ by {', '.join(done)}"
 
 
-def _set_device(device: str) -> None:
-    import torch
-
-    if device.startswith("cuda"):
-        torch.cuda.set_device(device)
-        # By default the convolution of the patch embedding rounds to TF32, which has 11 significant bits.
-        torch.backends.cudnn.allow_tf32 = False
-
-
 def _remedy(device: str, compiled: bool) -> str:
     if compiled and device == "cpu":
         return "install a C++ compiler (apt install g++), or keep MODEL.COMPILE False, the default"
@@ -105,7 +97,7 @@ def check_ddp(stage: Stage, device: str, processes: int) -> str:
     from vmae_det.doctor.tiny_models import tiny_batch, tiny_config, train_steps
 
     if device == "cuda":
-        _set_device("cuda:0")
+        torch.cuda.set_device(0)
     # Its loss is the mean over clips, so that the mean of the gradients equals that of one process.
     task = "classification"
     stage("one process")
