@@ -214,7 +214,7 @@ class _Worker:
         """Stop the process and the processes that it started."""
         self.pipe.close()
         if self.has_started:
-            self.process.join(_EXIT_TIMEOUT)
+            self.process.join(0 if self.is_lost else _EXIT_TIMEOUT)
             with suppress(OSError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.kill()
