@@ -15,13 +15,12 @@ import torch
 
 from vmae_det.cli.main import main
 
-# torch's optimizers import torch._dynamo; drop path and augmentation import timm.
+# torch's optimizers import torch._dynamo.
 MODULES = [
     "torch._dynamo",
     "vmae_det.engine.launch",
     "vmae_det.engine.train",
     "vmae_det.cli.train",
-    "timm.layers",
 ]
 
 

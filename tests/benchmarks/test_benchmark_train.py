@@ -9,11 +9,12 @@ import torch
 
 from vmae_det import model_zoo
 from vmae_det.benchmarks.gpu_peaks import peak_flops
-from vmae_det.benchmarks.hugging_face import build_hugging_face
+from vmae_det.benchmarks.hugging_face import build_hugging_face, check_comparable
 from vmae_det.benchmarks.train import Measurements, TrainBenchmark, measure_gemm_rate
 from vmae_det.benchmarks.train_worker import OURS, PARTS, Settings, _Training
 from vmae_det.benchmarks.training_step import count_host_waits
 from vmae_det.cli.main import main
+from vmae_det.utils.errors import ConfigError
 
 CONFIG = "Kinetics/vit_small_16x4_pretrain.yaml"
 TINY = (
@@ -63,13 +64,21 @@ def test_mixed_precision_with_predicted_frames(command, capsys):
 @pytest.mark.parametrize(
     ("opts", "expected"),
     [
-        (("MODEL.DECODER.MASK", "running_cell"), "MODEL.DECODER.MASK: running_cell; Hugging Face's VideoMAE"),
-        (("MODEL.BACKBONE.DROP_PATH", "0.1"), "MODEL.BACKBONE.DROP_PATH: 0.1; Hugging Face's VideoMAE"),
+        (("MODEL.DECODER.MASK", "running_cell"), "MODEL.DECODER.MASK: running_cell; the comparison with"),
+        (("MODEL.BACKBONE.DROP_PATH", "0.1"), "MODEL.BACKBONE.DROP_PATH: 0.1; the comparison with"),
     ],
 )
 def test_unsupported_configs(command, opts, expected, capsys):
     assert main([*command, "--against", "huggingface", *TINY, *opts]) == 2
     assert expected in capsys.readouterr().err
+
+
+def test_a_linear_probe_is_not_comparable():
+    pytest.importorskip("transformers", reason="an extra of the tests: pip install transformers")
+    cfg = model_zoo.get_config("Kinetics/vit_small_16x4_finetune.yaml")
+    cfg.merge_from_list(["MODEL.BACKBONE.DROP_PATH", "0.0", "MODEL.CLASSIFIER.LINEAR_PROBE", "True"])
+    with pytest.raises(ConfigError, match=r"LINEAR_PROBE: True; the comparison .* supports only False"):
+        check_comparable(cfg)
 
 
 def test_missing_transformers(command, monkeypatch, capsys):
@@ -153,6 +162,8 @@ def test_report_of_a_gpu():
         ("NVIDIA RTX A4000", "bf16", None),  # not the A40
         ("Tesla V100-SXM2-16GB", "bf16", None),  # it has no bf16
         ("Tesla V100-SXM2-16GB", "fp16", 125e12),
+        ("Tesla V100-PCIE-32GB", "fp16", 112e12),
+        ("Tesla V100-PCIE-32GB", "bf16", None),
         ("the CPU, 2 threads", "bf16", None),
     ],
 )

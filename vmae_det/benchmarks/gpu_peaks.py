@@ -23,10 +23,11 @@ _PEAKS = {
     "L40S": (362, 91.6),
     "L40": (181, 90.5),
     "L4": (121, 30.3),
+    "V100-PCIE": (112, 14),
     "V100": (125, 15.7),
     "T4": (65, 8.1),
 }
-_WITHOUT_BF16 = ("V100", "T4")
+_WITHOUT_BF16 = ("V100-PCIE", "V100", "T4")
 
 
 def peak_flops(name: str, amp: str) -> float | None:

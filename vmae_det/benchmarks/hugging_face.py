@@ -21,17 +21,20 @@ from vmae_det.modeling.normalization import PixelNormalization
 from vmae_det.utils.errors import ConfigError, UserError
 from vmae_det.utils.registry import lookup
 
-# Keys whose values are fixed in Transformers' model, by task.
+# Keys whose values are fixed in this comparison, for all tasks and by task.
 _FIXED_KEYS = {
     "MODEL.BACKBONE.POSITIONS": "flat",
     "MODEL.BACKBONE.DROP_PATH": 0.0,
     "SOLVER.OPTIMIZER": "adamw",
 }
-_FIXED_FOR_PRETRAINING = {
-    "MODEL.MASK.TYPE": "tube",
-    "MODEL.DECODER.MASK": "none",
-    "MODEL.RECONSTRUCTION.NUM_FRAMES": 0,
-    "MODEL.RECONSTRUCTION.LOSS": "mse",
+_FIXED_KEYS_OF_TASK = {
+    "pretraining": {
+        "MODEL.MASK.TYPE": "tube",
+        "MODEL.DECODER.MASK": "none",
+        "MODEL.RECONSTRUCTION.NUM_FRAMES": 0,
+        "MODEL.RECONSTRUCTION.LOSS": "mse",
+    },
+    "classification": {"MODEL.CLASSIFIER.LINEAR_PROBE": False},
 }
 
 
@@ -67,8 +70,9 @@ def build_hugging_face(
 ) -> tuple[nn.Module, torch.optim.Optimizer, Callable[[dict[str, Any]], dict[str, Any]]]:
     """Build Transformers' model for the task of a config, with random weights and the sizes of the config.
 
-    The attention is the fused one that Transformers selects, and the optimizer is fused too. Normalization,
-    masking and box jitter happen in the returned conversion. On a CPU it is not part of the time of a step.
+    The attention is the fused one that Transformers selects, and the optimizer is fused too. Normalization
+    and masking happen in the returned conversion. On a CPU it is not part of the time of a step. Boxes are
+    not jittered.
 
     Returns:
         the model, its optimizer, and a function that converts our batches to the model's arguments.
@@ -122,11 +126,13 @@ def check_comparable(cfg: CfgNode) -> None:
         ConfigError: a key has a value that its model does not support.
     """
     import_transformers()
-    keys = _FIXED_KEYS | (_FIXED_FOR_PRETRAINING if model_class(cfg).task == "pretraining" else {})
+    keys = _FIXED_KEYS | _FIXED_KEYS_OF_TASK.get(model_class(cfg).task, {})
     for key, supported in keys.items():
         value = value_of(cfg, key)
         if value != supported:
-            raise ConfigError(f"{key}: {value}; Hugging Face's VideoMAE supports only {supported}")
+            raise ConfigError(
+                f"{key}: {value}; the comparison with Hugging Face's VideoMAE supports only {supported}"
+            )
 
 
 def _model_config(cfg: CfgNode, config_class: Any) -> Any:

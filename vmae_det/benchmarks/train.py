@@ -220,6 +220,8 @@ def measure_gemm_rate(device: torch.device, dtype: torch.dtype) -> float:
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return "MPS"
     return f"the CPU, {torch.get_num_threads()} threads"
 
 

@@ -188,7 +188,7 @@ def _check_compilation(cfg: CfgNode) -> None:
         solver.ACCUMULATE == 1 or not model.CUDA_GRAPHS,
         "MODEL.CUDA_GRAPHS",
         f"True, but SOLVER.ACCUMULATE {solver.ACCUMULATE} adds gradients that a CUDA graph overwrites; set "
-        "one of them to False or 1",
+        "it to False, or SOLVER.ACCUMULATE to 1",
     )
 
 

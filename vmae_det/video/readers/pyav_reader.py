@@ -315,10 +315,11 @@ class _DecodeRun:
         self._skipped.update(index for index in gop if int(pts[index]) not in self._packet_of)
         if not self._pending:
             return
-        context = self._file.stream.codec_context
+        context, frames = self._file.stream.codec_context, []
         with suppress(av.EOFError, av.InvalidDataError):
-            yield from context.decode(None)
+            frames = context.decode(None)
         context.flush_buffers()  # else it accepts no more packets
+        yield from frames
         self._damaged += self._pending  # the decoder did not output their frames
         self._pending.clear()
 
