@@ -91,6 +91,28 @@ def test_one_graph_for_each_region(tiny_cfg, graphs):
 
 
 @pytest.mark.parametrize("scope", SCOPES)
+def test_training_compiles_fixed_shapes(tiny_cfg, monkeypatch, scope):
+    """Also of the decoder's blocks, which share the code of the encoder's and have other shapes."""
+    real, inputs = torch.compile, []
+
+    def record(graph, examples):
+        inputs.append(examples)
+        return graph.forward
+
+    monkeypatch.setattr(
+        torch, "compile", lambda method, mode=None, **more: real(method, backend=record, **more)
+    )
+    torch._dynamo.reset()
+    cfg = tiny_cfg("pretrain", "MODEL.COMPILE_SCOPE", scope)
+    model = build_model(cfg).train()
+    compile_model(cfg, model)
+    model(make_batch(model))
+    torch._dynamo.reset()
+    assert len(inputs) >= 2
+    assert all(torch.is_tensor(value) for examples in inputs for value in examples)  # no symbolic sizes
+
+
+@pytest.mark.parametrize("scope", SCOPES)
 def test_numbers_of_boxes_compile_nothing(tiny_cfg, graphs, scope):
     cfg = tiny_cfg("detect", "MODEL.COMPILE_SCOPE", scope)
     model = build_model(cfg).train()

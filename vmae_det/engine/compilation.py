@@ -62,7 +62,8 @@ def _regions(model: nn.Module, scope: str) -> Iterator[tuple[nn.Module, str]]:
 
 def _compile_method(module: nn.Module, name: str, training_mode: str | None) -> None:
     method: Callable[..., Any] = getattr(module, name)
-    in_training = torch.compile(method, mode=training_mode)
+    # Without False, the second shape of a method would be compiled for all sizes: that of decoder blocks.
+    in_training = torch.compile(method, mode=training_mode, dynamic=False)
     in_evaluation = torch.compile(method, dynamic=True)
 
     @functools.wraps(method)
