@@ -64,8 +64,10 @@ setup(
             "matplotlib>=3.8",
             "scikit-learn>=1.4",
             "submitit>=1.5",
+            "h5py>=3.10",
         ],
         "onnx": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
+        "hdf5": ["h5py>=3.10"],  # of features --format hdf5
         "plots": ["matplotlib>=3.8", "scikit-learn>=1.4"],  # of visualize curves and embedding
         "docs": ["sphinx>=8", "myst-parser>=4", "furo>=2024.8.6", "sphinx-copybutton>=0.5.2"],
         # Readers torchcodec and nvdec. Needs torch 2.11 and the shared libraries of FFmpeg 4 to 9, which pip

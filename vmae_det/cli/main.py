@@ -23,6 +23,7 @@ COMMANDS = {
     "classify": "classify videos, as a whole or over time",
     "detect": "detect actions of people in videos and draw them",
     "detect-persons": "detect people in the keyframes of videos and write their boxes",
+    "features": "extract features of clips or persons from videos",
     "visualize": "visualize reconstructions, attention, batches, curves, embeddings and detections",
     "inspect": "show size, GFLOPs, memory and learning rates of a config",
     "print-config": "print a resolved config as YAML, with the origin of each value",
@@ -42,8 +43,8 @@ COMMANDS = {
 }
 # Commands with --import: they build models, datasets, readers or person detectors from registries.
 EXTENSIBLE = (
-    *("train", "submit", "test", "classify", "detect", "detect-persons", "visualize", "inspect"),
-    *("export", "print-config", "convert", "check-data", "import"),
+    *("train", "submit", "test", "classify", "detect", "detect-persons", "features", "visualize"),
+    *("inspect", "export", "print-config", "convert", "check-data", "import"),
 )
 _MODULES = {"import": "import_annotations"}  # `import` is not a valid module name
 
