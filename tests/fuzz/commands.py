@@ -49,6 +49,13 @@ COMMANDS = (
     "classify @file:v.mp4 --weights @file:finetune.safetensors --output @outdir:out --every @num:1 "
     "--smooth @num:1 --start @num:0 --end @num:2 --threshold @num:0.1 --format csv,jsonl,html",
     "classify @word:rtsp://127.0.0.1:9/x --weights @file:finetune.pt --every @num:1",
+    "features @file:v.mp4 --weights @file:finetune.pt --output @outdir:out --frames @num:4 --stride @num:16 "
+    "--sampling-rate @num:1 --kind @word:mean --view @word:crop --format @word:npz --batch-size @num:2 "
+    "--num-gpus @num:1 @keys:",
+    "features @file:v.mp4 --weights @file:detect.safetensors --output @outdir:out --boxes @file:boxes.csv "
+    "--video-start @num:0 --half",
+    "features @file:v.mp4 --weights @file:detect.pt --output @outdir:out --persons --every @num:1 "
+    "--format @word:parquet " + PEOPLE,
     "detect @file:v.mp4 --weights @file:detect.pt --output @outdir:out --boxes @file:boxes.csv "
     "--label-map @file:labels.pbtxt --start @num:0 --end @num:1 --format csv,jsonl",
     "detect @file:v.mp4 --weights @file:detect.pt --output @outdir:out --whole-frame --every @num:1 "
