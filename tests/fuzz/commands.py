@@ -53,7 +53,7 @@ COMMANDS = (
     "--sampling-rate @num:1 --kind @word:mean --view @word:crop --format @word:npz --batch-size @num:2 "
     "--num-gpus @num:1 @keys:",
     "features @file:v.mp4 --weights @file:detect.safetensors --output @outdir:out --boxes @file:boxes.csv "
-    "--video-start @num:0 --half",
+    "--video-start @num:900 --half",
     "features @file:v.mp4 --weights @file:detect.pt --output @outdir:out --persons --every @num:1 "
     "--format @word:parquet " + PEOPLE,
     "detect @file:v.mp4 --weights @file:detect.pt --output @outdir:out --boxes @file:boxes.csv "
