@@ -73,11 +73,12 @@ def test_unsupported_configs(command, opts, expected, capsys):
     assert expected in capsys.readouterr().err
 
 
-def test_a_linear_probe_is_not_comparable():
+@pytest.mark.parametrize("key", ["MODEL.CLASSIFIER.LINEAR_PROBE", "MODEL.ACTIVATION_CHECKPOINTING"])
+def test_steps_that_compute_something_else_are_not_compared(key):
     pytest.importorskip("transformers", reason="an extra of the tests: pip install transformers")
     cfg = model_zoo.get_config("Kinetics/vit_small_16x4_finetune.yaml")
-    cfg.merge_from_list(["MODEL.BACKBONE.DROP_PATH", "0.0", "MODEL.CLASSIFIER.LINEAR_PROBE", "True"])
-    with pytest.raises(ConfigError, match=r"LINEAR_PROBE: True; the comparison .* supports only False"):
+    cfg.merge_from_list(["MODEL.BACKBONE.DROP_PATH", "0.0", key, "True"])
+    with pytest.raises(ConfigError, match=f"{key}: True; the comparison .* supports only False"):
         check_comparable(cfg)
 
 

@@ -228,6 +228,7 @@ SKIPPED = {
     "GOP of 3": Recipe(options=x264(keyint=3, bframes=0)),
     "GOP of 8, B-frames": Recipe(options=x264(keyint=8, bframes=3, b_pyramid="none", b_adapt=0)),
     "GOP of 8, referenced B-frames": Recipe(options=x264(keyint=8, bframes=3, b_adapt=0)),
+    "hevc": Recipe(codec="libx265", options={"x265-params": "keyint=8:open-gop=0:bframes=3:log-level=none"}),
     "vp9": Recipe(suffix=".webm", codec="libvpx-vp9", options={"g": "3", "deadline": "realtime"}),
 }
 
@@ -260,7 +261,7 @@ def test_skipping_frames_changes_nothing(tmp_path, monkeypatch, name):
     assert sum(skipped) == 0
 
 
-@pytest.mark.parametrize("name", ["GOP of 8, B-frames", "GOP of 8, referenced B-frames", "vp9"])
+@pytest.mark.parametrize("name", ["GOP of 8, B-frames", "GOP of 8, referenced B-frames", "hevc", "vp9"])
 def test_the_rest_of_the_file_is_not_read(tmp_path, monkeypatch, name):
     path = write_numbered(tmp_path / "video", SKIPPED[name])
     reader = open_video(path, "pyav")

@@ -25,6 +25,7 @@ from vmae_det.utils.registry import lookup
 _FIXED_KEYS = {
     "MODEL.BACKBONE.POSITIONS": "flat",
     "MODEL.BACKBONE.DROP_PATH": 0.0,
+    "MODEL.ACTIVATION_CHECKPOINTING": False,
     "SOLVER.OPTIMIZER": "adamw",
 }
 _FIXED_KEYS_OF_TASK = {
