@@ -12,6 +12,9 @@ from PIL import Image
 from vmae_det.checkpoint import save_weights
 from vmae_det.cli.main import main
 from vmae_det.formats.ava_csv import read_action_csv
+from vmae_det.inference.person_sources import WholeFramePerson
+from vmae_det.inference.predictor import ActionPredictor, read_config
+from vmae_det.inference.stream import StreamOptions
 from vmae_det.modeling import build_model
 from vmae_det.utils.errors import DataError, UserError
 from vmae_det.video.discovery import find_video_inputs
@@ -185,3 +188,45 @@ def test_malicious_names(tmp_path, detect):
     assert list(rows.videos) == ["a_ _b_ <i>%d"]
     line = (tmp_path / 'out/a, "b" <i>%d.jsonl').read_text().splitlines()[0]
     assert json.loads(line)["video"] == 'a, "b" <i>%d'
+
+
+def test_heat_maps_are_drawn_on_request(tmp_path, detect):
+    video = make(tmp_path / "v", count=12, size=(96, 64))
+    options = ("--format", "overlay,csv", "--threshold", "0", "--smooth", "0")
+    pictures, tables = [], []
+    for name in ((), ("--explain",)):
+        assert detect(video, *options, *name, "--overwrite")[0] == 0
+        pictures.append(open_video(tmp_path / "out/v_actions.mp4").frames(np.arange(12)).astype(int))
+        tables.append((tmp_path / "out/v.csv").read_text())
+    assert np.abs(pictures[1] - pictures[0]).max() > 50
+    assert tables[0] == tables[1]
+
+
+def test_heat_maps_need_gradients_and_single_keyframes(tmp_path, detect):
+    video = make(tmp_path / "v")
+    assert (
+        "--explain: explains the scores of single keyframes; add --smooth 0"
+        in detect(video, "--explain")[1].err
+    )
+    refused = detect(video, "--explain", "--smooth", 0, "--format", "csv")[1].err
+    assert "--explain: only used by the overlay" in refused
+
+
+def test_heat_maps_of_an_exported_model(weights, tmp_path, monkeypatch):
+    predictor = ActionPredictor(read_config(weights))
+    monkeypatch.setattr(predictor, "scorer", lambda batch: [])  # an exported model is no EagerModel
+    with pytest.raises(UserError, match="an exported model has no gradients"):
+        predictor.stream(make(tmp_path / "v"), WholeFramePerson(), options=StreamOptions(explain=0.5))
+
+
+def test_a_heat_map_covers_the_frame_and_peaks_at_one(weights, tmp_path):
+    predictor = ActionPredictor(read_config(weights))
+    video = make(tmp_path / "v", size=(192, 144))
+    maps = []
+    for threshold in (0.0, 1.0):
+        options = StreamOptions(explain=threshold, overlap=False)
+        with predictor.stream(video, WholeFramePerson(), options=options) as stream:
+            maps.append(next(stream).heat_maps)
+    assert maps[0].shape == (1, 16, 21)  # a frame of 64 x 85 pixels, padded to 64 x 96
+    assert (maps[0].min() >= 0, maps[0].max()) == (True, 1)
+    assert not maps[1].any()  # no score reaches 1

@@ -61,6 +61,8 @@ COMMANDS = (
     "detect @file:v.mp4 --weights @file:detect.pt --output @outdir:out --whole-frame --every @num:1 "
     "--smooth @num:1 --video-start @num:0 --end 1 --top-k @num:3 --threshold @num:0.3 --format @word:csv "
     "--actions @word:wave --num-gpus @num:1",
+    "detect @file:v.mp4 --weights @file:detect.pt --output @outdir:out --whole-frame --explain --smooth 0 "
+    "--threshold @num:0.3 --format overlay",
     "detect @word:rtsp://127.0.0.1:9/x --weights @file:detect.pt --output @outdir:out --whole-frame",
     "detect-persons @file:v.mp4 --output @out:persons.csv --every @num:1 --video-start @num:0 "
     "--num-gpus @num:1 " + PEOPLE + "@keys:",

@@ -83,6 +83,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--timeline", action="store_true", help="draw a timeline of the actions below the frames"
     )
     parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="draw which regions raise the score of a person's best action (docs/guides/overlay.md); "
+        "requires --smooth 0",
+    )
+    parser.add_argument(
         "--font", metavar="FILE", help="font for action names in scripts that the default fonts lack"
     )
     add_job_arguments(parser)
@@ -142,10 +148,12 @@ def run(args: argparse.Namespace) -> int:
         )
     if "overlay" not in formats:
         reason = "only used by the overlay, and --format does not include overlay"
-        refuse_unused(args, reason, timeline=False, font=None, top_k=3)
+        refuse_unused(args, reason, timeline=False, font=None, top_k=3, explain=False)
         if "html" not in formats:
             reason = "only used by overlay and html, and --format includes neither"
             refuse_unused(args, reason, threshold=0.3)
+    if args.explain and args.smooth:
+        raise UserError("--explain: explains the scores of single keyframes; add --smooth 0")
     inputs = find_video_inputs(args.videos)
     return launch(detect_videos, (args, inputs, formats), num_processes=min(args.num_gpus, len(inputs)))
 
@@ -184,6 +192,7 @@ def _prepare(args: argparse.Namespace, formats: list[str]) -> ProcessVideo:
         args.end,
         args.smooth,
         OverlayStyle(args.top_k, args.threshold, args.timeline, args.font),
+        explain=args.explain,
     )
     return lambda video, title: detect_video(
         predictor, video.video, persons, args.output / video.stem, settings, title

@@ -28,6 +28,8 @@ class KeyframeActions:
         scores: (N, classes), columns in the order of the label map.
         tracks: (N,), track ids, starting at 1.
         latency: seconds from the capture of the keyframe to its scores; None unless the source is live.
+        heat_maps: (N, h, w) in [0, 1] over the frame: which regions raise the score of a person's best class
+            (see `ActionPredictor.explain`); None if not requested.
     """
 
     time: float
@@ -37,6 +39,7 @@ class KeyframeActions:
     scores: np.ndarray
     tracks: np.ndarray
     latency: float | None = None
+    heat_maps: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)

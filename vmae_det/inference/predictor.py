@@ -6,9 +6,12 @@ Also reads the config and the label map that are stored with weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from vmae_det.checkpoint.stored_config import stored_config
@@ -22,11 +25,13 @@ from vmae_det.inference.detections import ActionDetections
 from vmae_det.inference.keyframe_clips import plan_keyframes
 from vmae_det.inference.person_detectors import build_person_detector
 from vmae_det.inference.person_sources import BoxesFromFile, DetectedPersons, PersonSource
-from vmae_det.inference.scorers import check_architecture, load_scorer, read_stored_metadata
+from vmae_det.inference.scorers import EagerModel, check_architecture, load_scorer, read_stored_metadata
 from vmae_det.inference.stream import ActionStream, ClipWithPersons, StreamOptions, collate_clips
-from vmae_det.utils.errors import ConfigError, WeightsError, did_you_mean
+from vmae_det.utils.errors import ConfigError, UserError, WeightsError, did_you_mean
 from vmae_det.utils.resource_usage import Stopwatch
 from vmae_det.video.sources import VideoSource, open_source
+
+_HEAT_MAP_PIXELS = 4  # pixels of the clip per value of a heat map
 
 
 class ActionPredictor:
@@ -105,8 +110,15 @@ class ActionPredictor:
 
         Raises:
             DataError: as for `__call__`; also while the stream runs.
+            UserError: heat maps are requested, and the model is an exported one.
         """
         options = options or StreamOptions()
+        threshold = options.explain
+        if threshold is not None and not isinstance(self.scorer, EagerModel):
+            raise UserError(
+                f"{self.cfg.MODEL.WEIGHTS}: an exported model has no gradients, which heat maps need; pass "
+                "the weights it was exported from"
+            )
         source = video if isinstance(video, VideoSource) else open_source(video, self.cfg.DATALOADER.READER)
         persons = self._person_source(persons, source)
         given = persons.keyframe_times()
@@ -115,7 +127,15 @@ class ActionPredictor:
         plan = plan_keyframes(source, self.cfg, given, every, options.start, options.end)
         stopwatch = options.stopwatch
         return ActionStream(
-            source, plan, persons, lambda clips: self.score(clips, stopwatch), self.cfg, options
+            source,
+            plan,
+            persons,
+            lambda clips: self.score(clips, stopwatch),
+            self.cfg,
+            options,
+            explain_clips=None
+            if threshold is None
+            else lambda clips, scores: self.explain(clips, scores, threshold, stopwatch),
         )
 
     def _person_source(self, persons: PersonBoxes | PersonSource | None, source: VideoSource) -> PersonSource:
@@ -140,6 +160,43 @@ class ActionPredictor:
             for number, clip_scores in zip(with_persons, self.scorer(batch)):
                 scores[number] = clip_scores[:, self._columns]
         return scores
+
+    def explain(
+        self,
+        clips: Sequence[ClipWithPersons],
+        scores: Sequence[np.ndarray],
+        threshold: float = 0.0,
+        stopwatch: Stopwatch | None = None,
+    ) -> list[np.ndarray]:
+        """Return for each person which regions raise the score of its best class: maps (N, h, w) in [0, 1].
+
+        A map covers the frame. Its maximum is 1, so maps of different persons cannot be compared. It is 0
+        for persons whose best score is below the threshold.
+
+        Args:
+            clips: keyframe clips.
+            scores: scores (N, classes) of each clip, from `score`.
+        """
+        results = []
+        for item, own in zip(clips, scores):
+            width, height = (
+                max(round(side * scale / _HEAT_MAP_PIXELS), 1)
+                for side, scale in zip(item.clip.size[::-1], item.clip.scale)
+            )
+            maps = np.zeros((len(own), height, width), dtype=np.float32)
+            rows = np.flatnonzero(own.max(axis=1, initial=0) >= threshold)
+            if len(rows):
+                part = replace(item, boxes=item.boxes[rows], person_scores=item.person_scores[rows])
+                with (stopwatch or Stopwatch()).measure("explain"):
+                    batch = collate_clips([part])
+                    (tokens,) = self.scorer.explain(batch, [self._columns[own[rows].argmax(axis=1)]])
+                padded = [max(side // _HEAT_MAP_PIXELS, 1) for side in batch["video"].shape[-2:]]
+                resized = interpolate(torch.from_numpy(tokens)[None], padded, mode="bilinear")[0].numpy()
+                resized = resized[:, :height, :width]
+                top = resized.max(axis=(1, 2), keepdims=True)
+                maps[rows] = np.divide(resized, top, out=np.zeros_like(resized), where=top > 0)
+            results.append(maps)
+        return results
 
 
 def adapt_to_inference(cfg: CfgNode) -> None:

@@ -23,6 +23,7 @@ from vmae_det.inference.export.exported_model import (
     is_exported,
     read_exported_metadata,
 )
+from vmae_det.modeling.saliency import token_contributions
 from vmae_det.utils.errors import ConfigError
 from vmae_det.utils.transfer import copy_to_cpu
 
@@ -41,6 +42,7 @@ class EagerModel:
         warn_about_device(self.device, cfg.SOLVER.AMP)
         self.amp = AMP_TYPES[cfg.SOLVER.AMP]
         self.model = build_model_with_weights(cfg, complete=True).to(self.device).eval()
+        self.model.requires_grad_(False)
 
     @torch.inference_mode()
     def __call__(self, batch: dict) -> list[np.ndarray]:
@@ -51,6 +53,21 @@ class EagerModel:
         if isinstance(scores, torch.Tensor):  # (B, classes) of a classifier
             scores = scores.split(1)
         return [clip_scores.float().numpy() for clip_scores in copy_to_cpu(scores)]
+
+    def explain(self, batch: dict, classes: list[np.ndarray]) -> list[np.ndarray]:
+        """Return for each person a map (N_i, h, w) of the tokens that raise the score of a class.
+
+        It is the sum of the positive contributions over time (see `token_contributions`), over the clip with
+        its padding.
+
+        Args:
+            classes: for each clip, the class (N_i,) of each person.
+        """
+        targets = [torch.as_tensor(own) for own in classes]
+        with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
+            contributions = token_contributions(self.model, to_device(batch, self.device), targets)
+        maps = contributions.clamp(min=0).sum(dim=1).cpu()
+        return [own.numpy() for own in maps.split([len(own) for own in classes])]
 
 
 # What each model is used for, in messages.

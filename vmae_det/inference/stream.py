@@ -71,6 +71,8 @@ def collate_clips(items: Sequence[ClipWithPersons]) -> dict:
 
 
 ScoreClips = Callable[[Sequence[ClipWithPersons]], list[np.ndarray]]  # scores (N, classes) of each clip
+# Heat maps (N, h, w) of each clip, from the clips and their scores.
+ExplainClips = Callable[[Sequence[ClipWithPersons], Sequence[np.ndarray]], list[np.ndarray]]
 
 
 @dataclass
@@ -85,6 +87,7 @@ class StreamOptions:
         smooth: average the scores of a person over this many seconds before a keyframe and half as many
             after it (none after it for a live source). 0, or keyframes that are too far apart to follow
             persons, disable smoothing.
+        explain: also compute heat maps of persons whose best score reaches this value; None: no heat maps.
     """
 
     video_start: float = 0.0
@@ -93,6 +96,7 @@ class StreamOptions:
     overlap: bool = True
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
     smooth: float = 0.0
+    explain: float | None = None
 
 
 class ActionStream(Iterator[KeyframeActions]):
@@ -103,6 +107,7 @@ class ActionStream(Iterator[KeyframeActions]):
 
     Args:
         tracker: assigns the track ids (default: `Tracker()`).
+        explain_clips: computes the heat maps; None: no heat maps.
 
     Attributes:
         sink: also receives the frames; set it before the first result is requested.
@@ -123,13 +128,14 @@ class ActionStream(Iterator[KeyframeActions]):
         cfg: CfgNode,
         options: StreamOptions,
         tracker: Tracker | None = None,
+        explain_clips: ExplainClips | None = None,
     ) -> None:
         self.source, self.plan = source, plan
         self.sink: FrameSink | None = None
         self.latency: float | None = None
         self.damaged_frames = 0
         self.truncated = self._stopped = False
-        self._persons, self._score_clips = persons, score_clips
+        self._persons, self._score_clips, self._explain_clips = persons, score_clips, explain_clips
         self._batch_size = cfg.TEST.BATCH_SIZE
         self._options = options
         self._stopwatch = options.stopwatch
@@ -293,7 +299,9 @@ class ActionStream(Iterator[KeyframeActions]):
         ]
 
     def _score(self, clips: list[ClipWithPersons]) -> Iterator[KeyframeActions]:
-        for item, scores in zip(clips, self._score_clips(clips)):
+        all_scores, explain = self._score_clips(clips), self._explain_clips
+        heat_maps = [None] * len(clips) if explain is None else explain(clips, all_scores)
+        for item, scores, maps in zip(clips, all_scores, heat_maps):
             height, width = item.clip.size
             timestamp = self._timestamp(item.clip)
             yield KeyframeActions(
@@ -303,6 +311,7 @@ class ActionStream(Iterator[KeyframeActions]):
                 person_scores=np.asarray(item.person_scores, dtype=np.float64),
                 scores=scores,
                 tracks=self._tracker.update(item.boxes, item.person_scores, timestamp),
+                heat_maps=maps,
             )
 
     def _smooth(self, results: Iterable[KeyframeActions]) -> Iterator[KeyframeActions]:

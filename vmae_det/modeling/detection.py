@@ -117,6 +117,12 @@ class ActionDetector(nn.Module):
         pooled = self.roi_head.pool(features, to_rois(boxes, clips))
         return list(pooled.split([len(boxes) for boxes in batch["boxes"]]))
 
+    def person_logits(self, batch: dict) -> torch.Tensor:
+        """Return the logits (R, classes) of all persons. See `person_features` for the argument."""
+        boxes, clips = torch.cat(batch["boxes"]), clip_indices(batch["boxes"])
+        boxes = scale_boxes(boxes, self.test_box_scale, _frame_sizes(batch, boxes, clips))
+        return self.logits(self.normalization(batch["video"]), to_rois(boxes, clips))
+
     def logits(self, video: torch.Tensor, boxes: list[torch.Tensor] | torch.Tensor) -> torch.Tensor:
         """Return the logits (R, classes) of a normalized video (B, 3, T, H, W), pooled at the given boxes.
 

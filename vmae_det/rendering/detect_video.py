@@ -48,6 +48,7 @@ class DetectionSettings:
         style: what to draw.
         overlap: decode, score and draw in parallel.
         stopwatch: measures the parts of the work.
+        explain: draw which regions raise the score of a person's best action.
     """
 
     formats: Sequence[str] = ("csv", "jsonl", "overlay")
@@ -59,11 +60,18 @@ class DetectionSettings:
     style: OverlayStyle = field(default_factory=OverlayStyle)
     overlap: bool = True
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
+    explain: bool = False
 
     def stream_options(self) -> StreamOptions:
         """Return the options of the stream."""
         return StreamOptions(
-            self.video_start, self.start, self.end, self.overlap, self.stopwatch, self.smooth
+            self.video_start,
+            self.start,
+            self.end,
+            self.overlap,
+            self.stopwatch,
+            self.smooth,
+            self.style.threshold if self.explain else None,
         )
 
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.inference.detections import ActionDetections, KeyframeActions
 from vmae_det.rendering.box_interpolation import MAX_REACH, BoxInterpolator, PersonAtTime
+from vmae_det.rendering.heat_map import blend_heat_maps
 from vmae_det.rendering.label_drawing import ActionLabel
 from vmae_det.rendering.overlay import LabelState, PersonOverlay, draw_classes, draw_people
 from vmae_det.rendering.timeline import PAGE_SECONDS, ActionSpan, Timeline
@@ -259,13 +260,15 @@ class OverlayWriter:
                 PersonOverlay(tuple(person.box * size), self._labels(person.keyframe, person.row), track)
                 for track, person in people
             ]
+            maps = [p.keyframe.heat_maps[p.row] for _, p in people if p.keyframe.heat_maps is not None]
+            image = blend_heat_maps(frame.image, maps) if maps else frame.image
             style = self._style
             limits = {"top_k": style.top_k, "threshold": style.threshold, "typeface": style.typeface}
             if style.whole_frame:
                 actions = [action for person in overlays for action in person.actions]
                 picture = draw_classes(frame.image, actions, **limits)
             else:
-                picture = draw_people(frame.image, overlays, memory=self._memory, **limits)
+                picture = draw_people(image, overlays, memory=self._memory, **limits)
             if self._style.timeline:
                 picture = self._add_timeline(picture, frame.time)
         with self._watch.measure("encode"):

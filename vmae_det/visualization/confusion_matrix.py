@@ -39,7 +39,7 @@ def draw_matrix(matrix: ConfusionMatrix) -> str:
     number_width = _LETTER * max(map(len, numbers), default=0) + 16
     left = _LETTER * max((min(len(name), _MAX_LETTERS) for name in rows), default=0) + 8 + number_width
     slanted = 0.71 * _LETTER * max((min(len(name), _MAX_LETTERS) for name in columns), default=0)
-    top = slanted + 14
+    top = slanted + 24
     width = round(left + _CELL * len(columns) + slanted)
     height = round(top + _CELL * len(rows) + 2)
     parts = [

@@ -1,0 +1,52 @@
+"""Contribution of each token of a clip to the score of a person's class, by gradient x activation."""
+
+from __future__ import annotations
+
+import torch
+
+from vmae_det.modeling.backbone import VideoViT
+from vmae_det.modeling.detection import ActionDetector
+from vmae_det.utils.errors import ConfigError
+
+
+@torch.enable_grad()
+def token_contributions(model: ActionDetector, batch: dict, classes: list[torch.Tensor]) -> torch.Tensor:
+    """Return the signed contribution of each token to one logit of each person, (R, t, h, w).
+
+    It is the sum over channels of the input of the last block times the gradient of the logit with respect to
+    it: Grad-CAM's product (Selvaraju et al., 2017), with one weight for each token instead of their mean. The
+    last block mixes the tokens, so tokens outside of the person's box contribute too. The sum of a map is the
+    derivative of the logit when these activations are scaled. It is a first-order approximation.
+
+    Args:
+        model: in evaluation mode, with parameters that require no gradient. It has a VideoViT.
+        batch: as for `ActionDetector.forward`, with `size`, on the device of the model.
+        classes: for each clip, the class (N_i,) of each person.
+
+    Raises:
+        ConfigError: the backbone is not a VideoViT.
+    """
+    if not isinstance(model.backbone, VideoViT):
+        raise ConfigError(
+            "MODEL.BACKBONE.NAME: the contributions of tokens require VideoViT, got "
+            f"{type(model.backbone).__name__}"
+        )
+    activations: list[torch.Tensor] = []
+
+    def record(_: torch.nn.Module, args: tuple) -> tuple:
+        activations.append(args[0].detach().requires_grad_())
+        return (activations[-1], *args[1:])
+
+    hook = model.backbone.blocks[-1].register_forward_pre_hook(record)
+    try:
+        logits = model.person_logits(batch)
+    finally:
+        hook.remove()
+    clip = torch.repeat_interleave(torch.tensor([len(own) for own in classes]))
+    chosen = logits.gather(1, torch.cat(classes).to(logits.device)[:, None])[:, 0]
+    maps = []
+    for row, index in enumerate(clip.tolist()):
+        (gradient,) = torch.autograd.grad(chosen[row], activations, retain_graph=row + 1 < len(clip))
+        maps.append((activations[0][index].detach().float() * gradient[index].float()).sum(dim=-1))
+    t, h, w = model.backbone.grid(batch["video"])
+    return torch.stack(maps).unflatten(1, (t, h, w))
