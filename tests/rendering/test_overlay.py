@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vmae_det.rendering import KIND_COLORS, ActionLabel, PersonOverlay, draw_people, overlay
+from vmae_det.rendering import KIND_COLORS, ActionLabel, PersonOverlay, draw_classes, draw_people, overlay
 from vmae_det.rendering.label_placement import head_regions, place_labels
 from vmae_det.rendering.overlay import HOLD_FRAMES
 from vmae_det.rendering.style import OTHER_COLOR
@@ -240,3 +240,18 @@ def test_memory_is_bounded():
         draw_people(gray(240, 320), [PersonOverlay((100, 90, 180, 220), ACTIONS, number)], memory=memory)
     assert len(memory) < 300
     assert 399 in memory
+
+
+def test_classes_of_the_whole_frame():
+    frame = gray(480, 640)
+    picture = draw_classes(frame, ACTIONS, top_k=1)
+    changed = (picture != frame).any(axis=2)
+    rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
+    assert max(rows[0], columns[0]) < 10  # in the upper left corner
+    assert rows[-1] < 60
+    assert columns[-1] < 250
+    both = (draw_classes(frame, ACTIONS, top_k=2) != frame).any(axis=2).any(axis=1).sum()
+    assert both > 1.8 * len(rows)
+    assert draw_classes(frame, ACTIONS, threshold=0.99) is frame
+    assert draw_classes(gray(60, 40), ACTIONS).shape == (60, 40, 3)
+    assert draw_classes(gray(6, 4), ACTIONS).shape == (6, 4, 3)

@@ -480,3 +480,25 @@ def test_a_track_is_not_shown_during_a_long_absence(detections, tmp_path, browse
     present = "return [0.6, 1.2, 1.5, 2.2, 2.3, 3.9].map((t) => presentAt(t).map(({ person }) => person.id))"
     assert browser.js(present) == [[7, 8], [7, 8], [], [], [7, 9], []]
     assert browser.text("#score-value") == "0.50"
+
+
+def test_classes_of_the_whole_frame(tmp_path, browser):
+    video = write_numbered(tmp_path / "clip", RECIPE)
+    classes = ActionDetections(
+        video=video,
+        video_start=0.0,
+        timestamp=np.arange(4.0),
+        boxes=np.tile([0.0, 0.0, 1.0, 1.0], (4, 1)),
+        person_scores=np.ones(4),
+        scores=np.tile(np.float32([0.6, 0.3, 0.1]), (4, 1)),
+        label_map=LABEL_MAP,
+    )
+    page = write_page(classes, tmp_path / "page.html", threshold=0.2, whole_frame=True)
+    open_page(browser, page)
+    assert browser.js("return byId('facts').textContent") == "0:04 · 4 keyframes"
+    assert "Whole frame" in browser.js("return byId('names').innerText")
+    assert browser.js("return byId('now').innerText").split("\n")[0] == "Whole frame"
+    assert drawn(browser, (0, 0, 1, 1)) < 0.5  # no box
+    filled = "const [x, y] = pictureRect(); return overlay.getContext('2d').getImageData("
+    label = browser.js(filled + "(x + 8) * devicePixelRatio, (y + 8) * devicePixelRatio, 1, 1).data[3]")
+    assert label > 0  # the label is in the upper left corner
