@@ -104,6 +104,21 @@ def test_a_batch_that_does_not_fit_is_accumulated(choose, monkeypatch):
     assert choose("clips_train")[0].cfg.MODEL.ACTIVATION_CHECKPOINTING
 
 
+def test_a_single_class_is_reported(choose, mini_ava, tmp_path):
+    lines = (mini_ava / "annotations/mini_ava_train.csv").read_text().splitlines()
+    (tmp_path / "one.csv").write_text("\n".join(line for line in lines if line.split(",")[6] == "1"))
+    text = [
+        *("type: detection", f"videos: {mini_ava}/videos", "annotations: one.csv", "video_start: 900"),
+        f"label_map: {mini_ava}/annotations/mini_ava_actions.pbtxt",
+    ]
+    (tmp_path / "one.yaml").write_text("\n".join(text))
+    result, choices = choose(tmp_path / "one")
+    assert [text for text in result.warnings if "only one class has labels" in text]
+    assert [text for text in result.warnings if "has no person_boxes" in text]
+    assert choices["SOLVER.CLASS_BALANCE"].value == "none"
+    assert result.cfg.SOLVER.BATCH_SIZE >= 4
+
+
 def test_rare_classes_are_weighted(choose, monkeypatch):
     assert choose("clips_train")[0].cfg.SOLVER.CLASS_BALANCE == "none"
     monkeypatch.setattr(auto_config, "_RARE", 1.01)

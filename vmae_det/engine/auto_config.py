@@ -56,7 +56,7 @@ _NETWORK_KEYS = (
 )
 _DECODER_KEYS = tuple(f"MODEL.DECODER.{key}" for key in ("EMBED_DIM", "DEPTH", "NUM_HEADS"))
 _PROBED = 16  # videos whose header is read
-_MIN_STEPS = 20  # of an epoch
+_MIN_STEPS, _MIN_CLIPS = 20, 4  # of an epoch, and of a step; the clips have precedence
 _MEMORY_SHARE = 0.7  # of the device; kernels, the loader and the system use the rest
 _RARE = 10  # ratio of the most frequent class to the rarest one from which classes are weighted
 _EVALUATIONS = 10  # of a run
@@ -365,6 +365,10 @@ class _Chooser:
             return dataset
         counts = dataset.class_counts(value_of(self.cfg, key))
         present = counts[counts > 0]
+        if len(present) < 2:
+            self.warnings.append(
+                f"{self.spec.name}: only one class has labels, and nothing differs from it; label other actions, too"
+            )
         ratio = present.max() / present.min()
         balance = "inverse_sqrt" if ratio > _RARE else "none"
         reason = f"the most frequent class has {ratio:.3g} times the labels of the rarest ({present.min()})"
@@ -430,13 +434,12 @@ class _Chooser:
             rule = rule._replace(clips=_CPU_CLIPS, steps=_CPU_STEPS)
         copies = cfg.DATALOADER.REPEATED_AUG
         samples = _samples(cfg, dataset)
-        per_process = _power_of_two(min(rule.clips / copies, samples / _MIN_STEPS) / processes)
+        wanted = max(min(rule.clips, samples * copies / _MIN_STEPS), _MIN_CLIPS) / copies
+        per_process = _power_of_two(wanted / processes)
         batch = min(per_process * processes, samples)
-        self.set(
-            "SOLVER.BATCH_SIZE",
-            batch,
-            f"{samples} clips in an epoch: at least {_MIN_STEPS} steps, at most {rule.clips} clips each",
-        )
+        sizes = f"{_MIN_CLIPS} to {rule.clips} clips"
+        reason = f"{samples} samples in an epoch: {_MIN_STEPS} steps or more, of {sizes}"
+        self.set("SOLVER.BATCH_SIZE", batch, reason)
         self._choose_accumulation(device, copies, processes)
         batch = solver.BATCH_SIZE
         rate = rule.rate * math.sqrt(batch * copies / 16)
