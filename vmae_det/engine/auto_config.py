@@ -366,9 +366,7 @@ class _Chooser:
         counts = dataset.class_counts(value_of(self.cfg, key))
         present = counts[counts > 0]
         if len(present) < 2:
-            self.warnings.append(
-                f"{self.spec.name}: only one class has labels, and nothing differs from it; label other actions, too"
-            )
+            self.warnings.append(f"{self.spec.name}: only one class has labels, so label other actions, too")
         ratio = present.max() / present.min()
         balance = "inverse_sqrt" if ratio > _RARE else "none"
         reason = f"the most frequent class has {ratio:.3g} times the labels of the rarest ({present.min()})"
