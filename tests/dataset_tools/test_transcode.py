@@ -160,6 +160,8 @@ def test_outputs_of_resize_that_would_be_confused(tmp_path, capsys):
     assert "has videos of --short-side 256 --gop 1" in capsys.readouterr().err
     assert main(["resize", str(videos), "--output", str(videos)]) == 2
     assert "is the folder of videos" in capsys.readouterr().err
+    assert main(["resize", str(videos), "--output", str(tmp_path)]) == 2
+    assert f"{tmp_path} contains the folder of videos" in capsys.readouterr().err
     (videos / "a.webm").touch()
     assert main(["resize", str(videos), "--output", str(tmp_path / "other")]) == 2
     assert "a.mp4 and a.webm would both be written to a.mp4" in capsys.readouterr().err

@@ -55,10 +55,11 @@ def resize_folder(videos: Path, output: Path, short_side: int, gop: int, workers
 
     Raises:
         DataError: there are no videos, or two of them would be written to one file.
-        UserError: the folder of outputs is the folder of videos, or has videos of other settings.
+        UserError: the folder of outputs is or contains the folder of videos, or has videos of other settings.
     """
-    if output.resolve() == videos.resolve():
-        raise UserError(f"--output: {output} is the folder of videos; pass another folder")
+    if videos.resolve().is_relative_to(output.resolve()):  # a source could be overwritten
+        verb = "is" if videos.resolve() == output.resolve() else "contains"
+        raise UserError(f"--output: {output} {verb} the folder of videos {videos}; pass another folder")
     names = [path.relative_to(videos).as_posix() for path in find_videos(videos)]
     if output.resolve().is_relative_to(videos.resolve()):
         inside = output.resolve().relative_to(videos.resolve()).as_posix() + "/"
