@@ -251,6 +251,24 @@ def test_other_settings_and_other_videos_are_not_skipped(tmp_path, features):
     assert "is not a manifest of features" in features()[1].err
 
 
+def test_an_interrupted_overwrite_is_not_done(tmp_path, features, monkeypatch):
+    assert features()[0] == 0
+    old = np.load(tmp_path / "out/v.npy")
+
+    def interrupt(self, clips):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureExtractor, "features", interrupt)
+        assert features("--overwrite")[0] == 130
+    np.testing.assert_array_equal(np.load(tmp_path / "out/v.npy"), old)
+    assert not (tmp_path / "out/v.json").exists()
+    status, printed = features()
+    assert status == 0
+    assert "Skipping" not in printed.out
+    assert (tmp_path / "out/v.json").exists()
+
+
 def test_a_video_shorter_than_a_clip_has_one_row(tmp_path, features):
     status, printed = features(videos=[write_numbered(tmp_path / "short", Recipe(count=2))])
     assert status == 0

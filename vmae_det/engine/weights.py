@@ -42,7 +42,7 @@ def build_model_and_classes(
 ) -> tuple[nn.Module, ModelClasses | None]:
     """Like `build_model_with_weights`, and also return the class names stored with the head of the weights.
 
-    The classes are None if the weights contain no head or no class names.
+    The classes are None if the weights contain no head or no class names, or the head is not `required`.
     """
     model, classes = build_model(cfg), None
     if cfg.MODEL.BACKBONE.CHECKPOINT and not cfg.MODEL.WEIGHTS:
@@ -51,7 +51,7 @@ def build_model_and_classes(
         report = _load(model, cfg, cfg.MODEL.WEIGHTS, complete=complete)
         _resolve_input_convention(cfg, report)
         has_head = any(not name.startswith("backbone.") for name in report.loaded)
-        if has_head and model.task != "pretraining":
+        if has_head and model.task != "pretraining" and "" in required:
             classes = _read_classes(cfg.MODEL.WEIGHTS)
         missing = [name for name in report.missing if name.startswith(required)]
         if complete and missing:
