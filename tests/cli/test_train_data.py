@@ -11,7 +11,7 @@ import torch
 from vmae_det.checkpoint import save_weights
 from vmae_det.cli.config_arguments import load_config
 from vmae_det.cli.main import main
-from vmae_det.engine import auto_config
+from vmae_det.engine import auto_config, auto_network
 from vmae_det.engine.auto_config import choose_config
 from vmae_det.modeling import build_model
 from vmae_det.utils.errors import WeightsError
@@ -29,7 +29,7 @@ def offline(monkeypatch):
     def fail(name):
         raise WeightsError(f"{name}: no network")
 
-    monkeypatch.setattr(auto_config, "locate", fail)
+    monkeypatch.setattr(auto_network, "locate", fail)
 
 
 @pytest.fixture
@@ -150,12 +150,12 @@ def test_classes_with_a_side_are_not_flipped(choose, renamed_class):
 
 
 def test_published_weights_select_their_network(choose, monkeypatch):
-    monkeypatch.setattr(auto_config, "locate", lambda name: name)
+    monkeypatch.setattr(auto_network, "locate", lambda name: name)
     cfg = auto_config.model_zoo.get_config("Kinetics/vit_base_16x4_finetune.yaml")
     monkeypatch.setattr(
         auto_config,
-        "_network_of",
-        lambda name: {key: auto_config.value_of(cfg, key) for key in auto_config._NETWORK_KEYS},
+        "network_of",
+        lambda name: {key: auto_config.value_of(cfg, key) for key in auto_network.NETWORK_KEYS},
     )
     result, choices = choose("train", model="base")
     assert result.cfg.MODEL.BACKBONE.EMBED_DIM == 768
@@ -254,6 +254,7 @@ def test_a_config_file_sets_its_keys_and_the_others_are_chosen(train, mini_ava, 
         (["--data", "{}/train.yaml", "--model", "large"], "give a file with --weights, or --model tiny"),
         (["--data", "{}/train.yaml", "--weights", "none.pt"], "none.pt: no such checkpoint"),
         (["--data", "{}/train.yaml", "--model", "tiny", "--config-file", "x.yaml"], "--model: cannot be"),
+        (["--data", "{}/train.yaml", "--weights", "a.pt", "MODEL.WEIGHTS", "b.pt"], "give one of them"),
         (["--data", "{}/train.yaml", "--eval-only"], "--eval-only: cannot be combined with --data"),
         (["--data", "{}/train.yaml", "DATASETS.TEST", "()"], "DATASETS.TEST: cannot be combined"),
         (

@@ -152,7 +152,7 @@ def _split_list(spec: DatasetSpec, folder: Path, seed: int) -> Split | None:
     _, labels = spec.labeled_videos()
     if len(labels) < 2:
         return None
-    counts = np.zeros((len(labels), labels.max() + 1), dtype=np.int64)
+    counts = np.zeros((len(labels), labels.max() + 1), dtype=np.uint8)  # may be large
     counts[np.arange(len(labels)), labels] = 1
     chosen = choose_validation(counts, seed)
     for part, rows in (("train", ~chosen), ("val", chosen)):

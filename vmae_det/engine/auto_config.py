@@ -17,11 +17,6 @@ import numpy as np
 import torch
 
 from vmae_det import model_zoo
-from vmae_det.checkpoint import read_checkpoint
-from vmae_det.checkpoint.loading import config_keys_from_shapes, read_weights
-from vmae_det.checkpoint.locate import locate
-from vmae_det.checkpoint.published_formats import HEADS_BY_WIDTH
-from vmae_det.checkpoint.stored_config import stored_config
 from vmae_det.config import CfgNode, check_config, get_cfg
 from vmae_det.config.cfg_node import value_of
 from vmae_det.config.checks import check_value
@@ -29,32 +24,26 @@ from vmae_det.data.catalog import DatasetSpec, get_dataset
 from vmae_det.data.classes import ModelClasses
 from vmae_det.data.loader import ConcatClipDataset, build_train_dataset
 from vmae_det.data.split import split_dataset, write_annotated_persons
+from vmae_det.engine.auto_network import (
+    DECODER_KEYS,
+    NETWORK_KEYS,
+    RECIPES,
+    TASKS,
+    choose_recipe,
+    network_of,
+    size_of,
+)
 from vmae_det.engine.inspection import Memory, count_tokens, estimate_memory
 from vmae_det.engine.num_classes import NUM_CLASSES_KEYS, resolve_num_classes
 from vmae_det.engine.setup import get_device
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.modeling import model_class
 from vmae_det.utils.cpu import count_cores
-from vmae_det.utils.errors import ConfigError, UserError, WeightsError, did_you_mean
+from vmae_det.utils.errors import ConfigError, UserError
 from vmae_det.utils.memory import device_memory, in_gb
 from vmae_det.video.probe import probe_video
 
-TASKS = {"videos": "pretraining", "classification": "classification", "detection": "detection"}
-SIZES = {"small": 384, "base": 768, "large": 1024, "huge": 1280}  # dimension of a token
 DATA_FOLDER = "data"  # in OUTPUT_DIR: the dataset files of a split
-TINY = "tiny"  # the backbone of the MiniAVA configs
-_RECIPES = {
-    "pretraining": ("MaskedAutoencoder", "Kinetics/vit_{}_16x4_pretrain.yaml", "MiniAVA/pretrain.yaml"),
-    "classification": ("VideoClassifier", "Kinetics/vit_{}_16x4_finetune.yaml", "MiniAVA/finetune.yaml"),
-    "detection": ("ActionDetector", "AVA/vit_{}_16x4_from_kinetics.yaml", "MiniAVA/detect.yaml"),
-}
-# Keys of the network that weights determine.
-_NETWORK_KEYS = (
-    *(f"MODEL.BACKBONE.{key}" for key in ("NAME", "EMBED_DIM", "DEPTH", "NUM_HEADS", "MLP_RATIO")),
-    *(f"MODEL.BACKBONE.{key}" for key in ("PATCH_SIZE", "TUBELET_SIZE", "POSITIONS")),
-    *("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "INPUT.NUM_FRAMES", "INPUT.CROP_SIZE"),
-)
-_DECODER_KEYS = tuple(f"MODEL.DECODER.{key}" for key in ("EMBED_DIM", "DEPTH", "NUM_HEADS"))
 _PROBED = 16  # videos whose header is read
 _MIN_STEPS, _MIN_CLIPS = 20, 4  # of an epoch, and of a step; the clips have precedence
 _MEMORY_SHARE = 0.7  # of the device; kernels, the loader and the system use the rest
@@ -180,7 +169,7 @@ def _task_of(spec: DatasetSpec, given: CfgNode, given_keys: frozenset[str]) -> s
     if "MODEL.META_ARCHITECTURE" in given_keys and model_class(given).task != task:
         raise ConfigError(
             f"MODEL.META_ARCHITECTURE: {given.MODEL.META_ARCHITECTURE}, but {spec.name} of --data is of type "
-            f"'{spec.type}', which trains {_RECIPES[task][0]}"
+            f"'{spec.type}', which trains {RECIPES[task][0]}"
         )
     return task
 
@@ -229,24 +218,27 @@ class _Chooser:
         self, model: str, weights: str, given: CfgNode, base: Callable[[CfgNode], None]
     ) -> None:
         """Choose recipe, network and initial weights."""
-        weights = weights or given.MODEL.WEIGHTS or given.MODEL.BACKBONE.CHECKPOINT
-        architecture, _, tiny = _RECIPES[self.task]
-        stored = _network_of(weights) if weights else {}
+        given_weights = given.MODEL.WEIGHTS or given.MODEL.BACKBONE.CHECKPOINT
+        if weights and given_weights:
+            raise UserError(f"--weights: {weights}, but the config names {given_weights}; give one of them")
+        weights = weights or given_weights
+        architecture, _, tiny = RECIPES[self.task]
+        stored = network_of(weights) if weights else {}
         if not (model or weights) and "MODEL.BACKBONE.EMBED_DIM" in self.given_keys:
-            size = _size(given.MODEL.BACKBONE.EMBED_DIM)
-            recipe, why = (_RECIPES[self.task][1].format(size) if size else tiny), "fits the given backbone"
+            size = size_of(given.MODEL.BACKBONE.EMBED_DIM)
+            recipe, why = (RECIPES[self.task][1].format(size) if size else tiny), "fits the given backbone"
         else:
-            recipe, weights, why = self._choose_recipe(model, weights, stored)
+            recipe, weights, why = choose_recipe(self.task, model, weights, stored, self.warnings)
         self.cfg.merge_from_file(model_zoo.get_config_file(recipe))
         for key in ("MODEL.WEIGHTS", "MODEL.BACKBONE.CHECKPOINT"):
             self.cfg.merge_from_list([key, ""])
         sides = ("INPUT.TRAIN_SHORT_SIDE", "INPUT.TEST_SHORT_SIDE")
         self.side_ratios = {key: value_of(self.cfg, key) / self.cfg.INPUT.CROP_SIZE for key in sides}
         if weights and not stored:
-            stored = _network_of(weights)
+            stored = network_of(weights)
         is_autoencoder = stored.get("MODEL.META_ARCHITECTURE") == "MaskedAutoencoder"
         resumes_decoder = self.task == "pretraining" and is_autoencoder
-        for key in (*_NETWORK_KEYS, *(_DECODER_KEYS if resumes_decoder else ())):
+        for key in (*NETWORK_KEYS, *(DECODER_KEYS if resumes_decoder else ())):
             if key in stored:
                 self.cfg.merge_from_list([key, stored[key]])
         base(self.cfg)
@@ -258,60 +250,6 @@ class _Chooser:
         self.choices.insert(0, Choice("(recipe)", recipe, f"{why}: {network}"))
         key = "MODEL.WEIGHTS" if resumes_decoder or given.MODEL.WEIGHTS else "MODEL.BACKBONE.CHECKPOINT"
         self.set(key, weights, "initial weights" if weights else "none: random initial weights")
-
-    def _choose_recipe(self, model: str, weights: str, stored: dict[str, Any]) -> tuple[str, str, str]:
-        """Return the name of a config, the weights, and the reason."""
-        _, recipe, tiny = _RECIPES[self.task]
-        if model == TINY:
-            return tiny, weights, "--model tiny"
-        if model in model_zoo.WEIGHTS:
-            if weights:
-                raise UserError(f"--model: {model} names weights, so it cannot be combined with --weights")
-            width = model_zoo.get_config(model_zoo.get_weights(model).config).MODEL.BACKBONE.EMBED_DIM
-            return recipe.format(_size(width)), _available(model), f"--model {model}"
-        if model.endswith((".yaml", ".yml")):
-            cfg = model_zoo.get_config(model)
-            if model_class(cfg).task != self.task:
-                raise UserError(
-                    f"--model: {model} is for {model_class(cfg).task}, but --data is for {self.task}"
-                )
-            size = _size(cfg.MODEL.BACKBONE.EMBED_DIM)
-            return model, weights or (self._published(size) if size else ""), f"--model {model}"
-        if model and model not in SIZES:
-            known = (TINY, *SIZES, *model_zoo.WEIGHTS)
-            raise UserError(
-                f"--model: no size, weights or config is named '{model}'{did_you_mean(model, known)}"
-            )
-        if model:
-            return recipe.format(model), weights or self._published(model), f"--model {model}"
-        if weights:
-            size = _size(stored.get("MODEL.BACKBONE.EMBED_DIM", 0))
-            return recipe.format(size) if size else tiny, weights, f"fits {weights}"
-        return self._default_recipe(recipe, tiny)
-
-    def _published(self, size: str) -> str:
-        """Return the published weights of a size; "" with a warning if there are none."""
-        name = f"videomae-{size}" + ("" if self.task == "pretraining" else "-finetuned-kinetics")
-        if name in model_zoo.WEIGHTS:
-            return _available(name)
-        self.warnings.append(
-            f"--model {size}: no published weights for {self.task}; training starts from random ones"
-        )
-        return ""
-
-    def _default_recipe(self, recipe: str, tiny: str) -> tuple[str, str, str]:
-        if self.task == "pretraining":
-            if torch.cuda.is_available():
-                return recipe.format("small"), "", "pre-training on a GPU"
-            return tiny, "", "pre-training on a CPU"
-        try:
-            return recipe.format("small"), self._published("small"), "the smallest published network"
-        except WeightsError as error:
-            self.warnings.append(
-                f"published weights are not available, so a tiny network starts from random ones: {error}. "
-                "Pre-trained weights are much better"
-            )
-            return tiny, "", "published weights are not available"
 
     # ------------------------------------------------------------ data
 
@@ -494,36 +432,6 @@ class _Chooser:
 
 
 # ---------------------------------------------------------------- facts
-
-
-def _size(width: int) -> str:
-    return next((size for size, dim in SIZES.items() if dim == width), "")
-
-
-def _available(name: str) -> str:
-    """Return the name of published weights after downloading them, unless they are in the cache.
-
-    Raises:
-        WeightsError: they are not available; names the remedy.
-    """
-    try:
-        locate(name)
-    except WeightsError as error:
-        raise WeightsError(f"{error}; give a file with --weights, or --model tiny") from None
-    return name
-
-
-def _network_of(weights: str) -> dict[str, Any]:
-    """Return the config keys of the network that weights belong to."""
-    content = read_checkpoint(weights)
-    _, renamed = read_weights(content, weights)
-    shapes = config_keys_from_shapes(renamed.weights)
-    stored = stored_config(content, weights)
-    if stored is not None:
-        keys = ("MODEL.META_ARCHITECTURE", *_NETWORK_KEYS, *_DECODER_KEYS)
-        return {key: value_of(stored, key) for key in keys} | shapes
-    heads = HEADS_BY_WIDTH["backbone"].get(shapes.get("MODEL.BACKBONE.EMBED_DIM"))
-    return shapes | ({"MODEL.BACKBONE.NUM_HEADS": heads} if heads else {})
 
 
 def probe_dataset(dataset: ConcatClipDataset) -> VideoFacts | None:

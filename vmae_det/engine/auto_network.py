@@ -1,0 +1,129 @@
+"""Choose the network and the initial weights of `vmae-det train --data`: a recipe of the model zoo."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from vmae_det import model_zoo
+from vmae_det.checkpoint import read_checkpoint
+from vmae_det.checkpoint.loading import config_keys_from_shapes, read_weights
+from vmae_det.checkpoint.locate import locate
+from vmae_det.checkpoint.published_formats import HEADS_BY_WIDTH
+from vmae_det.checkpoint.stored_config import stored_config
+from vmae_det.config.cfg_node import value_of
+from vmae_det.modeling import model_class
+from vmae_det.utils.errors import UserError, WeightsError, did_you_mean
+
+TASKS = {"videos": "pretraining", "classification": "classification", "detection": "detection"}
+SIZES = {"small": 384, "base": 768, "large": 1024, "huge": 1280}  # dimension of a token
+TINY = "tiny"  # the backbone of the MiniAVA configs
+RECIPES = {
+    "pretraining": ("MaskedAutoencoder", "Kinetics/vit_{}_16x4_pretrain.yaml", "MiniAVA/pretrain.yaml"),
+    "classification": ("VideoClassifier", "Kinetics/vit_{}_16x4_finetune.yaml", "MiniAVA/finetune.yaml"),
+    "detection": ("ActionDetector", "AVA/vit_{}_16x4_from_kinetics.yaml", "MiniAVA/detect.yaml"),
+}
+# Keys of the network that weights determine.
+NETWORK_KEYS = (
+    *(f"MODEL.BACKBONE.{key}" for key in ("NAME", "EMBED_DIM", "DEPTH", "NUM_HEADS", "MLP_RATIO")),
+    *(f"MODEL.BACKBONE.{key}" for key in ("PATCH_SIZE", "TUBELET_SIZE", "POSITIONS")),
+    *("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "INPUT.NUM_FRAMES", "INPUT.CROP_SIZE"),
+)
+DECODER_KEYS = tuple(f"MODEL.DECODER.{key}" for key in ("EMBED_DIM", "DEPTH", "NUM_HEADS"))
+
+
+def choose_recipe(
+    task: str, model: str, weights: str, stored: dict[str, Any], warnings: list[str]
+) -> tuple[str, str, str]:
+    """Return the name of a config of the model zoo, the weights, and the reason.
+
+    Args:
+        task: of the model.
+        model: value of --model; "" chooses.
+        weights: value of --weights; "" chooses published weights.
+        stored: what `network_of` returns for `weights`.
+        warnings: a warning is appended if there are no weights.
+
+    Raises:
+        UserError: `model` is unknown, or is for another task.
+        WeightsError: the published weights of `model` are not available.
+    """
+    _, recipe, tiny = RECIPES[task]
+    if model == TINY:
+        return tiny, weights, "--model tiny"
+    if model in model_zoo.WEIGHTS:
+        if weights:
+            raise UserError(f"--model: {model} names weights, so it cannot be combined with --weights")
+        width = model_zoo.get_config(model_zoo.get_weights(model).config).MODEL.BACKBONE.EMBED_DIM
+        return recipe.format(size_of(width)), _available(model), f"--model {model}"
+    if model.endswith((".yaml", ".yml")):
+        cfg = model_zoo.get_config(model)
+        if model_class(cfg).task != task:
+            raise UserError(f"--model: {model} is for {model_class(cfg).task}, but --data is for {task}")
+        size = size_of(cfg.MODEL.BACKBONE.EMBED_DIM)
+        return model, weights or (_published(task, size, warnings) if size else ""), f"--model {model}"
+    if model and model not in SIZES:
+        known = (TINY, *SIZES, *model_zoo.WEIGHTS)
+        raise UserError(f"--model: no size, weights or config is named '{model}'{did_you_mean(model, known)}")
+    if model:
+        return recipe.format(model), weights or _published(task, model, warnings), f"--model {model}"
+    if weights:
+        size = size_of(stored.get("MODEL.BACKBONE.EMBED_DIM", 0))
+        return recipe.format(size) if size else tiny, weights, f"fits {weights}"
+    return _default_recipe(task, recipe, tiny, warnings)
+
+
+def _published(task: str, size: str, warnings: list[str]) -> str:
+    """Return the published weights of a size; "" with a warning if there are none."""
+    name = f"videomae-{size}" + ("" if task == "pretraining" else "-finetuned-kinetics")
+    if name in model_zoo.WEIGHTS:
+        return _available(name)
+    warnings.append(f"--model {size}: no published weights for {task}; training starts from random ones")
+    return ""
+
+
+def _default_recipe(task: str, recipe: str, tiny: str, warnings: list[str]) -> tuple[str, str, str]:
+    if task == "pretraining":
+        if torch.cuda.is_available():
+            return recipe.format("small"), "", "pre-training on a GPU"
+        return tiny, "", "pre-training on a CPU"
+    try:
+        return recipe.format("small"), _published(task, "small", warnings), "the smallest published network"
+    except WeightsError as error:
+        warnings.append(
+            f"published weights are not available, so a tiny network starts from random ones: {error}. "
+            "Pre-trained weights are much better"
+        )
+        return tiny, "", "published weights are not available"
+
+
+def size_of(width: int) -> str:
+    """Return the size whose tokens have a dimension; "" if there is none."""
+    return next((size for size, dim in SIZES.items() if dim == width), "")
+
+
+def _available(name: str) -> str:
+    """Return the name of published weights after downloading them, unless they are in the cache.
+
+    Raises:
+        WeightsError: they are not available; names the remedy.
+    """
+    try:
+        locate(name)
+    except WeightsError as error:
+        raise WeightsError(f"{error}; give a file with --weights, or --model tiny") from None
+    return name
+
+
+def network_of(weights: str) -> dict[str, Any]:
+    """Return the config keys, with their values, of the network that weights belong to."""
+    content = read_checkpoint(weights)
+    _, renamed = read_weights(content, weights)
+    shapes = config_keys_from_shapes(renamed.weights)
+    stored = stored_config(content, weights)
+    if stored is not None:
+        keys = ("MODEL.META_ARCHITECTURE", *NETWORK_KEYS, *DECODER_KEYS)
+        return {key: value_of(stored, key) for key in keys} | shapes
+    heads = HEADS_BY_WIDTH["backbone"].get(shapes.get("MODEL.BACKBONE.EMBED_DIM"))
+    return shapes | ({"MODEL.BACKBONE.NUM_HEADS": heads} if heads else {})
