@@ -21,6 +21,7 @@ def test_the_highest_of_several_maps_is_drawn():
     low, high = np.full((6, 8), 0.5), np.ones((6, 8))
     assert (blend_heat_maps(FRAME, [low, high]) == blend_heat_maps(FRAME, [high])).all()
     assert (blend_heat_maps(FRAME, [low]) != blend_heat_maps(FRAME, [high])).any()
+    assert (blend_heat_maps(FRAME, [low, low]) == blend_heat_maps(FRAME, [low])).all()
 
 
 def test_nothing_to_draw():
