@@ -92,9 +92,9 @@ def action_confusions(
     classes, persons = len(names), len(is_detected)
     scored_person, scored_action, score = scored
     key = scored_person.astype(np.int64) * classes + scored_action
-    order = np.lexsort((-score, key))
-    key, first = np.unique(key[order], return_index=True)
-    score = score[order][first]
+    order = np.argsort(key, kind="stable")
+    best = order[_first_maxima(key[order], score[order])]
+    key, score = key[best], score[best]
     truth_key = person.astype(np.int64) * classes + action
 
     own = np.full(len(truth_key), -np.inf)
@@ -103,14 +103,23 @@ def action_confusions(
         own = np.where(key[place] == truth_key, score[place], own)
 
     wrong = np.flatnonzero(~np.isin(key, truth_key))
-    wrong = wrong[np.lexsort((-score[wrong], key[wrong] // classes))]
-    of_person, first = np.unique(key[wrong] // classes, return_index=True)
+    wrong = wrong[_first_maxima(key[wrong] // classes, score[wrong])]
     best_wrong, best_score = np.full(persons, classes), np.full(persons, -np.inf)
-    best_wrong[of_person] = key[wrong[first]] % classes
-    best_score[of_person] = score[wrong[first]]
+    best_wrong[key[wrong] // classes] = key[wrong] % classes
+    best_score[key[wrong] // classes] = score[wrong]
 
     predicted = np.where(own > best_score[person], action, best_wrong[person])
     predicted = np.where(is_detected[person], predicted, classes + 1)
     counts = np.zeros((classes, classes + 2), dtype=np.int64)
     np.add.at(counts, (action, predicted), 1)
     return ConfusionMatrix(names, counts, (NOT_SCORED, NOT_DETECTED))
+
+
+def _first_maxima(group: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return the index of the first highest value of each group. The groups (N,) are sorted."""
+    if not len(group):
+        return np.zeros(0, dtype=np.int64)
+    starts = np.flatnonzero(np.diff(group, prepend=group[0] - 1))
+    sizes = np.diff(starts, append=len(group))
+    highest = np.flatnonzero(values == np.repeat(np.maximum.reduceat(values, starts), sizes))
+    return highest[np.flatnonzero(np.diff(group[highest], prepend=group[0] - 1))]
