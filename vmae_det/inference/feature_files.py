@@ -106,6 +106,12 @@ class FeatureRows:
         np.lib.format.write_array_header_1_0(self._file, header | {"shape": self.shape})
 
 
+def _write_npy(rows: FeatureRows, path: Path) -> None:
+    """Write a .npy file of the features, without the columns."""
+    with path.open("wb") as file:
+        rows.copy_to(file)
+
+
 def _write_npz(rows: FeatureRows, path: Path) -> None:
     """Write an .npz with the arrays `features` and the columns."""
     with zipfile.ZipFile(path, "w") as archive:
@@ -144,9 +150,9 @@ def _write_parquet(rows: FeatureRows, path: Path) -> None:
     ).write_parquet(path)
 
 
-# Suffix and writer of each format. The rows of .npy are written in place.
-FORMATS: dict[str, tuple[str, Callable[[FeatureRows, Path], None] | None]] = {
-    "npy": (".npy", None),
+# Suffix and writer of each format.
+FORMATS: dict[str, tuple[str, Callable[[FeatureRows, Path], None]]] = {
+    "npy": (".npy", _write_npy),
     "npz": (".npz", _write_npz),
     "hdf5": (".h5", _write_hdf5),
     "parquet": (".parquet", _write_parquet),
@@ -171,18 +177,12 @@ def write_rows(path: Path, format: str, row_shape: tuple[int, ...], half: bool) 
     Raises:
         OutputError: the file cannot be written.
     """
-    write = FORMATS[format][1]
-    with atomic_write(path) as temporary, _open_rows(path, temporary, write is None) as file:
+    # Nothing remains of the TemporaryFile, which contains the rows so far, even if the process is killed.
+    with atomic_write(path) as temporary, TemporaryFile(dir=path.parent) as file:
         rows = FeatureRows(file, row_shape, half)
         yield rows
         rows.finish()
-        if write is not None:
-            write(rows, temporary)
-
-
-def _open_rows(path: Path, temporary: Path, in_place: bool) -> Any:
-    # Nothing remains of a TemporaryFile, even if the process is killed.
-    return temporary.open("w+b") if in_place else TemporaryFile(dir=path.parent)
+        FORMATS[format][1](rows, temporary)
 
 
 def feature_path(stem: Path, format: str) -> Path:
