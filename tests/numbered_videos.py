@@ -26,9 +26,9 @@ def _has_torchcodec() -> bool:
     return bool(getattr(torchcodec, "ffmpeg_major_version", None))
 
 
+HAS_TORCHCODEC = importlib.util.find_spec("torchcodec") is not None and _has_torchcodec()
 needs_torchcodec = pytest.mark.skipif(
-    importlib.util.find_spec("torchcodec") is None or not _has_torchcodec(),
-    reason="torchcodec, or the shared libraries of FFmpeg, are not installed",
+    not HAS_TORCHCODEC, reason="torchcodec, or the shared libraries of FFmpeg, are not installed"
 )
 
 WHITE, BLACK = 220, 36

@@ -1,6 +1,7 @@
 """`vmae-det print-config`: the output is a config file, and the origin of each value is right."""
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,10 @@ from vmae_det.utils.safe_yaml import load_yaml
 
 
 @pytest.fixture
-def printed(capsys):
+def printed(capsys, monkeypatch):
     """Return a function that runs the command and returns its lines."""
+    # Commands that other tests have run in this process may have set up a log on standard output.
+    monkeypatch.setattr(logging.getLogger("vmae_det"), "handlers", [])
 
     def run(*args):
         assert main(["print-config", *map(str, args)]) == 0

@@ -275,7 +275,7 @@ def test_options_of_other_metrics_are_rejected(tmp_path, capsys):
     truth = write(tmp_path / "gt.csv", random_tubes(0)[1])
     files = ["evaluate", "--ground-truth", str(truth), "--tubes", str(truth)]
     for option, users in (
-        ("--report", "--detections"),
+        ("--report", "--detections or --classes"),
         ("--compare", "--detections"),
         ("--excluded", "--detections or --person-boxes"),
         ("--images", "--person-boxes"),

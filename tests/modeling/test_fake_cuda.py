@@ -284,7 +284,7 @@ def double_in_target_statistics(pixels):
     return pixels - mean, mean, (pixels - mean).std(dim=2, keepdim=True)
 
 
-def half_precision_in_loss(logits, labels, reduction):
+def half_precision_in_loss(logits, labels, reduction, class_weights):
     return torch.nn.functional.binary_cross_entropy_with_logits(logits.half(), labels.half())
 
 
