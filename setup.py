@@ -20,7 +20,7 @@ setup(
     package_data={
         "vmae_det.model_zoo.configs": ["**/*.yaml"],
         "vmae_det.rendering": ["page_template/*"],
-        "vmae_det.visualization": ["*.html"],
+        "vmae_det.visualization": ["*.css", "*.html"],
     },
     python_requires=">=3.10",
     install_requires=[

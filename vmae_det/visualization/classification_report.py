@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from html import escape
 from pathlib import Path
@@ -14,8 +12,7 @@ from vmae_det.evaluation.classification import ClassificationResult
 from vmae_det.evaluation.confusion_matrix import ConfusionMatrix
 from vmae_det.utils.output_files import write_text
 from vmae_det.visualization.confusion_matrix import confusion_section
-
-_TEMPLATE = Path(__file__).with_name("classification_report.html")
+from vmae_det.visualization.report_files import confusion_csv, fill_template, to_csv
 
 
 def write_classification_report(folder: str | Path, result: ClassificationResult, title: str) -> Path:
@@ -28,33 +25,31 @@ def write_classification_report(folder: str | Path, result: ClassificationResult
     Returns:
         Path of report.html.
     """
-    folder, names = Path(folder), result.names
-    confusion = [["true \\ predicted", *names], *([name, *row] for name, row in zip(names, result.confusion))]
-    for name, content in (
-        ("report.html", _page(result, title)),
-        ("report.json", json.dumps(result.to_json() | {"names": list(names)}, indent=1) + "\n"),
-        ("classes.csv", _csv([["class", "top1", "top5", "num_videos"], *_class_rows(result)])),
-        ("confusion.csv", _csv(confusion)),
+    folder, matrix = Path(folder), ConfusionMatrix(result.names, result.confusion)
+    content = result.to_json() | {"names": list(result.names)}
+    for name, text in (
+        ("report.html", _page(result, matrix, title)),
+        ("report.json", json.dumps(content, indent=1) + "\n"),
+        ("classes.csv", to_csv([["class", "top1", "top5", "num_videos"], *_class_rows(result)])),
+        ("confusion.csv", confusion_csv(matrix)),
     ):
-        write_text(folder / name, content)
+        write_text(folder / name, text)
     return folder / "report.html"
 
 
-def _page(result: ClassificationResult, title: str) -> str:
-    fields = {
-        "TITLE": escape(title),
-        "TOP1": f"{result.top(1):.2f}",
-        "TOP5": f"{result.top(5):.2f}",
-        "MEAN": f"{result.mean_class_accuracy:.2f}",
-        "VIDEOS": f"{len(result.labels):,}",
-        "CLASSES": f"{len(result.names):,}",
-        "NOTES": "".join(f"<p>{escape(note)}</p>" for note in _notes(result)),
-        "MATRIX": confusion_section(ConfusionMatrix(result.names, result.confusion)),
-        "PER_CLASS": _table(_class_rows(result)),
-    }
-    # In one pass, because a value may contain the name of a field.
-    pieces = _TEMPLATE.read_text(encoding="utf-8").split("@@")
-    return "".join(fields[piece] if i % 2 else piece for i, piece in enumerate(pieces))
+def _page(result: ClassificationResult, matrix: ConfusionMatrix, title: str) -> str:
+    return fill_template(
+        "classification_report.html",
+        TITLE=escape(title),
+        TOP1=f"{result.top(1):.2f}",
+        TOP5=f"{result.top(5):.2f}",
+        MEAN=f"{result.mean_class_accuracy:.2f}",
+        VIDEOS=f"{len(result.labels):,}",
+        CLASSES=f"{len(result.names):,}",
+        NOTES="".join(f"<p>{escape(note)}</p>" for note in _notes(result)),
+        MATRIX=confusion_section(matrix),
+        PER_CLASS=_table(_class_rows(result)),
+    )
 
 
 def _notes(result: ClassificationResult) -> list[str]:
@@ -76,9 +71,3 @@ def _class_rows(result: ClassificationResult) -> list[list[str]]:
 
 def _table(rows: list[list[str]]) -> str:
     return "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-
-
-def _csv(rows: list[list]) -> str:
-    stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows(rows)
-    return stream.getvalue()
