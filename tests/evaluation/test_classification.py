@@ -85,6 +85,10 @@ def test_ambiguous_videos_and_unknown_classes(case):
     with pytest.raises(DataError, match="scores of the video a are ambiguous: x/a or y/a"):
         evaluate_classes(truth, predictions, LABELS)
     assert evaluate_classes(video_list(["y/a.mp4"], [1]), predictions, LABELS).top(1) == 100
+    one = ClassScores(("a",), NAMES, np.eye(6)[:1])
+    with pytest.raises(DataError, match="scores of a match two videos of the ground truth: x/a, y/a"):
+        evaluate_classes(video_list(["x/a.mp4", "y/a.mp4"], [0, 1]), one, LABELS)
+    assert evaluate_classes(video_list(["x/a.mp4", "a.mp4"], [0, 0]), one, LABELS).ranks.tolist() == [0, 1]
     with pytest.raises(DataError, match="no video of the ground truth, such as b, has scores"):
         evaluate_classes(video_list(["b.mp4"], [0]), predictions, LABELS)
     with pytest.raises(ConfigError, match="--label-map: required"):

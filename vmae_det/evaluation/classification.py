@@ -128,7 +128,7 @@ def evaluate_classes(
 
     Raises:
         ConfigError: a label is not in the label map, or its name is not among the classes.
-        DataError: no video has scores, or the scores of a video are ambiguous.
+        DataError: no video has scores, or it is ambiguous which scores are those of which video.
     """
     names, labels = _match_classes(ground_truth, predictions, label_map)
     videos = [_without_suffix(name) for name in ground_truth.names]
@@ -185,9 +185,11 @@ def _match_videos(videos: Sequence[str], scored: Sequence[str]) -> np.ndarray:
     by_name: dict[str, list[int]] = defaultdict(list)
     for index, video in enumerate(scored):
         by_name[PurePosixPath(video).name].append(index)
-    found = np.full(len(videos), -1, dtype=np.int64)
+    found, video_of, exact = np.full(len(videos), -1, dtype=np.int64), {}, set(videos)
     for number, video in enumerate(videos):
         same = [index for index in by_name[PurePosixPath(video).name] if _is_same(video, scored[index])]
+        # Scores with the exact name of another video are those of that video.
+        same = [index for index in same if scored[index] == video or scored[index] not in exact]
         same = [index for index in same if scored[index] == video] or same
         if len(same) > 1:
             raise DataError(
@@ -195,6 +197,11 @@ def _match_videos(videos: Sequence[str], scored: Sequence[str]) -> np.ndarray:
             )
         if same:
             found[number] = same[0]
+            other = video_of.setdefault(same[0], video)
+            if other != video:
+                raise DataError(
+                    f"the scores of {scored[same[0]]} match two videos of the ground truth: {other}, {video}"
+                )
     return found
 
 
