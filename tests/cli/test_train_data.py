@@ -244,7 +244,7 @@ def test_a_config_file_sets_its_keys_and_the_others_are_chosen(train, mini_ava, 
     ("arguments", "problem"),
     [
         (["--data", "missing.yaml"], "missing.yaml"),
-        (["--data", "mini_ava_trian"], "neither a registered dataset"),
+        (["--data", "mini_ava_trian"], "--data: 'mini_ava_trian' is neither a registered dataset"),
         (["--val", "{}/val.yaml"], "--val: needs --data"),
         (["--dry-run"], "--dry-run: needs --data"),
         (["--data", "{}/train.yaml", "--val", "{}/clips_val.yaml"], "--val: .*is of type 'classification'"),

@@ -16,6 +16,7 @@ from vmae_det.cli.train import train_or_evaluate
 from vmae_det.engine.evaluation import dataset_labels, run_evaluation
 from vmae_det.engine.hooks import Interrupted, TrainingError
 from vmae_det.engine.launch import launch
+from vmae_det.engine.setup import setup_run
 from vmae_det.engine.train import run_training
 from vmae_det.engine.trainer import HookBase
 from vmae_det.utils.errors import ConfigError, WeightsError
@@ -236,3 +237,13 @@ def test_missing_gpus(tiny_cfg):
 def test_invalid_launches(options, expected):
     with pytest.raises(ConfigError, match=expected):
         launch(print, (), **options)
+
+
+@pytest.mark.parametrize("reader", ["decord", "torchcodec", "nvdec"])
+def test_a_missing_reader_is_refused_before_the_run(tiny_cfg, monkeypatch, reader):
+    for name in ("decord", "torchcodec.decoders"):
+        monkeypatch.setitem(sys.modules, name, None)
+    cfg = tiny_cfg("pretrain", "DATALOADER.READER", reader)
+    with pytest.raises(ConfigError, match=f"DATALOADER.READER: {reader}"):
+        setup_run(cfg)
+    assert not Path(cfg.OUTPUT_DIR).exists()

@@ -147,12 +147,13 @@ def datasets_root(root: str = "") -> Path:
     return Path(root or os.environ.get("VMAE_DET_DATASETS", "datasets"))
 
 
-def get_dataset(name: str, root: str = "") -> DatasetSpec:
+def get_dataset(name: str, root: str = "", option: str = "DATASETS") -> DatasetSpec:
     """Return a dataset.
 
     Args:
         name: a registered name, a dataset file (.yaml), a folder of videos, or tar shards (`find_shards`).
         root: root of registered datasets (see `datasets_root`).
+        option: config key or command line option that contains the name, for the error message.
 
     Raises:
         ConfigError: `name` is none of these.
@@ -180,7 +181,7 @@ def get_dataset(name: str, root: str = "") -> DatasetSpec:
     if shards is not None or path.is_dir():
         return DatasetSpec(name=name, type="videos", videos=shards or path)
     raise ConfigError(
-        f"DATASETS: '{name}' is neither a registered dataset, nor a dataset file (.yaml), "
+        f"{option}: '{name}' is neither a registered dataset, nor a dataset file (.yaml), "
         f"nor a folder of videos, nor tar shards{did_you_mean(name, dataset_names())}"
     )
 

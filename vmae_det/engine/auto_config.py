@@ -141,7 +141,7 @@ def choose_config(
     base(given)
     for key in given_keys:
         check_value(given, key)
-    spec = get_dataset(data, given.DATASETS.ROOT)
+    spec = get_dataset(data, given.DATASETS.ROOT, "--data")
     task = _task_of(spec, given, given_keys)
     val_spec = _checked_val(val, spec, given)
     chooser = _Chooser(spec, task, given_keys)
@@ -178,7 +178,7 @@ def _checked_val(val: str, spec: DatasetSpec, given: CfgNode) -> DatasetSpec | N
     """Return the validation set, whose type and classes must fit those of the training set."""
     if not val:
         return None
-    found = get_dataset(val, given.DATASETS.ROOT)
+    found = get_dataset(val, given.DATASETS.ROOT, "--val")
     if found.type != spec.type:
         raise ConfigError(
             f"--val: {found.name} is of type '{found.type}', but {spec.name} of --data is of type "

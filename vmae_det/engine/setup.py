@@ -23,6 +23,7 @@ from vmae_det.utils.memory import device_memory, in_gb
 from vmae_det.utils.moved import moved_names
 from vmae_det.utils.output_files import make_output_folder, write_text
 from vmae_det.utils.watchdog import write_stacks_to
+from vmae_det.video.readers.base import get_reader_class
 
 logger = logging.getLogger(__name__)
 
@@ -136,10 +137,11 @@ def setup_run(cfg: CfgNode, training: bool = True) -> torch.device:
     """Check the config, create OUTPUT_DIR, start logging, save the config there, and return the device.
 
     Raises:
-        ConfigError: the config is invalid, OUTPUT_DIR cannot be written to, or it contains a training run
-            that an evaluation would overwrite.
+        ConfigError: the config is invalid, its video reader is not available, or OUTPUT_DIR cannot be written
+            to or contains a training run that an evaluation would overwrite.
     """
     check_config(cfg)
+    get_reader_class(cfg.DATALOADER.READER).check_available()
     resolve_num_classes(cfg)
     device = setup_device(cfg)
     folder = Path(cfg.OUTPUT_DIR)

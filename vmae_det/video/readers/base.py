@@ -80,6 +80,10 @@ class VideoReader(ABC):
     sound: Path | None = None
     uses_cuda: ClassVar[bool] = False
 
+    @classmethod  # noqa: B027 (not abstract: most readers need nothing)
+    def check_available(cls) -> None:
+        """Check that this reader can be used here; ConfigError if a package or a device is missing."""
+
     def __len__(self) -> int:
         """Return the number of frames."""
         return len(self.times)

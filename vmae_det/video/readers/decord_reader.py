@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from types import ModuleType
 
 import numpy as np
 
@@ -21,12 +22,7 @@ class DecordReader(VideoReader):
     """Returns the same frames as PyAVReader. Falls back to it where decord may differ, or fails."""
 
     def __init__(self, location: VideoLocation, short_side: int | None = None) -> None:
-        try:
-            import decord
-        except ImportError:
-            raise ConfigError(
-                "DATALOADER.READER: decord is not installed; run pip install decord, or use pyav"
-            ) from None
+        decord = _import_decord()
         decord.logging.set_level(decord.logging.QUIET)
         # decord reads this variable before it prints a warning about replaced frames.
         os.environ.setdefault("DECORD_DUPLICATE_WARNING_THRESHOLD", "1.0")
@@ -48,6 +44,11 @@ class DecordReader(VideoReader):
         if self._decord is None:
             self._pyav = PyAVReader(location, short_side)
 
+    @classmethod
+    def check_available(cls) -> None:
+        """Check that decord is installed; ConfigError if not."""
+        _import_decord()
+
     @property
     def uses_decord(self) -> bool:
         """Whether this file is read by decord, not by PyAV."""
@@ -65,3 +66,13 @@ class DecordReader(VideoReader):
                 self._decord = None
         self._pyav = self._pyav or PyAVReader(self._location, self._short_side)
         return self._pyav.frames(wanted)
+
+
+def _import_decord() -> ModuleType:
+    try:
+        import decord
+    except ImportError:
+        raise ConfigError(
+            "DATALOADER.READER: decord is not installed; run pip install decord, or use pyav"
+        ) from None
+    return decord

@@ -47,6 +47,11 @@ class TorchcodecReader(VideoReader):
         if self._decoder is None:
             self._pyav = PyAVReader(location, short_side)
 
+    @classmethod
+    def check_available(cls) -> None:
+        """Check for torchcodec, FFmpeg and, for nvdec, a GPU; ConfigError if one is missing."""
+        cls._import_decoders()
+
     @property
     def uses_torchcodec(self) -> bool:
         """Whether this file is read by torchcodec, not by PyAV."""
@@ -93,7 +98,8 @@ class TorchcodecReader(VideoReader):
             raise _OtherFramesError(f"it counts {len(decoder)} frames instead of {len(self._index.pts)}")
         return decoder
 
-    def _import_decoders(self) -> ModuleType:
+    @classmethod
+    def _import_decoders(cls) -> ModuleType:
         """Return torchcodec.decoders; ConfigError if torchcodec or FFmpeg is not installed."""
         try:
             decoders = importlib.import_module("torchcodec.decoders")
@@ -140,7 +146,8 @@ class NvdecReader(TorchcodecReader):
             )
         return None if fallback else decoder
 
-    def _import_decoders(self) -> ModuleType:
+    @classmethod
+    def _import_decoders(cls) -> ModuleType:
         _current_device()
         return super()._import_decoders()
 
