@@ -15,13 +15,14 @@ from vmae_det.cli.arguments import (
     output_folder,
     positive_int,
     refuse_unused,
-    video_time,
 )
 from vmae_det.cli.video_jobs import (
     ProcessVideo,
     add_job_arguments,
+    add_span_arguments,
     add_videos_argument,
-    check_job_processes,
+    check_span,
+    launch_jobs,
     process_videos,
 )
 from vmae_det.cli.weights_arguments import add_weights_arguments, load_weights_config
@@ -76,16 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="average the scores over this time before a clip and half of it after (default: %(default)s)",
     )
-    timeline.add_argument(
-        "--start", type=video_time, default=0.0, metavar="SECOND", help="start at this second of the video"
-    )
-    timeline.add_argument(
-        "--end",
-        type=number_in("(0, inf]"),
-        default=math.inf,
-        metavar="SECOND",
-        help="stop at this second of the video",
-    )
+    add_span_arguments(timeline)
     timeline.add_argument(
         "--threshold",
         type=fraction,
@@ -102,15 +94,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Classify all videos; return the exit status."""
-    from vmae_det.engine.launch import launch
     from vmae_det.video.discovery import find_video_inputs
 
-    check_job_processes(args)
     formats = _choose_formats(args)
     if args.every is None:
         refuse_unused(args, "requires --every", **_TIMELINE_OPTIONS)
-    elif args.end <= args.start:
-        raise UserError(f"--end: must be greater than --start {args.start:g}, got {args.end:g}")
+    else:
+        check_span(args)
     if not {"overlay", "html"} & set(formats):
         refuse_unused(args, "only used by overlay and html, and --format includes neither", threshold=0.1)
     if "overlay" not in formats:
@@ -122,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
     live = next((video.video for video in inputs if video.is_live), None)
     if live is not None and args.every is None:
         raise UserError(f"{live}: a live stream has no end; classify it by --every SECONDS")
-    return launch(classify_videos, (args, inputs, formats), num_processes=min(args.num_gpus, len(inputs)))
+    return launch_jobs(classify_videos, args, inputs, formats)
 
 
 def _choose_formats(args: argparse.Namespace) -> list[str]:
@@ -170,17 +160,14 @@ def _load_classifier(args: argparse.Namespace) -> ActionClassifier:
 
 def _is_done(args: argparse.Namespace, files: list[str], video: VideoInput) -> bool:
     from vmae_det.rendering.class_writers import TIMELINE_WRITERS, class_file, timeline_stem
-    from vmae_det.rendering.detect_video import unfinished_mark
-    from vmae_det.rendering.result_writers import output_paths
+    from vmae_det.rendering.detect_video import is_done
 
     if args.output is None:
         return False
     stem = args.output / video.stem
     if args.every is None:
         return all(class_file(stem, name).is_file() for name in files)
-    stem = timeline_stem(stem)
-    paths = output_paths(stem, files, TIMELINE_WRITERS).values()
-    return not unfinished_mark(stem).exists() and all(path.is_file() for path in paths)
+    return is_done(timeline_stem(stem), files, TIMELINE_WRITERS)
 
 
 def _prepare(

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vmae_det.cli.arguments import (
-    dataset_time,
     fraction,
     keyframe_interval,
     number_in,
     output_folder,
     positive_int,
     refuse_unused,
-    video_time,
 )
 from vmae_det.cli.video_jobs import (
     ProcessVideo,
     add_job_arguments,
+    add_span_arguments,
+    add_video_start_argument,
     add_videos_argument,
-    check_job_processes,
+    check_span,
+    launch_jobs,
     process_videos,
 )
 from vmae_det.cli.weights_arguments import add_weights_arguments, load_weights_config
@@ -111,34 +111,16 @@ def _add_time_arguments(parser: argparse.ArgumentParser) -> None:
         help="average a person's scores over this time before a keyframe and half of it after; 0 disables "
         "smoothing (default: %(default)s)",
     )
-    parser.add_argument(
-        "--start", type=video_time, default=0.0, metavar="SECOND", help="start at this second of the video"
-    )
-    parser.add_argument(
-        "--end",
-        type=number_in("(0, inf]"),
-        default=math.inf,
-        metavar="SECOND",
-        help="stop at this second of the video",
-    )
-    parser.add_argument(
-        "--video-start",
-        type=dataset_time,
-        default=0.0,
-        metavar="SECOND",
-        help="time on the clock of the boxes at which the video file starts (default: %(default)s)",
-    )
+    add_span_arguments(parser)
+    add_video_start_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run detection on all videos; return the exit status."""
-    from vmae_det.engine.launch import launch
     from vmae_det.rendering.result_writers import choose_formats
     from vmae_det.video.discovery import find_video_inputs
 
-    check_job_processes(args)
-    if args.end <= args.start:
-        raise UserError(f"--end: must be greater than --start {args.start:g}, got {args.end:g}")
+    check_span(args)
     formats = choose_formats(args.format + ",html" * args.html)
     if args.boxes:
         refuse_unused(args, "not used with --boxes, which sets the times of the keyframes", every=1.0)
@@ -154,8 +136,7 @@ def run(args: argparse.Namespace) -> int:
             refuse_unused(args, reason, threshold=0.3)
     if args.explain and args.smooth:
         raise UserError("--explain: explains the scores of single keyframes; add --smooth 0")
-    inputs = find_video_inputs(args.videos)
-    return launch(detect_videos, (args, inputs, formats), num_processes=min(args.num_gpus, len(inputs)))
+    return launch_jobs(detect_videos, args, find_video_inputs(args.videos), formats)
 
 
 def detect_videos(args: argparse.Namespace, inputs: list[VideoInput], formats: list[str]) -> None:
@@ -164,15 +145,15 @@ def detect_videos(args: argparse.Namespace, inputs: list[VideoInput], formats: l
     Raises:
         UserError: videos could not be read. With several videos it is raised at the end, in all processes.
     """
-    from vmae_det.rendering.detect_video import unfinished_mark
-    from vmae_det.rendering.result_writers import output_paths
+    from vmae_det.rendering.detect_video import is_done
 
-    def is_done(video: VideoInput) -> bool:
-        stem = args.output / video.stem
-        paths = output_paths(stem, list(formats)).values()
-        return not unfinished_mark(stem).exists() and all(path.is_file() for path in paths)
-
-    process_videos(inputs, args.output, is_done, lambda: _prepare(args, formats), overwrite=args.overwrite)
+    process_videos(
+        inputs,
+        args.output,
+        lambda video: is_done(args.output / video.stem, formats),
+        lambda: _prepare(args, formats),
+        overwrite=args.overwrite,
+    )
 
 
 def _prepare(args: argparse.Namespace, formats: list[str]) -> ProcessVideo:

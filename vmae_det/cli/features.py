@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vmae_det.cli.arguments import (
-    dataset_time,
     integer_in,
     keyframe_interval,
     output_folder,
@@ -18,8 +17,9 @@ from vmae_det.cli.arguments import (
 from vmae_det.cli.video_jobs import (
     ProcessVideo,
     add_job_arguments,
+    add_video_start_argument,
     add_videos_argument,
-    check_job_processes,
+    launch_jobs,
     process_videos,
 )
 from vmae_det.cli.weights_arguments import add_weights_arguments, load_weights_config
@@ -120,21 +120,13 @@ def _add_person_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="time between keyframes; only used with --persons (default: %(default)s)",
     )
-    group.add_argument(
-        "--video-start",
-        type=dataset_time,
-        default=0.0,
-        metavar="SECOND",
-        help="time on the clock of the boxes at which the video file starts (default: %(default)s)",
-    )
+    add_video_start_argument(group)
 
 
 def run(args: argparse.Namespace) -> int:
     """Extract the features of all videos; return the exit status."""
-    from vmae_det.engine.launch import launch
     from vmae_det.video.discovery import find_video_inputs
 
-    check_job_processes(args)
     of_persons = args.persons or args.boxes is not None
     _check_options(args, of_persons)
     inputs = find_video_inputs(args.videos)
@@ -143,9 +135,7 @@ def run(args: argparse.Namespace) -> int:
             raise DataError("a live stream has no end; features need video files", video.video)
     cfg = _clip_config(args, of_persons)
     settings = _settings(args, cfg, of_persons)
-    return launch(
-        extract_features, (args, inputs, cfg, settings), num_processes=min(args.num_gpus, len(inputs))
-    )
+    return launch_jobs(extract_features, args, inputs, cfg, settings, cfg=cfg)
 
 
 def extract_features(

@@ -60,9 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run all stages; skip those already done with the same config."""
+    from vmae_det.cli.config_arguments import load_config
     from vmae_det.engine.launch import check_processes, run_guarded
 
-    check_processes(args.num_gpus or 1)
+    check_processes(args.num_gpus or 1, load_config("MiniAVA/pretrain.yaml", args.opts).MODEL.DEVICE)
     return run_guarded(_run, args)
 
 
@@ -133,7 +134,8 @@ def _default_processes(cfg: CfgNode) -> int:
 
     if cfg.MODEL.DEVICE == "mps":
         return 1
-    return torch.cuda.device_count() or min(os.cpu_count() or 1, 2)
+    gpus = 0 if cfg.MODEL.DEVICE == "cpu" else torch.cuda.device_count()
+    return gpus or min(os.cpu_count() or 1, 2)
 
 
 def _seconds(folder: Path) -> float:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import datetime
 import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from vmae_det.cli.arguments import num_processes
+from vmae_det.cli.arguments import dataset_time, num_processes, number_in, video_time
+from vmae_det.cli.weights_arguments import load_weights_config
 from vmae_det.utils.errors import UserError
 
 if TYPE_CHECKING:
     from torch import distributed as dist
 
+    from vmae_det.config import CfgNode
     from vmae_det.video.discovery import VideoInput
 
 logger = logging.getLogger(__name__)
@@ -35,6 +38,37 @@ def add_videos_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help=_VIDEO_HELP)
 
 
+def add_span_arguments(parser: argparse._ActionsContainer) -> None:
+    """Add `--start` and `--end`."""
+    parser.add_argument(
+        "--start", type=video_time, default=0.0, metavar="SECOND", help="start at this second of the video"
+    )
+    parser.add_argument(
+        "--end",
+        type=number_in("(0, inf]"),
+        default=math.inf,
+        metavar="SECOND",
+        help="stop at this second of the video",
+    )
+
+
+def check_span(args: argparse.Namespace) -> None:
+    """Raise UserError if `--end` is not after `--start`."""
+    if args.end <= args.start:
+        raise UserError(f"--end: must be greater than --start {args.start:g}, got {args.end:g}")
+
+
+def add_video_start_argument(parser: argparse._ActionsContainer) -> None:
+    """Add `--video-start`."""
+    parser.add_argument(
+        "--video-start",
+        type=dataset_time,
+        default=0.0,
+        metavar="SECOND",
+        help="time on the clock of the boxes at which the video file starts (default: %(default)s)",
+    )
+
+
 def add_job_arguments(parser: argparse.ArgumentParser) -> None:
     """Add `--overwrite` and `--num-gpus`."""
     parser.add_argument("--overwrite", action="store_true", help="reprocess videos that are already done")
@@ -47,12 +81,30 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_job_processes(args: argparse.Namespace) -> None:
-    """Check `--num-gpus` against this machine (see `engine.launch.check_processes`)."""
-    from vmae_det.engine.launch import check_processes
+def launch_jobs(
+    main: Callable[..., None],
+    args: argparse.Namespace,
+    inputs: Sequence[VideoInput],
+    *more: Any,
+    cfg: CfgNode | None = None,
+) -> int:
+    """Run `main(args, inputs, *more)` in `--num-gpus` processes, at most one per video.
 
-    overrides = dict(zip(args.opts[::2], args.opts[1::2]))
-    check_processes(args.num_gpus, overrides.get("MODEL.DEVICE", "auto"))
+    Args:
+        main: calls `process_videos`.
+        cfg: the config of the weights (default: read it if it is needed).
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ConfigError: this machine has too few GPUs or cores (see `engine.launch.check_processes`).
+    """
+    from vmae_det.engine.launch import check_processes, launch
+
+    if args.num_gpus > 1:
+        check_processes(args.num_gpus, (cfg or load_weights_config(args)).MODEL.DEVICE)
+    return launch(main, (args, inputs, *more), num_processes=min(args.num_gpus, len(inputs)))
 
 
 def process_videos(

@@ -164,6 +164,12 @@ def unfinished_mark(stem: Path) -> Path:
     return stem.with_name(f".{stem.name}.unfinished")
 
 
+def is_done(stem: Path, formats: Sequence[str], writers: Mapping[str, type[ResultWriter]] = WRITERS) -> bool:
+    """Return whether the results of a whole video exist in all formats (see `write_stream`)."""
+    paths = output_paths(stem, formats, writers).values()
+    return not unfinished_mark(stem).exists() and all(path.is_file() for path in paths)
+
+
 def _output_spec(
     path: Path, stream: ActionStream, label_map: LabelMap, settings: DetectionSettings
 ) -> OutputSpec:
