@@ -9,21 +9,18 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fvcore.common.config import BASE_KEY
-
+from vmae_det.cli.arguments import refuse_unused
 from vmae_det.cli.config_arguments import find_config_file, load_config
 from vmae_det.config import CfgNode, get_cfg
-from vmae_det.config.cfg_node import flatten
+from vmae_det.config.origins import origins_in_files
 from vmae_det.utils.errors import UserError
 from vmae_det.utils.output_files import make_output_folder, write_text
-from vmae_det.utils.safe_yaml import read_yaml
 
 if TYPE_CHECKING:
     from vmae_det.engine.auto_config import AutoConfig
 
 CHOICES = "choices.txt"
 _DATASETS = ("DATASETS.TRAIN", "DATASETS.TEST")
-_NEEDS_DATA = ("val", "model", "weights", "dry_run")
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,14 +57,11 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 def check_data_arguments(args: argparse.Namespace) -> None:
     """Raise a UserError for options that need --data, or contradict it."""
     if not args.data:
-        for name in _NEEDS_DATA:
-            if getattr(args, name):
-                raise UserError(f"--{name.replace('_', '-')}: needs --data")
+        refuse_unused(args, "needs --data", val="", model="", weights="", dry_run=False)
         return
-    for name in ("eval_only", "dry_run" if args.resume else ""):
-        if name and getattr(args, name):
-            other = "--data" if name == "eval_only" else "--resume"
-            raise UserError(f"--{name.replace('_', '-')}: cannot be combined with {other}")
+    refuse_unused(args, "cannot be combined with --data", eval_only=False)
+    if args.resume:
+        refuse_unused(args, "cannot be combined with --resume", dry_run=False)
     if args.config_file and args.model:
         raise UserError("--model: cannot be combined with --config-file, which names the network")
     for key in args.opts[0::2]:
@@ -85,7 +79,8 @@ def config_for_data(args: argparse.Namespace) -> CfgNode | None:
 
     given = get_cfg()
     _merge_given(given, args)
-    keys = frozenset([*_keys_in_file(args.config_file), *args.opts[0::2]])
+    in_file = origins_in_files(find_config_file(args.config_file)) if args.config_file else ()
+    keys = frozenset([*in_file, *args.opts[0::2]])
     if "OUTPUT_DIR" not in keys:
         given.OUTPUT_DIR = default_output(args.data)
     saved = Path(given.OUTPUT_DIR) / "config.yaml"
@@ -131,29 +126,12 @@ def _write_files(output: Path, choices: str, split: Path) -> None:
 
 
 def _num_processes(args: argparse.Namespace) -> int:
-    return (
-        max(args.num_gpus, 1) * args.num_machines
-        if "RANK" not in os.environ
-        else int(os.environ["WORLD_SIZE"])
-    )
+    if "RANK" in os.environ:  # started by torchrun
+        return int(os.environ["WORLD_SIZE"])
+    return args.num_gpus * args.num_machines
 
 
 def _merge_given(cfg: CfgNode, args: argparse.Namespace) -> None:
     if args.config_file:
         cfg.merge_from_file(find_config_file(args.config_file))
     cfg.merge_from_list(args.opts)
-
-
-def _keys_in_file(config_file: str) -> set[str]:
-    """Return the keys that a config file and its bases set. The file has been merged before."""
-    if not config_file:
-        return set()
-    files, keys = [find_config_file(config_file)], set()
-    for path in files:
-        content = read_yaml(path)
-        bases = content.pop(BASE_KEY, [])
-        files += [
-            path.parent / Path(base).expanduser() for base in ([bases] if isinstance(bases, str) else bases)
-        ]
-        keys |= {key for key, _ in flatten(content)}
-    return keys
