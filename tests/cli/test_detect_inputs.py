@@ -18,11 +18,13 @@ from PIL import Image
 from test_detect import detect, make, weights, written  # noqa: F401 - fixtures
 
 from vmae_det.formats.ava_csv import read_action_csv
+from vmae_det.inference.detect_persons import videos_from_paths
+from vmae_det.inference.features import open_finite_source
 from vmae_det.rendering import detect_video
 from vmae_det.utils.errors import DataError
 from vmae_det.video import sources
 from vmae_det.video.readers import open_video
-from vmae_det.video.sources import is_live, open_source, video_id
+from vmae_det.video.sources import is_endless, is_live, open_source, video_id
 
 SECONDS = 40  # long enough that most of it remains after three keyframes
 
@@ -174,6 +176,16 @@ def test_a_camera_with_mjpeg_over_http(tmp_path, detect, at_third):  # noqa: F81
     assert 1 <= times[-1] <= passed
     drawn = open_video(tmp_path / "out/camera_actions.mp4")
     assert drawn.times[-1] <= passed
+
+
+def test_commands_for_whole_videos_do_not_download_a_stream(tiny_cfg):
+    with serve(mjpeg) as url:
+        assert is_endless(f"{url}/camera")
+        with pytest.raises(DataError, match="a live stream"):
+            open_finite_source(f"{url}/camera", tiny_cfg("finetune"))
+        with pytest.raises(DataError, match="a live stream"):
+            videos_from_paths([f"{url}/camera"], 0.0, 1.0)
+    assert not is_endless(f"{url}/camera")  # no connection: the download reports it
 
 
 class UdpCamera(threading.Thread):

@@ -23,11 +23,10 @@ from vmae_det.inference.stream import ActionStream, ClipWithPersons, StreamOptio
 from vmae_det.inference.tracking import Tracker
 from vmae_det.model_zoo import WEIGHTS
 from vmae_det.utils.errors import ConfigError, DataError
-from vmae_det.utils.paths import is_url
 from vmae_det.utils.resource_usage import Stopwatch
 from vmae_det.video.readers import VideoReader, open_video
 from vmae_det.video.sampling import sample_test_clip
-from vmae_det.video.sources import VideoSource, is_live, open_source
+from vmae_det.video.sources import VideoSource, is_endless, open_source
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +134,7 @@ class ActionClassifier:
             )
 
     def _open(self, video: str) -> VideoReader:
-        if is_live(video) or (is_url(video) and open_source(video).live):
+        if is_endless(video):
             raise DataError("a live stream has no end; classify it by --every SECONDS", video)
         node = self.cfg.DATALOADER
         side = transforms.needed_short_side(self.cfg, training=False) if node.DECODE_SMALLER else None

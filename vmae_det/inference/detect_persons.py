@@ -30,6 +30,7 @@ from vmae_det.utils.paths import local_path
 from vmae_det.video.discovery import find_video_inputs, resolve_video_ids
 from vmae_det.video.readers import VideoReader, open_video
 from vmae_det.video.readers.base import locate_video
+from vmae_det.video.sources import is_endless
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def videos_from_paths(names: Sequence[str], start: float, every: float) -> list[
     """
     files: dict[str, Path] = {}
     for found in find_video_inputs(names):
-        if found.is_live:
+        if is_endless(found.video):
             raise DataError("a live stream, expected a video of finite length", found.video)
         file, name = local_path(found.video), found.stem.name
         if name in files:

@@ -23,7 +23,7 @@ from vmae_det.utils.channel import ThreadPipeline, batches
 from vmae_det.utils.errors import ConfigError, DataError
 from vmae_det.video.readers import open_video
 from vmae_det.video.sampling import clip_from, sliding_clip_starts
-from vmae_det.video.sources import FileSource, Frame, is_live
+from vmae_det.video.sources import FileSource, Frame, is_endless
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +138,8 @@ class FeatureExtractor:
             options: keyword arguments of the class.
         """
         cfg = read_config(weights)
-        cfg.INPUT.NUM_FRAMES = frames or cfg.INPUT.NUM_FRAMES
+        if frames is not None:
+            cfg.INPUT.NUM_FRAMES = frames
         cfg.INPUT.SAMPLING_RATE = sampling_rate
         check_config(cfg)
         return cls(cfg, **options)
@@ -196,7 +197,7 @@ def open_finite_source(video: str | Path, cfg: CfgNode, whole_frame: bool = Fals
     Raises:
         DataError: it cannot be read, or is a live stream.
     """
-    if is_live(str(video)):
+    if is_endless(str(video)):
         raise DataError("a live stream has no end; features need a video file or a folder of frames", video)
     node = cfg.DATALOADER
     smaller = node.DECODE_SMALLER and not whole_frame
@@ -226,7 +227,9 @@ class ClipFeatureStream:
         if len(times) < span:
             logger.warning(
                 "%s: has %d frames, and a clip needs %d; its last frame is repeated",
-                *(self.source.name, len(times), span),
+                self.source.name,
+                len(times),
+                span,
             )
         self._start = times[self._starts]
         end = times[(self._starts + span - 1).clip(max=len(times) - 1)] + 1 / float(self.source.rate)

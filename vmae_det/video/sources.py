@@ -285,10 +285,7 @@ class NetworkVideo:
     @property
     def has_end(self) -> bool:
         """Whether it is a file, not a camera: its header or its server states its length."""
-        if self.duration or self.container.size > 0:
-            return True
-        warn_once(self.url, "states no length; it is read as a live stream, by the clock of this machine")
-        return False
+        return self.duration > 0 or self.container.size > 0
 
     @property
     def has_frame_times(self) -> bool:
@@ -352,6 +349,18 @@ def is_live(name: str) -> bool:
     return _is_camera_number(name) or name.startswith((_CAMERA, *LIVE))
 
 
+def is_endless(name: str) -> bool:
+    """Return whether a video is live, or a stream without an end at an http(s) URL. Opens the URL."""
+    if not name.startswith(WEB):
+        return is_live(name)
+    try:
+        video = NetworkVideo(name)
+    except DataError:  # a file that must be downloaded first; or the download reports the problem
+        return False
+    with video.container:
+        return not video.has_end
+
+
 def _is_camera_number(name: str) -> bool:
     return name.isdecimal() and not Path(name).exists()
 
@@ -379,7 +388,10 @@ def open_source(video: str | Path, reader: str = "auto") -> VideoSource:
                 raise
             logger.info("%s: downloading first, because its index is at its end", name)
         else:
-            if not (name.startswith(WEB) and network_video.has_end):
+            is_file = name.startswith(WEB) and network_video.has_end
+            if not is_file:
+                if name.startswith(WEB):
+                    warn_once(name, "states no length; it is read as a live stream, by this machine's clock")
                 images = (image for _, image in network_video.decode())
                 return LiveSource(images, network_video.stream.average_rate or _DEFAULT_RATE, name)
             if network_video.has_frame_times:
