@@ -11,6 +11,7 @@ from PIL import Image
 
 from vmae_det.checkpoint import save_weights
 from vmae_det.cli.main import main
+from vmae_det.engine import launch
 from vmae_det.formats.ava_csv import read_action_csv
 from vmae_det.inference.person_sources import WholeFramePerson
 from vmae_det.inference.predictor import ActionPredictor, read_config
@@ -79,6 +80,13 @@ def test_processes_share_the_videos(tmp_path, detect):
     UNREADABLE["text"](tmp_path / "videos" / "d")
     assert detect(tmp_path / "videos", "--format", "jsonl", "--num-gpus", 2)[0] == 2
     assert written(tmp_path) == ["a.jsonl", "b.jsonl", "c.jsonl"]
+
+
+def test_processes_are_counted_for_the_device_of_the_config(tmp_path, detect, monkeypatch):
+    monkeypatch.setattr(launch.torch.cuda, "device_count", lambda: 1)
+    status, printed = detect(make(tmp_path / "v"), "--format", "jsonl", "--num-gpus", 2)
+    assert status == 0
+    assert "--num-gpus 2: MODEL.DEVICE is cpu" in printed.err  # that of the weights
 
 
 def test_keyframes_before_the_start_of_the_clock(tmp_path, detect):
