@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from vmae_det.cli.main import main
+from vmae_det.cli.quickstart import _default_processes
 from vmae_det.data import catalog
 
 STAGES = ("pretrain", "finetune", "detect_random", "detect_pretrained", "detect_pretrained_finetuned")
@@ -42,3 +43,10 @@ def test_a_failed_stage_exits_with_its_status(quickstart, capsys):
         quickstart("INPUT.NUM_FRAMES", "8", "SOLVER.BATCH_SIZE", "4000")
     assert end.value.code == 2
     assert "SOLVER.BATCH_SIZE: 4000" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("device", "expected"), [("auto", 8), ("cpu", 2), ("mps", 1)])
+def test_the_default_number_of_processes_depends_on_the_device(tiny_cfg, monkeypatch, device, expected):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    assert _default_processes(tiny_cfg("pretrain", "MODEL.DEVICE", device)) == expected

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -113,19 +114,20 @@ class ActionPredictor:
             UserError: heat maps are requested, and the model is an exported one.
         """
         options = options or StreamOptions()
-        threshold = options.explain
-        if threshold is not None and not isinstance(self.scorer, EagerModel):
-            raise UserError(
-                f"{self.cfg.MODEL.WEIGHTS}: an exported model has no gradients, which heat maps need; pass "
-                "the weights it was exported from"
-            )
+        stopwatch, explain_clips = options.stopwatch, None
+        if options.explain is not None:
+            if not isinstance(self.scorer, EagerModel):
+                raise UserError(
+                    f"{self.cfg.MODEL.WEIGHTS}: an exported model has no gradients, which heat maps need; "
+                    "pass the weights it was exported from"
+                )
+            explain_clips = partial(self.explain, threshold=options.explain, stopwatch=stopwatch)
         source = video if isinstance(video, VideoSource) else open_source(video, self.cfg.DATALOADER.READER)
         persons = self._person_source(persons, source)
         given = persons.keyframe_times()
         if given is not None:
             given = given - options.video_start
         plan = plan_keyframes(source, self.cfg, given, every, options.start, options.end)
-        stopwatch = options.stopwatch
         return ActionStream(
             source,
             plan,
@@ -133,9 +135,7 @@ class ActionPredictor:
             lambda clips: self.score(clips, stopwatch),
             self.cfg,
             options,
-            explain_clips=None
-            if threshold is None
-            else lambda clips, scores: self.explain(clips, scores, threshold, stopwatch),
+            explain_clips=explain_clips,
         )
 
     def _person_source(self, persons: PersonBoxes | PersonSource | None, source: VideoSource) -> PersonSource:

@@ -46,11 +46,9 @@ def _json_line(key: dict[str, Any], scores: np.ndarray, label_map: LabelMap) -> 
 
 # ---------------------------------------------------------------- whole videos
 
-FILE_FORMATS = ("csv", "jsonl")
-
 
 def class_file(stem: Path, form: str) -> Path:
-    """Return the file with the classes of a whole video, in a format of FILE_FORMATS."""
+    """Return the file with the classes of a whole video, in the format "csv" or "jsonl"."""
     return stem.with_name(f"{stem.name}_classes.{form}")
 
 

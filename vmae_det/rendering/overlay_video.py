@@ -260,16 +260,16 @@ class OverlayWriter:
                 PersonOverlay(tuple(person.box * size), self._labels(person.keyframe, person.row), track)
                 for track, person in people
             ]
-            maps = [p.keyframe.heat_maps[p.row] for _, p in people if p.keyframe.heat_maps is not None]
-            image = blend_heat_maps(frame.image, maps) if maps else frame.image
             style = self._style
             limits = {"top_k": style.top_k, "threshold": style.threshold, "typeface": style.typeface}
             if style.whole_frame:
                 actions = [action for person in overlays for action in person.actions]
                 picture = draw_classes(frame.image, actions, **limits)
             else:
+                maps = [p.keyframe.heat_maps[p.row] for _, p in people if p.keyframe.heat_maps is not None]
+                image = blend_heat_maps(frame.image, maps) if maps else frame.image
                 picture = draw_people(image, overlays, memory=self._memory, **limits)
-            if self._style.timeline:
+            if style.timeline:
                 picture = self._add_timeline(picture, frame.time)
         with self._watch.measure("encode"):
             if self._writer is None:
