@@ -216,6 +216,7 @@ def test_files_over_time(classify, video, tmp_path, actions):
         best = rows[number * len(actions)]
         assert (best["rank"], best["class"]) == ("1", line["classes"][0]["name"])
     assert [text.split()[0] for text in printed.out.splitlines() if " s  " in text][-1] == "2.00"
+    assert "INPUT.SAMPLING" not in printed.out  # no warning, since the model is trained on dense clips
     drawn, source = open_video(tmp_path / "out" / "v_timeline.mp4"), open_video(video)
     assert len(drawn) == len(source)
     frame, plain = drawn.frames(np.array([30]))[0], source.frames(np.array([30]))[0]
