@@ -111,17 +111,19 @@ class ActionDetector(nn.Module):
         Args:
             batch: as for `forward` in testing, without `person_scores`.
         """
-        boxes, clips = torch.cat(batch["boxes"]), clip_indices(batch["boxes"])
-        boxes = scale_boxes(boxes, self.test_box_scale, _frame_sizes(batch, boxes, clips))
         features = self.features(self.normalization(batch["video"]))
-        pooled = self.roi_head.pool(features, to_rois(boxes, clips))
+        pooled = self.roi_head.pool(features, self._test_rois(batch))
         return list(pooled.split([len(boxes) for boxes in batch["boxes"]]))
 
     def person_logits(self, batch: dict) -> torch.Tensor:
         """Return the logits (R, classes) of all persons. See `person_features` for the argument."""
-        boxes, clips = torch.cat(batch["boxes"]), clip_indices(batch["boxes"])
+        return self.logits(self.normalization(batch["video"]), self._test_rois(batch))
+
+    def _test_rois(self, batch: dict) -> torch.Tensor:
+        """Return the boxes (R, 5) at which testing pools features, with the index of their clip."""
+        clips, boxes = clip_indices(batch["boxes"]), torch.cat(batch["boxes"])
         boxes = scale_boxes(boxes, self.test_box_scale, _frame_sizes(batch, boxes, clips))
-        return self.logits(self.normalization(batch["video"]), to_rois(boxes, clips))
+        return to_rois(boxes, clips)
 
     def logits(self, video: torch.Tensor, boxes: list[torch.Tensor] | torch.Tensor) -> torch.Tensor:
         """Return the logits (R, classes) of a normalized video (B, 3, T, H, W), pooled at the given boxes.

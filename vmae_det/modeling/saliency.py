@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from vmae_det.modeling.backbone import VideoViT
+from vmae_det.modeling.boxes import clip_indices
 from vmae_det.modeling.detection import ActionDetector
 from vmae_det.utils.errors import ConfigError
 
@@ -42,11 +43,11 @@ def token_contributions(model: ActionDetector, batch: dict, classes: list[torch.
         logits = model.person_logits(batch)
     finally:
         hook.remove()
-    clip = torch.repeat_interleave(torch.tensor([len(own) for own in classes]))
+    clips = clip_indices(classes).tolist()
     chosen = logits.gather(1, torch.cat(classes).to(logits.device)[:, None])[:, 0]
     maps = []
-    for row, index in enumerate(clip.tolist()):
-        (gradient,) = torch.autograd.grad(chosen[row], activations, retain_graph=row + 1 < len(clip))
+    for row, index in enumerate(clips):
+        (gradient,) = torch.autograd.grad(chosen[row], activations, retain_graph=row + 1 < len(clips))
         maps.append((activations[0][index].detach().float() * gradient[index].float()).sum(dim=-1))
     t, h, w = model.backbone.grid(batch["video"])
     return torch.stack(maps).unflatten(1, (t, h, w))
