@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from vmae_det.config.checks import unused_keys
 from vmae_det.data.class_balance import class_weights
+from vmae_det.data.classes import ModelClasses
 from vmae_det.data.loader import build_train_dataset
 from vmae_det.engine.train import set_class_weights
 from vmae_det.modeling import build_model
@@ -71,6 +72,16 @@ def test_weights_come_from_the_training_labels(tiny_cfg, task):
     rare, frequent = labels.argmin(), labels.argmax()
     ratio = model.class_weights[rare] / model.class_weights[frequent]
     assert ratio == pytest.approx(labels[frequent] / max(labels[rare], 1), rel=1e-4) or labels[rare] == 0
+
+
+def test_labels_are_counted_by_the_classes_of_the_model(tiny_cfg):
+    cfg = tiny_cfg("detect")
+    dataset = build_train_dataset(cfg, "detection")
+    label_map = dataset.classes.label_map
+    reverse = ModelClasses(label_map.select(np.arange(len(label_map))[::-1]), "model.pt")
+    counts = dataset.class_counts(11).tolist()
+    assert counts != counts[::-1]
+    assert build_train_dataset(cfg, "detection", reverse).class_counts(11).tolist() == counts[::-1]
 
 
 def test_weights_without_use_are_reported(tiny_cfg):
