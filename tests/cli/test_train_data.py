@@ -230,7 +230,8 @@ def test_a_dry_run_prints_the_choices_and_writes_nothing(train, mini_ava, capsys
 
 
 def test_a_config_file_sets_its_keys_and_the_others_are_chosen(train, mini_ava, capsys):
-    Path("own.yaml").write_text("SOLVER: {EPOCHS: 3}\nOUTPUT_DIR: elsewhere\n")
+    Path("base.yaml").write_text("SOLVER: {EPOCHS: 3}\n")
+    Path("own.yaml").write_text("_BASE_: base.yaml\nOUTPUT_DIR: elsewhere\n")
     command = ("--data", mini_ava / "clips_train.yaml", "--val", mini_ava / "clips_val.yaml")
     assert train(*command, "--config-file", "own.yaml", "--dry-run", "MODEL.DEVICE", "cpu") == 0
     rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
