@@ -52,6 +52,27 @@ def test_detection_is_split_by_video(mini_ava, tmp_path):
     assert after == before
 
 
+@pytest.mark.parametrize("excluded", [1, 2])
+def test_videos_without_labels_do_not_validate(mini_ava, tmp_path, excluded):
+    """Three videos with one keyframe each. The keyframes of the last ones are excluded."""
+    names = sorted(path.stem for path in (mini_ava / "videos").glob("*.mp4"))[:3]
+    rows = [f"{name},902,0.1,0.1,0.5,0.9,{action},0" for action, name in enumerate(names, 1)]
+    (tmp_path / "rows.csv").write_text("\n".join(rows))
+    (tmp_path / "excluded.csv").write_text("\n".join(f"{name},902" for name in names[-excluded:]))
+    text = [
+        *("type: detection", f"videos: {mini_ava}/videos", "annotations: rows.csv", "video_start: 900"),
+        *("excluded: excluded.csv", f"label_map: {mini_ava}/annotations/mini_ava_actions.pbtxt"),
+    ]
+    (tmp_path / "own.yaml").write_text("\n".join(text))
+    split = split_dataset(get_dataset(str(tmp_path / "own.yaml")), tmp_path / "data", seed=0)
+    if excluded == 2:
+        assert split is None
+        return
+    (video,) = read_action_csv(get_dataset(str(split.val)).annotations).videos
+    assert video in names[:2]
+    assert split.missing == 2  # classes 1 and 2, whose labels are all in one of the two sets
+
+
 def test_annotated_boxes_replace_missing_person_boxes(mini_ava, tmp_path):
     lines = (mini_ava / "train.yaml").read_text().splitlines()
     text = "\n".join(line for line in lines if not line.startswith("person_boxes"))

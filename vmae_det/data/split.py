@@ -31,7 +31,7 @@ class Split:
     Attributes:
         train, val: dataset files.
         videos: numbers of videos in each.
-        missing: classes that have labels in the training set only.
+        missing: classes that have labels in only one of the sets.
         annotated_persons: the persons of the validation set are its annotated boxes, with a score of 1.
     """
 
@@ -50,7 +50,7 @@ def split_dataset(spec: DatasetSpec, folder: Path, seed: int) -> Split | None:
         seed: the same seed gives the same split.
 
     Returns:
-        The split; None if the dataset has a single video.
+        The split; None if the dataset has a single video with labels.
     """
     return (
         _split_detection(spec, folder, seed) if spec.type == "detection" else _split_list(spec, folder, seed)
@@ -98,15 +98,17 @@ def write_annotated_persons(spec: DatasetSpec, folder: Path) -> Path:
 def _split_detection(spec: DatasetSpec, folder: Path, seed: int) -> Split | None:
     label_map = LabelMap.from_file(spec.label_map)
     rows = read_action_csv(spec.annotations, label_map)
-    if len(rows.videos) < 2:
-        return None
     excluded = read_excluded_keyframes(spec.excluded) if spec.excluded else None
     used = group_by_keyframe(rows, label_map.columns(rows.action), excluded)
     numbers = {name: number for number, name in enumerate(rows.videos)}
     counts = np.zeros((len(rows.videos), len(label_map)), dtype=np.int64)
     keyframe_video = np.array([numbers[name] for name in used.videos], dtype=np.int64)[used.video]
     np.add.at(counts, (np.repeat(keyframe_video, np.diff(used.starts)), used.values), 1)
-    chosen = choose_validation(counts, seed) & (counts.sum(axis=1) > 0)
+    has_labels = counts.any(axis=1)
+    if has_labels.sum() < 2:
+        return None
+    chosen = np.zeros(len(counts), dtype=bool)
+    chosen[has_labels] = choose_validation(counts[has_labels], seed)
 
     parts = {"train": rows.select(~chosen[rows.video]), "val": rows.select(chosen[rows.video])}
     for part, boxes in parts.items():
@@ -171,7 +173,7 @@ def _result(folder: Path, counts: np.ndarray, chosen: np.ndarray, annotated_pers
         folder / "train.yaml",
         folder / "val.yaml",
         (int((~chosen).sum()), int(chosen.sum())),
-        int((in_train & ~in_val).sum()),
+        int((in_train != in_val).sum()),
         annotated_persons,
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +35,7 @@ from vmae_det.engine.auto_network import (
 )
 from vmae_det.engine.inspection import Memory, count_tokens, estimate_memory
 from vmae_det.engine.num_classes import NUM_CLASSES_KEYS, resolve_num_classes
-from vmae_det.engine.setup import get_device
+from vmae_det.engine.setup import get_device, has_bfloat16_units
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.modeling import model_class
 from vmae_det.utils.cpu import count_cores
@@ -148,6 +148,7 @@ def choose_config(
     chooser.choose_network(model, weights, given, base)
     chooser.choose_data(data, val_spec, val, folder)
     dataset = chooser.choose_classes()
+    chooser.move_datasets(folder)
     chooser.choose_input(dataset)
     chooser.choose_schedule(dataset, processes)
     chooser.choose_evaluation()
@@ -263,22 +264,24 @@ class _Chooser:
         if val_spec is None and self.task == "pretraining":
             reason = "none: all videos are for training"
         elif val_spec is None:
-            split = split_dataset(self.spec, folder, self.cfg.SEED)
-            if split is None:
-                reason = "none: a single video cannot be split"
-                self.warnings.append(f"{data}: has a single video, so that training has no validation set")
-            else:
-                train, test = str(split.train), (str(split.val),)
-                reason = f"{split.videos[0]} videos for training, {split.videos[1]} for validation"
-                if split.missing:
-                    self.warnings.append(
-                        f"{data}: {split.missing} classes have no labels in the validation videos"
-                    )
-                if split.annotated_persons:
-                    self._warn_about_persons(data)
+            train, test, reason = self._split(data, folder)
         self.set("DATASETS.TRAIN", (train,), "--data" if train == data else reason)
         self.set("DATASETS.TEST", test, reason)
-        self._moved = (str(folder), str(Path(self.cfg.OUTPUT_DIR) / DATA_FOLDER))
+
+    def _split(self, data: str, folder: Path) -> tuple[str, tuple[str, ...], str]:
+        """Return training and validation set, and the reason."""
+        split = split_dataset(self.spec, folder, self.cfg.SEED)
+        if split is None:
+            self.warnings.append(f"{data}: training has no validation set, because only one video has labels")
+            return data, (), "none: a single video with labels cannot be split"
+        if split.missing:
+            self.warnings.append(
+                f"{data}: {split.missing} classes have labels in only one of the training and validation sets"
+            )
+        if split.annotated_persons:
+            self._warn_about_persons(data)
+        reason = f"{split.videos[0]} videos for training, {split.videos[1]} for validation"
+        return str(split.train), (str(split.val),), reason
 
     def _warn_about_persons(self, name: str) -> None:
         self.warnings.append(
@@ -295,10 +298,6 @@ class _Chooser:
             resolve_num_classes(self.cfg)
             self.set(key, value_of(self.cfg, key), f"classes of {self.spec.label_map or self.spec.name}")
         dataset = build_train_dataset(self.cfg, self.task)
-        train = self.cfg.DATASETS.TRAIN + self.cfg.DATASETS.TEST
-        names = tuple(name.replace(*self._moved) for name in train)
-        for number, key_of_set in ((0, "DATASETS.TRAIN"), (1, "DATASETS.TEST")):
-            self._rename(key_of_set, names[number : number + 1])
         if key is None:
             return dataset
         counts = dataset.class_counts(value_of(self.cfg, key))
@@ -316,12 +315,17 @@ class _Chooser:
             self.set("INPUT.FLIP", 0.0, f"a flip would turn '{sided[0]}' into another class")
         return dataset
 
-    def _rename(self, key: str, names: tuple[str, ...]) -> None:
-        """Replace the names of datasets by those that they will have in OUTPUT_DIR."""
-        self.cfg.merge_from_list([key, names])
-        self.choices = [
-            Choice(key, names, choice.reason) if choice.key == key else choice for choice in self.choices
-        ]
+    def move_datasets(self, folder: Path) -> None:
+        """Replace the dataset files in `folder` by those that OUTPUT_DIR will contain."""
+        moved = Path(self.cfg.OUTPUT_DIR) / DATA_FOLDER
+        for key in ("DATASETS.TRAIN", "DATASETS.TEST"):
+            names = [Path(name) for name in value_of(self.cfg, key)]
+            if any(name.parent == folder for name in names):
+                names = tuple(str(moved / name.name) for name in names)
+                self.cfg.merge_from_list([key, names])
+                self.choices = [
+                    replace(choice, value=names) if choice.key == key else choice for choice in self.choices
+                ]
 
     # ------------------------------------------------------------ input
 
@@ -369,7 +373,9 @@ class _Chooser:
         if on_cpu and not self.is_tiny:
             rule = rule._replace(clips=_CPU_CLIPS, steps=_CPU_STEPS)
         copies = cfg.DATALOADER.REPEATED_AUG
-        samples = _samples(cfg, dataset)
+        samples = len(dataset)
+        if self.task == "pretraining":  # CLIPS_PER_VIDEO was chosen after the dataset was built
+            samples = dataset.num_files * cfg.DATALOADER.CLIPS_PER_VIDEO
         wanted = max(min(rule.clips, samples * copies / _MIN_STEPS), _MIN_CLIPS) / copies
         per_process = _power_of_two(wanted / processes)
         batch = min(per_process * processes, samples)
@@ -458,13 +464,6 @@ def _some(files: Any) -> list[Path]:
     return [files[int(position)] for position in positions]
 
 
-def _samples(cfg: CfgNode, dataset: ConcatClipDataset) -> int:
-    """Return the training samples of an epoch, with the CLIPS_PER_VIDEO that was chosen after the dataset."""
-    if model_class(cfg).task == "pretraining":
-        return dataset.num_files * cfg.DATALOADER.CLIPS_PER_VIDEO
-    return len(dataset)
-
-
 def _power_of_two(number: float) -> int:
     return 2 ** int(math.log2(max(number, 1)))
 
@@ -472,7 +471,7 @@ def _power_of_two(number: float) -> int:
 def _precision(device: torch.device) -> tuple[str, str]:
     if device.type != "cuda":
         return "none", f"{device.type} without mixed precision"
-    if torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0):
+    if has_bfloat16_units(device):
         return "bf16", "the GPU supports bfloat16"
     return "fp16", "the GPU has no bfloat16 units"
 

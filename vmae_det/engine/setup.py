@@ -110,15 +110,18 @@ def warn_about_device(device: torch.device, amp: str) -> None:
             if os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK") == "1"
             else " if the environment variable PYTORCH_ENABLE_MPS_FALLBACK is 1 before torch is imported",
         )
-    if device.type == "cuda" and amp == "bf16" and torch.version.hip is None:
-        capability = torch.cuda.get_device_capability(device)
-        if capability < (8, 0):
-            logger.warning(
-                "SOLVER.AMP: bf16, but %s (compute capability %d.%d, below 8.0) has no bfloat16 units, so "
-                "that bf16 is emulated, which is slow; set it to fp16 or none",
-                torch.cuda.get_device_name(device),
-                *capability,
-            )
+    if device.type == "cuda" and amp == "bf16" and not has_bfloat16_units(device):
+        logger.warning(
+            "SOLVER.AMP: bf16, but %s (compute capability %d.%d, below 8.0) has no bfloat16 units, so that "
+            "bf16 is emulated, which is slow; set it to fp16 or none",
+            torch.cuda.get_device_name(device),
+            *torch.cuda.get_device_capability(device),
+        )
+
+
+def has_bfloat16_units(gpu: torch.device) -> bool:
+    """Return whether a GPU computes in bfloat16. Otherwise torch emulates it."""
+    return torch.version.hip is not None or torch.cuda.get_device_capability(gpu) >= (8, 0)
 
 
 def setup_device(cfg: CfgNode) -> torch.device:
