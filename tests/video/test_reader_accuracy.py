@@ -5,6 +5,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from conftest import SHARED
 from numbered_videos import HAS_TORCHCODEC, Recipe, needs_torchcodec, numbers, write_numbered, x264
 
 from vmae_det.video.readers import open_video, pyav_reader
@@ -298,3 +299,32 @@ def test_only_frames_that_are_needed_are_decoded(tmp_path, monkeypatch, name, de
     monkeypatch.setattr(pyav_reader._DecodeRun, "_decoded_frames", record)
     assert numbers(reader.frames(np.arange(5, 41, 6))) == [5, 11, 17, 23, 29, 35]
     assert len(outputs) <= decoded + 1
+
+
+# H.264, VP9 and MPEG-4 in MP4 and AVI, written by other programs.
+OTHER_VIDEOS = [
+    *("video/demo.mp4", "video/test.mp4", "video/demo_spatiotemporal_det.mp4"),
+    *("people/street.avi", "people/two_people.mp4", "people/walking.mp4"),
+]
+
+
+@pytest.mark.parametrize("name", OTHER_VIDEOS)
+def test_random_frames_of_videos_from_other_programs(monkeypatch, name):
+    """Frames are those of a complete decoding of the file by PyAV."""
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"needs the real file ../shared/{name}, next to the repository")
+    monkeypatch.setattr(pyav_reader, "_STEPS_BACK", (0,))  # no further attempts, which skip nothing
+    reader = open_video(path, "pyav", short_side=32)
+    assert reader.index.closed_gops
+    with av.open(str(path)) as container:
+        decoded = [(frame.pts, reader._convert(frame)) for frame in container.decode(video=0)]
+    assert reader.index.pts.tolist() == [pts for pts, _ in decoded]
+    expected = np.stack([frame for _, frame in decoded])
+    rng = np.random.default_rng(0)
+    # Frames anywhere, every third frame of a clip, and the last frame of each GOP.
+    anywhere = rng.choice(len(expected), 8, replace=False)
+    clip = np.arange(0, 46, 3) + rng.integers(len(expected) - 46)
+    ends = np.append(np.searchsorted(reader.index.pts, reader.index.key_pts)[1:], len(expected)) - 1
+    for wanted in (anywhere, clip, ends):
+        assert np.array_equal(reader.frames(wanted), expected[wanted])
