@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import torch
 
+from vmae_det.benchmarks.data import TimedReader
 from vmae_det.benchmarks.synthetic_videos import write_videos
 from vmae_det.config import CfgNode
 from vmae_det.data import transforms
@@ -29,7 +30,7 @@ from vmae_det.dataset_tools.shard_writer import write_shards
 from vmae_det.utils.cpu import keep_freed_memory
 from vmae_det.utils.errors import DataError, UserError
 from vmae_det.utils.resource_usage import Stopwatch, cpu_seconds
-from vmae_det.video.readers import READER_REGISTRY, VideoReader, open_video
+from vmae_det.video.readers import VideoReader, open_video
 from vmae_det.video.readers.frame_index import clear_frame_indices
 
 REPEATS = (1, 2, 4)  # of repeated augmentation
@@ -176,19 +177,19 @@ class _Case:
             part.open = self._open
         self.decode: list[float] = []
         self.transform: list[float] = []
-        self.turn, self.stopwatch = 0, Stopwatch(cpu_seconds)
+        self.video, self.stopwatch = 0, Stopwatch(cpu_seconds)
 
     def _open(self, _: object) -> VideoReader:
         with self.stopwatch.measure("decode"):
-            path = self.source.paths[self.turn % len(self.source.paths)]
-            return _TimedReader(open_video(path, self.reader, short_side=self.short_side), self.stopwatch)
+            path = self.source.paths[self.video]
+            return TimedReader(open_video(path, self.reader, short_side=self.short_side), self.stopwatch)
 
     def run(self, turn: int) -> None:
         """Prepare a clip of each video."""
         self.stopwatch = Stopwatch(cpu_seconds)
         start = cpu_seconds()
         for number in range(len(self.source.paths)):
-            self.turn = number
+            self.video = number
             clear_frame_indices()  # a worker caches far fewer videos than a dataset has
             collate([self.dataset[turn, 0]])
         total, decode = cpu_seconds() - start, self.stopwatch.seconds["decode"]
@@ -203,23 +204,6 @@ class _Case:
         return Feeding(source.name, self.reader, decode, transform, *sizes, source.psnr, rate)
 
 
-class _TimedReader:
-    """A reader that measures its CPU time."""
-
-    def __init__(self, reader: VideoReader, stopwatch: Stopwatch) -> None:
-        self._reader, self._stopwatch = reader, stopwatch
-
-    def __len__(self) -> int:
-        return len(self._reader)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._reader, name)
-
-    def frames(self, indices: np.ndarray) -> np.ndarray:
-        with self._stopwatch.measure("decode"):
-            return self._reader.frames(indices)
-
-
 def _readers(source: Source) -> list[str]:
     """Return the readers to measure. Those other than PyAV are measured on files only."""
     if not source.paths[0].is_file():
@@ -227,7 +211,6 @@ def _readers(source: Source) -> list[str]:
     readers = ["pyav"]
     for name in ("decord", "torchcodec"):
         try:
-            READER_REGISTRY.get(name)
             open_video(source.paths[0], name)
         except UserError:
             continue  # not installed
@@ -252,7 +235,8 @@ def _write_sources(folder: Path, videos: list[Path], short_sides: list[int]) -> 
                 _resized(video, target / f"{number}.mp4", side, gop) for number, video in enumerate(videos)
             ]
             sources.append(_source(name, paths, original))
-    smallest, side = folder / f"{short_sides[0]}_1", short_sides[0]
+    side = short_sides[0]
+    smallest = folder / f"{side}_1"
     (folder / "shards").mkdir()
     shards = write_shards(get_dataset(str(smallest)), folder / "shards", 10**9)
     names = [shards[0] / path.name for path in sorted(smallest.iterdir())]
@@ -269,12 +253,10 @@ def _write_sources(folder: Path, videos: list[Path], short_sides: list[int]) -> 
 
 def _source(name: str, paths: list[Path], original: Source | None = None, size: int | None = None) -> Source:
     size = sum(path.stat().st_size for path in paths) if size is None else size
-    lengths = [len(reader) / float(reader.rate) for reader in map(open_video, paths)]
-    rate = size / sum(lengths)
-    psnr = _psnr(paths, original.paths) if original else None
-    if paths[0].is_dir():
-        return Source(name, paths, rate, _CLIP_FRAMES * size / sum(map(len, map(open_video, paths))), psnr)
-    return Source(name, paths, rate, _CLIP_SECONDS * rate, psnr)
+    frames, rates = zip(*((len(reader), float(reader.rate)) for reader in map(open_video, paths)))
+    rate = size / sum(count / fps for count, fps in zip(frames, rates))
+    clip = _CLIP_FRAMES * size / sum(frames) if paths[0].is_dir() else _CLIP_SECONDS * rate
+    return Source(name, paths, rate, clip, _psnr(paths, original.paths) if original else None)
 
 
 def _psnr(paths: list[Path], originals: list[Path]) -> float | None:
@@ -287,9 +269,8 @@ def _psnr(paths: list[Path], originals: list[Path]) -> float | None:
         height, width = expected.shape[1:3]
         if min(frames.shape[1:3]) != min(height, width):
             return None
-        frames = np.stack(
-            [cv2.resize(frame, (width, height)) for frame in frames]
-        )  # if rounded to even sizes
+        # Re-encoded sizes are rounded to even numbers.
+        frames = np.stack([cv2.resize(frame, (width, height)) for frame in frames])
         error = np.mean((frames.astype(np.float32) - expected) ** 2)
         values.append(10 * math.log10(255**2 / max(float(error), 1e-9)))
     return statistics.mean(values)

@@ -5,6 +5,7 @@ It takes steps on request. Its memory and its PyTorch settings are therefore tho
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import statistics
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from vmae_det.benchmarks.hugging_face import build_hugging_face, import_transformers
 from vmae_det.benchmarks.synthetic_videos import random_clips
@@ -111,13 +113,13 @@ class _Training:
         self.batches = self._make_batches(random_clips(cfg, settings.batch + _BATCHES - 1))
 
     def _make_batches(self, samples: list[dict[str, torch.Tensor]]) -> Iterator[Callable[[], dict]]:
-        """Yield functions that return the batches in turn. For a GPU, batches are collated and pinned."""
+        """Cycle through functions that return the batches. For a GPU, batches are collated and pinned."""
         count = len(samples) - _BATCHES + 1
         groups = [[[sample] for sample in samples[first : first + count]] for first in range(_BATCHES)]
         if self.device.type != "cuda":
-            yield from itertools.cycle([lambda group=group: collate(group) for group in groups])
-        batches = [torch.utils.data._utils.pin_memory.pin_memory(collate(group)) for group in groups]
-        yield from itertools.cycle([lambda batch=batch: batch for batch in batches])
+            return itertools.cycle([functools.partial(collate, group) for group in groups])
+        batches = [pin_memory(collate(group)) for group in groups]
+        return itertools.cycle([lambda batch=batch: batch for batch in batches])
 
     def run_turn(self, steps: int) -> dict[str, float]:
         """Return the median seconds of each part over some steps, and of an entire step.
