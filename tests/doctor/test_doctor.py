@@ -17,9 +17,18 @@ import pytest
 
 from vmae_det.cli import doctor
 from vmae_det.cli.main import main
-from vmae_det.doctor import data_checks, decoders, devices, examine, export_checks, machine, packages
+from vmae_det.doctor import (
+    data_checks,
+    decoders,
+    devices,
+    examine,
+    export_checks,
+    isolation,
+    machine,
+    packages,
+)
 from vmae_det.doctor import training_checks as training
-from vmae_det.doctor.isolation import CONTEXT, Check, CheckRunner, Problem, explain, run_here
+from vmae_det.doctor.isolation import CONTEXT, Check, CheckRunner, Problem, explain
 from vmae_det.doctor.report import FACT, FAILED, OK, SKIPPED, WARNING, Finding, Report, anonymous
 from vmae_det.utils.errors import ConfigError, DataError, OutputError
 from vmae_det.video.readers import READER_REGISTRY, PyAVReader
@@ -34,7 +43,8 @@ def ignore(_):
 
 def check(function, *args):
     """Run a check in this process and return its finding."""
-    (finding,) = run_here(Check("it", function, args))
+    it = Check("it", function, args)
+    (finding,) = isolation._findings(it, isolation._guarded(it, ignore), 0.0)
     return finding
 
 

@@ -20,7 +20,7 @@ from vmae_det.utils.errors import ConfigError, OutputError
 if TYPE_CHECKING:
     from vmae_det.config import CfgNode
 
-FRAMES, KEY_EVERY = 30, 12
+FRAMES, _KEY_EVERY = 30, 12
 WIDTH, HEIGHT = 96, 64
 _INDICES = (0, 7, 11, 12, 23, 29, 3)  # before, at and after key frames, and backwards
 _BITS = 5  # of the number of a frame
@@ -69,7 +69,7 @@ def write_numbered_video(path: Path) -> Path:
     """Write a video of FRAMES numbered frames with several key frames and B-frames."""
     from vmae_det.video.writer import VideoWriter
 
-    with VideoWriter(path, WIDTH, HEIGHT, Fraction(25), key_every=KEY_EVERY) as writer:
+    with VideoWriter(path, WIDTH, HEIGHT, Fraction(25), key_every=_KEY_EVERY) as writer:
         for number in range(FRAMES):
             writer.write(number_frame(number))
     return path

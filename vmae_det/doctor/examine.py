@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from vmae_det.doctor import data_checks, decoders, devices, export_checks, machine, packages, training_checks
@@ -61,34 +63,32 @@ def examine(
         imports = _import_checks()
         facts = [
             Check("devices", devices.describe_devices, section=devices.SECTION, timeout=120.0),
-            Check(
-                "onnxruntime", export_checks.onnx_providers, needs=("onnxruntime",), section=packages.SECTION
-            ),
             Check("decoders", decoders.describe_decoders, needs=("av",), section=decoders.SECTION),
         ]
+        if packages.installed_version("onnxruntime") or packages.installed_version("onnxruntime-gpu"):
+            needs = ("onnxruntime",)
+            facts.append(
+                Check("onnxruntime", export_checks.onnx_providers, needs=needs, section=packages.SECTION)
+            )
         runner.announce([*imports, *facts])
         import_findings = list(_run_imports(runner, imports))
-        described = [_as_facts(runner.run(check)) for check in facts]
-        report.add(*described[0], decoders.ffmpeg_program(), *described[2])
-        report.add(*packages.describe_packages(), *import_findings)
-        if packages.installed_version("onnxruntime") or packages.installed_version("onnxruntime-gpu"):
-            report.add(*described[1])
+        found_devices, found_decoders, *providers = [_as_facts(runner.run(check)) for check in facts]
+        report.add(*found_devices, decoders.ffmpeg_program(), *found_decoders)
+        report.add(*packages.describe_packages(), *import_findings, *itertools.chain(*providers))
         if not quick:
             names = runner.run(Check("readers", data_checks.reader_names, needs=("torch", "av")))
             checks = [
                 *_data_checks(names, folder),
                 *_export_checks(),
-                *_training(described[0], device, compiled),
+                *_training(found_devices, device, compiled),
             ]
             runner.announce(checks)
-            report.add(*(f for f in names if f.name == "readers"))  # they cannot be listed
-            report.add(*_missing_device(described[0], device))
+            report.add(*(f for f in names if f.name == "readers"))  # the error, if they cannot be listed
+            report.add(*_missing_device(found_devices, device))
             for check in checks:
-                if not runner.broken.intersection(check.needs):
+                if runner.broken.isdisjoint(check.needs):
                     report.add(*runner.run(check))
-            report.add(
-                *_not_run([check for check in checks if runner.broken.intersection(check.needs)], runner)
-            )
+            report.add(*_not_run(checks, runner))
     report.seconds = time.monotonic() - start
     return report
 
@@ -134,13 +134,7 @@ def _run_imports(runner: CheckRunner, checks: list[Check]) -> Iterator[Finding]:
 def _as_facts(findings: list[Finding]) -> list[Finding]:
     """Convert the results of checks to facts."""
     return [
-        Finding(
-            f.section,
-            f.name,
-            FACT if f.seconds is not None and f.status == OK else f.status,
-            f.text,
-            f.remedy,
-        )
+        replace(f, status=FACT if f.seconds is not None and f.status == OK else f.status, seconds=None)
         for f in findings
     ]
 
@@ -190,6 +184,7 @@ def _training(facts: list[Finding], choice: str, compiled: bool) -> Iterator[Che
 
 def _not_run(checks: list[Check], runner: CheckRunner) -> Iterator[Finding]:
     """Yield one finding for all checks that need a module which cannot be imported."""
+    checks = [check for check in checks if not runner.broken.isdisjoint(check.needs)]
     if checks:
         modules = ", ".join(sorted({need for check in checks for need in check.needs} & runner.broken))
         text = f"they need {modules}: {', '.join(check.name for check in checks)}"

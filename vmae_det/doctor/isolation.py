@@ -31,7 +31,7 @@ CONTEXT = multiprocessing.get_context("forkserver") if sys.platform == "linux" e
 _EXIT_TIMEOUT = 2.0  # seconds in which an idle process exits by itself
 _START_TIMEOUT = 120.0  # seconds in which a process must start and the server must import torch
 # Distributions whose name differs from that of their module.
-DISTRIBUTIONS = {"cv2": "opencv-python-headless", "PIL": "pillow", "sklearn": "scikit-learn"}
+_DISTRIBUTIONS = {"cv2": "opencv-python-headless", "PIL": "pillow", "sklearn": "scikit-learn"}
 _BUSY = 1.5  # load average per core above which a check may need much longer than its time
 _BUG = "if the installation is complete, this may be a bug: report it with this page"
 
@@ -135,12 +135,6 @@ class CheckRunner:
         if self._worker:
             self._worker.stop()
             self._worker = None
-
-
-def run_here(check: Check) -> list[Finding]:
-    """Run a check in this process; for tests."""
-    start = time.perf_counter()
-    return _findings(check, _guarded(check, lambda _: None), time.perf_counter() - start)
 
 
 def _findings(check: Check, result: Any, seconds: float) -> list[Finding]:
@@ -271,7 +265,7 @@ def explain(error: BaseException) -> Problem:
         name = (error.name or "").partition(".")[0]
         if name == "vmae_det":
             return Problem(FAILED, text, _BUG)
-        name = DISTRIBUTIONS.get(name, name)
+        name = _DISTRIBUTIONS.get(name, name)
         remedy = f"pip install --force-reinstall {name}" if name else "install the named package again"
         return Problem(FAILED, text, remedy)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:

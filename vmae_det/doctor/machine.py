@@ -21,9 +21,9 @@ from vmae_det.utils.memory import in_gb, machine_memory
 from vmae_det.utils.versions import git_commit
 
 SECTION = "Machine"
-SHARED_MEMORY = "/dev/shm"
-LOW_DISK, FULL_DISK = 5_000_000_000, 100_000_000  # bytes; a checkpoint of ViT-B with its optimizer has 1 GB
-FULL_SHARED_MEMORY = 16 << 20  # bytes
+_SHARED_MEMORY = "/dev/shm"
+_LOW_DISK, _FULL_DISK = 5_000_000_000, 100_000_000  # bytes; a checkpoint of ViT-B with its optimizer has 1 GB
+_FULL_SHARED_MEMORY = 16 << 20  # bytes
 _LOW_FILE_LIMIT = 1024  # torch shares each tensor of a batch through an open file
 _CPU_QUOTA = "/sys/fs/cgroup/cpu.max"
 # CPU features that PyTorch's kernels use, by their names in /proc/cpuinfo (Linux) and sysctl (macOS).
@@ -43,7 +43,7 @@ def describe_machine(folder: Path) -> Iterator[Finding]:
     yield Finding(SECTION, "memory", FACT, _memory())
     yield disk("disk, outputs", folder)
     yield disk("disk, temporary", Path(tempfile.gettempdir()))
-    if os.path.isdir(SHARED_MEMORY):
+    if os.path.isdir(_SHARED_MEMORY):
         yield shared_memory()
     limit = _open_file_limit()
     if limit is not None:
@@ -66,9 +66,9 @@ def disk(name: str, folder: Path) -> Finding:
         return Finding(SECTION, name, FAILED, f"cannot be examined: {error.strerror}", "use another folder")
     text = f"{in_gb(usage.free)} free of {in_gb(usage.total)}"
     remedy = "delete old checkpoints, or use another disk (OUTPUT_DIR, TMPDIR); SOLVER.KEEP_CHECKPOINTS"
-    if usage.free < FULL_DISK:
+    if usage.free < _FULL_DISK:
         return Finding(SECTION, name, FAILED, f"full: {text}", remedy)
-    if usage.free < LOW_DISK:
+    if usage.free < _LOW_DISK:
         return Finding(SECTION, name, WARNING, f"nearly full: {text}", remedy)
     return Finding(SECTION, name, OK, text)
 
@@ -79,18 +79,18 @@ def shared_memory(needed: int = 0) -> Finding:
     Args:
         needed: bytes of the batches that the workers of a config may hold; 0 only detects a full /dev/shm.
     """
-    usage = shutil.disk_usage(SHARED_MEMORY)
+    usage = shutil.disk_usage(_SHARED_MEMORY)
     text = f"{in_gb(usage.free)} free of {in_gb(usage.total)}"
     remedy = (
-        f"delete unused files in {SHARED_MEMORY}; in a container: docker run --shm-size=8g (or --ipc=host); "
+        f"delete unused files in {_SHARED_MEMORY}; in a container: docker run --shm-size=8g (or --ipc=host); "
         "or set DATALOADER.NUM_WORKERS 0"
     )
-    if usage.free < FULL_SHARED_MEMORY:
-        return Finding(SECTION, SHARED_MEMORY, FAILED, f"full: {text}", remedy)
+    if usage.free < _FULL_SHARED_MEMORY:
+        return Finding(SECTION, _SHARED_MEMORY, FAILED, f"full: {text}", remedy)
     if usage.free < needed:
         text = f"too small: {text}; batches of the default config may need {in_gb(needed)}"
-        return Finding(SECTION, SHARED_MEMORY, WARNING, text, remedy)
-    return Finding(SECTION, SHARED_MEMORY, OK, text)
+        return Finding(SECTION, _SHARED_MEMORY, WARNING, text, remedy)
+    return Finding(SECTION, _SHARED_MEMORY, OK, text)
 
 
 def _installation() -> str:

@@ -18,7 +18,7 @@ import vmae_det
 from vmae_det.utils.errors import one_line
 
 OK, WARNING, FAILED, SKIPPED, FACT = "ok", "warning", "failed", "skipped", "fact"
-FORMAT_VERSION = 1  # of the JSON file
+_FORMAT_VERSION = 1  # of the JSON file
 _COLORS = {OK: "32", WARNING: "33", FAILED: "31", SKIPPED: "2"}
 _WIDTH = 118
 _MAX_TEXT = 400  # characters of a text in the report
@@ -70,7 +70,7 @@ class Report:
         facts = [finding for finding in self.findings if finding.seconds is None]
         checks = [finding for finding in self.findings if finding.seconds is not None]
         return {
-            "format": FORMAT_VERSION,
+            "format": _FORMAT_VERSION,
             "vmae_det": vmae_det.__version__,
             "status": self.status,
             "seconds": round(self.seconds, 1),

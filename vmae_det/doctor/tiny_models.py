@@ -14,7 +14,7 @@ from vmae_det.engine.trainer import Trainer
 from vmae_det.modeling import build_model
 from vmae_det.solver import build_optimizer
 
-ARCHITECTURES = {
+_ARCHITECTURES = {
     "pretraining": "MaskedAutoencoder",
     "classification": "VideoClassifier",
     "detection": "ActionDetector",
@@ -46,7 +46,7 @@ def tiny_config(task: str, *overrides: Any) -> CfgNode:
     cfg = get_cfg()
     cfg.merge_from_list(
         [
-            *("MODEL.META_ARCHITECTURE", ARCHITECTURES[task], "MODEL.ROI_HEAD.BOX_JITTER", False),
+            *("MODEL.META_ARCHITECTURE", _ARCHITECTURES[task], "MODEL.ROI_HEAD.BOX_JITTER", False),
             *("MODEL.BACKBONE.EMBED_DIM", 64, "MODEL.BACKBONE.DEPTH", 2, "MODEL.BACKBONE.NUM_HEADS", 2),
             *("MODEL.BACKBONE.DROP_PATH", 0.0, "MODEL.MASK.RATIO", 0.5),
             *("MODEL.DECODER.EMBED_DIM", 64, "MODEL.DECODER.DEPTH", 1, "MODEL.DECODER.NUM_HEADS", 2),
