@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vmae_det.utils.errors import ConfigError
-from vmae_det.video.readers.base import READER_REGISTRY, VideoLocation, VideoReader, reduced_size, warn_once
-from vmae_det.video.readers.frame_index import FrameIndex, get_frame_index
-from vmae_det.video.readers.pyav_reader import PyAVReader
+from vmae_det.video.readers.base import READER_REGISTRY, VideoLocation, warn_once
+from vmae_det.video.readers.fallback import FallbackReader
+from vmae_det.video.readers.frame_index import FrameIndex
 
 if TYPE_CHECKING:
     import torch  # imported where it is used, because the other readers do not need it
-
-_ERRORS = (RuntimeError, IndexError, ValueError, AssertionError)
 
 
 class _OtherFramesError(RuntimeError):
@@ -25,27 +22,17 @@ class _OtherFramesError(RuntimeError):
 
 
 @READER_REGISTRY.register_as("torchcodec")
-class TorchcodecReader(VideoReader):
+class TorchcodecReader(FallbackReader):
     """Returns the same frames as PyAVReader. Falls back to it where torchcodec may differ, or fails.
 
     The times of the returned frames are compared with the frame index.
     """
 
+    _errors = (RuntimeError, IndexError, ValueError, AssertionError)
+
     def __init__(self, location: VideoLocation, short_side: int | None = None) -> None:
-        decoders = self._import_decoders()
-        self._index = index = get_frame_index(location)
-        self.path, self.times, self.rate, self.start = location.path, index.times, index.rate, index.start
-        self.sound = index.sound(location)
-        self._location, self._short_side = location, short_side
-        self._size = reduced_size(index.width, index.height, short_side)
-        self._decoder = self._pyav = None
-        if not self._problem(index):
-            try:
-                self._decoder = self._open(decoders)
-            except _ERRORS as error:
-                self._warn(error)
-        if self._decoder is None:
-            self._pyav = PyAVReader(location, short_side)
+        self._decoders = self._import_decoders()
+        super().__init__(location, short_side)
 
     @classmethod
     def check_available(cls) -> None:
@@ -56,20 +43,6 @@ class TorchcodecReader(VideoReader):
     def uses_torchcodec(self) -> bool:
         """Whether this file is read by torchcodec, not by PyAV."""
         return self._decoder is not None
-
-    def stream(self, first: int = 0, wanted: np.ndarray | None = None) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield frames in order (see `VideoReader.stream`)."""
-        return super().stream(first, wanted) if self._pyav is None else self._pyav.stream(first, wanted)
-
-    def _read(self, wanted: np.ndarray) -> np.ndarray:
-        if self._decoder is not None:
-            try:
-                return self._decode(wanted)
-            except _ERRORS as error:
-                self._decoder = None
-                self._warn(error)
-        self._pyav = self._pyav or PyAVReader(self._location, self._short_side)
-        return self._pyav.frames(wanted)
 
     def _decode(self, wanted: np.ndarray) -> np.ndarray:
         batch = self._decoder.get_frames_at(wanted.tolist())
@@ -83,15 +56,9 @@ class TorchcodecReader(VideoReader):
         lines = str(error).splitlines() or [type(error).__name__]
         warn_once(self.path, f"cannot be read by torchcodec ({lines[0][:160]}); PyAV reads it")
 
-    # ---------------------------------------------------------------- what NvdecReader overrides
-
-    def _problem(self, index: FrameIndex) -> str:
-        """Return why torchcodec may return other frames than PyAV, or ''."""
-        return index.decoder_problem
-
-    def _open(self, decoders: ModuleType, device: str = "cpu") -> Any:
+    def _open(self, device: str = "cpu") -> Any:
         """Return a VideoDecoder; _OtherFramesError if it counts other frames."""
-        decoder = decoders.VideoDecoder(
+        decoder = self._decoders.VideoDecoder(
             self._location.url, dimension_order="NHWC", num_ffmpeg_threads=1, device=device
         )
         if len(decoder) != len(self._index.pts):
@@ -135,9 +102,9 @@ class NvdecReader(TorchcodecReader):
         is_common = index.pixel_format == "yuv420p"
         return super()._problem(index) or ("" if is_common else f"its pixel format is {index.pixel_format}")
 
-    def _open(self, decoders: ModuleType, device: str = "cuda") -> Any:
-        with decoders.set_cuda_backend("beta"):  # NVDEC without FFmpeg; newer versions call it "nvdec"
-            decoder = super()._open(decoders, device=f"{device}:{_current_device()}")
+    def _open(self, device: str = "cuda") -> Any:
+        with self._decoders.set_cuda_backend("beta"):  # NVDEC without FFmpeg; newer versions call it "nvdec"
+            decoder = super()._open(f"{device}:{_current_device()}")
         fallback = decoder.cpu_fallback
         if "NVcuvid unavailable" in str(fallback):
             raise ConfigError(
