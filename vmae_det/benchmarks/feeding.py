@@ -31,6 +31,7 @@ from vmae_det.utils.cpu import keep_freed_memory
 from vmae_det.utils.errors import DataError, UserError
 from vmae_det.utils.resource_usage import Stopwatch, cpu_seconds
 from vmae_det.video.readers import VideoReader, open_video
+from vmae_det.video.readers.base import get_reader_class
 from vmae_det.video.readers.frame_index import clear_frame_indices
 
 REPEATS = (1, 2, 4)  # of repeated augmentation
@@ -211,7 +212,7 @@ def _readers(source: Source) -> list[str]:
     readers = ["pyav"]
     for name in ("decord", "torchcodec"):
         try:
-            open_video(source.paths[0], name)
+            get_reader_class(name).check_available()
         except UserError:
             continue  # not installed
         readers.append(name)
