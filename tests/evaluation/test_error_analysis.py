@@ -108,6 +108,16 @@ def test_confusions_name_the_detected_and_the_performed_action():
     assert [row["price"] for row in worst] == pytest.approx([0.25 / 3, 0.25 / 3])
 
 
+def test_confusion_matrix_ignores_boxes_below_the_iou_threshold():
+    found = [
+        *[("a", 1, LOOSE, 5, 0.99), ("a", 1, LEFT, 2, 0.5), ("a", 1, NOBODY, 9, 0.9)],
+        *[("b", 1, LEFT, 2, 0.4), ("b", 1, LEFT, 5, 0.6)],
+    ]
+    matrix = analysis(found).confusion_matrix
+    assert matrix.columns == ["sit", "stand", "talk", "not scored", "not detected"]
+    assert matrix.counts.tolist() == [[1, 1, 0, 0, 0], [0, 0, 0, 0, 1], [0, 1, 0, 0, 0]]
+
+
 def test_ceiling_of_the_person_boxes():
     # No box reaches the person of one of the four rows. Recall is 1/2 for sit, and 1 for stand and talk.
     assert analysis([*PERFECT[1:], ("b", 1, LEFT, 5, 0.2)]).ceiling == pytest.approx((0.5 + 1 + 1) / 3)
