@@ -104,11 +104,11 @@ def test_ambiguous_videos_and_unknown_classes(case):
 
 def test_command_and_report(case, tmp_path, capsys):
     videos, labels, scores = case
-    write_scores(tmp_path / "out", videos, NAMES, scores)
+    write_scores(tmp_path / "<i>out", videos, NAMES, scores)
     write_label_map(tmp_path / "map.pbtxt", LABELS)
     rows = [f"clips/{video}.mp4 {label}" for video, label in zip(videos, labels)]
     (tmp_path / "list.csv").write_text("\n".join(rows))
-    command = ["evaluate", "--ground-truth", tmp_path / "list.csv", "--classes", tmp_path / "out"]
+    command = ["evaluate", "--ground-truth", tmp_path / "list.csv", "--classes", tmp_path / "<i>out"]
     command += ["--label-map", tmp_path / "map.pbtxt", "--json", tmp_path / "r.json"]
     assert main([*map(str, command), "--report", str(tmp_path / "report")]) == 0
     expected = top_k_accuracy(scores, labels)
@@ -122,7 +122,14 @@ def test_command_and_report(case, tmp_path, capsys):
         matrix = list(csv.reader(file))
     assert matrix[0][1:] == list(NAMES)
     assert [[int(cell) for cell in row[1:]] for row in matrix[1:]] == content["confusion"]
+    with (tmp_path / "report" / "classes.csv").open(newline="") as file:
+        classes = {row["class"]: row for row in csv.DictReader(file)}
+    assert (classes["jump"]["top1"], classes["jump"]["num_videos"]) == ("", "0")
+    assert classes["sit"]["top1"] == f"{content['per_class']['sit']['top1']:.2f}"
+    of_classes = [row["top1"] for row in content["per_class"].values() if row["num_videos"]]
+    assert content["mean_class_accuracy"] == pytest.approx(np.mean(of_classes))
     page = (tmp_path / "report" / "report.html").read_text()
+    assert "/&lt;i&gt;out</h1>" in page
     assert f'<div class="mean">{expected["top1"]:.2f}</div>' in page
     assert "<b>wave</b>" not in page
     assert "&lt;b&gt;wave&lt;/b&gt;" in page
@@ -148,6 +155,10 @@ def test_damaged_files(tmp_path, text, problem):
     for source in (tmp_path, tmp_path / "a_classes.csv"):
         with pytest.raises(DataError, match=problem):
             read_class_scores(source)
+    (tmp_path / "a_classes.csv").write_text("video,rank,id,class,score\nv,1,1,a,1\n")
+    (tmp_path / "b_classes.csv").write_text("video,rank,id,class,score\nv,1,1,a,1\n")
+    with pytest.raises(DataError, match=r"b_classes.csv:2: the video 'v' is also in .*a_classes.csv"):
+        read_class_scores(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="contains no files"):
         read_class_scores(tmp_path / "empty")
