@@ -16,7 +16,7 @@ from vmae_det.data.catalog import get_dataset
 from vmae_det.data.classes import ModelClasses
 from vmae_det.engine.evaluation import run_evaluation
 from vmae_det.formats.label_map import LabelMap, write_label_map
-from vmae_det.inference import ActionClassifier
+from vmae_det.inference import ActionClassifier, FeatureExtractor
 from vmae_det.inference.predictor import read_config
 from vmae_det.modeling import build_model
 from vmae_det.utils.errors import DataError
@@ -183,6 +183,15 @@ def test_wrong_inputs(tiny_cfg, classify, video, tmp_path):
     assert "0: a live stream has no end; classify it by --every" in classify("0")[1].err
     assert "no such video file" in classify(tmp_path / "none.mp4")[1].err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_number_of_classes_can_be_auto(weights, video):
+    cfg = read_config(weights)
+    expected = ActionClassifier(cfg)(video).scores
+    features = FeatureExtractor(cfg)(video).features
+    cfg.MODEL.CLASSIFIER.NUM_CLASSES = "auto"
+    np.testing.assert_array_equal(ActionClassifier(cfg)(video).scores, expected)
+    np.testing.assert_array_equal(FeatureExtractor(cfg)(video).features, features)
 
 
 # ---------------------------------------------------------------- over time

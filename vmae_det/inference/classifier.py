@@ -73,8 +73,8 @@ class ActionClassifier:
     def __init__(self, cfg: CfgNode, label_map: LabelMap | None = None) -> None:
         check_architecture(cfg, "VideoClassifier")
         self.cfg = cfg = cfg.clone()
-        self.label_map = _label_map(cfg, label_map)
         adapt_to_inference(cfg)
+        self.label_map = _label_map(cfg, label_map)
         self.scorer = load_scorer(cfg, "VideoClassifier")
 
     def __call__(self, video: str | Path) -> VideoClasses:

@@ -57,7 +57,7 @@ class ActionPredictor:
     ) -> None:
         check_architecture(cfg, "ActionDetector")
         self.cfg = cfg = cfg.clone()
-        resolve_num_classes(cfg)
+        adapt_to_inference(cfg)
         label_map = label_map_of(cfg.MODEL.WEIGHTS, label_map)
         if len(label_map) != cfg.MODEL.ROI_HEAD.NUM_CLASSES:
             raise ConfigError(
@@ -66,7 +66,6 @@ class ActionPredictor:
             )
         self._columns = choose_actions(label_map, actions)
         self.label_map = label_map.select(self._columns)
-        adapt_to_inference(cfg)
         self.scorer = load_scorer(cfg)
         self._detected_persons: DetectedPersons | None = None
 
@@ -200,8 +199,13 @@ class ActionPredictor:
 
 
 def adapt_to_inference(cfg: CfgNode) -> None:
-    """Set up the device of a config (see `setup_device`), and change keys that inference uses otherwise."""
+    """Set up the device of a config (see `setup_device`), resolve `NUM_CLASSES: auto` and set loader keys.
+
+    Raises:
+        ConfigError: the device is not available, or the number of classes is not known.
+    """
     cfg.defrost()
+    resolve_num_classes(cfg)
     cfg.DATALOADER.NUM_WORKERS = 0  # inference has no loader workers that need cores
     if setup_device(cfg).type == "cpu":
         cfg.TEST.BATCH_SIZE = 1  # larger batches are not faster on a CPU, and keep more frames in memory
