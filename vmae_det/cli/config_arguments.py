@@ -11,6 +11,7 @@ from typing import NamedTuple
 from vmae_det import model_zoo
 from vmae_det.config import CfgNode, check_config, get_cfg
 from vmae_det.config.cfg_node import flatten, value_of
+from vmae_det.config.checks import NUM_CLASSES_KEYS
 from vmae_det.config.origins import Origin, origins_in_files
 from vmae_det.config.ranges import AUTO
 from vmae_det.utils.errors import ConfigError, did_you_mean
@@ -26,7 +27,6 @@ _MODEL_KEYS = (
     *(f"MODEL.ROI_HEAD.{key}" for key in ("RESOLUTION", "SAMPLING_RATIO", "ALIGNED")),
     *(f"INPUT.{key}" for key in ("NUM_FRAMES", "CROP_SIZE", "TEST_SHORT_SIDE", "CONVENTION")),
 )
-_NUM_CLASSES_KEYS = ("MODEL.CLASSIFIER.NUM_CLASSES", "MODEL.ROI_HEAD.NUM_CLASSES")  # may be auto
 _RUN_KEYS = ("OUTPUT_DIR", "WANDB.")  # never taken from the run that produced the weights
 
 
@@ -128,7 +128,7 @@ def _load(config_file: str, opts: list[str], find_config: Callable[[str], CfgNod
                 stored_keys.append(key)
         cfg = _merge(base.clone(), config_file, opts)
     check_config(cfg)
-    auto = [key for key in _NUM_CLASSES_KEYS if value_of(cfg, key) == AUTO]
+    auto = [key for key in NUM_CLASSES_KEYS.values() if value_of(cfg, key) == AUTO]
     if auto:
         from vmae_det.engine.num_classes import resolve_num_classes
 

@@ -27,6 +27,13 @@ _USED_BY = {
 _ARCHITECTURES = ("MaskedAutoencoder", "VideoClassifier", "ActionDetector")  # others may use any
 
 
+# The key of the number of classes, by the task of the model. Its value may be auto.
+NUM_CLASSES_KEYS = {
+    "classification": "MODEL.CLASSIFIER.NUM_CLASSES",
+    "detection": "MODEL.ROI_HEAD.NUM_CLASSES",
+}
+
+
 def check_config(cfg: CfgNode) -> None:
     """Check all values and their combinations.
 

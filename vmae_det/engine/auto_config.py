@@ -19,7 +19,7 @@ import torch
 from vmae_det import model_zoo
 from vmae_det.config import CfgNode, check_config, get_cfg
 from vmae_det.config.cfg_node import value_of
-from vmae_det.config.checks import check_value
+from vmae_det.config.checks import NUM_CLASSES_KEYS, check_value
 from vmae_det.data.catalog import DatasetSpec, get_dataset
 from vmae_det.data.classes import ModelClasses
 from vmae_det.data.loader import ConcatClipDataset, build_train_dataset
@@ -34,7 +34,7 @@ from vmae_det.engine.auto_network import (
     size_of,
 )
 from vmae_det.engine.inspection import Memory, count_tokens, estimate_memory
-from vmae_det.engine.num_classes import NUM_CLASSES_KEYS, resolve_num_classes
+from vmae_det.engine.num_classes import resolve_num_classes
 from vmae_det.engine.setup import get_device, has_bfloat16_units
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.modeling import model_class
@@ -295,8 +295,8 @@ class _Chooser:
         if key is not None:
             if key not in self.given_keys:
                 self.cfg.merge_from_list([key, "auto"])
-            resolve_num_classes(self.cfg)
-            self.set(key, value_of(self.cfg, key), f"classes of {self.spec.label_map or self.spec.name}")
+            source = resolve_num_classes(self.cfg)
+            self.set(key, value_of(self.cfg, key), f"classes of {source}")
         dataset = build_train_dataset(self.cfg, self.task)
         if key is None:
             return dataset

@@ -8,22 +8,17 @@ from vmae_det.checkpoint import read_checkpoint
 from vmae_det.checkpoint.loading import config_keys_from_shapes, read_weights
 from vmae_det.config import CfgNode
 from vmae_det.config.cfg_node import value_of
+from vmae_det.config.checks import NUM_CLASSES_KEYS
 from vmae_det.config.ranges import AUTO
-from vmae_det.data.catalog import DatasetSpec, get_dataset
+from vmae_det.data.catalog import get_dataset
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.modeling import model_class
 from vmae_det.utils.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-# The key of the number of classes, by the task of the model.
-NUM_CLASSES_KEYS = {
-    "classification": "MODEL.CLASSIFIER.NUM_CLASSES",
-    "detection": "MODEL.ROI_HEAD.NUM_CLASSES",
-}
 
-
-def resolve_num_classes(cfg: CfgNode, stored: CfgNode | None = None) -> None:
+def resolve_num_classes(cfg: CfgNode, stored: CfgNode | None = None) -> str:
     """Replace `auto` by the number of classes in `cfg`, which may be frozen.
 
     It is the number of outputs of MODEL.WEIGHTS, if they contain a head for this task. Otherwise it is the
@@ -32,12 +27,15 @@ def resolve_num_classes(cfg: CfgNode, stored: CfgNode | None = None) -> None:
     Args:
         stored: the config stored with MODEL.WEIGHTS. None reads the number from the weights.
 
+    Returns:
+        The weights, label map or datasets that the number comes from; "" if it was not auto.
+
     Raises:
         ConfigError: neither the weights nor the datasets have classes.
     """
     key = NUM_CLASSES_KEYS.get(model_class(cfg).task)
     if key is None or value_of(cfg, key) != AUTO:
-        return
+        return ""
     number, source = _of_weights(cfg, key, stored), cfg.MODEL.WEIGHTS
     if number is None:
         number, source = _of_datasets(cfg, key)
@@ -47,6 +45,7 @@ def resolve_num_classes(cfg: CfgNode, stored: CfgNode | None = None) -> None:
     if frozen:
         cfg.freeze()
     logger.info("%s: %d, the classes of %s", key, number, source)
+    return source
 
 
 def _of_weights(cfg: CfgNode, key: str, stored: CfgNode | None) -> int | None:
@@ -69,12 +68,9 @@ def _of_datasets(cfg: CfgNode, key: str) -> tuple[int, str]:
     for spec in specs:
         if spec.label_map is not None:
             return len(LabelMap.from_file(spec.label_map)), str(spec.label_map)
-    if specs and key == NUM_CLASSES_KEYS["classification"] and all(map(_is_list, specs)):
+    is_list = [spec.type == "classification" for spec in specs]
+    if specs and key == NUM_CLASSES_KEYS["classification"] and all(is_list):
         labels = [spec.labeled_videos()[1].max() for spec in specs]
         return int(max(labels)) + 1, ", ".join(spec.name for spec in specs)
     where = ", ".join(names) or "DATASETS.TRAIN, which is empty,"
     raise ConfigError(f"{key}: auto, but {where} has no label map; set the number of classes")
-
-
-def _is_list(spec: DatasetSpec) -> bool:
-    return spec.type == "classification"

@@ -22,6 +22,7 @@ from vmae_det.checkpoint.sharded import optimizer_state_by_name
 from vmae_det.checkpoint.state_dicts import AVERAGED_WEIGHTS
 from vmae_det.config import CfgNode
 from vmae_det.config.cfg_node import value_of
+from vmae_det.config.checks import NUM_CLASSES_KEYS
 from vmae_det.data.catalog import get_dataset
 from vmae_det.data.class_balance import class_weights
 from vmae_det.data.classes import ModelClasses
@@ -40,7 +41,6 @@ from vmae_det.engine.hooks import (
     StepTimer,
     StopOnSignal,
 )
-from vmae_det.engine.num_classes import NUM_CLASSES_KEYS
 from vmae_det.engine.parallel import is_sharded, parallelize
 from vmae_det.engine.resume import report_differences, restore
 from vmae_det.engine.setup import (
