@@ -12,23 +12,33 @@ class Weights:
     """A published weights file.
 
     Args:
-        url: URL of the file itself.
-        sha256: SHA-256 of the file, or None if it is unknown.
+        url: URL of the file itself; "" if the file can only be downloaded by hand, from `page`.
+        sha256: SHA-256 of the file, or its first digits (8 or more); None if it is unknown.
         config: name of the model zoo config that the weights fit.
         note: dataset and number of epochs of the training.
+        license: license of the weights, such as "CC BY-NC 4.0".
+        result: published result, such as "AVA v2.2: 31.8 mAP"; "" if none was published.
+        label_map: name of the built-in label map (`LabelMap.builtin`) of the outputs; "" if the weights have
+            no classes, or the file contains their names.
+        page: web page from which the file is downloaded by hand; "" if `url` is set.
     """
 
     url: str
     sha256: str | None
     config: str
     note: str
+    license: str = ""
+    result: str = ""
+    label_map: str = ""
+    page: str = ""
 
 
 def _hugging_face(name: str, config: str, note: str, file: str = "pytorch_model.bin") -> Weights:
-    return Weights(f"https://huggingface.co/MCG-NJU/{name}/resolve/main/{file}", None, config, note)
+    url = f"https://huggingface.co/MCG-NJU/{name}/resolve/main/{file}"
+    return Weights(url, None, config, note, license="CC BY-NC 4.0")
 
 
-# The authors' models in the format of Transformers; CC BY-NC 4.0. The file is model.safetensors where the
+# The authors' models in the format of Transformers. The file is model.safetensors where the
 # repository is known to contain it, and pytorch_model.bin otherwise.
 WEIGHTS: dict[str, Weights] = {
     "videomae-base": _hugging_face(
@@ -105,7 +115,11 @@ WEIGHTS: dict[str, Weights] = {
 
 
 def get_weights(name: str) -> Weights:
-    """Return published weights by name. ConfigError if there are none."""
+    """Return published weights by name.
+
+    Raises:
+        ConfigError: there are none with this name.
+    """
     if name not in WEIGHTS:
         raise ConfigError(f"{name}: no such weights in the model zoo{did_you_mean(name, WEIGHTS)}")
     return WEIGHTS[name]
