@@ -17,7 +17,7 @@ from vmae_det.benchmarks.scaling_model import (
     overlap_window,
 )
 from vmae_det.cli.main import main
-from vmae_det.modeling.backbone import Block
+from vmae_det.modeling.backbones.blocks import Block
 
 CONFIG = "Kinetics/vit_small_16x4_pretrain.yaml"
 TINY = (

@@ -19,7 +19,7 @@ from vmae_det.engine.launch import launch
 from vmae_det.engine.parallel import parallelize
 from vmae_det.engine.train import run_training
 from vmae_det.modeling import build_model
-from vmae_det.modeling.backbone import Block
+from vmae_det.modeling.backbones.blocks import Block
 from vmae_det.utils.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("preloaded_processes")

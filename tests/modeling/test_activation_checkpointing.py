@@ -72,7 +72,7 @@ def test_evaluation_recomputes_nothing(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError
 
-    monkeypatch.setattr("vmae_det.modeling.backbone.checkpoint", refuse)
+    monkeypatch.setattr("vmae_det.modeling.backbones.vit.checkpoint", refuse)
     model = build("VideoClassifier", True)
     with pytest.raises(AssertionError):
         model(batch())

@@ -19,9 +19,10 @@ from fake_cuda import (
 )
 
 from vmae_det.config import get_cfg
-from vmae_det.modeling import backbone, build_model, classification, detection, pretraining
+from vmae_det.modeling import build_model, classification, detection, pretraining
 from vmae_det.modeling.attention_maps import attention_maps, box_query_weights
-from vmae_det.modeling.backbone import Mlp
+from vmae_det.modeling.backbones import vit
+from vmae_det.modeling.backbones.blocks import Mlp
 
 AMP = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CLIPS = 3
@@ -301,7 +302,7 @@ def count_in_masked_tokens(mask, num_masked):
 PLANTED = [
     ("MaskedAutoencoder", "tube", pretraining, "draw_mask", cpu_tensor_in_mask, WrongDevice, "mixes devices"),
     (
-        *("ActionDetector", "wide_frames", backbone, "resize_positions", item_in_position_table),
+        *("ActionDetector", "wide_frames", vit, "resize_positions", item_in_position_table),
         *(HiddenWait, "a value on the GPU is read"),
     ),
     (

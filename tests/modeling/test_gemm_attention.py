@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vmae_det.modeling import attention as module
 from vmae_det.modeling import build_model
-from vmae_det.modeling.attention import attention, gemm_attention
+from vmae_det.modeling.backbones import attention as module
+from vmae_det.modeling.backbones.attention import attention, gemm_attention
 from vmae_det.utils import cpu
 
 

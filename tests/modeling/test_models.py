@@ -3,10 +3,10 @@ import torch
 
 from vmae_det.config import get_cfg
 from vmae_det.modeling import build_model
+from vmae_det.modeling.backbones.patch_embedding import from_cubes, to_cubes
+from vmae_det.modeling.backbones.position_embedding import axis_positions, flat_positions, resize_positions
 from vmae_det.modeling.boxes import clip_boxes, clip_indices, jitter_boxes, scale_boxes
 from vmae_det.modeling.losses import box_loss, reconstruction_loss
-from vmae_det.modeling.patch_embedding import from_cubes, to_cubes
-from vmae_det.modeling.position_embedding import axis_positions, flat_positions, resize_positions
 from vmae_det.modeling.seeded_random import uniform
 from vmae_det.utils.errors import ConfigError
 

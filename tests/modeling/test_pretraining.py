@@ -6,8 +6,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vmae_det.config import get_cfg
 from vmae_det.modeling import build_model
+from vmae_det.modeling.backbones.patch_embedding import to_cubes
 from vmae_det.modeling.losses import reconstruction_loss
-from vmae_det.modeling.patch_embedding import to_cubes
 
 # Clips of 8 frames of 16 x 16 pixels: 4 time slices of 2 x 2 tokens, 2 of which a tube mask masks.
 SLICES, POSITIONS, PATCH = 4, 4, 8

@@ -13,7 +13,7 @@ from torch import nn
 from vmae_det.config import CfgNode
 from vmae_det.config.cfg_node import value_of
 from vmae_det.modeling import model_class
-from vmae_det.modeling.backbone import LAYER_NORM_EPS
+from vmae_det.modeling.backbones.blocks import LAYER_NORM_EPS
 from vmae_det.modeling.build import ROI_HEAD_REGISTRY
 from vmae_det.modeling.losses import box_loss
 from vmae_det.modeling.masking import draw_mask

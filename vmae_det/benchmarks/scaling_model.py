@@ -76,7 +76,7 @@ class Step:
 def count_traffic(model: nn.Module, parallel: str) -> Traffic:
     """Return the traffic of a model with fp32 gradients; `parallel` is "ddp" or "fsdp"."""
     from vmae_det.engine.inspection import FLOAT_BYTES, count
-    from vmae_det.modeling.backbone import Block
+    from vmae_det.modeling.backbones.blocks import Block
 
     size = FLOAT_BYTES * sum(p.numel() for p in model.parameters() if p.requires_grad)
     if parallel == "fsdp":  # one message per block, and one for everything outside of the blocks

@@ -30,7 +30,7 @@ from vmae_det.checkpoint.rename_parameters import (
 from vmae_det.checkpoint.state_dicts import StateDict, state_dict_of
 from vmae_det.checkpoint.stored_config import stored_config
 from vmae_det.config import CfgNode
-from vmae_det.modeling.position_embedding import POSITION_TABLES, flat_positions
+from vmae_det.modeling.backbones.position_embedding import POSITION_TABLES, flat_positions
 from vmae_det.utils.errors import WeightsError
 from vmae_det.utils.output_files import write_json
 

@@ -19,7 +19,7 @@ import yaml
 
 from vmae_det.checkpoint.huggingface_folder import read_json
 from vmae_det.config import CfgNode
-from vmae_det.modeling.backbone import LAYER_NORM_EPS
+from vmae_det.modeling.backbones.blocks import LAYER_NORM_EPS
 from vmae_det.utils.errors import WeightsError
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from vmae_det.config import CfgNode
-from vmae_det.modeling.backbone import Block
+from vmae_det.modeling.backbones.blocks import Block
 
 logger = logging.getLogger(__name__)
 

@@ -194,7 +194,8 @@ class _AutoencoderProbe(nn.Module):
 
     def forward(self, cubes: torch.Tensor) -> torch.Tensor:
         model, tokens = self.model, self.tokens
-        x = model.backbone.encode(cubes, model.backbone.positions[: tokens.encoded])
+        positions = model.backbone.token_positions(tokens.grid)
+        x = model.backbone.encode(cubes, positions[: tokens.encoded])
         x = model.encoder_to_decoder(x)
         mask_tokens = model.mask_token.expand(len(cubes), tokens.decoded - tokens.encoded, -1).to(x.dtype)
         return model.decoder(torch.cat([x, mask_tokens], dim=1), tokens.predicted)

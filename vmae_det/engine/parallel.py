@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vmae_det.config import CfgNode
 from vmae_det.engine.compilation import compile_model
-from vmae_det.modeling.backbone import Block
+from vmae_det.modeling.backbones.blocks import Block
 from vmae_det.utils import distributed
 
 

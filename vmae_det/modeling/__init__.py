@@ -3,7 +3,8 @@
 May import: config and utils.
 """
 
-from vmae_det.modeling.backbone import VideoViT
+from vmae_det.modeling.backbones.base import Backbone
+from vmae_det.modeling.backbones.vit import VideoViT
 from vmae_det.modeling.build import (
     BACKBONE_REGISTRY,
     META_ARCHITECTURE_REGISTRY,
@@ -21,6 +22,7 @@ __all__ = [
     "META_ARCHITECTURE_REGISTRY",
     "ROI_HEAD_REGISTRY",
     "ActionDetector",
+    "Backbone",
     "MaskedAutoencoder",
     "MaxPoolRoIHead",
     "VideoClassifier",

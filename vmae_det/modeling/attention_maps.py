@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from vmae_det.modeling.backbone import Block
+from vmae_det.modeling.backbones.blocks import Block
 
 _CHUNK = 512  # queries of one head whose attention weights are in memory at a time
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from vmae_det.config.size_bounds import FLOAT_BYTES, min_parameters
 from vmae_det.utils.errors import ConfigError
 from vmae_det.utils.memory import in_gb, machine_memory
 from vmae_det.utils.registry import Registry, lookup
+
+logger = logging.getLogger(__name__)
 
 META_ARCHITECTURE_REGISTRY = Registry("META_ARCHITECTURE")
 BACKBONE_REGISTRY = Registry("BACKBONE")
@@ -47,6 +50,12 @@ def build_model(cfg: CfgNode) -> nn.Module:
 def build_backbone(cfg: CfgNode, final_norm: bool = True) -> nn.Module:
     """Build the backbone that MODEL.BACKBONE.NAME names."""
     backbone = lookup(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
+    expected = getattr(backbone, "pixel_statistics", None)
+    if expected and expected != (tuple(cfg.MODEL.PIXEL_MEAN), tuple(cfg.MODEL.PIXEL_STD)):
+        logger.warning(
+            "MODEL.PIXEL_MEAN, MODEL.PIXEL_STD: %s, %s; the published weights of %s expect %s, %s",
+            *(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, cfg.MODEL.BACKBONE.NAME, *expected),
+        )
     return backbone.from_config(cfg, final_norm=final_norm)
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from vmae_det.config import CfgNode
 from vmae_det.config.checks import num_classes
-from vmae_det.modeling.backbone import LAYER_NORM_EPS
+from vmae_det.modeling.backbones.blocks import LAYER_NORM_EPS
 from vmae_det.modeling.build import META_ARCHITECTURE_REGISTRY, build_backbone
 from vmae_det.modeling.normalization import PixelNormalization
 

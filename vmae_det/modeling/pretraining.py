@@ -6,12 +6,13 @@ import torch
 from torch import nn
 
 from vmae_det.config import CfgNode
-from vmae_det.modeling.backbone import LAYER_NORM_EPS, Block, init_transformer
+from vmae_det.modeling.backbones.blocks import LAYER_NORM_EPS, Block, init_transformer
+from vmae_det.modeling.backbones.patch_embedding import from_cubes, take_rows, to_cubes
 from vmae_det.modeling.build import META_ARCHITECTURE_REGISTRY, build_backbone
 from vmae_det.modeling.losses import reconstruction_loss
 from vmae_det.modeling.masking import count_masked, draw_mask, running_cells, split_tokens
 from vmae_det.modeling.normalization import PixelNormalization
-from vmae_det.modeling.patch_embedding import from_cubes, take_rows, to_cubes
+from vmae_det.utils.errors import ConfigError
 
 MASK_TOKEN_STD = 0.02
 
@@ -78,7 +79,7 @@ class MaskedAutoencoder(nn.Module):
         self.decoder_mask_ratio = decoder_mask_ratio
         self.normalize_target = normalize_target
         self.loss = loss
-        slices, height, width = backbone.table_grid
+        slices, height, width = backbone.clip_grid
         self.single_frame = target_frames == 1
         first, number = (slices // 2, 1) if self.single_frame else (0, slices)
         self.target_tokens = slice(first * height * width, (first + number) * height * width)
@@ -100,8 +101,14 @@ class MaskedAutoencoder(nn.Module):
     def from_config(cls, cfg: CfgNode) -> MaskedAutoencoder:
         """Build the autoencoder that MODEL describes."""
         decoder, reconstruction = cfg.MODEL.DECODER, cfg.MODEL.RECONSTRUCTION
+        backbone = build_backbone(cfg)
+        if not getattr(backbone, "is_maskable", False):
+            raise ConfigError(
+                f"MODEL.BACKBONE.NAME: {cfg.MODEL.BACKBONE.NAME} cannot encode a part of the tokens, which "
+                "MaskedAutoencoder requires"
+            )
         return cls(
-            build_backbone(cfg),
+            backbone,
             PixelNormalization(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD),
             decoder_dim=decoder.EMBED_DIM,
             decoder_depth=decoder.DEPTH,
@@ -196,7 +203,7 @@ class MaskedAutoencoder(nn.Module):
         if not self.single_frame:
             return masked
         # A tube mask masks the same number of tokens in each time slice.
-        slices = self.backbone.table_grid[0]
+        slices = self.backbone.clip_grid[0]
         return masked.unflatten(1, (slices, -1))[:, slices // 2]
 
     def _cut_target(self, target: torch.Tensor) -> torch.Tensor:
@@ -212,7 +219,9 @@ class MaskedAutoencoder(nn.Module):
             visible_cubes: normalized (B, V, values).
             visible: (B, V), indices of the visible tokens.
         """
-        x = self.encoder_to_decoder(self.backbone.encode(visible_cubes, self.backbone.positions[visible]))
+        grid = self.backbone.clip_grid
+        encoder_positions = self.backbone.token_positions(grid)[visible]  # (B, V, values)
+        x = self.encoder_to_decoder(self.backbone.encode(visible_cubes, encoder_positions))
         positions = self.positions.to(x.dtype)
         mask_tokens = self.mask_token.to(x.dtype) + positions[predicted]  # (B, K, C)
         x = torch.cat([x + positions[visible], mask_tokens], dim=1)  # (B, V + K, C)

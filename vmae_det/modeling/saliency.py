@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from vmae_det.modeling.backbone import VideoViT
+from vmae_det.modeling.backbones.vit import VideoViT
 from vmae_det.modeling.boxes import clip_indices
 from vmae_det.modeling.detection import ActionDetector
 from vmae_det.utils.errors import ConfigError

@@ -18,7 +18,7 @@ from vmae_det.engine.trainer import to_device
 from vmae_det.engine.weights import build_model_with_weights
 from vmae_det.modeling import ActionDetector
 from vmae_det.modeling.attention_maps import attention_maps, box_query_weights
-from vmae_det.modeling.backbone import VideoViT
+from vmae_det.modeling.backbones.vit import VideoViT
 from vmae_det.rendering.fonts import load_font
 from vmae_det.rendering.overlay import PersonOverlay, draw_people
 from vmae_det.rendering.style import BACKGROUND as LABEL_BACKGROUND

@@ -1,0 +1,1 @@
+"""Backbones: networks from a video to a grid of tokens. `base.py` is their interface."""

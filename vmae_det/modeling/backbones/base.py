@@ -1,0 +1,94 @@
+"""The interface of a backbone, which is all that the models of the three tasks use of it."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from vmae_det.config import CfgNode
+from vmae_det.modeling.backbones.position_embedding import flat_positions
+
+Grid = tuple[int, int, int]  # tokens along time, height and width
+
+
+class Backbone(nn.Module):
+    """A network from a normalized video to a grid of tokens.
+
+    A subclass implements `from_config`, `forward`, `num_layers` and `layer_of`. For masked
+    pre-training it also implements `cubes`, `token_positions` and `encode`, and sets `is_maskable`.
+
+    Args:
+        embed_dim: channels of a token.
+        tubelet_size: frames per token, the stride in time.
+        patch_size: pixels per token along height and width, the stride in space.
+        num_frames, crop_size: size of the training clips.
+
+    Attributes:
+        clip_grid: grid (t, h, w) of the tokens of a training clip.
+        pixel_statistics: mean and standard deviation of pixels, in units of 0..255, of the published weights;
+            None if they were trained with those of ImageNet. A class attribute.
+        is_maskable: whether it encodes a subset of the tokens of a video. A class attribute.
+    """
+
+    pixel_statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    is_maskable = False
+
+    def __init__(
+        self, *, embed_dim: int, tubelet_size: int, patch_size: int, num_frames: int, crop_size: int
+    ) -> None:
+        super().__init__()
+        self.embed_dim = embed_dim
+        self.tubelet_size = tubelet_size
+        self.patch_size = patch_size
+        self.clip_grid = (num_frames // tubelet_size, crop_size // patch_size, crop_size // patch_size)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, final_norm: bool = True) -> Backbone:
+        """Build the backbone that MODEL.BACKBONE and INPUT describe, with or without a last norm."""
+        raise NotImplementedError
+
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
+        """Return the tokens (B, t * h * w, C), ordered (t, h, w), of a normalized video (B, 3, T, H, W).
+
+        T is divisible by the tubelet size, H and W are any multiples of the patch size.
+        """
+        raise NotImplementedError
+
+    def num_layers(self) -> int:
+        """Return the number of layers for layer-wise decay of the learning rate."""
+        raise NotImplementedError
+
+    def layer_of(self, name: str) -> int:
+        """Return the layer of a parameter, given its name in this module.
+
+        0 is the first layer, and `num_layers()` is for parameters after the last.
+        """
+        raise NotImplementedError
+
+    def grid(self, video: torch.Tensor) -> Grid:
+        """Return the grid of tokens (t, h, w) of a video (B, 3, T, H, W)."""
+        _, _, frames, height, width = video.shape
+        return frames // self.tubelet_size, height // self.patch_size, width // self.patch_size
+
+    # ---------------------------------------------------------------- masked pre-training
+
+    def cubes(self, video: torch.Tensor) -> torch.Tensor:
+        """Cut a video (B, 3, T, H, W) into the cubes of its tokens (B, N, values)."""
+        raise NotImplementedError
+
+    def token_positions(self, grid: Grid) -> torch.Tensor:
+        """Return what `encode` needs to know about the position of each token of a grid: (N, values)."""
+        raise NotImplementedError
+
+    def encode(self, cubes: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Return the tokens (B, N, C) of normalized cubes (B, N, values).
+
+        Args:
+            cubes: all cubes of a video or any subset. Tokens attend only to each other.
+            positions: rows of `token_positions`: (N, values) or (B, N, values).
+        """
+        raise NotImplementedError
+
+    def position_table(self, dim: int) -> torch.Tensor:
+        """Return a table (N, dim) of the positions in `clip_grid`, which a decoder adds to its tokens."""
+        return flat_positions(self.clip_grid, dim)

@@ -1,0 +1,153 @@
+"""VideoViT: a vanilla vision transformer on video with joint space-time attention."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from vmae_det.config import CfgNode
+from vmae_det.modeling.backbones.base import Backbone, Grid
+from vmae_det.modeling.backbones.blocks import LAYER_NORM_EPS, Block, init_transformer
+from vmae_det.modeling.backbones.patch_embedding import CubeEmbedding, to_cubes
+from vmae_det.modeling.backbones.position_embedding import (
+    POSITION_TABLES,
+    infer_grid,
+    resize_positions,
+    resize_time,
+)
+from vmae_det.modeling.build import BACKBONE_REGISTRY
+
+
+@BACKBONE_REGISTRY.register()
+class VideoViT(Backbone):
+    """A vision transformer: cube embedding, fixed sine-cosine positions, transformer blocks.
+
+    Args:
+        num_frames, crop_size: size of the clips that the position table is computed for. It is resized for
+            clips of another height and width.
+        positions: "flat", as published, or "axes" (see `position_embedding`).
+        final_norm: apply a LayerNorm after the last block. The classifier has its own, after pooling.
+        recompute: activation checkpointing: keep only the input of each block for the backward pass and
+            recompute the rest.
+    """
+
+    compile_regions = ("encode",)
+    is_maskable = True
+
+    def __init__(
+        self,
+        *,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        patch_size: int = 16,
+        tubelet_size: int = 2,
+        num_frames: int = 16,
+        crop_size: int = 224,
+        positions: str = "flat",
+        drop_path: float = 0.0,
+        final_norm: bool = True,
+        recompute: bool = False,
+    ) -> None:
+        super().__init__(
+            embed_dim=embed_dim,
+            tubelet_size=tubelet_size,
+            patch_size=patch_size,
+            num_frames=num_frames,
+            crop_size=crop_size,
+        )
+        self.recompute = recompute
+        self.patch_embed = CubeEmbedding(embed_dim, tubelet_size, patch_size)
+        self.position_kind = positions
+        self.register_buffer("positions", self.position_table(embed_dim), persistent=False)
+        rates = [drop_path * block / max(depth - 1, 1) for block in range(depth)]
+        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio, rate) for rate in rates)
+        self.norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS) if final_norm else nn.Identity()
+        init_transformer(self)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, final_norm: bool = True) -> VideoViT:
+        """Build the backbone that MODEL.BACKBONE and INPUT describe."""
+        node = cfg.MODEL.BACKBONE
+        return cls(
+            embed_dim=node.EMBED_DIM,
+            depth=node.DEPTH,
+            num_heads=node.NUM_HEADS,
+            mlp_ratio=node.MLP_RATIO,
+            patch_size=node.PATCH_SIZE,
+            tubelet_size=node.TUBELET_SIZE,
+            num_frames=cfg.INPUT.NUM_FRAMES,
+            crop_size=cfg.INPUT.CROP_SIZE,
+            positions=node.POSITIONS,
+            drop_path=node.DROP_PATH,
+            final_norm=final_norm,
+            recompute=cfg.MODEL.ACTIVATION_CHECKPOINTING,
+        )
+
+    def position_table(self, dim: int) -> torch.Tensor:
+        """Compute a position table (N, dim) of the kind and grid of this backbone."""
+        return POSITION_TABLES[self.position_kind](self.clip_grid, dim)
+
+    def resize_table(self, table: torch.Tensor) -> torch.Tensor:
+        """Resize a loaded position table (M, C) to the grid of this backbone: (N, C).
+
+        Bicubic in space, linear in time.
+
+        Raises:
+            ValueError: no grid fits M, or the table has another width.
+        """
+        grid = infer_grid(len(table), self.clip_grid) if table.ndim == 2 else None
+        if grid is None or table.shape[1] != self.embed_dim or not table.is_floating_point():
+            raise ValueError(
+                f"a table {tuple(table.shape)} of {table.dtype} fits no grid like {self.clip_grid} "
+                f"of width {self.embed_dim}"
+            )
+        table = resize_positions(table.float(), grid, (grid[0], *self.clip_grid[1:]))
+        return resize_time(table, grid[0], self.clip_grid[0])
+
+    def set_positions(self, table: torch.Tensor) -> None:
+        """Replace the computed position table (N, C). A table that differs is saved in checkpoints."""
+        if not torch.allclose(table.to(self.positions), self.positions, atol=1e-5):
+            self.register_buffer("positions", table.to(self.positions).clone(), persistent=True)
+
+    def cubes(self, video: torch.Tensor) -> torch.Tensor:
+        """Cut a video (B, 3, T, H, W) into the cubes of its tokens (B, N, values)."""
+        return to_cubes(video, self.tubelet_size, self.patch_size)
+
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
+        """Return the tokens (B, N, C), ordered (t, h, w), of a normalized video (B, 3, T, H, W)."""
+        return self.encode(self.cubes(video), self.token_positions(self.grid(video)))
+
+    def token_positions(self, grid: Grid) -> torch.Tensor:
+        """Return the position table (N, C), resized to a grid of tokens (t, h, w)."""
+        return resize_positions(self.positions, self.clip_grid, grid)
+
+    def encode(self, cubes: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Return the tokens (B, N, C) of normalized cubes (B, N, values).
+
+        Args:
+            cubes: all cubes of a video or any subset. Tokens attend only to each other.
+            positions: (N, C) or (B, N, C).
+        """
+        x = self.patch_embed(cubes)  # (B, N, C)
+        x = x + positions.to(x.dtype)
+        recompute = self.recompute and torch.is_grad_enabled()
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+        return self.norm(x)
+
+    def num_layers(self) -> int:
+        """Return the number of layers for layer-wise decay: the embedding and the blocks."""
+        return 1 + len(self.blocks)
+
+    def layer_of(self, name: str) -> int:
+        """Return the layer of a parameter, given its name in this module.
+
+        The embedding is layer 0, block i is i + 1, and what follows the blocks is `num_layers()`.
+        """
+        module, *rest = name.split(".")
+        if module == "blocks":
+            return int(rest[0]) + 1
+        return 0 if module == "patch_embed" else self.num_layers()
