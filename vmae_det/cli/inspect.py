@@ -127,6 +127,8 @@ def _rate_lines(cfg: CfgNode, inspection: Inspection) -> list[str]:
     ]
     if not inspection.steps:
         lines.append(f"             number of steps unknown: {inspection.no_steps}")
+    for number, line in enumerate(inspection.mix):
+        lines.append(f"{'' if number else 'mix':12} {line}")
     return lines
 
 

@@ -51,6 +51,12 @@ def check_config(cfg: CfgNode) -> None:
     _check_shapes(cfg)
     _check_compilation(cfg)
     _check_solver(cfg)
+    weights, names = cfg.DATASETS.TRAIN_WEIGHTS, cfg.DATASETS.TRAIN
+    _require(
+        not (weights and names) or len(weights) == len(names),
+        "DATASETS.TRAIN_WEIGHTS",
+        f"has {len(weights)} weights, but DATASETS.TRAIN has {len(names)} datasets; set one for each, or ()",
+    )
     _require(
         not cfg.TEST.PATIENCE or cfg.TEST.PERIOD > 0,
         "TEST.PATIENCE",

@@ -186,6 +186,8 @@ _C.DATASETS = Group()
 # Names of the catalog, dataset files (YAML), or folders or shards of videos (for pre-training).
 _C.DATASETS.TRAIN = Key((), several(text(blank=False), 0, 1000))
 _C.DATASETS.TEST = Key((), several(text(blank=False), 0, 1000))
+# Weight of each dataset of TRAIN: its samples in an epoch are proportional to it. Empty: to its size.
+_C.DATASETS.TRAIN_WEIGHTS = Key((), several(number("(0, 1000000]"), 0, 1000))
 # Folder of the catalog's datasets. Empty: $VMAE_DET_DATASETS, otherwise ./datasets.
 _C.DATASETS.ROOT = Key("", text())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from vmae_det.data.catalog import get_dataset
 from vmae_det.data.classes import ModelClasses
 from vmae_det.data.datasets import DATASET_REGISTRY, ClipDataset, Sample
 from vmae_det.data.mixup import BatchMixing
-from vmae_det.data.samplers import TestSampler, TrainSampler
+from vmae_det.data.samplers import MixedTrainSampler, TestSampler, TrainSampler, split_by_weight
 from vmae_det.data.worker_pool import FaultTolerantLoader
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import ConfigError
@@ -68,11 +68,18 @@ class ConcatClipDataset(torch.utils.data.Dataset):
     Args:
         datasets: the datasets.
         classes: classes by which their samples are labeled; None if the task has none, or they have no names.
+        weights: weight of each dataset in training; None: its size.
     """
 
-    def __init__(self, datasets: list[ClipDataset], classes: ModelClasses | None = None) -> None:
+    def __init__(
+        self,
+        datasets: list[ClipDataset],
+        classes: ModelClasses | None = None,
+        weights: Sequence[float] | None = None,
+    ) -> None:
         self.datasets = datasets
         self.classes = classes
+        self.weights = weights
         self.ends = np.cumsum([len(dataset) for dataset in datasets])
 
     def __len__(self) -> int:
@@ -84,9 +91,18 @@ class ConcatClipDataset(torch.utils.data.Dataset):
         return sum(dataset.num_files for dataset in self.datasets)
 
     def class_counts(self, number: int) -> np.ndarray | None:
-        """Return the number of labels of each of the model's `number` classes; None without classes."""
+        """Return the number of labels of each of the model's `number` classes in an epoch, (number,).
+
+        It is None without classes. With weights, it is the expected number, a float.
+        """
         counts = [dataset.class_counts(number) for dataset in self.datasets]
-        return None if any(count is None for count in counts) else np.sum(counts, axis=0)
+        if any(count is None for count in counts):
+            return None
+        if self.weights is None:
+            return np.sum(counts, axis=0)
+        sizes = [len(dataset) for dataset in self.datasets]
+        passes = len(self) * np.divide(self.weights, sizes) / np.sum(self.weights)
+        return np.sum([count * own for count, own in zip(counts, passes)], axis=0)
 
     def __getitem__(self, key: tuple[int, int]) -> list[Sample]:
         epoch, index = key
@@ -137,7 +153,8 @@ def build_train_dataset(cfg: CfgNode, task: str, classes: ModelClasses | None = 
     if not cfg.DATASETS.TRAIN:
         raise ConfigError("DATASETS.TRAIN: is empty; set a dataset such as \"('mini_ava_train',)\"")
     datasets = [_build_dataset(cfg, task, name, training=True) for name in cfg.DATASETS.TRAIN]
-    return ConcatClipDataset(datasets, _use_common_classes(datasets, classes))
+    weights = cfg.DATASETS.TRAIN_WEIGHTS or None
+    return ConcatClipDataset(datasets, _use_common_classes(datasets, classes), weights)
 
 
 def _build_dataset(cfg: CfgNode, task: str, name: str, training: bool) -> ClipDataset:
@@ -170,6 +187,38 @@ def steps_per_epoch(cfg: CfgNode, dataset: Any) -> int:
     return len(dataset) // cfg.SOLVER.BATCH_SIZE
 
 
+def samples_per_epoch(cfg: CfgNode, dataset: ConcatClipDataset) -> list[int]:
+    """Return how many samples of each training set an epoch uses. Without weights, this is its size.
+
+    Raises:
+        ConfigError: the dataset is smaller than a batch, or the weight of a training set gives it no sample.
+    """
+    sizes = [len(part) for part in dataset.datasets]
+    if dataset.weights is None:
+        return sizes
+    total = steps_per_epoch(cfg, dataset) * cfg.SOLVER.BATCH_SIZE
+    counts = split_by_weight(total, dataset.weights)
+    for name, weight, count in zip(cfg.DATASETS.TRAIN, dataset.weights, counts):
+        if not count:
+            raise ConfigError(
+                f"DATASETS.TRAIN_WEIGHTS: {weight:g} for {name} is less than one of the {total} samples of "
+                "an epoch; increase it, or remove the dataset from DATASETS.TRAIN"
+            )
+    return counts
+
+
+def describe_mix(cfg: CfgNode, dataset: ConcatClipDataset) -> list[str]:
+    """Return a line for each of several training sets: its samples in an epoch, and how often it is read."""
+    if len(dataset.datasets) < 2:
+        return []
+    counts = samples_per_epoch(cfg, dataset)
+    return [
+        f"{part.spec.name}: {count} of {sum(counts)} samples an epoch ({100 * count / sum(counts):.1f} %), "
+        f"its {len(part)} samples {count / len(part):.3g} times"
+        for part, count in zip(dataset.datasets, counts)
+    ]
+
+
 def build_train_loader(cfg: CfgNode, dataset: ConcatClipDataset, start_step: int = 0) -> FaultTolerantLoader:
     """Build the loader of this process's infinite training batches, from optimizer step `start_step` on."""
     world_size = distributed.get_world_size()
@@ -195,13 +244,12 @@ def build_test_loader(cfg: CfgNode, dataset: ClipDataset) -> FaultTolerantLoader
 
 def _train_sampler(cfg: CfgNode, dataset: ConcatClipDataset, start_step: int) -> TrainSampler:
     accumulate = cfg.SOLVER.ACCUMULATE
-    return TrainSampler(
-        len(dataset),
-        cfg.SOLVER.BATCH_SIZE // accumulate,
-        steps_per_epoch(cfg, dataset) * accumulate,
-        cfg.SEED,
-        start=start_step * accumulate,
-    )
+    batches = cfg.SOLVER.BATCH_SIZE // accumulate, steps_per_epoch(cfg, dataset) * accumulate, cfg.SEED
+    start = start_step * accumulate
+    if dataset.weights is None:
+        return TrainSampler(len(dataset), *batches, start)
+    sizes = [len(part) for part in dataset.datasets]
+    return MixedTrainSampler(sizes, samples_per_epoch(cfg, dataset), *batches, start)
 
 
 def _build_loader(

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vmae_det.config import CfgNode
 from vmae_det.data.catalog import dataset_names, datasets_root
-from vmae_det.data.loader import build_train_dataset, steps_per_epoch
+from vmae_det.data.loader import build_train_dataset, describe_mix, steps_per_epoch
 from vmae_det.engine.trainer import AMP_TYPES
 from vmae_det.modeling import build_model, model_class
 from vmae_det.solver import build_schedule, parameter_groups
@@ -92,6 +92,7 @@ class Inspection:
         schedule: learning rate by progress in [0, 1).
         steps: optimizer steps per epoch; None if the training set is not available.
         no_steps: why `steps` is None.
+        mix: a line for each of several training sets.
     """
 
     tokens: Tokens
@@ -103,6 +104,7 @@ class Inspection:
     schedule: Callable[[float], float] = field(repr=False)
     steps: int | None
     no_steps: str
+    mix: list[str]
 
     @property
     def total_parameters(self) -> int:
@@ -118,7 +120,7 @@ def inspect_config(cfg: CfgNode) -> Inspection:
     """
     model = empty_model(cfg)
     tokens = count_tokens(cfg)
-    steps, reason = _steps_per_epoch(cfg)
+    steps, reason, mix = _training_set(cfg)
     return Inspection(
         tokens=tokens,
         parameters={name: count(child) for name, child in _top_level_modules(model).items() if count(child)},
@@ -129,6 +131,7 @@ def inspect_config(cfg: CfgNode) -> Inspection:
         schedule=build_schedule(cfg),
         steps=steps,
         no_steps=reason,
+        mix=mix,
     )
 
 
@@ -338,18 +341,22 @@ def _module_of(name: str) -> str:
 # ---------------------------------------------------------------- steps
 
 
-def _steps_per_epoch(cfg: CfgNode) -> tuple[int | None, str]:
-    """Return the steps per epoch, or None and the reason. Built-in datasets are not generated for this."""
+def _training_set(cfg: CfgNode) -> tuple[int | None, str, list[str]]:
+    """Return the steps per epoch, or None and the reason; and the mix of several training sets.
+
+    Built-in datasets are not generated for this.
+    """
     for name in cfg.DATASETS.TRAIN:
         if name.startswith("mini_ava_") and name in dataset_names():
             file = datasets_root(cfg.DATASETS.ROOT) / "mini_ava" / f"{name.removeprefix('mini_ava_')}.yaml"
             if not file.exists():
-                return None, f"{name} is generated on first use"
+                return None, f"{name} is generated on first use", []
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        return steps_per_epoch(cfg, build_train_dataset(cfg, model_class(cfg).task)), ""
+        dataset = build_train_dataset(cfg, model_class(cfg).task)
+        return steps_per_epoch(cfg, dataset), "", describe_mix(cfg, dataset)
     except UserError as error:
-        return None, str(error)
+        return None, str(error), []
     finally:
         logging.disable(level)

@@ -26,7 +26,13 @@ from vmae_det.config.checks import NUM_CLASSES_KEYS
 from vmae_det.data.catalog import get_dataset
 from vmae_det.data.class_balance import class_weights
 from vmae_det.data.classes import ModelClasses
-from vmae_det.data.loader import ConcatClipDataset, build_train_dataset, build_train_loader, steps_per_epoch
+from vmae_det.data.loader import (
+    ConcatClipDataset,
+    build_train_dataset,
+    build_train_loader,
+    describe_mix,
+    steps_per_epoch,
+)
 from vmae_det.engine.bad_loss import BadLossHandler
 from vmae_det.engine.best_checkpoint import BestCheckpoint, choose_metric
 from vmae_det.engine.ema import ModelEMA
@@ -110,6 +116,8 @@ class TrainingRun:
         dataset = build_train_dataset(cfg, model_class(cfg).task, classes)
         self.steps_per_epoch = steps_per_epoch(cfg, dataset)
         self.total_steps = self.steps_per_epoch * cfg.SOLVER.EPOCHS
+        for line in describe_mix(cfg, dataset):
+            logger.info("DATASETS.TRAIN: %s", line)
         self.label_map = dataset.classes and dataset.classes.to_checkpoint()
         self.test_sets = TestSets(cfg, device, dataset.classes)
         best_metric = choose_metric(cfg.TEST.BEST_METRIC, self.test_sets.metrics)
