@@ -5,16 +5,20 @@ import logging
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from vmae_det import model_zoo
 from vmae_det.checkpoint import save_weights
 from vmae_det.cli.config_arguments import load_config
 from vmae_det.cli.main import main
-from vmae_det.engine import auto_config, auto_network
+from vmae_det.config.cfg_node import value_of
+from vmae_det.data.loader import ConcatClipDataset, build_train_dataset
+from vmae_det.engine import auto_data, auto_network, auto_schedule
 from vmae_det.engine.auto_config import choose_config
 from vmae_det.modeling import build_model
-from vmae_det.utils.errors import WeightsError
+from vmae_det.utils.errors import UserError, WeightsError
 
 FEW = (
     *("MODEL.DEVICE", "cpu", "MODEL.BACKBONE.DEPTH", "1"),
@@ -96,32 +100,63 @@ def test_given_keys_are_kept_and_others_follow_them(choose):
 def test_a_batch_that_does_not_fit_is_accumulated(choose, monkeypatch):
     ample, _ = choose("clips_train", "SOLVER.BATCH_SIZE", "8")
     assert ample.cfg.SOLVER.ACCUMULATE == 1
-    memory = auto_config.estimate_memory(ample.cfg, auto_config.count_tokens(ample.cfg))
+    memory = auto_schedule.estimate_memory(ample.cfg, auto_schedule.count_tokens(ample.cfg))
     size = int((memory.total(0) + 2.5 * memory.clip) / 0.7)
-    monkeypatch.setattr(auto_config, "device_memory", lambda device: size)
+    monkeypatch.setattr(auto_schedule, "device_memory", lambda device: size)
     assert choose("clips_train", "SOLVER.BATCH_SIZE", "8")[0].cfg.SOLVER.ACCUMULATE == 4
-    monkeypatch.setattr(auto_config, "device_memory", lambda device: 1000)
+    monkeypatch.setattr(auto_schedule, "device_memory", lambda device: 1000)
     assert choose("clips_train")[0].cfg.MODEL.ACTIVATION_CHECKPOINTING
 
 
-def test_a_single_class_is_reported(choose, mini_ava, tmp_path):
+@pytest.fixture
+def one_class(mini_ava, tmp_path):
+    """one_class(PERSONS): a set in which only `stand` has labels, with person boxes of a file."""
     lines = (mini_ava / "annotations/mini_ava_train.csv").read_text().splitlines()
-    (tmp_path / "one.csv").write_text("\n".join(line for line in lines if line.split(",")[6] == "1"))
-    text = [
-        *("type: detection", f"videos: {mini_ava}/videos", "annotations: one.csv", "video_start: 900"),
-        f"label_map: {mini_ava}/annotations/mini_ava_actions.pbtxt",
-    ]
-    (tmp_path / "one.yaml").write_text("\n".join(text))
-    result, choices = choose(tmp_path / "one")
-    assert [text for text in result.warnings if "only one class has labels" in text]
-    assert [text for text in result.warnings if "has no person_boxes" in text]
-    assert choices["SOLVER.CLASS_BALANCE"].value == "none"
-    assert result.cfg.SOLVER.BATCH_SIZE >= 4
+    standing = [line for line in lines if line.split(",")[6] == "1"]
+    (tmp_path / "one.csv").write_text("\n".join(standing))
+    boxes = [line.split(",")[:6] for line in standing]
+    (tmp_path / "standing.csv").write_text("\n".join(f"{','.join(box)},,1" for box in boxes))
+
+    def make(persons):
+        text = [
+            *("type: detection", f"videos: {mini_ava}/videos", "annotations: one.csv", "video_start: 900"),
+            f"label_map: {mini_ava}/annotations/mini_ava_actions.pbtxt",
+            *([f"person_boxes: {persons}"] if persons else []),
+        ]
+        (tmp_path / "one.yaml").write_text("\n".join(text))
+        return tmp_path / "one"
+
+    return make
+
+
+def test_persons_without_the_only_class_are_negatives(choose, one_class, mini_ava, tmp_path):
+    result, choices = choose(one_class(mini_ava / "person_boxes/mini_ava_train.csv"))
+    cfg = result.cfg.clone()
+    cfg.defrost()
+    cfg.DATASETS.TRAIN = (str(tmp_path / "data/train.yaml"),)
+    number = build_train_dataset(cfg, "detection").datasets[0].num_negatives
+    assert number > 5
+    assert choices["DATASETS.NEGATIVE_PERSONS"].value == "annotated_keyframes"
+    assert choices["DATASETS.NEGATIVE_PERSONS"].reason.startswith(f"{number} of its person boxes")
+    assert choices["DATASETS.NEGATIVE_PERSON_SCORE"].value == 0.8
+
+
+def test_a_single_class_without_negatives_is_an_error(choose, one_class, mini_ava, monkeypatch):
+    with pytest.raises(UserError, match=r"only one class has labels.* detect-persons --dataset"):
+        choose(one_class(None))
+    with pytest.raises(UserError, match=r"only one class has labels.*NEGATIVE_PERSONS all_keyframes"):
+        choose(one_class("standing.csv"))
+    with pytest.raises(UserError, match=r"--val: .* has no person_boxes and labels of a single class"):
+        choose("train", val=f"{one_class(None)}.yaml")
+    counts = np.array([0, 5])
+    monkeypatch.setattr(ConcatClipDataset, "class_counts", lambda self, number: counts)
+    with pytest.raises(UserError, match="only one class has labels, so a model cannot learn"):
+        choose("clips_train")
 
 
 def test_rare_classes_are_weighted(choose, monkeypatch):
     assert choose("clips_train")[0].cfg.SOLVER.CLASS_BALANCE == "none"
-    monkeypatch.setattr(auto_config, "_RARE", 1.01)
+    monkeypatch.setattr(auto_data, "_RARE", 1.01)
     result, choices = choose("train")
     assert result.cfg.SOLVER.CLASS_BALANCE == "inverse_sqrt"
     assert "times the labels" in choices["SOLVER.CLASS_BALANCE"].reason
@@ -151,11 +186,11 @@ def test_classes_with_a_side_are_not_flipped(choose, renamed_class):
 
 def test_published_weights_select_their_network(choose, monkeypatch):
     monkeypatch.setattr(auto_network, "locate", lambda name: name)
-    cfg = auto_config.model_zoo.get_config("Kinetics/vit_base_16x4_finetune.yaml")
+    cfg = model_zoo.get_config("Kinetics/vit_base_16x4_finetune.yaml")
     monkeypatch.setattr(
-        auto_config,
+        auto_network,
         "network_of",
-        lambda name: {key: auto_config.value_of(cfg, key) for key in auto_network.NETWORK_KEYS},
+        lambda name: {key: value_of(cfg, key) for key in auto_network.NETWORK_KEYS},
     )
     result, choices = choose("train", model="base")
     assert result.cfg.MODEL.BACKBONE.EMBED_DIM == 768
@@ -201,7 +236,7 @@ def test_one_command_trains_and_its_config_reproduces_the_run(train, mini_ava, n
     rows = (folder / "choices.txt").read_text().splitlines()
     values = {line.split()[0]: line.split()[1] for line in rows}
     for key in ("SOLVER.BATCH_SIZE", "SOLVER.BASE_LR", "SOLVER.WARMUP_EPOCHS", "INPUT.CROP_SIZE"):
-        assert str(auto_config.value_of(saved, key)) == values[key]
+        assert str(value_of(saved, key)) == values[key]
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     metrics = json.loads(lines[-1])
     if name != "unlabelled":

@@ -44,8 +44,10 @@ def test_detection_is_split_by_video(mini_ava, tmp_path):
     assert not names[1] & names[2]
     assert len(train_rows) + len(val_rows) == len(rows)
     assert split.videos == (len(names[1]), len(names[2]))
-    persons = read_person_boxes(val.person_boxes)
-    assert {str(persons.videos[number]) for number in persons.video} <= names[2]
+    persons = [read_person_boxes(part.person_boxes) for part in (spec, train, val)]
+    for part, own in zip(persons[1:], names[1:]):
+        assert set(part.videos) <= own
+    assert len(persons[1]) + len(persons[2]) == len(persons[0])
     assert (val.video_start, val.excluded.resolve()) == (900.0, spec.excluded.resolve())
     assert not split.annotated_persons
     after = {path: path.stat().st_mtime_ns for path in mini_ava.rglob("*") if path.is_file()}
@@ -71,6 +73,21 @@ def test_videos_without_labels_do_not_validate(mini_ava, tmp_path, excluded):
     (video,) = read_action_csv(get_dataset(str(split.val)).annotations).videos
     assert video in names[:2]
     assert split.missing == 2  # classes 1 and 2, whose labels are all in one of the two sets
+
+
+def test_videos_without_an_action_are_in_both_sets(mini_ava, tmp_path):
+    names = sorted(path.stem for path in (mini_ava / "videos").glob("*.mp4"))
+    rows = [f"{names[0]},902,0.1,0.1,0.5,0.9,1,0", f"{names[1]},902,0.1,0.1,0.5,0.9,1,0"]
+    (tmp_path / "rows.csv").write_text("\n".join([*rows, f"{names[2]},902", f"{names[3]},902"]))
+    text = [
+        *("type: detection", f"videos: {mini_ava}/videos", "annotations: rows.csv", "video_start: 900"),
+        f"label_map: {mini_ava}/annotations/mini_ava_actions.pbtxt",
+    ]
+    (tmp_path / "own.yaml").write_text("\n".join(text))
+    split = split_dataset(get_dataset(str(tmp_path / "own.yaml")), tmp_path / "data", seed=0)
+    for part in (split.train, split.val):
+        rows = read_action_csv(get_dataset(str(part)).annotations)
+        assert sorted(rows.action) == [-1, 1]
 
 
 def test_annotated_boxes_replace_missing_person_boxes(mini_ava, tmp_path):

@@ -14,9 +14,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from vmae_det.data.catalog import get_dataset
+from vmae_det.data.negative_persons import add_negative_persons
 from vmae_det.dataset_tools.importers import ImportOptions, import_annotations
 from vmae_det.formats.ava_csv import read_action_csv
 from vmae_det.formats.label_map import LabelMap
+from vmae_det.formats.person_boxes import read_person_boxes
 from vmae_det.utils.errors import DataError, UserError
 
 RATE, START = 12, 900
@@ -57,6 +59,7 @@ def run(tmp_path, *documents, **options):
     rows = [
         (r[0], float(r[1]), [float(v) for v in r[2:6]], names[int(r[6])], *r[7:])
         for r in rows_of(tmp_path / "out/annotations.csv")
+        if len(r) > 2  # a keyframe without an action has no box
     ]
     return rows, report
 
@@ -155,9 +158,35 @@ def test_cvat_attributes_are_actions_if_the_class_is_an_object(tmp_path):
     rows, report = run(tmp_path, text, rate=10)
     assert {row[3] for row in rows} == {"waving", "sit"}
     assert times(rows) == [1]
-    assert report.skipped["boxes without an action"] > 0
+    assert not report.skipped["boxes without an action"]
     rows, _ = run(tmp_path, text, rate=10, ignored=frozenset(["pose"]))
     assert {row[3] for row in rows} == {"waving"}
+
+
+def test_persons_without_an_action_are_kept_as_person_boxes(tmp_path):
+    wave = '<attribute name="wave">true</attribute>'
+    text = cvat(
+        track(cvat_box(0, 0, inner=wave), cvat_box(1, 0, 1), label="person"),
+        track(
+            cvat_box(0, 80), cvat_box(1, 0, 1), cvat_box(20, 60), cvat_box(21, 0, 1), label="Person", number=4
+        ),
+    )
+    rows, report = run(tmp_path, text, rate=10, ignored=frozenset(["Person"]))
+    assert [(row[1], row[3]) for row in rows] == [(0, "wave")]
+    assert (report.boxes, report.keyframes) == (1, 1)
+    assert [note for note in report.notes if note.startswith("2 boxes without an action are negatives")]
+    everyone = read_action_csv(tmp_path / "out/annotations.csv")
+    assert list(zip(everyone.timestamp, everyone.action)) == [(0, 1), (2, -1)]
+    assert "person_boxes: annotated_persons.csv" in (tmp_path / "out/dataset.yaml").read_text()
+    persons = read_person_boxes(tmp_path / "out/annotated_persons.csv")
+    found = zip(persons.timestamp, persons.boxes[:, 0], persons.score)
+    assert list(found) == [(0, 0, 1), (0, 0.4, 1), (2, 0.3, 1)]
+    negatives = add_negative_persons(everyone, persons, "annotated_keyframes", 0.8)
+    assert negatives.boxes[2:, 0].tolist() == [0.4, 0.3]
+    for name in ("annotations.csv", "actions.pbtxt", "dataset.yaml"):
+        (tmp_path / "out" / name).unlink()
+    with pytest.raises(UserError, match=r"annotated_persons\.csv already exists"):
+        import_annotations([tmp_path / "source_0"], tmp_path / "out", ImportOptions())
 
 
 def test_cvat_rotated_boxes_and_other_shapes_are_skipped_and_counted(tmp_path):

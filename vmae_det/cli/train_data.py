@@ -74,7 +74,8 @@ def config_for_data(args: argparse.Namespace) -> CfgNode | None:
 
     With --resume, the config is that of the run to resume.
     """
-    from vmae_det.engine.auto_config import choose_config, default_output
+    from vmae_det.engine.auto_config import choose_config
+    from vmae_det.engine.auto_data import default_output
     from vmae_det.engine.train import build_checkpointer
 
     given = get_cfg()
@@ -118,7 +119,7 @@ def table(result: AutoConfig) -> str:
 
 def _write_files(output: Path, choices: str, split: Path) -> None:
     """Write the table of choices, and the files of a split, to the folder of the run."""
-    from vmae_det.engine.auto_config import DATA_FOLDER
+    from vmae_det.engine.auto_data import DATA_FOLDER
 
     write_text(make_output_folder(output) / CHOICES, f"{choices}\n")
     for file in split.iterdir():

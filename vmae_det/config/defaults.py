@@ -190,6 +190,12 @@ _C.DATASETS.TEST = Key((), several(text(blank=False), 0, 1000))
 _C.DATASETS.TRAIN_WEIGHTS = Key((), several(number("(0, 1000000]"), 0, 1000))
 # Folder of the catalog's datasets. Empty: $VMAE_DET_DATASETS, otherwise ./datasets.
 _C.DATASETS.ROOT = Key("", text())
+# Detection training: add persons of person_boxes that match no annotated box (IoU below 0.3), with all
+# labels 0. annotated_keyframes: in keyframes that the annotations name. all_keyframes: in each keyframe of an
+# annotated video that is not excluded (docs/guides/detection.md).
+_C.DATASETS.NEGATIVE_PERSONS = Key("none", choice("none", "annotated_keyframes", "all_keyframes"))
+# Lowest score of such a person box.
+_C.DATASETS.NEGATIVE_PERSON_SCORE = Key(0.8, number("[0, 1]"))
 
 _C.DATALOADER = Group()
 # Loader workers of each training process. 0: load in the training process.

@@ -21,6 +21,7 @@ from vmae_det.data import transforms
 from vmae_det.data.augmentation import ClipAugmentation
 from vmae_det.data.catalog import DatasetSpec
 from vmae_det.data.classes import ModelClasses
+from vmae_det.data.negative_persons import add_negative_persons
 from vmae_det.data.transforms import Clip, make_clip
 from vmae_det.formats.ava_csv import LabelMap, read_action_csv, read_excluded_keyframes
 from vmae_det.formats.keyframes import KeyframeBoxes, group_by_keyframe
@@ -281,9 +282,10 @@ class LabeledVideos(ClipDataset):
 class ActionKeyframes(ClipDataset):
     """Keyframes with persons. Keyframes without a person, and excluded ones, are skipped.
 
-    Training samples contain the annotated `boxes` (N, 4) in pixels and multi-hot `labels` (N, classes). Test
-    samples contain the `boxes` of detected persons with `person_scores` (N,), and for the results file
-    `boxes_relative` (N, 4) in [0, 1], `video_name` and `timestamp`.
+    Training samples contain the annotated `boxes` (N, 4) in pixels and multi-hot `labels` (N, classes), and
+    the boxes of DATASETS.NEGATIVE_PERSONS, whose labels are all 0. Test samples contain the `boxes` of
+    detected persons with `person_scores` (N,), and for the results file `boxes_relative` (N, 4) in [0, 1],
+    `video_name` and `timestamp`.
     """
 
     def __init__(self, cfg: CfgNode, spec: DatasetSpec, training: bool) -> None:
@@ -318,12 +320,26 @@ class ActionKeyframes(ClipDataset):
             )
 
     def _read_annotations(self, excluded: Any) -> KeyframeBoxes:
+        node = self.cfg.DATASETS
         rows = read_action_csv(self.spec.annotations, self.label_map)
-        columns = self.label_map.columns(rows.action)
+        if node.NEGATIVE_PERSONS != "none":
+            if self.spec.person_boxes is None:
+                raise ConfigError(
+                    f"DATASETS.NEGATIVE_PERSONS: {node.NEGATIVE_PERSONS}, but {self.spec.name} has no "
+                    "person_boxes; vmae-det detect-persons writes them"
+                )
+            persons = read_person_boxes(self.spec.person_boxes)
+            rows = add_negative_persons(rows, persons, node.NEGATIVE_PERSONS, node.NEGATIVE_PERSON_SCORE)
+        columns = self.label_map.columns(rows.action)  # -1 for negatives
         keyframes = group_by_keyframe(rows, columns, excluded)
-        if not len(keyframes):
+        if not (keyframes.values >= 0).any():
             raise DataError("no keyframe with an annotated person is left", self.spec.annotations)
         return keyframes
+
+    @property
+    def num_negatives(self) -> int:
+        """Number of training boxes with all labels 0 (DATASETS.NEGATIVE_PERSONS)."""
+        return int((self.keyframes.values < 0).sum()) if self.training else 0
 
     def _read_persons(self, excluded: Any) -> KeyframeBoxes:
         threshold = self.cfg.TEST.PERSON_BOX_SCORE
@@ -344,7 +360,7 @@ class ActionKeyframes(ClipDataset):
 
     def class_counts(self, number: int) -> np.ndarray:
         """Return the number of annotated boxes of each class."""
-        columns = self.keyframes.values
+        columns = self.keyframes.values[self.keyframes.values >= 0]
         return np.bincount(columns if self.columns is None else self.columns[columns], minlength=number)
 
     def __len__(self) -> int:
@@ -374,7 +390,8 @@ class ActionKeyframes(ClipDataset):
         clip, columns = self._load_clip(index)
         boxes, person = np.unique(clip.boxes.numpy(), axis=0, return_inverse=True)
         labels = torch.zeros(len(boxes), self.cfg.MODEL.ROI_HEAD.NUM_CLASSES)
-        labels[person.reshape(-1), columns if self.columns is None else self.columns[columns]] = 1
+        person, columns = person.reshape(-1)[columns >= 0], columns[columns >= 0]
+        labels[person, columns if self.columns is None else self.columns[columns]] = 1
         return Clip(clip.frames, torch.from_numpy(boxes)), {"labels": labels}
 
     def load_test(self, index: int) -> tuple[Clip, Sample]:

@@ -109,18 +109,24 @@ def _split_detection(spec: DatasetSpec, folder: Path, seed: int) -> Split | None
         return None
     chosen = np.zeros(len(counts), dtype=bool)
     chosen[has_labels] = choose_validation(counts[has_labels], seed)
+    # Videos of which all annotations are keyframes without an action: negatives for both sets.
+    keyframes = np.bincount(rows.video[np.isnan(rows.boxes).any(axis=1)], minlength=len(counts))
+    is_negative = ~has_labels & (keyframes > 0)
+    if is_negative.sum() > 1:
+        chosen[is_negative] = choose_validation(keyframes[is_negative, None], seed)
 
     parts = {"train": rows.select(~chosen[rows.video]), "val": rows.select(chosen[rows.video])}
     for part, boxes in parts.items():
         write_action_csv(folder / f"{part}.csv", boxes, kind="ground_truth")
+    train_persons = None
     if spec.person_boxes is None:
         persons = _annotated_persons(parts["val"])
     else:
-        detected, names = read_person_boxes(spec.person_boxes), set(rows.videos[chosen])
-        is_val = np.array([name in names for name in detected.videos], dtype=bool)
-        persons = _person_lines(detected.select(is_val[detected.video]))
+        train_persons, detected = "train_persons.csv", read_person_boxes(spec.person_boxes)
+        write_text(folder / train_persons, _persons_of(detected, rows.videos[~chosen]))
+        persons = _persons_of(detected, rows.videos[chosen])
     write_text(folder / "val_persons.csv", persons)
-    _write_dataset(folder / "train.yaml", spec, annotations="train.csv", person_boxes=None)
+    _write_dataset(folder / "train.yaml", spec, annotations="train.csv", person_boxes=train_persons)
     _write_dataset(folder / "val.yaml", spec, annotations="val.csv", person_boxes="val_persons.csv")
     return _result(folder, counts, chosen, spec.person_boxes is None)
 
@@ -131,6 +137,12 @@ def _annotated_persons(rows: ActionBoxes) -> str:
     _, first = np.unique(table, axis=0, return_index=True)  # one box per person, not one per action
     rows = rows.select(first)
     return _person_lines(PersonBoxes(rows.videos, rows.video, rows.timestamp, rows.boxes, rows.score))
+
+
+def _persons_of(persons: PersonBoxes, videos: np.ndarray) -> str:
+    """Return the lines of the persons in some videos."""
+    chosen = np.isin(persons.videos.astype(object), videos.astype(object))
+    return _person_lines(persons.select(chosen[persons.video]))
 
 
 def _person_lines(persons: PersonBoxes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +13,9 @@ from vmae_det.checkpoint.loading import config_keys_from_shapes, read_weights
 from vmae_det.checkpoint.locate import locate
 from vmae_det.checkpoint.published_formats import HEADS_BY_WIDTH
 from vmae_det.checkpoint.stored_config import stored_config
+from vmae_det.config import CfgNode
 from vmae_det.config.cfg_node import value_of
+from vmae_det.engine.auto_choices import Choice, Choices
 from vmae_det.modeling import model_class
 from vmae_det.utils.errors import UserError, WeightsError, did_you_mean
 
@@ -31,6 +34,51 @@ NETWORK_KEYS = (
     *("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "INPUT.NUM_FRAMES", "INPUT.CROP_SIZE"),
 )
 DECODER_KEYS = tuple(f"MODEL.DECODER.{key}" for key in ("EMBED_DIM", "DEPTH", "NUM_HEADS"))
+
+
+def choose_network(
+    choices: Choices, model: str, weights: str, given: CfgNode, base: Callable[[CfgNode], None]
+) -> None:
+    """Choose recipe, network and initial weights.
+
+    Args:
+        model, weights: see `choose_config`.
+        given: config with the user's keys.
+        base: merges these keys.
+    """
+    given_weights = given.MODEL.WEIGHTS or given.MODEL.BACKBONE.CHECKPOINT
+    if weights and given_weights:
+        raise UserError(f"--weights: {weights}, but the config names {given_weights}; give one of them")
+    weights = weights or given_weights
+    architecture, _, tiny = RECIPES[choices.task]
+    stored = network_of(weights) if weights else {}
+    if not (model or weights) and "MODEL.BACKBONE.EMBED_DIM" in choices.given_keys:
+        size = size_of(given.MODEL.BACKBONE.EMBED_DIM)
+        recipe, why = (RECIPES[choices.task][1].format(size) if size else tiny), "fits the given backbone"
+    else:
+        recipe, weights, why = choose_recipe(choices.task, model, weights, stored, choices.warnings)
+    choices.cfg.merge_from_file(model_zoo.get_config_file(recipe))
+    for key in ("MODEL.WEIGHTS", "MODEL.BACKBONE.CHECKPOINT"):
+        choices.cfg.merge_from_list([key, ""])
+    sides = ("INPUT.TRAIN_SHORT_SIDE", "INPUT.TEST_SHORT_SIDE")
+    choices.side_ratios = {key: value_of(choices.cfg, key) / choices.cfg.INPUT.CROP_SIZE for key in sides}
+    if weights and not stored:
+        stored = network_of(weights)
+    is_autoencoder = stored.get("MODEL.META_ARCHITECTURE") == "MaskedAutoencoder"
+    resumes_decoder = choices.task == "pretraining" and is_autoencoder
+    for key in (*NETWORK_KEYS, *(DECODER_KEYS if resumes_decoder else ())):
+        if key in stored:
+            choices.cfg.merge_from_list([key, stored[key]])
+    base(choices.cfg)
+    choices.is_tiny = recipe == tiny
+    choices.recipe_crop = choices.cfg.INPUT.CROP_SIZE
+    spec = choices.spec
+    choices.set("MODEL.META_ARCHITECTURE", architecture, f"{spec.name} is of type {spec.type}")
+    node = choices.cfg.MODEL.BACKBONE
+    network = f"{node.DEPTH} blocks of dimension {node.EMBED_DIM}"
+    choices.listed.insert(0, Choice("(recipe)", recipe, f"{why}: {network}"))
+    key = "MODEL.WEIGHTS" if resumes_decoder or given.MODEL.WEIGHTS else "MODEL.BACKBONE.CHECKPOINT"
+    choices.set(key, weights, "initial weights" if weights else "none: random initial weights")
 
 
 def choose_recipe(

@@ -28,8 +28,9 @@ import polars as pl
 
 from vmae_det.evaluation.average_precision import average_precision
 from vmae_det.evaluation.confusion_matrix import ConfusionMatrix, action_confusions
-from vmae_det.evaluation.matching import Matches, ScoredRows, box_iou, match
+from vmae_det.evaluation.matching import Matches, ScoredRows, match
 from vmae_det.formats.ava_csv import ActionBoxes
+from vmae_det.formats.box_iou import box_iou
 from vmae_det.formats.label_map import LabelMap
 
 CAUSES = ("cap", "confusion", "duplicate", "loose box", "background", "not scored", "not detected")

@@ -32,6 +32,7 @@ import polars as pl
 
 from vmae_det.evaluation.average_precision import PrecisionRecall, precision_recall
 from vmae_det.formats.ava_csv import ActionBoxes
+from vmae_det.formats.box_iou import box_iou
 from vmae_det.formats.keyframes import keyframe_keys
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.utils.errors import DataError, UserError
@@ -362,18 +363,6 @@ def _check_num_pairs(num_truth: np.ndarray, num_detected: np.ndarray) -> None:
             f"expected at most {_MAX_PAIRS:.0e} pairs of an annotated box and a detection in a keyframe and "
             f"class, got {num_truth[worst]} boxes and {num_detected[worst]} detections"
         )
-
-
-def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the IoU (P,) of boxes (P, 4) and (P, 4), of which at most one is empty.
-
-    Operations have the order of the evaluators, so that results are equal to the last bit.
-    """
-    sides = np.maximum(0.0, np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]))
-    # mmaction2 computes in float32 up to here, and in float64 from here on.
-    intersection = sides.astype(np.float64, copy=False).prod(axis=1)
-    areas = (a[:, 2:] - a[:, :2]).prod(axis=1) + (b[:, 2:] - b[:, :2]).prod(axis=1)
-    return intersection / (areas - intersection)
 
 
 # ---------------------------------------------------------------- sorting and lookup of millions of keys

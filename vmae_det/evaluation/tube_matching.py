@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from vmae_det.evaluation.average_precision import envelope_area, tied_ranks, trapezoid_area
-from vmae_det.evaluation.matching import box_iou
+from vmae_det.formats.box_iou import box_iou
 from vmae_det.formats.tube_csv import Tubes
 
 

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from vmae_det.dataset_tools.importers.tracks import TrackPoint
+from vmae_det.formats.person_boxes import PERSON_NAMES
 
 # Attributes that identify the person; attributes that do so if their values look like ids; and attributes
 # that describe the box itself.
@@ -120,8 +121,14 @@ class ActionResolver:
         self._object_classes = with_actions - known
 
     def is_ignored(self, point: TrackPoint) -> bool:
-        """Return whether all classes of a box are ignored."""
-        return bool(point.labels) and self._ignored.issuperset(point.labels)
+        """Return whether all classes of a box are ignored.
+
+        A box of an ignored class such as "person" that has no other action is a person without an action.
+        """
+        if not point.labels or not self._ignored.issuperset(point.labels):
+            return False
+        is_person = PERSON_NAMES.issuperset(label.lower() for label in point.labels)
+        return not is_person or bool(self._attribute_actions(point))
 
     def actions(self, point: TrackPoint) -> tuple[str, ...]:
         """Return the names of a point's actions."""

@@ -1,7 +1,12 @@
-"""Convert annotation files to a dataset in AVA format: annotations.csv, actions.pbtxt and dataset.yaml."""
+"""Convert annotation files to a dataset in AVA format: annotations.csv, actions.pbtxt and dataset.yaml.
+
+AVA's format has no row for a person without an action. If there are such persons, annotated_persons.csv
+contains the boxes of everyone, and annotations.csv has a row without a box for a keyframe without actions.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,16 +39,18 @@ from vmae_det.dataset_tools.importers.tracks import (
 from vmae_det.formats.ava_csv import GROUND_TRUTH_RULE, ActionBoxes, write_action_csv
 from vmae_det.formats.box_csv import MAX_TIMESTAMP, box_problem
 from vmae_det.formats.label_map import LabelMap, write_label_map
+from vmae_det.formats.person_boxes import format_person_boxes
 from vmae_det.utils.errors import ConfigError, DataError, UserError, did_you_mean
 from vmae_det.utils.output_files import write_text
 from vmae_det.utils.paths import relative_path
 
 FILES = ("annotations.csv", "actions.pbtxt", "dataset.yaml")
+PERSONS = "annotated_persons.csv"
 
 
 @dataclass(frozen=True)
 class _Row:
-    """One line of annotations.csv; `person` is -1 if unknown."""
+    """A box with an action, or "" for a person without one; `person` is -1 if unknown."""
 
     video: str
     seconds: float
@@ -61,7 +68,7 @@ def import_annotations(
         DataError: a file is invalid, or contains nothing usable; the error names the location.
         UserError: the dataset's files already exist, or an option is missing or invalid.
     """
-    present = [name for name in FILES if (output / name).exists()]
+    present = [name for name in (*FILES, PERSONS) if (output / name).exists()]
     if present and not overwrite:
         raise UserError(
             f"{output / present[0]} already exists; choose another folder, or pass --overwrite to replace it"
@@ -74,14 +81,19 @@ def import_annotations(
     if options.frame_size is not None and all(video.frame_size is not None for video in videos):
         raise ConfigError("--frame-size: the annotations already contain the frame size; omit this option")
     resolver = ActionResolver(points, frozenset(given.names if given else ()), options.ignored)
-    rows = _make_rows(videos, files, resolver, options, report)
+    everyone = _make_rows(videos, files, resolver, options, report)
+    rows = [row for row in everyone if row.action]
+    idle = len(everyone) - len(rows)
     if not rows:
-        reasons = ", ".join(f"{count} {what}" for what, count in report.skipped.items() if count)
+        skipped = Counter({"boxes without an action": idle}) + report.skipped
+        reasons = ", ".join(f"{count} {what}" for what, count in skipped.items())
         raise DataError(f"no box with an action; skipped: {reasons or 'nothing'}", sources[0])
     label_map = given or _label_map(rows)
     _check_actions(rows, label_map, options)
     _count(rows, report)
-    _write(rows, label_map, output, options)
+    if idle:
+        report.notes.append(f"{idle} boxes without an action are negatives; {PERSONS} contains all boxes")
+    _write(everyone, label_map, output, options)
     return report
 
 
@@ -174,16 +186,15 @@ def _make_rows(
             report.skipped["boxes outside the video's time"] += outside
             person = -1 if track.person is None else ids[track.person]
             for keyframe, point in sample_track(track, video.last_frame, keyframes):
+                shared = segment_actions(video.segments, keyframe.frame, keyframe.frame)
+                point = point._replace(attributes=point.attributes + shared)
                 if resolver.is_ignored(point):
                     report.skipped["boxes of ignored classes"] += 1
                     continue
-                shared = segment_actions(video.segments, keyframe.frame, keyframe.frame)
                 used.update(one for one in video.segments if one.start <= keyframe.frame <= one.end)
-                actions = resolver.actions(point._replace(attributes=point.attributes + shared))
+                actions = resolver.actions(point) or ("",)
                 box = _relative_box(point.box, frame_size)
-                if not actions:
-                    report.skipped["boxes without an action"] += 1
-                elif box is None:
+                if box is None:
                     report.skipped["boxes that are empty or outside the frame"] += 1
                 else:
                     seconds = round(keyframe.seconds + options.video_start, 3) + 0.0
@@ -248,10 +259,19 @@ def _count(rows: list[_Row], report: ImportReport) -> None:
         report.notes.append(f"{anonymous} boxes do not identify the person; they have no person id")
 
 
-def _write(rows: list[_Row], label_map: LabelMap, output: Path, options: ImportOptions) -> None:
-    names = sorted({row.video for row in rows})
+def _write(everyone: list[_Row], label_map: LabelMap, output: Path, options: ImportOptions) -> None:
+    """Write the dataset of persons with and without actions."""
+    names = sorted({row.video for row in everyone})
     index = {name: i for i, name in enumerate(names)}
-    ids = dict(zip(label_map.names, label_map.ids))
+    ids = dict(zip(label_map.names, label_map.ids)) | {"": -1}
+    active = {(row.video, row.seconds) for row in everyone if row.action}
+    rows = {row for row in everyone if row.action}
+    no_box = (np.nan,) * 4
+    rows |= {
+        _Row(row.video, row.seconds, no_box, "", -1)
+        for row in everyone
+        if (row.video, row.seconds) not in active
+    }
     ordered = sorted(rows, key=lambda row: (row.video, row.seconds, row.person, row.box, ids[row.action]))
     boxes = ActionBoxes(
         videos=np.array(names, dtype=object),
@@ -269,6 +289,11 @@ def _write(rows: list[_Row], label_map: LabelMap, output: Path, options: ImportO
         "label_map": FILES[1],
         "video_start": options.video_start,
     }
+    if not all(row.action for row in everyone):
+        persons = dict.fromkeys((row.video, row.seconds, row.box) for row in everyone)
+        lines = (format_person_boxes(v, seconds, np.array([box]), np.ones(1)) for v, seconds, box in persons)
+        write_text(output / PERSONS, "".join(line for group in lines for line in group))
+        content["person_boxes"] = PERSONS
     write_action_csv(output / FILES[0], boxes, kind="ground_truth")
     write_label_map(output / FILES[1], label_map)
     write_text(output / FILES[2], yaml.safe_dump(content, sort_keys=False, allow_unicode=True))

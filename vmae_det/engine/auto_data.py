@@ -1,0 +1,208 @@
+"""Choose datasets, classes and negatives of `vmae-det train --data`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from vmae_det.config import CfgNode
+from vmae_det.config.cfg_node import value_of
+from vmae_det.config.checks import NUM_CLASSES_KEYS
+from vmae_det.data.catalog import DatasetSpec, get_dataset
+from vmae_det.data.classes import ModelClasses
+from vmae_det.data.loader import ConcatClipDataset, build_train_dataset
+from vmae_det.data.split import split_dataset, write_annotated_persons
+from vmae_det.engine.auto_choices import Choices
+from vmae_det.engine.auto_network import RECIPES, TASKS
+from vmae_det.engine.num_classes import resolve_num_classes
+from vmae_det.formats.ava_csv import read_action_csv
+from vmae_det.formats.label_map import LabelMap
+from vmae_det.modeling import model_class
+from vmae_det.utils.errors import ConfigError, UserError
+
+DATA_FOLDER = "data"  # in OUTPUT_DIR: the dataset files of a split
+_RARE = 10  # ratio of the most frequent class to the rarest one from which classes are weighted
+_DETECT_PERSONS = (
+    "run vmae-det detect-persons --dataset {} --output persons.csv, and name the file as person_boxes"
+)
+
+
+def task_of(spec: DatasetSpec, given: CfgNode, given_keys: frozenset[str]) -> str:
+    """Return the task that a dataset is for.
+
+    Raises:
+        ConfigError: there is none, or the given keys are for another one.
+    """
+    if spec.type not in TASKS:
+        raise ConfigError(
+            f"--data: {spec.name} is of type '{spec.type}', expected one of {', '.join(TASKS)}; use "
+            "--config-file without --data for a custom type"
+        )
+    task = TASKS[spec.type]
+    if "MODEL.META_ARCHITECTURE" in given_keys and model_class(given).task != task:
+        raise ConfigError(
+            f"MODEL.META_ARCHITECTURE: {given.MODEL.META_ARCHITECTURE}, but {spec.name} of --data is of type "
+            f"'{spec.type}', which trains {RECIPES[task][0]}"
+        )
+    return task
+
+
+def checked_val(val: str, spec: DatasetSpec, given: CfgNode) -> DatasetSpec | None:
+    """Return the validation set, whose type and classes must fit those of the training set."""
+    if not val:
+        return None
+    found = get_dataset(val, given.DATASETS.ROOT, "--val")
+    if found.type != spec.type:
+        raise ConfigError(
+            f"--val: {found.name} is of type '{found.type}', but {spec.name} of --data is of type "
+            f"'{spec.type}'"
+        )
+    if spec.label_map is not None and found.label_map is not None:
+        classes = ModelClasses(LabelMap.from_file(spec.label_map), str(spec.label_map))
+        classes.columns_of(LabelMap.from_file(found.label_map), str(found.label_map))
+    return found
+
+
+def choose_data(choices: Choices, data: str, val_spec: DatasetSpec | None, val: str, folder: Path) -> None:
+    """Choose training and validation set, and the folder of the run.
+
+    Args:
+        data, val, folder: see `choose_config`.
+        val_spec: the dataset `val`; None without one.
+    """
+    choices.set("OUTPUT_DIR", default_output(data), "named after the data")
+    train, test, reason = data, (val,) if val else (), "--val"
+    if val_spec is not None and val_spec.type == "detection" and val_spec.person_boxes is None:
+        if len(np.setdiff1d(read_action_csv(val_spec.annotations).action, [-1])) < 2:
+            raise UserError(
+                f"--val: {val} has no person_boxes and labels of a single class, so that each model would "
+                f"have a frame-mAP of 1; {_DETECT_PERSONS.format(val)}"
+            )
+        test, reason = (str(write_annotated_persons(val_spec, folder)),), "--val, with annotated persons"
+        _warn_about_persons(choices, val)
+    if val_spec is None and choices.task == "pretraining":
+        reason = "none: all videos are for training"
+    elif val_spec is None:
+        train, test, reason = _split(choices, data, folder)
+    choices.set("DATASETS.TRAIN", (train,), "--data" if train == data else reason)
+    choices.set("DATASETS.TEST", test, reason)
+
+
+def _split(choices: Choices, data: str, folder: Path) -> tuple[str, tuple[str, ...], str]:
+    """Return training and validation set, and the reason."""
+    split = split_dataset(choices.spec, folder, choices.cfg.SEED)
+    if split is None:
+        choices.warnings.append(f"{data}: training has no validation set, because only one video has labels")
+        return data, (), "none: a single video with labels cannot be split"
+    if split.missing:
+        choices.warnings.append(
+            f"{data}: {split.missing} classes have labels in only one of the training and validation sets"
+        )
+    if split.annotated_persons:
+        _warn_about_persons(choices, data)
+    reason = f"{split.videos[0]} videos for training, {split.videos[1]} for validation"
+    return str(split.train), (str(split.val),), reason
+
+
+def _warn_about_persons(choices: Choices, name: str) -> None:
+    choices.warnings.append(
+        f"{name}: has no person_boxes; validation uses the annotated boxes, so that frame-mAP measures "
+        "actions and not the detection of people (vmae-det detect-persons writes person_boxes)"
+    )
+
+
+def choose_classes(choices: Choices) -> ConcatClipDataset:
+    """Choose the number of classes, their balance and the negatives; return the training set.
+
+    Raises:
+        UserError: all training samples have the same class, so that nothing can be learned.
+    """
+    key = NUM_CLASSES_KEYS.get(choices.task)
+    if key is not None:
+        if key not in choices.given_keys:
+            choices.cfg.merge_from_list([key, "auto"])
+        source = resolve_num_classes(choices.cfg)
+        choices.set(key, value_of(choices.cfg, key), f"classes of {source}")
+    dataset = _choose_negatives(choices) if choices.task == "detection" else None
+    dataset = dataset or build_train_dataset(choices.cfg, choices.task)
+    if key is None:
+        return dataset
+    counts = dataset.class_counts(value_of(choices.cfg, key))
+    present = counts[counts > 0]
+    if len(present) < 2:
+        _check_single_class(choices, dataset)
+    ratio = present.max() / present.min()
+    balance = "inverse_sqrt" if ratio > _RARE else "none"
+    reason = f"the most frequent class has {ratio:.3g} times the labels of the rarest ({present.min()})"
+    choices.set("SOLVER.CLASS_BALANCE", balance, reason)
+    label_map = dataset.classes and dataset.classes.label_map
+    names = label_map.names if label_map else ()
+    sided = [name for name in names if re.search(r"(?<![a-z])(left|right)(?![a-z])", name, re.I)]
+    if sided:
+        choices.set("INPUT.FLIP", 0.0, f"a flip would turn '{sided[0]}' into another class")
+    return dataset
+
+
+def _choose_negatives(choices: Choices) -> ConcatClipDataset:
+    """Choose whether persons without an annotation are negatives; return the training set."""
+    key, score_key = "DATASETS.NEGATIVE_PERSONS", "DATASETS.NEGATIVE_PERSON_SCORE"
+    cfg = choices.cfg
+    (name,) = cfg.DATASETS.TRAIN
+    has_persons = get_dataset(name, cfg.DATASETS.ROOT).person_boxes is not None
+    if has_persons and key not in choices.given_keys:
+        cfg.merge_from_list([key, "annotated_keyframes"])
+    if score_key not in choices.given_keys:
+        cfg.merge_from_list([score_key, cfg.TEST.PERSON_BOX_SCORE])
+    dataset = build_train_dataset(cfg, "detection")
+    number = dataset.datasets[0].num_negatives
+    if not has_persons:
+        choices.set(key, "none", "the training set has no person_boxes")
+    elif not number:
+        choices.set(key, "none", "each person box of its keyframes matches an annotated box")
+    else:
+        choices.set(key, "annotated_keyframes", f"{number} of its person boxes match no annotated box")
+        choices.set(score_key, cfg.TEST.PERSON_BOX_SCORE, "as TEST.PERSON_BOX_SCORE")
+    return dataset
+
+
+def _check_single_class(choices: Choices, dataset: ConcatClipDataset) -> None:
+    """Raise a UserError if each training sample has the only class with labels."""
+    name = choices.spec.name
+    problem = f"{name}: only one class has labels"
+    if choices.task != "detection":
+        raise UserError(
+            f"{problem}, so a model cannot learn what is not of this class; label other classes, too"
+        )
+    if dataset.datasets[0].num_negatives:
+        return
+    problem += " and each training box has it, so a model cannot learn who does not; label other actions, or "
+    (train,) = choices.cfg.DATASETS.TRAIN
+    if get_dataset(train, choices.cfg.DATASETS.ROOT).person_boxes is None:
+        raise UserError(f"{problem}add the boxes of all people: {_DETECT_PERSONS.format(name)}")
+    raise UserError(
+        f"{problem}annotate keyframes without it (lines VIDEO,SECOND) and detect people there; if nobody "
+        "does it in the other keyframes of person_boxes, set DATASETS.NEGATIVE_PERSONS all_keyframes"
+    )
+
+
+def move_datasets(choices: Choices, folder: Path) -> None:
+    """Replace the dataset files in `folder` by those that OUTPUT_DIR will contain."""
+    moved = Path(choices.cfg.OUTPUT_DIR) / DATA_FOLDER
+    for key in ("DATASETS.TRAIN", "DATASETS.TEST"):
+        names = [Path(name) for name in value_of(choices.cfg, key)]
+        if any(name.parent == folder for name in names):
+            names = tuple(str(moved / name.name) for name in names)
+            choices.cfg.merge_from_list([key, names])
+            choices.listed = [
+                replace(choice, value=names) if choice.key == key else choice for choice in choices.listed
+            ]
+
+
+def default_output(data: str) -> str:
+    """Return OUTPUT_DIR: named after the dataset, its file, or the folder of a file `dataset.yaml`."""
+    path = Path(data)
+    parts = [part for part in path.with_suffix("").parts if part not in ("/", ".", "..", "dataset", "train")]
+    return "output/" + (re.sub(r"[^\w.-]", "_", parts[-1]) if parts else "train")
