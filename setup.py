@@ -18,6 +18,7 @@ setup(
     # The configs live at the top of the repository, where people look for them, and ship inside the package.
     package_dir={"vmae_det.model_zoo.configs": "configs"},
     package_data={
+        "vmae_det.formats": ["label_maps/*"],
         "vmae_det.model_zoo.configs": ["**/*.yaml"],
         "vmae_det.rendering": ["page_template/*"],
         "vmae_det.visualization": ["*.css", "*.html"],

@@ -1,11 +1,14 @@
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from vmae_det.formats.label_map import LabelMap, write_label_map
+from vmae_det.data.catalog import read_dataset_file
+from vmae_det.formats.label_map import LabelMap, builtin_label_maps, suggest_label_map, write_label_map
 from vmae_det.utils.errors import DataError
 
+SHARED = Path(__file__).parents[3] / "shared"
 LABEL_MAP = LabelMap((1, 3, 12), ("bend", "crouch", "stand"), ("", "", ""))
 
 
@@ -108,3 +111,67 @@ def test_columns_of_known_and_unknown_ids():
 def test_invalid_label_map_is_reported_with_its_line(tmp_path, text, message):
     with pytest.raises(DataError, match=message):
         LabelMap.from_file(write(tmp_path / "map.pbtxt", text))
+
+
+SIZES = {
+    "ava_v2.2": 80,
+    "ava_v2.2_scored": 60,
+    "kinetics400": 400,
+    "kinetics600": 600,
+    "kinetics700": 700,
+    "kinetics710": 710,
+    "ssv2": 174,
+}
+
+
+def test_builtin_label_maps():
+    assert {name: len(LabelMap.builtin(name)) for name in builtin_label_maps()} == SIZES
+    for name, size in SIZES.items():
+        if name != "ava_v2.2_scored":
+            assert LabelMap.builtin(name).ids == tuple(range(1, size + 1))
+    for name in ("kinetics400", "kinetics600", "kinetics700", "ssv2"):
+        assert list(LabelMap.builtin(name).names) == sorted(LabelMap.builtin(name).names)
+
+
+def test_builtin_classes_of_ava():
+    actions, scored = LabelMap.builtin("ava_v2.2"), LabelMap.builtin("ava_v2.2_scored")
+    assert actions.select(actions.columns(np.array(scored.ids))) == scored
+    # Table 1 of Gu et al., 2018: 14 poses, 49 interactions with objects and 17 with persons.
+    kinds = ("PERSON_MOVEMENT", "OBJECT_MANIPULATION", "PERSON_INTERACTION")
+    assert [actions.kinds.count(kind) for kind in kinds] == [14, 49, 17]
+    some = {1: "bend/bow (at the waist)", 12: "stand", 16: "brush teeth", 80: "watch (a person)"}
+    assert {number: dict(zip(actions.ids, actions.names))[number] for number in some} == some
+    official = SHARED / "golden" / "ava_eval" / "ava_action_list_v2.1_for_activitynet_2018.pbtxt"
+    if official.exists():  # v2.2 has the same classes
+        found = LabelMap.from_file(official)
+        assert (found.ids, found.names) == (scored.ids, scored.names)
+
+
+def test_builtin_names_instead_of_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert LabelMap.from_file("ava_v2.2") == LabelMap.builtin("ava_v2.2")
+    with pytest.raises(DataError, match=r"no such file or built-in label map; did you mean 'ava_v2\.2'"):
+        LabelMap.from_file("ava_v2.3")
+    with pytest.raises(DataError, match=r"no such built-in.* expected one of: ava_v2\.2, .*ssv2"):
+        LabelMap.builtin("words")
+    with pytest.raises(DataError, match=r"map\.pbtxt: no such file$"):
+        LabelMap.from_file("map.pbtxt")
+    (tmp_path / "ssv2").mkdir()
+    assert len(LabelMap.from_file("ssv2")) == 174
+    write_label_map(tmp_path / "ava_v2.2", LABEL_MAP)  # a file has precedence
+    assert LabelMap.from_file("ava_v2.2") == LABEL_MAP
+    assert suggest_label_map(80) == ", such as ava_v2.2"
+    assert suggest_label_map(3) == ""
+
+
+def test_builtin_names_in_a_dataset_file(tmp_path):
+    (tmp_path / "val.csv").touch()
+    text = (
+        "{type: detection, videos: ., annotations: val.csv, label_map: %s, scored_classes: ava_v2.2_scored}"
+    )
+    (tmp_path / "val.yaml").write_text(text % "ava_v2.2")
+    spec = read_dataset_file(tmp_path / "val.yaml")
+    assert [len(LabelMap.from_file(path)) for path in (spec.label_map, spec.scored_classes)] == [80, 60]
+    (tmp_path / "val.yaml").write_text(text % "ava_v2.1")
+    with pytest.raises(DataError, match=r"label_map: .*ava_v2\.1 does not exist"):
+        read_dataset_file(tmp_path / "val.yaml")

@@ -11,7 +11,8 @@ from vmae_det.engine.inspection import empty_model
 from vmae_det.solver import build_optimizer, build_schedule, parameter_groups
 
 NAMES = model_zoo.config_names()
-PAPER = [name for name in NAMES if not name.startswith("MiniAVA/") and "_as_published" not in name]
+OTHERS = ("MiniAVA/", "_as_published", "_mmaction2")  # not of the paper
+PAPER = [name for name in NAMES if not any(other in name for other in OTHERS)]
 
 # Rows of the tables: base lr, batch, epochs, layer decay, drop path, head dropout.
 FINETUNING = {

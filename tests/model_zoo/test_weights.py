@@ -5,19 +5,57 @@ import torch
 
 from vmae_det import model_zoo
 from vmae_det.checkpoint.loading import config_keys_from_shapes
+from vmae_det.formats.label_map import LabelMap
 from vmae_det.modeling import build_model
 from vmae_det.utils.errors import ConfigError
 
 DOCS = model_zoo.config_folder().parent / "docs"
 
 
+HUGGING_FACE = [name for name, each in model_zoo.WEIGHTS.items() if "huggingface.co/MCG-NJU/" in each.url]
+DETECTORS = [name for name, each in model_zoo.WEIGHTS.items() if each.label_map == "ava_v2.2"]
+
+
 @pytest.mark.parametrize("name", model_zoo.WEIGHTS)
+def test_an_entry_is_complete(name):
+    weights = model_zoo.get_weights(name)
+    assert weights.config in model_zoo.config_names()
+    assert bool(weights.url) != bool(weights.page)
+    assert (weights.url or weights.page).startswith("https://")
+    assert weights.note
+    assert weights.license
+    assert weights.sha256 is None or re.fullmatch("[0-9a-f]{8,64}", weights.sha256)
+    cfg = model_zoo.get_config(weights.config)
+    sizes = {
+        "VideoClassifier": cfg.MODEL.CLASSIFIER.NUM_CLASSES,
+        "ActionDetector": cfg.MODEL.ROI_HEAD.NUM_CLASSES,
+    }
+    if weights.label_map:
+        assert len(LabelMap.builtin(weights.label_map)) == sizes[cfg.MODEL.META_ARCHITECTURE]
+    else:
+        assert cfg.MODEL.META_ARCHITECTURE == "MaskedAutoencoder"
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_detector_has_the_config_of_its_size(name):
+    weights = model_zoo.get_weights(name)
+    cfg = model_zoo.get_config(weights.config)
+    assert cfg.MODEL.META_ARCHITECTURE == "ActionDetector"
+    assert f"vit_{next(size for size in SIZES if size in name)}_" in weights.config
+    assert (cfg.INPUT.NUM_FRAMES, cfg.INPUT.SAMPLING_RATE, cfg.INPUT.TEST_SHORT_SIDE) == (16, 4, 256)
+    head = cfg.MODEL.ROI_HEAD
+    values = (cfg.INPUT.CONVENTION, cfg.MODEL.PIXEL_STD[0], head.ALIGNED, head.RESOLUTION)
+    of_mmaction2 = name.startswith("mmaction2-")
+    assert values == (("centred", 58.395, True, 8) if of_mmaction2 else ("published", 57.375, False, 7))
+    assert head.USE_PERSON_SCORE is not of_mmaction2
+    assert weights.result.endswith(" mAP")
+
+
+@pytest.mark.parametrize("name", HUGGING_FACE)
 def test_published_weights_have_a_url_and_a_config(name):
     weights = model_zoo.get_weights(name)
     assert weights.url.startswith(f"https://huggingface.co/MCG-NJU/{name}/resolve/main/")
     assert weights.url.endswith((".safetensors", ".bin"))
-    assert weights.config in model_zoo.config_names()
-    assert weights.sha256 is None or re.fullmatch("[0-9a-f]{64}", weights.sha256)
     task = model_zoo.get_config(weights.config).MODEL.META_ARCHITECTURE
     assert task == ("VideoClassifier" if "finetuned" in name else "MaskedAutoencoder")
     size = next((size for size in ("small", "large", "huge") if size in name), "base")
@@ -36,7 +74,7 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize("name", model_zoo.WEIGHTS)
+@pytest.mark.parametrize("name", HUGGING_FACE)
 def test_each_config_builds_the_network_of_its_weights(name):
     cfg = model_zoo.get_config(model_zoo.get_weights(name).config)
     encoder, decoder = SIZES[next((size for size in SIZES if size in name), "base")]
@@ -75,4 +113,5 @@ def test_the_documentation_lists_all_configs_and_weights():
     assert listed == {name for name in model_zoo.config_names() if not name.startswith("MiniAVA/")}
     for name, weights in model_zoo.WEIGHTS.items():
         assert f"`{name}`" in text
-        assert weights.url in text
+        assert (weights.url or weights.page) in text
+        assert not weights.result or weights.result.removesuffix(" mAP") in text

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from vmae_det.checkpoint.huggingface_config import CONFIG, PREPROCESSORS
 from vmae_det.checkpoint.huggingface_folder import WEIGHT_FILES, is_index, shards_of_index
-from vmae_det.model_zoo.weights import WEIGHTS
+from vmae_det.model_zoo.weights import WEIGHTS, Weights
+from vmae_det.utils.downloads import cache_folder
 from vmae_det.utils.errors import DataError, UserError, WeightsError, did_you_mean
 from vmae_det.utils.input_files import check_regular_file
 from vmae_det.utils.paths import is_url, local_path
@@ -28,7 +29,8 @@ def locate(source: str | Path, folders: bool = False) -> Path:
 
     Args:
         source: a path; an http(s) URL, whose file is cached, and verified if the URL ends in
-            `#sha256=DIGITS`; a name in `model_zoo.WEIGHTS`; or, with `folders`, a model on the Hugging Face
+            `#sha256=DIGITS`; a name in `model_zoo.WEIGHTS`, whose file is downloaded or, without a
+            URL, expected in the cache folder; or, with `folders`, a model on the Hugging Face
             hub as `org/name` or `org/name@revision`. An existing path has precedence over a name.
         folders: whether the result may be a folder.
 
@@ -40,6 +42,8 @@ def locate(source: str | Path, folders: bool = False) -> Path:
         return _checked(Path(text), folders)
     if text in WEIGHTS:
         published = WEIGHTS[text]
+        if not published.url:
+            return _downloaded_by_hand(text, published)
         text = published.url + (f"#sha256={published.sha256}" if published.sha256 else "")
     elif folders and (model := parse_hub_name(text)) is not None:
         return download_from_hub(model)
@@ -51,6 +55,17 @@ def locate(source: str | Path, folders: bool = False) -> Path:
     except UserError as error:
         raise WeightsError(str(error)) from None
     return _checked(path, folders)
+
+
+def _downloaded_by_hand(name: str, published: Weights) -> Path:
+    """Return the file of published weights that have no URL: NAME.pth in the cache folder."""
+    path = cache_folder() / f"{name}.pth"
+    if not path.is_file():
+        raise WeightsError(
+            f"{name}: cannot be downloaded by a program; download the file from {published.page} and save it "
+            f"as {path}"
+        )
+    return path
 
 
 def _checked(path: Path, folders: bool) -> Path:

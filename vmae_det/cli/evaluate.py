@@ -57,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--label-map",
         metavar="FILE",
-        help="label map (.pbtxt) of the actions to evaluate; optional with --tubes, where the default is all",
+        help="label map (.pbtxt) of the actions to evaluate, or name of a built-in one, such as "
+        "ava_v2.2_scored; optional with --tubes, where the default is all",
     )
     parser.add_argument(
         "--protocol",

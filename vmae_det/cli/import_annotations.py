@@ -45,7 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="time between keyframes (default: 1)",
     )
     parser.add_argument(
-        "--label-map", metavar="FILE", type=Path, help="keep the action ids of this label map (.pbtxt)"
+        "--label-map",
+        metavar="FILE",
+        type=Path,
+        help="keep the action ids of this label map (.pbtxt), or of this built-in one",
     )
     parser.add_argument(
         "--video-start",

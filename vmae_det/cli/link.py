@@ -22,7 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the detections, how times map to frames, and the linking method."""
     parser.add_argument("detections", metavar="DETECTIONS", help="AVA CSV with scores, may be gzipped")
     parser.add_argument(
-        "--label-map", metavar="FILE", required=True, help="label map (.pbtxt) with the action names"
+        "--label-map",
+        metavar="FILE",
+        required=True,
+        help="label map (.pbtxt) with the action names, or name of a built-in one",
     )
     parser.add_argument(
         "--output", type=output_file, metavar="FILE", required=True, help="write tubes to this CSV"

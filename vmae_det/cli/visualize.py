@@ -288,7 +288,11 @@ def _add_page(parser: argparse.ArgumentParser) -> None:
         help="AVA CSV, may be gzipped; only rows with the file name of --video (without suffix) are shown",
     )
     parser.add_argument(
-        "--label-map", type=Path, required=True, metavar="FILE", help="label map (.pbtxt) of the actions"
+        "--label-map",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="label map (.pbtxt) of the actions, or name of a built-in one",
     )
     parser.add_argument(
         "--output", type=output_file, required=True, metavar="PAGE.html", help="HTML page to write"

@@ -16,7 +16,10 @@ def add_weights_arguments(parser: argparse.ArgumentParser, label_map: bool = Tru
     )
     if label_map:
         parser.add_argument(
-            "--label-map", type=Path, metavar="FILE", help="label map, for weights that do not contain one"
+            "--label-map",
+            type=Path,
+            metavar="FILE",
+            help="label map, or name of a built-in one, for weights that do not contain one",
         )
     add_overrides(parser)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from vmae_det.formats.label_map import builtin_label_maps, label_map_file
 from vmae_det.formats.video_list import read_video_list
 from vmae_det.formats.video_starts import VideoStarts
 from vmae_det.mini_ava import make_mini_ava
@@ -27,6 +28,9 @@ TYPES = {
     "classification": ("videos", "annotations"),
     "detection": ("videos", "annotations", "label_map"),
 }
+
+
+_LABEL_MAP_KEYS = ("label_map", "scored_classes")  # may name a built-in label map
 
 
 def register_dataset_type(name: str, required: tuple[str, ...]) -> None:
@@ -50,7 +54,8 @@ class DatasetSpec:
         videos: folder of the video files, or tar shards. In detection the id of a video is its file name
             without suffix, or its KEY in a shard.
         annotations: list of videos and labels, or AVA CSV. None for shards with labels in KEY.cls files.
-        label_map: label map with ids and names of the classes.
+        label_map: label map with ids and names of the classes. In a dataset file, also the name of a built-in
+            one.
         person_boxes: detected persons, for testing a detector.
         excluded: keyframes to skip in training and evaluation.
         video_start: second of the dataset's clock at which every video file starts, or a table with one
@@ -187,7 +192,7 @@ def get_dataset(name: str, root: str = "", option: str = "DATASETS") -> DatasetS
 
 
 def read_dataset_file(path: Path, name: str | None = None) -> DatasetSpec:
-    """Read a dataset file. Its paths are relative to the file."""
+    """Read a dataset file. Its paths are relative to the file. Label maps may be names of built-in ones."""
     try:
         content = load_yaml(read_text(path, "a dataset file"))
     except InvalidYAMLError as error:
@@ -228,6 +233,8 @@ def _resolve_path(key: str, value: Any, base: Path, source: str) -> Path:
         return local_path(str(value))
     path = base / str(value)
     if not path.exists():
+        if key in _LABEL_MAP_KEYS and value in builtin_label_maps():
+            return label_map_file(value)
         hint = "" if base.exists() else f" (the folder {base} does not exist either)"
         raise DataError(f"{key}: {path} does not exist{hint}", source)
     return path

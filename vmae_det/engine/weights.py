@@ -34,7 +34,7 @@ def build_model_with_weights(
         ConfigError: `complete`, and MODEL.WEIGHTS is empty.
         WeightsError: the weights cannot be read or do not fit, or `complete` and parameters are missing.
     """
-    return build_model_and_classes(cfg, complete, required)[0]
+    return _build(cfg, complete, required)[0]
 
 
 def build_model_and_classes(
@@ -44,15 +44,20 @@ def build_model_and_classes(
 
     The classes are None if the weights contain no head or no class names, or the head is not `required`.
     """
-    model, classes = build_model(cfg), None
+    model, has_classes = _build(cfg, complete, required)
+    return model, _read_classes(cfg.MODEL.WEIGHTS) if has_classes else None
+
+
+def _build(cfg: CfgNode, complete: bool, required: tuple[str, ...]) -> tuple[nn.Module, bool]:
+    """Return the model, and whether MODEL.WEIGHTS contains a head for classes that is required."""
+    model, has_classes = build_model(cfg), False
     if cfg.MODEL.BACKBONE.CHECKPOINT and not cfg.MODEL.WEIGHTS:
         _load(model, cfg, cfg.MODEL.BACKBONE.CHECKPOINT, backbone_only=True)
     if cfg.MODEL.WEIGHTS:
         report = _load(model, cfg, cfg.MODEL.WEIGHTS, complete=complete)
         _resolve_input_convention(cfg, report)
         has_head = any(not name.startswith("backbone.") for name in report.loaded)
-        if has_head and model.task != "pretraining" and "" in required:
-            classes = _read_classes(cfg.MODEL.WEIGHTS)
+        has_classes = has_head and model.task != "pretraining" and "" in required
         missing = [name for name in report.missing if name.startswith(required)]
         if complete and missing:
             raise WeightsError(
@@ -61,7 +66,7 @@ def build_model_and_classes(
             )
     elif complete:
         raise ConfigError("MODEL.WEIGHTS: empty; testing needs the weights of a trained model")
-    return model, classes
+    return model, has_classes
 
 
 def _load(

@@ -1,7 +1,8 @@
 """Label maps: action ids and names.
 
 Reads the two pbtxt forms in which AVA publishes them, and lists of lines `ID: NAME` (a comma or spaces may
-replace the colon). Writes pbtxt.
+replace the colon). Writes pbtxt. The files in `label_maps/` are built in: their names are accepted instead of
+a path.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from vmae_det.utils.errors import DataError, quoted
+from vmae_det.utils.errors import DataError, did_you_mean, quoted
 from vmae_det.utils.input_files import decode, read_text
 from vmae_det.utils.output_files import write_text
 
+_BUILTIN = {path.stem: path for path in sorted(Path(__file__).with_name("label_maps").glob("*.*"))}
+_SUFFIXES = (".pbtxt", ".txt")  # of files, in contrast to names of built-in label maps
 _MAX_ID = 10**6
 _ID = re.compile("[0-9]{1,9}")
 _PUNCTUATION = ("{", "}", ":")
@@ -68,8 +71,21 @@ class LabelMap:
         return cls(tuple(range(1, count + 1)), names, ("",) * count)
 
     @classmethod
+    def builtin(cls, name: str) -> LabelMap:
+        """Return a built-in label map, such as "ava_v2.2" or "kinetics400". See `builtin_label_maps`.
+
+        Raises:
+            DataError: there is none with this name.
+        """
+        if name not in _BUILTIN:
+            raise DataError(f"no such built-in label map{did_you_mean(name, _BUILTIN)}", name)
+        return cls.from_file(_BUILTIN[name])
+
+    @classmethod
     def from_file(cls, path: str | Path) -> LabelMap:
         """Read a label map file.
+
+        A path that does not exist may be the name of a built-in label map.
 
         Entries are `item { name: "..." id: 1 }`, `label { name: "..." label_id: 1 label_type: OBJECT }`, or
         lines `1: NAME`. Strings may have single quotes. `#` and `//` start comments.
@@ -78,7 +94,7 @@ class LabelMap:
             DataError: the file does not exist; a syntax error; an entry without a name or an id; a duplicate
                 id or name.
         """
-        path = Path(path)
+        path = label_map_file(path)
         text = read_text(path, "a label map (pbtxt)")
         entries = _list_entries(text, path) if _is_list(text) else _pbtxt_entries(text, path)
         fields = []
@@ -143,6 +159,34 @@ class LabelMap:
         if not ids:
             raise DataError('expected entries item { name: "..." id: 1 }, got none', source)
         return cls(tuple(ids), tuple(names), tuple(kind for *_, kind in fields))
+
+
+def builtin_label_maps() -> list[str]:
+    """Return the names of the built-in label maps."""
+    return list(_BUILTIN)
+
+
+def label_map_file(source: str | Path) -> Path:
+    """Return a path unchanged, or the file of the built-in label map with this name.
+
+    An existing file has precedence over a name.
+
+    Raises:
+        DataError: `source` is neither an existing file nor a built-in label map.
+    """
+    path = Path(source)
+    if path.is_dir() or not path.exists():
+        if str(source) in _BUILTIN:
+            return _BUILTIN[str(source)]
+        if path.name == str(source) and path.suffix not in _SUFFIXES and not path.is_dir():
+            raise DataError(f"no such file or built-in label map{did_you_mean(path.name, _BUILTIN)}", path)
+    return path
+
+
+def suggest_label_map(number: int) -> str:
+    """Return ", such as NAME" for the built-in label map with this number of classes, or "" without one."""
+    fitting = [name for name in _BUILTIN if len(LabelMap.builtin(name)) == number]
+    return f", such as {' or '.join(fitting)}" if fitting else ""
 
 
 def write_label_map(path: str | Path, label_map: LabelMap) -> None:

@@ -14,14 +14,13 @@ import torch
 from vmae_det.config import CfgNode
 from vmae_det.data import transforms
 from vmae_det.data.transforms import Clip, make_clip
-from vmae_det.formats.label_map import LabelMap
+from vmae_det.formats.label_map import LabelMap, suggest_label_map
 from vmae_det.inference.keyframe_clips import KeyframeClip, plan_keyframes
 from vmae_det.inference.person_sources import WholeFramePerson
 from vmae_det.inference.predictor import adapt_to_inference, find_label_map
 from vmae_det.inference.scorers import check_architecture, load_scorer
 from vmae_det.inference.stream import ActionStream, ClipWithPersons, StreamOptions
 from vmae_det.inference.tracking import Tracker
-from vmae_det.model_zoo import WEIGHTS
 from vmae_det.utils.errors import ConfigError, DataError
 from vmae_det.utils.resource_usage import Stopwatch
 from vmae_det.video.readers import VideoReader, open_video
@@ -29,8 +28,6 @@ from vmae_det.video.sampling import sample_test_clip
 from vmae_det.video.sources import VideoSource, is_endless, open_source
 
 logger = logging.getLogger(__name__)
-
-_HUB_OWNER = "MCG-NJU"  # of the published weights in the model zoo, whose files contain no class names
 
 
 @dataclass(frozen=True)
@@ -175,9 +172,10 @@ def _label_map(cfg: CfgNode, given: LabelMap | None) -> LabelMap:
     weights, number = cfg.MODEL.WEIGHTS, cfg.MODEL.CLASSIFIER.NUM_CLASSES
     label_map = find_label_map(weights, given)
     if label_map is None:
-        hub = f", or the weights {_HUB_OWNER}/{weights}, which have names" if weights in WEIGHTS else ""
         logger.warning(
-            "%s: contains no class names; the classes are numbered from 0; pass a --label-map%s", weights, hub
+            "%s: contains no class names; the classes are numbered from 0; pass a --label-map%s",
+            weights,
+            suggest_label_map(number),
         )
         return LabelMap.numbered(number)
     if len(label_map) != number:

@@ -20,7 +20,7 @@ from vmae_det.config import CfgNode
 from vmae_det.data.classes import ModelClasses
 from vmae_det.engine.num_classes import resolve_num_classes
 from vmae_det.engine.setup import setup_device
-from vmae_det.formats.label_map import LabelMap
+from vmae_det.formats.label_map import LabelMap, suggest_label_map
 from vmae_det.formats.person_boxes import PersonBoxes
 from vmae_det.inference.detections import ActionDetections
 from vmae_det.inference.keyframe_clips import plan_keyframes
@@ -58,7 +58,7 @@ class ActionPredictor:
         check_architecture(cfg, "ActionDetector")
         self.cfg = cfg = cfg.clone()
         adapt_to_inference(cfg)
-        label_map = label_map_of(cfg.MODEL.WEIGHTS, label_map)
+        label_map = label_map_of(cfg.MODEL.WEIGHTS, label_map, cfg.MODEL.ROI_HEAD.NUM_CLASSES)
         if len(label_map) != cfg.MODEL.ROI_HEAD.NUM_CLASSES:
             raise ConfigError(
                 f"MODEL.ROI_HEAD.NUM_CLASSES: {cfg.MODEL.ROI_HEAD.NUM_CLASSES}, but the label map has "
@@ -253,12 +253,13 @@ def find_config(weights: str | Path) -> CfgNode | None:
     return cfg
 
 
-def label_map_of(weights: str | Path, given: LabelMap | None = None) -> LabelMap:
+def label_map_of(weights: str | Path, given: LabelMap | None = None, classes: int = 0) -> LabelMap:
     """Return the label map that is stored with weights; its order is that of the model's outputs.
 
     Args:
         given: the label map, in the order of the outputs, if none is stored. If one is stored, `given` must
             have the same names, and its ids are used.
+        classes: number of outputs of the model, to suggest a built-in label map in the error.
 
     Raises:
         WeightsError: no label map is stored or given.
@@ -266,7 +267,9 @@ def label_map_of(weights: str | Path, given: LabelMap | None = None) -> LabelMap
     """
     label_map = find_label_map(weights, given)
     if label_map is None:
-        raise WeightsError(f"{weights}: contains no label map; pass one by --label-map")
+        raise WeightsError(
+            f"{weights}: contains no label map; pass one by --label-map{suggest_label_map(classes)}"
+        )
     return label_map
 
 

@@ -12,9 +12,11 @@ import torch
 from vmae_det.checkpoint import read_checkpoint
 from vmae_det.checkpoint.locate import locate
 from vmae_det.config import CfgNode
+from vmae_det.data.classes import ModelClasses
 from vmae_det.engine.setup import setup_device, warn_about_device
 from vmae_det.engine.trainer import AMP_TYPES, to_device
 from vmae_det.engine.weights import build_model_with_weights
+from vmae_det.formats.label_map import LabelMap
 from vmae_det.inference.export.exported_model import (
     ONNX_SUFFIX,
     OnnxModel,
@@ -23,6 +25,7 @@ from vmae_det.inference.export.exported_model import (
     is_exported,
     read_exported_metadata,
 )
+from vmae_det.model_zoo import WEIGHTS
 from vmae_det.modeling.saliency import token_contributions
 from vmae_det.utils.errors import ConfigError
 from vmae_det.utils.transfer import copy_to_cpu
@@ -109,7 +112,15 @@ def load_scorer(cfg: CfgNode, architecture: str = "ActionDetector") -> Scorer:
 def read_stored_metadata(weights: str | Path) -> dict[str, Any]:
     """Read what a checkpoint or an exported model stores with the weights: `config` and `label_map`, if any.
 
+    The label map of published weights that store none is that of the model zoo.
+
     Raises:
         WeightsError: the file cannot be read.
     """
-    return read_exported_metadata(locate(weights)) if is_exported(weights) else read_checkpoint(weights)
+    if is_exported(weights):
+        return read_exported_metadata(locate(weights))
+    content, published = read_checkpoint(weights), WEIGHTS.get(str(weights))
+    if published is not None and published.label_map and content.get("label_map") is None:
+        classes = ModelClasses(LabelMap.builtin(published.label_map), str(weights))
+        content["label_map"] = classes.to_checkpoint()
+    return content

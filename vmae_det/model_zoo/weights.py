@@ -17,7 +17,7 @@ class Weights:
         config: name of the model zoo config that the weights fit.
         note: dataset and number of epochs of the training.
         license: license of the weights, such as "CC BY-NC 4.0".
-        result: published result, such as "AVA v2.2: 31.8 mAP"; "" if none was published.
+        result: published result, such as "31.8 mAP"; "" if none is known.
         label_map: name of the built-in label map (`LabelMap.builtin`) of the outputs; "" if the weights have
             no classes, or the file contains their names.
         page: web page from which the file is downloaded by hand; "" if `url` is set.
@@ -33,9 +33,39 @@ class Weights:
     page: str = ""
 
 
-def _hugging_face(name: str, config: str, note: str, file: str = "pytorch_model.bin") -> Weights:
+def _hugging_face(
+    name: str, config: str, note: str, file: str = "pytorch_model.bin", label_map: str = ""
+) -> Weights:
     url = f"https://huggingface.co/MCG-NJU/{name}/resolve/main/{file}"
-    return Weights(url, None, config, note, license="CC BY-NC 4.0")
+    return Weights(url, None, config, note, license="CC BY-NC 4.0", label_map=label_map)
+
+
+def _videomae_detector(file_id: str, config: str, start: str, result: str) -> Weights:
+    """Return a detector of VideoMAE-Action-Detection. Google Drive serves its files to browsers only."""
+    return Weights(
+        "",
+        None,
+        config,
+        f"fine-tuned on AVA v2.2 after {start} on Kinetics-400",
+        "CC BY-NC 4.0",
+        result,
+        "ava_v2.2",
+        f"https://drive.google.com/file/d/{file_id}/view",
+    )
+
+
+def _mmaction2_detector(size: str, digits: str, result: str) -> Weights:
+    """Return a detector of mmaction2, whose file name ends in the first digits of its SHA-256."""
+    name = f"vit-{size}-p16_videomae-k400-pre_8xb8-16x4x1-20e-adamw_ava-kinetics-rgb"
+    return Weights(
+        f"https://download.openmmlab.com/mmaction/v1.0/detection/videomae/{name}/{name}_20230314-{digits}.pth",
+        digits,
+        f"AVA/vit_{size}_16x4_mmaction2.yaml",
+        "fine-tuned on AVA-Kinetics, 20 epochs, after fine-tuning on Kinetics-400",
+        "Apache-2.0, trained from weights under CC BY-NC 4.0",
+        result,
+        "ava_v2.2",
+    )
 
 
 # The authors' models in the format of Transformers. The file is model.safetensors where the
@@ -62,28 +92,33 @@ WEIGHTS: dict[str, Weights] = {
         "videomae-small-finetuned-kinetics",
         "Kinetics/vit_small_16x4_finetune.yaml",
         "fine-tuned on Kinetics-400 after 1600 epochs of pre-training on it",
+        label_map="kinetics400",
     ),
     "videomae-base-finetuned-kinetics": _hugging_face(
         "videomae-base-finetuned-kinetics",
         "Kinetics/vit_base_16x4_finetune.yaml",
         "fine-tuned on Kinetics-400 after 1600 epochs of pre-training on it",
         "model.safetensors",
+        label_map="kinetics400",
     ),
     "videomae-base-short-finetuned-kinetics": _hugging_face(
         "videomae-base-short-finetuned-kinetics",
         "Kinetics/vit_base_16x4_finetune.yaml",
         "fine-tuned on Kinetics-400 after 800 epochs of pre-training on it",
+        label_map="kinetics400",
     ),
     "videomae-large-finetuned-kinetics": _hugging_face(
         "videomae-large-finetuned-kinetics",
         "Kinetics/vit_large_16x4_finetune.yaml",
         "fine-tuned on Kinetics-400 after 1600 epochs of pre-training on it",
         "model.safetensors",
+        label_map="kinetics400",
     ),
     "videomae-huge-finetuned-kinetics": _hugging_face(
         "videomae-huge-finetuned-kinetics",
         "Kinetics/vit_huge_16x4_finetune.yaml",
         "fine-tuned on Kinetics-400 after 1600 epochs of pre-training on it",
+        label_map="kinetics400",
     ),
     "videomae-base-ssv2": _hugging_face(
         "videomae-base-ssv2",
@@ -100,17 +135,45 @@ WEIGHTS: dict[str, Weights] = {
         "videomae-small-finetuned-ssv2",
         "SSv2/vit_small_16x2_finetune.yaml",
         "fine-tuned on Something-Something V2 after 2400 epochs of pre-training on it",
+        label_map="ssv2",
     ),
     "videomae-base-finetuned-ssv2": _hugging_face(
         "videomae-base-finetuned-ssv2",
         "SSv2/vit_base_16x2_finetune.yaml",
         "fine-tuned on Something-Something V2 after 2400 epochs of pre-training on it",
+        label_map="ssv2",
     ),
     "videomae-base-short-finetuned-ssv2": _hugging_face(
         "videomae-base-short-finetuned-ssv2",
         "SSv2/vit_base_16x2_finetune.yaml",
         "fine-tuned on Something-Something V2 after 800 epochs of pre-training on it",
+        label_map="ssv2",
     ),
+    # Detectors of https://github.com/MCG-NJU/VideoMAE-Action-Detection. Those of ViT-L and ViT-H are not
+    # published.
+    "videomae-small-ava": _videomae_detector(
+        "1gFJ8NnPPinpDO_caBg4CXR6fTDPOCVw_",
+        "AVA/vit_small_16x4_as_published.yaml",
+        "pre-training",
+        "22.5 mAP",
+    ),
+    "videomae-small-finetuned-kinetics-ava": _videomae_detector(
+        "1b9Lp64IF8vjhh19mjDdyoSSiZk6cFfKb",
+        "AVA/vit_small_16x4_from_kinetics_as_published.yaml",
+        "pre-training and fine-tuning",
+        "28.4 mAP",
+    ),
+    "videomae-base-ava": _videomae_detector(
+        "19OG6aW-JKYtcgNiBLE4VXD6oAKAfklCB", "AVA/vit_base_16x4_as_published.yaml", "pre-training", "26.7 mAP"
+    ),
+    "videomae-base-finetuned-kinetics-ava": _videomae_detector(
+        "1-YgaSSM9xWc4V_HjVG-FH0LMA6KV-Qdh",
+        "AVA/vit_base_16x4_from_kinetics_as_published.yaml",
+        "pre-training and fine-tuning",
+        "31.8 mAP",
+    ),
+    "mmaction2-videomae-base-ava-kinetics": _mmaction2_detector("base", "3dafab75", "33.6 mAP"),
+    "mmaction2-videomae-large-ava-kinetics": _mmaction2_detector("large", "bf93c9ea", "38.7 mAP"),
 }
 
 

@@ -25,6 +25,7 @@ from vmae_det.utils.input_files import sha256_of
 
 logger = logging.getLogger(__name__)
 
+SHA256_DIGITS = 64
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT = 30.0  # seconds without data
 # Seconds to wait before each retry. The list starts again after an attempt that received data.
@@ -50,7 +51,8 @@ def download(url: str, sha256: str | None = None) -> Path:
     the same URL at the same time, one of them downloads it and the others wait.
 
     Args:
-        sha256: expected SHA-256 of the file as 64 hexadecimal digits; None if it is unknown.
+        sha256: expected SHA-256 of the file as 64 hexadecimal digits, or its first digits; None if it is
+            unknown.
 
     Raises:
         DownloadError: the server does not answer, has no such file, or sends a file with another SHA-256.
@@ -59,13 +61,18 @@ def download(url: str, sha256: str | None = None) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(target.name + ".lock")):
-            if target.is_file() and (sha256 is None or sha256_of(target) == sha256.lower()):
+            if target.is_file() and (sha256 is None or _matches(target, sha256)):
                 return target
             _download(url, target, sha256)
     except OSError as error:
         reason = error.strerror or error
         raise DownloadError(f"{url}: cannot be written to {target.parent}: {reason}") from None
     return target
+
+
+def _matches(path: Path, sha256: str) -> bool:
+    """Return whether the SHA-256 of a file starts with the given digits."""
+    return sha256_of(path).startswith(sha256.lower())
 
 
 def parse_url(url: str) -> SplitResult:
@@ -106,11 +113,12 @@ def _download(url: str, target: Path, sha256: str | None) -> None:
             raise DownloadError(f"{url}: {problem}; gave up after {attempts} attempts without progress")
         logger.warning("%s: %s; retrying in %g s", url, problem, delays[0])
         time.sleep(delays.pop(0))
-    digest = sha256_of(partial)
     _validator_path(partial).unlink(missing_ok=True)
-    if sha256 is not None and digest != sha256.lower():
+    if sha256 is not None and not _matches(partial, sha256):
+        digest = sha256_of(partial)
         partial.unlink()
-        raise DownloadError(f"{url}: expected a file with SHA-256 {sha256}, got {digest}; removed the file")
+        expected = sha256 if len(sha256) == SHA256_DIGITS else f"{sha256}..."
+        raise DownloadError(f"{url}: expected a file with SHA-256 {expected}, got {digest}; removed the file")
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     os.replace(partial, target)

@@ -9,14 +9,15 @@ from urllib.parse import urldefrag
 
 from iopath.common.file_io import HTTPURLHandler, PathManager
 
-from vmae_det.utils.downloads import DownloadError, download
+from vmae_det.utils.downloads import SHA256_DIGITS, DownloadError, download
 from vmae_det.utils.errors import UserError
 
 _CHECKSUM_PREFIX = "sha256="
+_MIN_DIGITS = 8  # of a checksum, as in the file names of OpenMMLab
 
 
 class DownloadHandler(HTTPURLHandler):
-    """Downloads http(s) URLs. A URL may end in `#sha256=DIGITS`, which is verified."""
+    """Downloads http(s) URLs. A URL may end in `#sha256=DIGITS`, of which at least 8 are verified."""
 
     def _get_supported_prefixes(self) -> list[str]:
         return ["http://", "https://"]
@@ -25,8 +26,13 @@ class DownloadHandler(HTTPURLHandler):
         self._check_kwargs(kwargs)
         url, fragment = urldefrag(path)
         sha256 = fragment.removeprefix(_CHECKSUM_PREFIX) if fragment.startswith(_CHECKSUM_PREFIX) else None
-        if sha256 is not None and (len(sha256) != 64 or not set(sha256.lower()) <= set("0123456789abcdef")):
-            raise DownloadError(f"{path}: expected #sha256= and 64 hexadecimal digits, got '{sha256}'")
+        if sha256 is not None and not (
+            _MIN_DIGITS <= len(sha256) <= SHA256_DIGITS and set(sha256.lower()) <= set("0123456789abcdef")
+        ):
+            raise DownloadError(
+                f"{path}: expected #sha256= and {_MIN_DIGITS} to {SHA256_DIGITS} hexadecimal digits, got "
+                f"'{sha256}'"
+            )
         return str(download(url, sha256))
 
 
