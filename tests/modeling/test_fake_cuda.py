@@ -30,6 +30,7 @@ CLASSES = 5
 
 CHECKPOINTING = ("MODEL.ACTIVATION_CHECKPOINTING", True)
 DROP_PATH = ("MODEL.BACKBONE.DROP_PATH", 0.5, "MODEL.BACKBONE.DEPTH", 2)  # the first block has none
+ROTARY = ("MODEL.BACKBONE.NAME", "VJepa21ViT")
 PRETRAINING = {
     "tube": (),
     "random": ("MODEL.MASK.TYPE", "random"),
@@ -40,6 +41,7 @@ PRETRAINING = {
     "pixels": ("MODEL.RECONSTRUCTION.NORMALIZE", False),
     "l1": ("MODEL.RECONSTRUCTION.LOSS", "l1"),
     "smooth_l1": ("MODEL.RECONSTRUCTION.LOSS", "smooth_l1"),
+    "rotary": ROTARY,
     "checkpointing": (*CHECKPOINTING, *DROP_PATH),
 }
 CLASSIFICATION = {
@@ -60,6 +62,7 @@ DETECTION = {
     "frame_sizes": (),
     "no_boxes": (),
     "checkpointing": (*CHECKPOINTING, *DROP_PATH),
+    "rotary": (*ROTARY, *CHECKPOINTING),
 }
 MODELS = {"MaskedAutoencoder": PRETRAINING, "VideoClassifier": CLASSIFICATION, "ActionDetector": DETECTION}
 CASES = [(model, case) for model, cases in MODELS.items() for case in cases]

@@ -58,7 +58,8 @@ _C.MODEL.CUDA_GRAPHS = Key(False, flag())
 _C.MODEL.ACTIVATION_CHECKPOINTING = Key(False, flag())
 
 _C.MODEL.BACKBONE = Group()
-# Backbone.
+# Backbone. VideoViT: VideoMAE's, with a table of positions. VJepa2ViT, VJepa21ViT: those of V-JEPA 2 and 2.1,
+# with rotary positions; POSITIONS is then only the table of the pre-training decoder.
 _C.MODEL.BACKBONE.NAME = Key("VideoViT", registered("vmae_det.modeling:BACKBONE_REGISTRY"))
 # Dimension of a token. Must be divisible by NUM_HEADS.
 _C.MODEL.BACKBONE.EMBED_DIM = Key(768, integer("[2, 16384]"))

@@ -8,12 +8,13 @@ from __future__ import annotations
 from vmae_det.config.cfg_node import CfgNode
 
 FLOAT_BYTES = 4
+_VIT_BACKBONES = ("VideoViT", "VJepa2ViT", "VJepa21ViT")
 
 
 def min_parameters(cfg: CfgNode) -> int:
-    """Return the number of weights of the blocks and the embedding; 0 for a custom backbone."""
+    """Return the number of weights of the blocks and the embedding; 0 for another backbone."""
     node = cfg.MODEL.BACKBONE
-    if node.NAME != "VideoViT":
+    if node.NAME not in _VIT_BACKBONES:
         return 0
     embedding = 3 * node.TUBELET_SIZE * node.PATCH_SIZE**2 * node.EMBED_DIM
     total = embedding + node.DEPTH * _block_parameters(node.EMBED_DIM, node.MLP_RATIO)

@@ -5,6 +5,7 @@ May import: config and utils.
 
 from vmae_det.modeling.backbones.base import Backbone
 from vmae_det.modeling.backbones.vit import VideoViT
+from vmae_det.modeling.backbones.vjepa import VJepa2ViT, VJepa21ViT
 from vmae_det.modeling.build import (
     BACKBONE_REGISTRY,
     META_ARCHITECTURE_REGISTRY,
@@ -25,6 +26,8 @@ __all__ = [
     "Backbone",
     "MaskedAutoencoder",
     "MaxPoolRoIHead",
+    "VJepa2ViT",
+    "VJepa21ViT",
     "VideoClassifier",
     "VideoViT",
     "build_model",

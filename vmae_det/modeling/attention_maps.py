@@ -28,14 +28,14 @@ def attention_maps(
         weights: (R, N), the weight of each query token, ordered (t, h, w); rows of sum 1.
         method: "last" or "rollout".
     """
-    inputs: list[torch.Tensor] = []  # of each block, (1, N, C)
+    inputs: list[tuple[torch.Tensor, ...]] = []  # of each block: tokens (1, N, C), and any rotation
     with _record_inputs(backbone.blocks, inputs):
         backbone(video)
     if method == "last":
-        return _weighted_attention(backbone.blocks[-1], inputs[-1], weights)
+        return _weighted_attention(backbone.blocks[-1], weights, *inputs[-1])
     flow = weights
-    for block, x in zip(reversed(backbone.blocks), reversed(inputs)):
-        flow = (flow + _weighted_attention(block, x, flow)) / 2
+    for block, args in zip(reversed(backbone.blocks), reversed(inputs)):
+        flow = (flow + _weighted_attention(block, flow, *args)) / 2
     return flow
 
 
@@ -60,9 +60,9 @@ def box_query_weights(
 
 
 @contextmanager
-def _record_inputs(blocks: nn.ModuleList, inputs: list[torch.Tensor]) -> Iterator[None]:
-    """Append the input of each block to a list."""
-    hooks = [block.register_forward_pre_hook(lambda _, args: inputs.append(args[0])) for block in blocks]
+def _record_inputs(blocks: nn.ModuleList, inputs: list[tuple[torch.Tensor, ...]]) -> Iterator[None]:
+    """Append the arguments of each block to a list."""
+    hooks = [block.register_forward_pre_hook(lambda _, args: inputs.append(args)) for block in blocks]
     try:
         yield
     finally:
@@ -70,11 +70,12 @@ def _record_inputs(blocks: nn.ModuleList, inputs: list[torch.Tensor]) -> Iterato
             hook.remove()
 
 
-def _weighted_attention(block: Block, x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def _weighted_attention(
+    block: Block, weights: torch.Tensor, x: torch.Tensor, rotation: torch.Tensor | None = None
+) -> torch.Tensor:
     """Multiply weights (R, N) by the attention of a block on x (1, N, C), averaged over heads: (R, N)."""
-    attention = block.attn
-    query, key = attention.qkv(block.norm1(x))[0].unflatten(-1, (3, attention.num_heads, -1)).unbind(1)[:2]
-    query, key = query.transpose(0, 1).float(), key.transpose(0, 1).float()  # (heads, N, C / heads)
+    query, key, _ = block.attn.project(block.norm1(x), rotation)
+    query, key = query[0].float(), key[0].float()  # (heads, N, C / heads)
     scale = query.shape[-1] ** -0.5
     used = weights.any(dim=0).nonzero()[:, 0]  # indices of the queries with weight
     result = torch.zeros_like(weights)
@@ -82,4 +83,4 @@ def _weighted_attention(block: Block, x: torch.Tensor, weights: torch.Tensor) ->
         for chunk in used.split(_CHUNK):
             head_attention = (head_query[chunk] * scale @ head_key.T).softmax(dim=1)  # (chunk, N)
             result += weights[:, chunk] @ head_attention
-    return result / attention.num_heads
+    return result / len(query)

@@ -33,7 +33,7 @@ class Decoder(nn.Module):
         *blocks, last = self.blocks
         for block in blocks:
             x = block(x)
-        return self.head(self.norm(last(x, num_predicted)))
+        return self.head(self.norm(last(x, last=num_predicted)))
 
 
 @META_ARCHITECTURE_REGISTRY.register()

@@ -24,14 +24,27 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: torch.Tensor, last: int | None = None) -> torch.Tensor:
-        """Map (B, N, C) to (B, N, C); with `last`, compute only the last tokens: (B, last, C)."""
+    def forward(
+        self, x: torch.Tensor, rotation: torch.Tensor | None = None, *, last: int | None = None
+    ) -> torch.Tensor:
+        """Map (B, N, C) to (B, N, C); with `last`, compute only the last tokens: (B, last, C).
+
+        Args:
+            rotation: rotates queries and keys (see `rotate`). Not with `last`.
+        """
         if last is None:
-            query, key, value = self._project(x, 0, 3)  # (B, heads, N, C / heads) each
+            query, key, value = self.project(x, rotation)
         else:
             query, key, value = *self._project(x[:, -last:], 0, 1), *self._project(x, 1, 3)
         x = attention(query, key, value)  # (B, heads, N or last, C / heads)
         return self.proj(x.transpose(1, 2).flatten(2))
+
+    def project(self, x: torch.Tensor, rotation: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+        """Return the queries, keys and values of x (B, N, C): (B, heads, N, C / heads) each."""
+        query, key, value = self._project(x, 0, 3)
+        if rotation is not None:
+            query, key = rotate(query, rotation), rotate(key, rotation)
+        return query, key, value
 
     def _project(self, x: torch.Tensor, first: int, end: int) -> tuple[torch.Tensor, ...]:
         """Project x (B, N, C) to the slice `first`:`end` of (queries, keys, values).
@@ -44,6 +57,21 @@ class Attention(nn.Module):
             rows = slice(first * x.shape[-1], end * x.shape[-1])
             x = F.linear(x, self.qkv.weight[rows], self.qkv.bias[rows])
         return x.unflatten(-1, (end - first, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+
+
+def rotate(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+    """Rotate pairs of neighboring channels of queries or keys (rotary positions, Su et al., 2021).
+
+    It computes in float32 and returns the dtype of x.
+
+    Args:
+        x: (B, heads, N, C), C even.
+        rotation: (2, N, C) or (2, B, N, C): factors of each channel, and factors of the other channel of its
+            pair.
+    """
+    own, other = rotation.unsqueeze(-3)  # (1, N, C) or (B, 1, N, C) each
+    swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return torch.addcmul(x * own, swapped.to(other.dtype), other).to(x.dtype)
 
 
 class Mlp(nn.Module):
@@ -89,10 +117,12 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
-    def forward(self, x: torch.Tensor, last: int | None = None) -> torch.Tensor:
-        """Map (B, N, C) to (B, N, C); with `last`, compute only the last tokens: (B, last, C)."""
+    def forward(
+        self, x: torch.Tensor, rotation: torch.Tensor | None = None, *, last: int | None = None
+    ) -> torch.Tensor:
+        """Map (B, N, C) to (B, N, C). The arguments are those of `Attention.forward`."""
         shortcut = x if last is None else x[:, -last:]
-        x = shortcut + self.drop_path(self.attn(self.norm1(x), last))
+        x = shortcut + self.drop_path(self.attn(self.norm1(x), rotation, last=last))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 

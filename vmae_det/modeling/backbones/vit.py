@@ -132,11 +132,14 @@ class VideoViT(Backbone):
             positions: (N, C) or (B, N, C).
         """
         x = self.patch_embed(cubes)  # (B, N, C)
-        x = x + positions.to(x.dtype)
+        return self.norm(self.run_blocks(x + positions.to(x.dtype)))
+
+    def run_blocks(self, x: torch.Tensor, *args: torch.Tensor) -> torch.Tensor:
+        """Apply all blocks, with the same further arguments, to tokens (B, N, C)."""
         recompute = self.recompute and torch.is_grad_enabled()
         for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
-        return self.norm(x)
+            x = checkpoint(block, x, *args, use_reentrant=False) if recompute else block(x, *args)
+        return x
 
     def num_layers(self) -> int:
         """Return the number of layers for layer-wise decay: the embedding and the blocks."""
