@@ -124,7 +124,8 @@ def test_slowfast_head(form, tmp_path):
 
 
 def test_exported_classifier_scores_as_the_model_does(form, tmp_path):
-    cfg = trained(tmp_path, "VideoClassifier", "MODEL.CLASSIFIER.LINEAR_PROBE", True)
+    opts = ("MODEL.CLASSIFIER.LINEAR_PROBE", True, "MODEL.BACKBONE.CLASS_TOKEN", True)
+    cfg = trained(tmp_path, "VideoClassifier", *opts)
     output = tmp_path / ("model" + FORMS[form])
     export_model(cfg, output, form)
     model = exporter.build_model_with_weights(cfg).eval()

@@ -19,8 +19,9 @@ from vmae_det.checkpoint.huggingface_config import (
 )
 from vmae_det.checkpoint.huggingface_folder import WEIGHT_FILES
 from vmae_det.checkpoint.loading import read_weights
-from vmae_det.checkpoint.published_formats import HEADS_BY_WIDTH
+from vmae_det.checkpoint.published_formats import HEADS_BY_WIDTH, OWN_FORMAT
 from vmae_det.checkpoint.rename_parameters import (
+    CLASS_TOKEN,
     PATCH_EMBEDDING,
     POSITIONS,
     RenamedWeights,
@@ -232,6 +233,8 @@ def check_expressible(family: str, weights: dict[str, torch.Tensor], cfg: CfgNod
 def _limits_of_weights(family: str, weights: dict[str, torch.Tensor]) -> Iterator[str]:
     if "decoder.head.weight" in weights and "backbone.norm.weight" not in weights:
         yield "it has no norm after its encoder (use_mean_pooling true), which an autoencoder needs"
+    if family != OWN_FORMAT.family and CLASS_TOKEN in weights:
+        yield "it has a class token"
     if family == "huggingface" and POSITIONS in weights and not _is_flat(weights[POSITIONS]):
         yield f"{POSITIONS} was learned, but Transformers computes its positions"
 

@@ -14,6 +14,7 @@ from torch import nn
 from vmae_det.checkpoint.files import read_checkpoint, shorten_list
 from vmae_det.checkpoint.published_formats import FORMATS, OWN_FORMAT, part_of
 from vmae_det.checkpoint.rename_parameters import (
+    CLASS_TOKEN,
     PATCH_EMBEDDING,
     POSITIONS,
     RenamedWeights,
@@ -217,6 +218,8 @@ def config_keys_from_shapes(weights: dict[str, torch.Tensor]) -> dict[str, int |
         keys["MODEL.BACKBONE.EMBED_DIM"] = embedding[0]
         keys["MODEL.BACKBONE.TUBELET_SIZE"] = embedding[2]
         keys["MODEL.BACKBONE.PATCH_SIZE"] = embedding[3]
+    if embedding:
+        keys["MODEL.BACKBONE.CLASS_TOKEN"] = CLASS_TOKEN in shapes
     hidden = shapes.get("backbone.blocks.0.mlp.fc1.weight", ())
     if len(hidden) == 2 and hidden[1]:
         keys["MODEL.BACKBONE.MLP_RATIO"] = round(hidden[0] / hidden[1], 4)

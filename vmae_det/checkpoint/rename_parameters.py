@@ -17,6 +17,7 @@ from vmae_det.utils.errors import WeightsError
 
 PATCH_EMBEDDING = "backbone.patch_embed.proj.weight"
 POSITIONS = "backbone.positions"
+CLASS_TOKEN = "backbone.class_token"
 _CLASSIFIER = "roi_head.classifier."
 _BACKGROUND = "roi_head.background."
 _BACKGROUND_AND_CLASSIFIER = "roi_head.background_and_classifier."

@@ -30,6 +30,7 @@ _NETWORK_KEYS = {
     _POSITIONS_KEY: "backbone",
     "MODEL.BACKBONE.TUBELET_SIZE": "backbone",
     "MODEL.BACKBONE.PATCH_SIZE": "backbone",
+    "MODEL.BACKBONE.CLASS_TOKEN": "backbone",
     "MODEL.DECODER.NUM_HEADS": "decoder",
 }
 # Keys to which training can adapt: a different value is a warning in training, and an error otherwise.

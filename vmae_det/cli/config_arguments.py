@@ -20,7 +20,7 @@ from vmae_det.utils.errors import ConfigError, did_you_mean
 _MODEL_KEYS = (
     *("MODEL.META_ARCHITECTURE", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"),
     *(f"MODEL.BACKBONE.{key}" for key in ("NAME", "EMBED_DIM", "DEPTH", "NUM_HEADS", "MLP_RATIO")),
-    *(f"MODEL.BACKBONE.{key}" for key in ("PATCH_SIZE", "TUBELET_SIZE", "POSITIONS")),
+    *(f"MODEL.BACKBONE.{key}" for key in ("PATCH_SIZE", "TUBELET_SIZE", "POSITIONS", "CLASS_TOKEN")),
     *(f"MODEL.DECODER.{key}" for key in ("EMBED_DIM", "DEPTH", "NUM_HEADS")),
     *(f"MODEL.RECONSTRUCTION.{key}" for key in ("NORMALIZE", "NUM_FRAMES", "SAMPLING_RATE")),
     *("MODEL.CLASSIFIER.NUM_CLASSES", "MODEL.ROI_HEAD.NAME", "MODEL.ROI_HEAD.NUM_CLASSES"),

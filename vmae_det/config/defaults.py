@@ -74,6 +74,9 @@ _C.MODEL.BACKBONE.TUBELET_SIZE = Key(2, integer("[1, 64]"))
 # Sine-cosine position embedding. flat: embeds the index of a token, as published. axes: embeds its time, row
 # and column; a small model learns much faster with it.
 _C.MODEL.BACKBONE.POSITIONS = Key("flat", choice("flat", "axes"))
+# Add a class token: it takes part in attention, and is dropped from the output. For weights that were trained
+# with one, such as image ViTs and MAE-ST.
+_C.MODEL.BACKBONE.CLASS_TOKEN = Key(False, flag())
 # Drop path rate of the last block. It increases linearly from 0 at the first block.
 _C.MODEL.BACKBONE.DROP_PATH = Key(0.0, number("[0, 1)"))
 # Weights of the backbone: file, URL or name of any model with this backbone. Heads and decoder are ignored.

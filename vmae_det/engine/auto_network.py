@@ -30,7 +30,7 @@ RECIPES = {
 # Keys of the network that weights determine.
 NETWORK_KEYS = (
     *(f"MODEL.BACKBONE.{key}" for key in ("NAME", "EMBED_DIM", "DEPTH", "NUM_HEADS", "MLP_RATIO")),
-    *(f"MODEL.BACKBONE.{key}" for key in ("PATCH_SIZE", "TUBELET_SIZE", "POSITIONS")),
+    *(f"MODEL.BACKBONE.{key}" for key in ("PATCH_SIZE", "TUBELET_SIZE", "POSITIONS", "CLASS_TOKEN")),
     *("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "INPUT.NUM_FRAMES", "INPUT.CROP_SIZE"),
 )
 DECODER_KEYS = tuple(f"MODEL.DECODER.{key}" for key in ("EMBED_DIM", "DEPTH", "NUM_HEADS"))

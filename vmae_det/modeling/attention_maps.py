@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from vmae_det.modeling.backbones.blocks import Block
@@ -20,7 +21,8 @@ def attention_maps(
     """Return the attention of weighted query tokens to each token of a clip: (R, N), rows of sum 1.
 
     "last" is the mean over the heads of the last block. "rollout" multiplies (I + A) / 2 of all blocks, from
-    the last to the first; I represents the residual connection (Abnar and Zuidema, 2020).
+    the last to the first; I represents the residual connection (Abnar and Zuidema, 2020). Attention to a
+    class token is dropped at the end, and the rows are scaled to a sum of 1 again.
 
     Args:
         backbone: has `blocks`, modules of class `Block`.
@@ -31,12 +33,15 @@ def attention_maps(
     inputs: list[tuple[torch.Tensor, ...]] = []  # of each block: tokens (1, N, C), and any rotation
     with _record_inputs(backbone.blocks, inputs):
         backbone(video)
+    extra = getattr(backbone, "num_extra_tokens", 0)
+    flow = F.pad(weights, (extra, 0))  # (R, extra + N)
     if method == "last":
-        return _weighted_attention(backbone.blocks[-1], weights, *inputs[-1])
-    flow = weights
-    for block, args in zip(reversed(backbone.blocks), reversed(inputs)):
-        flow = (flow + _weighted_attention(block, flow, *args)) / 2
-    return flow
+        flow = _weighted_attention(backbone.blocks[-1], flow, *inputs[-1])
+    else:
+        for block, args in zip(reversed(backbone.blocks), reversed(inputs)):
+            flow = (flow + _weighted_attention(block, flow, *args)) / 2
+    flow = flow[:, extra:]
+    return flow / flow.sum(dim=1, keepdim=True) if extra else flow
 
 
 def box_query_weights(

@@ -25,7 +25,7 @@ def video_features(model: nn.Module, video: torch.Tensor, kind: str = "mean") ->
             "mean": (B, C), the mean token, as of `pooled_features`. In a classifier it is the input of the
             head.
             "tokens": (B, t, h, w, C), the output of the backbone. In a classifier it has no norm.
-            "blocks": (B, depth, C), the mean token after each block, without a norm.
+            "blocks": (B, depth, C), the mean token of the grid after each block, without a norm.
 
     Raises:
         ConfigError: the kind is "blocks", and a custom backbone has no `blocks`.
@@ -36,8 +36,9 @@ def video_features(model: nn.Module, video: torch.Tensor, kind: str = "mean") ->
     if kind == "tokens":
         return backbone(model.normalization(video)).unflatten(1, backbone.grid(video))
     means: list[torch.Tensor] = []
+    extra = getattr(backbone, "num_extra_tokens", 0)
     hooks = [
-        block.register_forward_hook(lambda module, inputs, tokens: means.append(tokens.mean(dim=1)))
+        block.register_forward_hook(lambda module, inputs, x: means.append(x[:, extra:].mean(dim=1)))
         for block in blocks_of(backbone)
     ]
     try:

@@ -48,6 +48,7 @@ def token_contributions(model: ActionDetector, batch: dict, classes: list[torch.
     maps = []
     for row, index in enumerate(clips):
         (gradient,) = torch.autograd.grad(chosen[row], activations, retain_graph=row + 1 < len(clips))
-        maps.append((activations[0][index].detach().float() * gradient[index].float()).sum(dim=-1))
+        products = activations[0][index].detach().float() * gradient[index].float()  # (N, C)
+        maps.append(products[model.backbone.num_extra_tokens :].sum(dim=-1))
     t, h, w = model.backbone.grid(batch["video"])
     return torch.stack(maps).unflatten(1, (t, h, w))

@@ -27,10 +27,13 @@ class Backbone(nn.Module):
         clip_grid: grid (t, h, w) of the tokens of a training clip.
         pixel_statistics: mean and standard deviation of pixels, in units of 0..255, of the published weights;
             None if they were trained with those of ImageNet. A class attribute.
+        num_extra_tokens: number of tokens before those of the grid in its blocks, such as a class token. They
+            are not in the output.
         is_maskable: whether it encodes a subset of the tokens of a video. A class attribute.
     """
 
     pixel_statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    num_extra_tokens = 0
     is_maskable = False
 
     def __init__(

@@ -27,6 +27,8 @@ class VideoViT(Backbone):
         num_frames, crop_size: size of the clips that the position table is computed for. It is resized for
             clips of another height and width.
         positions: "flat", as published, or "axes" (see `position_embedding`).
+        class_token: put a learned token before those of the grid. It takes part in attention and is dropped
+            before the last norm. Its position is part of it.
         final_norm: apply a LayerNorm after the last block. The classifier has its own, after pooling.
         recompute: activation checkpointing: keep only the input of each block for the backward pass and
             recompute the rest.
@@ -47,6 +49,7 @@ class VideoViT(Backbone):
         num_frames: int = 16,
         crop_size: int = 224,
         positions: str = "flat",
+        class_token: bool = False,
         drop_path: float = 0.0,
         final_norm: bool = True,
         recompute: bool = False,
@@ -62,6 +65,9 @@ class VideoViT(Backbone):
         self.patch_embed = CubeEmbedding(embed_dim, tubelet_size, patch_size)
         self.position_kind = positions
         self.register_buffer("positions", self.position_table(embed_dim), persistent=False)
+        if class_token:
+            self.class_token = nn.Parameter(torch.empty(embed_dim).normal_(std=0.02))
+            self.num_extra_tokens = 1
         rates = [drop_path * block / max(depth - 1, 1) for block in range(depth)]
         self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio, rate) for rate in rates)
         self.norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS) if final_norm else nn.Identity()
@@ -81,6 +87,7 @@ class VideoViT(Backbone):
             num_frames=cfg.INPUT.NUM_FRAMES,
             crop_size=cfg.INPUT.CROP_SIZE,
             positions=node.POSITIONS,
+            class_token=node.CLASS_TOKEN,
             drop_path=node.DROP_PATH,
             final_norm=final_norm,
             recompute=cfg.MODEL.ACTIVATION_CHECKPOINTING,
@@ -132,7 +139,10 @@ class VideoViT(Backbone):
             positions: (N, C) or (B, N, C).
         """
         x = self.patch_embed(cubes)  # (B, N, C)
-        return self.norm(self.run_blocks(x + positions.to(x.dtype)))
+        x = x + positions.to(x.dtype)
+        if self.num_extra_tokens:
+            x = torch.cat([self.class_token.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)  # (B, 1 + N, C)
+        return self.norm(self.run_blocks(x)[:, self.num_extra_tokens :])
 
     def run_blocks(self, x: torch.Tensor, *args: torch.Tensor) -> torch.Tensor:
         """Apply all blocks, with the same further arguments, to tokens (B, N, C)."""
@@ -148,9 +158,10 @@ class VideoViT(Backbone):
     def layer_of(self, name: str) -> int:
         """Return the layer of a parameter, given its name in this module.
 
-        The embedding is layer 0, block i is i + 1, and what follows the blocks is `num_layers()`.
+        The embedding and the class token are layer 0, block i is i + 1, and what follows the blocks is
+        `num_layers()`.
         """
         module, *rest = name.split(".")
         if module == "blocks":
             return int(rest[0]) + 1
-        return 0 if module == "patch_embed" else self.num_layers()
+        return 0 if module in ("patch_embed", "class_token") else self.num_layers()
