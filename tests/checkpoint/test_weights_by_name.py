@@ -11,17 +11,19 @@ import numpy as np
 import pytest
 import torch
 from numbered_videos import Recipe, write_numbered
-from published_files import PUBLISHED, WIDTH, tensors
+from published_files import PUBLISHED, WIDTH, blocks, pair, tensors
 
 from vmae_det import model_zoo
 from vmae_det.checkpoint import read_checkpoint
 from vmae_det.checkpoint.locate import locate
+from vmae_det.checkpoint.rename_parameters import rename_from_published
 from vmae_det.cli.main import main
 from vmae_det.formats.ava_csv import read_action_csv
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.inference import predictor
 from vmae_det.inference.predictor import read_config
 from vmae_det.model_zoo import WEIGHTS
+from vmae_det.modeling import build_model
 from vmae_det.utils.errors import WeightsError
 
 ENTRIES = {
@@ -127,6 +129,38 @@ def test_detect(name, publish, video, tmp_path, monkeypatch):
     assert rows.action[order[:, 0]].tolist() == list(range(1, 81))
     np.testing.assert_allclose(rows.score[order], np.repeat(expected[:, None], order.shape[1], 1), atol=1e-3)
     assert actions.names[79] in (out / "v.jsonl").read_text()
+
+
+SIZES = {"small": (384, 12), "base": (768, 12), "large": (1024, 24)}  # width and depth
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_file_of_full_size_fits_the_config(name):
+    width, depth = SIZES[next(size for size in SIZES if size in name)]
+    of_mmaction2 = name.startswith("mmaction2-")
+    shapes = PUBLISHED["mmaction2" if of_mmaction2 else "videomae", "detect"][2]
+    prefix, mlp = (
+        ("backbone.", ("mlp.layers.0.0", "mlp.layers.1")) if of_mmaction2 else ("", ("mlp.fc1", "mlp.fc2"))
+    )
+    full = {
+        key: tuple(width if side == WIDTH else side for side in shape)
+        for key, shape in shapes.items()
+        if "blocks." not in key
+    }
+    full |= blocks(f"{prefix}blocks", depth=depth, width=width, fc1=mlp[0], fc2=mlp[1])
+    head = "roi_head.bbox_head.fc_cls" if of_mmaction2 else "head"
+    full |= pair(head, 80 + of_mmaction2, width)
+    full |= {"backbone.pos_embed": (1, 8 * 14 * 14, width)} if of_mmaction2 else {}
+    with torch.device("meta"):
+        model = build_model(model_zoo.get_config(WEIGHTS[name].config))
+    on_meta = {key: torch.empty(shape, device="meta") for key, shape in full.items()}
+    on_meta |= {key: torch.zeros(full[key]) for key in pair(head)}  # its values are inspected
+    renamed = rename_from_published(on_meta)
+    expected = {key: value.shape for key, value in model.state_dict().items()}
+    got = {key: value.shape for key, value in renamed.weights.items()}
+    unexpected = {"backbone.positions", "roi_head.background.weight", "roi_head.background.bias"}
+    assert {key: got[key] for key in got.keys() - unexpected} == expected
+    assert got.get("backbone.positions", (1568, width)) == (1568, width)
 
 
 def test_classify_and_features(publish, video, tmp_path, capsys):

@@ -49,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         required=True,
         metavar="FILE",
-        help="weights of an ActionDetector, such as model_final.pt, or an exported detector",
+        help="weights of an ActionDetector, such as model_final.pt, a published detector by name, or an "
+        "exported detector",
     )
     parser.add_argument(
         "--output", type=output_folder, required=True, metavar="FOLDER", help="write results to this folder"

@@ -45,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         required=True,
         metavar="FILE",
-        help="weights of any model: pre-trained, of a classifier or of a detector",
+        help="weights of any model: pre-trained, of a classifier or of a detector; a file, or a published "
+        "model by name",
     )
     parser.add_argument(
         "--output", type=output_folder, required=True, metavar="FOLDER", help="write results to this folder"

@@ -14,6 +14,7 @@ import re
 import time
 import urllib.error
 import urllib.request
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -72,7 +73,13 @@ def download(url: str, sha256: str | None = None) -> Path:
 
 def _matches(path: Path, sha256: str) -> bool:
     """Return whether the SHA-256 of a file starts with the given digits."""
-    return sha256_of(path).startswith(sha256.lower())
+    status = path.stat()
+    return _cached_sha256(path, status.st_mtime_ns, status.st_size).startswith(sha256.lower())
+
+
+@lru_cache(maxsize=16)  # one command may read the config, the label map and the weights of a large file
+def _cached_sha256(path: Path, modified: int, size: int) -> str:
+    return sha256_of(path)
 
 
 def parse_url(url: str) -> SplitResult:
