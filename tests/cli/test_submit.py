@@ -123,3 +123,8 @@ def test_options_of_sbatch(monkeypatch, tmp_path, capsys):
         *("account=vision", "requeue", "signal=USR2@120"),
     ):
         assert f"#SBATCH --{line}\n" in script
+
+
+def test_data_is_refused_with_the_remedy(capsys):
+    assert main(["submit", "--time", "30", "--data", "own.yaml"]) == 2
+    assert "submit its run: --config-file OUTPUT_DIR/config.yaml --resume" in capsys.readouterr().err

@@ -34,6 +34,7 @@ def offline(monkeypatch):
         raise WeightsError(f"{name}: no network")
 
     monkeypatch.setattr(auto_network, "locate", fail)
+    monkeypatch.setattr(auto_network, "check_reachable", fail)
 
 
 @pytest.fixture
@@ -207,6 +208,16 @@ def test_without_network_a_default_falls_back_and_a_size_is_an_error(choose):
     assert [text for text in result.warnings if "Pre-trained weights are much better" in text]
     with pytest.raises(WeightsError, match=r"no network; give a file with --weights, or --model tiny"):
         choose("train", model="base")
+
+
+def test_only_named_weights_are_retried(monkeypatch):
+    monkeypatch.setattr(auto_network, "locate", lambda name: pytest.fail("the default must not be retried"))
+    recipe, weights, _ = auto_network.choose_recipe("detection", "", "", {}, warnings := [])
+    assert (recipe, weights, len(warnings)) == ("MiniAVA/detect.yaml", "", 1)
+    monkeypatch.setattr(auto_network, "check_reachable", lambda url: pytest.fail("named weights are retried"))
+    monkeypatch.setattr(auto_network, "locate", lambda name: name)
+    _, weights, _ = auto_network.choose_recipe("detection", "small", "", {}, [])
+    assert weights == "videomae-small-finetuned-kinetics"
 
 
 def test_own_weights_determine_the_network(choose, tiny_cfg, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -12,7 +13,7 @@ from vmae_det.checkpoint import read_checkpoint
 from vmae_det.cli.main import main
 from vmae_det.model_zoo import WEIGHTS, Weights
 from vmae_det.utils import downloads
-from vmae_det.utils.downloads import DownloadError, download
+from vmae_det.utils.downloads import DownloadError, check_reachable, download
 from vmae_det.utils.errors import UserError, WeightsError
 from vmae_det.utils.paths import local_path
 
@@ -169,6 +170,15 @@ def test_a_partial_file_that_is_longer_than_the_file(server):
     with path.with_name("model.pt.part").open("ab") as file:
         file.write(b"more")
     assert download(server.url(), SHA256).read_bytes() == CONTENT
+
+
+def test_a_server_is_reachable_if_it_answers_once(server):
+    check_reachable(server.url())  # also if it does not support HEAD
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/weights.pth"
+        with pytest.raises(DownloadError, match=r"weights\.pth: no connection: .*refused"):
+            check_reachable(url)
 
 
 def test_a_busy_server_is_retried_and_a_missing_file_is_not(server):

@@ -75,11 +75,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="slurm",
         help="slurm, or local to run in the background on this machine (default: %(default)s)",
     )
+    parser.add_argument("--data", help=argparse.SUPPRESS)
     add_config_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Submit the job; print its id and the paths of its output."""
+    if args.data is not None:
+        raise UserError(
+            "--data: not available in submit, because the settings depend on the GPU of the job; start "
+            "`vmae-det train --data` on a GPU node (srun), then submit its run: --config-file "
+            "OUTPUT_DIR/config.yaml --resume"
+        )
     try:
         import submitit
     except ImportError:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from vmae_det.doctor.isolation import Stage
 from vmae_det.doctor.report import FACT, FAILED, OK, WARNING, Finding
-from vmae_det.utils.memory import in_gb
+from vmae_det.utils.memory import format_bytes
 
 SECTION = "PyTorch and GPUs"
 _DRIVER_QUERY = ("nvidia-smi", "--query-gpu=driver_version,name", "--format=csv,noheader")
@@ -95,7 +95,7 @@ def _gpus() -> Iterator[Finding]:
         text = f"{properties.name}, compute capability {capability}"
         try:
             free, total = torch.cuda.mem_get_info(index)
-            text += f", {in_gb(free)} free of {in_gb(total)}"
+            text += f", {format_bytes(free)} free of {format_bytes(total)}"
         except RuntimeError as error:  # such as a GPU in exclusive mode that another process uses
             remedy = "stop the process that uses the GPU (nvidia-smi), or choose another GPU"
             yield Finding(SECTION, f"GPU {index}", FAILED, f"{text}; cannot be used: {error}", remedy)

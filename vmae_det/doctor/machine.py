@@ -17,7 +17,7 @@ from pathlib import Path
 import vmae_det
 from vmae_det.doctor.report import FACT, FAILED, OK, WARNING, Finding
 from vmae_det.utils.cpu import count_cores
-from vmae_det.utils.memory import in_gb, machine_memory
+from vmae_det.utils.memory import format_bytes, machine_memory
 from vmae_det.utils.versions import git_commit
 
 SECTION = "Machine"
@@ -64,7 +64,7 @@ def disk(name: str, folder: Path) -> Finding:
         usage = shutil.disk_usage(folder)
     except OSError as error:
         return Finding(SECTION, name, FAILED, f"cannot be examined: {error.strerror}", "use another folder")
-    text = f"{in_gb(usage.free)} free of {in_gb(usage.total)}"
+    text = f"{format_bytes(usage.free)} free of {format_bytes(usage.total)}"
     remedy = "delete old checkpoints, or use another disk (OUTPUT_DIR, TMPDIR); SOLVER.KEEP_CHECKPOINTS"
     if usage.free < _FULL_DISK:
         return Finding(SECTION, name, FAILED, f"full: {text}", remedy)
@@ -80,7 +80,7 @@ def shared_memory(needed: int = 0) -> Finding:
         needed: bytes of the batches that the workers of a config may hold; 0 only detects a full /dev/shm.
     """
     usage = shutil.disk_usage(_SHARED_MEMORY)
-    text = f"{in_gb(usage.free)} free of {in_gb(usage.total)}"
+    text = f"{format_bytes(usage.free)} free of {format_bytes(usage.total)}"
     remedy = (
         f"delete unused files in {_SHARED_MEMORY}; in a container: docker run --shm-size=8g (or --ipc=host); "
         "or set DATALOADER.NUM_WORKERS 0"
@@ -88,7 +88,7 @@ def shared_memory(needed: int = 0) -> Finding:
     if usage.free < _FULL_SHARED_MEMORY:
         return Finding(SECTION, _SHARED_MEMORY, FAILED, f"full: {text}", remedy)
     if usage.free < needed:
-        text = f"too small: {text}; batches of the default config may need {in_gb(needed)}"
+        text = f"too small: {text}; batches of the default config may need {format_bytes(needed)}"
         return Finding(SECTION, _SHARED_MEMORY, WARNING, text, remedy)
     return Finding(SECTION, _SHARED_MEMORY, OK, text)
 
@@ -151,13 +151,13 @@ def _cpu_quota() -> float | None:
 
 def _memory() -> str:
     total = machine_memory()
-    text = f"{in_gb(total)} in all"
+    text = f"{format_bytes(total)} in all"
     with suppress(OSError, ValueError):
         meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
         sizes = {key: int(size) * 1024 for key, size in re.findall(r"^(\w+):\s+(\d+) kB$", meminfo, re.M)}
-        text = f"{in_gb(min(sizes['MemAvailable'], total))} available of {in_gb(total)}"
+        text = f"{format_bytes(min(sizes['MemAvailable'], total))} available of {format_bytes(total)}"
         if total < 0.99 * sizes["MemTotal"]:
-            text += f" (container limit; the machine has {in_gb(sizes['MemTotal'])})"
+            text += f" (container limit; the machine has {format_bytes(sizes['MemTotal'])})"
     return text
 
 

@@ -17,6 +17,7 @@ from vmae_det.config import CfgNode
 from vmae_det.config.cfg_node import value_of
 from vmae_det.engine.auto_choices import Choice, Choices
 from vmae_det.modeling import model_class
+from vmae_det.utils.downloads import DownloadError, check_reachable
 from vmae_det.utils.errors import UserError, WeightsError, did_you_mean
 
 TASKS = {"videos": "pretraining", "classification": "classification", "detection": "detection"}
@@ -122,11 +123,11 @@ def choose_recipe(
     return _default_recipe(task, recipe, tiny, warnings)
 
 
-def _published(task: str, size: str, warnings: list[str]) -> str:
+def _published(task: str, size: str, warnings: list[str], patient: bool = True) -> str:
     """Return the published weights of a size; "" with a warning if there are none."""
     name = f"videomae-{size}" + ("" if task == "pretraining" else "-finetuned-kinetics")
     if name in model_zoo.WEIGHTS:
-        return _available(name)
+        return _available(name, patient)
     warnings.append(f"--model {size}: no published weights for {task}; training starts from random ones")
     return ""
 
@@ -137,7 +138,8 @@ def _default_recipe(task: str, recipe: str, tiny: str, warnings: list[str]) -> t
             return recipe.format("small"), "", "pre-training on a GPU"
         return tiny, "", "pre-training on a CPU"
     try:
-        return recipe.format("small"), _published(task, "small", warnings), "the smallest published network"
+        weights = _published(task, "small", warnings, patient=False)
+        return recipe.format("small"), weights, "the smallest published network"
     except WeightsError as error:
         warnings.append(
             f"published weights are not available, so a tiny network starts from random ones: {error}. "
@@ -151,15 +153,20 @@ def size_of(width: int) -> str:
     return next((size for size, dim in SIZES.items() if dim == width), "")
 
 
-def _available(name: str) -> str:
+def _available(name: str, patient: bool = True) -> str:
     """Return the name of published weights after downloading them, unless they are in the cache.
+
+    Args:
+        patient: whether to retry for some time if there is no connection.
 
     Raises:
         WeightsError: they are not available; names the remedy.
     """
     try:
+        if not patient:
+            check_reachable(model_zoo.get_weights(name).url)
         locate(name)
-    except WeightsError as error:
+    except (WeightsError, DownloadError) as error:
         raise WeightsError(f"{error}; give a file with --weights, or --model tiny") from None
     return name
 

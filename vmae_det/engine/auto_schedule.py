@@ -14,7 +14,7 @@ from vmae_det.engine.auto_choices import Choices
 from vmae_det.engine.inspection import Memory, count_tokens, estimate_memory
 from vmae_det.engine.setup import get_device, has_bfloat16_units
 from vmae_det.utils.cpu import count_cores
-from vmae_det.utils.memory import device_memory, in_gb
+from vmae_det.utils.memory import device_memory, format_bytes
 
 _MIN_STEPS, _MIN_CLIPS = 20, 4  # of an epoch, and of a step; the clips have precedence
 _MEMORY_SHARE = 0.7  # of the device; kernels, the loader and the system use the rest
@@ -100,14 +100,14 @@ def _choose_accumulation(choices: Choices, device: torch.device, copies: int, pr
     share = device_memory(device) / (1 if device.type == "cuda" else processes)
     memory, fits = _clips_that_fit(choices.cfg, share)
     if fits < copies:
-        reason = f"{copies} clips need {in_gb(memory.total(copies))} otherwise"
+        reason = f"{copies} clips need {format_bytes(memory.total(copies))} otherwise"
         choices.set("MODEL.ACTIVATION_CHECKPOINTING", True, reason)
         memory, fits = _clips_that_fit(choices.cfg, share)
     local, parts = choices.cfg.SOLVER.BATCH_SIZE // processes, 1
     while local * copies / parts > max(fits, copies) and local % (2 * parts) == 0:
         parts *= 2
     clips = local * copies // parts
-    reason = f"{clips} clips need {in_gb(memory.total(clips))} of {in_gb(share)}"
+    reason = f"{clips} clips need {format_bytes(memory.total(clips))} of {format_bytes(share)}"
     choices.set("SOLVER.ACCUMULATE", parts, reason)
 
 

@@ -19,7 +19,7 @@ from vmae_det.engine.num_classes import resolve_num_classes
 from vmae_det.utils import cpu, distributed
 from vmae_det.utils.errors import ConfigError, UserError
 from vmae_det.utils.logging import setup_logging
-from vmae_det.utils.memory import device_memory, in_gb
+from vmae_det.utils.memory import device_memory, format_bytes
 from vmae_det.utils.moved import moved_names
 from vmae_det.utils.output_files import make_output_folder, write_text
 from vmae_det.utils.watchdog import write_stacks_to
@@ -188,9 +188,9 @@ def check_training_memory(cfg: CfgNode, device: torch.device) -> None:
         number = clips_per_pass(cfg, distributed.get_world_size())
         raise ConfigError(
             f"{'MODEL.BACKBONE' if model > available else 'SOLVER.BATCH_SIZE'}: a process needs at least "
-            f"{in_gb(model)} for weights, gradients and optimizer state, and {in_gb(clips)} for the {number} "
-            f"clips of a forward pass; its device has {in_gb(available)}. A larger SOLVER.ACCUMULATE makes "
-            "forward passes smaller"
+            f"{format_bytes(model)} for weights, gradients and optimizer state, and {format_bytes(clips)} "
+            f"for the {number} clips of a forward pass; its device has {format_bytes(available)}. A larger "
+            "SOLVER.ACCUMULATE makes forward passes smaller"
         )
 
 

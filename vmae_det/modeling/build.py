@@ -11,7 +11,7 @@ from torch import nn
 from vmae_det.config import CfgNode
 from vmae_det.config.size_bounds import FLOAT_BYTES, min_parameters
 from vmae_det.utils.errors import ConfigError
-from vmae_det.utils.memory import in_gb, machine_memory
+from vmae_det.utils.memory import format_bytes, machine_memory
 from vmae_det.utils.registry import Registry, lookup
 
 logger = logging.getLogger(__name__)
@@ -64,5 +64,5 @@ def _check_memory(cfg: CfgNode) -> None:
     if needed > available:
         raise ConfigError(
             f"MODEL.BACKBONE: EMBED_DIM and DEPTH, with those of the decoder, make weights of at least "
-            f"{in_gb(needed)}; this machine has {in_gb(available)} of memory"
+            f"{format_bytes(needed)}; this machine has {format_bytes(available)} of memory"
         )

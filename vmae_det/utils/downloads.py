@@ -82,6 +82,28 @@ def _cached_sha256(path: Path, modified: int, size: int) -> str:
     return sha256_of(path)
 
 
+def check_reachable(url: str, timeout: float = 5.0) -> None:
+    """Raise a DownloadError if the file at a URL is not in the cache and its server does not answer.
+
+    Makes one request without retries. A server that answers with an error is reachable: `download` reports
+    the error.
+
+    Args:
+        timeout: in seconds.
+    """
+    if _cached_path(url).is_file():
+        return
+    request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "vmae_det"})
+    try:
+        with urllib.request.urlopen(request, timeout=timeout):
+            pass
+    except urllib.error.HTTPError:
+        pass
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise DownloadError(f"{url}: no connection: {reason}") from None
+
+
 def parse_url(url: str) -> SplitResult:
     """Split a URL into its components. UserError if it is not valid."""
     try:

@@ -63,6 +63,6 @@ def out_of_memory_error(error: Exception) -> UserError:
     )
 
 
-def in_gb(size: int) -> str:
-    """Format a number of bytes."""
-    return f"{size / 1e9:,.1f} GB"
+def format_bytes(size: float) -> str:
+    """Format a number of bytes: in GB, or in MB below 0.1 GB."""
+    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
