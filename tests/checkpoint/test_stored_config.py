@@ -39,6 +39,7 @@ def saved(tiny_cfg, tmp_path):
         ("MODEL.PIXEL_STD", (127.5, 127.5, 127.5), "finetune"),
         ("MODEL.ROI_HEAD.RESOLUTION", 3, "detect"),
         ("MODEL.ROI_HEAD.ALIGNED", True, "detect"),
+        ("MODEL.ROI_HEAD.TEMPORAL_POOL", "max", "detect"),
         ("MODEL.DECODER.NUM_HEADS", 4, "pretrain"),
         ("MODEL.RECONSTRUCTION.NORMALIZE", False, "pretrain"),
     ],

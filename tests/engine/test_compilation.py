@@ -114,7 +114,8 @@ def test_training_compiles_fixed_shapes(tiny_cfg, monkeypatch, scope):
 
 @pytest.mark.parametrize("scope", SCOPES)
 def test_numbers_of_boxes_compile_nothing(tiny_cfg, graphs, scope):
-    cfg = tiny_cfg("detect", "MODEL.COMPILE_SCOPE", scope)
+    head = {"block": "AttentionRoIHead", "stack": "MaxPoolRoIHead"}[scope]
+    cfg = tiny_cfg("detect", "MODEL.COMPILE_SCOPE", scope, "MODEL.ROI_HEAD.NAME", head)
     model = build_model(cfg).train()
     compile_model(cfg, model)
     train_step(model, make_batch(model, persons=(1, 2)))

@@ -281,6 +281,8 @@ def test_persons(tmp_path, save, video, capsys, format):
     if format == "hdf5":
         pytest.importorskip("h5py")
     cfg_keys = ("MODEL.ROI_HEAD.NUM_CLASSES", 3)
+    if format == "npz":
+        cfg_keys += ("MODEL.ROI_HEAD.CONTEXT", True, "MODEL.ROI_HEAD.NUM_LAYERS", 2)
     weights = save("detect", *cfg_keys)
     boxes = tmp_path / "boxes.csv"
     rows = ["0.2,0.1,0.2,0.4,0.9,0.95", "0.8,0.1,0.2,0.45,0.9,0.9", "0.8,0.6,0.2,0.8,0.9,0.9"]
@@ -289,7 +291,7 @@ def test_persons(tmp_path, save, video, capsys, format):
     assert main(["features", *map(str, [video, *options])]) == 0
     capsys.readouterr()
     found, columns = read(tmp_path / "out" / f"v{SUFFIXES[format]}")
-    assert found.shape == (3, 24)
+    assert found.shape == (3, 48 if format == "npz" else 24)
     assert list(columns["track"]) == [1, 1, 2]
     np.testing.assert_allclose(columns["timestamp"], [0.2, 0.8, 0.8])
     np.testing.assert_allclose(columns["x2"], [0.4, 0.45, 0.8], atol=1e-6)
@@ -303,7 +305,7 @@ def test_persons(tmp_path, save, video, capsys, format):
     pooled = np.concatenate([part for part, _ in extractor.stream(video)])
     np.testing.assert_array_equal(found, pooled)
     with torch.no_grad():
-        expected = extractor.model.roi_head.classifier(torch.from_numpy(pooled)).sigmoid().numpy()
+        expected = extractor.model.roi_head.classify(torch.from_numpy(pooled)).sigmoid().numpy()
     np.testing.assert_allclose(expected * np.asarray(columns["person_score"])[:, None], scores, rtol=1e-4)
 
 

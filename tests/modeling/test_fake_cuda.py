@@ -52,6 +52,10 @@ CLASSIFICATION = {
     "linear_probe": ("MODEL.CLASSIFIER.LINEAR_PROBE", True),
     "checkpointing": (*CHECKPOINTING, *DROP_PATH),
 }
+HEAD_OPTIONS = (
+    *("MODEL.ROI_HEAD.CONTEXT", True, "MODEL.ROI_HEAD.NUM_LAYERS", 2),
+    *("MODEL.ROI_HEAD.TEMPORAL_POOL", "max"),
+)
 DETECTION = {
     "published": (),
     "mean_loss": ("MODEL.ROI_HEAD.LOSS", "mean", "MODEL.ROI_HEAD.DROPOUT", 0.5, *DROP_PATH),
@@ -61,6 +65,9 @@ DETECTION = {
     "wide_frames": ("MODEL.BACKBONE.POSITIONS", "axes"),
     "frame_sizes": (),
     "no_boxes": (),
+    "head_options": (*HEAD_OPTIONS, "MODEL.ROI_HEAD.FOCAL_GAMMA", 2.0),
+    "attention": (*HEAD_OPTIONS, "MODEL.ROI_HEAD.NAME", "AttentionRoIHead"),
+    "attention_no_boxes": ("MODEL.ROI_HEAD.NAME", "AttentionRoIHead"),
     "checkpointing": (*CHECKPOINTING, *DROP_PATH),
     "rotary": (*ROTARY, *CHECKPOINTING),
 }
@@ -95,7 +102,7 @@ def build(model, case):
 
 def make_batch(case):
     """Return a batch with all that a model takes, in training and in testing."""
-    counts = [0] * CLIPS if case == "no_boxes" else range(CLIPS)  # one clip has no box
+    counts = [0] * CLIPS if case.endswith("no_boxes") else range(CLIPS)  # one clip has no box
     width = 48 if case == "wide_frames" else 32
     batch = {
         "video": torch.zeros(CLIPS, 3, 4, 32, width, dtype=torch.uint8),
@@ -288,7 +295,7 @@ def double_in_target_statistics(pixels):
     return pixels - mean, mean, (pixels - mean).std(dim=2, keepdim=True)
 
 
-def half_precision_in_loss(logits, labels, reduction, class_weights):
+def half_precision_in_loss(logits, labels, reduction, class_weights, **focal):
     return torch.nn.functional.binary_cross_entropy_with_logits(logits.half(), labels.half())
 
 

@@ -36,6 +36,12 @@ _FIXED_KEYS_OF_TASK = {
         "MODEL.RECONSTRUCTION.LOSS": "mse",
     },
     "classification": {"MODEL.CLASSIFIER.LINEAR_PROBE": False},
+    "detection": {
+        "MODEL.ROI_HEAD.NAME": "MaxPoolRoIHead",
+        "MODEL.ROI_HEAD.TEMPORAL_POOL": "mean",
+        "MODEL.ROI_HEAD.FOCAL_GAMMA": 0.0,
+        "MODEL.ROI_HEAD.FOCAL_ALPHA": 1.0,
+    },
 }
 
 

@@ -288,6 +288,7 @@ def _limits_of_pretraining(family: str, cfg: CfgNode) -> Iterator[str]:
 def _limits_of_detector(cfg: CfgNode) -> Iterator[str]:
     head = cfg.MODEL.ROI_HEAD
     published = {"NAME": "MaxPoolRoIHead", "RESOLUTION": 7, "SAMPLING_RATIO": 0, "ALIGNED": False}
+    published |= {"TEMPORAL_POOL": "mean", "CONTEXT": False, "NUM_LAYERS": 1}
     for key, value in published.items():
         if head[key] != value:
             yield f"MODEL.ROI_HEAD.{key} is {head[key]}, but the published detector has {value}"

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 _POSITIONS_KEY = "MODEL.BACKBONE.POSITIONS"
 _HEADS_KEY = "MODEL.BACKBONE.NUM_HEADS"
+_TEMPORAL_POOL_KEY = "MODEL.ROI_HEAD.TEMPORAL_POOL"
 # Keys that change what the same parameters compute, with the part of the model that they belong to. A
 # different value is always an error.
 _NETWORK_KEYS = {
@@ -43,6 +44,8 @@ _TRAINED_KEYS = {
     "MODEL.ROI_HEAD.RESOLUTION": "roi_head",
     "MODEL.ROI_HEAD.SAMPLING_RATIO": "roi_head",
     "MODEL.ROI_HEAD.ALIGNED": "roi_head",
+    _TEMPORAL_POOL_KEY: "roi_head",
+    "MODEL.ROI_HEAD.ATTENTION_HEADS": "roi_head",
 }
 # Keys that may differ when a trained model is used; a different value is a warning.
 _CLIP_KEYS = ("INPUT.NUM_FRAMES", "INPUT.SAMPLING", "INPUT.SAMPLING_RATE", "INPUT.CROP_SIZE")
@@ -94,7 +97,8 @@ def compare_configs(
     Raises:
         ConfigError: with the run's value of a key, the weights would compute other results.
     """
-    stored = _stored_values(content, source)
+    # Published detectors, and checkpoints from before the key existed, average over time.
+    stored = {_TEMPORAL_POOL_KEY: "mean", **_stored_values(content, source)}
     parts = {part_of(name) for name in report.loaded}
     known = next(known for known in FORMATS if known.name == report.format)
     published = known.family not in ("vmae_det", "image-mae")  # images have other positions

@@ -24,7 +24,9 @@ _MODEL_KEYS = (
     *(f"MODEL.DECODER.{key}" for key in ("EMBED_DIM", "DEPTH", "NUM_HEADS")),
     *(f"MODEL.RECONSTRUCTION.{key}" for key in ("NORMALIZE", "NUM_FRAMES", "SAMPLING_RATE")),
     *("MODEL.CLASSIFIER.NUM_CLASSES", "MODEL.ROI_HEAD.NAME", "MODEL.ROI_HEAD.NUM_CLASSES"),
-    *(f"MODEL.ROI_HEAD.{key}" for key in ("RESOLUTION", "SAMPLING_RATIO", "ALIGNED")),
+    *(f"MODEL.ROI_HEAD.{key}" for key in ("RESOLUTION", "SAMPLING_RATIO", "ALIGNED", "TEMPORAL_POOL")),
+    *(f"MODEL.ROI_HEAD.{key}" for key in ("CONTEXT", "NUM_LAYERS", "HIDDEN_DIM")),
+    *(f"MODEL.ROI_HEAD.{key}" for key in ("ATTENTION_LAYERS", "ATTENTION_HEADS")),
     *(f"INPUT.{key}" for key in ("NUM_FRAMES", "CROP_SIZE", "TEST_SHORT_SIDE", "CONVENTION")),
 )
 _RUN_KEYS = ("OUTPUT_DIR", "WANDB.")  # never taken from the run that produced the weights

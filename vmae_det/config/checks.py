@@ -82,6 +82,12 @@ def unused_keys(cfg: CfgNode) -> Iterator[str]:
             yield f"{key}: {value} has no effect: only {user} uses it, not {architecture}"
     if architecture == "MaskedAutoencoder" and cfg.SOLVER.CLASS_BALANCE != "none":
         yield f"SOLVER.CLASS_BALANCE: {cfg.SOLVER.CLASS_BALANCE} has no effect: {architecture} has no classes"
+    head = cfg.MODEL.ROI_HEAD
+    if head.HIDDEN_DIM and head.NUM_LAYERS == 1:
+        yield f"MODEL.ROI_HEAD.HIDDEN_DIM: {head.HIDDEN_DIM} has no effect: MODEL.ROI_HEAD.NUM_LAYERS is 1"
+    for key in ("ATTENTION_LAYERS", "ATTENTION_HEADS"):
+        if head.NAME == "MaxPoolRoIHead" and head[key] != KEYS[f"MODEL.ROI_HEAD.{key}"].default:
+            yield f"MODEL.ROI_HEAD.{key}: {head[key]} has no effect: {head.NAME} has no attention"
     if cfg.TEST.PATIENCE and not cfg.DATASETS.TEST:
         yield f"TEST.PATIENCE: {cfg.TEST.PATIENCE} has no effect: DATASETS.TEST is empty"
 

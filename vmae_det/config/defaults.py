@@ -121,7 +121,8 @@ _C.MODEL.CLASSIFIER.LABEL_SMOOTHING = Key(0.1, number("[0, 1)"))
 _C.MODEL.CLASSIFIER.LINEAR_PROBE = Key(False, flag())
 
 _C.MODEL.ROI_HEAD = Group()
-# RoI head.
+# RoI head. MaxPoolRoIHead pools each person's region. AttentionRoIHead then attends from the persons to the
+# tokens of the clip and to one another.
 _C.MODEL.ROI_HEAD.NAME = Key("MaxPoolRoIHead", registered("vmae_det.modeling:ROI_HEAD_REGISTRY"))
 # Classes of the label map; 80 in AVA. auto: those of MODEL.WEIGHTS, otherwise of the first training set.
 _C.MODEL.ROI_HEAD.NUM_CLASSES = Key(80, integer_or_auto("[1, 100000]"))
@@ -129,12 +130,27 @@ _C.MODEL.ROI_HEAD.NUM_CLASSES = Key(80, integer_or_auto("[1, 100000]"))
 _C.MODEL.ROI_HEAD.RESOLUTION = Key(7, integer("[1, 64]"))
 _C.MODEL.ROI_HEAD.SAMPLING_RATIO = Key(0, integer("[0, 16]"))
 _C.MODEL.ROI_HEAD.ALIGNED = Key(False, flag())
+# Pooling of the tokens over time, before RoIAlign.
+_C.MODEL.ROI_HEAD.TEMPORAL_POOL = Key("mean", choice("mean", "max"))
+# Append the pooled features of the whole frame to those of each person.
+_C.MODEL.ROI_HEAD.CONTEXT = Key(False, flag())
+# Linear layers of the classifier, with ReLU between them, and the width of the hidden ones. 0: the width
+# of the pooled features.
+_C.MODEL.ROI_HEAD.NUM_LAYERS = Key(1, integer("[1, 4]"))
+_C.MODEL.ROI_HEAD.HIDDEN_DIM = Key(0, integer("[0, 16384]"))
+# For AttentionRoIHead: its blocks, and the attention heads of each block.
+_C.MODEL.ROI_HEAD.ATTENTION_LAYERS = Key(1, integer("[1, 2]"))
+_C.MODEL.ROI_HEAD.ATTENTION_HEADS = Key(8, integer("[1, 256]"))
 # Shift the sides of training boxes randomly, outwards by up to a fifth of the size of the box.
 _C.MODEL.ROI_HEAD.BOX_JITTER = Key(True, flag())
 # Factors for width and height of detected person boxes at test time.
 _C.MODEL.ROI_HEAD.TEST_BOX_SCALE = Key((1.1, 1.05), several(number("[0.1, 10]"), 2))
 # Reduction of the binary cross-entropy over the boxes of a batch. Over classes it is the mean.
 _C.MODEL.ROI_HEAD.LOSS = Key("sum", choice("sum", "mean"))
+# Focal loss: the cross-entropy is multiplied by FOCAL_ALPHA (1 - p)^FOCAL_GAMMA, where p is the probability
+# that the model gives to the label. As in mmaction2, FOCAL_ALPHA is one factor for all labels. 0 and 1: off.
+_C.MODEL.ROI_HEAD.FOCAL_GAMMA = Key(0.0, number("[0, 10]"))
+_C.MODEL.ROI_HEAD.FOCAL_ALPHA = Key(1.0, number("(0, 100]"))
 # Dropout before the last linear layer.
 _C.MODEL.ROI_HEAD.DROPOUT = Key(0.0, number("[0, 1)"))
 # Multiply action scores by the score of the person box at test time.

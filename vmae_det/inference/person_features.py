@@ -27,7 +27,7 @@ BOX = ("x1", "y1", "x2", "y2")
 
 
 class PersonFeatureExtractor:
-    """Extracts the features that an ActionDetector pools in the box of each person, before its classifier.
+    """Extracts the features that an ActionDetector pools in the box of each person, before its head's layers.
 
     Args:
         cfg: config of an ActionDetector; MODEL.WEIGHTS names its weights. The head's classifier is not used.
@@ -65,6 +65,7 @@ class PersonFeatureExtractor:
                 f"MODEL.ROI_HEAD.NAME: {type(self.model.roi_head).__name__} has no method `pool`, which "
                 "returns the features of boxes"
             )
+        self.width = getattr(self.model.roi_head, "feature_dim", self.model.backbone.embed_dim)
         self._amp = AMP_TYPES[cfg.SOLVER.AMP]
         self._persons = persons if persons is not None else DetectedPersons(build_person_detector(cfg))
 
@@ -82,13 +83,12 @@ class PersonFeatureExtractor:
         plan = plan_keyframes(source, self.cfg, given, self.every)
         options = StreamOptions(self.video_start)
         stream = ActionStream(source, plan, persons, self.features, self.cfg, options)
-        return PersonFeatureStream(stream, source, (self.model.backbone.embed_dim,))
+        return PersonFeatureStream(stream, source, (self.width,))
 
     @torch.inference_mode()
     def features(self, clips: Sequence[ClipWithPersons]) -> list[np.ndarray]:
-        """Return the features (N, C), float32, of the persons of each keyframe clip."""
-        width = self.model.backbone.embed_dim
-        features = [np.zeros((0, width), dtype=np.float32) for _ in clips]
+        """Return the features (N, width), float32, of the persons of each keyframe clip."""
+        features = [np.zeros((0, self.width), dtype=np.float32) for _ in clips]
         with_persons = [number for number, item in enumerate(clips) if len(item.boxes)]
         if not with_persons:
             return features

@@ -16,13 +16,14 @@ from vmae_det.modeling.build import (
 from vmae_det.modeling.classification import VideoClassifier
 from vmae_det.modeling.detection import ActionDetector
 from vmae_det.modeling.pretraining import MaskedAutoencoder
-from vmae_det.modeling.roi_heads import MaxPoolRoIHead
+from vmae_det.modeling.roi_heads import AttentionRoIHead, MaxPoolRoIHead
 
 __all__ = [
     "BACKBONE_REGISTRY",
     "META_ARCHITECTURE_REGISTRY",
     "ROI_HEAD_REGISTRY",
     "ActionDetector",
+    "AttentionRoIHead",
     "Backbone",
     "MaskedAutoencoder",
     "MaxPoolRoIHead",

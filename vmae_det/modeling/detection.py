@@ -15,7 +15,11 @@ from vmae_det.utils.registry import lookup
 
 @META_ARCHITECTURE_REGISTRY.register()
 class ActionDetector(nn.Module):
-    """A backbone, the mean of its tokens over time, and an RoI head on the region of each person."""
+    """A backbone, the mean or maximum of its tokens over time, and an RoI head on the region of each person.
+
+    The head is called with the feature map and the boxes. If it has an attribute `takes_tokens` that is true,
+    the third argument is the tokens (B, t, h, w, C).
+    """
 
     task = "detection"
 
@@ -29,6 +33,9 @@ class ActionDetector(nn.Module):
         test_box_scale: tuple[float, float] = (1.1, 1.05),
         use_person_score: bool = True,
         loss: str = "sum",
+        focal_gamma: float = 0.0,
+        focal_alpha: float = 1.0,
+        temporal_pool: str = "mean",
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -38,6 +45,8 @@ class ActionDetector(nn.Module):
         self.test_box_scale = test_box_scale
         self.use_person_score = use_person_score
         self.loss = loss
+        self.focal = {"focal_gamma": focal_gamma, "focal_alpha": focal_alpha}
+        self.temporal_pool = temporal_pool
         self.register_buffer("class_weights", None, persistent=False)
 
     @classmethod
@@ -54,6 +63,9 @@ class ActionDetector(nn.Module):
             test_box_scale=node.TEST_BOX_SCALE,
             use_person_score=node.USE_PERSON_SCORE,
             loss=node.LOSS,
+            focal_gamma=node.FOCAL_GAMMA,
+            focal_alpha=node.FOCAL_ALPHA,
+            temporal_pool=node.TEMPORAL_POOL,
         )
 
     def set_class_weights(self, weights: torch.Tensor) -> None:
@@ -79,7 +91,8 @@ class ActionDetector(nn.Module):
             if self.box_jitter:
                 boxes = jitter_boxes(boxes, clips, batch["seed"], height, width)
             logits = self.logits(video, to_rois(boxes, clips))
-            return {"loss": box_loss(logits, torch.cat(batch["labels"]), self.loss, self.class_weights)}
+            labels = torch.cat(batch["labels"])
+            return {"loss": box_loss(logits, labels, self.loss, self.class_weights, **self.focal)}
         sizes = _frame_sizes(batch, boxes, clips)
         scores = self.scores(video, boxes, clips, torch.cat(batch["person_scores"]), sizes)
         return {"scores": list(scores.split(counts))}
@@ -106,7 +119,7 @@ class ActionDetector(nn.Module):
         return scores * person_scores[:, None] if self.use_person_score else scores
 
     def person_features(self, batch: dict) -> list[torch.Tensor]:
-        """Return the pooled features (N_i, C) of each clip's persons: the input of the head's classifier.
+        """Return the pooled features (N_i, C) of each clip's persons: the input of the head's layers.
 
         Args:
             batch: as for `forward` in testing, without `person_scores`.
@@ -131,12 +144,20 @@ class ActionDetector(nn.Module):
         Args:
             boxes: list of (N_i, 4) xyxy pixels, or (R, 5) with the index of the clip in the first column.
         """
-        return self.roi_head(self.features(video), boxes)
+        tokens = self.tokens(video)
+        extra = (tokens,) if getattr(self.roi_head, "takes_tokens", False) else ()
+        return self.roi_head(self._pool_time(tokens), boxes, *extra)
 
     def features(self, video: torch.Tensor) -> torch.Tensor:
-        """Return the feature map (B, C, H / patch, W / patch) of a normalized video: the mean over time."""
-        t, h, w = self.backbone.grid(video)
-        tokens = self.backbone(video).unflatten(1, (t, h, w)).mean(dim=1)  # (B, h, w, C)
+        """Return the feature map (B, C, h, w) of a normalized video: its tokens, pooled over time."""
+        return self._pool_time(self.tokens(video))
+
+    def tokens(self, video: torch.Tensor) -> torch.Tensor:
+        """Return the tokens (B, t, h, w, C) of a normalized video."""
+        return self.backbone(video).unflatten(1, self.backbone.grid(video))
+
+    def _pool_time(self, tokens: torch.Tensor) -> torch.Tensor:
+        tokens = tokens.amax(dim=1) if self.temporal_pool == "max" else tokens.mean(dim=1)
         return tokens.permute(0, 3, 1, 2)
 
 

@@ -25,9 +25,15 @@ def reconstruction_loss(
 
 
 def box_loss(
-    logits: torch.Tensor, labels: torch.Tensor, reduction: str, class_weights: torch.Tensor | None = None
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    reduction: str,
+    class_weights: torch.Tensor | None = None,
+    *,
+    focal_gamma: float = 0.0,
+    focal_alpha: float = 1.0,
 ) -> torch.Tensor:
-    """Return the binary cross-entropy of R boxes: mean over classes, "sum" or "mean" over boxes.
+    """Return the cross-entropy or focal loss of R boxes: mean over classes, "sum" or "mean" over boxes.
 
     Sum and mean are over the boxes of all processes. Data-parallel training averages the losses of the
     processes; that average equals the loss of one process with all of these boxes.
@@ -36,12 +42,18 @@ def box_loss(
         logits, labels: (R, classes).
         reduction: "sum" or "mean".
         class_weights: factor of each class (classes,), of labels that are 1 as well as 0.
+        focal_gamma: exponent of the focal loss (Lin et al., 2017), which is the cross-entropy times
+            alpha (1 - p)^gamma, where p is the predicted probability of the label, 0 or 1.
+        focal_alpha: factor of all labels, as in MMAction2. Lin et al. have another one for labels that are 0.
     """
-    loss = F.binary_cross_entropy_with_logits(
-        logits.float(), labels.float(), weight=class_weights, reduction="none"
-    )
+    logits, labels = logits.float(), labels.float()
+    loss = F.binary_cross_entropy_with_logits(logits, labels, weight=class_weights, reduction="none")
+    if focal_gamma:
+        # 1 - p as a logarithm: its power would have an infinite slope at p = 1 if gamma is below 1.
+        log_error = F.logsigmoid(logits * (1 - 2 * labels))
+        loss = loss * (focal_gamma * log_error).exp()
     loss = loss.mean(dim=1).sum()
-    loss = loss * distributed.get_world_size()
+    loss = loss * (focal_alpha * distributed.get_world_size())
     if reduction == "mean":
         num_boxes = distributed.all_reduce_sum(loss.new_full((), len(logits)))
         loss = loss / num_boxes.clamp(min=1)

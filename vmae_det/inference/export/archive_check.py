@@ -33,16 +33,17 @@ _OPERATORS = {
     "torch.ops.aten": """
         _assert_scalar.default _assert_tensor_metadata.default _softmax.default _to_copy.default
         _unsafe_view.default add.Scalar add.Tensor addmm.default alias.default amax.default arange.default
-        arange.start arange.start_step bmm.default cat.default clamp.Tensor clamp.default clone.default
-        contiguous.default detach.default detach_.default div.Scalar div.Tensor dropout.default
-        expand.default flatten.using_ints full.default gelu.default layer_norm.default
-        lift_fresh_copy.default linear.default matmul.default maximum.default mean.dim minimum.default
-        mm.default mul.Scalar mul.Tensor native_layer_norm.default permute.default repeat.default
-        reshape.default scaled_dot_product_attention.default select.int sigmoid.default slice.Tensor
-        softmax.int split.Tensor split_with_sizes.default squeeze.dim stack.default sub.Scalar sub.Tensor
-        sym_constrain_range_for_size.default sym_size.int t.default to.device to.dtype to.dtype_layout
-        transpose.int unbind.int unflatten.int unsqueeze.default upsample_bicubic2d.default
-        upsample_bicubic2d.vec view.default
+        arange.start arange.start_step bitwise_not.default bmm.default cat.default chunk.default
+        clamp.Tensor clamp.default clone.default contiguous.default detach.default detach_.default
+        div.Scalar div.Tensor dropout.default eq.Tensor expand.default flatten.using_ints full.default
+        gelu.default index_select.default layer_norm.default lift_fresh_copy.default linear.default
+        masked_fill.Scalar masked_fill_.Scalar matmul.default maximum.default mean.dim minimum.default
+        mm.default mul.Scalar mul.Tensor native_layer_norm.default new_full.default permute.default
+        relu.default repeat.default reshape.default scaled_dot_product_attention.default select.int
+        sigmoid.default slice.Tensor softmax.int split.Tensor split_with_sizes.default squeeze.dim
+        stack.default sub.Scalar sub.Tensor sym_constrain_range_for_size.default sym_size.int t.default
+        to.device to.dtype to.dtype_layout transpose.int unbind.int unflatten.int unsqueeze.default
+        upsample_bicubic2d.default upsample_bicubic2d.vec view.default zeros_like.default
     """,
     "torch.ops.torchvision": "roi_align.default",
 }
@@ -54,7 +55,7 @@ _VALUE_KINDS = """
     as_layout as_device as_optional_tensor as_optional_tensors
 """
 _SPEC_TYPES = {None, "builtins.tuple", "builtins.list", "builtins.dict"}
-_SYMPY_FUNCTIONS = "Symbol Integer Add Mul FloorDiv Mod PythonMod CleanDiv Max Min Eq Ne Ge Gt Le Lt"
+_SYMPY_FUNCTIONS = "Symbol Integer Add Mul FloorDiv Mod PythonMod CleanDiv Max Min Eq Ne Ge Gt Le Lt Pow"
 _WORD = re.compile(r"[\w.:+-]*")
 # Limits. A detector of two blocks has 102 nodes. Its formulas of sizes have up to 200 characters and expand
 # into 3 terms; SymPy hangs on much longer formulas.
@@ -218,6 +219,8 @@ def _count_terms(node: ast.AST) -> int:
     """Return the number of terms that a formula expands to."""
     parts = [_count_terms(part) for part in ast.iter_child_nodes(node) if isinstance(part, ast.expr)]
     name = node.func.id if isinstance(node, ast.Call) else type(getattr(node, "op", None)).__name__
+    if name == "Pow":
+        return parts[1] ** 2  # `parts` are the name, the base and the exponent
     return math.prod(parts) if name in ("Mul", "Mult") else max(sum(parts), 1)
 
 
@@ -236,5 +239,7 @@ def _is_arithmetic(node: ast.AST) -> bool:
     if isinstance(node, ast.Call):
         allowed = isinstance(node.func, ast.Name) and node.func.id in _SYMPY_FUNCTIONS.split()
         parts = [*node.args, *(keyword.value for keyword in node.keywords)]
+        if allowed and node.func.id == "Pow":  # SymPy hangs on large powers
+            return len(parts) == 2 and _is_arithmetic(parts[0]) and ast.unparse(parts[1]) == "Integer(2)"
         return allowed and all(_is_arithmetic(part) for part in parts)
     return False
