@@ -114,7 +114,7 @@ def test_each_frame_is_decoded_and_resized_once(tmp_path, cfg, monkeypatch):
     path = write_numbered(tmp_path / "video", FILES["even"])
     resized, transform = [], transforms.full_frame_transform
     monkeypatch.setattr(
-        transforms, "full_frame_transform", lambda c, cfg: resized.append(1) or transform(c, cfg)
+        transforms, "full_frame_transform", lambda *args: resized.append(1) or transform(*args)
     )
     reader = open_video(path)
     given = []

@@ -66,6 +66,8 @@ def describe(cfg: CfgNode, inspection: Inspection) -> list[str]:
 
 
 def _model_lines(cfg: CfgNode, inspection: Inspection) -> list[str]:
+    from vmae_det.data.test_time_augmentation import describe_views
+
     tokens, side = inspection.tokens, cfg.INPUT.CROP_SIZE
     t, h, w = tokens.grid
     shape = f"{t} x {h} x {w} = {t * h * w}"
@@ -74,16 +76,18 @@ def _model_lines(cfg: CfgNode, inspection: Inspection) -> list[str]:
     backbone = inspection.parameters.get("backbone", 0)
     total = inspection.total_parameters
     trained = "" if inspection.trainable == total else f", {_millions(inspection.trainable)} trained"
-    return [
+    lines = [
         f"model        {cfg.MODEL.META_ARCHITECTURE} on {cfg.MODEL.BACKBONE.NAME}",
         f"clip         {cfg.INPUT.NUM_FRAMES} frames of {side} x {side}",
         f"tokens       {shape}",
         f"parameters   {_millions(total)}: backbone {_millions(backbone)}, rest {_millions(total - backbone)}"
         + trained,
-        f"GFLOPs       {inspection.flops / 1e9:.1f} per clip"
-        if inspection.flops >= 1e9
-        else f"GFLOPs       {inspection.flops / 1e9:.2g} per clip",
+        f"GFLOPs       {_billions(inspection.flops)} per clip",
     ]
+    if inspection.test_flops is not None:
+        views = describe_views(cfg)
+        lines.append(f"testing      {_billions(inspection.test_flops)} GFLOPs per keyframe (16:9), {views}")
+    return lines
 
 
 def _memory_lines(cfg: CfgNode, inspection: Inspection) -> list[str]:
@@ -150,6 +154,10 @@ def _join(parts: list[str]) -> str:
         return ", ".join(parts)
     run = f"{blocks[0]} to {blocks[-1].rpartition('.')[2]}"
     return ", ".join([run, *(part for part in parts if part not in blocks)])
+
+
+def _billions(number: float) -> str:
+    return f"{number / 1e9:.1f}" if number >= 1e9 else f"{number / 1e9:.2g}"
 
 
 def _millions(number: int) -> str:

@@ -13,7 +13,7 @@ from vmae_det.utils.errors import ConfigError
 _MAX_TOKENS = 1 << 18  # of a clip of 64 frames of 1440 x 1440 pixels, 167 times as many as in the paper
 
 
-# Keys that only one architecture uses in training. Others would ignore them silently.
+# Keys that only one architecture uses. Others would ignore them silently.
 _USED_BY = {
     "DATALOADER.CLIPS_PER_VIDEO": "MaskedAutoencoder",
     **dict.fromkeys(
@@ -23,6 +23,8 @@ _USED_BY = {
         ),
         "VideoClassifier",
     ),
+    "TEST.SHORT_SIDES": "ActionDetector",
+    "TEST.FLIP": "ActionDetector",
 }
 _ARCHITECTURES = ("MaskedAutoencoder", "VideoClassifier", "ActionDetector")  # others may use any
 
@@ -58,6 +60,11 @@ def check_config(cfg: CfgNode) -> None:
         f"has {len(weights)} weights, but DATASETS.TRAIN has {len(names)} datasets; set one for each, or ()",
     )
     _require(
+        len(set(cfg.TEST.SHORT_SIDES)) == len(cfg.TEST.SHORT_SIDES),
+        "TEST.SHORT_SIDES",
+        f"{cfg.TEST.SHORT_SIDES} has a value twice",
+    )
+    _require(
         not cfg.TEST.PATIENCE or cfg.TEST.PERIOD > 0,
         "TEST.PATIENCE",
         f"{cfg.TEST.PATIENCE}, but TEST.PERIOD 0 evaluates only after training; set TEST.PERIOD to 1 or more",
@@ -74,7 +81,7 @@ def check_value(cfg: CfgNode, key: str) -> None:
 
 
 def unused_keys(cfg: CfgNode) -> Iterator[str]:
-    """Yield a message for each key that was set and that MODEL.META_ARCHITECTURE does not use in training."""
+    """Yield a message for each key that was set and that MODEL.META_ARCHITECTURE does not use."""
     architecture = cfg.MODEL.META_ARCHITECTURE
     for key, user in _USED_BY.items():
         value = value_of(cfg, key)

@@ -307,6 +307,10 @@ _C.TEST.BATCH_SIZE = Key(8, integer("[1, 10000]"))
 # Classification: views of a video, clips in time x crops in space. Their scores are averaged.
 _C.TEST.NUM_CLIPS = Key(5, integer("[1, 1000]"))
 _C.TEST.NUM_CROPS = Key(3, integer("[1, 100]"))
+# Detection: test-time augmentation. A keyframe is scored at each of these short sides, in pixels, and the
+# scores are averaged. Empty: INPUT.TEST_SHORT_SIDE. FLIP also scores each one flipped horizontally.
+_C.TEST.SHORT_SIDES = Key((), several(integer("[1, 4096]"), 0, 100))
+_C.TEST.FLIP = Key(False, flag())
 # Detection: person boxes below this score are dropped.
 _C.TEST.PERSON_BOX_SCORE = Key(0.8, number("[0, 1]"))
 # Detection: protocol of frame-mAP (docs/guides/evaluate.md).

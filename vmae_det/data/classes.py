@@ -7,6 +7,7 @@ They are saved with its weights. Another dataset may have other ids and another 
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from vmae_det.utils.errors import ConfigError, did_you_mean
 
 logger = logging.getLogger(__name__)
 
+_SIDED = re.compile(r"(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE)
 _MAX_LISTED = 3
 
 
@@ -84,3 +86,8 @@ class ModelClasses:
                 "are required"
             )
         return label_map.select(np.argsort(columns))
+
+
+def sided_classes(label_map: LabelMap | None) -> list[str]:
+    """Return the names of classes that contain the word left or right, such as "turn left"."""
+    return [name for name in label_map.names if _SIDED.search(name)] if label_map else []

@@ -133,10 +133,14 @@ class ClipDataset(torch.utils.data.Dataset, ABC):
             sample["path"] = str(self.path_of(index))
         return sample | self.finish(clip, extra)
 
+    def needed_short_side(self) -> int:
+        """Return the short side in pixels up to which frames must be decoded."""
+        return transforms.needed_short_side(self.cfg, self.training)
+
     def open(self, video: Path | VideoLocation) -> VideoReader:
         """Open a video for decoding at the size that the transforms need."""
         node = self.cfg.DATALOADER
-        side = transforms.needed_short_side(self.cfg, self.training) if node.DECODE_SMALLER else None
+        side = self.needed_short_side() if node.DECODE_SMALLER else None
         return open_video(video, node.READER, short_side=side)
 
 
@@ -285,7 +289,8 @@ class ActionKeyframes(ClipDataset):
     Training samples contain the annotated `boxes` (N, 4) in pixels and multi-hot `labels` (N, classes), and
     the boxes of DATASETS.NEGATIVE_PERSONS, whose labels are all 0. Test samples contain the `boxes` of
     detected persons with `person_scores` (N,), and for the results file `boxes_relative` (N, 4) in [0, 1],
-    `video_name` and `timestamp`.
+    `video_name` and `timestamp`. With several TEST.SHORT_SIDES, `views` contains `video`, `boxes` and `size`
+    at each one after the first.
     """
 
     def __init__(self, cfg: CfgNode, spec: DatasetSpec, training: bool) -> None:
@@ -398,14 +403,31 @@ class ActionKeyframes(ClipDataset):
         """Return the uncropped clip around a keyframe with detected persons."""
         clip, scores = self._load_clip(index)
         video, timestamp, boxes, _ = self.keyframes[index]
-        height, width = transforms.resized_size(*clip.size, self.cfg.INPUT.TEST_SHORT_SIDE)
-        return transforms.full_frame_transform(clip, self.cfg), {
-            "size": torch.tensor([width, height], dtype=torch.float32),
+        sides = transforms.detection_short_sides(self.cfg)
+        (first, first_size), *others = [self._view(clip, side) for side in sides]
+        views = [
+            {"video": transforms.to_video(view), "boxes": view.boxes, "size": size} for view, size in others
+        ]
+        return first, {
+            **({"views": views} if views else {}),
+            "size": first_size,
             "person_scores": torch.as_tensor(scores, dtype=torch.float32),
             "boxes_relative": boxes.astype(np.float32),
             "video_name": str(self.keyframes.videos[video]),
             "timestamp": timestamp,
         }
+
+    def _view(self, clip: Clip, side: int) -> tuple[Clip, torch.Tensor]:
+        """Return a test clip at a short side, and its width and height without padding."""
+        height, width = transforms.resized_size(*clip.size, side, transforms.pixel_rounding(self.cfg.INPUT))
+        size = torch.tensor([width, height], dtype=torch.float32)
+        return transforms.full_frame_transform(clip, self.cfg, side), size
+
+    def needed_short_side(self) -> int:
+        """Return the short side in pixels up to which frames must be decoded."""
+        return (
+            super().needed_short_side() if self.training else max(transforms.detection_short_sides(self.cfg))
+        )
 
     def finish(self, clip: Clip, extra: Sample) -> Sample:
         """Add the transformed boxes. In training, boxes outside the crop are dropped."""

@@ -44,6 +44,8 @@ def collate(samples: list[list[Sample]], pool: BufferPool | None = None) -> Batc
     """
     flat = [sample for group in samples for sample in group]
     batch: Batch = {key: [sample[key] for sample in flat] for key in flat[0]}
+    if "views" in batch:
+        batch["views"] = [collate([list(view)]) for view in zip(*batch["views"])]
     clips = {key: batch.pop(key) for key in CLIP_KEYS if key in batch} if pool is not None else {}
     for key in STACKED_KEYS:
         if key in batch:
@@ -56,9 +58,10 @@ def collate(samples: list[list[Sample]], pool: BufferPool | None = None) -> Batc
 
 def collate_by_size(samples: list[list[Sample]]) -> list[Batch]:
     """Collate samples into one batch per frame size, so that no clip is padded to the size of another."""
-    by_size: dict[torch.Size, list[list[Sample]]] = {}
+    by_size: dict[tuple[torch.Size, ...], list[list[Sample]]] = {}
     for group in samples:
-        by_size.setdefault(group[0]["video"].shape, []).append(group)
+        sizes = tuple(view["video"].shape for view in (group[0], *group[0].get("views", ())))
+        by_size.setdefault(sizes, []).append(group)
     return [collate(groups) for groups in by_size.values()]
 
 

@@ -209,12 +209,19 @@ def view_crop(clip: Clip, cfg: CfgNode, number: int = 0, num_crops: int = 1) -> 
     return crop(clip, top, left, size, size)
 
 
-def full_frame_transform(clip: Clip, cfg: CfgNode) -> Clip:
-    """Test transform of detection: resize to TEST_SHORT_SIDE without cropping, pad to full patches.
+def detection_short_sides(cfg: CfgNode) -> tuple[int, ...]:
+    """Return the short sides of test clips of detection, in pixels: TEST.SHORT_SIDES or TEST_SHORT_SIDE."""
+    return cfg.TEST.SHORT_SIDES or (cfg.INPUT.TEST_SHORT_SIDE,)
 
-    The padding has the mean color.
+
+def full_frame_transform(clip: Clip, cfg: CfgNode, short_side: int | None = None) -> Clip:
+    """Test transform of detection: resize without cropping, pad to full patches with the mean color.
+
+    Args:
+        short_side: short side in pixels; None: INPUT.TEST_SHORT_SIDE.
     """
-    clip = resize_short_side(clip, cfg.INPUT.TEST_SHORT_SIDE, pixel_rounding(cfg.INPUT))
+    side = short_side or cfg.INPUT.TEST_SHORT_SIDE
+    clip = resize_short_side(clip, side, pixel_rounding(cfg.INPUT))
     return pad_to_multiple(clip, cfg.MODEL.BACKBONE.PATCH_SIZE, cfg.MODEL.PIXEL_MEAN)
 
 

@@ -12,7 +12,7 @@ from vmae_det.config import CfgNode
 from vmae_det.config.cfg_node import value_of
 from vmae_det.config.checks import NUM_CLASSES_KEYS
 from vmae_det.data.catalog import DatasetSpec, get_dataset
-from vmae_det.data.classes import ModelClasses
+from vmae_det.data.classes import ModelClasses, sided_classes
 from vmae_det.data.loader import ConcatClipDataset, build_train_dataset
 from vmae_det.data.split import split_dataset, write_annotated_persons
 from vmae_det.engine.auto_choices import Choices
@@ -138,9 +138,7 @@ def choose_classes(choices: Choices) -> ConcatClipDataset:
     balance = "inverse_sqrt" if ratio > _RARE else "none"
     reason = f"the most frequent class has {ratio:.3g} times the labels of the rarest ({present.min()})"
     choices.set("SOLVER.CLASS_BALANCE", balance, reason)
-    label_map = dataset.classes and dataset.classes.label_map
-    names = label_map.names if label_map else ()
-    sided = [name for name in names if re.search(r"(?<![a-z])(left|right)(?![a-z])", name, re.I)]
+    sided = sided_classes(dataset.classes and dataset.classes.label_map)
     if sided:
         choices.set("INPUT.FLIP", 0.0, f"a flip would turn '{sided[0]}' into another class")
     return dataset

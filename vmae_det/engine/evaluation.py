@@ -14,6 +14,7 @@ from tqdm import tqdm
 from vmae_det.config import CfgNode
 from vmae_det.data.classes import ModelClasses
 from vmae_det.data.loader import build_dataset, build_test_loader
+from vmae_det.data.test_time_augmentation import average_scores, log_views, views_of, warn_about_flip
 from vmae_det.engine.best_checkpoint import Metric
 from vmae_det.engine.setup import setup_run, write_on_main_process
 from vmae_det.engine.trainer import AMP_TYPES, to_device
@@ -64,10 +65,14 @@ class TestSets:
             return
         task = model_class(cfg).task
         evaluator_class = lookup(EVALUATOR_REGISTRY, task, "MODEL.META_ARCHITECTURE (its task)")
+        self.flip = cfg.TEST.FLIP and task == "detection"
+        log_views(cfg)
         for name, label in dataset_labels(cfg.DATASETS.TEST).items():
             dataset = build_dataset(cfg, task, name, training=False, classes=classes)
             evaluator = evaluator_class(cfg, dataset.spec)
             evaluator.columns = dataset.columns
+            if self.flip:
+                warn_about_flip(cfg, dataset.label_map)
             self.sets[label] = (build_test_loader(cfg, dataset), evaluator)
             prefix = f"{label}/" if len(cfg.DATASETS.TEST) > 1 else ""
             self.metrics += [
@@ -81,7 +86,7 @@ class TestSets:
         """
         results = {}
         for label, (loader, evaluator) in self.sets.items():
-            metrics = run_inference(model, loader, evaluator, self.device, self.cfg.SOLVER.AMP)
+            metrics = run_inference(model, loader, evaluator, self.device, self.cfg.SOLVER.AMP, self.flip)
             logger.info("%s: %s", label, ", ".join(f"{key} {value:.4f}" for key, value in metrics.items()))
             folder = Path(self.cfg.OUTPUT_DIR)
             if len(self.sets) > 1:
@@ -101,8 +106,13 @@ def run_inference(
     evaluator: Evaluator,
     device: torch.device,
     amp: str = "none",
+    flip: bool = False,
 ) -> dict[str, float]:
-    """Return the metrics of a model over all batches of all processes. It leaves the model in eval mode."""
+    """Return the metrics of a model over all batches of all processes. It leaves the model in eval mode.
+
+    Args:
+        flip: for detection, also score each clip flipped.
+    """
     model.eval()
     evaluator.reset()
     amp_type = AMP_TYPES[amp]
@@ -110,9 +120,15 @@ def run_inference(
     for batches in tqdm(loader, desc="evaluating", unit="batch", disable=hide_bar, leave=False):
         heartbeat()
         for batch in batches:
-            with torch.autocast(device.type, amp_type, enabled=amp_type is not None):
-                predictions = model(to_device(batch, device))
-            evaluator.process(batch, predictions)
+            predictions = []
+            for view in views_of(batch, flip):
+                with torch.autocast(device.type, amp_type, enabled=amp_type is not None):
+                    predictions.append(model(to_device(view, device)))
+                heartbeat()
+            first, *others = predictions
+            if others:
+                first = {"scores": average_scores([view["scores"] for view in predictions])}
+            evaluator.process(batch, first)
     heartbeat()
     return evaluator.evaluate()
 

@@ -19,6 +19,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from vmae_det.config import CfgNode
 from vmae_det.data.catalog import dataset_names, datasets_root
 from vmae_det.data.loader import build_train_dataset, describe_mix, steps_per_epoch
+from vmae_det.data.test_time_augmentation import has_several_views
+from vmae_det.data.transforms import detection_short_sides, pixel_rounding, resized_size
 from vmae_det.engine.trainer import AMP_TYPES
 from vmae_det.modeling import build_model, model_class
 from vmae_det.solver import build_schedule, parameter_groups
@@ -89,6 +91,7 @@ class Inspection:
         parameters: numbers of parameters by top-level module.
         trainable: number of trained parameters.
         flops: multiply-adds of one clip, forward.
+        test_flops: as of `count_test_flops`.
         schedule: learning rate by progress in [0, 1).
         steps: optimizer steps per epoch; None if the training set is not available.
         no_steps: why `steps` is None.
@@ -99,6 +102,7 @@ class Inspection:
     parameters: dict[str, int]
     trainable: int
     flops: float
+    test_flops: float | None
     memory: Memory
     rates: list[RateGroup]
     schedule: Callable[[float], float] = field(repr=False)
@@ -126,6 +130,7 @@ def inspect_config(cfg: CfgNode) -> Inspection:
         parameters={name: count(child) for name, child in _top_level_modules(model).items() if count(child)},
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
         flops=count_flops(cfg, tokens),
+        test_flops=count_test_flops(cfg, tokens),
         memory=estimate_memory(cfg, tokens),
         rates=rate_groups(cfg, model),
         schedule=build_schedule(cfg),
@@ -251,13 +256,19 @@ def _count_attention_flops(inputs: list[Any], outputs: list[Any]) -> int:
     return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
-def count_flops(cfg: CfgNode, tokens: Tokens) -> float:
+def count_flops(cfg: CfgNode, tokens: Tokens, size: tuple[int, int] | None = None) -> float:
     """Return the multiply-adds of one clip in a forward pass without the loss; for a detector, with one
     person.
 
     fvcore counts linear maps and norms, but not element-wise operations.
+
+    Args:
+        size: height and width of the clip, divisible by the size of a patch; None: that of training. Not for
+            pre-training.
     """
     probe = _probe(cfg, tokens).eval()
+    if size is not None:
+        probe.shape = (*probe.shape[:2], *size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns about the tracer that fvcore uses
         from fvcore.nn import FlopCountAnalysis
@@ -267,6 +278,20 @@ def count_flops(cfg: CfgNode, tokens: Tokens) -> float:
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         analysis.tracer_warnings("none")
         return analysis.total()
+
+
+def count_test_flops(cfg: CfgNode, tokens: Tokens) -> float | None:
+    """Return the multiply-adds of all views of a keyframe of a 16:9 video.
+
+    It is None without test-time augmentation (see `data.test_time_augmentation`).
+    """
+    if not has_several_views(cfg):
+        return None
+    patch, total = cfg.MODEL.BACKBONE.PATCH_SIZE, 0.0
+    for side in detection_short_sides(cfg):
+        frame = resized_size(9, 16, side, pixel_rounding(cfg.INPUT))
+        total += count_flops(cfg, tokens, tuple(pixels + -pixels % patch for pixels in frame))
+    return total * (1 + cfg.TEST.FLIP)
 
 
 # ---------------------------------------------------------------- memory

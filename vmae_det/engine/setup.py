@@ -170,8 +170,8 @@ def setup_run(cfg: CfgNode, training: bool = True) -> torch.device:
         folder / "config.yaml",
     )
     warn_about_device(device, cfg.SOLVER.AMP)
-    if training:
-        for line in unused_keys(cfg):
+    for line in unused_keys(cfg):
+        if training or line.startswith("TEST."):
             logger.warning(line)
     return device
 

@@ -71,6 +71,7 @@ class ActionClassifier:
         check_architecture(cfg, "VideoClassifier")
         self.cfg = cfg = cfg.clone()
         adapt_to_inference(cfg)
+        cfg.TEST.SHORT_SIDES = ()  # the views are crops
         self.label_map = _label_map(cfg, label_map)
         self.scorer = load_scorer(cfg, "VideoClassifier")
 

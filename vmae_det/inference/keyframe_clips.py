@@ -131,20 +131,14 @@ def plan_keyframes(
 
 
 @dataclass(frozen=True)
-class KeyframeClip:
-    """A keyframe with the clip around it.
+class ClipView:
+    """A clip at one of the short sides of testing.
 
     Attributes:
-        time: requested time of the keyframe, in seconds from the first frame.
-        size: height and width of the video's frames.
-        image: the keyframe, uint8 RGB (H, W, 3); None once its persons are known.
         frames: the clip's frames, resized for the model, uint8 (3, H', W') each.
         scale: (x, y), pixels of the clip per pixel of the frame.
     """
 
-    time: float
-    size: tuple[int, int]
-    image: np.ndarray | None
     frames: list[torch.Tensor]
     scale: tuple[float, float]
 
@@ -152,6 +146,33 @@ class KeyframeClip:
     def video(self) -> torch.Tensor:
         """The clip, uint8 (3, T, H', W')."""
         return torch.stack(self.frames, dim=1)
+
+
+@dataclass(frozen=True)
+class KeyframeClip:
+    """A keyframe with the clip around it.
+
+    Attributes:
+        time: requested time of the keyframe, in seconds from the first frame.
+        size: height and width of the video's frames.
+        image: the keyframe, uint8 RGB (H, W, 3); None once its persons are known.
+        views: the clip at each short side (see `transforms.detection_short_sides`).
+    """
+
+    time: float
+    size: tuple[int, int]
+    image: np.ndarray | None
+    views: tuple[ClipView, ...]
+
+    @property
+    def video(self) -> torch.Tensor:
+        """The clip at the first short side, uint8 (3, T, H', W')."""
+        return self.views[0].video
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """(x, y), pixels of `video` per pixel of the frame."""
+        return self.views[0].scale
 
 
 @dataclass(frozen=True)
@@ -166,9 +187,9 @@ class _PendingClip:
 class ClipCutter:
     """Takes the frames of a video in order and returns each keyframe's clip once it is complete.
 
-    Each frame is resized once, however many clips contain it, and is dropped when no later clip can need it.
-    A missing frame is replaced by the nearest earlier frame of the clip, or by the nearest later one if there
-    is none. A keyframe is skipped if all frames of its clip are missing.
+    Each frame is resized once for each short side, however many clips contain it, and is dropped when no
+    later clip can need it. A missing frame is replaced by the nearest earlier frame of the clip, or by the
+    nearest later one if there is none. A keyframe is skipped if all frames of its clip are missing.
 
     Attributes:
         skipped: number of skipped keyframes.
@@ -180,9 +201,10 @@ class ClipCutter:
         self._total = 2**62 if source.times is None else len(source.times)
         self._next = 0  # number of the next keyframe
         self._pending: deque[_PendingClip] = deque()
-        self._frames: dict[int, torch.Tensor] = {}  # resized frames by index
+        self._sides = transforms.detection_short_sides(cfg)
+        self._frames: dict[int, list[torch.Tensor]] = {}  # by index, resized to each short side
         self._previous: Frame | None = None
-        self._scale = (1.0, 1.0)
+        self._scales = [(1.0, 1.0)] * len(self._sides)
 
     @property
     def is_done(self) -> bool:
@@ -227,13 +249,14 @@ class ClipCutter:
             )
         return self._pop_complete(None)
 
-    def _prepare(self, image: np.ndarray) -> torch.Tensor:
-        clip = transforms.make_clip(image[None])
-        resized = transforms.full_frame_transform(clip, self._cfg)
-        node = self._cfg.INPUT
-        side = transforms.resized_size(*clip.size, node.TEST_SHORT_SIDE, transforms.pixel_rounding(node))
-        self._scale = (side[1] / clip.size[1], side[0] / clip.size[0])
-        return transforms.to_video(resized)[:, 0]
+    def _prepare(self, image: np.ndarray) -> list[torch.Tensor]:
+        clip, rounding = transforms.make_clip(image[None]), transforms.pixel_rounding(self._cfg.INPUT)
+        frames, self._scales = [], []
+        for side in self._sides:
+            frames.append(transforms.to_video(transforms.full_frame_transform(clip, self._cfg, side))[:, 0])
+            height, width = transforms.resized_size(*clip.size, side, rounding)
+            self._scales.append((width / clip.size[1], height / clip.size[0]))
+        return frames
 
     def _start_clips(self, frame: Frame) -> None:
         """Start the clips of the keyframes that are at this frame, or between it and the previous one."""
@@ -263,12 +286,13 @@ class ClipCutter:
             frames = self._frames_at(pending.indices)
             if frames:
                 image = pending.image
-                clips.append(KeyframeClip(pending.time, image.shape[:2], image, frames, self._scale))
+                views = tuple(ClipView(list(own), scale) for own, scale in zip(zip(*frames), self._scales))
+                clips.append(KeyframeClip(pending.time, image.shape[:2], image, views))
             else:
                 self.skipped += 1
         return clips
 
-    def _frames_at(self, indices: np.ndarray) -> list[torch.Tensor]:
+    def _frames_at(self, indices: np.ndarray) -> list[list[torch.Tensor]]:
         present = [int(index) for index in indices if int(index) in self._frames]
         if not present:
             return []

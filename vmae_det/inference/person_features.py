@@ -58,6 +58,7 @@ class PersonFeatureExtractor:
         adapt_to_inference(cfg)
         # Threads would fill larger batches differently in each run, and the features would not be bit-equal.
         cfg.TEST.BATCH_SIZE = 1
+        cfg.TEST.SHORT_SIDES = ()  # features are those of one view
         self.every, self.video_start = every, video_start
         self.model, self.device = load_feature_model(cfg)
         if not hasattr(self.model.roi_head, "pool"):

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from vmae_det.checkpoint.stored_config import stored_config
 from vmae_det.config import CfgNode
 from vmae_det.data.classes import ModelClasses
+from vmae_det.data.test_time_augmentation import average_scores, log_views, views_of, warn_about_flip
 from vmae_det.engine.num_classes import resolve_num_classes
 from vmae_det.engine.setup import setup_device
 from vmae_det.formats.label_map import LabelMap, suggest_label_map
@@ -67,6 +68,9 @@ class ActionPredictor:
         self._columns = choose_actions(label_map, actions)
         self.label_map = label_map.select(self._columns)
         self.scorer = load_scorer(cfg)
+        log_views(cfg)
+        if cfg.TEST.FLIP:
+            warn_about_flip(cfg, self.label_map)
         self._detected_persons: DetectedPersons | None = None
 
     def __call__(
@@ -147,7 +151,9 @@ class ActionPredictor:
         return persons
 
     def score(self, clips: Sequence[ClipWithPersons], stopwatch: Stopwatch | None = None) -> list[np.ndarray]:
-        """Return the scores (N, classes) of the persons of each keyframe clip."""
+        """Return the scores (N, classes) of the persons of each keyframe clip: the mean over the views of
+        test-time augmentation, if there are several.
+        """
         stopwatch = stopwatch or Stopwatch()
         scores = [np.zeros((0, len(self.label_map))) for _ in clips]
         with_persons = [number for number, item in enumerate(clips) if len(item.boxes)]
@@ -156,7 +162,8 @@ class ActionPredictor:
         with stopwatch.measure("batch"):
             batch = collate_clips([clips[number] for number in with_persons])
         with stopwatch.measure("model"):
-            for number, clip_scores in zip(with_persons, self.scorer(batch)):
+            views = [self.scorer(view) for view in views_of(batch, self.cfg.TEST.FLIP)]
+            for number, clip_scores in zip(with_persons, average_scores(views)):
                 scores[number] = clip_scores[:, self._columns]
         return scores
 
@@ -170,7 +177,8 @@ class ActionPredictor:
         """Return for each person which regions raise the score of its best class: maps (N, h, w) in [0, 1].
 
         A map covers the frame. Its maximum is 1, so maps of different persons cannot be compared. It is 0
-        for persons whose best score is below the threshold.
+        for persons whose best score is below the threshold. With test-time augmentation, it is that of the
+        first view.
 
         Args:
             clips: keyframe clips.
@@ -187,7 +195,7 @@ class ActionPredictor:
             if len(rows):
                 part = replace(item, boxes=item.boxes[rows], person_scores=item.person_scores[rows])
                 with (stopwatch or Stopwatch()).measure("explain"):
-                    batch = collate_clips([part])
+                    batch = next(views_of(collate_clips([part])))
                     (tokens,) = self.scorer.explain(batch, [self._columns[own[rows].argmax(axis=1)]])
                 padded = [max(side // _HEAT_MAP_PIXELS, 1) for side in batch["video"].shape[-2:]]
                 resized = interpolate(torch.from_numpy(tokens)[None], padded, mode="bilinear")[0].numpy()

@@ -61,12 +61,21 @@ class ClipWithPersons:
 
 
 def collate_clips(items: Sequence[ClipWithPersons]) -> dict:
-    """Return the batch of an ActionDetector for clips with at least one person each."""
+    """Return the batch of an ActionDetector for clips with at least one person each.
+
+    With several short sides, `views` contains the clips at each one after the first.
+    """
+    first, *further = [_collate_view(items, number) for number in range(len(items[0].clip.views))]
+    scores = [torch.as_tensor(item.person_scores, dtype=torch.float32) for item in items]
+    return first | {"person_scores": scores} | ({"views": further} if further else {})
+
+
+def _collate_view(items: Sequence[ClipWithPersons], number: int) -> dict:
+    views = [item.clip.views[number] for item in items]
     return {
-        "video": torch.stack([item.clip.video for item in items]),
-        "boxes": [torch.as_tensor(i.boxes) * torch.tensor(i.clip.scale * 2) for i in items],
-        "person_scores": [torch.as_tensor(i.person_scores, dtype=torch.float32) for i in items],
-        "size": [torch.tensor(i.clip.size[::-1]) * torch.tensor(i.clip.scale) for i in items],
+        "video": torch.stack([view.video for view in views]),
+        "boxes": [torch.as_tensor(i.boxes) * torch.tensor(v.scale * 2) for i, v in zip(items, views)],
+        "size": [torch.tensor(i.clip.size[::-1]) * torch.tensor(v.scale) for i, v in zip(items, views)],
     }
 
 
