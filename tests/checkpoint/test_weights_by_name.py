@@ -26,11 +26,7 @@ from vmae_det.model_zoo import WEIGHTS
 from vmae_det.modeling import build_model
 from vmae_det.utils.errors import WeightsError
 
-ENTRIES = {
-    task: [name for name, each in WEIGHTS.items() if each.label_map.startswith(label_map)]
-    for task, label_map in (("detect", "ava"), ("classify", "kinetics400"))
-}
-DETECTORS, CLASSIFIERS = ENTRIES["detect"], ENTRIES["classify"]
+DETECTORS = [name for name, each in WEIGHTS.items() if each.label_map.startswith("ava")]
 TOKENS = 8 * 4 * 4  # of a clip of 16 x 64 x 64
 PERSON = (np.array([[8.0, 8.0, 56.0, 60.0]], dtype=np.float32), np.array([0.9], dtype=np.float32))
 
@@ -188,6 +184,14 @@ def test_sampling_and_statistics_come_from_the_entry(publish):
         (1.0, 1.0),
         False,
     )
+
+
+def test_a_file_without_a_name_needs_a_label_map(publish):
+    name = "mmaction2-videomae-base-ava-kinetics"
+    cfg = model_zoo.get_config(WEIGHTS[name].config)
+    cfg.MODEL.WEIGHTS = str(publish(name, "mmaction2", "detect"))
+    with pytest.raises(WeightsError, match=r"pass one by --label-map, such as ava_v2\.2$"):
+        predictor.ActionPredictor(cfg)
 
 
 def test_a_file_with_another_checksum(publish, monkeypatch):

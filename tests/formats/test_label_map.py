@@ -154,6 +154,8 @@ def test_builtin_names_instead_of_paths(tmp_path, monkeypatch):
         LabelMap.from_file("ava_v2.3")
     with pytest.raises(DataError, match=r"no such built-in.* expected one of: ava_v2\.2, .*ssv2"):
         LabelMap.builtin("words")
+    with pytest.raises(DataError, match=r"no such file or built-in label map"):
+        LabelMap.from_file("x" * 300)
     with pytest.raises(DataError, match=r"map\.pbtxt: no such file$"):
         LabelMap.from_file("map.pbtxt")
     (tmp_path / "ssv2").mkdir()

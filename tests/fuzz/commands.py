@@ -102,7 +102,7 @@ COMMANDS = (
     "check-data @dir:mini_ava/unlabelled --workers 1 --decode none",
     "evaluate --ground-truth @file:gt.csv --detections @file:det.csv --label-map @file:labels.pbtxt "
     "--protocol @word:slowfast --iou @num:0.5 --json @out:r.json --excluded @file:excluded.csv",
-    "evaluate --ground-truth @file:gt.csv --detections @file:det.csv --label-map @file:labels.pbtxt "
+    "evaluate --ground-truth @file:gt.csv --detections @file:det.csv --label-map @word:ava_v2.2 "
     "--report @outdir:report --compare @file:det.csv",
     "evaluate --ground-truth @file:gt.csv --person-boxes @file:boxes.csv --json @out:r.json",
     "evaluate --ground-truth @file:tubes.csv --tubes @file:tubes.csv --json @out:r.json",

@@ -7,6 +7,7 @@ a path.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -174,11 +175,11 @@ def label_map_file(source: str | Path) -> Path:
     Raises:
         DataError: `source` is neither an existing file nor a built-in label map.
     """
-    path = Path(source)
-    if path.is_dir() or not path.exists():
+    path, is_folder = Path(source), os.path.isdir(source)
+    if is_folder or not os.path.exists(source):  # which do not raise OSError, unlike those of Path
         if str(source) in _BUILTIN:
             return _BUILTIN[str(source)]
-        if path.name == str(source) and path.suffix not in _SUFFIXES and not path.is_dir():
+        if path.name == str(source) and path.suffix not in _SUFFIXES and not is_folder:
             raise DataError(f"no such file or built-in label map{did_you_mean(path.name, _BUILTIN)}", path)
     return path
 
