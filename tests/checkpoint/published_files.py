@@ -168,6 +168,45 @@ IMAGE_MAE = {
 }
 
 
+def mae_st_block(prefix, width):
+    """A block of MAE-ST, with separate linear layers for queries, keys and values (util/video_vit.py)."""
+    block = image_block(prefix, width)
+    del block[f"{prefix}.attn.qkv.weight"], block[f"{prefix}.attn.qkv.bias"]
+    return block | {k: v for part in "qkv" for k, v in pair(f"{prefix}.attn.{part}", width, width).items()}
+
+
+MAE_ST_ENCODER = {
+    "cls_token": (1, 1, WIDTH),
+    "pos_embed_spatial": (1, 16, WIDTH),
+    "pos_embed_temporal": (1, 2, WIDTH),
+    "pos_embed_class": (1, 1, WIDTH),
+    **patch_embedding("patch_embed.proj"),
+    **blocks("blocks", mae_st_block),
+    **norm("norm"),
+}
+MAE_ST = {  # models_mae.py
+    **MAE_ST_ENCODER,
+    "decoder_cls_token": (1, 1, DECODER_WIDTH),
+    "mask_token": (1, 1, DECODER_WIDTH),
+    "decoder_pos_embed_spatial": (1, 16, DECODER_WIDTH),
+    "decoder_pos_embed_temporal": (1, 2, DECODER_WIDTH),
+    "decoder_pos_embed_class": (1, 1, DECODER_WIDTH),
+    **pair("decoder_embed", DECODER_WIDTH, WIDTH),
+    **blocks("decoder_blocks", mae_st_block, DECODER_DEPTH, DECODER_WIDTH),
+    **norm("decoder_norm", DECODER_WIDTH),
+    **pair("decoder_pred", 3 * PATCH * PATCH, DECODER_WIDTH),
+}
+MAE_ST_CLASSIFIER = {**MAE_ST_ENCODER, **pair("head", CLASSES, WIDTH)}  # models_vit.py
+
+UMT = {  # models/modeling_pretrain_umt.py: no decoder but layers that predict the tokens of CLIP
+    **pair("encoder.patch_embed.proj", WIDTH, 3, 1, PATCH, PATCH),
+    **blocks("encoder.blocks"),
+    **norm("encoder.norm"),
+    **{key: shape for n in range(2) for key, shape in pair(f"clip_decoder.{n}.head", 32, WIDTH).items()},
+    **{key: shape for n in range(2) for key, shape in norm(f"clip_decoder.{n}.norm", 32).items()},
+}
+
+
 def tensors(shapes, seed=0):
     """Random tensors of the given shapes."""
     generator = torch.Generator().manual_seed(seed)

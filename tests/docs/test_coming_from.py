@@ -250,6 +250,8 @@ def test_checkpoints_load_as_the_page_says():
     assert named == {known.name for known in FORMATS} - {OWN_FORMAT.name}
     shapes = {kind: shapes for kind, (_, _, shapes) in published_files.PUBLISHED.items()}
     shapes["image-mae", "pretrain"] = published_files.IMAGE_MAE
+    shapes["mae-st", "pretrain"] = published_files.MAE_ST
+    shapes["mae-st", "finetune"] = published_files.MAE_ST_CLASSIFIER
     model = shapes["huggingface", "pretrain"]
     shapes["huggingface", "model"] = {
         name.removeprefix("videomae."): shape for name, shape in model.items() if name.startswith("videomae.")

@@ -25,7 +25,7 @@ from vmae_det.checkpoint.rename_parameters import (
     PATCH_EMBEDDING,
     POSITIONS,
     RenamedWeights,
-    inflate_patch_embedding,
+    inflate_image_weights,
     rename_to_published,
 )
 from vmae_det.checkpoint.state_dicts import StateDict, state_dict_of
@@ -84,8 +84,8 @@ def convert_weights(
     """Read weights in any format and write them atomically in another format.
 
     The values do not change, except that the patch embedding of an image model is inflated to tubelets of two
-    frames. Of the formats of the `family`, the one for the task of the weights is written. A file in our own
-    format also gets the config and the label map.
+    frames, and its class token and positions are dropped. Of the formats of the `family`, the one for the
+    task of the weights is written. A file in our own format also gets the config and the label map.
 
     Args:
         source: see `read_checkpoint`.
@@ -106,7 +106,7 @@ def convert_weights(
     is_custom = (cfg or stored) is not None and (cfg or stored).MODEL.BACKBONE.NAME != _PUBLISHED_BACKBONE
     names = state_dict_of(content, str(source)) if is_custom else ()
     found, renamed = read_weights(content, str(source), names)
-    weights = inflate_patch_embedding(renamed.weights, _PUBLISHED_TUBELET_SIZE)
+    weights, unused = inflate_image_weights(renamed.weights, _PUBLISHED_TUBELET_SIZE, time_slices=0)
     keep_config = cfg is None and renamed.format.names is None
     cfg = cfg or stored
     check_expressible(family, weights, cfg)
@@ -132,7 +132,7 @@ def convert_weights(
         renamed.format.name,
         target.name,
         tuple(state_dict),
-        (*renamed.unused, *dropped),
+        (*renamed.unused, *unused, *dropped),
         found,
         settings,
     )

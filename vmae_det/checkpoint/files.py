@@ -23,6 +23,7 @@ from vmae_det.checkpoint.huggingface_folder import (
 )
 from vmae_det.checkpoint.locate import locate
 from vmae_det.checkpoint.state_dicts import state_dict_of
+from vmae_det.checkpoint.timm_models import is_timm_name, timm_config
 from vmae_det.checkpoint.torch_files import read_archive, read_legacy, save_torch
 from vmae_det.checkpoint.unpickling import Placeholder
 from vmae_det.utils.errors import UserError, WeightsError
@@ -41,7 +42,8 @@ def read_checkpoint(source: str | Path) -> dict[str, Any]:
     Objects other than tensors, containers, numbers and strings are skipped, and no class is imported; a
     warning lists their classes. For a safetensors file, the tensors are under `model`, and `config` and
     `label_map` are read from its metadata. Weights of Transformers get a `config` and `label_map` from the
-    `config.json` and `preprocessor_config.json` next to them; the config has only the keys that these set.
+    `config.json` and `preprocessor_config.json` next to them, those of timm get a `config`. Such a config has
+    only the keys that it sets.
 
     Args:
         source: a file, a URL, a Transformers folder, an index of shards, a model on the Hugging Face hub, or
@@ -60,7 +62,9 @@ def read_checkpoint(source: str | Path) -> dict[str, Any]:
     else:
         refuse_lone_shard(path)
         content = _read_file(path)
-    if "config" not in content:
+    if is_timm_name(source) and in_folder:
+        content = {"model": state_dict_of(content, str(path)), "config": timm_config(str(source))}
+    elif "config" not in content:
         tensors = state_dict_of(content, str(path))
         if in_folder or any(name.startswith("videomae.embeddings.") for name in tensors):
             content |= read_settings(path.parent, tensors)

@@ -18,7 +18,7 @@ from vmae_det.checkpoint.rename_parameters import (
     PATCH_EMBEDDING,
     POSITIONS,
     RenamedWeights,
-    inflate_patch_embedding,
+    inflate_image_weights,
     rename_from_published,
 )
 from vmae_det.checkpoint.state_dicts import StateDict, find_state_dict
@@ -89,7 +89,11 @@ def load_weights(
     where = where or "state dict"
     model_state = model.state_dict()
     found, renamed = read_weights(source, where, model_state)
-    weights = inflate_patch_embedding(renamed.weights, model.backbone.tubelet_size)
+    time_slices = model.backbone.clip_grid[0] if CLASS_TOKEN in model_state else 0
+    try:
+        weights, dropped = inflate_image_weights(renamed.weights, model.backbone.tubelet_size, time_slices)
+    except WeightsError as error:
+        raise WeightsError(f"{where}: {error}") from None
     model_state.pop(POSITIONS, None)
     parts = {"backbone"} if backbone_only else {part_of(name) for name in model_state}
     unknown = tuple(name for name, part in renamed.unused.items() if part in parts)
@@ -122,9 +126,8 @@ def load_weights(
     if table is not None:
         model.backbone.set_positions(table)
         common.append(POSITIONS)
-    unused = (
-        () if backbone_only else (*renamed.unused, *(name for name in weights if name not in model_state))
-    )
+    unused = () if backbone_only else tuple(name for name in weights if name not in model_state)
+    unused = (*unused, *(() if backbone_only else renamed.unused), *dropped)
     return LoadReport(renamed.format.name, tuple(common), missing, unused, found)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vmae_det.checkpoint.huggingface_config import CONFIG, PREPROCESSORS
 from vmae_det.checkpoint.huggingface_folder import WEIGHT_FILES, is_index, shards_of_index
+from vmae_det.checkpoint.timm_models import hub_name, is_timm_name
 from vmae_det.model_zoo.weights import WEIGHTS, Weights
 from vmae_det.utils.downloads import cache_folder
 from vmae_det.utils.errors import DataError, UserError, WeightsError, did_you_mean
@@ -30,8 +31,8 @@ def locate(source: str | Path, folders: bool = False) -> Path:
     Args:
         source: a path; an http(s) URL, whose file is cached, and verified if the URL ends in
             `#sha256=DIGITS`; a name in `model_zoo.WEIGHTS`, whose file is downloaded or, without a
-            URL, expected in the cache folder; or, with `folders`, a model on the Hugging Face
-            hub as `org/name` or `org/name@revision`. An existing path has precedence over a name.
+            URL, expected in the cache folder; or, with `folders`, a model of timm as `timm:NAME`, or a model
+            on the Hugging Face hub as `org/name` or `org/name@revision`. An existing path has precedence.
         folders: whether the result may be a folder.
 
     Raises:
@@ -45,6 +46,8 @@ def locate(source: str | Path, folders: bool = False) -> Path:
         if not published.url:
             return _downloaded_by_hand(text, published)
         text = published.url + (f"#sha256={published.sha256}" if published.sha256 else "")
+    elif folders and is_timm_name(text):
+        return download_from_hub(HubModel(hub_name(text), None))
     elif folders and (model := parse_hub_name(text)) is not None:
         return download_from_hub(model)
     elif not is_url(text):

@@ -130,6 +130,24 @@ _MMACTION2_BLOCK = (
 
 _IMAGE_BLOCK = (("attn.qkv.{p}", "attn.qkv.{p}"), *_NORMS_AND_MLP)
 
+_MAE_ST_BLOCK = (
+    ("attn.q.{p}", "attn.query.{p}"),
+    ("attn.k.{p}", "attn.key.{p}"),
+    ("attn.v.{p}", "attn.value.{p}"),
+    *_NORMS_AND_MLP,
+)
+
+# MAE-ST, models_mae.py and models_vit.py. The class token and its position become one parameter, and the
+# tables of space and time become one.
+_MAE_ST = (
+    ("cls_token", "backbone.class_token"),
+    ("pos_embed_class", "backbone.class_position"),
+    ("pos_embed_spatial", "backbone.spatial_positions"),
+    ("pos_embed_temporal", "backbone.temporal_positions"),
+    ("patch_embed.proj.{p}", "backbone.patch_embed.proj.{p}"),
+    *_blocks("blocks", "backbone.blocks", _MAE_ST_BLOCK),
+)
+
 _HUGGING_FACE_BLOCK = (
     ("layernorm_before.{p}", "norm1.{p}"),
     ("attention.attention.query.weight", "attn.query.weight"),
@@ -191,14 +209,35 @@ FORMATS = (
         ),
     ),
     Format(
+        "mae-st",
+        "MAE-ST classification",
+        (r"cls_token$", r"pos_embed_spatial$", r"blocks\..*attn\.q\.", r"head\."),
+        # Its norm follows the mean over tokens.
+        NameTable((*_MAE_ST, ("norm.{p}", "fc_norm.{p}"), ("head.{p}", "head.{p}"))),
+        writable=False,
+    ),
+    Format(
+        "mae-st",
+        "MAE-ST",
+        (r"cls_token$", r"pos_embed_spatial$", r"blocks\..*attn\.q\."),
+        NameTable((*_MAE_ST, ("norm.{p}", "backbone.norm.{p}"))),
+        writable=False,
+    ),
+    Format(
         "image-mae",
         "image MAE",
         (r"cls_token$", r"patch_embed\.proj\.", r"blocks\..*attn\.qkv\.weight$"),
         NameTable(
             (
+                ("cls_token", "backbone.class_token"),
+                ("pos_embed", "backbone.image_positions"),
                 ("patch_embed.proj.{p}", "backbone.patch_embed.proj.{p}"),
                 *_blocks("blocks", "backbone.blocks", _IMAGE_BLOCK),
                 ("norm.{p}", "backbone.norm.{p}"),
+                # Parameters of timm that our backbone lacks. A file with them is refused.
+                ("reg_token", "backbone.register_tokens"),
+                ("dist_token", "backbone.distillation_token"),
+                ("norm_pre.{p}", "backbone.norm_before_blocks.{p}"),
             )
         ),
         writable=False,

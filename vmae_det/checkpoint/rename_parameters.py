@@ -1,11 +1,13 @@
 """Rename the parameters of published checkpoints to our names and back, by the tables in `published_formats`.
 
 This includes the changes that come with the names: wrapper prefixes are removed, query, key and value are
-fused into one `qkv` or split, and position tables lose or get their batch dimension.
+fused into one `qkv` or split, position tables lose or get their batch dimension, and the position of a class
+token is added to it.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -13,11 +15,17 @@ from dataclasses import dataclass
 import torch
 
 from vmae_det.checkpoint.published_formats import FORMATS, Format
+from vmae_det.config.size_bounds import MAX_TOKENS
 from vmae_det.utils.errors import WeightsError
 
 PATCH_EMBEDDING = "backbone.patch_embed.proj.weight"
 POSITIONS = "backbone.positions"
 CLASS_TOKEN = "backbone.class_token"
+# Parts of positions: our name, and the published one.
+_IMAGE_POSITIONS = ("backbone.image_positions", "pos_embed")
+_CLASS_POSITION = ("backbone.class_position", "pos_embed_class")
+_SPATIAL_POSITIONS = ("backbone.spatial_positions", "pos_embed_spatial")
+_TEMPORAL_POSITIONS = ("backbone.temporal_positions", "pos_embed_temporal")
 _CLASSIFIER = "roi_head.classifier."
 _BACKGROUND = "roi_head.background."
 _BACKGROUND_AND_CLASSIFIER = "roi_head.background_and_classifier."
@@ -50,11 +58,13 @@ class RenamedWeights:
 def rename_from_published(state_dict: dict[str, torch.Tensor]) -> RenamedWeights | None:
     """Return the state dict under our names, or None if no format is recognized.
 
-    A position table (1, N, C) becomes (N, C). The background row of an mmaction2 detection classifier, its
-    first, is moved to `roi_head.background`, which our models do not have; it is dropped if it is zero.
+    A position table (1, N, C) becomes (N, C). Tables of space and time become one. A class token (1, 1, C)
+    becomes (C,), and its position is added to it. The background row of an mmaction2 detection classifier,
+    its first, is moved to `roi_head.background`, which our models do not have; it is dropped if it is zero.
 
     Raises:
-        WeightsError: the state dict contains several models, or a parameter twice.
+        WeightsError: the state dict contains several models, or a parameter twice, or a class token or a
+            position table of another shape.
     """
     state_dict, known = _recognize(state_dict)
     if known is None:
@@ -73,6 +83,12 @@ def rename_from_published(state_dict: dict[str, torch.Tensor]) -> RenamedWeights
         raise WeightsError("a video model with a class token, which vmae_det does not support")
     if POSITIONS in weights and weights[POSITIONS].ndim == 3:
         weights[POSITIONS] = weights[POSITIONS][0]
+    if known.family == "mae-st":
+        for name, published in (_CLASS_POSITION, _SPATIAL_POSITIONS, _TEMPORAL_POSITIONS):
+            if name not in weights:
+                raise WeightsError(f"{published} is not in the file")
+    if CLASS_TOKEN in weights:
+        _combine_positions(weights)
     for parameter in ("weight", "bias"):
         rows = weights.pop(_BACKGROUND_AND_CLASSIFIER + parameter, None)
         if rows is not None and rows.ndim:
@@ -124,17 +140,78 @@ def _rename(
     return target, state_dict, tuple(dropped)
 
 
-def inflate_patch_embedding(weights: dict[str, torch.Tensor], tubelet_size: int) -> dict[str, torch.Tensor]:
-    """Turn the patch embedding of an image model (C, 3, H, W) into that of a video model (C, 3, T, H, W).
+def inflate_image_weights(
+    weights: dict[str, torch.Tensor], tubelet_size: int, time_slices: int
+) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+    """Turn the weights of an image model into those of a video model. Others are returned unchanged.
 
-    It is repeated over time and divided by T, so that a still image has the same token as before. A patch
-    embedding that already has five dimensions is returned unchanged.
+    The patch embedding (C, 3, H, W) is repeated over time and divided by the number of frames, so that a
+    still clip has the same tokens as the image. The position table is repeated for each time slice.
+
+    Args:
+        weights: under our names.
+        tubelet_size: frames of a token.
+        time_slices: of the position table. 0 drops the table and the class token, for a model without one.
+
+    Returns:
+        The weights, and the published names of those that were dropped.
+
+    Raises:
+        WeightsError: the position table that is needed is missing, or too large.
     """
     image = weights.get(PATCH_EMBEDDING)
     if image is None or image.ndim != 4:
-        return weights
-    video = image[:, :, None].repeat(1, 1, tubelet_size, 1, 1) / tubelet_size
-    return weights | {PATCH_EMBEDDING: video}
+        return weights, ()
+    weights = dict(weights)
+    weights[PATCH_EMBEDDING] = image[:, :, None].repeat(1, 1, tubelet_size, 1, 1) / tubelet_size
+    table = weights.pop(_IMAGE_POSITIONS[0], None)
+    if time_slices and table is None:
+        raise WeightsError(f"{_IMAGE_POSITIONS[1]} is not in the file")
+    if time_slices:
+        _check_tokens(len(table) * time_slices)
+        return weights | {POSITIONS: table.repeat(time_slices, 1)}, ()
+    dropped = ("cls_token",) if weights.pop(CLASS_TOKEN, None) is not None else ()
+    return weights, dropped if table is None else (*dropped, _IMAGE_POSITIONS[1])
+
+
+def _combine_positions(weights: dict[str, torch.Tensor]) -> None:
+    """Combine the parts of positions, in place: see `rename_from_published`.
+
+    The table of an image model becomes (h * w, C).
+    """
+    class_token = _rows(weights.pop(CLASS_TOKEN), "cls_token")
+    parts = {
+        name: _rows(weights.pop(name), published, class_token.shape[1])
+        for name, published in (_CLASS_POSITION, _SPATIAL_POSITIONS, _TEMPORAL_POSITIONS, _IMAGE_POSITIONS)
+        if name in weights
+    }
+    position = parts.get(_CLASS_POSITION[0], class_token[:0])
+    space, time = parts.get(_SPATIAL_POSITIONS[0]), parts.get(_TEMPORAL_POSITIONS[0])
+    if space is not None and time is not None:
+        _check_tokens(len(time) * len(space))
+        weights[POSITIONS] = (time[:, None] + space).flatten(0, 1)
+    if (image := parts.get(_IMAGE_POSITIONS[0])) is not None:
+        extra = len(image) - math.isqrt(len(image)) ** 2  # rows before those of a square grid
+        position, weights[_IMAGE_POSITIONS[0]] = image[:extra], image[extra:]
+    if len(class_token) != 1 or len(position) > 1:
+        raise WeightsError(
+            f"expected one class token and at most one position for it, got {len(class_token)} and "
+            f"{len(position)}"
+        )
+    weights[CLASS_TOKEN] = (class_token + position.sum(dim=0)).squeeze(0)
+
+
+def _check_tokens(number: int) -> None:
+    """Raise WeightsError if a small file makes a huge position table."""
+    if number > MAX_TOKENS:
+        raise WeightsError(f"a position table of {number} tokens, more than {MAX_TOKENS}")
+
+
+def _rows(tensor: torch.Tensor, name: str, width: int | None = None) -> torch.Tensor:
+    """Return a tensor (1, N, C) as (N, C); WeightsError if it has another shape, or C is not `width`."""
+    if tensor.ndim != 3 or len(tensor) != 1 or width not in (None, tensor.shape[2]):
+        raise WeightsError(f"{name}: expected (1, N, {width or 'C'}), got {tuple(tensor.shape)}")
+    return tensor[0]
 
 
 def _fuse_qkv(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -7,11 +7,8 @@ from collections.abc import Iterator
 from vmae_det.config.cfg_node import CfgNode, flatten, value_of
 from vmae_det.config.defaults import KEYS
 from vmae_det.config.ranges import AUTO
-from vmae_det.config.size_bounds import tokens_per_clip
+from vmae_det.config.size_bounds import MAX_TOKENS, tokens_per_clip
 from vmae_det.utils.errors import ConfigError
-
-_MAX_TOKENS = 1 << 18  # of a clip of 64 frames of 1440 x 1440 pixels, 167 times as many as in the paper
-
 
 # Keys that only one architecture uses. Others would ignore them silently.
 _USED_BY = {
@@ -136,10 +133,10 @@ def _check_shapes(cfg: CfgNode) -> None:
     )
     tokens = tokens_per_clip(cfg)
     _require(
-        tokens <= _MAX_TOKENS,
+        tokens <= MAX_TOKENS,
         "INPUT.CROP_SIZE",
         f"{crop} with INPUT.NUM_FRAMES {frames} and MODEL.BACKBONE.PATCH_SIZE {patch} makes {tokens} tokens "
-        f"per clip, more than {_MAX_TOKENS}",
+        f"per clip, more than {MAX_TOKENS}",
     )
     for group, node in (("BACKBONE", backbone), ("DECODER", decoder)):
         _require(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from vmae_det.config.cfg_node import CfgNode
 
 FLOAT_BYTES = 4
+MAX_TOKENS = 1 << 18  # of a clip of 64 frames of 1440 x 1440 pixels, 167 times as many as in the paper
 _VIT_BACKBONES = ("VideoViT", "VJepa2ViT", "VJepa21ViT")
 
 

@@ -33,6 +33,8 @@ class VJepa2ViT(VideoViT):
 
     def __init__(self, *, embed_dim: int, num_heads: int, **kwargs: object) -> None:
         super().__init__(embed_dim=embed_dim, num_heads=num_heads, **kwargs)
+        if self.num_extra_tokens:
+            raise ConfigError("MODEL.BACKBONE.CLASS_TOKEN: True, but V-JEPA has no class token")
         self.positions = None  # no table: `encode` rotates queries and keys
         self.head_dim = embed_dim // num_heads
         if self.head_dim < 6 or self.head_dim % 2:
