@@ -158,12 +158,23 @@ def _choose_negatives(choices: Choices) -> ConcatClipDataset:
     number = dataset.datasets[0].num_negatives
     if not has_persons:
         choices.set(key, "none", "the training set has no person_boxes")
-    elif not number:
-        choices.set(key, "none", "each person box of its keyframes matches an annotated box")
+        return dataset
+    more = _count_all_negatives(cfg) - number
+    others = f"; all_keyframes would add {more}" if more else ""
+    if not number:
+        choices.set(key, "none", f"each person box of its keyframes matches an annotated box{others}")
     else:
-        choices.set(key, "annotated_keyframes", f"{number} of its person boxes match no annotated box")
+        reason = f"{number} of its person boxes match no annotated box{others}"
+        choices.set(key, "annotated_keyframes", reason)
         choices.set(score_key, cfg.TEST.PERSON_BOX_SCORE, "as TEST.PERSON_BOX_SCORE")
     return dataset
+
+
+def _count_all_negatives(cfg: CfgNode) -> int:
+    """Return the number of negatives with `all_keyframes`."""
+    cfg = cfg.clone()
+    cfg.merge_from_list(["DATASETS.NEGATIVE_PERSONS", "all_keyframes"])
+    return build_train_dataset(cfg, "detection").datasets[0].num_negatives
 
 
 def _check_single_class(choices: Choices, dataset: ConcatClipDataset) -> None:
