@@ -27,7 +27,7 @@ from vmae_det.modeling import build_model
 from vmae_det.utils.errors import WeightsError
 
 DETECTORS = [name for name, each in WEIGHTS.items() if each.label_map.startswith("ava")]
-TOKENS = 8 * 4 * 4  # of a clip of 16 x 64 x 64
+HEADS = {"mmaction2": "roi_head.bbox_head.fc_cls", "videomae": "head"}
 PERSON = (np.array([[8.0, 8.0, 56.0, 60.0]], dtype=np.float32), np.array([0.9], dtype=np.float32))
 
 
@@ -57,6 +57,21 @@ def site(tmp_path, monkeypatch):
     server.server_close()
 
 
+def family_of(name):
+    return "mmaction2" if name.startswith("mmaction2-") else "videomae"
+
+
+def of_clip(shapes, cfg):
+    """The shapes with the patches and positions that a config has."""
+    node, side = cfg.MODEL.BACKBONE, cfg.INPUT.CROP_SIZE // 16
+    tokens = cfg.INPUT.NUM_FRAMES // node.TUBELET_SIZE * side**2
+    changed = {
+        5: lambda shape: (*shape[:2], node.TUBELET_SIZE, *shape[3:]),
+        3: lambda shape: (1, tokens, shape[2]),
+    }
+    return {key: changed.get(len(shape), tuple)(shape) for key, shape in shapes.items()}
+
+
 @pytest.fixture
 def publish(site, monkeypatch):
     """Serve a state dict as the file of published weights, whose config becomes tiny."""
@@ -75,7 +90,7 @@ def publish(site, monkeypatch):
 
     def serve(name, family, task, **changed):
         _, top, shapes = PUBLISHED[family, task]
-        state_dict = tensors(shapes) | changed
+        state_dict = tensors(of_clip(shapes, tiny_config(WEIGHTS[name].config))) | changed
         path = folder / f"{name}.pth"
         torch.save({top: state_dict} if top else state_dict, path)
         entry = WEIGHTS[name]
@@ -101,14 +116,13 @@ def score_by_class(logits):
 @pytest.mark.parametrize("name", DETECTORS)
 def test_detect(name, publish, video, tmp_path, monkeypatch):
     logits = np.linspace(-3, 3, 80)
-    if name.startswith("mmaction2-"):  # the first output is the background
-        weight, bias = score_by_class([9.0, *logits])
-        head = {"roi_head.bbox_head.fc_cls.weight": weight, "roi_head.bbox_head.fc_cls.bias": bias}
-        position = {"backbone.pos_embed": torch.zeros(1, TOKENS, WIDTH)}
-        publish(name, "mmaction2", "detect", **head, **position)
-    else:
-        weight, bias = score_by_class(logits)
-        path = publish(name, "videomae", "detect", **{"head.weight": weight, "head.bias": bias})
+    family = family_of(name)
+    # The first output of mmaction2 is the background.
+    weight, bias = score_by_class([9.0, *logits] if family == "mmaction2" else logits)
+    path = publish(
+        name, family, "detect", **{f"{HEADS[family]}.weight": weight, f"{HEADS[family]}.bias": bias}
+    )
+    if WEIGHTS[name].page:
         with pytest.raises(
             WeightsError, match=r"download the file from https://drive.* and save it as .*pth"
         ):
@@ -119,7 +133,8 @@ def test_detect(name, publish, video, tmp_path, monkeypatch):
     out = tmp_path / "out"
     assert main(["detect", str(video), "--weights", name, "--output", str(out), "--format", "csv,jsonl"]) == 0
     actions = LabelMap.builtin("ava_v2.2")
-    expected = 1 / (1 + np.exp(-logits)) * (1.0 if name.startswith("mmaction2-") else 0.9)
+    by_person = read_config(name).MODEL.ROI_HEAD.USE_PERSON_SCORE
+    expected = 1 / (1 + np.exp(-logits)) * (0.9 if by_person else 1.0)
     rows = read_action_csv(out / "v.csv", actions, kind="detections")
     order = np.argsort(rows.action, kind="stable").reshape(80, -1)
     assert rows.action[order[:, 0]].tolist() == list(range(1, 81))
@@ -132,23 +147,22 @@ SIZES = {"small": (384, 12), "base": (768, 12), "large": (1024, 24)}  # width an
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_a_file_of_full_size_fits_the_config(name):
+    cfg = model_zoo.get_config(WEIGHTS[name].config)
     width, depth = SIZES[next(size for size in SIZES if size in name)]
-    of_mmaction2 = name.startswith("mmaction2-")
-    shapes = PUBLISHED["mmaction2" if of_mmaction2 else "videomae", "detect"][2]
-    prefix, mlp = (
-        ("backbone.", ("mlp.layers.0.0", "mlp.layers.1")) if of_mmaction2 else ("", ("mlp.fc1", "mlp.fc2"))
-    )
+    family = family_of(name)
+    shapes = PUBLISHED[family, "detect"][2]
+    prefix, *mlp = ("backbone.", "mlp.layers.0.0", "mlp.layers.1") if family == "mmaction2" else ("",)
+    layers = dict(zip(("fc1", "fc2"), mlp))
     full = {
         key: tuple(width if side == WIDTH else side for side in shape)
-        for key, shape in shapes.items()
+        for key, shape in of_clip(shapes, cfg).items()
         if "blocks." not in key
     }
-    full |= blocks(f"{prefix}blocks", depth=depth, width=width, fc1=mlp[0], fc2=mlp[1])
-    head = "roi_head.bbox_head.fc_cls" if of_mmaction2 else "head"
-    full |= pair(head, 80 + of_mmaction2, width)
-    full |= {"backbone.pos_embed": (1, 8 * 14 * 14, width)} if of_mmaction2 else {}
+    full |= blocks(f"{prefix}blocks", depth=depth, width=width, **layers)
+    head = HEADS[family]
+    full |= pair(head, 81 if family == "mmaction2" else 80, width)
     with torch.device("meta"):
-        model = build_model(model_zoo.get_config(WEIGHTS[name].config))
+        model = build_model(cfg)
     on_meta = {key: torch.empty(shape, device="meta") for key, shape in full.items()}
     on_meta |= {key: torch.zeros(full[key]) for key in pair(head)}  # its values are inspected
     renamed = rename_from_published(on_meta)
@@ -156,7 +170,9 @@ def test_a_file_of_full_size_fits_the_config(name):
     got = {key: value.shape for key, value in renamed.weights.items()}
     unexpected = {"backbone.positions", "roi_head.background.weight", "roi_head.background.bias"}
     assert {key: got[key] for key in got.keys() - unexpected} == expected
-    assert got.get("backbone.positions", (1568, width)) == (1568, width)
+    if "backbone.positions" in got:
+        tokens = cfg.INPUT.NUM_FRAMES // cfg.MODEL.BACKBONE.TUBELET_SIZE * (cfg.INPUT.CROP_SIZE // 16) ** 2
+        assert got["backbone.positions"] == (tokens, width)
 
 
 def test_classify_and_features(publish, video, tmp_path, capsys):
