@@ -207,6 +207,41 @@ UMT = {  # models/modeling_pretrain_umt.py: no decoder but layers that predict t
 }
 
 
+def vjepa_transformers_block(prefix, width):
+    """VJEPA2Layer of Transformers."""
+    return {
+        **norm(f"{prefix}.norm1", width),
+        **{
+            name: shape
+            for part in ("query", "key", "value", "proj")
+            for name, shape in pair(f"{prefix}.attention.{part}", width, width).items()
+        },
+        **norm(f"{prefix}.norm2", width),
+        **pair(f"{prefix}.mlp.fc1", 4 * width, width),
+        **pair(f"{prefix}.mlp.fc2", width, 4 * width),
+    }
+
+
+_VJEPA = {**patch_embedding("patch_embed.proj"), **blocks("blocks", image_block)}
+# Name of the format -> shapes by name, of an encoder.
+VJEPA = {
+    "V-JEPA 2": {"pos_embed": (1, 64, WIDTH), **_VJEPA, **norm("norm")},
+    "V-JEPA 2.1": {
+        **_VJEPA,
+        **pair("patch_embed_img.proj", WIDTH, 3, 1, PATCH, PATCH),
+        **{f"{kind}_mod_embed": (1, 1, WIDTH) for kind in ("img", "video")},
+        **{name: shape for n in range(4) for name, shape in norm(f"norms_block.{n}").items()},
+    },
+    "Hugging Face V-JEPA 2": {
+        **patch_embedding("encoder.embeddings.patch_embeddings.proj"),
+        **blocks("encoder.layer", vjepa_transformers_block),
+        **norm("encoder.layernorm"),
+        **pair("predictor.embeddings.predictor_embeddings", WIDTH, WIDTH),
+        **norm("predictor.layernorm"),
+    },
+}
+
+
 def tensors(shapes, seed=0):
     """Random tensors of the given shapes."""
     generator = torch.Generator().manual_seed(seed)

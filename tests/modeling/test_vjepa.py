@@ -4,7 +4,10 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
+from vmae_det.checkpoint import load_weights
+from vmae_det.checkpoint.published_formats import FORMATS
 from vmae_det.config import get_cfg
 from vmae_det.modeling import VideoViT, VJepa2ViT, VJepa21ViT, build_model
 from vmae_det.modeling.attention_maps import attention_maps
@@ -77,6 +80,42 @@ def test_equals_the_description_on_wide_frames():
     tokens = model(video[None])[0]
     expected = slow_encoder(model.double(), video.double())
     torch.testing.assert_close(tokens.double(), expected, atol=1e-4, rtol=0)
+
+
+def transformers_model():
+    transformers = pytest.importorskip("transformers", reason="an extra of the tests")
+    sizes = {"crop_size": 24, "frames_per_clip": 4, "patch_size": 8, "hidden_size": 32}
+    predictor = {"pred_hidden_size": 12, "pred_num_attention_heads": 2, "pred_num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_hidden_layers": 2}
+    return randomize(transformers.VJEPA2Model(transformers.VJEPA2Config(**sizes, **heads, **predictor)))
+
+
+@torch.no_grad()
+def test_equals_transformers_in_both_directions():
+    """On square clips, and of more frames than in its config."""
+    theirs = transformers_model()
+    ours = nn.Module()
+    ours.backbone = VJepa2ViT(**SIZES).eval()
+    assert load_weights(ours, theirs.state_dict()).format == "Hugging Face V-JEPA 2"
+    for _ in range(2):
+        video = torch.randn(2, 3, 8, 24, 24)
+        expected = theirs(pixel_values_videos=video.transpose(1, 2), skip_predictor=True).last_hidden_state
+        assert expected.abs().mean() > 0.1
+        torch.testing.assert_close(ours.backbone(video), expected, atol=1e-4, rtol=0)
+        # The other direction, with other weights.
+        names = next(known.names for known in FORMATS if known.name == "Hugging Face V-JEPA 2")
+        for parameter in ours.parameters():
+            parameter.normal_(std=0.4)
+        renamed = {}
+        for name, value in ours.state_dict().items():
+            parts = {name: value}
+            if "qkv" in name:
+                new_names = (name.replace("qkv", part) for part in ("query", "key", "value"))
+                parts = dict(zip(new_names, value.chunk(3)))
+            renamed |= {names.to_published(part): rows for part, rows in parts.items()}
+        left = theirs.load_state_dict(renamed, strict=False)
+        assert not left.unexpected_keys
+        assert all(name.startswith("predictor.") for name in left.missing_keys)
 
 
 # ---------------------------------------------------------------- properties

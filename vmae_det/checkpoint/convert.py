@@ -18,8 +18,8 @@ from vmae_det.checkpoint.huggingface_config import (
     preprocessor_fields,
 )
 from vmae_det.checkpoint.huggingface_folder import WEIGHT_FILES
-from vmae_det.checkpoint.loading import read_weights
-from vmae_det.checkpoint.published_formats import HEADS_BY_WIDTH, OWN_FORMAT
+from vmae_det.checkpoint.loading import check_backbone, read_weights
+from vmae_det.checkpoint.published_formats import HEADS_BY_WIDTH, OWN_FORMAT, PUBLISHED_BACKBONES
 from vmae_det.checkpoint.rename_parameters import (
     CLASS_TOKEN,
     PATCH_EMBEDDING,
@@ -30,12 +30,12 @@ from vmae_det.checkpoint.rename_parameters import (
 )
 from vmae_det.checkpoint.state_dicts import StateDict, state_dict_of
 from vmae_det.checkpoint.stored_config import stored_config
-from vmae_det.config import CfgNode
+from vmae_det.config import CfgNode, get_cfg
 from vmae_det.modeling.backbones.position_embedding import POSITION_TABLES, flat_positions
 from vmae_det.utils.errors import WeightsError
 from vmae_det.utils.output_files import write_json
 
-_PUBLISHED_BACKBONE = "VideoViT"  # the only one that published formats can express
+_PUBLISHED_BACKBONE = "VideoViT"  # the only one that the formats which can be written express
 _PUBLISHED_TUBELET_SIZE = 2  # frames per tubelet in all published video models
 _PATCH_EMBEDDING_NAMES = (PATCH_EMBEDDING, PATCH_EMBEDDING.replace("weight", "bias"))
 _IMAGENET_STATISTICS = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # mean, std
@@ -103,9 +103,11 @@ def convert_weights(
     check_suffix(output)
     content = read_checkpoint(source)
     stored = stored_config(content, source)
-    is_custom = (cfg or stored) is not None and (cfg or stored).MODEL.BACKBONE.NAME != _PUBLISHED_BACKBONE
+    backbone = (cfg or stored or get_cfg()).MODEL.BACKBONE.NAME
+    is_custom = backbone not in PUBLISHED_BACKBONES
     names = state_dict_of(content, str(source)) if is_custom else ()
     found, renamed = read_weights(content, str(source), names)
+    check_backbone(renamed.format, backbone, str(source))
     weights, unused = inflate_image_weights(renamed.weights, _PUBLISHED_TUBELET_SIZE, time_slices=0)
     keep_config = cfg is None and renamed.format.names is None
     cfg = cfg or stored

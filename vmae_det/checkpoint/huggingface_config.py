@@ -18,6 +18,7 @@ import torch
 import yaml
 
 from vmae_det.checkpoint.huggingface_folder import read_json
+from vmae_det.checkpoint.published_formats import VJEPA_HEADS_BY_WIDTH
 from vmae_det.config import CfgNode
 from vmae_det.modeling.backbones.blocks import LAYER_NORM_EPS
 from vmae_det.utils.errors import WeightsError
@@ -31,6 +32,7 @@ ARCHITECTURES = {
     "VideoClassifier": "VideoMAEForVideoClassification",
 }
 _MODEL_TYPE = "videomae"
+_VJEPA_MODEL_TYPE = "vjepa2"  # whose fields are those of VJEPA2Config
 # Our networks use LAYER_NORM_EPS, as the authors' do, although the config.json of the authors' models has
 # 1e-12. Results stay close up to this value.
 _LARGEST_EPS = 1e-5
@@ -58,6 +60,9 @@ def read_settings(folder: Path, tensors: dict[str, torch.Tensor]) -> dict[str, A
     if not path.is_file():
         return {}
     fields = _Fields(read_json(path), path)
+    if fields.string("model_type", _MODEL_TYPE) == _VJEPA_MODEL_TYPE:
+        _check_vjepa(fields)
+        return {}  # only the encoder is used, for any model
     if fields.string("model_type", _MODEL_TYPE) != _MODEL_TYPE:
         _warn_once(
             "%s: ignored, since its model_type is '%s', not '%s'",
@@ -156,6 +161,21 @@ def _refuse_unsupported(fields: _Fields) -> None:
     channels = fields.integer("num_channels", 3)
     if channels != 3:
         raise fields.error(f"'num_channels': expected 3 (RGB), got {channels}")
+
+
+def _check_vjepa(fields: _Fields) -> None:
+    """Raise WeightsError for an unsupported network; warn about an unusual number of heads."""
+    _refuse_unsupported(fields)
+    channels = fields.integer("in_chans", 3)
+    if channels != 3:
+        raise fields.error(f"'in_chans': expected 3 (RGB), got {channels}")
+    if not fields.boolean("qkv_bias", True):
+        raise fields.error("'qkv_bias': expected true, got false")
+    width, heads = fields.integer("hidden_size", 1024), fields.integer("num_attention_heads", 16)
+    if heads != VJEPA_HEADS_BY_WIDTH["backbone"].get(width):
+        _warn_once(
+            "%s: 'num_attention_heads' is %d; set MODEL.BACKBONE.NUM_HEADS %d", fields.path, heads, heads
+        )
 
 
 def _zero_biases(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -12,7 +12,13 @@ import torch
 from torch import nn
 
 from vmae_det.checkpoint.files import read_checkpoint, shorten_list
-from vmae_det.checkpoint.published_formats import FORMATS, OWN_FORMAT, part_of
+from vmae_det.checkpoint.published_formats import (
+    FORMATS,
+    OWN_FORMAT,
+    PUBLISHED_BACKBONES,
+    Format,
+    part_of,
+)
 from vmae_det.checkpoint.rename_parameters import (
     CLASS_TOKEN,
     PATCH_EMBEDDING,
@@ -89,6 +95,9 @@ def load_weights(
     where = where or "state dict"
     model_state = model.state_dict()
     found, renamed = read_weights(source, where, model_state)
+    classes = [base.__name__ for base in type(model.backbone).__mro__]
+    backbone = next((name for name in classes if name in PUBLISHED_BACKBONES), "")
+    check_backbone(renamed.format, backbone, where)
     time_slices = model.backbone.clip_grid[0] if CLASS_TOKEN in model_state else 0
     try:
         weights, dropped = inflate_image_weights(renamed.weights, model.backbone.tubelet_size, time_slices)
@@ -129,6 +138,21 @@ def load_weights(
     unused = () if backbone_only else tuple(name for name in weights if name not in model_state)
     unused = (*unused, *(() if backbone_only else renamed.unused), *dropped)
     return LoadReport(renamed.format.name, tuple(common), missing, unused, found)
+
+
+def check_backbone(known: Format, backbone: str, where: str) -> None:
+    """Raise WeightsError if weights in a published format belong to another backbone than `backbone`.
+
+    Their parameters may have equal names and shapes.
+
+    Args:
+        backbone: a name in `BACKBONE_REGISTRY`. Custom backbones may load any format.
+        where: source of the weights, for the error message.
+    """
+    if known.backbone and backbone in PUBLISHED_BACKBONES and known.backbone != backbone:
+        raise WeightsError(
+            f"{where}: {known.name} weights, which need MODEL.BACKBONE.NAME {known.backbone}, got {backbone}"
+        )
 
 
 def read_weights(
@@ -212,10 +236,12 @@ def _config_differences(weights: dict[str, torch.Tensor], model_state: dict[str,
     ]
 
 
-def config_keys_from_shapes(weights: dict[str, torch.Tensor]) -> dict[str, int | float]:
+def config_keys_from_shapes(weights: dict[str, torch.Tensor]) -> dict[str, Any]:
     """Return the values of config keys that the (our) names and shapes of parameters reveal."""
     shapes = {name: tuple(value.shape) for name, value in weights.items()}
-    keys: dict[str, int | float] = {}
+    keys: dict[str, Any] = {}
+    if "backbone.video_mod_embed" in shapes:
+        keys["MODEL.BACKBONE.NAME"] = "VJepa21ViT"
     embedding = shapes.get(PATCH_EMBEDDING, ())
     if len(embedding) == 5:
         keys["MODEL.BACKBONE.EMBED_DIM"] = embedding[0]

@@ -17,6 +17,8 @@ HEADS_BY_WIDTH = {
     "backbone": {384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16},
     "decoder": {192: 3, 384: 6, 512: 8, 640: 8},
 }
+# The same, in the code of V-JEPA 2 and 2.1 (vision_transformer.py).
+VJEPA_HEADS_BY_WIDTH = {"backbone": {768: 12, 1024: 16, 1280: 16, 1408: 22, 1664: 26}}
 # Regular expressions of the placeholders in a pattern.
 _PLACEHOLDERS = {"n": r"(?P<n>\d+)", "p": r"(?P<p>weight|bias)"}
 
@@ -89,6 +91,10 @@ class Format:
         names: table of names; None for our own format, which keeps all names.
         top_key: key of the tensors in a file of `torch.save`; None for the top level.
         writable: whether files of this format can be written.
+        backbone: name, in `BACKBONE_REGISTRY`, of the backbone that computes what the authors' model does
+            with these weights; "" for any.
+        ignored: regular expressions that match the start of names of parameters that do not affect the
+            tokens of a video, although they belong to the encoder.
     """
 
     family: str
@@ -97,6 +103,13 @@ class Format:
     names: NameTable | None
     top_key: str | None = "model"
     writable: bool = True
+    backbone: str = "VideoViT"
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def heads_by_width(self) -> dict[str, dict[int, int]]:
+        """Return the usual number of attention heads by part of a model and width."""
+        return VJEPA_HEADS_BY_WIDTH if self.backbone.startswith("VJepa") else HEADS_BY_WIDTH
 
 
 def _blocks(published: str, ours: str, rows: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
@@ -180,6 +193,11 @@ _HUGGING_FACE = NameTable(
     )
 )
 
+_HUGGING_FACE_VJEPA_BLOCK = (
+    *((f"attention.{part}.{{p}}", f"attn.{part}.{{p}}") for part in ("query", "key", "value", "proj")),
+    *(row for row in _NORMS_AND_MLP if not row[0].startswith("attn.")),
+)
+
 PUBLISHED_DETECTOR = "VideoMAE action detection"
 
 # The first format that recognizes a file is used, so formats that share names with others come first.
@@ -189,6 +207,7 @@ FORMATS = (
         "vmae_det",
         (r"backbone\.patch_embed\.proj\.weight$", r"backbone\..*attn\.qkv\.bias$"),
         None,
+        backbone="",
     ),
     Format(
         "videomae",
@@ -243,6 +262,38 @@ FORMATS = (
         writable=False,
     ),
     Format(
+        "vjepa2",
+        "V-JEPA 2.1",
+        (r"patch_embed\.proj\.", r"video_mod_embed$", r"norms_block\.3\."),
+        NameTable(
+            (
+                ("patch_embed.proj.{p}", "backbone.patch_embed.proj.{p}"),
+                ("video_mod_embed", "backbone.video_mod_embed"),
+                *_blocks("blocks", "backbone.blocks", _IMAGE_BLOCK),
+                ("norms_block.3.{p}", "backbone.norm.{p}"),
+            )
+        ),
+        writable=False,
+        backbone="VJepa21ViT",
+        # The embedding of images, and the norms of the other three layers that were trained.
+        ignored=(r"patch_embed_img\.", r"img_mod_embed$", r"norms_block\.[012]\."),
+    ),
+    Format(
+        "vjepa2",
+        "V-JEPA 2",
+        (r"patch_embed\.proj\.", r"blocks\..*attn\.qkv\.bias$", r"norm\."),
+        NameTable(
+            (
+                ("patch_embed.proj.{p}", "backbone.patch_embed.proj.{p}"),
+                *_blocks("blocks", "backbone.blocks", _IMAGE_BLOCK),
+                ("norm.{p}", "backbone.norm.{p}"),
+            )
+        ),
+        writable=False,
+        backbone="VJepa2ViT",
+        ignored=(r"pos_embed$",),  # in some files, but not used with rotary positions
+    ),
+    Format(
         "videomae",
         PUBLISHED_DETECTOR,
         (r"patch_embed\.", r"blocks\..*attn\.qkv\.", r"norm\."),
@@ -290,6 +341,21 @@ FORMATS = (
         writable=False,
     ),
     Format(
+        "vjepa2",
+        "Hugging Face V-JEPA 2",
+        (r"encoder\.embeddings\.patch_embeddings\.proj\.", r"encoder\.layer\..*attention\.query\."),
+        NameTable(
+            (
+                ("encoder.embeddings.patch_embeddings.proj.{p}", "backbone.patch_embed.proj.{p}"),
+                *_blocks("encoder.layer", "backbone.blocks", _HUGGING_FACE_VJEPA_BLOCK),
+                ("encoder.layernorm.{p}", "backbone.norm.{p}"),
+            )
+        ),
+        top_key=None,
+        writable=False,
+        backbone="VJepa2ViT",
+    ),
+    Format(
         "mmaction2",
         "mmaction2",
         (r"backbone\.patch_embed\.projection\.", r"backbone\.blocks\..*attn\.qkv\."),
@@ -310,3 +376,4 @@ FORMATS = (
 )
 
 OWN_FORMAT = next(known for known in FORMATS if known.names is None)
+PUBLISHED_BACKBONES = {known.backbone for known in FORMATS} - {""}

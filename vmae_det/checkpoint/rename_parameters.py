@@ -34,8 +34,9 @@ _QKV = ("query", "key", "value")
 _WRAPPERS = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 # The patch embedding in any format, after a prefix.
 _ANY_PATCH_EMBEDDING = re.compile(
-    r"(.*?)(patch_embed\.proj|patch_embed\.projection|embeddings\.patch_embeddings\.projection)\.weight$"
+    r"(.*?)(patch_embed\.proj|patch_embed\.projection|embeddings\.patch_embeddings\.proj(ection)?)\.weight$"
 )
+_VJEPA_1_TABLES = ((1, 8 * 14 * 14), (1, 8 * 24 * 24))  # of 16 frames; V-JEPA 2 was trained on 64
 _MAX_PREFIX = 100  # characters
 
 
@@ -76,11 +77,14 @@ def rename_from_published(state_dict: dict[str, torch.Tensor]) -> RenamedWeights
     for name, value in state_dict.items():
         ours = known.names.to_ours(name)
         if ours is None or ours in weights:
-            unused[name] = known.names.part_of(name)
+            is_ignored = any(re.match(expression, name) for expression in known.ignored)
+            unused[name] = "" if is_ignored else known.names.part_of(name)
         else:
             weights[ours] = value
     if known.family == "image-mae" and PATCH_EMBEDDING in weights and weights[PATCH_EMBEDDING].ndim != 4:
         raise WeightsError("a video model with a class token, which vmae_det does not support")
+    if known.family == "vjepa2":
+        _refuse_other_jepa(weights, state_dict)
     if POSITIONS in weights and weights[POSITIONS].ndim == 3:
         weights[POSITIONS] = weights[POSITIONS][0]
     if known.family == "mae-st":
@@ -96,6 +100,18 @@ def rename_from_published(state_dict: dict[str, torch.Tensor]) -> RenamedWeights
             if rows[:1].any():
                 weights[_BACKGROUND + parameter] = rows[:1]
     return RenamedWeights(known, _fuse_qkv(weights), unused)
+
+
+def _refuse_other_jepa(weights: dict[str, torch.Tensor], state_dict: dict[str, torch.Tensor]) -> None:
+    """Raise WeightsError for I-JEPA and V-JEPA (1), whose files have the names of V-JEPA 2."""
+    if PATCH_EMBEDDING in weights and weights[PATCH_EMBEDDING].ndim != 5:
+        raise WeightsError("an image model without class token, which vmae_det does not support")
+    table = state_dict.get("pos_embed")
+    if table is not None and tuple(table.shape[:2]) in _VJEPA_1_TABLES:
+        raise WeightsError(
+            "a V-JEPA model of 2024, with a position table, which vmae_det does not support; V-JEPA 2 and "
+            "2.1 have rotary positions"
+        )
 
 
 def rename_to_published(

@@ -28,6 +28,9 @@ _WEIGHT_KEYS = (
     "ema_state_dict",
 )
 _KNOWN_KEYS = (*_EMA_KEYS, *_WEIGHT_KEYS)
+# Networks in a file of V-JEPA 2, V-JEPA 2.1 or I-JEPA, the best first: averages of the encoder, the encoder.
+_JEPA_KEYS = ("ema_encoder", "target_encoder", "encoder", "predictor")
+_JEPA_PREFIX = "module.backbone."  # of all names of an encoder
 _MAX_DEPTH = 3
 
 
@@ -72,7 +75,9 @@ def find_state_dict(content: dict[str, Any], where: str = "state dict") -> State
         keys = [key for key in _KNOWN_KEYS if _contains_parameters(content.get(key))]
         if not keys and not _has_parameters(content):
             keys = [key for key, value in content.items() if _contains_parameters(value)]
-            if len(keys) > 1:
+            if set(keys) <= set(_JEPA_KEYS):
+                keys.sort(key=_JEPA_KEYS.index)
+            elif len(keys) > 1:
                 names = ", ".join(f"{key!r:.80}" for key in keys[:4])
                 raise WeightsError(f"{where}: contains several models, under {names}; save only one of them")
             keys = keys or [key for key in _KNOWN_KEYS if isinstance(content.get(key), dict) and content[key]]
@@ -85,7 +90,9 @@ def find_state_dict(content: dict[str, Any], where: str = "state dict") -> State
     for name, value in content.items():
         if isinstance(name, str) and (tensor := _dense_tensor(name, value, where)) is not None:
             tensors[name] = tensor
-    is_average = any(key in _EMA_KEYS for key in path)
+    if all(name.startswith(_JEPA_PREFIX) for name in tensors):
+        tensors = {name.removeprefix(_JEPA_PREFIX): tensor for name, tensor in tensors.items()}
+    is_average = any(key in (*_EMA_KEYS, *_JEPA_KEYS[:2]) for key in path)
     return StateDict(tensors, ".".join(map(str, path)), tuple(others), is_average)
 
 

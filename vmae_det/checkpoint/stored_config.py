@@ -12,7 +12,13 @@ from typing import Any
 from vmae_det import model_zoo
 from vmae_det.checkpoint.huggingface_config import DOUBTFUL_HEADS
 from vmae_det.checkpoint.loading import LoadReport
-from vmae_det.checkpoint.published_formats import FORMATS, HEADS_BY_WIDTH, part_of
+from vmae_det.checkpoint.published_formats import (
+    FORMATS,
+    HEADS_BY_WIDTH,
+    PUBLISHED_BACKBONES,
+    Format,
+    part_of,
+)
 from vmae_det.checkpoint.rename_parameters import POSITIONS
 from vmae_det.config import CfgNode, check_config, get_cfg
 from vmae_det.config.cfg_node import flatten, value_of
@@ -21,12 +27,14 @@ from vmae_det.utils.safe_yaml import load_yaml
 
 logger = logging.getLogger(__name__)
 
+_NAME_KEY = "MODEL.BACKBONE.NAME"
 _POSITIONS_KEY = "MODEL.BACKBONE.POSITIONS"
 _HEADS_KEY = "MODEL.BACKBONE.NUM_HEADS"
 _TEMPORAL_POOL_KEY = "MODEL.ROI_HEAD.TEMPORAL_POOL"
 # Keys that change what the same parameters compute, with the part of the model that they belong to. A
 # different value is always an error.
 _NETWORK_KEYS = {
+    _NAME_KEY: "backbone",
     _HEADS_KEY: "backbone",
     _POSITIONS_KEY: "backbone",
     "MODEL.BACKBONE.TUBELET_SIZE": "backbone",
@@ -102,8 +110,10 @@ def compare_configs(
     parts = {part_of(name) for name in report.loaded}
     known = next(known for known in FORMATS if known.name == report.format)
     published = known.family not in ("vmae_det", "image-mae")  # images have other positions
-    if published:
+    if published and known.backbone == "VideoViT":
         stored = {_POSITIONS_KEY: "flat", **stored}
+    if not {cfg.MODEL.BACKBONE.NAME, stored.get(_NAME_KEY)} <= PUBLISHED_BACKBONES:
+        stored.pop(_NAME_KEY, None)  # a custom backbone may load the weights of another
     if POSITIONS in report.loaded and "decoder" not in parts:
         stored.pop(_POSITIONS_KEY, None)  # the file contains the table itself
     width, heads = cfg.MODEL.BACKBONE.EMBED_DIM, cfg.MODEL.BACKBONE.NUM_HEADS
@@ -123,19 +133,20 @@ def compare_configs(
         if key in stored and value_of(cfg, key) != stored[key]:
             logger.warning("%s: %r, but %s was trained with %r", key, value_of(cfg, key), source, stored[key])
     if published and _HEADS_KEY not in stored:
-        _warn_about_heads(cfg, source, parts)
+        _warn_about_heads(cfg, source, parts, known)
 
 
-def _warn_about_heads(cfg: CfgNode, source: str | Path, parts: set[str]) -> None:
-    for part, heads_by_width in HEADS_BY_WIDTH.items():
+def _warn_about_heads(cfg: CfgNode, source: str | Path, parts: set[str], known: Format) -> None:
+    for part, heads_by_width in known.heads_by_width.items():
         node = cfg.MODEL[part.upper()]
         usual = heads_by_width.get(node.EMBED_DIM, node.NUM_HEADS)
         if part in parts and usual != node.NUM_HEADS:
             logger.warning(
-                "MODEL.%s.NUM_HEADS: %d, but VideoMAE models of width %d have %d: set %d unless %s was "
+                "MODEL.%s.NUM_HEADS: %d, but %s models of width %d have %d: set %d unless %s was "
                 "trained with %d",
                 part.upper(),
                 node.NUM_HEADS,
+                "VideoMAE" if known.backbone == "VideoViT" else "V-JEPA 2",
                 node.EMBED_DIM,
                 usual,
                 usual,

@@ -11,7 +11,6 @@ from vmae_det import model_zoo
 from vmae_det.checkpoint import read_checkpoint
 from vmae_det.checkpoint.loading import config_keys_from_shapes, read_weights
 from vmae_det.checkpoint.locate import locate
-from vmae_det.checkpoint.published_formats import HEADS_BY_WIDTH
 from vmae_det.checkpoint.stored_config import stored_config
 from vmae_det.config import CfgNode
 from vmae_det.config.cfg_node import value_of
@@ -180,5 +179,7 @@ def network_of(weights: str) -> dict[str, Any]:
     if stored is not None:
         keys = ("MODEL.META_ARCHITECTURE", *NETWORK_KEYS, *DECODER_KEYS)
         return {key: value_of(stored, key) for key in keys} | shapes
-    heads = HEADS_BY_WIDTH["backbone"].get(shapes.get("MODEL.BACKBONE.EMBED_DIM"))
+    if renamed.format.backbone:
+        shapes["MODEL.BACKBONE.NAME"] = renamed.format.backbone
+    heads = renamed.format.heads_by_width["backbone"].get(shapes.get("MODEL.BACKBONE.EMBED_DIM"))
     return shapes | ({"MODEL.BACKBONE.NUM_HEADS": heads} if heads else {})
