@@ -139,7 +139,8 @@ def test_persons_without_the_only_class_are_negatives(choose, one_class, mini_av
     assert number > 5
     assert choices["DATASETS.NEGATIVE_PERSONS"].value == "annotated_keyframes"
     reason = choices["DATASETS.NEGATIVE_PERSONS"].reason
-    assert re.match(rf"{number} of its person boxes .*; all_keyframes would add \d", reason)
+    more = re.match(rf"{number} of its person boxes .*; all_keyframes would add (\d+)", reason)[1]
+    assert [text for text in result.warnings if f"{more} people in keyframes that" in text]
     assert choices["DATASETS.NEGATIVE_PERSON_SCORE"].value == 0.8
 
 

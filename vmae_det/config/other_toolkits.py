@@ -57,7 +57,7 @@ REPLACEMENTS = {
         "AVA.TEST_LISTS": "videos in " + _DATASET_FILE,
         "AVA.TRAIN_GT_BOX_LISTS": "annotations in " + _DATASET_FILE,
         "AVA.GROUNDTRUTH_FILE": "annotations in " + _DATASET_FILE,
-        "AVA.TRAIN_PREDICT_BOX_LISTS": "nothing: training uses the annotated boxes",
+        "AVA.TRAIN_PREDICT_BOX_LISTS": "DATASETS.NEGATIVE_PERSONS, for boxes without an action",
         "AVA.TEST_PREDICT_BOX_LISTS": "person_boxes in " + _DATASET_FILE,
         "AVA.EXCLUSION_FILE": "excluded in " + _DATASET_FILE,
         "AVA.LABEL_MAP_FILE": "label_map in " + _DATASET_FILE,

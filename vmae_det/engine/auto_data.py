@@ -185,7 +185,14 @@ def _check_single_class(choices: Choices, dataset: ConcatClipDataset) -> None:
         raise UserError(
             f"{problem}, so a model cannot learn what is not of this class; label other classes, too"
         )
-    if dataset.datasets[0].num_negatives:
+    number = dataset.datasets[0].num_negatives
+    if number:
+        more = _count_all_negatives(choices.cfg) - number
+        if more:
+            choices.warnings.append(
+                f"{name}: {more} people in keyframes that the annotations do not name are not used; if none "
+                "of them has the action, set DATASETS.NEGATIVE_PERSONS all_keyframes"
+            )
         return
     problem += " and each training box has it, so a model cannot learn who does not; label other actions, or "
     (train,) = choices.cfg.DATASETS.TRAIN
