@@ -103,6 +103,7 @@ def load_weights(
         weights, dropped = inflate_image_weights(renamed.weights, model.backbone.tubelet_size, time_slices)
     except WeightsError as error:
         raise WeightsError(f"{where}: {error}") from None
+    weights = _fit_backbone(model.backbone, weights)
     model_state.pop(POSITIONS, None)
     parts = {"backbone"} if backbone_only else {part_of(name) for name in model_state}
     unknown = tuple(name for name, part in renamed.unused.items() if part in parts)
@@ -116,7 +117,7 @@ def load_weights(
     ]
     if table is not None:
         try:
-            table = model.backbone.resize_table(table)
+            table = _resize_table(model.backbone, table)
         except ValueError as error:
             problems.append(f"{POSITIONS}: {error}")
     if problems:
@@ -153,6 +154,23 @@ def check_backbone(known: Format, backbone: str, where: str) -> None:
         raise WeightsError(
             f"{where}: {known.name} weights, which need MODEL.BACKBONE.NAME {known.backbone}, got {backbone}"
         )
+
+
+def _fit_backbone(backbone: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the weights after `Backbone.fit_weights`, which a custom backbone may lack."""
+    if not hasattr(backbone, "fit_weights"):
+        return weights
+    inside = {name: value for name, value in weights.items() if name.startswith(BACKBONE_PREFIX)}
+    fitted = backbone.fit_weights({name[len(BACKBONE_PREFIX) :]: value for name, value in inside.items()})
+    outside = {name: value for name, value in weights.items() if name not in inside}
+    return {BACKBONE_PREFIX + name: value for name, value in fitted.items()} | outside
+
+
+def _resize_table(backbone: nn.Module, table: torch.Tensor) -> torch.Tensor:
+    """Resize a position table to the grid of a backbone; ValueError if it has none, or none fits."""
+    if not hasattr(backbone, "resize_table"):
+        raise ValueError(f"{type(backbone).__name__} has no position table")
+    return backbone.resize_table(table)
 
 
 def read_weights(

@@ -66,6 +66,9 @@ _C.MODEL.BACKBONE.EMBED_DIM = Key(768, integer("[2, 16384]"))
 # Number of transformer blocks, and of attention heads in each block.
 _C.MODEL.BACKBONE.DEPTH = Key(12, integer("[1, 256]"))
 _C.MODEL.BACKBONE.NUM_HEADS = Key(12, integer("[1, 256]"))
+# Number of blocks of each stage of Hiera, such as (2, 3, 16, 3). DEPTH is their sum; EMBED_DIM and NUM_HEADS
+# are those of the last stage.
+_C.MODEL.BACKBONE.STAGES = Key((), several(integer("[1, 256]"), 0, 4))
 # Hidden dimension of a block's MLP, as a multiple of EMBED_DIM.
 _C.MODEL.BACKBONE.MLP_RATIO = Key(4.0, number("(0, 64]"))
 # A token covers TUBELET_SIZE frames of PATCH_SIZE x PATCH_SIZE pixels.

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from vmae_det.config import CfgNode
-from vmae_det.modeling.backbones.blocks import Block
+from vmae_det.modeling.backbones.blocks import find_blocks
 
 logger = logging.getLogger(__name__)
 
@@ -53,11 +53,11 @@ def _regions(model: nn.Module, scope: str) -> Iterator[tuple[nn.Module, str]]:
 
     For the scope "stack", a module lists its methods in the attribute `compile_regions`.
     """
+    if scope == "block":
+        yield from ((block, "forward") for block in find_blocks(model))
+        return
     for module in model.modules():
-        if scope == "stack":
-            yield from ((module, method) for method in getattr(module, "compile_regions", ()))
-        elif isinstance(module, Block):
-            yield module, "forward"
+        yield from ((module, method) for method in getattr(module, "compile_regions", ()))
 
 
 def _compile_method(module: nn.Module, name: str, training_mode: str | None) -> None:

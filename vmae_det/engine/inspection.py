@@ -195,7 +195,9 @@ class _AutoencoderProbe(nn.Module):
         super().__init__()
         self.model = model
         self.tokens = tokens
-        self.values = 3 * cfg.MODEL.BACKBONE.TUBELET_SIZE * cfg.MODEL.BACKBONE.PATCH_SIZE**2
+        side = cfg.INPUT.CROP_SIZE
+        video = torch.zeros(1, 3, cfg.INPUT.NUM_FRAMES, side, side, device="meta")
+        self.values = model.backbone.cubes(video).shape[2]
 
     def inputs(self, clips: int, device: str) -> tuple[torch.Tensor, ...]:
         return (torch.zeros(clips, self.tokens.encoded, self.values, device=device),)
@@ -235,7 +237,13 @@ def count_tokens(cfg: CfgNode) -> Tokens:
         part.EMBED_DIM, part.DEPTH, part.NUM_HEADS = 6, 1, 1
     model = build_model(small).train()
     inputs: dict[str, Any] = {}
-    model.backbone.patch_embed.register_forward_pre_hook(lambda _, args: inputs.update(encoded=args[0]))
+    encode = model.backbone.encode
+
+    def record(cubes: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        inputs.update(encoded=cubes)
+        return encode(cubes, positions)
+
+    model.backbone.encode = record
     model.decoder.register_forward_pre_hook(lambda _, args: inputs.update(decoded=args[0]))
     model.decoder.register_forward_hook(lambda _, args, result: inputs.update(predicted=result))
     frames = {"video": cfg.INPUT.NUM_FRAMES, "target": cfg.MODEL.RECONSTRUCTION.NUM_FRAMES}

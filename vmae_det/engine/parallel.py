@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vmae_det.config import CfgNode
 from vmae_det.engine.compilation import compile_model
-from vmae_det.modeling.backbones.blocks import Block
+from vmae_det.modeling.backbones.blocks import find_blocks
 from vmae_det.utils import distributed
 
 
@@ -41,7 +41,7 @@ def _shard(model: nn.Module, device: torch.device) -> nn.Module:
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
-    for block in [module for module in model.modules() if isinstance(module, Block)]:
+    for block in find_blocks(model):
         fully_shard(block, mesh=mesh)
     return fully_shard(model, mesh=mesh)
 

@@ -4,6 +4,7 @@ May import: config and utils.
 """
 
 from vmae_det.modeling.backbones.base import Backbone
+from vmae_det.modeling.backbones.hiera import Hiera
 from vmae_det.modeling.backbones.vit import VideoViT
 from vmae_det.modeling.backbones.vjepa import VJepa2ViT, VJepa21ViT
 from vmae_det.modeling.build import (
@@ -25,6 +26,7 @@ __all__ = [
     "ActionDetector",
     "AttentionRoIHead",
     "Backbone",
+    "Hiera",
     "MaskedAutoencoder",
     "MaxPoolRoIHead",
     "VJepa2ViT",

@@ -28,7 +28,7 @@ def video_features(model: nn.Module, video: torch.Tensor, kind: str = "mean") ->
             "blocks": (B, depth, C), the mean token of the grid after each block, without a norm.
 
     Raises:
-        ConfigError: the kind is "blocks", and a custom backbone has no `blocks`.
+        ConfigError: the kind is "blocks", and the backbone has no `blocks` or they have different widths.
     """
     if kind == "mean":
         return pooled_features(model, video)
@@ -50,10 +50,13 @@ def video_features(model: nn.Module, video: torch.Tensor, kind: str = "mean") ->
 
 
 def blocks_of(backbone: nn.Module) -> nn.ModuleList:
-    """Return the transformer blocks of a backbone; ConfigError if it has none."""
-    blocks = getattr(backbone, "blocks", None)
+    """Return the transformer blocks of a backbone; ConfigError if it has none, or of different widths."""
+    blocks, name = getattr(backbone, "blocks", None), type(backbone).__name__
     if not isinstance(blocks, nn.ModuleList):
+        raise ConfigError(f"MODEL.BACKBONE.NAME: {name} has no list `blocks` of its blocks")
+    if not getattr(backbone, "is_isotropic", True):
         raise ConfigError(
-            f"MODEL.BACKBONE.NAME: {type(backbone).__name__} has no list `blocks` of its blocks"
+            f"MODEL.BACKBONE.NAME: the blocks of {name} have tokens of different widths; use the mean token "
+            "or all tokens"
         )
     return blocks

@@ -16,11 +16,13 @@ def parameter_groups(
     """Return groups of trainable parameters with `weight_decay` and `lr_scale`, a factor on the learning
     rate.
 
-    Biases, norms and single tokens have no weight decay. Layer-wise decay is that of BEiT (Bao et al., 2022):
-    the factor is 1 after the last block, `layer_decay` for the last block, and layer_decay ** (depth + 1) for
-    the embedding. Parameters outside of the backbone have the factor `head_factor`.
+    Biases, norms, single tokens and `no_weight_decay` of the backbone have no weight decay. Layer-wise decay
+    is that of BEiT (Bao et al., 2022): the factor is 1 after the last block, `layer_decay` for the last
+    block, and layer_decay ** (depth + 1) for the embedding. Parameters outside of the backbone have the
+    factor `head_factor`.
     """
     top_layer = model.backbone.num_layers()
+    without_decay = {f"backbone.{name}" for name in getattr(model.backbone, "no_weight_decay", ())}
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -28,7 +30,7 @@ def parameter_groups(
         module, _, rest = name.partition(".")
         layer = model.backbone.layer_of(rest) if module == "backbone" else None
         scale = head_factor if layer is None else layer_decay ** (top_layer - layer)
-        decays = sum(size > 1 for size in parameter.shape) > 1
+        decays = sum(size > 1 for size in parameter.shape) > 1 and name not in without_decay
         group = groups.setdefault(
             (scale, decays),
             {

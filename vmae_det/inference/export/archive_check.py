@@ -33,11 +33,11 @@ _OPERATORS = {
     "torch.ops.aten": """
         _assert_scalar.default _assert_tensor_metadata.default _softmax.default _to_copy.default
         _unsafe_view.default add.Scalar add.Tensor addmm.default alias.default amax.default arange.default
-        arange.start arange.start_step bitwise_not.default bmm.default cat.default chunk.default
-        clamp.Tensor clamp.default clone.default contiguous.default detach.default detach_.default
+        arange.start arange.start_step bitwise_not.default bmm.default cat.default chunk.default clamp.Tensor
+        clamp.default clone.default contiguous.default conv3d.default detach.default detach_.default
         div.Scalar div.Tensor dropout.default eq.Tensor expand.default flatten.using_ints full.default
         gelu.default index_select.default layer_norm.default lift_fresh_copy.default linear.default
-        masked_fill.Scalar masked_fill_.Scalar matmul.default maximum.default mean.dim minimum.default
+        masked_fill.Scalar masked_fill_.Scalar matmul.default max.dim maximum.default mean.dim minimum.default
         mm.default mul.Scalar mul.Tensor native_layer_norm.default new_full.default permute.default
         relu.default repeat.default reshape.default scaled_dot_product_attention.default select.int
         sigmoid.default slice.Tensor softmax.int split.Tensor split_with_sizes.default squeeze.dim

@@ -30,11 +30,19 @@ class Backbone(nn.Module):
         num_extra_tokens: number of tokens before those of the grid in its blocks, such as a class token. They
             are not in the output.
         is_maskable: whether it encodes a subset of the tokens of a video. A class attribute.
+        no_weight_decay: names of parameters without weight decay, besides biases, norms and single tokens. A
+            class attribute.
+        blocks: optional nn.ModuleList of its transformer blocks. FSDP2 shards and torch.compile compiles them
+            one by one.
+        is_isotropic: whether `blocks` all return tokens of `embed_dim` channels, which the features of blocks
+            need. A class attribute.
     """
 
     pixel_statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     num_extra_tokens = 0
     is_maskable = False
+    no_weight_decay: tuple[str, ...] = ()
+    is_isotropic = True
 
     def __init__(
         self, *, embed_dim: int, tubelet_size: int, patch_size: int, num_frames: int, crop_size: int
@@ -72,6 +80,13 @@ class Backbone(nn.Module):
         """Return the grid of tokens (t, h, w) of a video (B, 3, T, H, W)."""
         _, _, frames, height, width = video.shape
         return frames // self.tubelet_size, height // self.patch_size, width // self.patch_size
+
+    def fit_weights(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return weights from a file, under the names of this module, adapted to the size of its clips.
+
+        A learned position table is an example: it has one row per token of a clip.
+        """
+        return weights
 
     # ---------------------------------------------------------------- masked pre-training
 

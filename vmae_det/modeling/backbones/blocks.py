@@ -126,6 +126,13 @@ class Block(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
+def find_blocks(model: nn.Module) -> list[nn.Module]:
+    """Return the transformer blocks of a model: its `Block`s, and the list `blocks` of its backbone."""
+    listed = getattr(getattr(model, "backbone", None), "blocks", None)
+    of_backbone = set(listed) if isinstance(listed, nn.ModuleList) else set()
+    return [module for module in model.modules() if isinstance(module, Block) or module in of_backbone]
+
+
 def init_transformer(module: nn.Module) -> None:
     """Initialize as the published models: Xavier uniform weights, biases 0, LayerNorm weights 1."""
     for layer in module.modules():
