@@ -68,6 +68,8 @@ setup(
             "h5py>=3.10",
         ],
         "onnx": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
+        # Backbone Hiera. Code Apache-2.0; it needs only torch, timm, tqdm and packaging.
+        "hiera": ["hiera-transformer>=0.1.4"],
         "hdf5": ["h5py>=3.10"],  # of features --format hdf5
         "plots": ["matplotlib>=3.8", "scikit-learn>=1.4"],  # of visualize curves and embedding
         "docs": ["sphinx>=8", "myst-parser>=4", "furo>=2024.8.6", "sphinx-copybutton>=0.5.2"],
