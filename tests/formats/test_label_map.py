@@ -117,6 +117,7 @@ SIZES = {
     "ava_v2.2": 80,
     "ava_v2.2_scored": 60,
     "kinetics400": 400,
+    "kinetics400_umt": 400,
     "kinetics600": 600,
     "kinetics700": 700,
     "kinetics710": 710,
@@ -131,6 +132,10 @@ def test_builtin_label_maps():
             assert LabelMap.builtin(name).ids == tuple(range(1, size + 1))
     for name in ("kinetics400", "kinetics600", "kinetics700", "ssv2"):
         assert list(LabelMap.builtin(name).names) == sorted(LabelMap.builtin(name).names)
+    umt, union = LabelMap.builtin("kinetics400_umt").names, LabelMap.builtin("kinetics710").names[:400]
+    assert sorted(umt) == sorted(LabelMap.builtin("kinetics400").names)
+    # UMT starts on Kinetics-400 from the first 400 outputs for Kinetics-710, of which 13 are renamed.
+    assert sum(ours != theirs for ours, theirs in zip(umt, union)) == 13
 
 
 def test_builtin_classes_of_ava():
@@ -163,6 +168,7 @@ def test_builtin_names_instead_of_paths(tmp_path, monkeypatch):
     write_label_map(tmp_path / "ava_v2.2", LABEL_MAP)  # a file has precedence
     assert LabelMap.from_file("ava_v2.2") == LABEL_MAP
     assert suggest_label_map(80) == ", such as ava_v2.2"
+    assert suggest_label_map(400) == ", such as kinetics400 or kinetics400_umt"
     assert suggest_label_map(3) == ""
 
 
