@@ -41,13 +41,13 @@ def locate(source: str | Path, folders: bool = False) -> Path:
     text = str(source)
     if not is_url(text) and Path(text).exists():
         return _checked(Path(text), folders)
+    if folders and is_timm_name(text):
+        return download_from_hub(HubModel(hub_name(text), None))
     if text in WEIGHTS:
         published = WEIGHTS[text]
         if not published.url:
             return _downloaded_by_hand(text, published)
         text = published.url + (f"#sha256={published.sha256}" if published.sha256 else "")
-    elif folders and is_timm_name(text):
-        return download_from_hub(HubModel(hub_name(text), None))
     elif folders and (model := parse_hub_name(text)) is not None:
         return download_from_hub(model)
     elif not is_url(text):

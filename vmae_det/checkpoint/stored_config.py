@@ -110,6 +110,8 @@ def compare_configs(
     parts = {part_of(name) for name in report.loaded}
     known = next(known for known in FORMATS if known.name == report.format)
     published = known.family not in ("vmae_det", "image-mae")  # images have other positions
+    if known.family == "image-mae":
+        stored.pop("MODEL.BACKBONE.TUBELET_SIZE", None)  # an image fits tokens of any number of frames
     if published and known.backbone == "VideoViT":
         stored = {_POSITIONS_KEY: "flat", **stored}
     if not {cfg.MODEL.BACKBONE.NAME, stored.get(_NAME_KEY)} <= PUBLISHED_BACKBONES:

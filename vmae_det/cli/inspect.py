@@ -1,4 +1,7 @@
-"""`vmae-det inspect`: show size, GFLOPs, memory and learning rates of a config, without data or a GPU."""
+"""`vmae-det inspect`: show size, GFLOPs, memory and learning rates of a config, without data or a GPU.
+
+`--list` lists the published weights of the model zoo.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "tensors that each clip keeps for the backward pass. Kernels briefly use more memory."
     )
     parser.add_argument(
+        "--list", action="store_true", help="list the published weights of the model zoo, with size and cost"
+    )
+    parser.add_argument(
         "--output", type=output_folder, metavar="FOLDER", help="plot the learning rate to FOLDER/schedule.png"
     )
     add_config_arguments(parser)
@@ -32,6 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the inspection of the config; return the exit status."""
+    if args.list:
+        print("\n".join(_weights_lines()))
+        return 0
     from vmae_det.inference.predictor import find_config
 
     cfg = load_config(args.config_file, args.opts, find_config)
@@ -47,6 +56,15 @@ def run(args: argparse.Namespace) -> int:
         write_png(path, draw_schedule(inspection.schedule, cfg.SOLVER.EPOCHS, f"learning rate of {name}"))
         print(f"\nschedule drawn in {path}")
     return 0
+
+
+def _weights_lines() -> list[str]:
+    """Return the table of published weights as lines of text."""
+    from vmae_det.model_zoo.listing import HEADER, weights_table
+
+    rows = [HEADER, *weights_table()]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
 
 
 def describe(cfg: CfgNode, inspection: Inspection) -> list[str]:

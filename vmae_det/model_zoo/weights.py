@@ -34,10 +34,10 @@ class Weights:
 
 
 def _hugging_face(
-    name: str, config: str, note: str, file: str = "pytorch_model.bin", label_map: str = ""
+    name: str, config: str, note: str, file: str = "pytorch_model.bin", label_map: str = "", result: str = ""
 ) -> Weights:
     url = f"https://huggingface.co/MCG-NJU/{name}/resolve/main/{file}"
-    return Weights(url, None, config, note, license="CC BY-NC 4.0", label_map=label_map)
+    return Weights(url, None, config, note, "CC BY-NC 4.0", result, label_map)
 
 
 def _videomae_detector(file_id: str, config: str, start: str, result: str) -> Weights:
@@ -68,6 +68,42 @@ def _mmaction2_detector(size: str, digits: str, result: str) -> Weights:
     )
 
 
+_UMT = "https://pjlab-gvm-data.oss-cn-shanghai.aliyuncs.com/umt/single_modality"
+
+
+def _umt(size: str, trained: str, config: str, note: str, result: str = "", label_map: str = "") -> Weights:
+    """Return a model of UMT (Unmasked Teacher). A file is named by the datasets it was trained on."""
+    url = f"{_UMT}/{size[0]}16_{trained}_f8_res224.pth"
+    return Weights(url, None, config.format(size), note, "MIT", result, label_map)
+
+
+def _videomae_v2(file: str, config: str, note: str, result: str = "", label_map: str = "") -> Weights:
+    url = f"https://huggingface.co/OpenGVLab/VideoMAE2/resolve/main/{file}.pth"
+    return Weights(url, None, config, note, "CC BY-NC 4.0 (page not read); code MIT", result, label_map)
+
+
+def _mae_st(size: str, dataset: str, result: str = "") -> Weights:
+    return Weights(
+        f"https://dl.fbaipublicfiles.com/video-mae/pretrain/mae_pretrain_vit_{size}_k{dataset}.pth",
+        None,
+        f"Kinetics/mae_st_{size}_16x4_finetune.yaml",
+        f"pre-trained on Kinetics-{dataset}, 1600 effective epochs",
+        "CC BY-NC 4.0",
+        result,
+    )
+
+
+def _image_mae(size: str, result: str) -> Weights:
+    return Weights(
+        f"https://dl.fbaipublicfiles.com/mae/pretrain/mae_pretrain_vit_{size}.pth",
+        None,
+        f"Kinetics/image_mae_{size}_16x4_finetune.yaml",
+        "pre-trained on images of ImageNet-1k",
+        "CC BY-NC 4.0",
+        result,
+    )
+
+
 # The authors' models in the format of Transformers. The file is model.safetensors where the
 # repository is known to contain it, and pytorch_model.bin otherwise.
 WEIGHTS: dict[str, Weights] = {
@@ -93,6 +129,7 @@ WEIGHTS: dict[str, Weights] = {
         "Kinetics/vit_small_16x4_finetune.yaml",
         "fine-tuned on Kinetics-400 after 1600 epochs of pre-training on it",
         label_map="kinetics400",
+        result="Kinetics-400: 79.0 top-1",
     ),
     "videomae-base-finetuned-kinetics": _hugging_face(
         "videomae-base-finetuned-kinetics",
@@ -100,12 +137,14 @@ WEIGHTS: dict[str, Weights] = {
         "fine-tuned on Kinetics-400 after 1600 epochs of pre-training on it",
         "model.safetensors",
         label_map="kinetics400",
+        result="Kinetics-400: 81.5 top-1",
     ),
     "videomae-base-short-finetuned-kinetics": _hugging_face(
         "videomae-base-short-finetuned-kinetics",
         "Kinetics/vit_base_16x4_finetune.yaml",
         "fine-tuned on Kinetics-400 after 800 epochs of pre-training on it",
         label_map="kinetics400",
+        result="Kinetics-400: 81.0 top-1",
     ),
     "videomae-large-finetuned-kinetics": _hugging_face(
         "videomae-large-finetuned-kinetics",
@@ -113,12 +152,14 @@ WEIGHTS: dict[str, Weights] = {
         "fine-tuned on Kinetics-400 after 1600 epochs of pre-training on it",
         "model.safetensors",
         label_map="kinetics400",
+        result="Kinetics-400: 85.2 top-1",
     ),
     "videomae-huge-finetuned-kinetics": _hugging_face(
         "videomae-huge-finetuned-kinetics",
         "Kinetics/vit_huge_16x4_finetune.yaml",
         "fine-tuned on Kinetics-400 after 1600 epochs of pre-training on it",
         label_map="kinetics400",
+        result="Kinetics-400: 86.6 top-1",
     ),
     "videomae-base-ssv2": _hugging_face(
         "videomae-base-ssv2",
@@ -136,18 +177,21 @@ WEIGHTS: dict[str, Weights] = {
         "SSv2/vit_small_16x2_finetune.yaml",
         "fine-tuned on Something-Something V2 after 2400 epochs of pre-training on it",
         label_map="ssv2",
+        result="SSv2: 66.8 top-1",
     ),
     "videomae-base-finetuned-ssv2": _hugging_face(
         "videomae-base-finetuned-ssv2",
         "SSv2/vit_base_16x2_finetune.yaml",
         "fine-tuned on Something-Something V2 after 2400 epochs of pre-training on it",
         label_map="ssv2",
+        result="SSv2: 70.8 top-1",
     ),
     "videomae-base-short-finetuned-ssv2": _hugging_face(
         "videomae-base-short-finetuned-ssv2",
         "SSv2/vit_base_16x2_finetune.yaml",
         "fine-tuned on Something-Something V2 after 800 epochs of pre-training on it",
         label_map="ssv2",
+        result="SSv2: 69.6 top-1",
     ),
     # Detectors of https://github.com/MCG-NJU/VideoMAE-Action-Detection. Those of ViT-L and ViT-H are not
     # published.
@@ -174,6 +218,87 @@ WEIGHTS: dict[str, Weights] = {
     ),
     "mmaction2-videomae-base-ava-kinetics": _mmaction2_detector("base", "3dafab75", "33.6 mAP"),
     "mmaction2-videomae-large-ava-kinetics": _mmaction2_detector("large", "bf93c9ea", "38.7 mAP"),
+    # UMT: 8 frames, one frame per token.
+    **{
+        name.format(size): _umt(size, *rest, result, label_map)
+        for name, *rest, label_map, results in (
+            (
+                "umt-{}",
+                "ptk710",
+                "Kinetics/umt_{}_8_k710.yaml",
+                "pre-trained on Kinetics-710, 200 epochs",
+                "",
+                ("", ""),
+            ),
+            (
+                "umt-{}-k710",
+                "ptk710_ftk710",
+                "Kinetics/umt_{}_8_k710.yaml",
+                "fine-tuned on Kinetics-710 after pre-training on it",
+                "",
+                ("Kinetics-710: 81.9 top-1", "Kinetics-710: 86.0 top-1"),
+            ),
+            (
+                "umt-{}-finetuned-kinetics",
+                "ptk710_ftk710_ftk400",
+                "Kinetics/umt_{}_8_finetune.yaml",
+                "fine-tuned on Kinetics-710 and Kinetics-400 after pre-training on Kinetics-710",
+                "kinetics400",
+                ("Kinetics-400: 87.4 top-1", "Kinetics-400: 90.3 top-1"),
+            ),
+            (
+                "umt-{}-ava",
+                "ptk710_ftk710_ftava",
+                "AVA/umt_{}_8x37.yaml",
+                "fine-tuned on AVA v2.2 after pre-training and fine-tuning on Kinetics-710",
+                "ava_v2.2",
+                ("33.5 mAP", "39.8 mAP"),
+            ),
+        )
+        for size, result in zip(("base", "large"), results)
+    },
+    "videomaev2-small-k710": _videomae_v2(
+        "distill/vit_s_k710_dl_from_giant",
+        "Kinetics/videomaev2_small_16x4_k710.yaml",
+        "distilled on Kinetics-710 from VideoMAE V2's ViT-g",
+        "Kinetics-710: 77.6 top-1",
+        "kinetics710",
+    ),
+    "videomaev2-base-k710": _videomae_v2(
+        "distill/vit_b_k710_dl_from_giant",
+        "Kinetics/videomaev2_base_16x4_k710.yaml",
+        "distilled on Kinetics-710 from VideoMAE V2's ViT-g",
+        "Kinetics-710: 81.5 top-1",
+        "kinetics710",
+    ),
+    "videomaev2-giant": _videomae_v2(
+        "mae-g/vit_g_hybrid_pt_1200e",
+        "Kinetics/videomaev2_giant_16x4_pretrain.yaml",
+        "pre-trained on UnlabeledHybrid, 1200 epochs",
+    ),
+    "videomaev2-giant-k710": _videomae_v2(
+        "mae-g/vit_g_hybrid_pt_1200e_k710_ft",
+        "Kinetics/videomaev2_giant_16x4_k710.yaml",
+        "fine-tuned on Kinetics-710 after pre-training on UnlabeledHybrid",
+        "Kinetics-710: 83.8 top-1",
+        "kinetics710",
+    ),
+    "mae-st-large-k400": _mae_st("large", "400", "Kinetics-400 after fine-tuning: 84.8 top-1"),
+    "mae-st-large-k600": _mae_st("large", "600"),
+    "mae-st-large-k700": _mae_st("large", "700"),
+    "mae-st-huge-k400": _mae_st("huge", "400", "Kinetics-400 after fine-tuning: 85.1 top-1"),
+    "mae-st-huge-k600": _mae_st("huge", "600"),
+    "mae-st-huge-k700": _mae_st("huge", "700"),
+    "mae-image-base": _image_mae("base", "ImageNet-1k after fine-tuning: 83.6 top-1"),
+    "mae-image-large": _image_mae("large", "ImageNet-1k after fine-tuning: 85.9 top-1"),
+    # Any plain vision transformer of timm works without an entry.
+    "timm:vit_base_patch16_224.augreg_in21k": Weights(
+        "https://huggingface.co/timm/vit_base_patch16_224.augreg_in21k/resolve/main/model.safetensors",
+        None,
+        "Kinetics/image_vit_base_16x4_finetune.yaml",
+        "supervised on images of ImageNet-21k",
+        "Apache-2.0",
+    ),
 }
 
 
