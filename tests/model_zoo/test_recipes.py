@@ -11,7 +11,15 @@ from vmae_det.engine.inspection import empty_model
 from vmae_det.solver import build_optimizer, build_schedule, parameter_groups
 
 NAMES = model_zoo.config_names()
-OTHERS = ("MiniAVA/", "_as_published", "_mmaction2")  # not of the paper
+OTHERS = (
+    "MiniAVA/",
+    "_as_published",
+    "_mmaction2",
+    "umt_",
+    "videomaev2_",
+    "mae_st_",
+    "image_",
+)  # not of the paper
 PAPER = [name for name in NAMES if not any(other in name for other in OTHERS)]
 
 # Rows of the tables: base lr, batch, epochs, layer decay, drop path, head dropout.

@@ -8,6 +8,7 @@ from vmae_det.checkpoint.loading import config_keys_from_shapes
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.modeling import build_model
 from vmae_det.utils.errors import ConfigError
+from vmae_det.video.sampling import sample_keyframe_clip
 
 DOCS = model_zoo.config_folder().parent / "docs"
 
@@ -99,6 +100,50 @@ def test_each_config_builds_the_network_of_its_weights(name):
         assert (*sizes, cfg.MODEL.DECODER.NUM_HEADS) == decoder
         assert cfg.MODEL.RECONSTRUCTION.NORMALIZE
         assert model.decoder.head.out_features == 1536
+
+
+IMAGENET, HALF = (123.675, 58.395), (127.5, 127.5)  # mean and deviation of red
+# Width, blocks, heads, patch size, frames of a token, frames, classes, and the mean and deviation of red. From
+# the code of the authors: unmasked_teacher, VideoMAEv2, mae_st, mae, and timm.
+OTHERS = {
+    "umt-base": (768, 12, 12, 16, 1, 8, 710, *IMAGENET),
+    "umt-large-k710": (1024, 24, 16, 16, 1, 8, 710, *IMAGENET),
+    "umt-large-finetuned-kinetics": (1024, 24, 16, 16, 1, 8, 400, *IMAGENET),
+    "umt-base-ava": (768, 12, 12, 16, 1, 8, 80, 122.7717, 57.375),
+    "umt-large-ava": (1024, 24, 16, 16, 1, 8, 80, 122.7717, 57.375),
+    "videomaev2-small-k710": (384, 12, 6, 16, 2, 16, 710, *IMAGENET),
+    "videomaev2-base-k710": (768, 12, 12, 16, 2, 16, 710, *IMAGENET),
+    "videomaev2-giant-k710": (1408, 40, 16, 14, 2, 16, 710, *IMAGENET),
+    "mae-st-large-k400": (1024, 24, 16, 16, 2, 16, 400, 114.75, 57.375),
+    "mae-st-huge-k700": (1280, 32, 16, 16, 2, 16, 400, 114.75, 57.375),
+    "mae-image-base": (768, 12, 12, 16, 2, 16, 400, *IMAGENET),
+    "timm:vit_base_patch16_224.augreg_in21k": (768, 12, 12, 16, 2, 16, 400, *HALF),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_configs_of_other_authors(name):
+    cfg = model_zoo.get_config(model_zoo.get_weights(name).config)
+    node = cfg.MODEL.BACKBONE
+    sizes = node.EMBED_DIM, node.DEPTH, node.NUM_HEADS, node.PATCH_SIZE, node.TUBELET_SIZE
+    is_detector = cfg.MODEL.META_ARCHITECTURE == "ActionDetector"
+    classes = cfg.MODEL.ROI_HEAD.NUM_CLASSES if is_detector else cfg.MODEL.CLASSIFIER.NUM_CLASSES
+    pixels = cfg.MODEL.PIXEL_MEAN[0], cfg.MODEL.PIXEL_STD[0]
+    assert (*sizes, cfg.INPUT.NUM_FRAMES, classes, *pixels) == OTHERS[name]
+    assert node.CLASS_TOKEN == name.startswith(("mae-", "timm:"))
+    if name.startswith("umt-"):
+        sampling = cfg.INPUT.SAMPLING_RATE * 8 if is_detector else cfg.INPUT.SAMPLING
+        assert sampling == (296 if is_detector else "segments")
+
+
+def test_umt_takes_8_frames_over_300_around_the_keyframe():
+    """Its frames are 18, 56, 93, ... of 300, of which number 150 is the keyframe."""
+    node = model_zoo.get_config("AVA/umt_base_8x37.yaml").INPUT
+    frames = sample_keyframe_clip(node, 1000, 5000) - 1000
+    expected = [int(300 / 16 + number * 300 / 8) - 150 for number in range(8)]
+    assert abs(frames - expected).max() <= 2
+    node.SAMPLING_RATE = 8  # what its code computes
+    assert (sample_keyframe_clip(node, 1000, 5000) - 1000).tolist() == [121 + 8 * n - 150 for n in range(8)]
 
 
 def test_unknown_weights():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vmae_det.config import CfgNode
+from functools import lru_cache
+
 from vmae_det.model_zoo import get_config
 from vmae_det.model_zoo.costs import COSTS
 from vmae_det.model_zoo.weights import WEIGHTS
@@ -13,11 +14,10 @@ HEADER = ("name", "backbone", "M parameters", "GFLOPs", "trained on", "license",
 
 def weights_table() -> list[tuple[str, ...]]:
     """Return a row of `HEADER` for each entry of `WEIGHTS`."""
-    backbones = {config: _backbone(get_config(config)) for config in COSTS}
     return [
         (
             name,
-            backbones[weights.config],
+            _backbone(weights.config),
             *(f"{number:.1f}" for number in COSTS[weights.config]),
             weights.note,
             weights.license,
@@ -27,7 +27,9 @@ def weights_table() -> list[tuple[str, ...]]:
     ]
 
 
-def _backbone(cfg: CfgNode) -> str:
+@lru_cache
+def _backbone(config: str) -> str:
+    cfg = get_config(config)
     node = cfg.MODEL.BACKBONE
     size = _SIZES.get(node.EMBED_DIM, node.EMBED_DIM)
     family = "ViT" if node.NAME == "VideoViT" else node.NAME.removesuffix("ViT")
