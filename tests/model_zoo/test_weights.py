@@ -103,8 +103,8 @@ def test_each_config_builds_the_network_of_its_weights(name):
 
 
 IMAGENET, HALF = (123.675, 58.395), (127.5, 127.5)  # mean and deviation of red
-# Width, blocks, heads, patch size, frames of a token, frames, classes, and the mean and deviation of red. From
-# the code of the authors: unmasked_teacher, VideoMAEv2, mae_st, mae, and timm.
+# Width, blocks, heads, patch size, frames of a token, frames, classes, mean and deviation of red. From the code
+# of the authors: unmasked_teacher, VideoMAEv2, mae_st, mae, and timm.
 OTHERS = {
     "umt-base": (768, 12, 12, 16, 1, 8, 710, *IMAGENET),
     "umt-large-k710": (1024, 24, 16, 16, 1, 8, 710, *IMAGENET),
@@ -130,7 +130,7 @@ def test_the_configs_of_other_authors(name):
     classes = cfg.MODEL.ROI_HEAD.NUM_CLASSES if is_detector else cfg.MODEL.CLASSIFIER.NUM_CLASSES
     pixels = cfg.MODEL.PIXEL_MEAN[0], cfg.MODEL.PIXEL_STD[0]
     assert (*sizes, cfg.INPUT.NUM_FRAMES, classes, *pixels) == OTHERS[name]
-    assert node.CLASS_TOKEN == name.startswith(("mae-", "timm:"))
+    assert name.startswith(("mae-", "timm:")) == node.CLASS_TOKEN
     if name.startswith("umt-"):
         sampling = cfg.INPUT.SAMPLING_RATE * 8 if is_detector else cfg.INPUT.SAMPLING
         assert sampling == (296 if is_detector else "segments")
