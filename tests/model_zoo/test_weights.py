@@ -103,8 +103,8 @@ def test_each_config_builds_the_network_of_its_weights(name):
 
 
 IMAGENET, HALF = (123.675, 58.395), (127.5, 127.5)  # mean and deviation of red
-# Width, blocks, heads, patch size, frames of a token, frames, classes, mean and deviation of red. From the code
-# of the authors: unmasked_teacher, VideoMAEv2, mae_st, mae, and timm.
+# Width, blocks, heads, patch size, frames of a token, frames, classes, mean and deviation of red. From the
+# code of the authors: unmasked_teacher, VideoMAEv2, mae_st, mae, and timm.
 OTHERS = {
     "umt-base": (768, 12, 12, 16, 1, 8, 710, *IMAGENET),
     "umt-large-k710": (1024, 24, 16, 16, 1, 8, 710, *IMAGENET),
