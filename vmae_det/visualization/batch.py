@@ -164,7 +164,7 @@ def _draw_detection(cfg: CfgNode, dataset: ConcatClipDataset, batch: Batch) -> l
             for t, frame in enumerate(frames)
         ]
         lines = [
-            f"{person}: {', '.join(label.name for label in overlay.actions)}"
+            f"{person}: {', '.join(label.name for label in overlay.actions) or 'no action'}"
             for person, overlay in enumerate(people, start=1)
         ]
         rows = (("\n".join(lines) or "no persons in the crop", np.stack(drawn)),)
