@@ -136,7 +136,7 @@ def choose_classes(choices: Choices) -> ConcatClipDataset:
         _check_single_class(choices, dataset)
     ratio = present.max() / present.min()
     balance = "inverse_sqrt" if ratio > _RARE else "none"
-    reason = f"the most frequent class has {ratio:.3g} times the labels of the rarest ({present.min()})"
+    reason = f"the most frequent class has {ratio:.3g} times the labels of the rarest ({present.min():g})"
     choices.set("SOLVER.CLASS_BALANCE", balance, reason)
     sided = sided_classes(dataset.classes and dataset.classes.label_map)
     if sided:
