@@ -7,18 +7,30 @@ import torch
 import torch.nn.functional as F
 from published_files import (
     CLASSES,
+    CUBE,
+    DECODER_WIDTH,
     IMAGE_MAE,
     MAE_ST,
     MAE_ST_CLASSIFIER,
+    MAE_ST_ENCODER,
+    PUBLISHED,
     UMT,
     WIDTH,
+    blocks,
+    fused_block,
+    image_block,
+    mae_st_block,
     tensors,
 )
 
+from vmae_det import model_zoo
 from vmae_det.checkpoint import load_weights, locate, read_checkpoint, timm_models
 from vmae_det.checkpoint.convert import convert_weights
 from vmae_det.checkpoint.loading import config_keys_from_shapes
+from vmae_det.checkpoint.published_formats import part_of
+from vmae_det.checkpoint.rename_parameters import inflate_image_weights, rename_from_published
 from vmae_det.checkpoint.stored_config import compare_configs, stored_config
+from vmae_det.engine.inspection import empty_model
 from vmae_det.modeling import build_model
 from vmae_det.utils.errors import ConfigError, WeightsError
 
@@ -141,6 +153,62 @@ def test_umt_loads_as_videomae_with_one_frame_per_token(model):
     assert torch.equal(ours.backbone.norm.weight, theirs["encoder.norm.weight"])
     with pytest.raises(WeightsError, match=r"TUBELET_SIZE is 1 in the file, 2 in the config"):
         load_weights(model("detect"), theirs, backbone_only=True)
+
+
+FINETUNED = (PUBLISHED["videomae", "finetune"][2], "blocks", fused_block)
+FULL_SIZE = {
+    "mae-st-huge-k600": (MAE_ST_ENCODER, "blocks", mae_st_block),
+    "mae-image-large": (IMAGE_MAE, "blocks", image_block),
+    "timm:vit_base_patch16_224.augreg_in21k": (IMAGE_MAE, "blocks", image_block),
+    "umt-large": (UMT, "encoder.blocks", fused_block),
+    "umt-base-finetuned-kinetics": FINETUNED,
+    "videomaev2-small-k710": FINETUNED,
+    "videomaev2-giant-k710": FINETUNED,
+    "videomaev2-giant": (PUBLISHED["videomae", "pretrain"][2], "encoder.blocks", fused_block),
+}
+
+
+def full_size(name, shape, cfg):
+    """The shape of a parameter outside of the blocks of the encoder."""
+    node, cells = cfg.MODEL.BACKBONE, (cfg.INPUT.CROP_SIZE // cfg.MODEL.BACKBONE.PATCH_SIZE) ** 2
+    if name == "pos_embed_spatial":
+        return 1, cells, node.EMBED_DIM
+    if name == "pos_embed_temporal":
+        return 1, cfg.INPUT.NUM_FRAMES // node.TUBELET_SIZE, node.EMBED_DIM
+    if name == "pos_embed":
+        return 1, 1 + cells, node.EMBED_DIM
+    if len(shape) > 3:
+        return node.EMBED_DIM, 3, *[node.TUBELET_SIZE] * (len(shape) - 4), node.PATCH_SIZE, node.PATCH_SIZE
+    sizes = {WIDTH: node.EMBED_DIM, CUBE: 3 * node.TUBELET_SIZE * node.PATCH_SIZE**2}
+    sizes |= {CLASSES: cfg.MODEL.CLASSIFIER.NUM_CLASSES, DECODER_WIDTH: cfg.MODEL.DECODER.EMBED_DIM}
+    return tuple(sizes.get(side, side) for side in shape)
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_a_file_of_full_size_fits_the_config(name):
+    cfg = model_zoo.get_config(model_zoo.get_weights(name).config)
+    shapes, prefix, block = FULL_SIZE[name]
+    node, decoder = cfg.MODEL.BACKBONE, cfg.MODEL.DECODER
+    full = {key: full_size(key, shape, cfg) for key, shape in shapes.items() if "blocks." not in key}
+    full |= blocks(prefix, block, node.DEPTH, node.EMBED_DIM)
+    if "decoder.norm.weight" in shapes:
+        full |= blocks("decoder.blocks", fused_block, decoder.DEPTH, decoder.EMBED_DIM)
+    hidden = {4 * node.EMBED_DIM: int(node.EMBED_DIM * node.MLP_RATIO)}
+    for key in full:
+        if f"{prefix}." in key and ".mlp." in key:
+            full[key] = tuple(hidden.get(side, side) for side in full[key])
+    renamed = rename_from_published({key: torch.empty(shape, device="meta") for key, shape in full.items()})
+    slices = cfg.INPUT.NUM_FRAMES // node.TUBELET_SIZE
+    weights, _ = inflate_image_weights(renamed.weights, node.TUBELET_SIZE, slices * node.CLASS_TOKEN)
+    got = {key: tuple(value.shape) for key, value in weights.items()}
+    cells = (cfg.INPUT.CROP_SIZE // node.PATCH_SIZE) ** 2
+    assert got.pop("backbone.positions", (slices * cells, node.EMBED_DIM)) == (slices * cells, node.EMBED_DIM)
+    expected = {key: tuple(value.shape) for key, value in empty_model(cfg).state_dict().items()}
+    parts = {part_of(key) for key in got}
+    expected = {key: shape for key, shape in expected.items() if part_of(key) in parts}
+    assert {key: shape for key, shape in got.items() if not key.startswith("backbone.norm.")} == {
+        key: shape for key, shape in expected.items() if not key.startswith("backbone.norm.")
+    }
 
 
 # ---------------------------------------------------------------- image models
