@@ -222,6 +222,15 @@ def test_only_named_weights_are_retried(monkeypatch):
     assert weights == "videomae-small-finetuned-kinetics"
 
 
+def test_recipes_of_weights_of_other_sizes(monkeypatch):
+    monkeypatch.setattr(auto_network, "locate", lambda name: name)
+    for model, recipe, weights in (
+        ("videomaev2-giant-k710", "AVA/vit_huge_16x4_from_kinetics.yaml", "videomaev2-giant-k710"),
+        ("AVA/umt_base_8x37.yaml", "AVA/umt_base_8x37.yaml", "umt-base-k710"),  # those that the config names
+    ):
+        assert auto_network.choose_recipe("detection", model, "", {}, [])[:2] == (recipe, weights)
+
+
 def test_own_weights_determine_the_network(choose, tiny_cfg, tmp_path, monkeypatch):
     cfg = tiny_cfg("pretrain")
     weights = str(save_weights(build_model(cfg).state_dict(), cfg.dump(), tmp_path / "own.pt"))

@@ -53,7 +53,7 @@ def choose_network(
     architecture, _, tiny = RECIPES[choices.task]
     stored = network_of(weights) if weights else {}
     if not (model or weights) and "MODEL.BACKBONE.EMBED_DIM" in choices.given_keys:
-        size = size_of(given.MODEL.BACKBONE.EMBED_DIM)
+        size = recipe_size(given.MODEL.BACKBONE.EMBED_DIM)
         recipe, why = (RECIPES[choices.task][1].format(size) if size else tiny), "fits the given backbone"
     else:
         recipe, weights, why = choose_recipe(choices.task, model, weights, stored, choices.warnings)
@@ -104,12 +104,14 @@ def choose_recipe(
         if weights:
             raise UserError(f"--model: {model} names weights, so it cannot be combined with --weights")
         width = model_zoo.get_config(model_zoo.get_weights(model).config).MODEL.BACKBONE.EMBED_DIM
-        return recipe.format(size_of(width)), _available(model), f"--model {model}"
+        return recipe.format(recipe_size(width) or "base"), _available(model), f"--model {model}"
     if model.endswith((".yaml", ".yml")):
         cfg = model_zoo.get_config(model)
         if model_class(cfg).task != task:
             raise UserError(f"--model: {model} is for {model_class(cfg).task}, but --data is for {task}")
-        size = size_of(cfg.MODEL.BACKBONE.EMBED_DIM)
+        size, start = size_of(cfg.MODEL.BACKBONE.EMBED_DIM), cfg.MODEL.BACKBONE.CHECKPOINT
+        if start in model_zoo.WEIGHTS:
+            return model, weights or _available(start), f"--model {model}"
         return model, weights or (_published(task, size, warnings) if size else ""), f"--model {model}"
     if model and model not in SIZES:
         known = (TINY, *SIZES, *model_zoo.WEIGHTS)
@@ -117,7 +119,7 @@ def choose_recipe(
     if model:
         return recipe.format(model), weights or _published(task, model, warnings), f"--model {model}"
     if weights:
-        size = size_of(stored.get("MODEL.BACKBONE.EMBED_DIM", 0))
+        size = recipe_size(stored.get("MODEL.BACKBONE.EMBED_DIM", 0))
         return recipe.format(size) if size else tiny, weights, f"fits {weights}"
     return _default_recipe(task, recipe, tiny, warnings)
 
@@ -150,6 +152,11 @@ def _default_recipe(task: str, recipe: str, tiny: str, warnings: list[str]) -> t
 def size_of(width: int) -> str:
     """Return the size whose tokens have a dimension; "" if there is none."""
     return next((size for size, dim in SIZES.items() if dim == width), "")
+
+
+def recipe_size(width: int) -> str:
+    """Return the size whose recipe fits tokens of a dimension: the largest for larger ones; "" if none."""
+    return size_of(width) or (list(SIZES)[-1] if width > max(SIZES.values()) else "")
 
 
 def _available(name: str, patient: bool = True) -> str:
