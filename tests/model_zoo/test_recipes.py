@@ -19,6 +19,7 @@ OTHERS = (
     "videomaev2_",
     "mae_st_",
     "image_",
+    "vjepa2",
 )  # not of the paper
 PAPER = [name for name in NAMES if not any(other in name for other in OTHERS)]
 

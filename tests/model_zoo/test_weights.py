@@ -146,6 +146,36 @@ def test_umt_takes_8_frames_over_300_around_the_keyframe():
     assert (sample_keyframe_clip(node, 1000, 5000) - 1000).tolist() == [121 + 8 * n - 150 for n in range(8)]
 
 
+# Width, blocks, heads, parameters of the backbone in millions. Those of V-JEPA 2.1 B and g are the published
+# 86,833,152 and 1,013,267,968, less the parameters for images and the three other norms.
+VJEPA = {
+    "vjepa2-large": (1024, 24, 16, 303.89),
+    "vjepa2-huge": (1280, 32, 16, 631.65),
+    "vjepa2-giant": (1408, 40, 22, 1012.17),
+    "vjepa21-base": (768, 12, 12, 86.24),
+    "vjepa21-large": (1024, 24, 16, 303.89),
+    "vjepa21-giant": (1408, 40, 22, 1012.18),
+    "vjepa21-gigantic": (1664, 48, 26, 1843.93),
+}
+
+
+@pytest.mark.parametrize("name", VJEPA)
+def test_the_configs_of_vjepa_build_its_networks(name):
+    weights = model_zoo.get_weights(name)
+    assert weights.license == "MIT"
+    cfg = model_zoo.get_config(weights.config)
+    with torch.device("meta"):
+        backbone = build_model(cfg).backbone
+    node = cfg.MODEL.BACKBONE
+    assert node.NAME == type(backbone).__name__ == ("VJepa21ViT" if "vjepa21" in name else "VJepa2ViT")
+    parameters = sum(parameter.numel() for parameter in backbone.parameters())
+    assert (node.EMBED_DIM, node.DEPTH, node.NUM_HEADS, round(parameters / 1e6, 2)) == VJEPA[name]
+    assert name == node.CHECKPOINT
+    if DOCS.is_dir():
+        page = (DOCS / "results" / "model_zoo.md").read_text(encoding="utf-8")
+        assert f"| {parameters / 1e6:.0f} M |" in page
+
+
 def test_unknown_weights():
     with pytest.raises(ConfigError, match="did you mean 'videomae-base-ssv2'"):
         model_zoo.get_weights("videomae-base-ssv")

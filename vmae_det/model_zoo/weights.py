@@ -104,6 +104,20 @@ def _image_mae(size: str, result: str) -> Weights:
     )
 
 
+def _vjepa2(size: str, pixels: int, config: str) -> Weights:
+    """Return an encoder of V-JEPA 2 in the format of Transformers."""
+    url = f"https://huggingface.co/facebook/vjepa2-vit{size}-fpc64-{pixels}/resolve/main/model.safetensors"
+    note = f"self-supervised pre-training on VideoMix22M, {pixels} x {pixels} pixels; an encoder without head"
+    return Weights(url, None, config, note, license="MIT")
+
+
+def _vjepa21(file: str, config: str, how: str) -> Weights:
+    """Return an encoder of V-JEPA 2.1 in the authors' format."""
+    url = f"https://dl.fbaipublicfiles.com/vjepa2/vjepa2_1_{file}_384.pt"
+    note = f"self-supervised pre-training on video and images, 384 x 384 pixels{how}; an encoder without head"
+    return Weights(url, None, config, note, license="MIT")
+
+
 # The authors' models in the format of Transformers. The file is model.safetensors where the
 # repository is known to contain it, and pytorch_model.bin otherwise.
 WEIGHTS: dict[str, Weights] = {
@@ -299,6 +313,14 @@ WEIGHTS: dict[str, Weights] = {
         "supervised on images of ImageNet-21k",
         "Apache-2.0",
     ),
+    "vjepa2-large": _vjepa2("l", 256, "AVA/vjepa2_large_16x4.yaml"),
+    "vjepa2-huge": _vjepa2("h", 256, "AVA/vjepa2_huge_16x4.yaml"),
+    "vjepa2-giant": _vjepa2("g", 256, "AVA/vjepa2_giant_16x4.yaml"),
+    "vjepa2-giant-384": _vjepa2("g", 384, "AVA/vjepa2_giant_16x4.yaml"),
+    "vjepa21-base": _vjepa21("vitb_dist_vitG", "AVA/vjepa21_base_16x4.yaml", ", distilled from ViT-G"),
+    "vjepa21-large": _vjepa21("vitl_dist_vitG", "AVA/vjepa21_large_16x4.yaml", ", distilled from ViT-G"),
+    "vjepa21-giant": _vjepa21("vitg", "AVA/vjepa21_giant_16x4.yaml", ""),
+    "vjepa21-gigantic": _vjepa21("vitG", "AVA/vjepa21_gigantic_16x4.yaml", ""),
 }
 
 
