@@ -190,3 +190,10 @@ def test_the_documentation_lists_all_configs_and_weights():
         assert f"`{name}`" in text
         assert (weights.url or weights.page) in text
         assert not weights.result or weights.result.removesuffix(" mAP") in text
+
+
+def test_the_classes_of_umt_are_not_in_alphabetical_order():
+    """run_class_finetuning.py of UMT: rows [:400] of the head for Kinetics-710 are those for Kinetics-400."""
+    for size in ("base", "large"):
+        label_map = LabelMap.builtin(model_zoo.get_weights(f"umt-{size}-finetuned-kinetics").label_map)
+        assert label_map.names[:3] == ("riding a bike", "marching", "dodgeball")

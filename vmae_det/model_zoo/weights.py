@@ -257,7 +257,7 @@ WEIGHTS: dict[str, Weights] = {
                 "ptk710_ftk710_ftk400",
                 "Kinetics/umt_{}_8_finetune.yaml",
                 "fine-tuned on Kinetics-710 and Kinetics-400 after pre-training on Kinetics-710",
-                "kinetics400",
+                "kinetics400_umt",
                 ("Kinetics-400: 87.4 top-1", "Kinetics-400: 90.3 top-1"),
             ),
             (
