@@ -232,6 +232,14 @@ def test_only_the_needed_files_are_downloaded_once_and_from_one_commit(hub, tmp_
     assert len(hub.downloads) == len(needed)
 
 
+def test_the_hub_is_asked_once_for_a_missing_preprocessor_config(hub, caplog):
+    del hub.files["preprocessor_config.json"]
+    folder = locate("me/model", folders=True)
+    hub.shut_down()
+    assert locate("me/model", folders=True) == folder
+    assert "cached weights without" not in caplog.text
+
+
 def test_the_weights_that_transformers_prefers_are_downloaded(hub):
     hub.files["model.safetensors"] = b"not read here"
     locate("me/model", folders=True)

@@ -119,7 +119,7 @@ def test_part_of_a_video_and_some_actions(tmp_path, detect):
     [
         (("--format", "csv,mp3"), "--format: unknown format 'mp3'"),
         (("--actions", "wlak"), "actions: 'wlak' is not in the label map"),
-        (("--start", "99"), "no keyframe between second 99"),
+        (("--start", "99"), "no keyframe from second 99 on: its last frame is at second "),
     ],
 )
 def test_invalid_choices(tmp_path, detect, arguments, expected):

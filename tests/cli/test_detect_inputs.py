@@ -151,6 +151,21 @@ def test_a_lost_connection(tmp_path, detect):  # noqa: F811
         assert "already done" not in detect(f"{url}/far.mkv")[1].out
 
 
+def test_an_index_at_the_end_without_range_requests(tmp_path, monkeypatch):
+    monkeypatch.setenv("VMAE_DET_CACHE", str(tmp_path / "cache"))
+    data = make(tmp_path / "v", count=20, size=(320, 240), options={"crf": "1"}).read_bytes()
+    assert data.index(b"moov") > 100_000  # bytes that FFmpeg does not keep
+
+    def whole(handler, write):
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        write(data)
+
+    with serve(whole) as url:
+        assert [frame.index for frame in open_source(f"{url}/v.mp4").frames()] == list(range(20))
+
+
 def mjpeg(handler, write):
     """A camera that sends a picture every 20 ms, without timestamps and without an end."""
     handler.send_response(200)

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from vmae_det import model_zoo
+from vmae_det.cli.arguments import output_folder
 from vmae_det.config import check_config, get_cfg
+from vmae_det.modeling import BACKBONE_REGISTRY
 from vmae_det.utils.errors import ConfigError
 
 
@@ -52,6 +54,21 @@ def test_a_wrong_override_names_the_key(key, value, expected):
         merged(key, value)
     assert str(error.value).startswith(f"{key}: ")
     assert expected in str(error.value)
+
+
+def test_the_home_folder_in_paths(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    (tmp_path / "own.yaml").write_text("OUTPUT_DIR: ~/run\nDATASETS: {TRAIN: ['~/a.yaml', 'b~']}\n")
+    cfg = get_cfg()
+    cfg.merge_from_file(tmp_path / "own.yaml")
+    assert (cfg.OUTPUT_DIR, cfg.DATASETS.TRAIN) == ("/home/me/run", ("/home/me/a.yaml", "b~"))
+    assert output_folder("~/run") == Path("/home/me/run")
+
+
+def test_a_custom_class_needs_from_config(monkeypatch):
+    monkeypatch.setitem(BACKBONE_REGISTRY._obj_map, "Bare", type("Bare", (), {}))
+    with pytest.raises(ConfigError, match=r"^MODEL.BACKBONE.NAME: Bare has no class method 'from_config' "):
+        check_config(merged("MODEL.BACKBONE.NAME", "Bare"))
 
 
 def test_a_key_without_a_value():

@@ -340,6 +340,9 @@ def test_coco_categories_of_one_box_are_one_person(tmp_path):
     rows, report = run(tmp_path, coco([one, one | {"category_id": 2}]), rate=10)
     assert [(row[1], row[3]) for row in rows] == [(2, "run"), (2, "wave")]
     assert report.boxes == 1
+    crowd = one | {"bbox": [0, 0, 64, 48], "iscrowd": 1}
+    rows, report = run(tmp_path, coco([one | {"iscrowd": 0}, crowd]), rate=10)
+    assert len(rows) == report.skipped["boxes of crowds (iscrowd)"] == 1
     attributes = {"action": ["run", "wave"], "happy": True, "occluded": True, "rotation": 0.0, "track_id": 4}
     rows, _ = run(tmp_path, coco([one | {"category_id": 3, "attributes": attributes}]), rate=10)
     assert [row[3:] for row in rows] == [("happy", "4"), ("run", "4"), ("wave", "4")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,8 @@ def locate(source: str | Path, folders: bool = False) -> Path:
         WeightsError: there is no such file, or it cannot be downloaded.
     """
     text = str(source)
+    if not text:
+        raise WeightsError("the path of the weights is empty")
     if not is_url(text) and Path(text).exists():
         return _checked(Path(text), folders)
     if folders and is_timm_name(text):
@@ -112,7 +115,7 @@ def download_from_hub(model: HubModel) -> Path:
         WeightsError: the hub cannot be reached, or has no such model, revision or weights.
     """
     cached = _cached_folder(model)
-    if cached is not None and _has_configs(cached):
+    if cached is not None and _has_configs(model, cached):
         return cached
     try:
         # The name of a cached folder is its commit.
@@ -138,12 +141,20 @@ def _cached_folder(model: HubModel) -> Path | None:
     return None
 
 
-def _has_configs(folder: Path) -> bool:
-    return (folder / CONFIG).is_file() and any((folder / name).is_file() for name in PREPROCESSORS)
+def _has_configs(model: HubModel, folder: Path) -> bool:
+    """Return whether each config file is in the cache, or known to be missing on the hub."""
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = {
+        name: try_to_load_from_cache(model.repo, name, revision=folder.name)
+        for name in (CONFIG, *PREPROCESSORS)
+    }
+    has_preprocessor = any(isinstance(cached[name], str) for name in PREPROCESSORS)
+    return all(path is not None or (has_preprocessor and name != CONFIG) for name, path in cached.items())
 
 
 def _download(model: HubModel, revision: str | None) -> Path:
-    from huggingface_hub import errors, list_repo_files, snapshot_download
+    from huggingface_hub import errors, hf_hub_download, list_repo_files, snapshot_download
 
     try:
         files = list_repo_files(model.repo, revision=revision)
@@ -152,6 +163,10 @@ def _download(model: HubModel, revision: str | None) -> Path:
             raise WeightsError(f"{model}: no weights on the hub; expected {', '.join(WEIGHT_FILES)}")
         wanted = [weights, CONFIG, *PREPROCESSORS]
         folder = Path(snapshot_download(model.repo, revision=revision, allow_patterns=wanted))
+        for name in (CONFIG, *PREPROCESSORS):
+            if name not in files:  # the cache remembers that it is missing
+                with suppress(errors.EntryNotFoundError):
+                    hf_hub_download(model.repo, name, revision=folder.name)
         if is_index(folder / weights):
             shards = shards_of_index(folder / weights)
             for name in shards:

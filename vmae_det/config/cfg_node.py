@@ -117,8 +117,10 @@ class CfgNode(FvcoreCfgNode):
                 hint = replacement_hint(name) or f"; write {name} {value}"
                 raise ConfigError(f"{format_value(key)[1:-1]}: a key and its value are two arguments{hint}")
         if len(cfg_list) % 2:
+            last = format_value(cfg_list[-1])[1:-1]
+            hint = f"; pass a config as --config-file {last}" if last.endswith((".yaml", ".yml")) else ""
             raise ConfigError(
-                f"{cfg_list[-1]}: a key without a value; write overrides in pairs: KEY VALUE KEY VALUE ..."
+                f"{last}: a key without a value; write overrides in pairs: KEY VALUE KEY VALUE ...{hint}"
             )
         for key, value in zip(cfg_list[0::2], cfg_list[1::2]):
             self._set(key, value, " (on the command line)", literals=True)

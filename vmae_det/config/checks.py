@@ -124,7 +124,7 @@ def _check_shapes(cfg: CfgNode) -> None:
         crop % patch == 0,
         "INPUT.CROP_SIZE",
         f"{crop} is not divisible by MODEL.BACKBONE.PATCH_SIZE {patch}; the nearest valid sizes are "
-        f"{max(crop // patch, 1) * patch} and {(crop // patch + 1) * patch}",
+        f"{max(crop // patch, 1) * patch} and {(max(crop // patch, 1) + 1) * patch}",
     )
     _require(
         frames % tubelet == 0,

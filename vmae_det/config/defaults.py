@@ -11,6 +11,7 @@ from vmae_det.config.ranges import (
     integer_or_auto,
     low_and_high,
     number,
+    path_text,
     registered,
     several,
     text,
@@ -32,12 +33,12 @@ _C = Group()
 _C.MODEL = Group()
 # Model, which determines the task: MaskedAutoencoder (pre-training), VideoClassifier or ActionDetector.
 _C.MODEL.META_ARCHITECTURE = Key(
-    "MaskedAutoencoder", registered("vmae_det.modeling:META_ARCHITECTURE_REGISTRY")
+    "MaskedAutoencoder", registered("vmae_det.modeling:META_ARCHITECTURE_REGISTRY", method="from_config")
 )
 # auto: cuda if available, otherwise cpu. mps, the GPU of an Apple computer, is accepted but untested.
 _C.MODEL.DEVICE = Key("auto", choice("auto", "cpu", "cuda", "mps"))
 # Weights of the full model: file, URL or name. A head of another shape is an error.
-_C.MODEL.WEIGHTS = Key("", text())
+_C.MODEL.WEIGHTS = Key("", path_text())
 # Pixel statistics of each channel (R, G, B), in units of 0..255. The defaults are ImageNet's.
 _C.MODEL.PIXEL_MEAN = Key((123.675, 116.28, 103.53), several(number("[0, 255]"), 3))
 _C.MODEL.PIXEL_STD = Key((58.395, 57.12, 57.375), several(number("[1, 255]"), 3))
@@ -60,7 +61,9 @@ _C.MODEL.ACTIVATION_CHECKPOINTING = Key(False, flag())
 _C.MODEL.BACKBONE = Group()
 # Backbone. VideoViT: VideoMAE's, with a table of positions. VJepa2ViT, VJepa21ViT: those of V-JEPA 2 and 2.1,
 # with rotary positions; POSITIONS is then only the table of the pre-training decoder.
-_C.MODEL.BACKBONE.NAME = Key("VideoViT", registered("vmae_det.modeling:BACKBONE_REGISTRY"))
+_C.MODEL.BACKBONE.NAME = Key(
+    "VideoViT", registered("vmae_det.modeling:BACKBONE_REGISTRY", method="from_config")
+)
 # Dimension of a token. Must be divisible by NUM_HEADS.
 _C.MODEL.BACKBONE.EMBED_DIM = Key(768, integer("[2, 16384]"))
 # Number of transformer blocks, and of attention heads in each block.
@@ -83,7 +86,7 @@ _C.MODEL.BACKBONE.CLASS_TOKEN = Key(False, flag())
 # Drop path rate of the last block. It increases linearly from 0 at the first block.
 _C.MODEL.BACKBONE.DROP_PATH = Key(0.0, number("[0, 1)"))
 # Weights of the backbone: file, URL or name of any model with this backbone. Heads and decoder are ignored.
-_C.MODEL.BACKBONE.CHECKPOINT = Key("", text())
+_C.MODEL.BACKBONE.CHECKPOINT = Key("", path_text())
 
 _C.MODEL.DECODER = Group()
 # Dimension, blocks and attention heads of the pre-training decoder.
@@ -126,7 +129,9 @@ _C.MODEL.CLASSIFIER.LINEAR_PROBE = Key(False, flag())
 _C.MODEL.ROI_HEAD = Group()
 # RoI head. MaxPoolRoIHead pools each person's region. AttentionRoIHead then attends from the persons to the
 # tokens of the clip and to one another.
-_C.MODEL.ROI_HEAD.NAME = Key("MaxPoolRoIHead", registered("vmae_det.modeling:ROI_HEAD_REGISTRY"))
+_C.MODEL.ROI_HEAD.NAME = Key(
+    "MaxPoolRoIHead", registered("vmae_det.modeling:ROI_HEAD_REGISTRY", method="from_config")
+)
 # Classes of the label map; 80 in AVA. auto: those of MODEL.WEIGHTS, otherwise of the first training set.
 _C.MODEL.ROI_HEAD.NUM_CLASSES = Key(80, integer_or_auto("[1, 100000]"))
 # RoIAlign: output cells per side, sampling points per cell and side (0: adaptive), half-pixel alignment.
@@ -207,12 +212,12 @@ _C.INPUT.CUTMIX = Key(0.0, number("[0, 1000]"))
 # ---------------------------------------------------------------- data
 _C.DATASETS = Group()
 # Names of the catalog, dataset files (YAML), or folders or shards of videos (for pre-training).
-_C.DATASETS.TRAIN = Key((), several(text(blank=False), 0, 1000))
-_C.DATASETS.TEST = Key((), several(text(blank=False), 0, 1000))
+_C.DATASETS.TRAIN = Key((), several(path_text(blank=False), 0, 1000))
+_C.DATASETS.TEST = Key((), several(path_text(blank=False), 0, 1000))
 # Weight of each dataset of TRAIN: its samples in an epoch are proportional to it. Empty: to its size.
 _C.DATASETS.TRAIN_WEIGHTS = Key((), several(number("(0, 1000000]"), 0, 1000))
 # Folder of the catalog's datasets. Empty: $VMAE_DET_DATASETS, otherwise ./datasets.
-_C.DATASETS.ROOT = Key("", text())
+_C.DATASETS.ROOT = Key("", path_text())
 # Detection training: add persons of person_boxes that match no annotated box (IoU below 0.3), with all
 # labels 0. annotated_keyframes: in keyframes that the annotations name. all_keyframes: in each keyframe of an
 # annotated video that is not excluded (docs/guides/detection.md).
@@ -235,7 +240,8 @@ _C.DATALOADER.DECODE_SMALLER = Key(True, flag())
 # Fraction of a dataset's videos that may be unreadable. They are logged, replaced by others in training, and
 # skipped in testing. Above this fraction, the run saves a checkpoint and stops.
 _C.DATALOADER.MAX_BAD_FRACTION = Key(0.01, number("[0, 1]"))
-# Timeout for reading one sample, in seconds. A video that takes longer counts as unreadable.
+# Timeout for reading one sample, in seconds. A video that takes longer counts as unreadable. Loader workers
+# enforce it; with NUM_WORKERS 0 there is no timeout.
 _C.DATALOADER.TIMEOUT = Key(120.0, number("(0, 1000000]"))
 # Pre-training: clips from each video in an epoch. Use more than 1 for few, long videos.
 _C.DATALOADER.CLIPS_PER_VIDEO = Key(1, integer("[1, 100000]"))
@@ -329,9 +335,9 @@ _C.PERSON_DETECTOR.NAME = Key(
 )
 # File or URL of weights. Empty: those published by torchvision or detectron2, downloaded once. random: random
 # weights. onnx: the ONNX file.
-_C.PERSON_DETECTOR.WEIGHTS = Key("", text())
+_C.PERSON_DETECTOR.WEIGHTS = Key("", path_text())
 # detectron2: a COCO model of its model zoo, or a custom YAML file with its WEIGHTS.
-_C.PERSON_DETECTOR.CONFIG = Key("COCO-Detection/faster_rcnn_X_101_32x8d_FPN_3x.yaml", text())
+_C.PERSON_DETECTOR.CONFIG = Key("COCO-Detection/faster_rcnn_X_101_32x8d_FPN_3x.yaml", path_text())
 # onnx: layout of the output, yolov5 (also v7), yolov8 (and later) or end_to_end (non-maximum suppression
 # included). auto: detect it from its shape, its values and the metadata of the file.
 _C.PERSON_DETECTOR.ONNX_LAYOUT = Key("auto", choice("auto", "yolov5", "yolov8", "end_to_end"))
@@ -349,7 +355,7 @@ _C.PERSON_DETECTOR.BATCH_SIZE = Key(4, integer("[1, 1000]"))
 
 # ---------------------------------------------------------------- run
 # Folder of logs, checkpoints and results.
-_C.OUTPUT_DIR = Key("output", text(blank=False))
+_C.OUTPUT_DIR = Key("output", path_text(blank=False))
 # Seed of initial weights, order of samples, augmentation and masks.
 _C.SEED = Key(0, integer("[0, 4294967295]"))
 

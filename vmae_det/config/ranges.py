@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import numbers
+import os
 import re
 import reprlib
 from collections.abc import Iterator
@@ -199,6 +200,21 @@ def text(blank: bool = True, pattern: str = "", form: str = "") -> Range:
 
 
 @dataclass(frozen=True)
+class _PathText(_Text):
+    def convert(self, value: Any) -> str:
+        return os.path.expanduser(super().convert(value))
+
+
+def path_text(blank: bool = True) -> Range:
+    """A path, a URL or a name. A leading `~` is expanded to the home folder, as a shell does.
+
+    Args:
+        blank: accept the empty string.
+    """
+    return _PathText(blank)
+
+
+@dataclass(frozen=True)
 class _Choice(_Text):
     choices: tuple[str, ...] = ()
 
@@ -216,22 +232,26 @@ def choice(*choices: str) -> Range:
 class _Registered(_Text):
     registry: str = ""
     extra_choices: tuple[str, ...] = ()
+    method: str = ""
 
     def check(self, value: str, key: str) -> None:
         if len(value) > 100:
             raise ValueError(f"must be a name, got {format_value(value)}")
         if value not in self.extra_choices:
             module, name = self.registry.split(":")
-            lookup(getattr(importlib.import_module(module), name), value, key)
+            found = lookup(getattr(importlib.import_module(module), name), value, key)
+            if self.method and not callable(getattr(found, self.method, None)):
+                raise ValueError(f"{value} has no class method '{self.method}' (docs/guides/extend.md)")
 
 
-def registered(registry: str, extra_choices: tuple[str, ...] = ()) -> Range:
+def registered(registry: str, extra_choices: tuple[str, ...] = (), method: str = "") -> Range:
     """A name in a registry, or one of `extra_choices`.
 
     Args:
         registry: "MODULE:NAME". The module is imported when a value is checked, not when the config is.
+        method: class method that the registered class must have.
     """
-    return _Registered(blank=False, registry=registry, extra_choices=extra_choices)
+    return _Registered(blank=False, registry=registry, extra_choices=extra_choices, method=method)
 
 
 @dataclass(frozen=True)

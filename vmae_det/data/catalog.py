@@ -231,7 +231,7 @@ def _resolve_path(key: str, value: Any, base: Path, source: str) -> Path:
     """Return a local file or folder. URLs are downloaded."""
     if is_url(str(value)):
         return local_path(str(value))
-    path = base / str(value)
+    path = base / os.path.expanduser(str(value))
     if not path.exists():
         if key in _LABEL_MAP_KEYS and value in builtin_label_maps():
             return label_map_file(value)

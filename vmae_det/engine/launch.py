@@ -138,10 +138,6 @@ def _run_worker(task: WorkerTask) -> None:
 
 def _run_in_group(task: WorkerTask, report: Callable[[UserError], None]) -> int:
     cuda = torch.cuda.is_available()
-    if cuda:
-        local_rank = int(os.environ.get("LOCAL_RANK", 0))
-        if local_rank < torch.cuda.device_count():  # else `get_device` raises, unless MODEL.DEVICE is cpu
-            torch.cuda.set_device(local_rank)
     # Let the watchdog fire before collectives time out: its message is clearer.
     collective_timeout = datetime.timedelta(seconds=2 * task.timeout + 60)
     try:

@@ -38,6 +38,8 @@ METRICS = "metrics.jsonl"
 def get_device(cfg: CfgNode) -> torch.device:
     """Return the device that MODEL.DEVICE names: the CPU, or the GPU of this process.
 
+    With several processes, a GPU becomes the current device of its process.
+
     Raises:
         ConfigError: the device is not available, or does not support SOLVER.AMP; another process uses the
             GPU of this process.
@@ -54,10 +56,11 @@ def get_device(cfg: CfgNode) -> torch.device:
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     count, local_rank = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", 0))
-    if distributed.get_world_size() > 1 and local_rank >= count:
-        raise ConfigError(
-            f"--num-gpus: process {local_rank + 1} finds only {count} GPU{'s' * (count > 1)} on this machine"
-        )
+    if distributed.get_world_size() > 1:
+        if local_rank >= count:
+            gpus = f"{count} GPU{'s' * (count > 1)}"
+            raise ConfigError(f"--num-gpus: process {local_rank + 1} finds only {gpus} on this machine")
+        torch.cuda.set_device(local_rank)
     return torch.device("cuda", torch.cuda.current_device())
 
 

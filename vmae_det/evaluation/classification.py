@@ -164,14 +164,15 @@ def _match_classes(
             )
     if highest >= len(label_map):
         raise ConfigError(
-            f"the ground truth has a label {highest}, but there are {len(label_map)} classes, numbered from 0"
+            f"line {ground_truth.lines[ground_truth.labels.argmax()]} of the ground truth has the label "
+            f"{highest}, but there are {len(label_map)} classes, numbered from 0"
         )
     for label in np.unique(ground_truth.labels):
         name = label_map.names[label]
         if name not in known:
             raise ConfigError(
                 f"the class '{name}' of the ground truth is not among the {len(known)} classes of the scores"
-                f"{did_you_mean(name, known)}; classes are matched by name"
+                f"{did_you_mean(name, predictions.classes)}; classes are matched by name"
             )
     # Names of the label map that the model lacks have no videos.
     ordered = [name for name in label_map.names if name in known]

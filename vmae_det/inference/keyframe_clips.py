@@ -108,8 +108,12 @@ def plan_keyframes(
     """
     known_length = source.times is not None
     if given is None:
-        end = min(end, source.times[-1] if known_length else math.inf)
         if known_length:
+            last = float(source.times[-1])
+            if start > last:
+                problem = f"no keyframe from second {start:g} on: its last frame is at second {last:.2f}"
+                raise DataError(problem, source.name)
+            end = min(end, last)
             check_keyframe_count((end - start) / every, len(source.times), source.name)
         times: Sequence[float] = RegularTimes(start, every, end)
     else:

@@ -73,8 +73,13 @@ class EagerModel:
         return [own.numpy() for own in maps.split([len(own) for own in classes])]
 
 
-# What each model is used for, in messages.
+# What each model is used for, in messages, and what to do with it.
 _PURPOSES = {"ActionDetector": "detection", "VideoClassifier": "classification"}
+_REMEDIES = {
+    "ActionDetector": "; use vmae-det detect",
+    "VideoClassifier": "; use vmae-det classify",
+    "MaskedAutoencoder": "; fine-tune it first (docs/guides/finetune.md)",
+}
 
 
 def check_architecture(cfg: CfgNode, expected: str) -> None:
@@ -83,7 +88,8 @@ def check_architecture(cfg: CfgNode, expected: str) -> None:
     if got != expected:
         article = "an" if expected[0] in "AEIOU" else "a"
         raise ConfigError(
-            f"MODEL.META_ARCHITECTURE: {_PURPOSES[expected]} needs {article} {expected}, got {got}"
+            f"MODEL.META_ARCHITECTURE: {_PURPOSES[expected]} needs {article} {expected}, got {got} of "
+            f"{cfg.MODEL.WEIGHTS or 'the config'}{_REMEDIES.get(got, '')}"
         )
 
 

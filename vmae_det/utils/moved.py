@@ -5,6 +5,7 @@ The table contains the documented paths. CHANGELOG.md lists all.
 
 from __future__ import annotations
 
+import dis
 import sys
 from collections.abc import Callable, Mapping
 from importlib.abc import MetaPathFinder
@@ -38,14 +39,20 @@ def install() -> None:
 def moved_names(module: str, names: Mapping[str, str]) -> Callable[[str], object]:
     """Return a `__getattr__` for a module whose names moved.
 
+    `from module import NAME` raises ImportError with the new place. Other access, such as `hasattr`, raises
+    AttributeError: Python would replace its message in an import.
+
     Args:
         module: its name.
         names: name to the module that contains it now.
     """
 
     def __getattr__(name: str) -> object:
-        if name in names:
-            raise ImportError(f"{module}.{name} was moved to {names[name]}.{name} in vmae_det 0.2.0")
-        raise AttributeError(f"module '{module}' has no attribute '{name}'")
+        if name not in names:
+            raise AttributeError(f"module '{module}' has no attribute '{name}'")
+        caller = sys._getframe(1)
+        is_import = dis.opname[caller.f_code.co_code[caller.f_lasti]] == "IMPORT_FROM"
+        error = ImportError if is_import else AttributeError
+        raise error(f"{module}.{name} was moved to {names[name]}.{name} in vmae_det 0.2.0")
 
     return __getattr__

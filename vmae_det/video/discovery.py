@@ -144,7 +144,7 @@ def find_video_inputs(names: Sequence[str]) -> list[VideoInput]:
 
     Raises:
         DataError: a folder contains no videos.
-        UserError: the outputs of two videos would have the same name.
+        UserError: an argument is empty, or the outputs of two videos would have the same name.
     """
     inputs = [video_input for name in names for video_input in _expand_argument(name)]
     by_stem: dict[Path, VideoInput] = {}
@@ -159,6 +159,8 @@ def find_video_inputs(names: Sequence[str]) -> list[VideoInput]:
 
 
 def _expand_argument(name: str) -> list[VideoInput]:
+    if not name:
+        raise UserError("VIDEO: the path is empty")
     root = Path(name)
     if is_live(name) or is_url(name) or not root.is_dir():
         return [VideoInput(name, Path(video_id(name)))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import re
 import threading
@@ -279,6 +280,7 @@ class NetworkVideo:
             raise DataError("contains no video stream", url)
         stream.codec_context.thread_count = 1
         self.stream = stream
+        self._packets = self.container.demux(stream)
         duration, container_duration = stream.duration, self.container.duration or 0
         self.duration = float(duration * stream.time_base if duration else container_duration / av.time_base)
 
@@ -292,6 +294,18 @@ class NetworkVideo:
         """Whether frames get the same times while they arrive as from a reader of the entire file."""
         return self.container.format.name.startswith(_STREAMABLE)
 
+    def is_streamable(self) -> bool:
+        """Return whether its first packet can be read. If not, close the connection.
+
+        Without range requests, FFmpeg opens a file whose index is at its end, and fails to go back.
+        """
+        try:
+            self._packets = itertools.chain([next(self._packets)], self._packets)
+        except (av.FFmpegError, OSError):
+            self.container.close()
+            return False
+        return True
+
     def decode(self) -> Iterator[tuple[int | None, np.ndarray]]:
         """Yield (PTS, frame as displayed, uint8 RGB (H, W, 3)). All frames get the size of the first one.
 
@@ -302,7 +316,7 @@ class NetworkVideo:
         """
         size = None
         try:
-            for packet in self.container.demux(self.stream):
+            for packet in self._packets:
                 try:
                     frames = packet.decode()
                 except av.InvalidDataError:
@@ -394,10 +408,13 @@ def open_source(video: str | Path, reader: str = "auto") -> VideoSource:
                     warn_once(name, "states no length; it is read as a live stream, by this machine's clock")
                 images = (image for _, image in network_video.decode())
                 return LiveSource(images, network_video.stream.average_rate or _DEFAULT_RATE, name)
-            if network_video.has_frame_times:
+            if not network_video.has_frame_times:
+                network_video.container.close()
+                logger.info("%s: downloading first, because frame times require the entire file", name)
+            elif network_video.is_streamable():
                 return WebSource(network_video)
-            network_video.container.close()
-            logger.info("%s: downloading first, because frame times require the entire file", name)
+            else:
+                logger.info("%s: downloading first, because its server has no range requests", name)
     return FileSource(open_video(video, reader))
 
 

@@ -53,6 +53,9 @@ class CocoImporter(Importer):
             if (bbox := annotation.get("bbox")) is None or bbox.value == []:
                 videos[key].skipped["annotations without a box"] += 1
                 continue
+            if (crowd := annotation.get("iscrowd")) is not None and crowd.value:
+                videos[key].skipped["boxes of crowds (iscrowd)"] += 1
+                continue
             if _rotation(annotation) % 360:
                 videos[key].skipped["rotated boxes"] += 1
                 continue

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from vmae_det.video.readers.base import VideoLocation, read_error
+from vmae_det.video.readers.base import VideoLocation, read_error, warn_once
+from vmae_det.video.readers.matroska import is_truncated
 from vmae_det.video.readers.timestamps import (
     ContinuousClock,
     avi_timestamps,
@@ -28,6 +29,7 @@ from vmae_det.video.readers.video_file import (
     RAW_FORMATS,
     Orientation,
     VideoFile,
+    file_size,
     is_idr,
     nal_length_size,
     orientation_of,
@@ -163,6 +165,10 @@ def _read_frame_index(location: VideoLocation, file: VideoFile) -> FrameIndex:
         key_pts = pts[:1]
     if scan.discontinuities:
         warn_about_discontinuities(location.path, len(scan.discontinuities))
+    if scan.format.startswith("matroska") and is_truncated(location, file_size(location)):
+        seconds, stated = float((pts[-1] - pts[0]) * scan.time_base), file.container.duration
+        total = f" of {stated / av.time_base:.1f}" if stated else ""
+        warn_once(location.path, f"truncated; its frames end at second {seconds:.1f}{total}")
     warn_if_hdr(location.path, scan.first_frame.color_trc)
     width, height = square_pixel_size(file.stream, scan.first_frame.width, scan.first_frame.height)
     rotated = orientation != Orientation()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,7 @@ import av
 import numpy as np
 from av.sidedata.sidedata import Type as SideData
 
+from vmae_det.utils.input_files import check_regular_file
 from vmae_det.video.readers.base import VideoLocation, read_error, warn_once
 
 # Raw codec streams, without the timestamps and sizes that a container stores.
@@ -118,6 +120,8 @@ def _open(
     stream_options: list[dict[str, str]] | None = None,
 ) -> tuple[av.container.InputContainer, av.VideoStream]:
     if file_size(location) == 0:
+        with suppress(FileNotFoundError):
+            check_regular_file(location.file)
         raise read_error(location.path, "it is empty")
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file,subfile"} | (options or {})
 
