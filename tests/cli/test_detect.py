@@ -185,6 +185,8 @@ def test_inputs(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="contains no videos and no images"):
         find_video_inputs([str(tmp_path / "empty")])
+    with pytest.raises(UserError, match="VIDEO: the path is empty"):  # not the current folder
+        find_video_inputs([""])
     with pytest.raises(UserError, match="would be named 'x'"):
         find_video_inputs(["a/x.mp4", "b/x.mp4"])
 

@@ -14,10 +14,12 @@ import dataset_sites
 import pytest
 from dataset_sites import Site, write_video
 
+from vmae_det.cli import prepare as prepare_command
+from vmae_det.cli.main import main
 from vmae_det.cli.train import train_or_evaluate
 from vmae_det.data.catalog import get_dataset
 from vmae_det.dataset_tools.check import check_dataset
-from vmae_det.dataset_tools.prepare.preparers import lock_folder
+from vmae_det.dataset_tools.prepare.preparers import Outcome, lock_folder
 from vmae_det.dataset_tools.prepare.video_jobs import Journal
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.utils.errors import UserError
@@ -399,3 +401,11 @@ def test_errors_name_wrong_folders(site, capsys):
     site.annotations = site.root
     assert site.prepare() == 2
     assert "expected the file train.csv in this folder" in capsys.readouterr().err
+
+
+def test_a_preparation_without_a_dataset_is_an_error(tmp_path, monkeypatch, capsys):
+    module = prepare_command.get_preparer("jhmdb")
+    monkeypatch.setattr(module, "prepare", lambda *_: Outcome([], 2, problem="no video has a box"))
+    arguments = ["--videos", tmp_path, "--annotations", tmp_path, "--root", tmp_path]
+    assert main(["prepare", "jhmdb", *map(str, arguments)]) == 1
+    assert capsys.readouterr().out.endswith("videos: 2 of 2 are usable\nno video has a box\n")

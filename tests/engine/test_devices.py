@@ -117,7 +117,7 @@ def test_only_runs_on_a_gpu_pin_memory(gpus, monkeypatch):
     monkeypatch.setattr(data_loader, "FaultTolerantDataset", lambda *_: None)
     pinned = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
-    dataset = type("Dataset", (), {"num_files": 1, "__len__": lambda _: 4})()
+    dataset = type("Dataset", (), {"num_files": 1, "weights": None, "__len__": lambda _: 4})()
     mixing = ("INPUT.MIXUP", 0.8, "SOLVER.BATCH_SIZE", 4)
     for device, pins in {"auto": True, "cuda": True, "cpu": False, "mps": False}.items():
         options = data_loader.build_test_loader(config("MODEL.DEVICE", device), dataset)

@@ -107,6 +107,12 @@ def test_spans_can_be_added_during_drawing():
     assert (again.draw(199.5) == strips[199]).all()  # merged into one bar each, in the same rows
 
 
+def test_spans_around_times_that_are_not_exact_are_merged():
+    times = [0.2 * number for number in range(40)]
+    parts = timeline([span(1, time - 0.1, time + 0.1) for time in times], 0, 10).draw(9)
+    assert (parts == timeline([span(1, -0.1, 7.9)], 0, 10).draw(9)).all()
+
+
 def test_new_people_take_no_row_of_those_who_stay():
     line = Timeline(SIZE, rows=2)
     line.add([span(1, 0, 30)])

@@ -68,6 +68,24 @@ def test_truncated(tmp_path, reader, suffix, share):
     count_correct_frames(cut, reader)
 
 
+@pytest.mark.parametrize("live", [0, 1])  # 1: neither the duration nor the size of a cluster is stated
+def test_truncated_matroska_is_a_warning(tmp_path, caplog, live):
+    path, copy = write_numbered(tmp_path / "v", CLOSED), tmp_path / "copy.mkv"
+    with av.open(str(path)) as source, av.open(str(copy), "w", options={"live": str(live)}) as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                target.mux(packet)
+    open_video(copy)
+    copy.write_bytes(copy.read_bytes() + b"\0" * 100)
+    open_video(copy)
+    assert caplog.text == ""
+    copy.write_bytes(copy.read_bytes()[: copy.stat().st_size // 2])
+    seconds = open_video(copy).times[-1]
+    assert f"copy.mkv: truncated; its frames end at second {seconds:.1f}" in caplog.text
+
+
 @pytest.mark.parametrize("reader", READERS)
 def test_truncated_after_its_index(tmp_path, reader):
     """The index at the front of an mp4 lists frames that are missing."""

@@ -128,6 +128,8 @@ def _file_type(path: Path) -> str:
         got = "; got a web page"
     elif not text:
         got = "; got an empty file"
+    elif path.suffix == ".onnx":
+        got = "; got an ONNX file, which only detect and classify accept"
     raise WeightsError(f"{path}: damaged, or not a checkpoint of PyTorch or safetensors{got}")
 
 
@@ -169,7 +171,10 @@ def write_checkpoint(
         with atomic_write(path) as temporary:
             if path.suffix == SAFETENSORS_SUFFIX:
                 metadata = {key: json.dumps(value) for key, value in extras.items()}
+                temporary.touch()
+                mode = temporary.stat().st_mode
                 save_file(tensors, temporary, metadata={"format": "pt", **metadata})
+                temporary.chmod(mode)  # that of the umask; safetensors makes the file private
             else:
                 save_torch(({top_key: tensors} if top_key else tensors) | extras, temporary)
     except SafetensorError as error:

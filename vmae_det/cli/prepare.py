@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Run the command again to resume an interrupted run.\n"
         "docs/guides/datasets/index.md describes each dataset.\n"
-        "exit status: 0 on success, 1 if too many videos are broken, 2 on invalid usage"
+        "exit status: 0 on success, 1 if too many videos are broken or no dataset was\nwritten, 2 on invalid usage"
     )
     datasets = parser.add_subparsers(dest="dataset", metavar="DATASET", required=True)
     for name in PREPARERS:
@@ -47,6 +47,9 @@ def run(args: argparse.Namespace) -> int:
         outcome = get_preparer(args.dataset).prepare(args.dataset, folder, args)
         outcome.write_lists(folder)
     print(f"{args.dataset} in {folder}\n{outcome.as_text()}")
+    if outcome.problem:
+        print(outcome.problem)
+        return 1
     if outcome.bad_fraction > args.max_bad:
         print(f"{outcome.bad_fraction:.1%} of the videos are broken, more than --max-bad {args.max_bad:g}")
         return 1

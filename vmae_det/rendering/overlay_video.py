@@ -306,8 +306,7 @@ class OverlayWriter:
         return max(seconds / math.ceil(seconds / PAGE_SECONDS), 1.0)
 
     def _spans(self, keyframe: KeyframeActions) -> list[ActionSpan]:
-        # Rounded, so that the end of a span is exactly the start of the next one.
-        start, end = (round(keyframe.time + reach, 6) for reach in (-self._bar_reach, self._bar_reach))
+        start, end = keyframe.time - self._bar_reach, keyframe.time + self._bar_reach
         best = [(int(track), self._labels(keyframe, row)) for row, track in enumerate(keyframe.tracks)]
         return [
             ActionSpan(track, start, end, labels[0])

@@ -66,6 +66,8 @@ class Timeline:
 
     def add(self, spans: Sequence[ActionSpan]) -> None:
         """Add new spans. A span that continues the previous one is merged with it."""
+        # Rounded, so that the end of a span can equal the start of the next one.
+        spans = [span._replace(start=round(span.start, 6), end=round(span.end, 6)) for span in spans]
         for _, group in groupby(sorted(spans, key=lambda span: span.start), key=lambda span: span.start):
             # Persons who have a row come first, so that no other person gets it.
             pairs = [(self._row_of(span), span) for span in group]

@@ -57,6 +57,7 @@ class Outcome:
         missing: videos without a file.
         missing_is_normal: the dataset's source loses videos over time, so missing ones do not count as bad.
         remarks: further lines for the user.
+        problem: why no dataset was written, or "".
     """
 
     made: list[str]
@@ -65,6 +66,7 @@ class Outcome:
     missing: list[str] = field(default_factory=list)
     missing_is_normal: bool = False
     remarks: list[str] = field(default_factory=list)
+    problem: str = ""
 
     @property
     def bad_fraction(self) -> float:

@@ -97,7 +97,8 @@ def prepare_tubes(
     if persons is None:
         remarks.append(NO_PERSON_BOXES)
     remarks += run_checker(files, args.workers)
-    return Outcome(made, len(ids), status.broken, status.missing, remarks=remarks)
+    problem = "" if files else "none of the usable videos has a box, so no dataset was written"
+    return Outcome(made, len(ids), status.broken, status.missing, remarks=remarks, problem=problem)
 
 
 def _dropped_remarks(title: str, dropped: Counter) -> list[str]:
