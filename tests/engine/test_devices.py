@@ -70,7 +70,12 @@ def test_the_gpu_of_this_process(gpus, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "3")
     with pytest.raises(ConfigError, match=r"--num-gpus: process 4 finds only 2 GPUs on this machine"):
         setup.get_device(config("MODEL.DEVICE", "cuda"))
+    selected = []
+    monkeypatch.setattr(torch.cuda, "set_device", selected.append)
     assert setup.get_device(config("MODEL.DEVICE", "cpu")).type == "cpu"
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert setup.get_device(config()) == torch.device("cuda", 1)
+    assert selected == [1]  # not by the run on the CPU
 
 
 @pytest.mark.parametrize(

@@ -93,9 +93,7 @@ def test_ambiguous_videos_and_unknown_classes(case):
         evaluate_classes(video_list(["b.mp4"], [0]), predictions, LABELS)
     with pytest.raises(ConfigError, match="--label-map: required"):
         evaluate_classes(truth, predictions)
-    with pytest.raises(
-        ConfigError, match=r"line \d+ of the ground truth has the label 6, but there are 6 classes"
-    ):
+    with pytest.raises(ConfigError, match="line 1 of the ground truth has the label 6, but there are 6"):
         evaluate_classes(video_list(["x/a.mp4"], [6]), predictions, LABELS)
     few = ClassScores(("x/a",), NAMES[:2], np.eye(2)[:1])
     with pytest.raises(ConfigError, match="the class 'sit' of the ground truth is not among the 2 classes"):

@@ -14,7 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Run the command again to resume an interrupted run.\n"
         "docs/guides/datasets/index.md describes each dataset.\n"
-        "exit status: 0 on success, 1 if too many videos are broken or no dataset was\nwritten, 2 on invalid usage"
+        "exit status: 0 on success, 1 if too many videos are broken or no dataset was written,\n"
+        "2 on invalid usage"
     )
     datasets = parser.add_subparsers(dest="dataset", metavar="DATASET", required=True)
     for name in PREPARERS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from html import escape
 
 from vmae_det.evaluation.confusion_matrix import ConfusionMatrix
@@ -98,7 +99,7 @@ def _cell(x: float, y: float, share: float, kind: str, tooltip: str) -> str:
     parts = [f'<g><title>{escape(tooltip)}</title><rect class="frame" {place}/>']
     if share > 0:
         opacity = 0.12 + 0.88 * share
-        text = f"{100 * share:.0f}" if share >= 0.005 else "&lt;1"
+        text = f"{math.floor(100 * share + 0.5)}" if share >= 0.005 else "&lt;1"
         strong = " strong" if opacity > 0.85 else ""
         parts.append(f'<rect class="{kind}" {place} fill-opacity="{opacity:.2f}"/>')
         parts.append(f'<text class="v{strong}" x="{x + _CELL / 2:.1f}" y="{y + 18.5:.1f}">{text}</text>')
