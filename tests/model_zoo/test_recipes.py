@@ -20,6 +20,7 @@ OTHERS = (
     "mae_st_",
     "image_",
     "vjepa2",
+    "hiera_",
 )  # not of the paper
 PAPER = [name for name in NAMES if not any(other in name for other in OTHERS)]
 

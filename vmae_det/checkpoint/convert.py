@@ -201,7 +201,8 @@ def _check_complete(renamed: RenamedWeights, source: str) -> None:
     for name in renamed.weights:
         if name.startswith("backbone.blocks."):
             number, _, rest = name.removeprefix("backbone.blocks.").partition(".")
-            blocks.setdefault(int(number), set()).add(rest)
+            if not rest.startswith("proj."):  # of the first block of a stage of Hiera
+                blocks.setdefault(int(number), set()).add(rest)
     block_parameters = set().union(*blocks.values())
     missing = [
         f"backbone.blocks.{number}.{rest}"

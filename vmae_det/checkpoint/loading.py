@@ -265,7 +265,9 @@ def config_keys_from_shapes(weights: dict[str, torch.Tensor]) -> dict[str, Any]:
         keys["MODEL.BACKBONE.EMBED_DIM"] = embedding[0]
         keys["MODEL.BACKBONE.TUBELET_SIZE"] = embedding[2]
         keys["MODEL.BACKBONE.PATCH_SIZE"] = embedding[3]
-    if embedding:
+    if "backbone.pos_embed_spatial" in shapes:
+        keys |= _hiera_keys(shapes)
+    elif embedding:
         keys["MODEL.BACKBONE.CLASS_TOKEN"] = CLASS_TOKEN in shapes
     hidden = shapes.get("backbone.blocks.0.mlp.fc1.weight", ())
     if len(hidden) == 2 and hidden[1]:
@@ -281,6 +283,20 @@ def config_keys_from_shapes(weights: dict[str, torch.Tensor]) -> dict[str, Any]:
         if shapes.get(name):
             keys[key] = shapes[name][dimension]
     return keys
+
+
+def _hiera_keys(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Return config keys of Hiera. The first block of each further stage has a projection to its width."""
+    depth = _depth(shapes, "backbone")
+    starts = [block for block in range(depth) if f"backbone.blocks.{block}.proj.weight" in shapes]
+    last = shapes.get(f"backbone.blocks.{depth - 1}.norm2.weight", ())
+    return {
+        "MODEL.BACKBONE.NAME": "Hiera",
+        "MODEL.BACKBONE.STAGES": tuple(end - start for start, end in zip([0, *starts], [*starts, depth])),
+        "MODEL.BACKBONE.TUBELET_SIZE": 2,
+        "MODEL.BACKBONE.PATCH_SIZE": 32,
+        **({"MODEL.BACKBONE.EMBED_DIM": last[0]} if last else {}),
+    }
 
 
 def _depth(names: Iterable[str], part: str) -> int:

@@ -19,6 +19,8 @@ HEADS_BY_WIDTH = {
 }
 # The same, in the code of V-JEPA 2 and 2.1 (vision_transformer.py).
 VJEPA_HEADS_BY_WIDTH = {"backbone": {768: 12, 1024: 16, 1280: 16, 1408: 22, 1664: 26}}
+# The same of the last stage, in the video models of Hiera (hiera.py).
+HIERA_HEADS_BY_WIDTH = {"backbone": {768: 8, 896: 16, 1152: 16, 2048: 32}}
 # Regular expressions of the placeholders in a pattern.
 _PLACEHOLDERS = {"n": r"(?P<n>\d+)", "p": r"(?P<p>weight|bias)"}
 
@@ -109,6 +111,8 @@ class Format:
     @property
     def heads_by_width(self) -> dict[str, dict[int, int]]:
         """Return the usual number of attention heads by part of a model and width."""
+        if self.backbone == "Hiera":
+            return HIERA_HEADS_BY_WIDTH
         return VJEPA_HEADS_BY_WIDTH if self.backbone.startswith("VJepa") else HEADS_BY_WIDTH
 
 
@@ -260,6 +264,27 @@ FORMATS = (
             )
         ),
         writable=False,
+    ),
+    Format(
+        "hiera",
+        "Hiera",
+        (
+            r"patch_embed\.proj\.",
+            r"blocks\.\d+\.proj\.weight$",
+        ),  # blocks with another width than the last one
+        NameTable(
+            (
+                ("pos_embed_spatial", "backbone.pos_embed_spatial"),
+                ("pos_embed_temporal", "backbone.pos_embed_temporal"),
+                ("patch_embed.proj.{p}", "backbone.patch_embed.proj.{p}"),
+                *_blocks("blocks", "backbone.blocks", (*_IMAGE_BLOCK, ("proj.{p}", "proj.{p}"))),
+                ("norm.{p}", "fc_norm.{p}"),  # follows the mean over tokens
+                ("head.projection.{p}", "head.{p}"),
+            )
+        ),
+        top_key="model_state",
+        writable=False,
+        backbone="Hiera",
     ),
     Format(
         "vjepa2",

@@ -81,6 +81,8 @@ def rename_from_published(state_dict: dict[str, torch.Tensor]) -> RenamedWeights
             unused[name] = "" if is_ignored else known.names.part_of(name)
         else:
             weights[ours] = value
+    if known.family == "hiera" and PATCH_EMBEDDING in weights and weights[PATCH_EMBEDDING].ndim != 5:
+        raise WeightsError("an image model of Hiera; expected a video model, such as hiera_base_16x224")
     if known.family == "image-mae" and PATCH_EMBEDDING in weights and weights[PATCH_EMBEDDING].ndim != 4:
         raise WeightsError("a video model with a class token, which vmae_det does not support")
     if known.family == "vjepa2":

@@ -57,6 +57,7 @@ _TRAINED_KEYS = {
 }
 # Keys that may differ when a trained model is used; a different value is a warning.
 _CLIP_KEYS = ("INPUT.NUM_FRAMES", "INPUT.SAMPLING", "INPUT.SAMPLING_RATE", "INPUT.CROP_SIZE")
+_TOOLKITS = {"VideoViT": "VideoMAE", "Hiera": "Hiera"}  # by backbone, in messages
 
 
 def stored_config(content: dict[str, Any], source: str | Path) -> CfgNode | None:
@@ -148,7 +149,7 @@ def _warn_about_heads(cfg: CfgNode, source: str | Path, parts: set[str], known: 
                 "trained with %d",
                 part.upper(),
                 node.NUM_HEADS,
-                "VideoMAE" if known.backbone == "VideoViT" else "V-JEPA 2",
+                _TOOLKITS.get(known.backbone, "V-JEPA 2"),
                 node.EMBED_DIM,
                 usual,
                 usual,

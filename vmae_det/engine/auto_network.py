@@ -21,6 +21,7 @@ from vmae_det.utils.errors import UserError, WeightsError, did_you_mean
 
 TASKS = {"videos": "pretraining", "classification": "classification", "detection": "detection"}
 SIZES = {"small": 384, "base": 768, "large": 1024, "huge": 1280}  # dimension of a token
+HIERA_SIZES = {"base": 768, "base_plus": 896, "large": 1152, "huge": 2048}
 TINY = "tiny"  # the backbone of the MiniAVA configs
 RECIPES = {
     "pretraining": ("MaskedAutoencoder", "Kinetics/vit_{}_16x4_pretrain.yaml", "MiniAVA/pretrain.yaml"),
@@ -31,6 +32,7 @@ RECIPES = {
 NETWORK_KEYS = (
     *(f"MODEL.BACKBONE.{key}" for key in ("NAME", "EMBED_DIM", "DEPTH", "NUM_HEADS", "MLP_RATIO")),
     *(f"MODEL.BACKBONE.{key}" for key in ("PATCH_SIZE", "TUBELET_SIZE", "POSITIONS", "CLASS_TOKEN")),
+    "MODEL.BACKBONE.STAGES",
     *("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "INPUT.NUM_FRAMES", "INPUT.CROP_SIZE"),
 )
 DECODER_KEYS = tuple(f"MODEL.DECODER.{key}" for key in ("EMBED_DIM", "DEPTH", "NUM_HEADS"))
@@ -103,8 +105,8 @@ def choose_recipe(
     if model in model_zoo.WEIGHTS:
         if weights:
             raise UserError(f"--model: {model} names weights, so it cannot be combined with --weights")
-        width = model_zoo.get_config(model_zoo.get_weights(model).config).MODEL.BACKBONE.EMBED_DIM
-        return recipe.format(recipe_size(width) or "base"), _available(model), f"--model {model}"
+        node = model_zoo.get_config(model_zoo.get_weights(model).config).MODEL.BACKBONE
+        return _recipe_of(task, node.NAME, node.EMBED_DIM, "base"), _available(model), f"--model {model}"
     if model.endswith((".yaml", ".yml")):
         cfg = model_zoo.get_config(model)
         if model_class(cfg).task != task:
@@ -119,9 +121,24 @@ def choose_recipe(
     if model:
         return recipe.format(model), weights or _published(task, model, warnings), f"--model {model}"
     if weights:
-        size = recipe_size(stored.get("MODEL.BACKBONE.EMBED_DIM", 0))
-        return recipe.format(size) if size else tiny, weights, f"fits {weights}"
+        name, width = (stored.get(f"MODEL.BACKBONE.{key}") for key in ("NAME", "EMBED_DIM"))
+        return _recipe_of(task, name, width), weights, f"fits {weights}"
     return _default_recipe(task, recipe, tiny, warnings)
+
+
+def _recipe_of(task: str, backbone: str | None, width: int | None, default: str = "") -> str:
+    """Return the recipe of a network, given the name of its backbone and the dimension of its tokens.
+
+    Args:
+        default: size if there is no recipe for the dimension; "" for the recipe of the tiny network.
+    """
+    _, recipe, tiny = RECIPES[task]
+    if backbone == "Hiera" and task != "pretraining":
+        recipe = recipe.replace("/vit_", "/hiera_")
+        size = next((size for size, dim in HIERA_SIZES.items() if dim == width), default)
+    else:
+        size = recipe_size(width or 0) or default
+    return recipe.format(size) if size else tiny
 
 
 def _published(task: str, size: str, warnings: list[str], patient: bool = True) -> str:

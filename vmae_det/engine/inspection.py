@@ -264,6 +264,33 @@ def _count_attention_flops(inputs: list[Any], outputs: list[Any]) -> int:
     return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
+def _replace_convolutions(model: nn.Module) -> list[int]:
+    """Make the convolutions of a model return zeros, because torch cannot trace them on the meta device.
+
+    Returns:
+        A list to which each forward pass of a convolution appends its multiply-adds.
+    """
+    flops: list[int] = []
+
+    def replace(conv: nn.Module) -> None:
+        filter_size = conv.weight[0].numel()
+
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            sizes = zip(x.shape[2:], conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+            sides = [
+                (int(n) + 2 * pad - step * (k - 1) - 1) // stride + 1 for n, k, stride, pad, step in sizes
+            ]
+            flops.append(int(x.shape[0]) * conv.out_channels * math.prod(sides) * filter_size)
+            return x.new_zeros(int(x.shape[0]), conv.out_channels, *sides)
+
+        conv.forward = forward
+
+    for module in model.modules():
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and not isinstance(module.padding, str):
+            replace(module)
+    return flops
+
+
 def count_flops(cfg: CfgNode, tokens: Tokens, size: tuple[int, int] | None = None) -> float:
     """Return the multiply-adds of one clip in a forward pass without the loss; for a detector, with one
     person.
@@ -277,6 +304,7 @@ def count_flops(cfg: CfgNode, tokens: Tokens, size: tuple[int, int] | None = Non
     probe = _probe(cfg, tokens).eval()
     if size is not None:
         probe.shape = (*probe.shape[:2], *size)
+    convolution_flops = _replace_convolutions(probe)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns about the tracer that fvcore uses
         from fvcore.nn import FlopCountAnalysis
@@ -285,7 +313,7 @@ def count_flops(cfg: CfgNode, tokens: Tokens, size: tuple[int, int] | None = Non
         analysis.set_op_handle("aten::scaled_dot_product_attention", _count_attention_flops)
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         analysis.tracer_warnings("none")
-        return analysis.total()
+        return analysis.total() + sum(convolution_flops)
 
 
 def count_test_flops(cfg: CfgNode, tokens: Tokens) -> float | None:

@@ -118,6 +118,19 @@ def _vjepa21(file: str, config: str, how: str) -> Weights:
     return Weights(url, None, config, note, license="MIT")
 
 
+def _hiera(size: str, result: str = "") -> Weights:
+    """Return a video model of Hiera: fine-tuned on Kinetics-400 if it has a result, else only pre-trained."""
+    return Weights(
+        f"https://dl.fbaipublicfiles.com/hiera/{'' if result else 'mae_'}hiera_{size}_16x224.pth",
+        None,
+        f"Kinetics/hiera_{size}_16x4_finetune.yaml",
+        f"{'fine-tuned' if result else 'pre-trained'} on Kinetics-400",
+        "CC BY-NC 4.0",
+        result,
+        "kinetics400" if result else "",
+    )
+
+
 # The authors' models in the format of Transformers. The file is model.safetensors where the
 # repository is known to contain it, and pytorch_model.bin otherwise.
 WEIGHTS: dict[str, Weights] = {
@@ -321,6 +334,14 @@ WEIGHTS: dict[str, Weights] = {
     "vjepa21-large": _vjepa21("vitl_dist_vitG", "AVA/vjepa21_large_16x4.yaml", ", distilled from ViT-G"),
     "vjepa21-giant": _vjepa21("vitg", "AVA/vjepa21_giant_16x4.yaml", ""),
     "vjepa21-gigantic": _vjepa21("vitG", "AVA/vjepa21_gigantic_16x4.yaml", ""),
+    "hiera-base": _hiera("base"),
+    "hiera-base-plus": _hiera("base_plus"),
+    "hiera-large": _hiera("large"),
+    "hiera-huge": _hiera("huge"),
+    "hiera-base-finetuned-kinetics": _hiera("base", "Kinetics-400: 84.0 top-1"),
+    "hiera-base-plus-finetuned-kinetics": _hiera("base_plus", "Kinetics-400: 85.0 top-1"),
+    "hiera-large-finetuned-kinetics": _hiera("large", "Kinetics-400: 87.3 top-1"),
+    "hiera-huge-finetuned-kinetics": _hiera("huge", "Kinetics-400: 87.8 top-1"),
 }
 
 
