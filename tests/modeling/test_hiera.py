@@ -6,12 +6,15 @@ import warnings
 import pytest
 import torch
 
+from vmae_det.checkpoint import load_weights
 from vmae_det.config import get_cfg
+from vmae_det.engine.auto_network import network_of
+from vmae_det.engine.inspection import count, count_flops, count_tokens, empty_model
 from vmae_det.modeling import build_model
 from vmae_det.modeling.backbones.position_embedding import resize_positions
 from vmae_det.modeling.features import video_features
 from vmae_det.solver import parameter_groups
-from vmae_det.utils.errors import ConfigError
+from vmae_det.utils.errors import ConfigError, WeightsError
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # it imports timm.models.layers
@@ -35,11 +38,13 @@ def hiera_cfg(architecture="ActionDetector", *overrides):
     return cfg
 
 
-def published(height, width):
+def published(height, width, num_classes=3):
     """The network of the package for clips of one size, with random weights."""
     sizes = {"mask_unit_size": (1, 8, 8), "patch_kernel": (3, 7, 7), "patch_stride": (2, 4, 4)}
     return package.Hiera(
         input_size=(4, height, width),
+        num_classes=num_classes,
+        head_init_scale=1.0,
         embed_dim=8,
         stages=STAGES,
         q_stride=(1, 2, 2),
@@ -118,3 +123,74 @@ def test_without_the_package(monkeypatch):
     with pytest.raises(ConfigError, match=r"needs the package hiera-transformer .*pip install") as error:
         build_model(hiera_cfg())
     assert "\n" not in str(error.value)
+
+
+# ---------------------------------------------------------------- weights
+
+
+@torch.no_grad()
+def test_a_published_classifier_has_the_scores_of_the_package(tmp_path):
+    expected, file = published(64, 64), tmp_path / "hiera.pth"
+    torch.save({"model_state": expected.state_dict(), "epoch": 1}, file)
+    model = build_model(hiera_cfg("VideoClassifier")).eval()
+    report = load_weights(model, file)
+    assert report.format == "Hiera"
+    assert report.missing == report.unused == ()
+    video = torch.randn(2, 3, 4, 64, 64)
+    torch.testing.assert_close(model.logits(video).softmax(1), expected(video), atol=1e-4, rtol=1e-4)
+    keys = {key.removeprefix("MODEL.BACKBONE."): value for key, value in network_of(str(file)).items()}
+    assert (keys["NAME"], keys["EMBED_DIM"], keys["DEPTH"], keys["STAGES"]) == ("Hiera", 64, 5, STAGES)
+    assert (keys["PATCH_SIZE"], keys["TUBELET_SIZE"], keys["MLP_RATIO"]) == (32, 2, 4.0)
+
+
+@torch.no_grad()
+def test_positions_of_another_clip_size_are_resized():
+    expected = published(64, 64)
+    model = build_model(hiera_cfg("ActionDetector", "INPUT.CROP_SIZE", 96, "INPUT.NUM_FRAMES", 8))
+    report = load_weights(model, expected.state_dict(), backbone_only=True)
+    assert all(name.startswith("backbone.norm.") for name in report.missing if name.startswith("backbone."))
+    space = resize_positions(expected.pos_embed_spatial[0], (1, 16, 16), (1, 24, 24))
+    torch.testing.assert_close(model.backbone.pos_embed_spatial[0], space)
+    time = expected.pos_embed_temporal[0]  # 2 slices become 4
+    torch.testing.assert_close(model.backbone.pos_embed_temporal[0, [0, 3]], time)
+
+
+def test_weights_of_pre_training_load_without_their_decoder():
+    state = published(64, 64).state_dict()
+    encoder = {name: value for name, value in state.items() if not name.startswith(("norm.", "head."))}
+    decoder = {"mask_token": torch.zeros(1, 1, 8), "encoder_norm.weight": torch.ones(64)}
+    report = load_weights(build_model(hiera_cfg("VideoClassifier")), encoder | decoder)
+    assert set(report.unused) == set(decoder)
+    assert {name.partition(".")[0] for name in report.missing} == {"fc_norm", "head"}
+
+
+def test_weights_of_another_network_are_refused():
+    state = published(64, 64).state_dict()
+    deeper = hiera_cfg("VideoClassifier", "MODEL.BACKBONE.STAGES", (1, 2, 2, 1), "MODEL.BACKBONE.DEPTH", 6)
+    expected = r"MODEL.BACKBONE.STAGES is \(1, 1, 2, 1\) in the file, \(1, 2, 2, 1\) in the config"
+    with pytest.raises(WeightsError, match=expected):
+        load_weights(build_model(deeper), state)
+    vit = hiera_cfg("VideoClassifier", "MODEL.BACKBONE.NAME", "VideoViT")
+    with pytest.raises(WeightsError, match=r"Hiera weights, which need MODEL.BACKBONE.NAME Hiera, got"):
+        load_weights(build_model(vit), state)
+    image = state | {"patch_embed.proj.weight": state["patch_embed.proj.weight"][:, :, 0]}
+    with pytest.raises(WeightsError, match="an image model of Hiera; expected a video model"):
+        load_weights(build_model(hiera_cfg("VideoClassifier")), image)
+
+
+def test_flops_and_parameters():
+    cfg = hiera_cfg("VideoClassifier")
+    tokens = count_tokens(cfg)
+    assert tokens.grid == (2, 2, 2)
+    assert count(empty_model(cfg)) == sum(p.numel() for p in published(64, 64).parameters())
+    patches, widths = (512, 128, 32, 8), (8, 16, 32, 64)  # of the stages
+    expected = 512 * 8 * 3 * 3 * 7 * 7 + 3 * 64 + 5 * 64  # patch embedding, head, last norm
+    for stage, (n, c, depth) in enumerate(zip(patches, widths, STAGES)):
+        for index in range(depth):
+            pools = stage > 0 and index == 0
+            inputs, width = (n * 4, c // 2) if pools else (n, c)
+            keys = (64 >> 2 * (stage - pools)) if stage - pools < 2 else inputs  # of a query
+            expected += inputs * width * 3 * c + 9 * n * c * c  # qkv, projection, MLP
+            expected += pools * inputs * width * c + 2 * n * keys * c  # shortcut, attention
+            expected += 5 * (inputs * width + n * c)  # norms
+    assert count_flops(cfg, tokens) == pytest.approx(expected, rel=1e-3)

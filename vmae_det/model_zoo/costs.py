@@ -35,4 +35,8 @@ COSTS: dict[str, tuple[float, float]] = {
     "Kinetics/image_mae_base_16x4_finetune.yaml": (86.5, 180.6),
     "Kinetics/image_mae_large_16x4_finetune.yaml": (304.3, 597.7),
     "Kinetics/image_vit_base_16x4_finetune.yaml": (86.5, 180.6),
+    "Kinetics/hiera_base_16x4_finetune.yaml": (51.1, 101.9),
+    "Kinetics/hiera_base_plus_16x4_finetune.yaml": (69.4, 132.5),
+    "Kinetics/hiera_large_16x4_finetune.yaml": (213.1, 412.7),
+    "Kinetics/hiera_huge_16x4_finetune.yaml": (671.6, 1158.8),
 }

@@ -8,7 +8,8 @@ from vmae_det.model_zoo import get_config
 from vmae_det.model_zoo.costs import COSTS
 from vmae_det.model_zoo.weights import WEIGHTS
 
-_SIZES = {384: "S", 768: "B", 1024: "L", 1280: "H", 1408: "g", 1664: "G"}  # by the dimension of a token
+# By the dimension of a token. 896, 1152 and 2048 are those of Hiera.
+_SIZES = {384: "S", 768: "B", 896: "B+", 1024: "L", 1152: "L", 1280: "H", 1408: "g", 1664: "G", 2048: "H"}
 HEADER = ("name", "backbone", "M parameters", "GFLOPs", "trained on", "license", "published result")
 
 
