@@ -18,6 +18,7 @@ from vmae_det.checkpoint import read_checkpoint
 from vmae_det.checkpoint.locate import locate
 from vmae_det.checkpoint.rename_parameters import rename_from_published
 from vmae_det.cli.main import main
+from vmae_det.engine.weights import build_model_and_classes
 from vmae_det.formats.ava_csv import read_action_csv
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.inference import predictor
@@ -200,6 +201,18 @@ def test_sampling_and_statistics_come_from_the_entry(publish):
         (1.0, 1.0),
         False,
     )
+
+
+def test_classes_in_another_order_are_matched_by_name(publish):
+    weight, bias = score_by_class(np.zeros(400))
+    for name, family, layer in (
+        ("umt-base-finetuned-kinetics", "videomae", "head"),
+        ("videomae-base-finetuned-kinetics", "huggingface", "classifier"),
+    ):
+        publish(name, family, "finetune", **{f"{layer}.weight": weight, f"{layer}.bias": bias})
+        _, classes = build_model_and_classes(read_config(name), complete=True)
+        assert (classes is None) == name.startswith("videomae-")
+        assert classes is None or classes.label_map.names[0] == "riding a bike"
 
 
 def test_a_file_without_a_name_needs_a_label_map(publish):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -12,6 +13,8 @@ from vmae_det.checkpoint.published_formats import PUBLISHED_DETECTOR
 from vmae_det.checkpoint.stored_config import compare_configs
 from vmae_det.config import CfgNode
 from vmae_det.data.classes import ModelClasses
+from vmae_det.formats.label_map import LabelMap
+from vmae_det.model_zoo import WEIGHTS
 from vmae_det.modeling import build_model
 from vmae_det.utils.errors import ConfigError, WeightsError
 from vmae_det.utils.sharded_tensors import full_state_dict
@@ -81,8 +84,15 @@ def _load(
 
 
 def _read_classes(weights: str) -> ModelClasses | None:
-    """Return the class names stored with weights. Warn and return None if there are none."""
+    """Return the class names stored with weights, or those of the model zoo if they are in another order.
+
+    Warn and return None if there are none.
+    """
     classes = ModelClasses.from_checkpoint(read_checkpoint(weights).get("label_map"), weights)
+    published = published_classes(weights)
+    # Label maps in alphabetical order, which is that of prepared datasets, may spell the names differently.
+    if classes is None and published and list(published.label_map.names) != sorted(published.label_map.names):
+        classes = published
     if classes is None:
         logger.warning(
             "%s: contains no class names: its outputs are interpreted as the classes of the dataset's label "
@@ -90,6 +100,14 @@ def _read_classes(weights: str) -> ModelClasses | None:
             weights,
         )
     return classes
+
+
+def published_classes(weights: str | Path) -> ModelClasses | None:
+    """Return the classes that the model zoo has for published weights; None for other weights."""
+    published = WEIGHTS.get(str(weights))
+    if published is None or not published.label_map:
+        return None
+    return ModelClasses(LabelMap.builtin(published.label_map), str(weights))
 
 
 def _resolve_input_convention(cfg: CfgNode, report: LoadReport) -> None:

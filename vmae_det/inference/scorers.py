@@ -12,11 +12,9 @@ import torch
 from vmae_det.checkpoint import read_checkpoint
 from vmae_det.checkpoint.locate import locate
 from vmae_det.config import CfgNode
-from vmae_det.data.classes import ModelClasses
 from vmae_det.engine.setup import setup_device, warn_about_device
 from vmae_det.engine.trainer import AMP_TYPES, to_device
-from vmae_det.engine.weights import build_model_with_weights
-from vmae_det.formats.label_map import LabelMap
+from vmae_det.engine.weights import build_model_with_weights, published_classes
 from vmae_det.inference.export.exported_model import (
     ONNX_SUFFIX,
     OnnxModel,
@@ -25,7 +23,6 @@ from vmae_det.inference.export.exported_model import (
     is_exported,
     read_exported_metadata,
 )
-from vmae_det.model_zoo import WEIGHTS
 from vmae_det.modeling.saliency import token_contributions
 from vmae_det.utils.errors import ConfigError
 from vmae_det.utils.transfer import copy_to_cpu
@@ -125,8 +122,7 @@ def read_stored_metadata(weights: str | Path) -> dict[str, Any]:
     """
     if is_exported(weights):
         return read_exported_metadata(locate(weights))
-    content, published = read_checkpoint(weights), WEIGHTS.get(str(weights))
-    if published is not None and published.label_map and content.get("label_map") is None:
-        classes = ModelClasses(LabelMap.builtin(published.label_map), str(weights))
+    content, classes = read_checkpoint(weights), published_classes(weights)
+    if classes is not None and content.get("label_map") is None:
         content["label_map"] = classes.to_checkpoint()
     return content
