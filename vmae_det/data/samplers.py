@@ -85,13 +85,12 @@ class MixedTrainSampler(TrainSampler):
         passes, indices = (np.empty(len(datasets), dtype=np.int64) for _ in range(2))
         first = 0
         for number, (size, count) in enumerate(zip(self.sizes, self.counts)):
-            own = datasets == number
-            own_passes, places = np.divmod(np.arange(epoch * count, (epoch + 1) * count), size)
-            orders = {int(p): self._permutation(number, int(p)) for p in np.unique(own_passes)}
-            passes[own] = own_passes
-            indices[own] = [
-                first + orders[p][place] for p, place in zip(own_passes.tolist(), places.tolist())
-            ]
+            positions = np.arange(epoch * count, (epoch + 1) * count)  # in the passes, one after the other
+            own_passes = positions // size
+            read = range(own_passes[0], own_passes[-1] + 1)
+            permutations = np.concatenate([self._permutation(number, one) for one in read])
+            passes[datasets == number] = own_passes
+            indices[datasets == number] = first + permutations[positions - read[0] * size]
             first += size
         return passes, indices
 
