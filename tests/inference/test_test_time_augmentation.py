@@ -84,11 +84,10 @@ def test_one_short_side_equals_no_augmentation(cfg, model):
     assert (other - plain).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_several_short_sides_are_the_mean_of_separate_runs(cfg, model, workers):
+def test_several_short_sides_are_the_mean_of_separate_runs(cfg, model):
     cfg.DATALOADER.DECODE_SMALLER = False  # otherwise the largest side determines the decoded size
     separate = [scores_of(changed(cfg, "INPUT.TEST_SHORT_SIDE", side), model) for side in SIDES]
-    together = scores_of(changed(cfg, "TEST.SHORT_SIDES", SIDES), model, workers)
+    together = scores_of(changed(cfg, "TEST.SHORT_SIDES", SIDES), model, workers=1)
     torch.testing.assert_close(together, torch.stack(separate).mean(dim=0), rtol=0, atol=1e-6)
 
 
@@ -228,5 +227,3 @@ def test_inspect_counts_all_views(cfg):
     several = changed(cfg, "TEST.SHORT_SIDES", (48, 60), "TEST.FLIP", True)
     expected = sum(count_flops(cfg, tokens, size) for size in ((48, 96), (64, 112)))  # 48 x 85, 60 x 107
     assert count_test_flops(several, tokens) == 2 * expected
-    # Of the same number of tokens as in training.
-    assert count_flops(cfg, tokens, (32, 128)) == pytest.approx(count_flops(cfg, tokens), rel=0.05)
