@@ -114,10 +114,13 @@ def test_exported_detector_scores_as_the_model_does(detector):
 
 
 def test_options_of_the_heads(form, tmp_path):
-    """SlowFast's aligned RoIAlign with a fixed sampling ratio, without person scores; and attention."""
+    """SlowFast's aligned RoIAlign with a fixed sampling ratio, without person scores; and attention. The
+    backbone has rotary positions.
+    """
     head = ("ALIGNED", True, "SAMPLING_RATIO", 2, "USE_PERSON_SCORE", False, "TEMPORAL_POOL", "max")
     head += ("CONTEXT", True, "NUM_LAYERS", 2, "NAME", "AttentionRoIHead")
     opts = [f"MODEL.ROI_HEAD.{value}" if number % 2 == 0 else value for number, value in enumerate(head)]
+    opts += ["MODEL.BACKBONE.NAME", "VJepa21ViT"]
     cfg = trained(tmp_path, "ActionDetector", "MODEL.BACKBONE.DEPTH", 2, *opts)
     output = tmp_path / ("model" + FORMS[form])
     export_model(cfg, output, form)

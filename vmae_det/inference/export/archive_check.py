@@ -32,18 +32,20 @@ _OPERATORS = {
     "torch": "sym_max sym_min sym_not sym_int sym_float",
     "torch.ops.aten": """
         _assert_scalar.default _assert_tensor_metadata.default _softmax.default _to_copy.default
-        _unsafe_view.default add.Scalar add.Tensor addmm.default alias.default amax.default arange.default
-        arange.start arange.start_step bitwise_not.default bmm.default cat.default chunk.default clamp.Tensor
-        clamp.default clone.default contiguous.default conv3d.default detach.default detach_.default
-        div.Scalar div.Tensor dropout.default eq.Tensor expand.default flatten.using_ints full.default
-        gelu.default index_select.default layer_norm.default lift_fresh_copy.default linear.default
-        masked_fill.Scalar masked_fill_.Scalar matmul.default max.dim maximum.default mean.dim minimum.default
-        mm.default mul.Scalar mul.Tensor native_layer_norm.default new_full.default permute.default
-        relu.default repeat.default reshape.default scaled_dot_product_attention.default select.int
-        sigmoid.default slice.Tensor softmax.int split.Tensor split_with_sizes.default squeeze.dim
-        stack.default sub.Scalar sub.Tensor sym_constrain_range_for_size.default sym_size.int t.default
-        to.device to.dtype to.dtype_layout transpose.int unbind.int unflatten.int unsqueeze.default
-        upsample_bicubic2d.default upsample_bicubic2d.vec view.default zeros_like.default
+        _unsafe_view.default add.Scalar add.Tensor addcmul.default addmm.default alias.default amax.default
+        arange.default arange.start arange.start_step bitwise_not.default bmm.default cat.default
+        chunk.default clamp.Tensor clamp.default clone.default contiguous.default conv3d.default cos.default
+        detach.default detach_.default div.Scalar div.Tensor dropout.default eq.Tensor expand.default
+        flatten.using_ints flip.default full.default gelu.default index_select.default layer_norm.default
+        lift_fresh_copy.default linear.default masked_fill.Scalar masked_fill_.Scalar matmul.default max.dim
+        maximum.default mean.dim minimum.default mm.default movedim.int mul.Scalar mul.Tensor
+        native_layer_norm.default neg.default new_full.default new_zeros.default permute.default pow.Scalar
+        relu.default repeat.default repeat_interleave.self_int reshape.default
+        scaled_dot_product_attention.default select.int sigmoid.default sin.default slice.Tensor softmax.int
+        split.Tensor split_with_sizes.default squeeze.dim stack.default sub.Scalar sub.Tensor
+        sym_constrain_range_for_size.default sym_size.int t.default to.device to.dtype to.dtype_layout
+        transpose.int unbind.int unflatten.int unsqueeze.default upsample_bicubic2d.default
+        upsample_bicubic2d.vec view.default zeros_like.default
     """,
     "torch.ops.torchvision": "roi_align.default",
 }

@@ -48,25 +48,23 @@ class VJepa2ViT(VideoViT):
 
         They are the two factors of `blocks.rotate`, in float32.
         """
-        axes = [self._axis_rotation(size, axis) for axis, size in enumerate(grid)]  # (2, size, D) each
         t, h, w = grid
-        shapes = ((2, t, 1, 1, -1), (2, 1, h, 1, -1), (2, 1, 1, w, -1))
-        parts = [part.reshape(shape).expand(-1, t, h, w, -1) for part, shape in zip(axes, shapes)]
-        rest = parts[0].new_zeros(2, t, h, w, self.head_dim - sum(part.shape[-1] for part in parts))
-        rest[0] = 1  # not rotated
-        return torch.cat([*parts, rest], dim=-1).flatten(1, 3).transpose(0, 1).flatten(1)
+        shapes = ((t, 1, 1, -1), (1, h, 1, -1), (1, 1, w, -1))
+        parts = [self._axis_angles(size, axis).reshape(shapes[axis]) for axis, size in enumerate(grid)]
+        parts = [part.expand(t, h, w, -1) for part in parts]
+        rest = parts[0].new_zeros(t, h, w, self.head_dim - sum(part.shape[-1] for part in parts))
+        angles = torch.cat([*parts, rest], dim=-1).flatten(0, 2)  # of each channel: (N, D)
+        # The pair (a, b) becomes (a cos - b sin, b cos + a sin), with the angle of each channel.
+        first, second = angles.sin().unflatten(1, (-1, 2)).unbind(-1)
+        return torch.cat([angles.cos(), torch.stack([-first, second], dim=-1).flatten(1)], dim=1)
 
-    def _axis_rotation(self, size: int, axis: int) -> torch.Tensor:
-        """Return the rotation (2, size, D) of the D channels of an axis, by the position along it."""
+    def _axis_angles(self, size: int, axis: int) -> torch.Tensor:
+        """Return the angles (size, channels) of the channels of an axis, by the position along it."""
         device = self.patch_embed.proj.weight.device
         half = self.head_dim // 3 // 2
         positions = self._axis_positions(torch.arange(size, device=device).float(), axis)
         frequencies = _BASE ** (-torch.arange(half, device=device) / half)
-        angles = self._channel_angles(positions[:, None] * frequencies)  # (size, D)
-        # The pair (a, b) becomes (a cos - b sin, b cos + a sin), with the angle of each channel.
-        sines = angles.sin().unflatten(-1, (half, 2))
-        sines = torch.stack([-sines[..., 0], sines[..., 1]], dim=-1).flatten(-2)
-        return torch.stack([angles.cos(), sines])
+        return self._channel_angles(positions[:, None] * frequencies)
 
     def _axis_positions(self, positions: torch.Tensor, axis: int) -> torch.Tensor:
         """Return the positions (size,) along an axis, 0 for time, 1 for height, 2 for width."""
