@@ -7,14 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from vmae_det.checkpoint import read_checkpoint
+from vmae_det.checkpoint import load_weights, read_checkpoint
 from vmae_det.cli.main import main
 from vmae_det.data.loader import build_dataset
 from vmae_det.engine.elastic_agent import WorkerTask
+from vmae_det.engine.inspection import count_flops, count_tokens
 from vmae_det.engine.launch import _run_with_extensions
+from vmae_det.modeling import BACKBONE_REGISTRY, build_model
+from vmae_det.solver import parameter_groups
 from vmae_det.utils import extensions
-from vmae_det.utils.errors import DataError
+from vmae_det.utils.errors import ConfigError, DataError
 from vmae_det.utils.extensions import import_extensions
 
 PAGE = Path(__file__).parents[2] / "docs" / "guides" / "extend.md"
@@ -77,6 +81,61 @@ def test_the_parts_of_the_page(parts, tiny_cfg, mini_ava, tmp_path, monkeypatch,
     assert all(torch.equal(names[name], value) for name, value in read_checkpoint(copy)["model"].items())
     assert main(["convert", weights, copy, "--to", "videomae", "--import", "my_parts"]) == 2
     assert "MODEL.BACKBONE.NAME is MyBackbone, expected VideoViT" in capsys.readouterr().err
+
+
+def test_the_masked_backbone_of_the_page(parts, tiny_cfg, monkeypatch):
+    monkeypatch.chdir(parts)
+    import_extensions(["my_parts"])
+    cfg = tiny_cfg("pretrain", "MODEL.BACKBONE.NAME", "MyMaskedBackbone")
+    model = build_model(cfg).train()
+    assert count_tokens(cfg).encoded == model.backbone.cubes(torch.zeros(1, 3, 4, 64, 64)).shape[1] // 4
+    video = torch.randint(0, 256, (2, 3, 4, 64, 64), dtype=torch.uint8)
+    model({"video": video, "seed": torch.arange(2)})["loss"].backward()
+    assert model.backbone.stem.weight.grad.any()
+
+
+class PlainBackbone(nn.Module):
+    """A backbone from before the interface: it has no member that later versions added."""
+
+    def __init__(self, cfg, final_norm):
+        super().__init__()
+        node = cfg.MODEL.BACKBONE
+        self.embed_dim, self.tubelet_size, self.patch_size = node.EMBED_DIM, 2, 16
+        self.stem = nn.Conv3d(3, self.embed_dim, (2, 16, 16), stride=(2, 16, 16))
+        self.norm = nn.LayerNorm(self.embed_dim) if final_norm else nn.Identity()
+
+    @classmethod
+    def from_config(cls, cfg, final_norm=True):
+        return cls(cfg, final_norm)
+
+    def grid(self, video):
+        return tuple(size // stride for size, stride in zip(video.shape[2:], (2, 16, 16)))
+
+    def num_layers(self):
+        return 1
+
+    def layer_of(self, name):
+        return 0 if name.startswith("stem.") else 1
+
+    def forward(self, video):
+        return self.norm(self.stem(video).flatten(2).transpose(1, 2))
+
+
+def test_a_backbone_without_the_base_class(tiny_cfg, monkeypatch, tmp_path):
+    monkeypatch.setitem(BACKBONE_REGISTRY._obj_map, "PlainBackbone", PlainBackbone)
+    cfg = tiny_cfg("detect", "MODEL.BACKBONE.NAME", "PlainBackbone")
+    model = build_model(cfg).train()
+    boxes = [torch.tensor([[4.0, 4.0, 40.0, 60.0]])]
+    video = torch.zeros(1, 3, 4, 64, 96, dtype=torch.uint8)
+    labels = [torch.ones(1, cfg.MODEL.ROI_HEAD.NUM_CLASSES)]
+    batch = {"video": video, "boxes": boxes, "labels": labels, "seed": torch.zeros(1, dtype=torch.int64)}
+    model(batch)["loss"].backward()
+    assert [group["lr_scale"] for group in parameter_groups(model, 0.05, 0.5)] == [0.5, 0.5, 1.0, 1.0]
+    loaded = build_model(cfg)
+    assert load_weights(loaded, {"model": model.state_dict()}).missing == ()
+    assert count_flops(cfg, count_tokens(cfg)) > 2 * 16 * 24 * 3 * 2 * 16 * 16  # of the convolution
+    with pytest.raises(ConfigError, match="PlainBackbone cannot encode a part of the tokens"):
+        build_model(tiny_cfg("pretrain", "MODEL.BACKBONE.NAME", "PlainBackbone"))
 
 
 def test_importer_of_the_page(parts, mini_ava, tmp_path, monkeypatch, capsys):
