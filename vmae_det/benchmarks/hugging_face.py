@@ -39,8 +39,6 @@ _FIXED_KEYS_OF_TASK = {
     "detection": {
         "MODEL.ROI_HEAD.NAME": "MaxPoolRoIHead",
         "MODEL.ROI_HEAD.TEMPORAL_POOL": "mean",
-        "MODEL.ROI_HEAD.FOCAL_GAMMA": 0.0,
-        "MODEL.ROI_HEAD.FOCAL_ALPHA": 1.0,
     },
 }
 
@@ -60,16 +58,18 @@ class _Classifier(nn.Module):
 class _Detector(nn.Module):
     """Transformers' encoder with the RoI head of the config, as one would add it by hand."""
 
-    def __init__(self, encoder: nn.Module, head: nn.Module, grid: tuple[int, int, int]) -> None:
+    def __init__(
+        self, encoder: nn.Module, head: nn.Module, grid: tuple[int, int, int], focal: dict[str, float]
+    ) -> None:
         super().__init__()
-        self.encoder, self.head, self.grid = encoder, head, grid
+        self.encoder, self.head, self.grid, self.focal = encoder, head, grid, focal
 
     def forward(
         self, pixel_values: torch.Tensor, boxes: list[torch.Tensor], labels: list[torch.Tensor]
     ) -> dict[str, torch.Tensor]:
         tokens = self.encoder(pixel_values=pixel_values).last_hidden_state.unflatten(1, self.grid)
         logits = self.head(tokens.mean(dim=1).permute(0, 3, 1, 2), boxes)
-        return {"loss": box_loss(logits, torch.cat(labels), "sum")}
+        return {"loss": box_loss(logits, torch.cat(labels), "sum", **self.focal)}
 
 
 def build_hugging_face(
@@ -99,7 +99,8 @@ def build_hugging_face(
     else:
         head_class = lookup(ROI_HEAD_REGISTRY, cfg.MODEL.ROI_HEAD.NAME, "MODEL.ROI_HEAD.NAME")
         head = head_class.from_config(cfg, in_dim=node.EMBED_DIM, scale=1 / node.PATCH_SIZE)
-        model = _Detector(transformers.VideoMAEModel(config), head, grid)
+        focal = {"focal_gamma": cfg.MODEL.ROI_HEAD.FOCAL_GAMMA, "focal_alpha": cfg.MODEL.ROI_HEAD.FOCAL_ALPHA}
+        model = _Detector(transformers.VideoMAEModel(config), head, grid, focal)
     model = model.to(device).train()
     normalization = PixelNormalization(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD).to(device)
 

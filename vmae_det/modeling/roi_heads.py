@@ -134,8 +134,7 @@ class AttentionRoIHead(MaxPoolRoIHead):
     (Tang et al., 2020) and ACAR-Net (Pan et al., 2021) model the same relations with more parts. Clips of a
     batch do not affect each other.
 
-    The blocks add zero at the start of training. The head then computes what `MaxPoolRoIHead` computes, so
-    that the weights of such a detector are a starting point.
+    The blocks add zero at the start of training, when the head computes what `MaxPoolRoIHead` computes.
 
     Args:
         attention_layers, attention_heads: number of blocks, and of attention heads in each.
