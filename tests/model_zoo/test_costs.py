@@ -11,7 +11,7 @@ from vmae_det.model_zoo.costs import COSTS
 from vmae_det.model_zoo.listing import weights_table
 
 ROOT = model_zoo.config_folder().parent
-HAND_COUNTED = ("VideoViT",)  # others are counted by `inspect`
+HAND_COUNTED = ("VideoViT", "VJepa2ViT", "VJepa21ViT")  # others are counted by `inspect`
 BUILT = (
     "Kinetics/videomaev2_giant_16x4_pretrain.yaml",
     "Kinetics/mae_st_large_16x4_finetune.yaml",

@@ -39,4 +39,11 @@ COSTS: dict[str, tuple[float, float]] = {
     "Kinetics/hiera_base_plus_16x4_finetune.yaml": (69.4, 132.5),
     "Kinetics/hiera_large_16x4_finetune.yaml": (213.1, 412.7),
     "Kinetics/hiera_huge_16x4_finetune.yaml": (671.6, 1158.8),
+    "AVA/vjepa2_large_16x4.yaml": (304.0, 828.4),
+    "AVA/vjepa2_huge_16x4.yaml": (631.8, 1637.0),
+    "AVA/vjepa2_giant_16x4.yaml": (1012.3, 2545.0),
+    "AVA/vjepa21_base_16x4.yaml": (86.3, 253.9),
+    "AVA/vjepa21_large_16x4.yaml": (304.0, 828.4),
+    "AVA/vjepa21_giant_16x4.yaml": (1012.3, 2545.0),
+    "AVA/vjepa21_gigantic_16x4.yaml": (1844.1, 4445.7),
 }
