@@ -57,6 +57,7 @@ setup(
             "ruff==0.17.*",
             "import-linter>=2.5",
             "transformers>=4.44",
+            "hiera-transformer>=0.1.4",
             "hypothesis>=6.100",
             "selenium>=4.20",
             "onnx>=1.17",

@@ -5,7 +5,6 @@ The table contains the documented paths. CHANGELOG.md lists all.
 
 from __future__ import annotations
 
-import dis
 import sys
 from collections.abc import Callable, Mapping
 from importlib.abc import MetaPathFinder
@@ -39,8 +38,8 @@ def install() -> None:
 def moved_names(module: str, names: Mapping[str, str]) -> Callable[[str], object]:
     """Return a `__getattr__` for a module whose names moved.
 
-    `from module import NAME` raises ImportError with the new place. Other access, such as `hasattr`, raises
-    AttributeError: Python would replace its message in an import.
+    It raises ImportError for such a name: Python replaces the message of an AttributeError in
+    `from module import NAME`.
 
     Args:
         module: its name.
@@ -48,11 +47,8 @@ def moved_names(module: str, names: Mapping[str, str]) -> Callable[[str], object
     """
 
     def __getattr__(name: str) -> object:
-        if name not in names:
-            raise AttributeError(f"module '{module}' has no attribute '{name}'")
-        caller = sys._getframe(1)
-        is_import = dis.opname[caller.f_code.co_code[caller.f_lasti]] == "IMPORT_FROM"
-        error = ImportError if is_import else AttributeError
-        raise error(f"{module}.{name} was moved to {names[name]}.{name} in vmae_det 0.2.0")
+        if name in names:
+            raise ImportError(f"{module}.{name} was moved to {names[name]}.{name} in vmae_det 0.2.0")
+        raise AttributeError(f"module '{module}' has no attribute '{name}'")
 
     return __getattr__
