@@ -54,7 +54,7 @@ CLASSIFICATION = {
 }
 HEAD_OPTIONS = (
     *("MODEL.ROI_HEAD.CONTEXT", True, "MODEL.ROI_HEAD.NUM_LAYERS", 2),
-    *("MODEL.ROI_HEAD.TEMPORAL_POOL", "max"),
+    *("MODEL.ROI_HEAD.TEMPORAL_POOL", "max", "MODEL.ROI_HEAD.FOCAL_GAMMA", 2.0),
 )
 DETECTION = {
     "published": (),
@@ -65,9 +65,7 @@ DETECTION = {
     "wide_frames": ("MODEL.BACKBONE.POSITIONS", "axes"),
     "frame_sizes": (),
     "no_boxes": (),
-    "head_options": (*HEAD_OPTIONS, "MODEL.ROI_HEAD.FOCAL_GAMMA", 2.0),
     "attention": (*HEAD_OPTIONS, "MODEL.ROI_HEAD.NAME", "AttentionRoIHead"),
-    "attention_no_boxes": ("MODEL.ROI_HEAD.NAME", "AttentionRoIHead"),
     "checkpointing": (*CHECKPOINTING, *DROP_PATH),
     "rotary": (*ROTARY, *CHECKPOINTING),
 }
@@ -102,7 +100,7 @@ def build(model, case):
 
 def make_batch(case):
     """Return a batch with all that a model takes, in training and in testing."""
-    counts = [0] * CLIPS if case.endswith("no_boxes") else range(CLIPS)  # one clip has no box
+    counts = [0] * CLIPS if case == "no_boxes" else range(CLIPS)  # one clip has no box
     width = 48 if case == "wide_frames" else 32
     batch = {
         "video": torch.zeros(CLIPS, 3, 4, 32, width, dtype=torch.uint8),
