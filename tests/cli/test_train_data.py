@@ -18,7 +18,7 @@ from vmae_det.data.loader import ConcatClipDataset, build_train_dataset
 from vmae_det.engine import auto_data, auto_network, auto_schedule
 from vmae_det.engine.auto_config import choose_config
 from vmae_det.modeling import build_model
-from vmae_det.utils.errors import UserError, WeightsError
+from vmae_det.utils.errors import DataError, UserError, WeightsError
 
 FEW = (
     *("MODEL.DEVICE", "cpu", "MODEL.BACKBONE.DEPTH", "1"),
@@ -157,6 +157,25 @@ def test_a_single_class_without_negatives_is_an_error(choose, one_class, mini_av
         choose("clips_train")
 
 
+@pytest.mark.parametrize(
+    ("header", "rows", "problem"),
+    [
+        ("type: classification", "a.mp4 2\nb.mp4 11", "label 11, but the 11 classes .* add its class to the"),
+        ("type: detection", "a,902,0,0,1,1,99,0", "own.csv:1: expected an action id of the label map"),
+    ],
+)
+def test_labels_are_checked_before_weights_are_downloaded(
+    choose, renamed_class, monkeypatch, header, rows, problem
+):
+    monkeypatch.setattr(auto_network, "locate", lambda name: pytest.fail("downloaded"))
+    file = renamed_class("clips_train", "wave")
+    (file.parent / "own.csv").write_text(rows)
+    text = re.sub("annotations: .*", "annotations: own.csv", file.read_text())
+    file.write_text(text.replace("type: classification", header))
+    with pytest.raises(DataError, match=problem):
+        choose(file.with_suffix(""), model="small")
+
+
 def test_rare_classes_are_weighted(choose, monkeypatch):
     assert choose("clips_train")[0].cfg.SOLVER.CLASS_BALANCE == "none"
     monkeypatch.setattr(auto_data, "_RARE", 1.01)
@@ -202,6 +221,19 @@ def test_published_weights_select_their_network(choose, monkeypatch):
     assert result.cfg.INPUT.CROP_SIZE == 144  # the short side of the videos
     assert round(256 * 144 / 224) == result.cfg.INPUT.TEST_SHORT_SIDE
     assert choices["(recipe)"].value == "AVA/vit_base_16x4_from_kinetics.yaml"
+
+
+def test_published_weights_that_reveal_little_get_the_settings_of_the_model_zoo(
+    choose, tiny_cfg, monkeypatch
+):
+    monkeypatch.setattr(auto_network, "locate", lambda name: name)
+    state = build_model(tiny_cfg("finetune", "MODEL.BACKBONE.EMBED_DIM", 48)).state_dict()
+    monkeypatch.setattr(auto_network, "read_checkpoint", lambda name: {"model": dict(state)})
+    node = choose("train", model="umt-base-k710")[0].cfg.INPUT
+    assert (node.NUM_FRAMES, node.SAMPLING_RATE) == (8, 3)  # 2 seconds of 12 fps, as in the recipe
+    cfg = choose("train", model="", weights="mae-st-large-k400")[0].cfg
+    assert (cfg.INPUT.NUM_FRAMES, cfg.MODEL.PIXEL_MEAN) == (16, (114.75, 114.75, 114.75))
+    assert cfg.MODEL.BACKBONE.EMBED_DIM == 48  # the file has precedence
 
 
 def test_without_network_a_default_falls_back_and_a_size_is_an_error(choose):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from vmae_det.config.checks import unused_keys
 from vmae_det.data.loader import build_train_dataset
 from vmae_det.data.negative_persons import add_negative_persons
 from vmae_det.evaluation import evaluate_frame_map
@@ -96,6 +97,8 @@ def test_negatives_are_training_boxes_without_labels(mini_ava, tmp_path, tiny_cf
         *("DATASETS.NEGATIVE_PERSONS", "annotated_keyframes"), *("DATASETS.NEGATIVE_PERSON_SCORE", 1.0)
     )
     assert few.num_negatives == 3
+    (line,) = unused_keys(tiny_cfg("finetune", "DATASETS.NEGATIVE_PERSONS", "all_keyframes"))
+    assert line.startswith("DATASETS.NEGATIVE_PERSONS: all_keyframes has no effect")
     write_dataset(tmp_path, mini_ava, persons="")
     with pytest.raises(ConfigError, match=r"NEGATIVE_PERSONS: all_keyframes, but .* has no person_boxes"):
         build("DATASETS.NEGATIVE_PERSONS", "all_keyframes")

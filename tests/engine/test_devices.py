@@ -14,6 +14,7 @@ from vmae_det.checkpoint.sharded import load_full_optimizer_state
 from vmae_det.cli import main as command_line
 from vmae_det.config import get_cfg
 from vmae_det.data import loader as data_loader
+from vmae_det.data import worker_pool
 from vmae_det.engine import launch, setup
 from vmae_det.engine.profiling import operations_table
 from vmae_det.evaluation.evaluators import FrameMAPEvaluator
@@ -114,6 +115,12 @@ def test_processes_on_the_cpu_of_a_machine_with_gpus(gpus, monkeypatch, capsys):
     assert "--num-gpus 4: MODEL.DEVICE is cpu, and 4 CPU cores; 4 proc" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="--num-gpus: got 4, and this machine has 2 GPUs"):
         launch.check_processes(4, "auto")
+
+
+def test_loader_workers_get_the_gpu_of_a_run_that_uses_one(gpus, monkeypatch):
+    assert worker_pool._cuda_device() is None
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert worker_pool._cuda_device() == 1
 
 
 def test_only_runs_on_a_gpu_pin_memory(gpus, monkeypatch):

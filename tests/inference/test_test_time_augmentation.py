@@ -214,6 +214,7 @@ def test_config(cfg, tiny_cfg):
     several = changed(cfg, "TEST.SHORT_SIDES", SIDES, "TEST.FLIP", True)
     check_config(several)
     assert describe_views(several) == "6 views: short sides 48, 64, 80, each also flipped"
+    assert describe_views(changed(cfg, "TEST.FLIP", True)) == "2 views: short side 64, also flipped"
     assert TestSets(several, torch.device("cpu"), None).flip
     with pytest.raises(ConfigError, match=r"TEST.SHORT_SIDES: \(64, 64\) has a value twice"):
         check_config(changed(cfg, "TEST.SHORT_SIDES", (64, 64)))

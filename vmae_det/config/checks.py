@@ -20,6 +20,7 @@ _USED_BY = {
         ),
         "VideoClassifier",
     ),
+    "DATASETS.NEGATIVE_PERSONS": "ActionDetector",
     "TEST.SHORT_SIDES": "ActionDetector",
     "TEST.FLIP": "ActionDetector",
 }

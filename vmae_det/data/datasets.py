@@ -207,6 +207,17 @@ class UnlabeledVideos(ClipDataset):
         }
 
 
+def check_labels(labels: np.ndarray, label_map: LabelMap, spec: DatasetSpec) -> None:
+    """Raise a DataError if a label (n,) of a classification dataset is outside of its label map."""
+    highest = labels.max()
+    if highest >= len(label_map):
+        raise DataError(
+            f"has a label {highest}, but the {len(label_map)} classes of {spec.label_map} are numbered from "
+            f"0 to {len(label_map) - 1}; correct the label, or add its class to the label map",
+            str(spec.annotations or spec.videos),
+        )
+
+
 @DATASET_REGISTRY.register_as("classification")
 class LabeledVideos(ClipDataset):
     """Videos with one class each, `label`. In testing a video has several views with one `video_index`."""
@@ -216,18 +227,12 @@ class LabeledVideos(ClipDataset):
         self.files, self.labels = self.read_videos()
         if spec.label_map is not None:
             self.label_map = LabelMap.from_file(spec.label_map)
+            check_labels(self.labels, self.label_map, spec)
         classes, max_label = num_classes(cfg, "CLASSIFIER"), self.labels.max()
-        annotations = spec.annotations or spec.videos
         if max_label >= classes:
             raise ConfigError(
-                f"MODEL.CLASSIFIER.NUM_CLASSES: {classes}, but {annotations} has a label {max_label}: "
-                f"set it to {max_label + 1} or more"
-            )
-        if self.label_map and max_label >= len(self.label_map):
-            raise DataError(
-                f"has a label {max_label}, but {spec.label_map} has {len(self.label_map)} entries, "
-                "numbered from 0",
-                str(annotations),
+                f"MODEL.CLASSIFIER.NUM_CLASSES: {classes}, but {spec.annotations or spec.videos} has a label "
+                f"{max_label}: set it to {max_label + 1} or more"
             )
         self.views = cfg.TEST.NUM_CLIPS * cfg.TEST.NUM_CROPS
         self.augment = ClipAugmentation(cfg)

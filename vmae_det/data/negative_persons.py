@@ -15,8 +15,8 @@ from vmae_det.formats.box_iou import box_iou
 from vmae_det.formats.keyframes import keyframe_keys
 from vmae_det.formats.person_boxes import PersonBoxes
 
-# Persons with this IoU or more with an annotated box are not negatives. From 0.5 on, evaluation takes a box
-# for the annotated person. Between the two it may show that person badly, so it is neither.
+# Persons with this IoU or more with an annotated box are not negatives. Evaluation matches boxes from an IoU
+# of 0.5 on. A person box between the two may be a poor box of the annotated person, so it is not used.
 MAX_IOU = 0.3
 
 
@@ -47,8 +47,8 @@ def add_negative_persons(
     # All pairs of a person and a row of its keyframe.
     pairs = np.where(named, size[keyframe], 0)
     person = np.repeat(np.arange(len(persons)), pairs)
-    place = np.arange(len(person)) - np.repeat(np.cumsum(pairs) - pairs, pairs)
-    row = order[start[keyframe[person]] + place]
+    offset = np.arange(len(person)) - np.repeat(np.cumsum(pairs) - pairs, pairs)
+    row = order[start[keyframe[person]] + offset]
     matched = np.zeros(len(persons), dtype=bool)
     # A row without a box has NaN as its IoU.
     matched[person[box_iou(persons.boxes[person], rows.boxes[row]) >= MAX_IOU]] = True

@@ -68,8 +68,9 @@ def has_several_views(cfg: CfgNode) -> bool:
 def describe_views(cfg: CfgNode) -> str:
     """Return the number of views of a keyframe and what they are."""
     sides = transforms.detection_short_sides(cfg)
-    text = f"{len(sides) * (1 + cfg.TEST.FLIP)} views: short sides {', '.join(map(str, sides))}"
-    return f"{text}, each also flipped" if cfg.TEST.FLIP else text
+    several = len(sides) > 1
+    text = f"{len(sides) * (1 + cfg.TEST.FLIP)} views: short side{'s' * several} {', '.join(map(str, sides))}"
+    return f"{text}, {'each ' * several}also flipped" if cfg.TEST.FLIP else text
 
 
 def log_views(cfg: CfgNode) -> None:

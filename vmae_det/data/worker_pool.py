@@ -213,7 +213,8 @@ def _shared_pages() -> Iterator[None]:
 
 
 def _cuda_device() -> int | None:
-    return torch.cuda.current_device() if torch.cuda.is_available() else None
+    """Return the current CUDA device; None if this process does not use CUDA, as with MODEL.DEVICE cpu."""
+    return torch.cuda.current_device() if torch.cuda.is_initialized() else None
 
 
 def _init_worker(_: int, device: int | None) -> None:

@@ -15,7 +15,14 @@ from vmae_det.config import CfgNode, check_config, get_cfg
 from vmae_det.config.checks import check_value
 from vmae_det.data.catalog import get_dataset
 from vmae_det.engine.auto_choices import Choice, Choices
-from vmae_det.engine.auto_data import checked_val, choose_classes, choose_data, move_datasets, task_of
+from vmae_det.engine.auto_data import (
+    check_data_labels,
+    checked_val,
+    choose_classes,
+    choose_data,
+    move_datasets,
+    task_of,
+)
 from vmae_det.engine.auto_input import choose_input
 from vmae_det.engine.auto_network import choose_network
 from vmae_det.engine.auto_schedule import choose_evaluation, choose_schedule
@@ -63,6 +70,7 @@ def choose_config(
     spec = get_dataset(data, given.DATASETS.ROOT, "--data")
     task = task_of(spec, given, given_keys)
     val_spec = checked_val(val, spec, given)
+    check_data_labels(spec)  # before weights are downloaded
     choices = Choices(spec, task, given_keys)
     choose_network(choices, model, weights, given, base)
     choose_data(choices, data, val_spec, val, folder)

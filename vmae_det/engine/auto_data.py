@@ -13,6 +13,7 @@ from vmae_det.config.cfg_node import value_of
 from vmae_det.config.checks import NUM_CLASSES_KEYS
 from vmae_det.data.catalog import DatasetSpec, get_dataset
 from vmae_det.data.classes import ModelClasses, sided_classes
+from vmae_det.data.datasets import check_labels
 from vmae_det.data.loader import ConcatClipDataset, build_train_dataset
 from vmae_det.data.split import split_dataset, write_annotated_persons
 from vmae_det.engine.auto_choices import Choices
@@ -64,6 +65,17 @@ def checked_val(val: str, spec: DatasetSpec, given: CfgNode) -> DatasetSpec | No
         classes = ModelClasses(LabelMap.from_file(spec.label_map), str(spec.label_map))
         classes.columns_of(LabelMap.from_file(found.label_map), str(found.label_map))
     return found
+
+
+def check_data_labels(spec: DatasetSpec) -> None:
+    """Raise a DataError if a label is outside of the label map, or the annotations are invalid."""
+    if spec.label_map is None:
+        return
+    label_map = LabelMap.from_file(spec.label_map)
+    if spec.type == "detection":
+        read_action_csv(spec.annotations, label_map)
+    elif spec.type == "classification":
+        check_labels(spec.labeled_videos()[1], label_map, spec)
 
 
 def choose_data(choices: Choices, data: str, val_spec: DatasetSpec | None, val: str, folder: Path) -> None:
@@ -162,7 +174,7 @@ def _choose_negatives(choices: Choices) -> ConcatClipDataset:
     more = _count_all_negatives(cfg) - number
     others = f"; all_keyframes would add {more}" if more else ""
     if not number:
-        choices.set(key, "none", f"each person box of its keyframes matches an annotated box{others}")
+        choices.set(key, "none", f"no person box of its keyframes is a negative{others}")
     else:
         reason = f"{number} of its person boxes match no annotated box{others}"
         choices.set(key, "annotated_keyframes", reason)
