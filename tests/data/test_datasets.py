@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -84,6 +86,7 @@ def test_catalog(mini_ava, tmp_path):
     ("content", "expected"),
     [
         ("type: detections\nvideos: .\n", "type: expected one of videos, classification, detection"),
+        ("type: [videos]\nvideos: .\n", "type: expected one of videos, classification, detection"),
         ("type: videos\nvideo: .\n", "unknown key 'video'; did you mean 'videos'"),
         ("type: detection\nvideos: .\n", "annotations: missing"),
         ("type: videos\nvideos: gone\n", "gone does not exist"),
@@ -102,6 +105,19 @@ def test_invalid_dataset_file(tmp_path, content, expected):
         get_dataset(str(path))
     assert expected in str(error.value)
     assert "custom.yaml" in str(error.value)
+
+
+def test_the_home_folder_in_a_dataset_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "starts.csv").write_text("v,900\n")
+    path = tmp_path / "data" / "own.yaml"
+    path.write_text("type: videos\nvideos: ~/data\nvideo_start: ~/starts.csv\n")
+    spec = get_dataset(str(path))
+    assert (spec.videos, spec.start_of("v")) == (tmp_path / "data", 900)
+    path.write_text("type: videos\nvideos: ~/v.tar\n")
+    with pytest.raises(DataError, match=f"^{re.escape(str(tmp_path))}/v.tar"):
+        get_dataset(str(path))
 
 
 # ---------------------------------------------------------------- keyframes

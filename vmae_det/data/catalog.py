@@ -28,8 +28,6 @@ TYPES = {
     "classification": ("videos", "annotations"),
     "detection": ("videos", "annotations", "label_map"),
 }
-
-
 _LABEL_MAP_KEYS = ("label_map", "scored_classes")  # may name a built-in label map
 
 
@@ -208,14 +206,15 @@ def _make_spec(content: dict[str, Any], base: Path, name: str, source: str) -> D
         if key not in known:
             raise DataError(f"unknown key '{key}'{did_you_mean(str(key), known)}", source)
     kind = content.get("type")
-    if kind not in TYPES:
+    if not isinstance(kind, str) or kind not in TYPES:
         raise DataError(f"type: expected one of {', '.join(TYPES)}, got {kind!r}", source)
     values: dict[str, Any] = {}
     for key, value in content.items():
         if key == "video_start":
             values[key] = _parse_video_start(value, base, source)
         elif key == "videos" and value:
-            values[key] = find_shards(str(value), base) or _resolve_path(key, value, base, source)
+            shards = find_shards(os.path.expanduser(str(value)), base)
+            values[key] = shards or _resolve_path(key, value, base, source)
             if isinstance(values[key], Path) and not values[key].is_dir():
                 raise DataError(f"videos: {values[key]} is a file; expected a folder or tar shards", source)
         elif key != "type" and value:
@@ -244,7 +243,7 @@ def _parse_video_start(value: Any, base: Path, source: str) -> float | VideoStar
     if type(value) in (int, float):
         return float(value)
     if isinstance(value, str) and value.endswith(".csv"):
-        return VideoStarts(local_path(value) if is_url(value) else base / value)
+        return VideoStarts(local_path(value) if is_url(value) else base / os.path.expanduser(value))
     raise DataError(f"video_start: expected seconds or a table (.csv), got {value!r}", source)
 
 
