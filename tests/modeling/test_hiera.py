@@ -100,6 +100,7 @@ def test_activation_checkpointing_and_drop_path():
         (("MODEL.BACKBONE.TUBELET_SIZE", 1), "TUBELET_SIZE: the tokens of Hiera need 2, got 1"),
         (("MODEL.BACKBONE.STAGES", (2, 3)), "Hiera needs the numbers of blocks of 4 stages"),
         (("MODEL.BACKBONE.DEPTH", 12), r"DEPTH: 12, but MODEL.BACKBONE.STAGES \[1, 1, 2, 1\] have 5 blocks"),
+        (("MODEL.BACKBONE.CLASS_TOKEN", True), "CLASS_TOKEN: True, but Hiera has no class token"),
         (("MODEL.BACKBONE.NUM_HEADS", 4), "NUM_HEADS: 4 of the last stage of Hiera is not divisible by 8"),
     ],
 )

@@ -60,7 +60,8 @@ _C.MODEL.ACTIVATION_CHECKPOINTING = Key(False, flag())
 
 _C.MODEL.BACKBONE = Group()
 # Backbone. VideoViT: VideoMAE's, with a table of positions. VJepa2ViT, VJepa21ViT: those of V-JEPA 2 and 2.1,
-# with rotary positions; POSITIONS is then only the table of the pre-training decoder.
+# with rotary positions; POSITIONS is then only the table of the pre-training decoder. Hiera: hierarchical, with
+# learned positions and without pre-training; it needs the extra hiera.
 _C.MODEL.BACKBONE.NAME = Key(
     "VideoViT", registered("vmae_det.modeling:BACKBONE_REGISTRY", method="from_config")
 )
@@ -69,8 +70,8 @@ _C.MODEL.BACKBONE.EMBED_DIM = Key(768, integer("[2, 16384]"))
 # Number of transformer blocks, and of attention heads in each block.
 _C.MODEL.BACKBONE.DEPTH = Key(12, integer("[1, 256]"))
 _C.MODEL.BACKBONE.NUM_HEADS = Key(12, integer("[1, 256]"))
-# Number of blocks of each stage of Hiera, such as (2, 3, 16, 3). DEPTH is their sum; EMBED_DIM and NUM_HEADS
-# are those of the last stage.
+# For Hiera: blocks of each of its four stages, such as (2, 3, 16, 3). DEPTH is their sum; EMBED_DIM and
+# NUM_HEADS are those of the last stage.
 _C.MODEL.BACKBONE.STAGES = Key((), several(integer("[1, 256]"), 0, 4))
 # Hidden dimension of a block's MLP, as a multiple of EMBED_DIM.
 _C.MODEL.BACKBONE.MLP_RATIO = Key(4.0, number("(0, 64]"))
@@ -78,10 +79,10 @@ _C.MODEL.BACKBONE.MLP_RATIO = Key(4.0, number("(0, 64]"))
 _C.MODEL.BACKBONE.PATCH_SIZE = Key(16, integer("[1, 256]"))
 _C.MODEL.BACKBONE.TUBELET_SIZE = Key(2, integer("[1, 64]"))
 # Sine-cosine position embedding. flat: embeds the index of a token, as published. axes: embeds its time, row
-# and column; a small model learns much faster with it.
+# and column; a small model learns much faster with it. Not for Hiera.
 _C.MODEL.BACKBONE.POSITIONS = Key("flat", choice("flat", "axes"))
-# Add a class token: it takes part in attention, and is dropped from the output. For weights that were trained
-# with one, such as image ViTs and MAE-ST.
+# For VideoViT: add a class token, which takes part in attention and is dropped from the output. For weights
+# that were trained with one, such as image ViTs and MAE-ST.
 _C.MODEL.BACKBONE.CLASS_TOKEN = Key(False, flag())
 # Drop path rate of the last block. It increases linearly from 0 at the first block.
 _C.MODEL.BACKBONE.DROP_PATH = Key(0.0, number("[0, 1)"))
@@ -263,7 +264,7 @@ _C.SOLVER.BATCH_SIZE = Key(1024, integer("[1, 1000000]"))
 # Epochs of training, and of warm-up, which may be a fraction. An epoch is a pass over the training set.
 _C.SOLVER.EPOCHS = Key(800, integer("[1, 100000]"))
 _C.SOLVER.WARMUP_EPOCHS = Key(40.0, number("[0, 100000]"))
-# Weight decay. Not applied to biases and norms.
+# Weight decay. Not applied to biases, norms, single tokens and learned position tables.
 _C.SOLVER.WEIGHT_DECAY = Key(0.05, number("[0, 100]"))
 # Betas of AdamW.
 _C.SOLVER.BETAS = Key((0.9, 0.95), several(number("[0, 1)"), 2))

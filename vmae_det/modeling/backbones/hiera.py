@@ -225,6 +225,8 @@ def _unroll(x: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
 
 
 def _check(node: CfgNode) -> None:
+    if node.CLASS_TOKEN:
+        raise ConfigError("MODEL.BACKBONE.CLASS_TOKEN: True, but Hiera has no class token")
     for key, expected in (("PATCH_SIZE", PATCH_SIZE), ("TUBELET_SIZE", _PATCH_STRIDE[0])):
         if node[key] != expected:
             raise ConfigError(f"MODEL.BACKBONE.{key}: the tokens of Hiera need {expected}, got {node[key]}")
