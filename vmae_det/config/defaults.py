@@ -60,8 +60,8 @@ _C.MODEL.ACTIVATION_CHECKPOINTING = Key(False, flag())
 
 _C.MODEL.BACKBONE = Group()
 # Backbone. VideoViT: VideoMAE's, with a table of positions. VJepa2ViT, VJepa21ViT: those of V-JEPA 2 and 2.1,
-# with rotary positions; POSITIONS is then only the table of the pre-training decoder. Hiera: hierarchical, with
-# learned positions and without pre-training; it needs the extra hiera.
+# with rotary positions; POSITIONS is then only the table of the pre-training decoder. Hiera: hierarchical,
+# with learned positions and without pre-training; it needs the extra hiera.
 _C.MODEL.BACKBONE.NAME = Key(
     "VideoViT", registered("vmae_det.modeling:BACKBONE_REGISTRY", method="from_config")
 )
