@@ -241,6 +241,8 @@ VJEPA = {
     },
 }
 
+HIERA = {**_VJEPA, **pair("blocks.1.proj", WIDTH, WIDTH), **norm("norm"), **pair("head.projection", 5, WIDTH)}
+
 
 def tensors(shapes, seed=0):
     """Random tensors of the given shapes."""

@@ -252,7 +252,7 @@ def test_checkpoints_load_as_the_page_says():
     shapes["image-mae", "pretrain"] = published_files.IMAGE_MAE
     shapes["mae-st", "pretrain"] = published_files.MAE_ST
     shapes["mae-st", "finetune"] = published_files.MAE_ST_CLASSIFIER
-    shapes |= published_files.VJEPA
+    shapes |= published_files.VJEPA | {"Hiera": published_files.HIERA}
     model = shapes["huggingface", "pretrain"]
     shapes["huggingface", "model"] = {
         name.removeprefix("videomae."): shape for name, shape in model.items() if name.startswith("videomae.")
