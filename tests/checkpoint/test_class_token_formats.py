@@ -284,6 +284,17 @@ def test_a_vit_of_timm_has_the_tokens_of_the_image(model, timm_hub):
 
 
 @pytest.mark.usefixtures("timm_hub")
+def test_a_converted_vit_of_timm_keeps_its_class_token(model, tmp_path):
+    report = convert_weights(f"timm:{NAME}", tmp_path / "ours.pth", "vmae_det")
+    assert not {"cls_token", "pos_embed"} & set(report.dropped)
+    direct, converted = (model("detect", *CLASS_TOKEN, "INPUT.NUM_FRAMES", 16) for _ in range(2))
+    load_weights(direct, f"timm:{NAME}", backbone_only=True)
+    load_weights(converted, tmp_path / "ours.pth", backbone_only=True)
+    expected = direct.backbone.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in converted.backbone.state_dict().items())
+
+
+@pytest.mark.usefixtures("timm_hub")
 def test_the_config_of_a_vit_of_timm_is_checked(tiny_cfg):
     content = read_checkpoint(f"timm:{NAME}")
     cfg = tiny_cfg("detect", *CLASS_TOKEN, "MODEL.BACKBONE.CHECKPOINT", f"timm:{NAME}")

@@ -124,6 +124,13 @@ def test_checkpoints_of_ours_name_their_backbone():
         compare_configs(other, content, "x.pt", report, complete=False)
 
 
+def test_a_position_table_is_refused():
+    model = build_model(config("VJepa2ViT"))
+    with_table = model.state_dict() | {"backbone.positions": torch.zeros(8, WIDTH)}
+    with pytest.raises(WeightsError, match="positions: VJepa2ViT has no position table"):
+        load_weights(model, with_table)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

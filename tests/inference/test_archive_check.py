@@ -170,7 +170,8 @@ def test_parts_that_could_run_code_are_refused(written, part, change, expected):
         load_program(written({part: change}))
 
 
-SQUARES = "Pow(" * 4 + "s0+s1" + ",Integer(2))" * 4
+SQUARES = "Pow(" + "*".join(["(s0+s1+s2)"] * 3) + ",Integer(2))"
+NESTED_SQUARES = "Pow(" * 50 + "Integer(9)" + ",Integer(2))" * 50
 SUMS = "*".join(f"(s{n}+s{n + 1})" for n in range(60))
 
 
@@ -179,11 +180,11 @@ SUMS = "*".join(f"(s{n}+s{n + 1})" for n in range(60))
     "formula",
     [
         *("{}", "Symbol('{}')", "s0.__class__", "9**9**9", "[{}]", "lambda: 0", "("),
-        *("Pow(Integer(9),Integer(9))", "Pow(s0,s1)", SQUARES),
+        *("Pow(Integer(9),Integer(9))", "Pow(s0,s1)", SQUARES, NESTED_SQUARES),
         # SymPy hangs on these.
         *("9" * 4000, "*".join(["9" * 4000] * 500), SUMS, "-" * 10**6 + "1", "(" * 10**5, "s0+" * 400 + "1"),
     ],
-    ids=range(16),
+    ids=range(17),
 )
 def test_formulas_other_than_arithmetic_are_refused(written, tmp_path, where, formula):
     marker = tmp_path / "executed"

@@ -23,6 +23,8 @@ from vmae_det.utils.registry import lookup
 
 # Keys whose values are fixed in this comparison, for all tasks and by task.
 _FIXED_KEYS = {
+    "MODEL.BACKBONE.NAME": "VideoViT",
+    "MODEL.BACKBONE.CLASS_TOKEN": False,
     "MODEL.BACKBONE.POSITIONS": "flat",
     "MODEL.BACKBONE.DROP_PATH": 0.0,
     "MODEL.ACTIVATION_CHECKPOINTING": False,

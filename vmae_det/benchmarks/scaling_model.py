@@ -76,13 +76,14 @@ class Step:
 def count_traffic(model: nn.Module, parallel: str) -> Traffic:
     """Return the traffic of a model with fp32 gradients; `parallel` is "ddp" or "fsdp"."""
     from vmae_det.engine.inspection import FLOAT_BYTES, count
-    from vmae_det.modeling.backbones.blocks import Block
+    from vmae_det.modeling.backbones.blocks import find_blocks
 
     size = FLOAT_BYTES * sum(p.numel() for p in model.parameters() if p.requires_grad)
     if parallel == "fsdp":  # one message per block, and one for everything outside of the blocks
-        blocks = [module for module in model.modules() if isinstance(module, Block)]
+        blocks = find_blocks(model)
         # The first all-gather and the last reduce-scatter of a block: two of its three passes.
-        return Traffic(parallel, size, len(blocks) + 1, FLOAT_BYTES * max(map(count, blocks)) * 2 // 3)
+        largest = FLOAT_BYTES * max(map(count, blocks)) if blocks else size
+        return Traffic(parallel, size, len(blocks) + 1, largest * 2 // 3)
     messages = 1 + math.ceil(max(size - _FIRST_BUCKET, 0) / _BUCKET)
     return Traffic(parallel, size, messages, min(size, _BUCKET))
 

@@ -83,9 +83,12 @@ def convert_weights(
 ) -> ConvertReport:
     """Read weights in any format and write them atomically in another format.
 
-    The values do not change, except that the patch embedding of an image model is inflated to tubelets of two
-    frames, and its class token and positions are dropped. Of the formats of the `family`, the one for the
-    task of the weights is written. A file in our own format also gets the config and the label map.
+    Of the formats of the `family`, the one for the task of the weights is written. A file in our own format
+    also gets the config and the label map.
+
+    The values do not change, except those of image models. Their patch embedding is inflated to tubelets of
+    two frames, and their class token and positions are dropped. In our own format, the config determines the
+    tubelets and, with CLASS_TOKEN True, the class token is kept and the positions are repeated over time.
 
     Args:
         source: see `read_checkpoint`.
@@ -103,12 +106,13 @@ def convert_weights(
     check_suffix(output)
     content = read_checkpoint(source)
     stored = stored_config(content, source)
-    backbone = (cfg or stored or get_cfg()).MODEL.BACKBONE.NAME
+    known_cfg = cfg or stored or get_cfg()
+    backbone = known_cfg.MODEL.BACKBONE.NAME
     is_custom = backbone not in PUBLISHED_BACKBONES
     names = state_dict_of(content, str(source)) if is_custom else ()
     found, renamed = read_weights(content, str(source), names)
     check_backbone(renamed.format, backbone, str(source))
-    weights, unused = inflate_image_weights(renamed.weights, _PUBLISHED_TUBELET_SIZE, time_slices=0)
+    weights, unused = _inflate(renamed.weights, family, known_cfg, str(source))
     keep_config = cfg is None and renamed.format.names is None
     cfg = cfg or stored
     check_expressible(family, weights, cfg)
@@ -138,6 +142,21 @@ def convert_weights(
         found,
         settings,
     )
+
+
+def _inflate(
+    weights: dict[str, torch.Tensor], family: str, cfg: CfgNode, source: str
+) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+    """Turn the weights of an image model into those of a video model: see `inflate_image_weights`."""
+    tubelet_size, time_slices = _PUBLISHED_TUBELET_SIZE, 0
+    if family == OWN_FORMAT.family:
+        tubelet_size = cfg.MODEL.BACKBONE.TUBELET_SIZE
+        if cfg.MODEL.BACKBONE.CLASS_TOKEN:
+            time_slices = cfg.INPUT.NUM_FRAMES // tubelet_size
+    try:
+        return inflate_image_weights(weights, tubelet_size, time_slices)
+    except WeightsError as error:
+        raise WeightsError(f"{source}: {error}") from None
 
 
 def write_huggingface_folder(

@@ -136,8 +136,9 @@ def load_weights(
     if table is not None:
         model.backbone.set_positions(table)
         common.append(POSITIONS)
-    unused = () if backbone_only else tuple(name for name in weights if name not in model_state)
-    unused = (*unused, *(() if backbone_only else renamed.unused), *dropped)
+    unused = dropped
+    if not backbone_only:
+        unused = (*(name for name in weights if name not in model_state), *renamed.unused, *dropped)
     return LoadReport(renamed.format.name, tuple(common), missing, unused, found)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # Parameters in millions, and GFLOPs of one clip: multiply-adds of the whole model. In pre-training, the
-# encoder processes only visible tokens. tests/model_zoo/test_costs.py checks them.
+# encoder processes only visible tokens. tests/model_zoo/test_costs.py checks them, but not Hiera's GFLOPs.
 COSTS: dict[str, tuple[float, float]] = {
     "Kinetics/vit_base_16x4_pretrain.yaml": (94.2, 33.4),
     "Kinetics/vit_large_16x4_pretrain_as_published.yaml": (343.0, 139.9),

@@ -71,10 +71,26 @@ def _mmaction2_detector(size: str, digits: str, result: str) -> Weights:
 _UMT = "https://pjlab-gvm-data.oss-cn-shanghai.aliyuncs.com/umt/single_modality"
 
 
-def _umt(size: str, trained: str, config: str, note: str, result: str = "", label_map: str = "") -> Weights:
-    """Return a model of UMT (Unmasked Teacher). A file is named by the datasets it was trained on."""
-    url = f"{_UMT}/{size[0]}16_{trained}_f8_res224.pth"
-    return Weights(url, None, config.format(size), note, "MIT", result, label_map)
+def _umt(
+    name: str,
+    trained: str,
+    config: str,
+    note: str,
+    label_map: str = "",
+    results: tuple[str, str] = ("", ""),
+) -> dict[str, Weights]:
+    """Return the ViT-B and ViT-L of UMT (Unmasked Teacher), by name.
+
+    Args:
+        name, config: with a placeholder for the size.
+        trained: datasets of the training, as in the name of the file.
+        results: of both sizes.
+    """
+    models = {}
+    for size, result in zip(("base", "large"), results):
+        url = f"{_UMT}/{size[0]}16_{trained}_f8_res224.pth"
+        models[name.format(size)] = Weights(url, None, config.format(size), note, "MIT", result, label_map)
+    return models
 
 
 def _videomae_v2(file: str, config: str, note: str, result: str = "", label_map: str = "") -> Weights:
@@ -246,44 +262,30 @@ WEIGHTS: dict[str, Weights] = {
     "mmaction2-videomae-base-ava-kinetics": _mmaction2_detector("base", "3dafab75", "33.6 mAP"),
     "mmaction2-videomae-large-ava-kinetics": _mmaction2_detector("large", "bf93c9ea", "38.7 mAP"),
     # UMT: 8 frames, one frame per token.
-    **{
-        name.format(size): _umt(size, *rest, result, label_map)
-        for name, *rest, label_map, results in (
-            (
-                "umt-{}",
-                "ptk710",
-                "Kinetics/umt_{}_8_k710.yaml",
-                "pre-trained on Kinetics-710, 200 epochs",
-                "",
-                ("", ""),
-            ),
-            (
-                "umt-{}-k710",
-                "ptk710_ftk710",
-                "Kinetics/umt_{}_8_k710.yaml",
-                "fine-tuned on Kinetics-710 after pre-training on it",
-                "",
-                ("Kinetics-710: 81.9 top-1", "Kinetics-710: 86.0 top-1"),
-            ),
-            (
-                "umt-{}-finetuned-kinetics",
-                "ptk710_ftk710_ftk400",
-                "Kinetics/umt_{}_8_finetune.yaml",
-                "fine-tuned on Kinetics-710 and Kinetics-400 after pre-training on Kinetics-710",
-                "kinetics400_umt",
-                ("Kinetics-400: 87.4 top-1", "Kinetics-400: 90.3 top-1"),
-            ),
-            (
-                "umt-{}-ava",
-                "ptk710_ftk710_ftava",
-                "AVA/umt_{}_8x37.yaml",
-                "fine-tuned on AVA v2.2 after pre-training and fine-tuning on Kinetics-710",
-                "ava_v2.2",
-                ("33.5 mAP", "39.8 mAP"),
-            ),
-        )
-        for size, result in zip(("base", "large"), results)
-    },
+    **_umt("umt-{}", "ptk710", "Kinetics/umt_{}_8_k710.yaml", "pre-trained on Kinetics-710, 200 epochs"),
+    **_umt(
+        "umt-{}-k710",
+        "ptk710_ftk710",
+        "Kinetics/umt_{}_8_k710.yaml",
+        "fine-tuned on Kinetics-710 after pre-training on it",
+        results=("Kinetics-710: 81.9 top-1", "Kinetics-710: 86.0 top-1"),
+    ),
+    **_umt(
+        "umt-{}-finetuned-kinetics",
+        "ptk710_ftk710_ftk400",
+        "Kinetics/umt_{}_8_finetune.yaml",
+        "fine-tuned on Kinetics-710 and Kinetics-400 after pre-training on Kinetics-710",
+        "kinetics400_umt",
+        ("Kinetics-400: 87.4 top-1", "Kinetics-400: 90.3 top-1"),
+    ),
+    **_umt(
+        "umt-{}-ava",
+        "ptk710_ftk710_ftava",
+        "AVA/umt_{}_8x37.yaml",
+        "fine-tuned on AVA v2.2 after pre-training and fine-tuning on Kinetics-710",
+        "ava_v2.2",
+        ("33.5 mAP", "39.8 mAP"),
+    ),
     "videomaev2-small-k710": _videomae_v2(
         "distill/vit_s_k710_dl_from_giant",
         "Kinetics/videomaev2_small_16x4_k710.yaml",

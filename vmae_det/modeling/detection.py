@@ -121,6 +121,8 @@ class ActionDetector(nn.Module):
     def person_features(self, batch: dict) -> list[torch.Tensor]:
         """Return the pooled features (N_i, C) of each clip's persons: the input of the head's layers.
 
+        C is the head's `feature_dim`. It includes the context of the whole frame if the head uses it.
+
         Args:
             batch: as for `forward` in testing, without `person_scores`.
         """

@@ -241,7 +241,8 @@ def _is_arithmetic(node: ast.AST) -> bool:
     if isinstance(node, ast.Call):
         allowed = isinstance(node.func, ast.Name) and node.func.id in _SYMPY_FUNCTIONS.split()
         parts = [*node.args, *(keyword.value for keyword in node.keywords)]
-        if allowed and node.func.id == "Pow":  # SymPy hangs on large powers
-            return len(parts) == 2 and _is_arithmetic(parts[0]) and ast.unparse(parts[1]) == "Integer(2)"
+        if allowed and node.func.id == "Pow":  # SymPy hangs on large powers and nested squares
+            base, exponent = map(ast.unparse, parts) if len(parts) == 2 else ("Pow", "")
+            return exponent == "Integer(2)" and "Pow" not in base and _is_arithmetic(parts[0])
         return allowed and all(_is_arithmetic(part) for part in parts)
     return False

@@ -25,8 +25,9 @@ class Backbone(nn.Module):
 
     Attributes:
         clip_grid: grid (t, h, w) of the tokens of a training clip.
-        pixel_statistics: mean and standard deviation of pixels, in units of 0..255, of the published weights;
-            None if they were trained with those of ImageNet. A class attribute.
+        pixel_statistics: mean and standard deviation of pixels, in units of 0..255, that the published
+            weights expect. Another value in the config is a warning. None if the published weights differ. A
+            class attribute.
         num_extra_tokens: number of tokens before those of the grid in its blocks, such as a class token. They
             are not in the output.
         is_maskable: whether it encodes a subset of the tokens of a video. A class attribute.

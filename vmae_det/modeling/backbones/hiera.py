@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import warnings
 from functools import partial
 from types import ModuleType
@@ -14,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from vmae_det.config import CfgNode
 from vmae_det.modeling.backbones.attention import attention
 from vmae_det.modeling.backbones.base import Backbone
-from vmae_det.modeling.backbones.blocks import LAYER_NORM_EPS
+from vmae_det.modeling.backbones.blocks import LAYER_NORM_EPS, DropPath
 from vmae_det.modeling.backbones.position_embedding import resize_positions, resize_time
 from vmae_det.modeling.build import BACKBONE_REGISTRY
 from vmae_det.utils.errors import ConfigError
@@ -88,7 +89,6 @@ class Hiera(Backbone):
                     dim_out=dim * 2 if pools else dim,
                     heads=heads << stage,
                     mlp_ratio=mlp_ratio,
-                    drop_path=drop_path * len(self.blocks) / max(sum(stages) - 1, 1),
                     norm_layer=norm,
                     q_stride=_POOL**2 if pools else 1,
                     window_size=(_UNIT // _POOL**stage) ** 2,
@@ -96,6 +96,8 @@ class Hiera(Backbone):
                 # A block that pools attends in the windows of the stage before it.
                 is_local = stage - pools < 2
                 block.attn = MaskUnitAttention(block.attn, is_local)
+                if rate := drop_path * len(self.blocks) / max(sum(stages) - 1, 1):
+                    block.drop_path = DropPath(rate)  # the package's is compiled again for each rate
                 self.blocks.append(block)
                 dim = block.dim_out
         self.norm = norm(embed_dim) if final_norm else nn.Identity()
@@ -162,13 +164,17 @@ class Hiera(Backbone):
         """Resize position tables of clips of another size: bicubic in space, linear in time."""
         slices, height, width = self.patch_grid
         fitted = dict(weights)
-        space, time = (weights.get(name) for name in self.no_weight_decay)
-        side = 0 if space is None or space.ndim != 3 else round(space.shape[1] ** 0.5)
-        if side and side**2 == space.shape[1] != height * width:
-            table = resize_positions(space[0].float(), (1, side, side), (1, height, width))
-            fitted[self.no_weight_decay[0]] = table[None].to(space.dtype)
-        if time is not None and time.ndim == 3 and time.shape[1]:
-            fitted[self.no_weight_decay[1]] = resize_time(time[0], time.shape[1], slices)[None]
+        tables = {name: weights[name] for name in self.no_weight_decay if name in weights}
+        for name, table in tables.items():
+            if table.ndim != 3 or len(table) != 1 or not table.shape[1]:
+                continue  # refused later, with its shape
+            rows, length = table[0].float(), table.shape[1]
+            side = math.isqrt(length)
+            if name == "pos_embed_temporal":
+                rows = resize_time(rows, length, slices)
+            elif length == side**2:
+                rows = resize_positions(rows, (1, side, side), (1, height, width))
+            fitted[name] = rows[None].to(table.dtype)
         return fitted
 
     def num_layers(self) -> int:

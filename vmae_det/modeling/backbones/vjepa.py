@@ -43,6 +43,10 @@ class VJepa2ViT(VideoViT):
                 f"least 6, got {self.head_dim}"
             )
 
+    def resize_table(self, table: torch.Tensor) -> torch.Tensor:
+        """Raise ValueError: there is no position table to replace."""
+        raise ValueError(f"{type(self).__name__} has no position table")
+
     def token_positions(self, grid: Grid) -> torch.Tensor:
         """Return the rotation of each token of a grid (t, h, w): (t * h * w, 2 * channels of a head).
 
