@@ -107,6 +107,14 @@ def test_the_weights_are_saved_and_loaded_again(model):
     assert torch.equal(first.backbone(clip()), second.backbone(clip()))
 
 
+def test_a_table_that_fits_two_grids_is_a_warning(model, caplog):
+    """32 rows: 2 times 4 x 4, or 8 times 2 x 2, of a clip of 16 frames of 32 x 32 pixels."""
+    load_weights(model("pretrain", *CLASS_TOKEN), tensors(MAE_ST))
+    assert not caplog.text
+    load_weights(model("pretrain", *CLASS_TOKEN, "INPUT.NUM_FRAMES", 16), tensors(MAE_ST))
+    assert "interpreted as (8, 2, 2) (time, height, width); if they are (2, 4, 4)" in caplog.text
+
+
 WRONG = [
     ({"cls_token": (1, 2, WIDTH)}, "one class token .* got 2"),
     ({"cls_token": (WIDTH,)}, r"cls_token: expected \(1, N, C\), got \(24,\)"),
@@ -287,6 +295,8 @@ def test_a_vit_of_timm_has_the_tokens_of_the_image(model, timm_hub):
 def test_a_converted_vit_of_timm_keeps_its_class_token(model, tmp_path):
     report = convert_weights(f"timm:{NAME}", tmp_path / "ours.pth", "vmae_det")
     assert not {"cls_token", "pos_embed"} & set(report.dropped)
+    with pytest.raises(WeightsError, match="videomae format cannot express this model: it has a class token"):
+        convert_weights(f"timm:{NAME}", tmp_path / "theirs.pth", "videomae")
     direct, converted = (model("detect", *CLASS_TOKEN, "INPUT.NUM_FRAMES", 16) for _ in range(2))
     load_weights(direct, f"timm:{NAME}", backbone_only=True)
     load_weights(converted, tmp_path / "ours.pth", backbone_only=True)

@@ -87,8 +87,8 @@ def convert_weights(
     also gets the config and the label map.
 
     The values do not change, except those of image models. Their patch embedding is inflated to tubelets of
-    two frames, and their class token and positions are dropped. In our own format, the config determines the
-    tubelets and, with CLASS_TOKEN True, the class token is kept and the positions are repeated over time.
+    two frames (of the config's in our own format). Their class token and positions are dropped unless the
+    config has CLASS_TOKEN True. The positions are then repeated over time. Only our own format stores them.
 
     Args:
         source: see `read_checkpoint`.
@@ -148,11 +148,9 @@ def _inflate(
     weights: dict[str, torch.Tensor], family: str, cfg: CfgNode, source: str
 ) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
     """Turn the weights of an image model into those of a video model: see `inflate_image_weights`."""
-    tubelet_size, time_slices = _PUBLISHED_TUBELET_SIZE, 0
-    if family == OWN_FORMAT.family:
-        tubelet_size = cfg.MODEL.BACKBONE.TUBELET_SIZE
-        if cfg.MODEL.BACKBONE.CLASS_TOKEN:
-            time_slices = cfg.INPUT.NUM_FRAMES // tubelet_size
+    node = cfg.MODEL.BACKBONE
+    tubelet_size = node.TUBELET_SIZE if family == OWN_FORMAT.family else _PUBLISHED_TUBELET_SIZE
+    time_slices = cfg.INPUT.NUM_FRAMES // tubelet_size if node.CLASS_TOKEN else 0
     try:
         return inflate_image_weights(weights, tubelet_size, time_slices)
     except WeightsError as error:

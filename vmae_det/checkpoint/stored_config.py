@@ -94,8 +94,8 @@ def compare_configs(
 ) -> None:
     """Compare the config of a run to that of the weights that were loaded into its model.
 
-    See `stored_config` for the latter. Published files without a config are assumed to have flat positions
-    and the usual number of heads of VideoMAE models.
+    See `stored_config` for the latter. Published files without a config are assumed to have flat positions,
+    the usual number of heads of their authors' models, and the mean over time before the RoI head.
 
     Args:
         content: content of the checkpoint.
@@ -106,10 +106,12 @@ def compare_configs(
     Raises:
         ConfigError: with the run's value of a key, the weights would compute other results.
     """
-    # Published detectors, and checkpoints from before the key existed, average over time.
-    stored = {_TEMPORAL_POOL_KEY: "mean", **_stored_values(content, source)}
+    stored = _stored_values(content, source)
     parts = {part_of(name) for name in report.loaded}
     known = next(known for known in FORMATS if known.name == report.format)
+    if stored or known.names is not None:
+        # Published detectors, and checkpoints from before the key existed, average over time.
+        stored = {_TEMPORAL_POOL_KEY: "mean", **stored}
     published = known.family not in ("vmae_det", "image-mae")  # images have other positions
     if known.family == "image-mae":
         stored.pop("MODEL.BACKBONE.TUBELET_SIZE", None)  # an image fits tokens of any number of frames

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import math
+
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -17,6 +20,8 @@ from vmae_det.modeling.backbones.position_embedding import (
     resize_time,
 )
 from vmae_det.modeling.build import BACKBONE_REGISTRY
+
+logger = logging.getLogger(__name__)
 
 
 @BACKBONE_REGISTRY.register()
@@ -100,7 +105,7 @@ class VideoViT(Backbone):
     def resize_table(self, table: torch.Tensor) -> torch.Tensor:
         """Resize a loaded position table (M, C) to the grid of this backbone: (N, C).
 
-        Bicubic in space, linear in time.
+        Bicubic in space, linear in time. A warning states the grid of the table if another one fits too.
 
         Raises:
             ValueError: no grid fits M, or the table has another width.
@@ -110,6 +115,14 @@ class VideoViT(Backbone):
             raise ValueError(
                 f"a table {tuple(table.shape)} of {table.dtype} fits no grid like {self.clip_grid} "
                 f"of width {self.embed_dim}"
+            )
+        cells = self.clip_grid[1:]
+        slices, rest = divmod(len(table), math.prod(cells))
+        if grid[1:] != cells and not rest:
+            logger.warning(
+                "the position table in the file has %d rows, interpreted as %s (time, height, width); if "
+                "they are %s, the results are wrong",
+                *(len(table), grid, (slices, *cells)),
             )
         table = resize_positions(table.float(), grid, (grid[0], *self.clip_grid[1:]))
         return resize_time(table, grid[0], self.clip_grid[0])
