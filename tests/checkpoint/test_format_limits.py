@@ -47,6 +47,7 @@ def saved(tiny_cfg, tmp_path):
         ("videomae", "detect", (*FLAT, "MODEL.ROI_HEAD.ALIGNED", True), r"ROI_HEAD\.ALIGNED is True"),
         ("videomae", "detect", (*FLAT, "MODEL.ROI_HEAD.RESOLUTION", 8), r"ROI_HEAD\.RESOLUTION is 8"),
         ("videomae", "detect", (*FLAT, "MODEL.ROI_HEAD.CONTEXT", True), r"ROI_HEAD\.CONTEXT is True"),
+        ("mmaction2", "detect", (*FLAT, "MODEL.ROI_HEAD.NUM_LAYERS", 2), r"ROI_HEAD\.NUM_LAYERS is 2"),
         (
             "huggingface",
             "pretrain",

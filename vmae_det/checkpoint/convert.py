@@ -278,8 +278,8 @@ def _limits_of_config(family: str, cfg: CfgNode) -> Iterator[str]:
         yield from _unusual_heads("BACKBONE", backbone)
     if model.META_ARCHITECTURE == "MaskedAutoencoder":
         yield from _limits_of_pretraining(family, cfg)
-    if model.META_ARCHITECTURE == "ActionDetector" and family == "videomae":
-        yield from _limits_of_detector(cfg)
+    if model.META_ARCHITECTURE == "ActionDetector":
+        yield from _limits_of_detector(family, cfg)
 
 
 def _limits_of_pretraining(family: str, cfg: CfgNode) -> Iterator[str]:
@@ -305,10 +305,14 @@ def _limits_of_pretraining(family: str, cfg: CfgNode) -> Iterator[str]:
         )
 
 
-def _limits_of_detector(cfg: CfgNode) -> Iterator[str]:
+def _limits_of_detector(family: str, cfg: CfgNode) -> Iterator[str]:
+    if family == "huggingface":  # stores only the encoder
+        return
     head = cfg.MODEL.ROI_HEAD
-    published = {"NAME": "MaxPoolRoIHead", "RESOLUTION": 7, "SAMPLING_RATIO": 0, "ALIGNED": False}
-    published |= {"TEMPORAL_POOL": "mean", "CONTEXT": False, "NUM_LAYERS": 1}
+    published = {"NAME": "MaxPoolRoIHead", "NUM_LAYERS": 1}
+    if family == "videomae":  # mmaction2 has options for these
+        published |= {"RESOLUTION": 7, "SAMPLING_RATIO": 0, "ALIGNED": False}
+        published |= {"TEMPORAL_POOL": "mean", "CONTEXT": False}
     for key, value in published.items():
         if head[key] != value:
             yield f"MODEL.ROI_HEAD.{key} is {head[key]}, but the published detector has {value}"

@@ -95,7 +95,7 @@ def _umt(
 
 def _videomae_v2(file: str, config: str, note: str, result: str = "", label_map: str = "") -> Weights:
     url = f"https://huggingface.co/OpenGVLab/VideoMAE2/resolve/main/{file}.pth"
-    return Weights(url, None, config, note, "CC BY-NC 4.0 (page not read); code MIT", result, label_map)
+    return Weights(url, None, config, note, "CC BY-NC 4.0 (not verified); code MIT", result, label_map)
 
 
 def _mae_st(size: str, dataset: str, result: str = "") -> Weights:
