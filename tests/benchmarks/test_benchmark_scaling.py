@@ -81,6 +81,7 @@ def test_fsdp_sends_one_message_per_block():
     model = torch.nn.ModuleList([Block(12, 2, 4.0), Block(12, 2, 4.0), torch.nn.Linear(3, 3)])
     block = 4 * sum(p.numel() for p in model[0].parameters())
     assert count_traffic(model, "fsdp") == Traffic("fsdp", 2 * block + 48, 3, block * 2 // 3)
+    assert count_traffic(model[2], "fsdp") == Traffic("fsdp", 48, 1, 32)  # no blocks
 
 
 def run_of(processes, threads, compute, step, exchange=0.0, empty=0.0, busy=1.0):

@@ -66,6 +66,7 @@ def test_mixed_precision_with_predicted_frames(command, capsys):
     [
         (("MODEL.DECODER.MASK", "running_cell"), "MODEL.DECODER.MASK: running_cell; the comparison with"),
         (("MODEL.BACKBONE.DROP_PATH", "0.1"), "MODEL.BACKBONE.DROP_PATH: 0.1; the comparison with"),
+        (("MODEL.BACKBONE.NAME", "VJepa2ViT"), "MODEL.BACKBONE.NAME: VJepa2ViT; the comparison with"),
     ],
 )
 def test_unsupported_configs(command, opts, expected, capsys):

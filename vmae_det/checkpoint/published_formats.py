@@ -268,10 +268,7 @@ FORMATS = (
     Format(
         "hiera",
         "Hiera",
-        (
-            r"patch_embed\.proj\.",
-            r"blocks\.\d+\.proj\.weight$",
-        ),  # blocks with another width than the last one
+        (r"patch_embed\.proj\.", r"blocks\.\d+\.proj\.weight$"),  # a projection to the width of a stage
         NameTable(
             (
                 ("pos_embed_spatial", "backbone.pos_embed_spatial"),

@@ -56,7 +56,7 @@ class MaxPoolRoIHead(nn.Module):
         from torchvision.ops import RoIAlign  # slow to import, and only detectors need it
 
         self.roi_align = RoIAlign(resolution, scale, sampling_ratio, aligned)
-        # For the whole frame, given in cells.
+        # Its boxes are whole frames, in cells of the map.
         self.frame_align = RoIAlign(resolution, 1.0, sampling_ratio, aligned) if context else None
         self.feature_dim = 2 * in_dim if context else in_dim
         widths = [self.feature_dim, *[hidden_dim or self.feature_dim] * (num_layers - 1)]
@@ -78,7 +78,7 @@ class MaxPoolRoIHead(nn.Module):
     def from_config(cls, cfg: CfgNode, in_dim: int, scale: float, **options: Any) -> MaxPoolRoIHead:
         """Build the head that MODEL.ROI_HEAD describes.
 
-        See the class for `in_dim`, `scale` and further options, of subclasses.
+        See the class for `in_dim` and `scale`. `options` are further arguments of a subclass.
         """
         node = cfg.MODEL.ROI_HEAD
         return cls(
