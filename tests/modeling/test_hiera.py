@@ -177,6 +177,9 @@ def test_weights_of_another_network_are_refused():
     image = state | {"patch_embed.proj.weight": state["patch_embed.proj.weight"][:, :, 0]}
     with pytest.raises(WeightsError, match="an image model of Hiera; expected a video model"):
         load_weights(build_model(hiera_cfg("VideoClassifier")), image)
+    doubled = state | {"pos_embed_temporal": state["pos_embed_temporal"].repeat(2, 1, 1)}
+    with pytest.raises(WeightsError, match=r"pos_embed_temporal is \(2, 2, 8\) in the file, \(1, 2, 8\) in"):
+        load_weights(build_model(hiera_cfg("VideoClassifier")), doubled)
 
 
 def test_flops_and_parameters():
