@@ -223,17 +223,16 @@ def test_published_weights_select_their_network(choose, monkeypatch):
     assert choices["(recipe)"].value == "AVA/vit_base_16x4_from_kinetics.yaml"
 
 
-def test_published_weights_that_reveal_little_get_the_settings_of_the_model_zoo(
-    choose, tiny_cfg, monkeypatch
-):
+def test_number_of_frames_and_pixel_statistics_of_published_weights(choose, tiny_cfg, monkeypatch):
     monkeypatch.setattr(auto_network, "locate", lambda name: name)
     state = build_model(tiny_cfg("finetune", "MODEL.BACKBONE.EMBED_DIM", 48)).state_dict()
     monkeypatch.setattr(auto_network, "read_checkpoint", lambda name: {"model": dict(state)})
     node = choose("train", model="umt-base-k710")[0].cfg.INPUT
     assert (node.NUM_FRAMES, node.SAMPLING_RATE) == (8, 3)  # 2 seconds of 12 fps, as in the recipe
     cfg = choose("train", model="", weights="mae-st-large-k400")[0].cfg
-    assert (cfg.INPUT.NUM_FRAMES, cfg.MODEL.PIXEL_MEAN) == (16, (114.75, 114.75, 114.75))
-    assert cfg.MODEL.BACKBONE.EMBED_DIM == 48  # the file has precedence
+    assert cfg.MODEL.PIXEL_MEAN == (114.75, 114.75, 114.75)
+    cfg = choose("train", model="AVA/umt_base_8x37.yaml")[0].cfg  # a config has its own
+    assert cfg.MODEL.PIXEL_MEAN == model_zoo.get_config("AVA/umt_base_8x37.yaml").MODEL.PIXEL_MEAN
 
 
 def test_without_network_a_default_falls_back_and_a_size_is_an_error(choose):

@@ -60,14 +60,15 @@ def choose_network(
     else:
         recipe, weights, why = choose_recipe(choices.task, model, weights, stored, choices.warnings)
     choices.cfg.merge_from_file(model_zoo.get_config_file(recipe))
+    is_for_weights = weights == choices.cfg.MODEL.BACKBONE.CHECKPOINT
     for key in ("MODEL.WEIGHTS", "MODEL.BACKBONE.CHECKPOINT"):
         choices.cfg.merge_from_list([key, ""])
     sides = ("INPUT.TRAIN_SHORT_SIDE", "INPUT.TEST_SHORT_SIDE")
     choices.side_ratios = {key: value_of(choices.cfg, key) / choices.cfg.INPUT.CROP_SIZE for key in sides}
-    if weights and not stored:
+    if is_for_weights:
+        stored = {}
+    elif weights and not stored:
         stored = network_of(weights)
-    if not _is_config(model):  # for what the file does not reveal, such as the pixel statistics
-        stored = _published_network(weights) | stored
     recipe_frames = choices.cfg.INPUT.NUM_FRAMES
     is_autoencoder = stored.get("MODEL.META_ARCHITECTURE") == "MaskedAutoencoder"
     resumes_decoder = choices.task == "pretraining" and is_autoencoder
@@ -112,7 +113,7 @@ def choose_recipe(
             raise UserError(f"--model: {model} names weights, so it cannot be combined with --weights")
         node = model_zoo.get_config(model_zoo.get_weights(model).config).MODEL.BACKBONE
         return _recipe_of(task, node.NAME, node.EMBED_DIM, "base"), _available(model), f"--model {model}"
-    if _is_config(model):
+    if model.endswith((".yaml", ".yml")):
         cfg = model_zoo.get_config(model)
         if model_class(cfg).task != task:
             raise UserError(f"--model: {model} is for {model_class(cfg).task}, but --data is for {task}")
@@ -129,10 +130,6 @@ def choose_recipe(
         name, width = (stored.get(f"MODEL.BACKBONE.{key}") for key in ("NAME", "EMBED_DIM"))
         return _recipe_of(task, name, width), weights, f"fits {weights}"
     return _default_recipe(task, recipe, tiny, warnings)
-
-
-def _is_config(model: str) -> bool:
-    return model.endswith((".yaml", ".yml"))
 
 
 def _recipe_of(task: str, backbone: str | None, width: int | None, default: str = "") -> str:
@@ -204,7 +201,7 @@ def _available(name: str, patient: bool = True) -> str:
 
 
 def network_of(weights: str) -> dict[str, Any]:
-    """Return the config keys, with their values, that weights reveal of their network."""
+    """Return the config keys, with their values, of the network that weights belong to."""
     content = read_checkpoint(weights)
     _, renamed = read_weights(content, weights)
     shapes = config_keys_from_shapes(renamed.weights)
@@ -216,11 +213,3 @@ def network_of(weights: str) -> dict[str, Any]:
         shapes["MODEL.BACKBONE.NAME"] = renamed.format.backbone
     heads = renamed.format.heads_by_width["backbone"].get(shapes.get("MODEL.BACKBONE.EMBED_DIM"))
     return shapes | ({"MODEL.BACKBONE.NUM_HEADS": heads} if heads else {})
-
-
-def _published_network(weights: str) -> dict[str, Any]:
-    """Return `NETWORK_KEYS` of the model zoo for published weights; nothing for other weights."""
-    if weights not in model_zoo.WEIGHTS:
-        return {}
-    cfg = model_zoo.get_config(model_zoo.get_weights(weights).config)
-    return {key: value_of(cfg, key) for key in NETWORK_KEYS}
