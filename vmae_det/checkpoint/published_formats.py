@@ -21,6 +21,11 @@ HEADS_BY_WIDTH = {
 VJEPA_HEADS_BY_WIDTH = {"backbone": {768: 12, 1024: 16, 1280: 16, 1408: 22, 1664: 26}}
 # The same of the last stage, in the video models of Hiera (hiera.py).
 HIERA_HEADS_BY_WIDTH = {"backbone": {768: 8, 896: 16, 1152: 16, 2048: 32}}
+_HEADS_OF_BACKBONE = {
+    "VJepa2ViT": VJEPA_HEADS_BY_WIDTH,
+    "VJepa21ViT": VJEPA_HEADS_BY_WIDTH,
+    "Hiera": HIERA_HEADS_BY_WIDTH,
+}
 # Regular expressions of the placeholders in a pattern.
 _PLACEHOLDERS = {"n": r"(?P<n>\d+)", "p": r"(?P<p>weight|bias)"}
 
@@ -111,9 +116,7 @@ class Format:
     @property
     def heads_by_width(self) -> dict[str, dict[int, int]]:
         """Return the usual number of attention heads by part of a model and width."""
-        if self.backbone == "Hiera":
-            return HIERA_HEADS_BY_WIDTH
-        return VJEPA_HEADS_BY_WIDTH if self.backbone.startswith("VJepa") else HEADS_BY_WIDTH
+        return _HEADS_OF_BACKBONE.get(self.backbone, HEADS_BY_WIDTH)
 
 
 def _blocks(published: str, ours: str, rows: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:

@@ -57,7 +57,12 @@ _TRAINED_KEYS = {
 }
 # Keys that may differ when a trained model is used; a different value is a warning.
 _CLIP_KEYS = ("INPUT.NUM_FRAMES", "INPUT.SAMPLING", "INPUT.SAMPLING_RATE", "INPUT.CROP_SIZE")
-_TOOLKITS = {"VideoViT": "VideoMAE", "Hiera": "Hiera"}  # by backbone, in messages
+_MODELS = {  # by backbone, in messages
+    "VideoViT": "VideoMAE",
+    "VJepa2ViT": "V-JEPA 2",
+    "VJepa21ViT": "V-JEPA 2.1",
+    "Hiera": "Hiera",
+}
 
 
 def stored_config(content: dict[str, Any], source: str | Path) -> CfgNode | None:
@@ -151,7 +156,7 @@ def _warn_about_heads(cfg: CfgNode, source: str | Path, parts: set[str], known: 
                 "trained with %d",
                 part.upper(),
                 node.NUM_HEADS,
-                _TOOLKITS.get(known.backbone, "V-JEPA 2"),
+                _MODELS.get(known.backbone, known.name),
                 node.EMBED_DIM,
                 usual,
                 usual,
