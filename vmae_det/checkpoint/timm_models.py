@@ -72,8 +72,8 @@ def _plain_vit(source: str) -> nn.Module:
 
     name = source.removeprefix(PREFIX)
     if not timm.is_model_pretrained(name):
-        known = timm.list_models("vit_*", pretrained=True)
-        raise WeightsError(f"{source}: timm has no weights of this name{did_you_mean(name, known)}")
+        known = [PREFIX + model for model in timm.list_models("vit_*", pretrained=True)]
+        raise WeightsError(f"{source}: timm has no weights of this name{did_you_mean(source, known)}")
     with torch.device("meta"):
         model = timm.create_model(name, pretrained=False)
     differences = list(_differences(model))
