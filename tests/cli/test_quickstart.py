@@ -48,5 +48,5 @@ def test_a_failed_stage_exits_with_its_status(quickstart, capsys):
 @pytest.mark.parametrize(("device", "expected"), [("auto", 8), ("cpu", 2), ("mps", 1)])
 def test_the_default_number_of_processes_depends_on_the_device(tiny_cfg, monkeypatch, device, expected):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
-    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("vmae_det.utils.cpu.count_cores", lambda: 4)
     assert _default_processes(tiny_cfg("pretrain", "MODEL.DEVICE", device)) == expected

@@ -94,3 +94,27 @@ def test_freed_memory_is_reused():
         for how in ("default", "keep")
     )
     assert kept < 100 < default
+
+
+@pytest.mark.parametrize(
+    ("environment", "loader_workers", "threads"),
+    [
+        ({}, 0, 8),
+        ({}, 3, 5),
+        ({}, 20, 1),
+        ({"LOCAL_WORLD_SIZE": "2"}, 1, 3),
+        ({"OMP_NUM_THREADS": "1"}, 0, 1),
+        ({"OMP_NUM_THREADS": "4"}, 6, 2),
+        ({"OMP_NUM_THREADS": "4,2"}, 0, 8),
+        ({"OMP_NUM_THREADS": "100"}, 0, 8),
+    ],
+)
+def test_threads_share_the_cores_and_respect_the_environment(
+    monkeypatch, environment, loader_workers, threads
+):
+    monkeypatch.setattr(cpu, "count_cores", lambda: 8)
+    for name in ("LOCAL_WORLD_SIZE", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert cpu.count_threads(loader_workers) == threads

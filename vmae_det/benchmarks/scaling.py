@@ -6,7 +6,6 @@ Each process has the same number of clips. The constants of the model are fitted
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -39,6 +38,7 @@ from vmae_det.engine.trainer import to_device
 from vmae_det.modeling import build_model, model_class
 from vmae_det.solver import build_optimizer
 from vmae_det.utils import distributed
+from vmae_det.utils.cpu import count_cores
 from vmae_det.utils.errors import ConfigError, UserError
 
 _PARTS = ("forward", "backward", "update")
@@ -245,7 +245,7 @@ def benchmark_scaling(
         given = " ".join(map(str, process_counts))
         raise UserError(f"--processes: expected 1 and larger numbers, ascending, such as 1 2 4; got {given}")
     has_gpus = cfg.MODEL.DEVICE != "cpu" and torch.cuda.is_available()
-    cores = None if has_gpus else os.cpu_count() or 1
+    cores = None if has_gpus else count_cores()
     runs = [
         _measure_run(cfg, batch, threads_of(count, cores), count, repeats, progress)
         for count in process_counts

@@ -6,7 +6,6 @@ Pre-trains, fine-tunes, then trains the same detector from three initializations
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 import time
@@ -132,10 +131,12 @@ def _stage(args: argparse.Namespace, name: str, config: str, title: str, start: 
 def _default_processes(cfg: CfgNode) -> int:
     import torch
 
+    from vmae_det.utils.cpu import count_cores
+
     if cfg.MODEL.DEVICE == "mps":
         return 1
     gpus = 0 if cfg.MODEL.DEVICE == "cpu" else torch.cuda.device_count()
-    return gpus or min(os.cpu_count() or 1, 2)
+    return gpus or min(count_cores(), 2)
 
 
 def _seconds(folder: Path) -> float:

@@ -36,6 +36,7 @@ from torch.distributed.elastic.rendezvous import (
 )
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
+from vmae_det.utils.cpu import count_cores
 from vmae_det.utils.errors import USER_ERROR_STATUS, ConfigError
 from vmae_det.utils.extensions import imported_extensions
 from vmae_det.utils.watchdog import HUNG, STACK_SIGNAL
@@ -127,7 +128,7 @@ def run_agent(
         ConfigError: machine 0 cannot be reached, or a machine is missing.
     """
     # Divide the cores among the processes. Numeric libraries read this when they are loaded.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // machine.num_processes, 1)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(count_cores() // machine.num_processes, 1)))
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost connection is reported below, in one line
     # A store shared between agents and processes is announced only in the first round: a machine that joins
     # later would wait for its address forever.

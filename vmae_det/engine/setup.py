@@ -131,9 +131,7 @@ def setup_device(cfg: CfgNode) -> torch.device:
     """Return `get_device(cfg)`. For the CPU, also set the threads, the GEMM kernels and the allocator."""
     device = get_device(cfg)
     if device.type == "cpu":
-        # Leave a core for each loader worker, because threads that share a core wait for each other.
-        cores = (os.cpu_count() or 1) // distributed.get_world_size()
-        torch.set_num_threads(max(cores - cfg.DATALOADER.NUM_WORKERS, 1))
+        torch.set_num_threads(cpu.count_threads(cfg.DATALOADER.NUM_WORKERS))
         cpu.use_fast_gemm()
         cpu.keep_freed_memory()
     return device

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import shutil
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -32,6 +31,7 @@ from vmae_det.mini_ava.dataset_files import (
 )
 from vmae_det.mini_ava.plan import FPS, HEIGHT, WIDTH, VideoPlan, plan_clips, plan_videos
 from vmae_det.mini_ava.render import Scene
+from vmae_det.utils.cpu import count_cores
 from vmae_det.utils.errors import DataError, UserError
 
 VERSION = 4  # of the generator; a folder of another version is replaced
@@ -99,7 +99,7 @@ def make_mini_ava(
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f".{folder.name}.lock")):
             if _manifest_of(folder) != manifest:
-                _build(folder, manifest, seed, size, workers or os.cpu_count() or 1, progress)
+                _build(folder, manifest, seed, size, workers or count_cores(), progress)
     except OSError as error:
         raise DataError(
             f"MiniAVA cannot be written here ({error.strerror or error}); choose a writable folder on a disk "

@@ -26,6 +26,18 @@ def count_cores() -> int:
     return os.cpu_count() or 1
 
 
+def count_threads(loader_workers: int) -> int:
+    """Return the number of threads for the model of this process.
+
+    The processes of this machine share its cores equally. Each loader worker gets a core of its own, because
+    threads that share a core wait for each other. OMP_NUM_THREADS is an upper limit.
+    """
+    threads = count_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - loader_workers
+    with suppress(ValueError):  # not set, or a list such as "4,2"
+        threads = min(threads, int(os.environ.get("OMP_NUM_THREADS", "")))
+    return max(threads, 1)
+
+
 def use_fast_gemm(enabled: bool = True) -> None:
     """Enable or disable the faster GEMM kernels in this process, if this CPU has them."""
     global _fast_gemm

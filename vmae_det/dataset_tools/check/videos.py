@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import polars as pl
 
 from vmae_det.dataset_tools.check.report import MAX_EXAMPLES, Example, Finding, rows_finding
 from vmae_det.dataset_tools.isolated_map import WorkerFailure, isolated_map
+from vmae_det.utils.cpu import count_cores
 from vmae_det.utils.file_types import VIDEO_SUFFIXES
 from vmae_det.video.discovery import videos_by_id
 from vmae_det.video.probe import VideoInfo, probe_video
@@ -39,7 +39,7 @@ def probe_videos(paths: Iterable[Path], decode: str, workers: int | None = None)
     """Probe each file in parallel processes; `decode` as of `probe_video`."""
     names = sorted({str(path) for path in paths})
     probe = functools.partial(probe_video, decode=decode)
-    count = workers or min(os.cpu_count() or 1, 16)
+    count = workers or min(count_cores(), 16)
     infos = {}
     for name, result in isolated_map(probe, names, count, _TIMEOUTS[decode], "reading videos"):
         infos[Path(name)] = (

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from vmae_det.dataset_tools.isolated_map import WorkerFailure, isolated_map
+from vmae_det.utils.cpu import count_cores
 from vmae_det.utils.errors import UserError
 from vmae_det.video.probe import probe_video
 
@@ -95,7 +95,7 @@ def run_video_jobs(
     pending = [
         name for name, problem in problems.items() if problem is None or not (problem or is_done(name))
     ]
-    count = workers or min(os.cpu_count() or 1, 16)
+    count = workers or min(count_cores(), 16)
     with (
         journal.open() as record,
         contextlib.closing(isolated_map(job, pending, count, timeout, description)) as results,
