@@ -54,6 +54,8 @@ _TRAINED_KEYS = {
     "MODEL.ROI_HEAD.ALIGNED": "roi_head",
     _TEMPORAL_POOL_KEY: "roi_head",
     "MODEL.ROI_HEAD.ATTENTION_HEADS": "roi_head",
+    "MODEL.PERSON_HEAD.NAME": "person_head",
+    "MODEL.PERSON_HEAD.BLOCKS": "person_head",
 }
 # Keys that may differ when a trained model is used; a different value is a warning.
 _CLIP_KEYS = ("INPUT.NUM_FRAMES", "INPUT.SAMPLING", "INPUT.SAMPLING_RATE", "INPUT.CROP_SIZE")

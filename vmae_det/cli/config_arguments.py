@@ -28,6 +28,7 @@ _MODEL_KEYS = (
     *(f"MODEL.ROI_HEAD.{key}" for key in ("RESOLUTION", "SAMPLING_RATIO", "ALIGNED", "TEMPORAL_POOL")),
     *(f"MODEL.ROI_HEAD.{key}" for key in ("CONTEXT", "NUM_LAYERS", "HIDDEN_DIM")),
     *(f"MODEL.ROI_HEAD.{key}" for key in ("ATTENTION_LAYERS", "ATTENTION_HEADS")),
+    *(f"MODEL.PERSON_HEAD.{key}" for key in ("NAME", "BLOCKS", "CHANNELS", "NUM_CONVS")),
     *(f"INPUT.{key}" for key in ("NUM_FRAMES", "CROP_SIZE", "TEST_SHORT_SIDE", "CONVENTION")),
 )
 _RUN_KEYS = ("OUTPUT_DIR", "WANDB.")  # never taken from the run that produced the weights

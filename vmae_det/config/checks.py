@@ -21,6 +21,8 @@ _USED_BY = {
         "VideoClassifier",
     ),
     "DATASETS.NEGATIVE_PERSONS": "ActionDetector",
+    "MODEL.PERSON_HEAD.NAME": "ActionDetector",
+    "TEST.PERSON_BOXES": "ActionDetector",
     "TEST.SHORT_SIDES": "ActionDetector",
     "TEST.FLIP": "ActionDetector",
 }
@@ -68,6 +70,14 @@ def check_config(cfg: CfgNode) -> None:
         f"{cfg.TEST.PATIENCE}, but TEST.PERIOD 0 evaluates only after training; set TEST.PERIOD to 1 or more",
     )
     _check_person_detector(cfg)
+    _check_person_head(cfg)
+
+
+def uses_model_persons(cfg: CfgNode) -> bool:
+    """Return whether testing uses the person boxes of the model (TEST.PERSON_BOXES)."""
+    return cfg.TEST.PERSON_BOXES == "model" or (
+        cfg.TEST.PERSON_BOXES == "auto" and bool(cfg.MODEL.PERSON_HEAD.NAME)
+    )
 
 
 def check_value(cfg: CfgNode, key: str) -> None:
@@ -93,6 +103,10 @@ def unused_keys(cfg: CfgNode) -> Iterator[str]:
     for key in ("ATTENTION_LAYERS", "ATTENTION_HEADS"):
         if head.NAME == "MaxPoolRoIHead" and head[key] != KEYS[f"MODEL.ROI_HEAD.{key}"].default:
             yield f"MODEL.ROI_HEAD.{key}: {head[key]} has no effect: {head.NAME} has no attention"
+    person_head = cfg.MODEL.PERSON_HEAD
+    for key in () if person_head.NAME else person_head:
+        if person_head[key] != KEYS[f"MODEL.PERSON_HEAD.{key}"].default:
+            yield f"MODEL.PERSON_HEAD.{key}: {person_head[key]} has no effect: there is no person head"
     if cfg.TEST.PATIENCE and not cfg.DATASETS.TEST:
         yield f"TEST.PATIENCE: {cfg.TEST.PATIENCE} has no effect: DATASETS.TEST is empty"
 
@@ -247,6 +261,31 @@ def _check_person_detector(cfg: CfgNode) -> None:
         node.NAME == "onnx" or not node.WEIGHTS.lower().endswith(".onnx"),
         "PERSON_DETECTOR.NAME",
         f"must be onnx for {node.WEIGHTS}, got '{node.NAME}'",
+    )
+
+
+def _check_person_head(cfg: CfgNode) -> None:
+    node, depth = cfg.MODEL.PERSON_HEAD, cfg.MODEL.BACKBONE.DEPTH
+    _require(
+        len(node.BLOCKS) in (0, 4),
+        "MODEL.PERSON_HEAD.BLOCKS",
+        f"must have 4 values, or none for blocks that are evenly spread, got {node.BLOCKS}",
+    )
+    _require(
+        max(node.BLOCKS, default=1) <= depth,
+        "MODEL.PERSON_HEAD.BLOCKS",
+        f"{node.BLOCKS} has a block after the last of the {depth} blocks of MODEL.BACKBONE.DEPTH",
+    )
+    _require(
+        bool(node.NAME) or not node.TRAIN_ALONE,
+        "MODEL.PERSON_HEAD.TRAIN_ALONE",
+        "True, but there is no person head; set MODEL.PERSON_HEAD.NAME to FcosPersonHead",
+    )
+    _require(
+        bool(node.NAME) or cfg.TEST.PERSON_BOXES != "model",
+        "TEST.PERSON_BOXES",
+        "model, but the model has no person head; set MODEL.PERSON_HEAD.NAME to FcosPersonHead, or "
+        "TEST.PERSON_BOXES to dataset",
     )
 
 

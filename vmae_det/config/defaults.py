@@ -165,6 +165,29 @@ _C.MODEL.ROI_HEAD.DROPOUT = Key(0.0, number("[0, 1)"))
 # Multiply action scores by the score of the person box at test time.
 _C.MODEL.ROI_HEAD.USE_PERSON_SCORE = Key(True, flag())
 
+_C.MODEL.PERSON_HEAD = Group()
+# Person head, which finds the people of a keyframe, so that a detector needs no person boxes
+# (docs/guides/one_stage.md): FcosPersonHead. Empty: none.
+_C.MODEL.PERSON_HEAD.NAME = Key(
+    "", registered("vmae_det.modeling:PERSON_HEAD_REGISTRY", extra_choices=("",), method="from_config")
+)
+# Numbers of the four blocks of the backbone whose tokens the head takes, for the finest to the coarsest map.
+# Empty: evenly spread, 3, 6, 9 and 12 of 12 blocks.
+_C.MODEL.PERSON_HEAD.BLOCKS = Key((), several(integer("[1, 256]"), 0, 4))
+# Channels of the four maps, and convolutions of each of the two towers on them.
+_C.MODEL.PERSON_HEAD.CHANNELS = Key(256, integer("[1, 4096]"))
+_C.MODEL.PERSON_HEAD.NUM_CONVS = Key(4, integer("[1, 16]"))
+# Factor of the losses of the head: of the class, the box and the centerness.
+_C.MODEL.PERSON_HEAD.LOSS_WEIGHT = Key(1.0, number("(0, 1000]"))
+# Person boxes below this score are dropped.
+_C.MODEL.PERSON_HEAD.SCORE_THRESHOLD = Key(0.35, number("[0, 1]"))
+# Non-maximum suppression: of two boxes with an IoU above this, the one with the lower score is dropped.
+_C.MODEL.PERSON_HEAD.NMS = Key(0.3, number("[0, 1]"))
+# Largest number of people in a keyframe. Those with the highest scores are kept.
+_C.MODEL.PERSON_HEAD.MAX_PERSONS = Key(30, integer("[1, 1000]"))
+# Train only the person head, on the frozen detector of MODEL.WEIGHTS.
+_C.MODEL.PERSON_HEAD.TRAIN_ALONE = Key(False, flag())
+
 # ---------------------------------------------------------------- input
 _C.INPUT = Group()
 # Frames of a clip, and their stride in the video.
@@ -272,7 +295,7 @@ _C.SOLVER.BETAS = Key((0.9, 0.95), several(number("[0, 1)"), 2))
 _C.SOLVER.MOMENTUM = Key(0.9, number("[0, 1)"))
 # Layer-wise decay: factor of the learning rate from each layer of the backbone to the one below it.
 _C.SOLVER.LAYER_DECAY = Key(1.0, number("(0, 1]"))
-# Factor of the learning rate of all parameters outside of the backbone.
+# Factor of the learning rate of all parameters outside of the backbone, except the person head.
 _C.SOLVER.HEAD_LR_FACTOR = Key(1.0, number("(0, 10000]"))
 # Weights of the classes in the loss, from their numbers n of training labels: proportional to 1 / sqrt(n) or
 # to 1 / n, for classes that are rare. Classification: of a clip, by its class; the mean over clips is 1.
@@ -321,7 +344,10 @@ _C.TEST.NUM_CROPS = Key(3, integer("[1, 100]"))
 # scores are averaged. Empty: INPUT.TEST_SHORT_SIDE. FLIP also scores each one flipped horizontally.
 _C.TEST.SHORT_SIDES = Key((), several(integer("[1, 4096]"), 0, 100))
 _C.TEST.FLIP = Key(False, flag())
-# Detection: person boxes below this score are dropped.
+# Detection: person boxes to test with. dataset: the person_boxes of the dataset. model: those that the model
+# finds in the keyframes of the annotations. auto: model if it has a person head, otherwise dataset.
+_C.TEST.PERSON_BOXES = Key("auto", choice("auto", "dataset", "model"))
+# Detection: person boxes of a dataset below this score are dropped.
 _C.TEST.PERSON_BOX_SCORE = Key(0.8, number("[0, 1]"))
 # Detection: protocol of frame-mAP (docs/guides/evaluate.md).
 _C.TEST.PROTOCOL = Key("challenge", choice("challenge", "slowfast", "mmaction2"))

@@ -24,6 +24,13 @@ def min_parameters(cfg: CfgNode) -> int:
     return total
 
 
+def _backbone_is_frozen(cfg: CfgNode) -> bool:
+    return {
+        "VideoClassifier": cfg.MODEL.CLASSIFIER.LINEAR_PROBE,
+        "ActionDetector": cfg.MODEL.PERSON_HEAD.TRAIN_ALONE,
+    }.get(cfg.MODEL.META_ARCHITECTURE, False)
+
+
 def _block_parameters(width: int, mlp_ratio: float) -> int:
     """Weights of queries, keys, values and projection, and of the two layers of the MLP."""
     return 4 * width**2 + 2 * width * int(width * mlp_ratio)
@@ -49,7 +56,7 @@ def min_training_bytes(cfg: CfgNode, processes: int) -> tuple[int, int]:
     solver, node = cfg.SOLVER, cfg.MODEL.BACKBONE
     states = 2 if solver.OPTIMIZER == "adamw" else int(solver.MOMENTUM > 0)
     model, kept = min_parameters(cfg) * (2 + states), 0
-    if cfg.MODEL.META_ARCHITECTURE == "VideoClassifier" and cfg.MODEL.CLASSIFIER.LINEAR_PROBE:
+    if _backbone_is_frozen(cfg):
         model = min_parameters(cfg)
     elif model:
         visible = 1 - cfg.MODEL.MASK.RATIO if cfg.MODEL.META_ARCHITECTURE == "MaskedAutoencoder" else 1

@@ -59,6 +59,8 @@ class DatasetSpec:
         video_start: second of the dataset's clock at which every video file starts, or a table with one
             second per video.
         scored_classes: label map of the classes that the metric evaluates; None for all of `label_map`.
+        complete_persons: whether the annotations have all people of their keyframes. Otherwise a person head
+            is not trained on them.
     """
 
     name: str
@@ -70,6 +72,7 @@ class DatasetSpec:
     excluded: Path | None = None
     video_start: float | VideoStarts = 0.0
     scored_classes: Path | None = None
+    complete_persons: bool = True
 
     def start_of(self, video: str) -> float:
         """Return the second of the dataset's clock at which a video file starts.
@@ -212,6 +215,10 @@ def _make_spec(content: dict[str, Any], base: Path, name: str, source: str) -> D
     for key, value in content.items():
         if key == "video_start":
             values[key] = _parse_video_start(value, base, source)
+        elif key == "complete_persons":
+            if not isinstance(value, bool):
+                raise DataError(f"complete_persons: expected true or false, got {value!r}", source)
+            values[key] = value
         elif key == "videos" and value:
             shards = find_shards(os.path.expanduser(str(value)), base)
             values[key] = shards or _resolve_path(key, value, base, source)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from vmae_det.config import CfgNode
-from vmae_det.config.checks import num_classes
+from vmae_det.config.checks import num_classes, uses_model_persons
 from vmae_det.data import transforms
 from vmae_det.data.augmentation import ClipAugmentation
 from vmae_det.data.catalog import DatasetSpec
@@ -24,7 +24,7 @@ from vmae_det.data.classes import ModelClasses
 from vmae_det.data.negative_persons import add_negative_persons
 from vmae_det.data.transforms import Clip, make_clip
 from vmae_det.formats.ava_csv import LabelMap, read_action_csv, read_excluded_keyframes
-from vmae_det.formats.keyframes import KeyframeBoxes, group_by_keyframe
+from vmae_det.formats.keyframes import KeyframeBoxes, group_by_keyframe, keyframes_without_boxes
 from vmae_det.formats.person_boxes import read_person_boxes
 from vmae_det.utils.errors import ConfigError, DataError
 from vmae_det.utils.registry import Registry
@@ -292,10 +292,13 @@ class ActionKeyframes(ClipDataset):
     """Keyframes with persons. Keyframes without a person, and excluded ones, are skipped.
 
     Training samples contain the annotated `boxes` (N, 4) in pixels and multi-hot `labels` (N, classes), and
-    the boxes of DATASETS.NEGATIVE_PERSONS, whose labels are all 0. Test samples contain the `boxes` of
-    detected persons with `person_scores` (N,), and for the results file `boxes_relative` (N, 4) in [0, 1],
-    `video_name` and `timestamp`. With several TEST.SHORT_SIDES, `views` contains `video`, `boxes` and `size`
-    at each one after the first.
+    the boxes of DATASETS.NEGATIVE_PERSONS, whose labels are all 0; and `complete_persons`, whether these are
+    all people. Test samples contain the `boxes` of detected persons with `person_scores` (N,), and for the
+    results file `boxes_relative` (N, 4) in [0, 1], `video_name` and `timestamp`. With several
+    TEST.SHORT_SIDES, `views` contains `video`, `boxes` and `size` at each one after the first.
+
+    If the model finds the people (TEST.PERSON_BOXES), test samples are the keyframes that the annotations name,
+    with a person or without, and have no boxes and person scores.
     """
 
     def __init__(self, cfg: CfgNode, spec: DatasetSpec, training: bool) -> None:
@@ -303,7 +306,11 @@ class ActionKeyframes(ClipDataset):
         _require_type(spec, "detection")
         self.label_map = LabelMap.from_file(spec.label_map)
         excluded = read_excluded_keyframes(spec.excluded) if spec.excluded else None
-        self.keyframes = self._read_annotations(excluded) if training else self._read_persons(excluded)
+        self.finds_persons = not training and uses_model_persons(cfg)
+        if self.finds_persons:
+            self.keyframes = self._read_keyframes(excluded)
+        else:
+            self.keyframes = self._read_annotations(excluded) if training else self._read_persons(excluded)
         self.files = resolve_video_ids(self.keyframes.videos, spec.videos)
         self.starts = np.array([spec.start_of(str(video)) for video in self.keyframes.videos])
         self.cache = _ClipCache(cfg.DATALOADER.CACHE_MB if training else 0)
@@ -351,11 +358,18 @@ class ActionKeyframes(ClipDataset):
         """Number of training boxes with all labels 0 (DATASETS.NEGATIVE_PERSONS)."""
         return int((self.keyframes.values < 0).sum()) if self.training else 0
 
+    def _read_keyframes(self, excluded: Any) -> KeyframeBoxes:
+        keyframes = keyframes_without_boxes(read_action_csv(self.spec.annotations), excluded)
+        if not len(keyframes):
+            raise DataError("no keyframe is left", self.spec.annotations)
+        return keyframes
+
     def _read_persons(self, excluded: Any) -> KeyframeBoxes:
         threshold = self.cfg.TEST.PERSON_BOX_SCORE
         if self.spec.person_boxes is None:
             raise DataError(
-                "person_boxes: missing; testing a detector requires the boxes of detected persons",
+                "person_boxes: missing; testing a detector requires the boxes of detected persons, or a person "
+                "head (MODEL.PERSON_HEAD) with TEST.PERSON_BOXES model",
                 self.spec.name,
             )
         rows = read_person_boxes(self.spec.person_boxes)
@@ -411,16 +425,23 @@ class ActionKeyframes(ClipDataset):
         sides = transforms.detection_short_sides(self.cfg)
         (first, first_size), *others = [self._view(clip, side) for side in sides]
         views = [
-            {"video": transforms.to_video(view), "boxes": view.boxes, "size": size} for view, size in others
+            {"video": transforms.to_video(view), **self._boxes_of(view), "size": size}
+            for view, size in others
         ]
+        persons = {
+            "person_scores": torch.as_tensor(scores, dtype=torch.float32),
+            "boxes_relative": boxes.astype(np.float32),
+        }
         return first, {
             **({"views": views} if views else {}),
             "size": first_size,
-            "person_scores": torch.as_tensor(scores, dtype=torch.float32),
-            "boxes_relative": boxes.astype(np.float32),
+            **({} if self.finds_persons else persons),
             "video_name": str(self.keyframes.videos[video]),
             "timestamp": timestamp,
         }
+
+    def _boxes_of(self, clip: Clip) -> Sample:
+        return {} if self.finds_persons else {"boxes": clip.boxes}
 
     def _view(self, clip: Clip, side: int) -> tuple[Clip, torch.Tensor]:
         """Return a test clip at a short side, and its width and height without padding."""
@@ -437,9 +458,13 @@ class ActionKeyframes(ClipDataset):
     def finish(self, clip: Clip, extra: Sample) -> Sample:
         """Add the transformed boxes. In training, boxes outside the crop are dropped."""
         if not self.training:
-            return extra | {"boxes": clip.boxes}
+            return extra | self._boxes_of(clip)
         inside = (clip.boxes[:, 2:] - clip.boxes[:, :2] >= 1).all(dim=1)
-        return {"boxes": clip.boxes[inside], "labels": extra["labels"][inside]}
+        return {
+            "boxes": clip.boxes[inside],
+            "labels": extra["labels"][inside],
+            "complete_persons": self.spec.complete_persons,
+        }
 
 
 class _ClipCache:

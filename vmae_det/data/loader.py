@@ -32,7 +32,7 @@ Batch = dict[str, Any]
 
 # These are stacked into tensors (B, ...). All others stay lists with one entry per clip.
 CLIP_KEYS = ("video", "target")
-STACKED_KEYS = (*CLIP_KEYS, "seed", "index", "label", "video_index")
+STACKED_KEYS = (*CLIP_KEYS, "seed", "index", "label", "video_index", "complete_persons")
 
 
 def collate(samples: list[list[Sample]], pool: BufferPool | None = None) -> Batch:

@@ -200,6 +200,8 @@ def _write_dataset(path: Path, spec: DatasetSpec, **changes: Any) -> None:
     start = spec.video_start
     if start:
         content["video_start"] = _absolute(start.path) if isinstance(start, VideoStarts) else start
+    if not spec.complete_persons:
+        content["complete_persons"] = False
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     write_text(path, f"# A part of {spec.name}, written by vmae-det train --data.\n{text}")
 

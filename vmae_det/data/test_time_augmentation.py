@@ -25,6 +25,22 @@ logger = logging.getLogger(__name__)
 Scores = TypeVar("Scores", torch.Tensor, np.ndarray)
 
 
+def add_persons(batch: dict[str, Any], persons: dict[str, list[torch.Tensor]]) -> dict[str, Any]:
+    """Return a batch with the people that a model found at its first short side, in all of its views.
+
+    Args:
+        batch: `size`, list of (2,) width and height without padding; and `views` with a `size` each.
+        persons: `boxes`, list of (N_i, 4) xyxy pixels at the first short side, and `person_scores`.
+    """
+    views = []
+    for view in batch.get("views", ()):
+        factors = [(new / old).repeat(2) for new, old in zip(view["size"], batch["size"])]
+        boxes = [own * factor.to(own) for own, factor in zip(persons["boxes"], factors)]
+        views.append(view | {"boxes": boxes})
+    own = {name: persons[name] for name in ("boxes", "person_scores")}
+    return batch | own | ({"views": views} if views else {})
+
+
 def views_of(batch: dict[str, Any], flip: bool = False) -> Iterator[dict[str, Any]]:
     """Yield a batch for each view of its clips: each short side, and after it the same clips flipped."""
     first = {key: value for key, value in batch.items() if key != "views"}

@@ -14,7 +14,13 @@ from tqdm import tqdm
 from vmae_det.config import CfgNode
 from vmae_det.data.classes import ModelClasses
 from vmae_det.data.loader import build_dataset, build_test_loader
-from vmae_det.data.test_time_augmentation import average_scores, log_views, views_of, warn_about_flip
+from vmae_det.data.test_time_augmentation import (
+    add_persons,
+    average_scores,
+    log_views,
+    views_of,
+    warn_about_flip,
+)
 from vmae_det.engine.best_checkpoint import Metric
 from vmae_det.engine.setup import setup_run, write_on_main_process
 from vmae_det.engine.trainer import AMP_TYPES, to_device
@@ -120,17 +126,28 @@ def run_inference(
     for batches in tqdm(loader, desc="evaluating", unit="batch", disable=hide_bar, leave=False):
         heartbeat()
         for batch in batches:
-            predictions = []
-            for view in views_of(batch, flip):
-                with torch.autocast(device.type, amp_type, enabled=amp_type is not None):
-                    predictions.append(model(to_device(view, device)))
-                heartbeat()
-            first, *others = predictions
-            if others:
-                first = {"scores": average_scores([view["scores"] for view in predictions])}
-            evaluator.process(batch, first)
+            with torch.autocast(device.type, amp_type, enabled=amp_type is not None):
+                evaluator.process(batch, _predict(model, batch, device, flip))
     heartbeat()
     return evaluator.evaluate()
+
+
+def _predict(model: nn.Module, batch: dict[str, Any], device: torch.device, flip: bool) -> dict[str, Any]:
+    """Return the predictions of a model on a batch; with several views, the mean of their scores.
+
+    If the model finds the people of a batch without boxes, it does so in the first view.
+    """
+    views = views_of(batch, flip)
+    first = model(to_device(next(views), device))
+    heartbeat()
+    if "boxes" in first:
+        views = views_of(add_persons(batch, to_device(first, torch.device("cpu"))), flip)
+        next(views)
+    scores = [first["scores"]]
+    for view in views:
+        scores.append(model(to_device(view, device))["scores"])
+        heartbeat()
+    return first | {"scores": average_scores(scores)} if len(scores) > 1 else first
 
 
 def dataset_labels(names: Sequence[str]) -> dict[str, str]:

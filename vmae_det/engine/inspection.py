@@ -177,15 +177,18 @@ class _ClassifierProbe(nn.Module):
 
 
 class _DetectorProbe(_ClassifierProbe):
-    """A detector, with one person per clip."""
+    """A detector, with one person per clip. A person head is included."""
 
     def inputs(self, clips: int, device: str) -> tuple[torch.Tensor, ...]:
         side = self.shape[-1]
         boxes = [torch.tensor([[0.0, 0.0, side, side]], device=device) for _ in range(clips)]
         return (*super().inputs(clips, device), *boxes)
 
-    def forward(self, video: torch.Tensor, *boxes: torch.Tensor) -> torch.Tensor:
-        return self.model.logits(video, list(boxes))
+    def forward(self, video: torch.Tensor, *boxes: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        if self.model.person_head is None:
+            return self.model.logits(video, list(boxes))
+        tokens, persons = self.model.tokens_and_persons(video)
+        return self.model.head_logits(tokens, list(boxes)), *persons
 
 
 class _AutoencoderProbe(nn.Module):

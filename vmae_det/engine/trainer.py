@@ -73,7 +73,7 @@ class Trainer:
     """Run optimizer steps on batches, with gradient accumulation, clipping and mixed precision.
 
     Args:
-        model: called with a batch; returns a dict of losses, which are summed.
+        model: called with a batch; returns a dict of losses, which are summed. The sum is logged as `loss`.
         batches: infinite iterator of batches of one forward pass. It raises a UserError on
             all processes.
         accumulate: forward and backward passes per optimizer step. Losses are averaged over them.
@@ -188,8 +188,9 @@ class Trainer:
         self._measure_gradients()
         if all(hook.may_update() for hook in self.hooks):
             self.scaler.step(self.optimizer)
-            for name, value in (item for losses in terms for item in losses.items()):
-                self.storage.put(name, value)
+            for losses in terms:
+                for name, value in ({"loss": sum(losses.values())} | losses).items():
+                    self.storage.put(name, value)
             if self.gradient_norm is not None:
                 self.storage.put("gradient_norm", self.gradient_norm)
         self.scaler.update()

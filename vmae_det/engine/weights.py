@@ -21,6 +21,8 @@ from vmae_det.utils.sharded_tensors import full_state_dict
 
 logger = logging.getLogger(__name__)
 
+_FROZEN_PARTS = ("backbone.", "roi_head.")  # with MODEL.PERSON_HEAD.TRAIN_ALONE
+
 
 def build_model_with_weights(
     cfg: CfgNode, complete: bool = False, required: tuple[str, ...] = ("",)
@@ -53,20 +55,29 @@ def build_model_and_classes(
 
 def _build(cfg: CfgNode, complete: bool, required: tuple[str, ...]) -> tuple[nn.Module, bool]:
     """Return the model, and whether MODEL.WEIGHTS contains a head for classes that is required."""
-    model, has_classes = build_model(cfg), False
+    model, has_classes, with_classes = build_model(cfg), False, "" in required
+    trains_alone = not complete and getattr(model, "train_persons_alone", False)
+    if trains_alone:
+        complete, required = True, _FROZEN_PARTS
     if cfg.MODEL.BACKBONE.CHECKPOINT and not cfg.MODEL.WEIGHTS:
         _load(model, cfg, cfg.MODEL.BACKBONE.CHECKPOINT, backbone_only=True)
     if cfg.MODEL.WEIGHTS:
         report = _load(model, cfg, cfg.MODEL.WEIGHTS, complete=complete)
         _resolve_input_convention(cfg, report)
         has_head = any(not name.startswith("backbone.") for name in report.loaded)
-        has_classes = has_head and model.task != "pretraining" and "" in required
+        has_classes = has_head and model.task != "pretraining" and with_classes
         missing = [name for name in report.missing if name.startswith(required)]
         if complete and missing:
+            without_persons = all(name.startswith("person_head.") for name in missing)
+            hint = "; train the person head first (docs/guides/one_stage.md)" if without_persons else ""
             raise WeightsError(
                 f"{cfg.MODEL.WEIGHTS}: a {report.format} file without {', '.join(missing[:3])}: not "
-                f"the weights of a trained {cfg.MODEL.META_ARCHITECTURE}"
+                f"the weights of a trained {cfg.MODEL.META_ARCHITECTURE}{hint}"
             )
+    elif trains_alone:
+        raise ConfigError(
+            "MODEL.WEIGHTS: empty, but MODEL.PERSON_HEAD.TRAIN_ALONE needs the weights of a trained detector"
+        )
     elif complete:
         raise ConfigError("MODEL.WEIGHTS: empty; testing needs the weights of a trained model")
     return model, has_classes

@@ -23,6 +23,7 @@ from vmae_det.formats.ava_csv import (
 )
 from vmae_det.formats.keyframes import keyframe_keys
 from vmae_det.formats.label_map import LabelMap
+from vmae_det.formats.person_boxes import PersonBoxes, write_person_boxes
 from vmae_det.utils.errors import DataError
 from vmae_det.utils.output_files import atomic_write, write_json
 from vmae_det.utils.registry import Registry
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # `vmae-det evaluate` needs neither, and they double its star
 
     from vmae_det.config import CfgNode
     from vmae_det.data.catalog import DatasetSpec
+    from vmae_det.evaluation.person_ap import PersonMetrics
 
 T = TypeVar("T")
 
@@ -92,17 +94,26 @@ def _copy_to_cpu(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 # ---------------------------------------------------------------- detection
 
+# Metrics of person boxes, with their attributes of `PersonMetrics`.
+_PERSON_METRICS = {"person_AP50": "ap_50", "person_AP": "ap", "person_recall50": "recall_50"}
+
 
 @EVALUATOR_REGISTRY.register_as("detection")
 class FrameMAPEvaluator(Evaluator):
-    """Frame-mAP under each protocol.
+    """Frame-mAP under each protocol; for a model with a person head also AP and recall of the person boxes.
 
-    Batches hold video_name (list of str), timestamp (list of seconds) and boxes_relative (list of (N_i, 4)
-    person boxes in [0, 1] of the frame). Predictions hold scores, a list of (N_i, C) with columns in label
-    map order, or as given by `columns`.
+    Batches hold video_name (list of str), timestamp (list of seconds), boxes_relative (list of (N_i, 4)
+    person boxes in [0, 1] of the frame) and person_scores (list of (N_i,)). Predictions hold scores, a list of
+    (N_i, C) with columns in label map order, or as given by `columns`. If the model finds the people, the
+    predictions hold `boxes` in pixels and `person_scores` instead of the batch, which holds `size`.
     """
 
     metrics = ("frame_mAP", *(f"frame_mAP/{protocol}" for protocol in PROTOCOLS))
+
+    def __init__(self, cfg: CfgNode, spec: DatasetSpec) -> None:
+        super().__init__(cfg, spec)
+        if cfg.MODEL.PERSON_HEAD.NAME:
+            self.metrics = (*self.metrics, *_PERSON_METRICS)
 
     def reset(self) -> None:
         """Discard all predictions."""
@@ -110,22 +121,38 @@ class FrameMAPEvaluator(Evaluator):
         self._times: list[float] = []
         self._boxes: list[np.ndarray] = []
         self._scores: list[np.ndarray] = []
+        self._person_scores: list[np.ndarray] = []
         self._detections: ActionBoxes | None = None
+        self._persons: PersonBoxes | None = None
         self._result: FrameMAP | None = None
+        self._person_result: PersonMetrics | None = None
 
     def process(self, batch: dict[str, Any], predictions: dict[str, Any]) -> None:
         """Store the boxes and scores of each keyframe as float32."""
         self._names.extend(batch["video_name"])
         self._times.extend(float(time) for time in batch["timestamp"])
-        for boxes, scores in zip(batch["boxes_relative"], _copy_to_cpu(predictions["scores"])):
-            self._boxes.append(np.asarray(boxes, dtype=np.float32).reshape(-1, 4))
+        if "boxes" in predictions:
+            person_scores = _copy_to_cpu(predictions["person_scores"])
+            boxes = [
+                found.numpy() / size.numpy()[[0, 1, 0, 1]]
+                for found, size in zip(_copy_to_cpu(predictions["boxes"]), batch["size"])
+            ]
+        else:
+            boxes, person_scores = batch["boxes_relative"], batch["person_scores"]
+        for own_boxes, own_scores, scores in zip(boxes, person_scores, _copy_to_cpu(predictions["scores"])):
+            self._boxes.append(np.asarray(own_boxes, dtype=np.float32).reshape(-1, 4))
+            self._person_scores.append(np.asarray(own_scores, dtype=np.float32))
             scores = scores.float().numpy()
             self._scores.append(scores if self.columns is None else scores[:, self.columns])
 
     def evaluate(self) -> dict[str, float]:
-        """Return frame_mAP under TEST.PROTOCOL, and frame_mAP/PROTOCOL for each protocol, in [0, 1]."""
+        """Return frame_mAP under TEST.PROTOCOL, and frame_mAP/PROTOCOL for each protocol, in [0, 1].
+
+        For a model with a person head, also return person_AP50, person_AP and person_recall50 (see
+        `person_ap.PersonMetrics`).
+        """
         scored_classes, ground_truth, excluded = self._annotations
-        self._detections = self._gather_detections(LabelMap.from_file(self.spec.label_map))
+        self._persons, self._detections = self._gather(LabelMap.from_file(self.spec.label_map))
         results = {
             protocol: frame_map(
                 ground_truth, self._detections, scored_classes, excluded=excluded, protocol=protocol
@@ -134,7 +161,13 @@ class FrameMAPEvaluator(Evaluator):
         }
         self._result = results[self.cfg.TEST.PROTOCOL]
         by_protocol = {f"frame_mAP/{protocol}": result.mean_ap for protocol, result in results.items()}
-        return {"frame_mAP": self._result.mean_ap, **by_protocol}
+        metrics = {"frame_mAP": self._result.mean_ap, **by_protocol}
+        if self.cfg.MODEL.PERSON_HEAD.NAME:
+            from vmae_det.evaluation.person_ap import evaluate_person_boxes  # slow to import
+
+            self._person_result = evaluate_person_boxes(self._all_annotations, self._persons, excluded)
+            metrics |= {name: getattr(self._person_result, field) for name, field in _PERSON_METRICS.items()}
+        return metrics
 
     @cached_property
     def _annotations(self) -> tuple[LabelMap, ActionBoxes, frozenset[tuple[str, float]] | None]:
@@ -144,15 +177,23 @@ class FrameMAPEvaluator(Evaluator):
         excluded = None if self.spec.excluded is None else read_excluded_keyframes(self.spec.excluded)
         return label_map, ground_truth, excluded
 
-    def _gather_detections(self, label_map: LabelMap) -> ActionBoxes:
-        """Return the detections of all processes, sorted by keyframe, each keyframe once."""
+    @cached_property
+    def _all_annotations(self) -> ActionBoxes:
+        """The annotated boxes of all classes, scored or not: the people."""
+        return read_action_csv(self.spec.annotations)
+
+    def _gather(self, label_map: LabelMap) -> tuple[PersonBoxes, ActionBoxes]:
+        """Return the person boxes and detections of all processes, sorted by keyframe, each keyframe once."""
         counts = np.array([len(boxes) for boxes in self._boxes], dtype=np.int64)
         boxes = np.concatenate([np.zeros((0, 4), np.float32), *self._boxes])
         scores = np.concatenate([np.zeros((0, len(label_map)), np.float32), *self._scores])
-        parts = _all_gather((self._names, self._times, counts, boxes, scores))
+        person_scores = np.concatenate([np.zeros(0, np.float32), *self._person_scores])
+        parts = _all_gather((self._names, self._times, counts, boxes, scores, person_scores))
         names = np.array([name for part in parts for name in part[0]], dtype=object)
         times = np.array([time for part in parts for time in part[1]], dtype=np.float64)
-        counts, boxes, scores = (np.concatenate([part[i] for part in parts]) for i in (2, 3, 4))
+        counts, boxes, scores, person_scores = (
+            np.concatenate([part[i] for part in parts]) for i in (2, 3, 4, 5)
+        )
 
         videos, video = np.unique(names, return_inverse=True)
         _, chosen = np.unique(keyframe_keys(video, times), return_index=True)
@@ -164,14 +205,20 @@ class FrameMAPEvaluator(Evaluator):
         rows = starts[keyframe] + index_in_keyframe
         # Rounded as in the file that `write` saves, so that the file has the same frame-mAP.
         relative = boxes[rows].astype(np.float64).round(6)
-        return ActionBoxes.from_scores(
-            videos, video[keyframe], times[keyframe], relative, scores[rows], label_map
-        )
+        where = videos, video[keyframe], times[keyframe], relative
+        detections = ActionBoxes.from_scores(*where, scores[rows], label_map)
+        return PersonBoxes(*where, person_scores[rows].astype(np.float64)), detections
 
     def write(self, folder: Path) -> None:
-        """Save detections.csv (AVA's format) and frame_map.json."""
+        """Save detections.csv (AVA's format) and frame_map.json.
+
+        For a model with a person head, also save persons.csv, the person boxes of the test, and person_ap.json.
+        """
         if self._result is None:
             return
+        if self._person_result is not None:
+            write_person_boxes(folder / "persons.csv", self._persons)
+            write_json(folder / "person_ap.json", self._person_result.to_json())
         write_action_csv(folder / "detections.csv", self._detections)
         write_json(folder / "frame_map.json", self._result.to_json())
 

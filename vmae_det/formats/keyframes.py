@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,23 @@ class KeyframeBoxes:
         """Return the video index, the timestamp, the boxes (N, 4) and the values (N,) of keyframe k."""
         rows = slice(self.starts[k], self.starts[k + 1])
         return int(self.video[k]), float(self.timestamp[k]), self.boxes[rows], self.values[rows]
+
+
+def keyframes_without_boxes(table: Any, excluded: set[tuple[str, float]] | None = None) -> KeyframeBoxes:
+    """Return the keyframes that the rows of a table name, those without a box included, with no boxes.
+
+    Args:
+        table, excluded: as of `group_by_keyframe`.
+    """
+    keyframes = group_by_keyframe(
+        replace(table, boxes=np.zeros((len(table.video), 4))), table.video, excluded
+    )
+    return replace(
+        keyframes,
+        starts=np.zeros_like(keyframes.starts),
+        boxes=np.zeros((0, 4)),
+        values=np.zeros(0),
+    )
 
 
 def group_by_keyframe(

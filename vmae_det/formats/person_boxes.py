@@ -43,6 +43,7 @@ from vmae_det.formats.box_csv import (
 from vmae_det.formats.keyframes import keyframe_keys
 from vmae_det.utils.errors import DataError, quoted
 from vmae_det.utils.input_files import read_text
+from vmae_det.utils.output_files import atomic_write
 from vmae_det.utils.safe_pickle import PickledArray, describe_value, safe_load_pickle
 
 logger = logging.getLogger(__name__)
@@ -174,6 +175,23 @@ def format_person_boxes(video: str, timestamp: float, boxes: np.ndarray, scores:
         for (x1, y1, x2, y2), score in zip(rounded, scores)
         if x1 < x2 and y1 < y2
     ]
+
+
+def write_person_boxes(path: Path, boxes: PersonBoxes) -> None:
+    """Write person boxes as SlowFast's CSV; timestamps are rounded to milliseconds."""
+    columns = dict(zip(COORDINATES, boxes.boxes.T))
+    frame = pl.DataFrame(
+        {
+            "video": boxes.videos[boxes.video].tolist(),
+            "timestamp": boxes.timestamp.round(3),
+            **columns,
+            "label": pl.Series([None] * len(boxes), dtype=pl.String),
+            "score": boxes.score,
+        },
+        schema_overrides={"video": pl.String},
+    )
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        frame.with_columns(pl.col(COORDINATES).round(6)).write_csv(file, include_header=False)
 
 
 # ---------------------------------------------------------------- CSV

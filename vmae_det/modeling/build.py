@@ -1,4 +1,4 @@
-"""Registries of models, backbones and RoI heads, and building the model that a config describes."""
+"""Registries of models, backbones, RoI heads and person heads, and building the model that a config describes."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 META_ARCHITECTURE_REGISTRY = Registry("META_ARCHITECTURE")
 BACKBONE_REGISTRY = Registry("BACKBONE")
 ROI_HEAD_REGISTRY = Registry("ROI_HEAD")
+PERSON_HEAD_REGISTRY = Registry("PERSON_HEAD")
 
 
 def model_class(cfg: CfgNode) -> Any:

@@ -7,9 +7,16 @@ from torch import nn
 
 from vmae_det.config import CfgNode
 from vmae_det.modeling.boxes import clip_indices, jitter_boxes, scale_boxes, to_rois
-from vmae_det.modeling.build import META_ARCHITECTURE_REGISTRY, ROI_HEAD_REGISTRY, build_backbone
+from vmae_det.modeling.build import (
+    META_ARCHITECTURE_REGISTRY,
+    PERSON_HEAD_REGISTRY,
+    ROI_HEAD_REGISTRY,
+    build_backbone,
+)
 from vmae_det.modeling.losses import box_loss
 from vmae_det.modeling.normalization import PixelNormalization
+from vmae_det.modeling.person_heads import PersonPredictions
+from vmae_det.utils.errors import ConfigError
 from vmae_det.utils.registry import lookup
 
 
@@ -19,6 +26,13 @@ class ActionDetector(nn.Module):
 
     The head is called with the feature map and the boxes. If it has an attribute `takes_tokens` that is true,
     the third argument is the tokens (B, t, h, w, C).
+
+    With a person head, the detector has one stage: it finds the people in the clips of a batch without boxes.
+
+    Args:
+        person_head: its `blocks` are the numbers of the blocks whose tokens it takes.
+        person_loss_weight: factor of its losses.
+        train_persons_alone: train only the person head. The rest is frozen and in evaluation mode.
     """
 
     task = "detection"
@@ -36,6 +50,9 @@ class ActionDetector(nn.Module):
         focal_gamma: float = 0.0,
         focal_alpha: float = 1.0,
         temporal_pool: str = "mean",
+        person_head: nn.Module | None = None,
+        person_loss_weight: float = 1.0,
+        train_persons_alone: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -48,6 +65,11 @@ class ActionDetector(nn.Module):
         self.focal = {"focal_gamma": focal_gamma, "focal_alpha": focal_alpha}
         self.temporal_pool = temporal_pool
         self.register_buffer("class_weights", None, persistent=False)
+        self.person_loss_weight = person_loss_weight
+        self.train_persons_alone = train_persons_alone
+        if train_persons_alone:
+            self.requires_grad_(False)
+        self.person_head = person_head
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> ActionDetector:
@@ -66,36 +88,93 @@ class ActionDetector(nn.Module):
             focal_gamma=node.FOCAL_GAMMA,
             focal_alpha=node.FOCAL_ALPHA,
             temporal_pool=node.TEMPORAL_POOL,
+            person_head=_build_person_head(cfg, backbone),
+            person_loss_weight=cfg.MODEL.PERSON_HEAD.LOSS_WEIGHT,
+            train_persons_alone=cfg.MODEL.PERSON_HEAD.TRAIN_ALONE,
         )
 
     def set_class_weights(self, weights: torch.Tensor) -> None:
         """Set the factor of each class (classes,) in the loss."""
         self.class_weights = weights.float()
 
+    def train(self, mode: bool = True) -> ActionDetector:
+        """Set the training mode. Frozen parts stay in evaluation mode."""
+        super().train(mode)
+        if self.train_persons_alone:
+            for name, module in self.named_children():
+                module.train(mode and name == "person_head")
+        return self
+
     def forward(self, batch: dict) -> dict:
-        """Return the loss while training, else the scores of each person.
+        """Return the losses while training, else the scores of each person.
 
         Args:
             batch: `video` uint8 (B, 3, T, H, W); `boxes`, list of (N_i, 4) xyxy pixels. For training also
-                `labels`, list of (N_i, classes), and `seed` (B,). For testing also `person_scores`, list of
-                (N_i,), and optionally `size`, list of (2,) width and height of each frame without padding.
+                `labels`, list of (N_i, classes), and `seed` (B,); for a person head also `complete_persons`,
+                bool (B,): whether the boxes are all people of the keyframe (default: they are). For testing
+                also `person_scores`, list of (N_i,), and optionally `size`, list of (2,) width and height of
+                each frame without padding. Without `boxes`, the person head finds the people.
 
         Returns:
-            {"loss": scalar} while training, else {"scores": list of (N_i, classes)} in [0, 1].
+            While training {"loss": scalar}; with a person head {"action_loss", "person_class_loss",
+            "person_box_loss", "person_centerness_loss"}. Else {"scores": list of (N_i, classes)} in [0, 1]; and
+            without `boxes` in the batch also the people found, `boxes` and `person_scores`, as lists in the
+            form of the batch.
         """
-        video, counts = batch["video"], [len(boxes) for boxes in batch["boxes"]]
-        height, width = video.shape[-2:]
-        clips, boxes = clip_indices(batch["boxes"]), torch.cat(batch["boxes"])  # (R,), (R, 4)
-        video = self.normalization(video)  # float (B, 3, T, H, W)
+        video = self.normalization(batch["video"])  # float (B, 3, T, H, W)
         if self.training:
-            if self.box_jitter:
-                boxes = jitter_boxes(boxes, clips, batch["seed"], height, width)
-            logits = self.logits(video, to_rois(boxes, clips))
-            labels = torch.cat(batch["labels"])
-            return {"loss": box_loss(logits, labels, self.loss, self.class_weights, **self.focal)}
-        sizes = _frame_sizes(batch, boxes, clips)
+            return self._losses(batch, video)
+        if "boxes" not in batch:
+            return self._find_and_score(batch, video)
+        clips, boxes = clip_indices(batch["boxes"]), torch.cat(batch["boxes"])  # (R,), (R, 4)
+        sizes = _frame_sizes(batch)[clips]
         scores = self.scores(video, boxes, clips, torch.cat(batch["person_scores"]), sizes)
-        return {"scores": list(scores.split(counts))}
+        return {"scores": list(scores.split([len(boxes) for boxes in batch["boxes"]]))}
+
+    def _losses(self, batch: dict, video: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the losses of a normalized video."""
+        if self.person_head is None:
+            return {"loss": self._action_loss(batch, self.tokens(video))}
+        tokens, predictions = self.tokens_and_persons(video)
+        losses = {} if self.train_persons_alone else {"action_loss": self._action_loss(batch, tokens)}
+        boxes = batch["boxes"]
+        complete = batch.get(
+            "complete_persons", torch.ones(len(video), dtype=torch.bool, device=video.device)
+        )
+        for name, value in self.person_head.losses(predictions, boxes, complete).items():
+            losses[f"person_{name}_loss"] = self.person_loss_weight * value
+        return losses
+
+    def _action_loss(self, batch: dict, tokens: torch.Tensor) -> torch.Tensor:
+        clips, boxes = clip_indices(batch["boxes"]), torch.cat(batch["boxes"])  # (R,), (R, 4)
+        if self.box_jitter:
+            boxes = jitter_boxes(boxes, clips, batch["seed"], *batch["video"].shape[-2:])
+        logits, labels = self.head_logits(tokens, to_rois(boxes, clips)), torch.cat(batch["labels"])
+        return box_loss(logits, labels, self.loss, self.class_weights, **self.focal)
+
+    def _find_and_score(self, batch: dict, video: torch.Tensor) -> dict[str, list[torch.Tensor]]:
+        """Return the people that the person head finds in a normalized video, and their scores."""
+        tokens, predictions = self.tokens_and_persons(video)
+        sizes = _frame_sizes(batch)  # (B, 2)
+        boxes, person_scores = self.person_head.persons(predictions, sizes)
+        clips = clip_indices(boxes)  # (R,)
+        scaled = scale_boxes(torch.cat(boxes), self.test_box_scale, sizes[clips])
+        logits = self.head_logits(tokens, to_rois(scaled, clips))
+        scores = self._final_scores(logits, torch.cat(person_scores))
+        return {
+            "scores": list(scores.split([len(own) for own in boxes])),
+            "boxes": boxes,
+            "person_scores": person_scores,
+        }
+
+    def find_persons(self, batch: dict) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Return the boxes (N_i, 4), xyxy pixels, and the scores (N_i,) of the people that the model finds.
+
+        Args:
+            batch: `video`, and optionally `size`, as for `forward`.
+        """
+        _, predictions = self.tokens_and_persons(self.normalization(batch["video"]))
+        return self.person_head.persons(predictions, _frame_sizes(batch))
 
     def scores(
         self,
@@ -115,7 +194,11 @@ class ActionDetector(nn.Module):
             sizes: (R, 2), width and height of the frame of each person's clip without padding.
         """
         boxes = scale_boxes(boxes, self.test_box_scale, sizes)
-        scores = self.logits(video, to_rois(boxes, clips)).float().sigmoid()
+        return self._final_scores(self.logits(video, to_rois(boxes, clips)), person_scores)
+
+    def _final_scores(self, logits: torch.Tensor, person_scores: torch.Tensor) -> torch.Tensor:
+        """Return the scores (R, classes) of logits (R, classes) and person scores (R,)."""
+        scores = logits.float().sigmoid()
         return scores * person_scores[:, None] if self.use_person_score else scores
 
     def person_features(self, batch: dict) -> list[torch.Tensor]:
@@ -137,7 +220,7 @@ class ActionDetector(nn.Module):
     def _test_rois(self, batch: dict) -> torch.Tensor:
         """Return the boxes (R, 5) at which testing pools features, with the index of their clip."""
         clips, boxes = clip_indices(batch["boxes"]), torch.cat(batch["boxes"])
-        boxes = scale_boxes(boxes, self.test_box_scale, _frame_sizes(batch, boxes, clips))
+        boxes = scale_boxes(boxes, self.test_box_scale, _frame_sizes(batch)[clips])
         return to_rois(boxes, clips)
 
     def logits(self, video: torch.Tensor, boxes: list[torch.Tensor] | torch.Tensor) -> torch.Tensor:
@@ -146,7 +229,10 @@ class ActionDetector(nn.Module):
         Args:
             boxes: list of (N_i, 4) xyxy pixels, or (R, 5) with the index of the clip in the first column.
         """
-        tokens = self.tokens(video)
+        return self.head_logits(self.tokens(video), boxes)
+
+    def head_logits(self, tokens: torch.Tensor, boxes: list[torch.Tensor] | torch.Tensor) -> torch.Tensor:
+        """Return the logits (R, classes) of tokens (B, t, h, w, C). See `logits` for the boxes."""
         extra = (tokens,) if getattr(self.roi_head, "takes_tokens", False) else ()
         return self.roi_head(self._pool_time(tokens), boxes, *extra)
 
@@ -158,14 +244,43 @@ class ActionDetector(nn.Module):
         """Return the tokens (B, t, h, w, C) of a normalized video."""
         return self.backbone(video).unflatten(1, self.backbone.grid(video))
 
+    def tokens_and_persons(self, video: torch.Tensor) -> tuple[torch.Tensor, PersonPredictions]:
+        """Return the tokens (B, t, h, w, C) of a normalized video, and the outputs of the person head."""
+        frames, grid = video.shape[2], self.backbone.grid(video)
+        # A keyframe is at position T // 2 of its clip (see `video.sampling.keyframe_clip`).
+        keyframe_slice = frames // 2 // self.backbone.tubelet_size
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.train_persons_alone):
+            tokens, blocks = self.backbone.forward_blocks(video, self.person_head.blocks, keyframe_slice)
+        return tokens.unflatten(1, grid), self.person_head(blocks, grid[1:])
+
     def _pool_time(self, tokens: torch.Tensor) -> torch.Tensor:
         tokens = tokens.amax(dim=1) if self.temporal_pool == "max" else tokens.mean(dim=1)
         return tokens.permute(0, 3, 1, 2)
 
 
-def _frame_sizes(batch: dict, boxes: torch.Tensor, clips: torch.Tensor) -> torch.Tensor:
-    """Return width and height (R, 2) without padding of the frame of each of the boxes (R, 4)."""
+def _frame_sizes(batch: dict) -> torch.Tensor:
+    """Return width and height (B, 2) of each frame without padding."""
     if batch.get("size"):
-        return torch.stack(batch["size"])[clips]
-    height, width = batch["video"].shape[-2:]
-    return torch.stack([boxes.new_full((len(boxes),), side) for side in (width, height)], dim=1)
+        return torch.stack(batch["size"])
+    video = batch["video"]
+    sides = [torch.full((len(video),), float(side), device=video.device) for side in video.shape[-1:-3:-1]]
+    return torch.stack(sides, dim=1)
+
+
+def _build_person_head(cfg: CfgNode, backbone: nn.Module) -> nn.Module | None:
+    """Build the person head that MODEL.PERSON_HEAD describes; None if it names none.
+
+    Raises:
+        ConfigError: the backbone does not return the tokens of its blocks.
+    """
+    name = cfg.MODEL.PERSON_HEAD.NAME
+    if not name:
+        return None
+    if not getattr(backbone, "returns_blocks", False):
+        raise ConfigError(
+            f"MODEL.PERSON_HEAD.NAME: {name} takes the tokens of several blocks, which "
+            f"{type(backbone).__name__} does not return; use a plain vision transformer (VideoViT, VJepa2ViT, "
+            "VJepa21ViT), or person boxes"
+        )
+    head = lookup(PERSON_HEAD_REGISTRY, name, "MODEL.PERSON_HEAD.NAME")
+    return head.from_config(cfg, in_dim=backbone.embed_dim, patch_size=backbone.patch_size)

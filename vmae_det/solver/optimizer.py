@@ -19,7 +19,7 @@ def parameter_groups(
     Biases, norms, single tokens and `no_weight_decay` of the backbone have no weight decay. Layer-wise decay
     is that of BEiT (Bao et al., 2022): the factor is 1 after the last block, `layer_decay` for the last
     block, and layer_decay ** (depth + 1) for the embedding. Parameters outside of the backbone have the
-    factor `head_factor`.
+    factor `head_factor`, which is for heads of one or two linear layers. The deeper person head has 1.
     """
     top_layer = model.backbone.num_layers()
     without_decay = {f"backbone.{name}" for name in getattr(model.backbone, "no_weight_decay", ())}
@@ -29,7 +29,8 @@ def parameter_groups(
             continue
         module, _, rest = name.partition(".")
         layer = model.backbone.layer_of(rest) if module == "backbone" else None
-        scale = head_factor if layer is None else layer_decay ** (top_layer - layer)
+        outside = 1.0 if module == "person_head" else head_factor
+        scale = outside if layer is None else layer_decay ** (top_layer - layer)
         decays = sum(size > 1 for size in parameter.shape) > 1 and name not in without_decay
         group = groups.setdefault(
             (scale, decays),

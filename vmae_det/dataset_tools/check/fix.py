@@ -239,5 +239,6 @@ def _write_dataset_file(
             for key, path in sources.items()
         },
         "video_start": relative_path(start.path, dataset.parent) if isinstance(start, VideoStarts) else start,
+        **({} if spec.complete_persons else {"complete_persons": False}),
     }
     write_text(dataset, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))

@@ -35,7 +35,6 @@ from vmae_det.dataset_tools.prepare.detection import (
     run_checker,
     video_status,
     write_dataset_file,
-    write_person_boxes,
 )
 from vmae_det.dataset_tools.prepare.files import copy_file, require_file
 from vmae_det.dataset_tools.prepare.preparers import Outcome
@@ -43,7 +42,7 @@ from vmae_det.dataset_tools.prepare.transcode import cut_to_folder, read_start, 
 from vmae_det.dataset_tools.prepare.video_jobs import Journal, run_video_jobs
 from vmae_det.formats.ava_csv import ActionBoxes, read_action_csv, read_excluded_keyframes, write_action_csv
 from vmae_det.formats.label_map import LabelMap
-from vmae_det.formats.person_boxes import PersonBoxes, read_person_boxes
+from vmae_det.formats.person_boxes import PersonBoxes, read_person_boxes, write_person_boxes
 from vmae_det.formats.video_starts import write_video_starts
 from vmae_det.utils.errors import DataError, UserError
 from vmae_det.utils.file_types import IMAGE_SUFFIXES

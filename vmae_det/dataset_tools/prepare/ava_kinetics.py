@@ -24,13 +24,12 @@ from vmae_det.dataset_tools.prepare.detection import (
     rows_of,
     run_checker,
     write_dataset_file,
-    write_person_boxes,
 )
 from vmae_det.dataset_tools.prepare.files import VideoIndex, copy_file, require_file
 from vmae_det.dataset_tools.prepare.preparers import Outcome
 from vmae_det.formats.ava_csv import ActionBoxes, read_action_csv, write_action_csv
 from vmae_det.formats.label_map import LabelMap
-from vmae_det.formats.person_boxes import PersonBoxes, read_person_boxes
+from vmae_det.formats.person_boxes import PersonBoxes, read_person_boxes, write_person_boxes
 from vmae_det.formats.video_starts import write_video_starts
 from vmae_det.utils.errors import DataError
 

@@ -17,10 +17,9 @@ from vmae_det.dataset_tools.check import check_dataset
 from vmae_det.dataset_tools.prepare.files import VideoIndex
 from vmae_det.dataset_tools.prepare.video_jobs import Journal, header_problem, run_video_jobs
 from vmae_det.formats.ava_csv import ActionBoxes
-from vmae_det.formats.box_csv import COORDINATES
 from vmae_det.formats.person_boxes import PersonBoxes
 from vmae_det.utils.errors import DataError, UserError
-from vmae_det.utils.output_files import atomic_write, make_output_folder, write_text
+from vmae_det.utils.output_files import make_output_folder, write_text
 
 NO_PERSON_BOXES = "NOTE: testing on val requires detected persons; pass --person-boxes"
 
@@ -134,23 +133,6 @@ def rows_of(rows: ActionBoxes | PersonBoxes, videos: Collection[str]) -> ActionB
     """Return the rows of the given videos."""
     known = pl.Series(rows.videos.tolist(), dtype=pl.String).is_in(list(videos)).to_numpy()
     return rows.select(known[rows.video])
-
-
-def write_person_boxes(path: Path, boxes: PersonBoxes) -> None:
-    """Write person boxes as SlowFast's CSV; timestamps are rounded to milliseconds."""
-    columns = dict(zip(COORDINATES, boxes.boxes.T))
-    frame = pl.DataFrame(
-        {
-            "video": boxes.videos[boxes.video].tolist(),
-            "timestamp": boxes.timestamp.round(3),
-            **columns,
-            "label": pl.Series([None] * len(boxes), dtype=pl.String),
-            "score": boxes.score,
-        },
-        schema_overrides={"video": pl.String},
-    )
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        frame.with_columns(pl.col(COORDINATES).round(6)).write_csv(file, include_header=False)
 
 
 def write_dataset_file(path: Path, **content: str | float) -> None:

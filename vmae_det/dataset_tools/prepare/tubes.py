@@ -24,14 +24,13 @@ from vmae_det.dataset_tools.prepare.detection import (
     run_checker,
     video_status,
     write_dataset_file,
-    write_person_boxes,
 )
 from vmae_det.dataset_tools.prepare.files import write_label_map
 from vmae_det.dataset_tools.prepare.preparers import Outcome
 from vmae_det.dataset_tools.prepare.video_jobs import Journal, run_video_jobs
 from vmae_det.formats.ava_csv import ActionBoxes, write_action_csv
 from vmae_det.formats.box_csv import COORDINATES
-from vmae_det.formats.person_boxes import PersonBoxes, read_person_boxes
+from vmae_det.formats.person_boxes import PersonBoxes, read_person_boxes, write_person_boxes
 from vmae_det.formats.tube_pickles import Tube, TubeAnnotations
 from vmae_det.utils.errors import DataError
 from vmae_det.utils.output_files import atomic_write

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -37,6 +39,7 @@ class Backbone(nn.Module):
             one by one.
         is_isotropic: whether `blocks` all return tokens of `embed_dim` channels, which the features of blocks
             need. A class attribute.
+        returns_blocks: whether it has `forward_blocks`, which person heads need. A class attribute.
     """
 
     pixel_statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
@@ -44,6 +47,7 @@ class Backbone(nn.Module):
     is_maskable = False
     no_weight_decay: tuple[str, ...] = ()
     is_isotropic = True
+    returns_blocks = False
 
     def __init__(
         self, *, embed_dim: int, tubelet_size: int, patch_size: int, num_frames: int, crop_size: int
@@ -63,6 +67,21 @@ class Backbone(nn.Module):
         """Return the tokens (B, t * h * w, C), ordered (t, h, w), of a normalized video (B, 3, T, H, W).
 
         T is divisible by the tubelet size, H and W are any multiples of the patch size.
+        """
+        raise NotImplementedError
+
+    def forward_blocks(
+        self, video: torch.Tensor, blocks: Sequence[int], time_slice: int
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return `forward(video)`, and the tokens of a time slice after some blocks, in one pass.
+
+        Args:
+            video: normalized (B, 3, T, H, W).
+            blocks: numbers of the blocks, from 1 on. They may repeat.
+            time_slice: index of the time slice.
+
+        Returns:
+            The tokens (B, t * h * w, C), and for each of `blocks` (B, h * w, C), without a norm.
         """
         raise NotImplementedError
 

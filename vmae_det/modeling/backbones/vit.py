@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -39,8 +40,9 @@ class VideoViT(Backbone):
             recompute the rest.
     """
 
-    compile_regions = ("encode",)
+    compile_regions = ("encode", "encode_blocks")
     is_maskable = True
+    returns_blocks = True
 
     def __init__(
         self,
@@ -140,6 +142,15 @@ class VideoViT(Backbone):
         """Return the tokens (B, N, C), ordered (t, h, w), of a normalized video (B, 3, T, H, W)."""
         return self.encode(self.cubes(video), self.token_positions(self.grid(video)))
 
+    def forward_blocks(
+        self, video: torch.Tensor, blocks: Sequence[int], time_slice: int
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return `forward(video)`, and the tokens of a time slice after some blocks, in one pass."""
+        grid = self.grid(video)
+        area = math.prod(grid[1:])
+        cubes, positions = self.cubes(video), self.token_positions(grid)
+        return self.encode_blocks(cubes, positions, tuple(blocks), time_slice * area, area)
+
     def token_positions(self, grid: Grid) -> torch.Tensor:
         """Return the position table (N, C), resized to a grid of tokens (t, h, w)."""
         return resize_positions(self.positions, self.clip_grid, grid)
@@ -151,18 +162,42 @@ class VideoViT(Backbone):
             cubes: all cubes of a video or any subset. Tokens attend only to each other.
             positions: (N, C) or (B, N, C).
         """
+        return self._run_blocks(*self.block_inputs(cubes, positions))[0]
+
+    def encode_blocks(
+        self, cubes: torch.Tensor, positions: torch.Tensor, blocks: tuple[int, ...], first: int, count: int
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return `encode(cubes, positions)`, and `count` tokens from `first` on after each of `blocks`."""
+        inputs = self.block_inputs(cubes, positions)
+        return self._run_blocks(*inputs, blocks=blocks, first=first, count=count)
+
+    def block_inputs(self, cubes: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the input of the first block (B, N, C), and the further arguments of all blocks.
+
+        The input includes the extra tokens. The arguments are those of `encode`.
+        """
         x = self.patch_embed(cubes)  # (B, N, C)
         x = x + positions.to(x.dtype)
         if self.num_extra_tokens:
             x = torch.cat([self.class_token.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)  # (B, 1 + N, C)
-        return self.norm(self.run_blocks(x)[:, self.num_extra_tokens :])
+        return (x,)
 
-    def run_blocks(self, x: torch.Tensor, *args: torch.Tensor) -> torch.Tensor:
-        """Apply all blocks, with the same further arguments, to tokens (B, N, C)."""
+    def _run_blocks(
+        self,
+        x: torch.Tensor,
+        *args: torch.Tensor,
+        blocks: tuple[int, ...] = (),
+        first: int = 0,
+        count: int = 0,
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Apply all blocks and the last norm. See `encode_blocks` for the arguments and the result."""
         recompute = self.recompute and torch.is_grad_enabled()
-        for block in self.blocks:
+        kept: dict[int, torch.Tensor] = {}
+        for number, block in enumerate(self.blocks, start=1):
             x = checkpoint(block, x, *args, use_reentrant=False) if recompute else block(x, *args)
-        return x
+            if number in blocks:
+                kept[number] = x[:, self.num_extra_tokens + first :][:, :count]
+        return self.norm(x[:, self.num_extra_tokens :]), [kept[number] for number in blocks]
 
     def num_layers(self) -> int:
         """Return the number of layers for layer-wise decay: the embedding and the blocks."""

@@ -82,15 +82,13 @@ class VJepa2ViT(VideoViT):
         """
         return angles.repeat(1, 2)
 
-    def encode(self, cubes: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Return the tokens (B, N, C) of normalized cubes (B, N, values).
+    def block_inputs(self, cubes: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the input of the first block (B, N, C), and the rotation of queries and keys.
 
-        Args:
-            cubes: all cubes of a video or any subset. Tokens attend only to each other.
-            positions: rows of `token_positions`, (N, values) or (B, N, values).
+        The arguments are those of `encode`.
         """
         rotation = positions.unflatten(-1, (2, -1)).movedim(-2, 0)  # (2, N, D) or (2, B, N, D)
-        return self.norm(self.run_blocks(self.embed(cubes), rotation))
+        return self.embed(cubes), rotation
 
     def embed(self, cubes: torch.Tensor) -> torch.Tensor:
         """Return the input of the first block (B, N, C)."""
