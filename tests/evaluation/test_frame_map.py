@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from vmae_det.cli import main as cli_main
+from vmae_det.config import get_cfg
 from vmae_det.evaluation import FrameMAPEvaluator, evaluate_frame_map
 from vmae_det.evaluation.average_precision import average_precision
 from vmae_det.evaluation.frame_map import FrameMAP, chance_level, frame_map
@@ -384,7 +385,8 @@ def test_evaluator_agrees_with_its_detections_file(ava_files, tmp_path, monkeypa
     spec = SimpleNamespace(
         label_map=ava_files.labels, annotations=ava_files.truth, excluded=None, scored_classes=None
     )
-    cfg = SimpleNamespace(TEST=SimpleNamespace(PROTOCOL="slowfast"))
+    cfg = get_cfg()
+    cfg.TEST.PROTOCOL = "slowfast"
     rng = np.random.default_rng(0)
     keyframes = sorted(set(zip(truth.videos[truth.video], truth.timestamp)))
     predictions = []
@@ -398,7 +400,10 @@ def test_evaluator_agrees_with_its_detections_file(ava_files, tmp_path, monkeypa
     def evaluated(evaluator, parts):
         for part in parts:
             video, time, boxes, scores = zip(*part)
-            batch = {"video_name": list(video), "timestamp": list(time), "boxes_relative": list(boxes)}
+            batch = {
+                **{"video_name": list(video), "timestamp": list(time), "boxes_relative": list(boxes)},
+                "person_scores": [torch.ones(len(own)) for own in boxes],
+            }
             evaluator.process(batch, {"scores": list(scores)})
         return evaluator
 

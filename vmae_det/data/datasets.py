@@ -297,8 +297,8 @@ class ActionKeyframes(ClipDataset):
     results file `boxes_relative` (N, 4) in [0, 1], `video_name` and `timestamp`. With several
     TEST.SHORT_SIDES, `views` contains `video`, `boxes` and `size` at each one after the first.
 
-    If the model finds the people (TEST.PERSON_BOXES), test samples are the keyframes that the annotations name,
-    with a person or without, and have no boxes and person scores.
+    If the model finds the people (TEST.PERSON_BOXES), test samples are the keyframes that the annotations
+    name, with a person or without. They have no boxes and person scores.
     """
 
     def __init__(self, cfg: CfgNode, spec: DatasetSpec, training: bool) -> None:
@@ -368,8 +368,8 @@ class ActionKeyframes(ClipDataset):
         threshold = self.cfg.TEST.PERSON_BOX_SCORE
         if self.spec.person_boxes is None:
             raise DataError(
-                "person_boxes: missing; testing a detector requires the boxes of detected persons, or a person "
-                "head (MODEL.PERSON_HEAD) with TEST.PERSON_BOXES model",
+                "person_boxes: missing; testing a detector requires the boxes of detected persons, or a "
+                "model with a person head (MODEL.PERSON_HEAD) and TEST.PERSON_BOXES auto",
                 self.spec.name,
             )
         rows = read_person_boxes(self.spec.person_boxes)

@@ -103,9 +103,9 @@ class FrameMAPEvaluator(Evaluator):
     """Frame-mAP under each protocol; for a model with a person head also AP and recall of the person boxes.
 
     Batches hold video_name (list of str), timestamp (list of seconds), boxes_relative (list of (N_i, 4)
-    person boxes in [0, 1] of the frame) and person_scores (list of (N_i,)). Predictions hold scores, a list of
-    (N_i, C) with columns in label map order, or as given by `columns`. If the model finds the people, the
-    predictions hold `boxes` in pixels and `person_scores` instead of the batch, which holds `size`.
+    person boxes in [0, 1] of the frame) and person_scores (list of (N_i,)). Predictions hold scores, a list
+    of (N_i, C) with columns in label map order, or as given by `columns`. If the model finds the people, the
+    predictions hold `boxes` in pixels and `person_scores`, and the batch holds `size`.
     """
 
     metrics = ("frame_mAP", *(f"frame_mAP/{protocol}" for protocol in PROTOCOLS))
@@ -212,7 +212,7 @@ class FrameMAPEvaluator(Evaluator):
     def write(self, folder: Path) -> None:
         """Save detections.csv (AVA's format) and frame_map.json.
 
-        For a model with a person head, also save persons.csv, the person boxes of the test, and person_ap.json.
+        For a model with a person head, also save persons.csv, the person boxes, and person_ap.json.
         """
         if self._result is None:
             return

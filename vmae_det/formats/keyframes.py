@@ -67,15 +67,10 @@ def keyframes_without_boxes(table: Any, excluded: set[tuple[str, float]] | None 
     Args:
         table, excluded: as of `group_by_keyframe`.
     """
-    keyframes = group_by_keyframe(
-        replace(table, boxes=np.zeros((len(table.video), 4))), table.video, excluded
-    )
-    return replace(
-        keyframes,
-        starts=np.zeros_like(keyframes.starts),
-        boxes=np.zeros((0, 4)),
-        values=np.zeros(0),
-    )
+    table = replace(table, boxes=np.zeros((len(table.video), 4)))
+    keyframes = group_by_keyframe(table, table.video, excluded)
+    no_rows = np.zeros_like(keyframes.starts)
+    return replace(keyframes, starts=no_rows, boxes=np.zeros((0, 4)), values=np.zeros(0))
 
 
 def group_by_keyframe(

@@ -1,4 +1,4 @@
-"""Registries of models, backbones, RoI heads and person heads, and building the model that a config describes."""
+"""Registries of models, backbones and heads, and building the model that a config describes."""
 
 from __future__ import annotations
 

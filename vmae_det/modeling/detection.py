@@ -117,9 +117,9 @@ class ActionDetector(nn.Module):
 
         Returns:
             While training {"loss": scalar}; with a person head {"action_loss", "person_class_loss",
-            "person_box_loss", "person_centerness_loss"}. Else {"scores": list of (N_i, classes)} in [0, 1]; and
-            without `boxes` in the batch also the people found, `boxes` and `person_scores`, as lists in the
-            form of the batch.
+            "person_box_loss", "person_centerness_loss"}. Else {"scores": list of (N_i, classes)} in [0, 1];
+            and without `boxes` in the batch also the people found, `boxes` and `person_scores`, in the form
+            of the batch.
         """
         video = self.normalization(batch["video"])  # float (B, 3, T, H, W)
         if self.training:
@@ -137,11 +137,8 @@ class ActionDetector(nn.Module):
             return {"loss": self._action_loss(batch, self.tokens(video))}
         tokens, predictions = self.tokens_and_persons(video)
         losses = {} if self.train_persons_alone else {"action_loss": self._action_loss(batch, tokens)}
-        boxes = batch["boxes"]
-        complete = batch.get(
-            "complete_persons", torch.ones(len(video), dtype=torch.bool, device=video.device)
-        )
-        for name, value in self.person_head.losses(predictions, boxes, complete).items():
+        complete = batch.get("complete_persons", video.new_ones(len(video), dtype=torch.bool))
+        for name, value in self.person_head.losses(predictions, batch["boxes"], complete).items():
             losses[f"person_{name}_loss"] = self.person_loss_weight * value
         return losses
 
@@ -279,8 +276,8 @@ def _build_person_head(cfg: CfgNode, backbone: nn.Module) -> nn.Module | None:
     if not getattr(backbone, "returns_blocks", False):
         raise ConfigError(
             f"MODEL.PERSON_HEAD.NAME: {name} takes the tokens of several blocks, which "
-            f"{type(backbone).__name__} does not return; use a plain vision transformer (VideoViT, VJepa2ViT, "
-            "VJepa21ViT), or person boxes"
+            f"{type(backbone).__name__} does not return; use a plain vision transformer (VideoViT, "
+            "VJepa2ViT, VJepa21ViT), or set it to '' and use person boxes"
         )
     head = lookup(PERSON_HEAD_REGISTRY, name, "MODEL.PERSON_HEAD.NAME")
     return head.from_config(cfg, in_dim=backbone.embed_dim, patch_size=backbone.patch_size)

@@ -18,7 +18,8 @@ from vmae_det.utils import distributed
 
 # Sides of the cells of the four maps, as fractions of a patch.
 _STRIDES = (1 / 4, 1 / 2, 1, 2)
-# A map finds the people whose farthest side is up to this many cells away. Of larger people, the next map does.
+# A cell finds a person whose farthest side is up to this many cells away, and more than half of it except on
+# the finest map.
 _RANGE = 16
 # A cell finds a person if it is less than this many cells away from the center of the box.
 _CENTER_RADIUS = 1.5
@@ -149,8 +150,9 @@ class FcosPersonHead(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """Return the losses: focal loss of the cells, and GIoU and centerness losses of cells with a person.
 
-        They are sums over the cells of all processes, divided by the number of cells with a person. Data-parallel
-        training averages the losses of the processes; that average equals the loss of one process.
+        They are sums over the cells of all processes, divided by the number of cells with a person.
+        Data-parallel training averages the losses of the processes; that average equals the loss of one
+        process.
 
         Args:
             boxes: the people of each clip, (N_i, 4) xyxy pixels.
@@ -180,8 +182,8 @@ class FcosPersonHead(nn.Module):
     def assign(self, cells: torch.Tensor, boxes: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the box (B, A, 4) that each cell should find, and whether it should find one: bool (B, A).
 
-        A cell finds a person if its center is in the box and near the center of the box, and if the distance to
-        the farthest side is in the range of its map. Of several people, it finds the smallest. The box of
+        A cell finds a person if its center is in the box and near the center of the box, and if the distance
+        to the farthest side is in the range of its map. Of several people, it finds the smallest. The box of
         a cell without a person is the cell.
 
         Args:
@@ -226,8 +228,8 @@ class FcosPersonHead(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the box of each cell (B, A, 4), clipped to the frame, and its score (B, A).
 
-        The score is the geometric mean of the probabilities of a person and of centerness. It is 0 for a box that
-        is less than a pixel wide or high, such as one in the padding.
+        The score is the geometric mean of the probabilities of a person and of centerness. It is 0 for a box
+        that is less than a pixel wide or high, such as one in the padding.
 
         Args:
             sizes: (B, 2), width and height of each frame without padding.
