@@ -24,7 +24,11 @@ from vmae_det.cli.video_jobs import (
     launch_jobs,
     process_videos,
 )
-from vmae_det.cli.weights_arguments import add_weights_arguments, load_weights_config
+from vmae_det.cli.weights_arguments import (
+    add_precision_argument,
+    add_weights_arguments,
+    load_inference_config,
+)
 from vmae_det.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -93,6 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--font", metavar="FILE", help="font for action names in scripts that the default fonts lack"
     )
     add_job_arguments(parser)
+    add_precision_argument(parser)
     add_weights_arguments(parser)
 
 
@@ -164,7 +169,7 @@ def _prepare(args: argparse.Namespace, formats: list[str]) -> ProcessVideo:
     from vmae_det.rendering.overlay_video import OverlayStyle
 
     label_map = LabelMap.from_file(args.label_map) if args.label_map else None
-    predictor = ActionPredictor(load_weights_config(args), label_map, args.actions)
+    predictor = ActionPredictor(load_inference_config(args), label_map, args.actions)
     persons = _persons(args)
     settings = DetectionSettings(
         formats,

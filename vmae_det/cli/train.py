@@ -14,6 +14,9 @@ from vmae_det.utils.watchdog import TIMEOUT
 
 # Function of a config that returns extra hooks. Named, not imported: training does not depend on drawing.
 _PICTURE_HOOKS = "vmae_det.visualization.training_hook:picture_hooks"
+# Functions that evaluate weights or exported models and read their config, which training does not depend on.
+_EVALUATE = "vmae_det.inference.evaluation:evaluate"
+_FIND_CONFIG = "vmae_det.inference.predictor:find_config"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if getattr(args, "data", None) is not None:
         check_data_arguments(args)
-    cfg = config_for_data(args) if getattr(args, "data", "") else load_config(args.config_file, args.opts)
+    cfg = config_for_data(args) if getattr(args, "data", "") else _load_config(args)
     if cfg is None:
         return 0
     from vmae_det.engine.launch import check_processes, launch
@@ -112,6 +115,12 @@ def run(args: argparse.Namespace) -> int:
     )
 
 
+def _load_config(args: argparse.Namespace) -> CfgNode:
+    if not args.eval_only:
+        return load_config(args.config_file, args.opts)
+    return load_config(args.config_file, args.opts, resolve_name(_FIND_CONFIG))
+
+
 def train_or_evaluate(
     cfg: CfgNode, resume: bool = False, eval_only: bool = False, profile: bool = False
 ) -> dict[str, float]:
@@ -125,12 +134,11 @@ def train_or_evaluate(
     Returns:
         Metrics by name.
     """
-    from vmae_det.engine.evaluation import run_evaluation
+    if eval_only:
+        return resolve_name(_EVALUATE)(cfg)
     from vmae_det.engine.profiling import Profiling
     from vmae_det.engine.train import run_training
 
-    if eval_only:
-        return run_evaluation(cfg)
     hooks = resolve_name(_PICTURE_HOOKS)(cfg)
     if profile:
         hooks.append(Profiling(cfg.OUTPUT_DIR))  # last, so that the profile includes the other hooks

@@ -24,6 +24,31 @@ def add_weights_arguments(parser: argparse.ArgumentParser, label_map: bool = Tru
     add_overrides(parser)
 
 
+def add_precision_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--precision`."""
+    parser.add_argument(
+        "--precision",
+        choices=["auto", "fp32", "bf16", "fp16"],
+        default="auto",
+        help="precision of the model. auto: that of SOLVER.AMP on a GPU; on a CPU bf16 if it has "
+        "instructions for it, else fp32 (default: %(default)s)",
+    )
+
+
+def load_inference_config(args: argparse.Namespace) -> CfgNode:
+    """Return the config of `--weights` with the precision of `--precision`, which is logged.
+
+    Raises:
+        ConfigError, WeightsError: see `load_weights_config`.
+        UserError: see `set_precision`.
+    """
+    from vmae_det.inference.precision import set_precision
+
+    cfg = load_weights_config(args)
+    set_precision(cfg, args.precision, amp_is_set="SOLVER.AMP" in args.opts[::2])
+    return cfg
+
+
 def load_weights_config(args: argparse.Namespace) -> CfgNode:
     """Return the config of `--weights`: that of `--config-file`, else the one stored with the weights.
 

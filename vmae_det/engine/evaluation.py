@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,24 @@ logger = logging.getLogger(__name__)
 RESULTS = "results.json"
 
 
-def run_evaluation(cfg: CfgNode) -> dict[str, float]:
-    """Evaluate MODEL.WEIGHTS on DATASETS.TEST, write OUTPUT_DIR/results.json, and return the metrics."""
+LoadModel = Callable[[CfgNode], tuple[nn.Module, ModelClasses | None]]
+
+
+def load_weights_and_classes(cfg: CfgNode) -> tuple[nn.Module, ModelClasses | None]:
+    """Return the model with MODEL.WEIGHTS, and its classes."""
+    return build_model_and_classes(cfg, complete=True)
+
+
+def run_evaluation(cfg: CfgNode, load_model: LoadModel = load_weights_and_classes) -> dict[str, float]:
+    """Evaluate MODEL.WEIGHTS on DATASETS.TEST, write OUTPUT_DIR/results.json, and return the metrics.
+
+    Args:
+        load_model: returns the model and its classes.
+    """
     device = setup_run(cfg, training=False)
     if not cfg.DATASETS.TEST:
         raise ConfigError("DATASETS.TEST: is empty; set a dataset such as \"('mini_ava_val',)\"")
-    model, classes = build_model_and_classes(cfg, complete=True)
+    model, classes = load_model(cfg)
     test_sets = TestSets(cfg, device, classes)
     return test_sets.evaluate(model.to(device))
 

@@ -55,6 +55,8 @@ class Evaluator(ABC):
     lower_is_better = False
     # Columns of the scores that correspond to the dataset's classes, in their order. None: all columns do.
     columns: np.ndarray | None = None
+    # Evaluate on the processed samples only, as if the dataset had no others.
+    only_processed = False
 
     def __init__(self, cfg: CfgNode, spec: DatasetSpec) -> None:
         self.cfg = cfg
@@ -153,6 +155,8 @@ class FrameMAPEvaluator(Evaluator):
         """
         scored_classes, ground_truth, excluded = self._annotations
         self._persons, self._detections = self._gather(LabelMap.from_file(self.spec.label_map))
+        if self.only_processed:
+            ground_truth = self._of_processed_keyframes(ground_truth)
         results = {
             protocol: frame_map(
                 ground_truth, self._detections, scored_classes, excluded=excluded, protocol=protocol
@@ -165,9 +169,17 @@ class FrameMAPEvaluator(Evaluator):
         if self.cfg.MODEL.PERSON_HEAD.NAME:
             from vmae_det.evaluation.person_ap import evaluate_person_boxes  # slow to import
 
-            self._person_result = evaluate_person_boxes(self._all_annotations, self._persons, excluded)
+            people = self._all_annotations
+            people = self._of_processed_keyframes(people) if self.only_processed else people
+            self._person_result = evaluate_person_boxes(people, self._persons, excluded)
             metrics |= {name: getattr(self._person_result, field) for name, field in _PERSON_METRICS.items()}
         return metrics
+
+    def _of_processed_keyframes(self, rows: ActionBoxes) -> ActionBoxes:
+        processed = {(name, round(1000 * time)) for name, time in zip(self._names, self._times)}
+        keyframes = zip(rows.video, (1000 * rows.timestamp).round())
+        kept = [(rows.videos[video], round(time)) in processed for video, time in keyframes]
+        return rows.select(np.array(kept, dtype=bool))
 
     @cached_property
     def _annotations(self) -> tuple[LabelMap, ActionBoxes, frozenset[tuple[str, float]] | None]:

@@ -1,5 +1,7 @@
 """CPU settings that PyTorch does not choose by itself: faster matrix multiplication on AMD, and memory reuse.
 
+Also tells whether a CPU computes in bfloat16.
+
 PyTorch runs float32 matrix multiplications (GEMM) with Intel MKL, which on AMD uses AVX2 at half the speed of
 AVX-512. oneDNN, which is also part of PyTorch, has AVX-512 kernels, but PyTorch uses it only if the float32
 matmul precision is "medium", which allows bfloat16 internally. oneDNN uses bfloat16 only with AMX, which AMD
@@ -17,6 +19,8 @@ from pathlib import Path
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _fast_gemm = False
+# Instructions that multiply bfloat16 matrices, by their name in /proc/cpuinfo; the fastest ones first.
+_BFLOAT16_UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 BF16"}
 
 
 def count_cores() -> int:
@@ -36,6 +40,19 @@ def count_threads(loader_workers: int) -> int:
     with suppress(ValueError):  # not set, or a list such as "4,2"
         threads = min(threads, int(os.environ.get("OMP_NUM_THREADS", "")))
     return max(threads, 1)
+
+
+@functools.cache
+def bfloat16_units() -> str:
+    """Return the name of the instructions of this CPU that multiply bfloat16 matrices; "" if it has none.
+
+    Without them bfloat16 is emulated, which is slower than float32. Known on Linux with x86 only.
+    """
+    flags: set[str] = set()
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        flags = {word for line in lines if line.startswith("flags") for word in line.split()}
+    return next((name for flag, name in _BFLOAT16_UNITS.items() if flag in flags), "")
 
 
 def use_fast_gemm(enabled: bool = True) -> None:

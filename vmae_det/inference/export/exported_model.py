@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torchvision  # noqa: F401  # registers the operator RoIAlign
 from vmae_det.config import CfgNode, get_cfg
 from vmae_det.engine.trainer import to_device
 from vmae_det.inference.export.archive_check import read_extra_file, safe_copy
+from vmae_det.inference.export.onnx_fusion import fuse
 from vmae_det.inference.onnx_session import first_line, open_session
 from vmae_det.modeling.boxes import clip_indices
 from vmae_det.utils.downloads import parse_url
@@ -22,10 +24,13 @@ from vmae_det.utils.errors import ConfigError, WeightsError
 from vmae_det.utils.memory import is_out_of_memory
 from vmae_det.utils.paths import is_url
 
+logger = logging.getLogger(__name__)
+
 ONNX_SUFFIX = ".onnx"
 TORCH_SUFFIX = ".pt2"
 METADATA_KEY = "vmae_det"  # in the metadata of an ONNX file; with .json, among the extra files of a .pt2
 FORMAT_VERSION = 2
+INT8 = "int8"  # value of `precision` in the metadata of files with int8 weights
 DETECTOR_INPUTS = ("video", "boxes", "clips", "person_scores", "sizes")
 # Keys of MODEL that may differ from those of the export; all others are fixed in the graph.
 _FREE_KEYS = (
@@ -152,19 +157,54 @@ def split_scores(scores: torch.Tensor, batch: dict) -> list[np.ndarray]:
     return [clip_scores.numpy() for clip_scores in scores.split(counts)]
 
 
+def split_batch(batch: dict) -> Iterator[dict]:
+    """Yield a batch of one clip for each clip of a batch."""
+    keys = [key for key in ("video", "boxes", "person_scores", "size") if key in batch]
+    for number in range(len(batch["video"])):
+        yield {key: batch[key][number : number + 1] for key in keys}
+
+
 # ---------------------------------------------------------------- ONNX
 
 
+def open_fused_session(path: Path) -> Any:
+    """Open an ONNX file for the CPU, with fused operators of onnxruntime if the package `onnx` is installed.
+
+    Raises:
+        UserError, WeightsError: see `open_session`.
+    """
+    with suppress(ImportError):
+        import onnx
+
+        with suppress(
+            Exception
+        ):  # damaged, or other operators than expected: onnxruntime opens the file itself
+            model = onnx.load(str(path), load_external_data=False)
+            if fuse(model):
+                return open_session(path, content=model.SerializeToString())
+    return open_session(path)
+
+
 class OnnxModel:
-    """A model in an ONNX file; a `scorers.Scorer`."""
+    """A model in an ONNX file; a `scorers.Scorer`.
+
+    An int8 file scores the clips of a batch one by one: it scales activations by their range in the input, so
+    that in a batch the score of a clip would depend on the other clips.
+    """
 
     def __init__(self, path: Path, device: torch.device) -> None:
         self.path = path
-        self.session = open_session(path, device)
+        self.is_int8 = read_exported_metadata(path).get("precision") == INT8
+        if self.is_int8 and device.type != "cpu":
+            logger.warning("%s: runs on the CPU; its int8 operators are for CPUs", path)
+            device = torch.device("cpu")
+        self.session = open_fused_session(path) if device.type == "cpu" else open_session(path, device)
         self.input_names = [node.name for node in self.session.get_inputs()]
 
     def __call__(self, batch: dict) -> list[np.ndarray]:
         """Return the scores (N_i, classes) of each clip's persons."""
+        if self.is_int8 and len(batch["video"]) > 1:
+            return [self(clip)[0] for clip in split_batch(batch)]
         inputs = {name: value.numpy() for name, value in flatten_batch(batch).items()}
         try:
             (scores,) = self.session.run(["scores"], {name: inputs[name] for name in self.input_names})

@@ -25,8 +25,9 @@ from vmae_det.inference.export.exported_model import (
     ONNX_SUFFIX,
     TORCH_SUFFIX,
     load_program,
+    open_fused_session,
 )
-from vmae_det.inference.onnx_session import import_onnx_packages, open_session
+from vmae_det.inference.onnx_session import import_onnx_packages
 from vmae_det.utils.errors import ConfigError, WeightsError
 from vmae_det.utils.output_files import atomic_write
 
@@ -129,17 +130,14 @@ def export_model(
         )
     if form == "onnx":
         import_onnx_packages("onnx", "onnxscript", "onnxruntime")
-    architecture = cfg.MODEL.META_ARCHITECTURE
-    if architecture not in GRAPHS:
-        raise ConfigError(f"MODEL.META_ARCHITECTURE: expected {' or '.join(GRAPHS)}, got {architecture}")
-    graph = GRAPHS[architecture](build_model_with_weights(cfg, complete=True)).eval().requires_grad_(False)
-    metadata = json.dumps(_metadata(cfg, label_map))
+    graph = build_graph(cfg)
+    metadata = json.dumps(metadata_of(cfg, label_map))
     cases = list(_cases(cfg, graph))
     with tqdm(total=2 + len(cases), desc="tracing", unit="step", disable=None) as bar:
         program = trace(graph, cfg)
         _next_step(bar, "writing")
         with atomic_write(output) as temporary:
-            (_write_onnx if form == "onnx" else _write_torch)(program, temporary, metadata, graph.inputs)
+            (write_onnx if form == "onnx" else _write_torch)(program, temporary, metadata, graph.inputs)
             del program
             _next_step(bar, "comparing")
             exported = (_load_onnx if form == "onnx" else _load_torch)(temporary)
@@ -150,6 +148,19 @@ def export_model(
                     f"{TOLERANCE:.0e}"
                 )
     return ExportReport(output, difference, tuple(cases))
+
+
+def build_graph(cfg: CfgNode) -> nn.Module:
+    """Build the model of a config, with the weights of MODEL.WEIGHTS, as a module whose inputs are tensors.
+
+    Raises:
+        ConfigError: the config describes neither a detector nor a classifier.
+        WeightsError: the weights do not fit.
+    """
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    if architecture not in GRAPHS:
+        raise ConfigError(f"MODEL.META_ARCHITECTURE: expected {' or '.join(GRAPHS)}, got {architecture}")
+    return GRAPHS[architecture](build_model_with_weights(cfg, complete=True)).eval().requires_grad_(False)
 
 
 def trace(graph: nn.Module, cfg: CfgNode) -> torch.export.ExportedProgram:
@@ -176,9 +187,17 @@ def _write_torch(
         torch.export.save(program, file, extra_files={f"{METADATA_KEY}.json": metadata})
 
 
-def _write_onnx(
+def write_onnx(
     program: torch.export.ExportedProgram, path: Path, metadata: str, names: tuple[str, ...]
 ) -> None:
+    """Write a traced model, with metadata (JSON), to an ONNX file.
+
+    Args:
+        names: names of the inputs.
+
+    Raises:
+        WeightsError: the model is too large for one file.
+    """
     size = sum(value.numel() * value.element_size() for value in program.state_dict.values())
     if size > MAX_ONNX_BYTES:
         raise WeightsError(
@@ -203,7 +222,7 @@ def _load_torch(path: Path) -> ExportedFunction:
 
 
 def _load_onnx(path: Path) -> ExportedFunction:
-    session = open_session(path)
+    session = open_fused_session(path)  # as `detect` opens it
     names = [node.name for node in session.get_inputs()]
 
     def run(*inputs: torch.Tensor) -> torch.Tensor:
@@ -260,7 +279,8 @@ def _inputs(graph: nn.Module, cfg: CfgNode, case: tuple[int, int, int, int]) -> 
     return tuple(inputs[name] for name in graph.inputs)
 
 
-def _metadata(cfg: CfgNode, label_map: dict[str, Any] | None) -> dict[str, Any]:
+def metadata_of(cfg: CfgNode, label_map: dict[str, Any] | None) -> dict[str, Any]:
+    """Return what an exported file stores about its model."""
     patch = cfg.MODEL.BACKBONE.PATCH_SIZE
     cfg = cfg.clone()
     cfg.defrost()
@@ -282,12 +302,14 @@ def _next_step(bar: tqdm, description: str) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Suppress warnings and log messages of the exporters."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
