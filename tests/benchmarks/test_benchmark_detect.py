@@ -2,9 +2,14 @@
 
 import json
 
+import pytest
 from numbered_videos import Recipe, write_numbered
 
 from vmae_det.cli.main import main
+from vmae_det.utils import cpu
+
+for package in ("onnx", "onnxruntime", "onnxscript"):
+    pytest.importorskip(package)
 
 TINY = (
     *("MODEL.BACKBONE.EMBED_DIM", "24", "MODEL.BACKBONE.DEPTH", "1", "MODEL.BACKBONE.NUM_HEADS", "2"),
@@ -27,4 +32,14 @@ def test_time_by_part_and_peak_memory(tmp_path, capsys):
     assert figures["peaks"]["0.02"] > 10_000_000
     printed = capsys.readouterr().out
     assert "x real time" in printed
+    names = [
+        "PyTorch fp32",
+        *["PyTorch bf16"] * bool(cpu.bfloat16_units()),
+        "ONNX Runtime fp32",
+        "ONNX Runtime int8",
+    ]
+    steps = {step["name"]: step for step in figures["steps"]}
+    assert list(steps)[: len(names)] == names
+    assert all(0 < step["model"] and 0 < step["total"] for step in steps.values())
+    assert f"| ONNX Runtime int8 | {steps['ONNX Runtime int8']['model']:.3f} s | " in printed
     assert "peak memory of 0.02 minutes" in printed

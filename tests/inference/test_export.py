@@ -37,8 +37,8 @@ def form(request):
     return request.param
 
 
-def trained(folder, architecture, *opts):
-    """Return the config of a small model, and save its weights."""
+def trained(folder, architecture, *opts, std=0.5):
+    """Return the config of a small model, and save its weights, of this standard deviation."""
     cfg = get_cfg()
     cfg.merge_from_list(
         [
@@ -52,7 +52,7 @@ def trained(folder, architecture, *opts):
     model = build_model(cfg)
     for name, value in model.named_parameters():  # so that the scores depend on the input
         if "norm" not in name and "patch_embed" not in name:
-            nn.init.normal_(value, std=0.5)
+            nn.init.normal_(value, std=std)
     cfg.MODEL.WEIGHTS = str(folder / f"{architecture}.pt")
     save_weights(model.state_dict(), cfg.dump(), cfg.MODEL.WEIGHTS, LABELS)
     return cfg
@@ -121,7 +121,8 @@ def test_options_of_the_heads(form, tmp_path):
     head += ("CONTEXT", True, "NUM_LAYERS", 2, "NAME", "AttentionRoIHead")
     opts = [f"MODEL.ROI_HEAD.{value}" if number % 2 == 0 else value for number, value in enumerate(head)]
     opts += ["MODEL.BACKBONE.NAME", "VJepa21ViT"]
-    cfg = trained(tmp_path, "ActionDetector", "MODEL.BACKBONE.DEPTH", 2, *opts)
+    # Larger weights saturate the attention, and rounding then changes scores by more than 1e-4.
+    cfg = trained(tmp_path, "ActionDetector", "MODEL.BACKBONE.DEPTH", 2, *opts, std=0.4)
     output = tmp_path / ("model" + FORMS[form])
     export_model(cfg, output, form)
     assert_same_scores(EagerModel(cfg), scorer_of(output, cfg))
@@ -182,6 +183,7 @@ def test_detect_with_exported_model(detector, mini_ava, tmp_path, capsys):
             str(weights),
             "--output",
             str(out),
+            *("SOLVER.AMP", "none"),  # an exported file computes in float32
         ]
         assert main(command) == 0
         rows.append(read_action_csv(out / f"{video.stem}.csv", kind="detections"))
@@ -302,7 +304,8 @@ def test_exported_files_are_recognized_by_their_suffix(source, exported):
 def test_benchmark_takes_the_config_of_an_exported_model(detector, tmp_path):
     _, file, _ = detector
     video, figures = write_numbered(tmp_path / "v", Recipe()), tmp_path / "detect.json"
-    command = ["benchmark", "detect", "--repeats", "1", "--video", str(video), "--minutes", "", "--json"]
+    command = ["benchmark", "detect", "--repeats", "1", "--video", str(video), "--minutes", ""]
+    command += ["--no-steps", "--json"]
     assert main([*command, str(figures), "MODEL.WEIGHTS", str(file)]) == 0
     assert json.loads(figures.read_text())["parts"]["model"] > 0
 
@@ -356,7 +359,10 @@ class Runtime:
     """
 
     GraphOptimizationLevel = SimpleNamespace(ORT_ENABLE_ALL=0, ORT_DISABLE_ALL=1)
-    SessionOptions = SimpleNamespace
+
+    class SessionOptions:
+        def add_session_config_entry(self, key, value):
+            pass
 
     def __init__(self, available, loaded):
         self.get_available_providers = lambda: available
@@ -388,3 +394,9 @@ def test_onnx_files_run_on_the_gpu_of_the_process(
     assert runtime.providers == providers
     assert warning in caplog.text
     assert bool(warning) == bool(caplog.records)
+
+
+def test_onnxruntime_without_a_cpu_provider(monkeypatch):
+    monkeypatch.setattr(onnx_session, "import_onnx_packages", lambda *_: [Runtime([CUDA], [CUDA])])
+    with pytest.raises(UserError, match=r"^model\.onnx: this build of onnxruntime has no CPU provider"):
+        onnx_session.open_session(Path("model.onnx"))

@@ -1,4 +1,4 @@
-"""`benchmark detect`: CPU time of `vmae-det detect` by stage, and its peak memory for videos of any length.
+"""`benchmark detect`: CPU time of `vmae-det detect` by stage, what each way to run it gives, and peak memory.
 
 `python -m vmae_det.benchmarks.detect` is a process whose peak memory is measured; standard input names its
 weights and video.
@@ -18,11 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from vmae_det.benchmarks.detect_steps import StepTime, measure_steps, report
 from vmae_det.benchmarks.synthetic_videos import write_videos
 from vmae_det.checkpoint import save_weights
 from vmae_det.config import CfgNode
 from vmae_det.formats.person_boxes import PersonBoxes
 from vmae_det.inference.person_sources import BoxesFromFile
+from vmae_det.inference.precision import set_precision
 from vmae_det.inference.predictor import ActionPredictor, read_config
 from vmae_det.modeling import build_model
 from vmae_det.rendering.detect_video import DetectionSettings, detect_video
@@ -52,6 +54,8 @@ class DetectBenchmark:
         whole: total CPU seconds of the same runs.
         wall: wall-clock seconds with all stages in parallel; median.
         peaks: peak memory in bytes of a fresh process, by minutes of video.
+        precision: precision of all but `steps`: that of `detect`.
+        steps: times of each way to run the detector; empty: not measured.
     """
 
     seconds_of_video: float
@@ -59,6 +63,8 @@ class DetectBenchmark:
     whole: float
     wall: float
     peaks: dict[float, int]
+    precision: str
+    steps: list[StepTime]
 
     @property
     def share_of_rest(self) -> float:
@@ -74,9 +80,11 @@ class DetectBenchmark:
         lines += [
             f"{'all':12}{self.whole:7.2f} s",
             f"outside of the model and the decoder: {self.share_of_rest:.1%}",
-            f"stages in parallel: {self.wall:.2f} s for {self.seconds_of_video:.1f} s of video, "
-            f"{self.seconds_of_video / self.wall:.2f} x real time",
+            f"stages in parallel, {self.precision}: {self.wall:.2f} s for {self.seconds_of_video:.1f} s of "
+            f"video, {self.seconds_of_video / self.wall:.2f} x real time",
         ]
+        if self.steps:
+            lines += ["", report(self.steps), ""]
         for minutes, peak in self.peaks.items():
             lines.append(f"peak memory of {minutes:g} minutes: {peak / 1e6:.0f} MB")
         return "\n".join(lines)
@@ -87,11 +95,17 @@ class DetectBenchmark:
 
 
 def benchmark_detect(
-    cfg: CfgNode, video: Path | None, repeats: int, minutes: list[float], size: tuple[int, int] = (340, 256)
+    cfg: CfgNode,
+    video: Path | None,
+    repeats: int,
+    minutes: list[float],
+    steps: bool = True,
+    size: tuple[int, int] = (340, 256),
 ) -> DetectBenchmark:
     """Detect with random weights and two given boxes per second.
 
     Args:
+        steps: also measure each way to run the detector.
         video: path of a file; None: a synthetic video of ten seconds and of `size`.
         minutes: lengths of synthetic videos for which peak memory is measured.
         size: width and height of synthetic videos.
@@ -100,12 +114,19 @@ def benchmark_detect(
         folder = Path(name)
         weights = _random_weights(cfg, folder / "model.pt")
         video = video or _synthetic_video(folder / "short", size, 10)
-        predictor = ActionPredictor(read_config(weights))
+        cfg = read_config(weights)
+        set_precision(cfg)
+        predictor = ActionPredictor(cfg)
         duration = _duration(video)
+
+        def run(predictor: ActionPredictor, stopwatch: Stopwatch) -> None:
+            _run(predictor, video, folder / "out", DetectionSettings(stopwatch=stopwatch))
+
         _run(predictor, video, folder / "out", DetectionSettings())  # warm-up
         sequential = [_measure_parts(predictor, video, folder / "out") for _ in range(repeats)]
         walls = [_measure_wall(predictor, video, folder / "out") for _ in range(repeats)]
         del predictor
+        times = measure_steps(weights, cfg, video, duration, repeats, run) if steps else []
         peaks = {m: _peak_memory(weights, _synthetic_video(folder / f"{m:g}", size, 60 * m)) for m in minutes}
     return DetectBenchmark(
         seconds_of_video=duration,
@@ -113,6 +134,8 @@ def benchmark_detect(
         whole=statistics.median(total for _, total in sequential),
         wall=statistics.median(walls),
         peaks=peaks,
+        precision={"none": "fp32"}.get(cfg.SOLVER.AMP, cfg.SOLVER.AMP),
+        steps=times,
     )
 
 
@@ -171,8 +194,9 @@ def _peak_memory(weights: Path, video: Path) -> int:
 
 def _measure_memory(weights: str, video: str) -> int:
     """Return the peak memory in bytes of this process, which has done nothing else."""
-    path = Path(video)
-    _run(ActionPredictor(read_config(weights)), path, path.with_name("out"), DetectionSettings())
+    path, cfg = Path(video), read_config(weights)
+    set_precision(cfg)
+    _run(ActionPredictor(cfg), path, path.with_name("out"), DetectionSettings())
     return peak_memory()
 
 

@@ -66,6 +66,9 @@ def run(args: argparse.Namespace) -> int:
     text, figures = topic.run(args)
     print(text)
     if topic.measures:
+        from vmae_det.doctor.machine import describe_cpu
+
+        print(describe_cpu())
         print(f"{os.cpu_count()} CPU cores, load average {os.getloadavg()[0]:.1f} at the end")
     if args.json:
         write_json(args.json, figures)
@@ -311,12 +314,19 @@ def _add_detect_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)s)",
     )
 
+    parser.add_argument(
+        "--no-steps",
+        dest="steps",
+        action="store_false",
+        help="do not compare fp32, bf16, token dropout, ONNX Runtime and int8",
+    )
+
 
 def _detect(args: argparse.Namespace) -> tuple[str, Any]:
     from vmae_det.benchmarks.detect import benchmark_detect
 
     cfg = _load_config(args)
-    result = benchmark_detect(cfg, args.video, args.repeats, args.minutes)
+    result = benchmark_detect(cfg, args.video, args.repeats, args.minutes, steps=args.steps)
     return result.report(), result.to_json()
 
 
@@ -436,7 +446,8 @@ TOPICS = {
         has_config=True,
     ),
     "detect": Topic(
-        "CPU time of detection by stage, with given boxes and random weights, and peak memory",
+        "CPU time of detection by stage, with given boxes and random weights; what bf16, token dropout, ONNX "
+        "Runtime and int8 give; and peak memory",
         _add_detect_arguments,
         _detect,
         has_config=True,

@@ -39,7 +39,7 @@ def describe_machine(folder: Path) -> Iterator[Finding]:
     yield Finding(SECTION, "vmae_det", FACT, f"{vmae_det.__version__}, {_installation()}")
     yield Finding(SECTION, "system", FACT, _system())
     yield Finding(SECTION, "Python", FACT, f"{platform.python_version()} ({_environment()})")
-    yield Finding(SECTION, "CPU", FACT, _cpu())
+    yield Finding(SECTION, "CPU", FACT, describe_cpu())
     yield Finding(SECTION, "memory", FACT, _memory())
     yield disk("disk, outputs", folder)
     yield disk("disk, temporary", Path(tempfile.gettempdir()))
@@ -123,7 +123,8 @@ def _environment() -> str:
     return "virtual environment" if sys.prefix != sys.base_prefix else "no virtual environment"
 
 
-def _cpu() -> str:
+def describe_cpu() -> str:
+    """Return the CPU's name, its cores and the features that matter for speed."""
     name, flags = platform.processor() or platform.machine(), ""
     with suppress(OSError):
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")

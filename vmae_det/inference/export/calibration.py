@@ -45,11 +45,10 @@ class CalibrationClips:
     def __init__(self, cfg: CfgNode, source: str, count: int, classes: ModelClasses | None = None) -> None:
         self.cfg = cfg = cfg.clone()
         cfg.defrost()
-        cfg.TEST.SHORT_SIDES = ()
+        cfg.TEST.SHORT_SIDES, cfg.TEST.PERSON_BOXES = (), "dataset"
         self.evaluator: Evaluator | None = None
         task = model_class(cfg).task
         self._is_detector = task == "detection"
-        self._rng_key = cfg.SEED
         path = Path(source)
         is_video = path.is_file() and path.suffix not in _DATASET_SUFFIXES
         spec = None if is_video else get_dataset(source, cfg.DATASETS.ROOT, "--calibrate")

@@ -161,10 +161,13 @@ class LayerErrors:
             if total
         }
 
+    def simulate(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        """Return the output of a layer with 8 bits."""
+        return F.linear(quantized_input(x), self._weights[name], self.layers[name].bias)
+
     def _hook(self, name: str) -> Any:
         def measure(layer: nn.Linear, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
-            changed = F.linear(quantized_input(inputs[0]), self._weights[name], layer.bias)
-            error = (changed - output).double().square().sum()
+            error = (self.simulate(name, inputs[0]) - output).double().square().sum()
             self._sums[name] += float(error), float(output.double().square().sum())
 
         return measure
