@@ -94,6 +94,20 @@ def test_the_masked_backbone_of_the_page(parts, tiny_cfg, monkeypatch):
     assert model.backbone.stem.weight.grad.any()
 
 
+def test_the_person_head_of_the_page(parts, tiny_cfg, monkeypatch):
+    monkeypatch.chdir(parts)
+    import_extensions(["my_parts"])
+    cfg = tiny_cfg("detect", "MODEL.PERSON_HEAD.NAME", "MyPersonHead", "MODEL.PERSON_HEAD.CHANNELS", 8)
+    cfg.MODEL.PERSON_HEAD.SCORE_THRESHOLD = 0.0
+    head = build_model(cfg).eval().person_head
+    predictions = head([torch.randn(1, 4 * 5, 24)] * 4, (4, 5))
+    _, scores = head.candidates(predictions, torch.tensor([[80.0, 64.0]]))
+    expected = predictions.logits.sigmoid().sqrt()
+    assert torch.equal(scores[scores > 0], expected[scores > 0])
+    with pytest.raises(ConfigError, match="which MyBackbone does not return"):
+        build_model(tiny_cfg("detect", "MODEL.PERSON_HEAD.NAME", "MyPersonHead", *PARTS[:2]))
+
+
 class PlainBackbone(nn.Module):
     """A backbone from before the interface: it has no member that later versions added."""
 

@@ -34,6 +34,14 @@ def test_frozen_parameters_are_skipped(tiny_cfg):
     assert not any(name.startswith("backbone") for name in names)
 
 
+def test_the_head_factor_does_not_apply_to_the_person_head(tiny_cfg):
+    cfg = tiny_cfg("detect", "MODEL.PERSON_HEAD.NAME", "FcosPersonHead", "MODEL.PERSON_HEAD.CHANNELS", 8)
+    groups = parameter_groups(build_model(cfg), 0.05, 0.5, head_factor=20.0)
+    scales = {name: group["lr_scale"] for group in groups for name in group["names"]}
+    assert scales["roi_head.classifier.weight"] == 20
+    assert {scale for name, scale in scales.items() if name.startswith("person_head.")} == {1.0}
+
+
 def test_warm_up_then_cosine_scaled_by_the_batch(tiny_cfg):
     schedule = build_schedule(
         tiny_cfg(

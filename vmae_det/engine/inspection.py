@@ -185,7 +185,7 @@ class _DetectorProbe(_ClassifierProbe):
         return (*super().inputs(clips, device), *boxes)
 
     def forward(self, video: torch.Tensor, *boxes: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        if self.model.person_head is None:
+        if getattr(self.model, "person_head", None) is None:
             return self.model.logits(video, list(boxes))
         tokens, persons = self.model.tokens_and_persons(video)
         return self.model.head_logits(tokens, list(boxes)), *persons

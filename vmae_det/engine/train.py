@@ -118,6 +118,8 @@ class TrainingRun:
         self.total_steps = self.steps_per_epoch * cfg.SOLVER.EPOCHS
         for line in describe_mix(cfg, dataset):
             logger.info("DATASETS.TRAIN: %s", line)
+        if cfg.MODEL.PERSON_HEAD.NAME and self.model.task == "detection":
+            check_complete_persons(dataset)
         self.label_map = dataset.classes and dataset.classes.to_checkpoint()
         self.test_sets = TestSets(cfg, device, dataset.classes)
         best_metric = choose_metric(cfg.TEST.BEST_METRIC, self.test_sets.metrics)
@@ -273,6 +275,23 @@ class TrainingRun:
         self.bad_loss.load_state_dict(state.get("loss_guard", self.bad_loss.state_dict()))
         logger.info("resumed from %s, after step %d of %d", path, self.start_step, self.total_steps)
         report_differences(state, self.cfg, self.versions)
+
+
+def check_complete_persons(dataset: ConcatClipDataset) -> None:
+    """Log which training sets do not train a person head.
+
+    Raises:
+        ConfigError: none does.
+    """
+    incomplete = [part.spec.name for part in dataset.datasets if not part.spec.complete_persons]
+    if len(incomplete) == len(dataset.datasets):
+        raise ConfigError(
+            f"MODEL.PERSON_HEAD: its training needs keyframes in which all people are annotated, but "
+            f"{', '.join(incomplete)} has `complete_persons: false`; change that in its dataset file if the "
+            "person head may learn to find only the annotated people (docs/guides/one_stage.md)"
+        )
+    for name in incomplete:
+        logger.info("%s: does not train the person head, because complete_persons is false", name)
 
 
 def set_class_weights(cfg: CfgNode, model: nn.Module, dataset: ConcatClipDataset) -> None:

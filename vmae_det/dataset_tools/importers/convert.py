@@ -294,6 +294,7 @@ def _write(everyone: list[_Row], label_map: LabelMap, output: Path, options: Imp
         lines = (format_person_boxes(v, seconds, np.array([box]), np.ones(1)) for v, seconds, box in persons)
         write_text(output / PERSONS, "".join(line for group in lines for line in group))
         content["person_boxes"] = PERSONS
+        content["complete_persons"] = False  # the annotations have no rows of people without an action
     write_action_csv(output / FILES[0], boxes, kind="ground_truth")
     write_label_map(output / FILES[1], label_map)
     write_text(output / FILES[2], yaml.safe_dump(content, sort_keys=False, allow_unicode=True))

@@ -135,7 +135,7 @@ def rows_of(rows: ActionBoxes | PersonBoxes, videos: Collection[str]) -> ActionB
     return rows.select(known[rows.video])
 
 
-def write_dataset_file(path: Path, **content: str | float) -> None:
+def write_dataset_file(path: Path, **content: str | float | bool) -> None:
     """Write the dataset file of a detection dataset; `content` are its keys, with paths relative to it."""
     write_text(path, yaml.safe_dump({"type": "detection", **content}, sort_keys=False))
 

@@ -247,6 +247,7 @@ def _write_dataset(
 ) -> Path:
     up = "" if split_folder == folder else "../"
     content = {"videos": f"{up}videos", "annotations": f"{part}.csv", "label_map": f"{up}actions.pbtxt"}
+    content["complete_persons"] = False  # only people with one of the actions are annotated
     if has_scored:
         content["scored_classes"] = f"{up}scored_actions.pbtxt"
     if persons is not None:
