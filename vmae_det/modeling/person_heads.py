@@ -25,6 +25,8 @@ _RANGE = 16
 _CENTER_RADIUS = 1.5
 # Boxes of a clip that enter non-maximum suppression, as in torchvision.
 _MAX_CANDIDATES = 1000
+# Initial distances to the sides, in cells. From 0, the ReLU behind them would stop half of the gradients.
+_INITIAL_DISTANCE = 4.0
 # Channels of a group of GroupNorm: those of torchvision's FCOS, which has 32 groups of 256 channels.
 _CHANNELS_PER_GROUP, _MAX_GROUPS = 8, 32
 
@@ -94,6 +96,7 @@ class FcosPersonHead(nn.Module):
         norm = partial(nn.GroupNorm, groups)
         self.classification = fcos.FCOSClassificationHead(channels, 1, 1, num_convs, norm_layer=norm)
         self.regression = fcos.FCOSRegressionHead(channels, 1, num_convs, norm_layer=norm)
+        nn.init.constant_(self.regression.bbox_reg.bias, _INITIAL_DISTANCE)
         for layer in (*self.laterals, *self.outputs):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
