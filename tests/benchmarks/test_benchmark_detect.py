@@ -43,3 +43,18 @@ def test_time_by_part_and_peak_memory(tmp_path, capsys):
     assert all(step["model"] > 0 and step["total"] > 0 for step in steps.values())
     assert f"| ONNX Runtime int8 | {steps['ONNX Runtime int8']['model']:.3f} s | " in printed
     assert "peak memory of 0.02 minutes" in printed
+
+
+def test_keep_rates_are_compared_in_turns(tmp_path, capsys):
+    file = tmp_path / "rates.json"
+    command = ["benchmark", "detect", "--config-file", "AVA/vit_small_16x4.yaml", "--repeats", "2"]
+    command += ["--keep-rates", "1.0", "0.5", "--json", str(file)]
+    assert main([*command, *TINY]) == 0
+    figures = json.loads(file.read_text())
+    assert figures["size"] == [64, 96]  # 64 x 85, padded
+    assert figures["flops"][1] < figures["flops"][0]
+    first, second = figures["seconds"]
+    assert figures["speedups"] == [[1.0, 1.0], [first[0] / second[0], first[1] / second[1]]]
+    assert "keep rate" in capsys.readouterr().out
+    assert main([*command, "--minutes", "2", *TINY]) == 2
+    assert "--minutes: does not apply to --keep-rates" in capsys.readouterr().err

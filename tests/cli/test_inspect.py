@@ -6,7 +6,9 @@ import torch
 from torch import nn
 
 from vmae_det import model_zoo
+from vmae_det.cli.inspect import describe
 from vmae_det.cli.main import main
+from vmae_det.config import get_cfg
 from vmae_det.engine.inspection import count_flops, count_tokens, empty_model, estimate_memory, inspect_config
 from vmae_det.modeling import build_model
 from vmae_det.solver import build_schedule
@@ -115,6 +117,22 @@ def test_memory_of_weights_gradients_and_optimizer(tiny_cfg):
     probe = memory("MODEL.CLASSIFIER.LINEAR_PROBE", True)
     head = 24 * 11 + 11 + 2 * 24  # linear layer and norm with width 24, 11 classes
     assert (probe.weights, probe.gradients, probe.optimizer) == (4 * number, 4 * head, 8 * head)
+
+
+def test_token_dropout_is_counted():
+    cfg, node = get_cfg(), "MODEL.BACKBONE."
+    cfg.merge_from_list(["MODEL.META_ARCHITECTURE", "VideoClassifier", "INPUT.CROP_SIZE", 64])
+    cfg.merge_from_list([node + "EMBED_DIM", 48, node + "DEPTH", 2, node + "NUM_HEADS", 2])
+    plain = inspect_config(cfg)
+    cfg.merge_from_list([node + "TOKEN_KEEP_RATE", 0.7, node + "TOKEN_DROP_BLOCKS", (1,)])
+    dropping = inspect_config(cfg)
+    assert (plain.tokens.kept, dropping.tokens.kept) == (0, 90)  # of 8 x 4 x 4 = 128
+    dropped, width = 128 - 90, 48
+    first = 9 * dropped * width**2 + 5 * dropped * width  # projection, MLP and second norm
+    second = 12 * dropped * width**2 + 2 * (128**2 - 90**2) * width + 2 * 5 * dropped * width
+    assert plain.flops - dropping.flops == pytest.approx(first + second)
+    assert plain.total_parameters == dropping.total_parameters
+    assert "8 x 4 x 4 = 128, 90 left after token dropout" in "\n".join(describe(cfg, dropping))
 
 
 def test_weights_are_on_the_meta_device():

@@ -37,9 +37,9 @@ def graphs(monkeypatch):
     torch._dynamo.reset()
 
 
-def make_batch(model, clips=2, size=(64, 64), persons=(2, 3)):
+def make_batch(model, clips=2, size=(64, 64), persons=(2, 3), frames=4):
     generator = torch.Generator().manual_seed(0)
-    video = torch.randint(0, 256, (clips, 3, 4, *size), generator=generator, dtype=torch.uint8)
+    video = torch.randint(0, 256, (clips, 3, frames, *size), generator=generator, dtype=torch.uint8)
     batch = {"video": video, "seed": torch.arange(clips)}
     if model.task == "classification":
         return batch | {"label": torch.arange(clips)}
@@ -143,6 +143,28 @@ def test_frame_and_batch_sizes_of_an_evaluation_are_compiled_once(tiny_cfg, grap
         assert graphs() == 1
         model(make_batch(model, clips=1, size=(64, 80)))
         assert graphs() == 0
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_token_dropout_compiles_without_breaks_and_only_once(tiny_cfg, graphs, scope):
+    dropping = ("MODEL.BACKBONE.TOKEN_KEEP_RATE", 0.7, "INPUT.NUM_FRAMES", 8, "MODEL.COMPILE_SCOPE", scope)
+    cfg = tiny_cfg("detect", *dropping)
+    eager, compiled = build_model(cfg).train(), build_model(cfg).train()
+    compile_model(cfg, compiled)
+    batch = make_batch(eager, frames=8)
+    for got, expected in zip(train_step(compiled, batch), train_step(eager, batch), strict=True):
+        torch.testing.assert_close(got, expected)
+    assert graphs() == {"block": 2, "stack": 1}[scope]  # each block has another number of tokens
+    train_step(compiled, make_batch(eager, persons=(1, 4), frames=8))
+    assert graphs() == 0
+    with torch.no_grad():
+        compiled.eval()(make_batch(eager, clips=3, size=(64, 96), frames=8))
+        assert graphs() > 0
+        for clips, size in ((2, (96, 64)), (4, (80, 80))):
+            batch = make_batch(eager, clips, size, frames=8)
+            got, expected = (model.eval()(batch)["scores"] for model in (compiled, eager))
+            torch.testing.assert_close(got, expected)
+            assert graphs() == 0
 
 
 def test_drop_path_rates_are_not_compiled_one_by_one(tiny_cfg, graphs):

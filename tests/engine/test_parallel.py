@@ -83,6 +83,7 @@ def test_losses_do_not_depend_on_the_number_of_processes(
 def test_a_detector_on_several_processes_has_the_losses_and_results_of_one(tiny_cfg, tmp_path, reference):
     person_head = ("MODEL.PERSON_HEAD.NAME", "FcosPersonHead", "MODEL.PERSON_HEAD.CHANNELS", 8)
     options = ("MODEL.ROI_HEAD.NAME", "AttentionRoIHead", *person_head, "TEST.PERSON_BOXES", "dataset")
+    options += ("MODEL.BACKBONE.TOKEN_KEEP_RATE", 0.7)
     one = reference(tiny_cfg, "detect", *options)
     cfg = tiny_cfg("detect", *options, "SOLVER.PARALLEL", "fsdp", "OUTPUT_DIR", str(tmp_path / "two"))
     assert launch(run_training, (cfg,), num_processes=2) == 0

@@ -128,6 +128,17 @@ def test_options_of_the_heads(form, tmp_path):
     assert_same_scores(EagerModel(cfg), scorer_of(output, cfg), tolerance=3e-4)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "backbone"), [("ActionDetector", "VideoViT"), ("VideoClassifier", "VJepa2ViT")]
+)
+def test_token_dropout(form, tmp_path, architecture, backbone):
+    """The numbers of tokens that are left are formulas of height and width in the file."""
+    opts = ("MODEL.BACKBONE.TOKEN_KEEP_RATE", 0.7, "MODEL.BACKBONE.NAME", backbone, "INPUT.NUM_FRAMES", 8)
+    cfg = trained(tmp_path, architecture, *opts)
+    report = export_model(cfg, tmp_path / ("model" + FORMS[form]), form)
+    assert report.difference < 2e-5
+
+
 def test_exported_classifier_scores_as_the_model_does(form, tmp_path):
     opts = ("MODEL.CLASSIFIER.LINEAR_PROBE", True, "MODEL.BACKBONE.CLASS_TOKEN", True)
     cfg = trained(tmp_path, "VideoClassifier", *opts)

@@ -6,7 +6,12 @@ import torch.nn.functional as F
 
 from vmae_det.modeling import build_model
 from vmae_det.modeling.backbones import attention as module
-from vmae_det.modeling.backbones.attention import attention, gemm_attention
+from vmae_det.modeling.backbones.attention import (
+    attention,
+    attention_received,
+    gemm_attention,
+    gemm_attention_received,
+)
 from vmae_det.utils import cpu
 
 
@@ -38,6 +43,22 @@ def test_every_tile_size_matches_the_formula(monkeypatch, scores, queries):
         torch.testing.assert_close(found, known, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("scores", [7, 40, 400, 10**6])
+def test_attention_received_matches_the_formula(monkeypatch, scores):
+    """The weighted sum over queries and heads; by tiles, and by head as it is exported."""
+    monkeypatch.setattr(module, "_MAX_SCORES", scores)
+    query, key, value = (tensor.unflatten(0, (2, 3)) for tensor in heads(6, 12, 11, 11))
+    query_weights = torch.linspace(1, 4, 12, dtype=torch.float64)
+    weights = (query @ key.mT / 8**0.5).softmax(-1)  # (B, heads, M, N)
+    expected = weights @ value, (weights * query_weights[:, None]).sum(dim=(1, 2))
+    for function in (attention_received, module._attention_received_by_head):
+        found = function(query, key, value, query_weights)
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    known = gradients(lambda *tensors: attention(*tensors), [query, key, value])
+    results = gradients(lambda *tensors: attention_received(*tensors, query_weights)[0], [query, key, value])
+    torch.testing.assert_close(results, known, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 3e-2)])
 def test_accuracy_is_that_of_the_dtype(dtype, tolerance):
     arguments = heads(4, 160, 160, 160, size=64, dtype=dtype)
@@ -57,7 +78,11 @@ def test_large_scores_do_not_overflow():
 
 def test_torch_treats_it_as_one_operation(sped_up):
     arguments = [tensor.float() for tensor in heads(2, 5, 7, 7)]
-    torch.library.opcheck(gemm_attention, [tensor.detach().requires_grad_() for tensor in arguments])
+    arguments = [tensor.detach().requires_grad_() for tensor in arguments]
+    torch.library.opcheck(gemm_attention, arguments)
+    # The sums of attention weights have no gradient, so the gradient of all results is not checked.
+    received = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(gemm_attention_received, [*arguments, torch.ones(5)], test_utils=received)
     seen = []
 
     def backend(graph, _):

@@ -58,7 +58,11 @@ _TRAINED_KEYS = {
     "MODEL.PERSON_HEAD.BLOCKS": "person_head",
 }
 # Keys that may differ when a trained model is used; a different value is a warning.
-_CLIP_KEYS = ("INPUT.NUM_FRAMES", "INPUT.SAMPLING", "INPUT.SAMPLING_RATE", "INPUT.CROP_SIZE")
+_KEEP_RATE_KEY = "MODEL.BACKBONE.TOKEN_KEEP_RATE"
+_USE_KEYS = (
+    *("INPUT.NUM_FRAMES", "INPUT.SAMPLING", "INPUT.SAMPLING_RATE", "INPUT.CROP_SIZE"),
+    *(_KEEP_RATE_KEY, "MODEL.BACKBONE.TOKEN_DROP_BLOCKS"),
+)
 _MODELS = {  # by backbone, in messages
     "VideoViT": "VideoMAE",
     "VJepa2ViT": "V-JEPA 2",
@@ -117,8 +121,8 @@ def compare_configs(
     parts = {part_of(name) for name in report.loaded}
     known = next(known for known in FORMATS if known.name == report.format)
     if stored or known.names is not None:
-        # Published detectors, and checkpoints from before the key existed, average over time.
-        stored = {_TEMPORAL_POOL_KEY: "mean", **stored}
+        # Published models, and checkpoints from before the keys, average over time and drop no tokens.
+        stored = {_TEMPORAL_POOL_KEY: "mean", _KEEP_RATE_KEY: 1.0, **stored}
     published = known.family not in ("vmae_det", "image-mae")  # images have other positions
     if known.family == "image-mae":
         stored.pop("MODEL.BACKBONE.TUBELET_SIZE", None)  # an image fits tokens of any number of frames
@@ -141,7 +145,7 @@ def compare_configs(
             if complete or key in _NETWORK_KEYS:
                 raise ConfigError(message)
             logger.warning("%s; training continues with the new value", message)
-    for key in _CLIP_KEYS if complete else ():
+    for key in _USE_KEYS if complete else ():
         if key in stored and value_of(cfg, key) != stored[key]:
             logger.warning("%s: %r, but %s was trained with %r", key, value_of(cfg, key), source, stored[key])
     if published and _HEADS_KEY not in stored:

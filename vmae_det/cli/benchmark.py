@@ -313,7 +313,13 @@ def _add_detect_arguments(parser: argparse.ArgumentParser) -> None:
         help="minutes of the synthetic videos for which peak memory is measured; '' for none "
         "(default: %(default)s)",
     )
-
+    parser.add_argument(
+        "--keep-rates",
+        type=number_in("(0, 1]"),
+        nargs="+",
+        metavar="RATE",
+        help="instead, compare the model alone at these rates of token dropout, relative to the first",
+    )
     parser.add_argument(
         "--no-steps",
         dest="steps",
@@ -326,6 +332,12 @@ def _detect(args: argparse.Namespace) -> tuple[str, Any]:
     from vmae_det.benchmarks.detect import benchmark_detect
 
     cfg = _load_config(args)
+    if args.keep_rates:
+        from vmae_det.benchmarks.keep_rates import benchmark_keep_rates
+
+        refuse_unused(args, "does not apply to --keep-rates", video=None, minutes=_numbers("1,10"))
+        comparison = benchmark_keep_rates(cfg, args.keep_rates, args.repeats)
+        return comparison.report(), comparison.to_json()
     result = benchmark_detect(cfg, args.video, args.repeats, args.minutes, steps=args.steps)
     return result.report(), result.to_json()
 

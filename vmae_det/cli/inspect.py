@@ -91,6 +91,8 @@ def _model_lines(cfg: CfgNode, inspection: Inspection) -> list[str]:
     shape = f"{t} x {h} x {w} = {t * h * w}"
     if tokens.decoded:
         shape += f", {tokens.encoded} visible, {tokens.predicted} predicted"
+    if tokens.kept:
+        shape += f", {tokens.kept} left after token dropout"
     backbone = inspection.parameters.get("backbone", 0)
     total = inspection.total_parameters
     trained = "" if inspection.trainable == total else f", {_millions(inspection.trainable)} trained"

@@ -51,6 +51,7 @@ def check_config(cfg: CfgNode) -> None:
         if value != KEYS[key].default:
             check_value(cfg, key)
     _check_shapes(cfg)
+    _check_token_dropout(cfg)
     _check_compilation(cfg)
     _check_solver(cfg)
     weights, names = cfg.DATASETS.TRAIN_WEIGHTS, cfg.DATASETS.TRAIN
@@ -107,6 +108,11 @@ def unused_keys(cfg: CfgNode) -> Iterator[str]:
     for key in () if person_head.NAME else person_head:
         if person_head[key] != KEYS[f"MODEL.PERSON_HEAD.{key}"].default:
             yield f"MODEL.PERSON_HEAD.{key}: {person_head[key]} has no effect: there is no person head"
+    if cfg.MODEL.BACKBONE.TOKEN_DROP_BLOCKS and cfg.MODEL.BACKBONE.TOKEN_KEEP_RATE == 1:
+        yield (
+            f"MODEL.BACKBONE.TOKEN_DROP_BLOCKS: {cfg.MODEL.BACKBONE.TOKEN_DROP_BLOCKS} has no effect: "
+            "MODEL.BACKBONE.TOKEN_KEEP_RATE is 1"
+        )
     if cfg.TEST.PATIENCE and not cfg.DATASETS.TEST:
         yield f"TEST.PATIENCE: {cfg.TEST.PATIENCE} has no effect: DATASETS.TEST is empty"
 
@@ -207,6 +213,23 @@ def _check_target(cfg: CfgNode, slices: int) -> None:
             f"1 predicts the masked tokens of one time slice, and their number varies with MODEL.MASK.TYPE "
             f"{cfg.MODEL.MASK.TYPE}; set that to tube",
         )
+
+
+def _check_token_dropout(cfg: CfgNode) -> None:
+    node = cfg.MODEL.BACKBONE
+    blocks, key = list(node.TOKEN_DROP_BLOCKS), "MODEL.BACKBONE.TOKEN_DROP_BLOCKS"
+    _require(blocks == sorted(set(blocks)), key, f"{blocks} must be ascending, each block once")
+    _require(
+        not blocks or blocks[-1] <= node.DEPTH,
+        key,
+        f"has block {max(blocks, default=0)}, but MODEL.BACKBONE.DEPTH is {node.DEPTH}",
+    )
+    _require(
+        node.TOKEN_KEEP_RATE == 1 or cfg.MODEL.META_ARCHITECTURE != "MaskedAutoencoder",
+        "MODEL.BACKBONE.TOKEN_KEEP_RATE",
+        f"{node.TOKEN_KEEP_RATE}, but MaskedAutoencoder encodes only visible tokens and drops none of them; "
+        "set it to 1.0",
+    )
 
 
 def _check_compilation(cfg: CfgNode) -> None:

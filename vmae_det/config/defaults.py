@@ -86,6 +86,12 @@ _C.MODEL.BACKBONE.POSITIONS = Key("flat", choice("flat", "axes"))
 _C.MODEL.BACKBONE.CLASS_TOKEN = Key(False, flag())
 # Drop path rate of the last block. It increases linearly from 0 at the first block.
 _C.MODEL.BACKBONE.DROP_PATH = Key(0.0, number("[0, 1)"))
+# Token dropout (docs/guides/token_dropout.md): each of TOKEN_DROP_BLOCKS keeps this fraction of the tokens,
+# among them all of the keyframe. 1: off. It adds no parameters, so that it can be set at test time alone. Not
+# for Hiera, and not for pre-training.
+_C.MODEL.BACKBONE.TOKEN_KEEP_RATE = Key(1.0, number("(0, 1]"))
+# Blocks that drop tokens, counted from 1. Empty: 4, 7 and 10 of 12, and in proportion for other depths.
+_C.MODEL.BACKBONE.TOKEN_DROP_BLOCKS = Key((), several(integer("[1, 256]"), 0, 256))
 # Weights of the backbone: file, URL or name of any model with this backbone. Heads and decoder are ignored.
 _C.MODEL.BACKBONE.CHECKPOINT = Key("", path_text())
 

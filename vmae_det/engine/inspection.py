@@ -23,6 +23,7 @@ from vmae_det.data.test_time_augmentation import has_several_views
 from vmae_det.data.transforms import detection_short_sides, pixel_rounding, resized_size
 from vmae_det.engine.trainer import AMP_TYPES
 from vmae_det.modeling import build_model, model_class
+from vmae_det.modeling.backbones.token_dropout import count_kept, default_drop_blocks, kept_share
 from vmae_det.solver import build_schedule, parameter_groups
 from vmae_det.utils.errors import ConfigError, UserError
 
@@ -38,12 +39,14 @@ class Tokens:
         encoded: input of the backbone: all tokens, except in pre-training.
         decoded: input of the decoder; 0 without a decoder.
         predicted: tokens that the decoder predicts.
+        kept: tokens of the grid that are left after token dropout; 0 without it.
     """
 
     grid: tuple[int, int, int]
     encoded: int
     decoded: int = 0
     predicted: int = 0
+    kept: int = 0
 
 
 @dataclass(frozen=True)
@@ -233,7 +236,7 @@ def count_tokens(cfg: CfgNode) -> Tokens:
     side = cfg.INPUT.CROP_SIZE // node.PATCH_SIZE
     grid = (cfg.INPUT.NUM_FRAMES // node.TUBELET_SIZE, side, side)
     if model_class(cfg).task != "pretraining":
-        return Tokens(grid, encoded=math.prod(grid))
+        return Tokens(grid, encoded=math.prod(grid), kept=_count_kept(node, grid))
     small = cfg.clone()
     small.defrost()
     for part in (small.MODEL.BACKBONE, small.MODEL.DECODER):
@@ -259,6 +262,14 @@ def count_tokens(cfg: CfgNode) -> Tokens:
     with torch.no_grad():
         model(clips | {"seed": torch.zeros(1, dtype=torch.int64)})
     return Tokens(grid, **{name: tensor.shape[1] for name, tensor in inputs.items()})
+
+
+def _count_kept(node: CfgNode, grid: tuple[int, int, int]) -> int:
+    """Return the number of tokens that token dropout leaves, or 0 if MODEL.BACKBONE, `node`, has none."""
+    if node.TOKEN_KEEP_RATE == 1:
+        return 0
+    drops = node.TOKEN_DROP_BLOCKS or default_drop_blocks(node.DEPTH)
+    return count_kept(grid, kept_share(node.TOKEN_KEEP_RATE, len(drops)))
 
 
 def _count_attention_flops(inputs: list[Any], outputs: list[Any]) -> int:
@@ -313,7 +324,8 @@ def count_flops(cfg: CfgNode, tokens: Tokens, size: tuple[int, int] | None = Non
         from fvcore.nn import FlopCountAnalysis
 
         analysis = FlopCountAnalysis(probe, probe.inputs(1, "meta"))
-        analysis.set_op_handle("aten::scaled_dot_product_attention", _count_attention_flops)
+        for name in ("aten::scaled_dot_product_attention", "vmae_det::gemm_attention_received"):
+            analysis.set_op_handle(name, _count_attention_flops)
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         analysis.tracer_warnings("none")
         return analysis.total() + sum(convolution_flops)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vmae_det.modeling.backbones.blocks import Block
+from vmae_det.utils.errors import ConfigError
 
 _CHUNK = 512  # queries of one head whose attention weights are in memory at a time
 
@@ -29,7 +30,15 @@ def attention_maps(
         video: normalized float (1, 3, T, H, W).
         weights: (R, N), the weight of each query token, ordered (t, h, w); rows of sum 1.
         method: "last" or "rollout".
+
+    Raises:
+        ConfigError: the backbone drops tokens.
     """
+    keep_rate = getattr(backbone, "keep_rate", 1)
+    if keep_rate < 1:
+        raise ConfigError(
+            f"MODEL.BACKBONE.TOKEN_KEEP_RATE: {keep_rate}, but attention maps need all tokens; set it to 1.0"
+        )
     inputs: list[tuple[torch.Tensor, ...]] = []  # of each block: tokens (1, N, C), and any rotation
     with _record_inputs(backbone.blocks, inputs):
         backbone(video)

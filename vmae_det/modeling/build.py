@@ -51,6 +51,12 @@ def build_model(cfg: CfgNode) -> nn.Module:
 def build_backbone(cfg: CfgNode, final_norm: bool = True) -> nn.Module:
     """Build the backbone that MODEL.BACKBONE.NAME names."""
     backbone = lookup(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
+    keep_rate = cfg.MODEL.BACKBONE.TOKEN_KEEP_RATE
+    if keep_rate < 1 and not getattr(backbone, "can_drop_tokens", False):
+        raise ConfigError(
+            f"MODEL.BACKBONE.TOKEN_KEEP_RATE: {keep_rate}, but {cfg.MODEL.BACKBONE.NAME} cannot drop tokens; "
+            "set it to 1.0"
+        )
     expected = getattr(backbone, "pixel_statistics", None)
     if expected and expected != (tuple(cfg.MODEL.PIXEL_MEAN), tuple(cfg.MODEL.PIXEL_STD)):
         logger.warning(

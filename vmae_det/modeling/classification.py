@@ -8,6 +8,7 @@ from torch import nn
 
 from vmae_det.config import CfgNode
 from vmae_det.config.checks import num_classes
+from vmae_det.modeling.backbones.base import mean_token
 from vmae_det.modeling.backbones.blocks import LAYER_NORM_EPS
 from vmae_det.modeling.build import META_ARCHITECTURE_REGISTRY, build_backbone
 from vmae_det.modeling.normalization import PixelNormalization
@@ -106,9 +107,8 @@ class VideoClassifier(nn.Module):
     def logits(self, video: torch.Tensor) -> torch.Tensor:
         """Return the logits (B, classes) of a normalized float video (B, 3, T, H, W)."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.linear_probe):
-            tokens = self.backbone(video)  # (B, N, C)
-        features = self.fc_norm(tokens.mean(dim=1))  # (B, C)
-        return self.head(self.dropout(features))
+            token = mean_token(self.backbone, video)  # (B, C)
+        return self.head(self.dropout(self.fc_norm(token)))
 
 
 # ---------------------------------------------------------------- Mixup and CutMix

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from vmae_det.modeling.backbones.base import mean_token
 from vmae_det.modeling.classification import VideoClassifier
 from vmae_det.utils.errors import ConfigError
 
@@ -13,8 +14,8 @@ FEATURE_KINDS = ("mean", "tokens", "blocks")
 
 def pooled_features(model: nn.Module, video: torch.Tensor) -> torch.Tensor:
     """Return the mean token (B, C) of videos, uint8 (B, 3, T, H, W), after `fc_norm` if there is one."""
-    tokens = model.backbone(model.normalization(video)).mean(dim=1)
-    return model.fc_norm(tokens) if isinstance(model, VideoClassifier) else tokens
+    token = mean_token(model.backbone, model.normalization(video))
+    return model.fc_norm(token) if isinstance(model, VideoClassifier) else token
 
 
 def video_features(model: nn.Module, video: torch.Tensor, kind: str = "mean") -> torch.Tensor:
@@ -27,6 +28,9 @@ def video_features(model: nn.Module, video: torch.Tensor, kind: str = "mean") ->
             "tokens": (B, t, h, w, C), the output of the backbone. In a classifier it has no norm.
             "blocks": (B, depth, C), the mean token of the grid after each block, without a norm.
 
+            With token dropout, a mean is that of the tokens that are left. In "tokens", a dropped token is
+            the mean over time of its cell (see `token_dropout.fill_dropped`).
+
     Raises:
         ConfigError: the kind is "blocks", and the backbone has no `blocks` or they have different widths.
     """
@@ -37,10 +41,12 @@ def video_features(model: nn.Module, video: torch.Tensor, kind: str = "mean") ->
         return backbone(model.normalization(video)).unflatten(1, backbone.grid(video))
     means: list[torch.Tensor] = []
     extra = getattr(backbone, "num_extra_tokens", 0)
-    hooks = [
-        block.register_forward_hook(lambda module, inputs, x: means.append(x[:, extra:].mean(dim=1)))
-        for block in blocks_of(backbone)
-    ]
+
+    def record(_: nn.Module, __: tuple, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+        tokens = output[0] if isinstance(output, tuple) else output  # (B, extra + N, C)
+        means.append(tokens[:, extra:].mean(dim=1))
+
+    hooks = [block.register_forward_hook(record) for block in blocks_of(backbone)]
     try:
         backbone(model.normalization(video))
     finally:

@@ -36,16 +36,17 @@ _OPERATORS = {
         arange.default arange.start arange.start_step bitwise_not.default bmm.default cat.default
         chunk.default clamp.Tensor clamp.default clone.default contiguous.default conv3d.default cos.default
         detach.default detach_.default div.Scalar div.Tensor dropout.default eq.Tensor expand.default
-        flatten.using_ints flip.default full.default gelu.default index_select.default layer_norm.default
-        lift_fresh_copy.default linear.default masked_fill.Scalar masked_fill_.Scalar matmul.default max.dim
-        maximum.default mean.dim minimum.default mm.default movedim.int mul.Scalar mul.Tensor
-        native_layer_norm.default neg.default new_full.default new_zeros.default permute.default pow.Scalar
-        relu.default repeat.default repeat_interleave.self_int reshape.default
-        scaled_dot_product_attention.default select.int sigmoid.default sin.default slice.Tensor softmax.int
-        split.Tensor split_with_sizes.default squeeze.dim stack.default sub.Scalar sub.Tensor
+        flatten.using_ints flip.default full.default gather.default gelu.default gt.Scalar
+        index_select.default layer_norm.default lift_fresh_copy.default linear.default masked_fill.Scalar
+        masked_fill_.Scalar matmul.default max.dim maximum.default mean.dim minimum.default mm.default
+        movedim.int mul.Scalar mul.Tensor native_layer_norm.default neg.default new_full.default
+        new_zeros.default permute.default pow.Scalar relu.default repeat.default repeat_interleave.self_int
+        reshape.default scaled_dot_product_attention.default scatter.src scatter.value select.int
+        sigmoid.default sin.default slice.Tensor softmax.int sort.default split.Tensor
+        split_with_sizes.default squeeze.dim stack.default sub.Scalar sub.Tensor sum.dim_IntList
         sym_constrain_range_for_size.default sym_size.int t.default to.device to.dtype to.dtype_layout
-        transpose.int unbind.int unflatten.int unsqueeze.default upsample_bicubic2d.default
-        upsample_bicubic2d.vec view.default zeros_like.default
+        topk.default transpose.int unbind.int unflatten.int unsqueeze.default upsample_bicubic2d.default
+        upsample_bicubic2d.vec view.default where.self zeros_like.default
     """,
     "torch.ops.torchvision": "roi_align.default",
 }
@@ -219,10 +220,12 @@ def _check_formula(text: str) -> None:
 
 def _count_terms(node: ast.AST) -> int:
     """Return the number of terms that a formula expands to."""
-    parts = [_count_terms(part) for part in ast.iter_child_nodes(node) if isinstance(part, ast.expr)]
-    name = node.func.id if isinstance(node, ast.Call) else type(getattr(node, "op", None)).__name__
+    is_call = isinstance(node, ast.Call)
+    children = node.args if is_call else ast.iter_child_nodes(node)
+    parts = [_count_terms(part) for part in children if isinstance(part, ast.expr)]
+    name = node.func.id if is_call else type(getattr(node, "op", None)).__name__
     if name == "Pow":
-        return parts[1] ** 2  # `parts` are the name, the base and the exponent
+        return parts[0] ** 2
     return math.prod(parts) if name in ("Mul", "Mult") else max(sum(parts), 1)
 
 

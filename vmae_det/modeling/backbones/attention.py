@@ -10,8 +10,10 @@ import torch.nn.functional as F
 
 from vmae_det.utils import cpu
 
-# Most scores in memory at a time: all of one head for 1568 tokens, 5 MB in bfloat16.
+# Most scores in memory at a time. On a CPU: all of one head for 1568 tokens, 5 MB in bfloat16. Elsewhere:
+# 512 MB, because many small kernels are slow.
 _MAX_SCORES = 1568 * 1568
+_MAX_DEVICE_SCORES = 1 << 28
 _DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -32,6 +34,37 @@ def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> to
     return result.unflatten(0, query.shape[:2])
 
 
+def attention_received(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, query_weights: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return `attention`, and the attention that each key receives (B, N), summed over heads and queries.
+
+    The attention weights are formed, of some queries at a time. The second result has no gradient.
+
+    Args:
+        query, key, value: as of `attention`.
+        query_weights: (M,), the weight of each query in the sum.
+    """
+    if torch.compiler.is_exporting():
+        return _attention_received_by_head(query, key, value, query_weights)
+    heads = (tensor.flatten(0, 1) for tensor in (query, key, value))
+    result, received = gemm_attention_received(*heads, query_weights)
+    shape = query.shape[:2]
+    return result.unflatten(0, shape), received.unflatten(0, shape).sum(dim=1)
+
+
+def _attention_received_by_head(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, query_weights: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute `attention_received` by operations that can be exported, one head at a time."""
+    results, received = [], key.new_zeros(key.shape[0], key.shape[2])
+    for head_query, head_key, head_value in zip(query.unbind(1), key.unbind(1), value.unbind(1)):
+        weights = torch.softmax((head_query * _scale(query)) @ head_key.transpose(1, 2), -1)  # (B, M, N)
+        results.append(weights @ head_value)
+        received = received + query_weights.to(weights.dtype) @ weights
+    return torch.stack(results, dim=1), received
+
+
 @torch.library.custom_op("vmae_det::gemm_attention", mutates_args=())
 def gemm_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """Compute `attention` by matrix multiplications.
@@ -45,6 +78,26 @@ def gemm_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) 
         weights = _attention_weights(query[head][..., rows, :], key[head])
         torch.matmul(weights, value[head], out=result[head][..., rows, :])
     return result
+
+
+@torch.library.custom_op("vmae_det::gemm_attention_received", mutates_args=())
+def gemm_attention_received(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, query_weights: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute `gemm_attention`, and the weighted sum over queries of its weights, float32 (heads, N).
+
+    Args:
+        query, key, value: as of `gemm_attention`.
+        query_weights: (M,).
+    """
+    result = query.new_empty(query.shape)
+    received = _new_received(key)
+    query_weights = query_weights.to(query.dtype)
+    for head, rows in _tiles(query, key):
+        weights = _attention_weights(query[head][..., rows, :], key[head])
+        torch.matmul(weights, value[head], out=result[head][..., rows, :])
+        received[head] += query_weights[rows] @ weights
+    return result, received
 
 
 @torch.library.custom_op("vmae_det::gemm_attention_backward", mutates_args=())
@@ -78,13 +131,14 @@ def _scale(query: torch.Tensor) -> float:
 
 
 def _tiles(query: torch.Tensor, key: torch.Tensor) -> Iterator[tuple[slice | int, slice]]:
-    """Yield (heads, query rows) that cover everything, with at most `_MAX_SCORES` scores each.
+    """Yield (heads, query rows) that cover everything, with a limited number of scores each.
 
     A tile is some rows of one head, or all rows of several small heads.
     """
     heads, rows, keys = *query.shape[:2], key.shape[1]
-    heads_per_tile = max(_MAX_SCORES // (rows * keys), 1)
-    tiles_per_head = -(-rows * keys // _MAX_SCORES)
+    limit = _MAX_SCORES if query.device.type == "cpu" else _MAX_DEVICE_SCORES
+    heads_per_tile = max(limit // (rows * keys), 1)
+    tiles_per_head = -(-rows * keys // limit)
     rows_per_tile = -(-rows // tiles_per_head)
     for head in range(0, heads, heads_per_tile):
         for row in range(0, rows, rows_per_tile):
@@ -99,6 +153,13 @@ def _(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tens
     return query.new_empty(query.shape)
 
 
+@gemm_attention_received.register_fake
+def _(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, query_weights: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return query.new_empty(query.shape), _new_received(key)
+
+
 @_gemm_attention_backward.register_fake
 def _(
     grad_output: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
@@ -106,12 +167,24 @@ def _(
     return tuple(tensor.new_empty(tensor.shape) for tensor in (query, key, value))
 
 
-def _setup_context(ctx: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-    ctx.save_for_backward(*inputs)
+def _new_received(key: torch.Tensor) -> torch.Tensor:
+    """Return zeros (heads, N), in float32 if the keys (heads, N, C) have a lower precision."""
+    return key.new_zeros(key.shape[:2], dtype=torch.promote_types(key.dtype, torch.float32))
+
+
+def _setup_context(ctx: Any, inputs: tuple[torch.Tensor, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs[:3])
 
 
 def _backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return _gemm_attention_backward(grad_output.contiguous(), *ctx.saved_tensors)
 
 
+def _backward_received(
+    ctx: Any, grad_output: torch.Tensor, grad_received: torch.Tensor
+) -> tuple[torch.Tensor | None, ...]:
+    return *_backward(ctx, grad_output), None
+
+
 gemm_attention.register_autograd(_backward, setup_context=_setup_context)
+gemm_attention_received.register_autograd(_backward_received, setup_context=_setup_context)

@@ -37,6 +37,7 @@ class Backbone(nn.Module):
             class attribute.
         blocks: optional nn.ModuleList of its transformer blocks. FSDP2 shards and torch.compile compiles them
             one by one.
+        can_drop_tokens: whether it has token dropout (MODEL.BACKBONE.TOKEN_KEEP_RATE). A class attribute.
         is_isotropic: whether `blocks` all return tokens of `embed_dim` channels, which the features of blocks
             need. A class attribute.
         returns_blocks: whether it has `forward_blocks`, which person heads need. A class attribute.
@@ -45,6 +46,7 @@ class Backbone(nn.Module):
     pixel_statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     num_extra_tokens = 0
     is_maskable = False
+    can_drop_tokens = False
     no_weight_decay: tuple[str, ...] = ()
     is_isotropic = True
     returns_blocks = False
@@ -84,6 +86,10 @@ class Backbone(nn.Module):
             The tokens (B, t * h * w, C), and for each of `blocks` (B, h * w, C), without a norm.
         """
         raise NotImplementedError
+
+    def mean_token(self, video: torch.Tensor) -> torch.Tensor:
+        """Return the mean (B, C) of the tokens of a normalized video (B, 3, T, H, W), except dropped ones."""
+        return self(video).mean(dim=1)
 
     def num_layers(self) -> int:
         """Return the number of layers for layer-wise decay of the learning rate."""
@@ -130,3 +136,8 @@ class Backbone(nn.Module):
     def position_table(self, dim: int) -> torch.Tensor:
         """Return a table (N, dim) of the positions in `clip_grid`, which a decoder adds to its tokens."""
         return flat_positions(self.clip_grid, dim)
+
+
+def mean_token(backbone: nn.Module, video: torch.Tensor) -> torch.Tensor:
+    """Return `Backbone.mean_token` of a normalized video, also of a backbone of another class."""
+    return backbone.mean_token(video) if isinstance(backbone, Backbone) else backbone(video).mean(dim=1)

@@ -51,5 +51,5 @@ def take_rows(x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
 
     It copies entire rows and is faster than `gather`.
     """
-    first = torch.arange(len(x), device=x.device)[:, None] * x.shape[1]  # (B, 1)
+    first = torch.arange(x.shape[0], device=x.device)[:, None] * x.shape[1]  # (B, 1)
     return x.flatten(0, 1).index_select(0, (first + indices).flatten()).view(*indices.shape, -1)
