@@ -1,5 +1,6 @@
 """Shared fixtures: a tiny MiniAVA, configs that train in seconds, and the golden cases if present."""
 
+import gc
 import json
 import logging
 import os
@@ -38,6 +39,12 @@ def pytest_runtest_makereport():
     """Make reports valid UTF-8, because names with lone surrogates cannot be sent between processes."""
     report = (yield).get_result()
     report.sections = [(name, text.encode("utf-8", "replace").decode()) for name, text in report.sections]
+
+
+def pytest_collection_finish():
+    """Exclude the imported modules and the collected tests, millions of objects, from garbage collection."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ A new interpreter imports both, which takes 4 s of CPU time. Tests whose subject
 how they are started, fork them from this server instead.
 """
 
+import gc
 import os
 import subprocess
 import sys
@@ -21,6 +22,8 @@ MODULES = [
     "vmae_det.engine.launch",
     "vmae_det.engine.train",
     "vmae_det.cli.train",
+    "torch.utils.tensorboard",
+    "torchvision.ops",
 ]
 
 
@@ -36,6 +39,7 @@ class _Surroundings:
 
 
 def _adopt(stdout, stderr, env):
+    gc.freeze()  # the imported modules
     os.dup2(stdout.detach(), 1)
     os.dup2(stderr.detach(), 2)
     os.environ.clear()

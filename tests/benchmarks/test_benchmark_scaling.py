@@ -187,6 +187,7 @@ def test_gpu_scaling_command(tmp_path, capsys):
     assert "512 GPUs, but a step has only 256 clips" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("preloaded_processes")
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_scaling_command(parallel, tmp_path, capsys):
     file, threads = tmp_path / "scaling.json", torch.get_num_threads()

@@ -53,10 +53,18 @@ def test_comparison_with_hugging_face(command, tmp_path, capsys):
     assert "of Hugging Face's time" in capsys.readouterr().out
 
 
-def test_mixed_precision_with_predicted_frames(command, capsys):
+def test_mixed_precision_with_predicted_frames():
+    cfg = model_zoo.get_config(CONFIG)
     more = ("MODEL.RECONSTRUCTION.NUM_FRAMES", "8", "MODEL.RECONSTRUCTION.SAMPLING_RATE", "2")
-    assert main([*command, "--amp", "bf16", *TINY, *more]) == 0
-    printed = capsys.readouterr().out
+    cfg.merge_from_list([*TINY, *more])
+    settings, measured = Settings(batch=2, amp="bf16"), Measurements(graphs=[0])
+    training, dtypes = _Training(cfg, settings, OURS, torch.device("cpu")), set()
+    for block in training.step.model.backbone.blocks:
+        block.mlp.fc1.register_forward_hook(lambda _, __, output: dtypes.add(output.dtype))
+    turn = training.run_turn(1)
+    assert dtypes == {torch.bfloat16}
+    measured.add({"turn": turn, "peak_bytes": 1e6, "host_waits": None, "graphs": 0})
+    printed = TrainBenchmark(settings, "the CPU", 1e9, 1e12, None, {OURS: measured}).report()
     assert "precision: bf16" in printed
     assert "Hugging Face" not in printed
 

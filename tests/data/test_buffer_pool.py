@@ -1,5 +1,6 @@
 """The shared-memory buffer pool of the loader workers."""
 
+import gc
 import multiprocessing
 import pickle
 import sys
@@ -9,6 +10,7 @@ import torch
 
 from vmae_det.data.buffer_pool import BufferPool
 from vmae_det.data.loader import build_train_dataset, build_train_loader
+from vmae_det.data.worker_pool import _shared_pages
 from vmae_det.video.readers import PyAVReader
 
 
@@ -72,8 +74,21 @@ def test_kept_batches_are_not_overwritten(tiny_cfg, config):
         assert torch.equal(single, shared)
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_only_objects_that_the_program_had_frozen_stay_frozen(frozen):
+    gc.unfreeze()
+    if frozen:
+        gc.freeze()
+    try:
+        with _shared_pages():
+            assert gc.get_freeze_count() > 0
+        assert (gc.get_freeze_count() > 0) == frozen
+    finally:
+        gc.freeze()  # as at the start of the session
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems always spawn workers")
-def test_readers_that_use_cuda_are_read_in_spawned_workers(tiny_cfg, monkeypatch):
+def test_readers_that_use_cuda_are_read_in_spawned_workers(tiny_cfg, monkeypatch, preloaded_processes):
     cfg = tiny_cfg("pretrain", "DATALOADER.NUM_WORKERS", 1)
     batches = []
     for uses_cuda in (False, True):

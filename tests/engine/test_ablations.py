@@ -1,4 +1,4 @@
-"""Every ablation of the paper trains: the loss decreases over 50 steps on a tiny MiniAVA."""
+"""Every kind of ablation of the paper trains: the loss decreases over 50 steps on a tiny MiniAVA."""
 
 import functools
 import json
@@ -37,11 +37,10 @@ FINETUNE = (
 MASK, TARGET = "MODEL.MASK.", "MODEL.RECONSTRUCTION."
 ABLATIONS = {
     "none": (),
-    **{f"depth {depth}": ("MODEL.DECODER.DEPTH", depth) for depth in (2, 4, 8)},
+    "depth 4": ("MODEL.DECODER.DEPTH", 4),
     **{
         f"{kind} {ratio}": (MASK + "TYPE", kind, MASK + "RATIO", ratio)
-        for kind, ratios in {"tube": (0.5, 0.9), "random": (0.5, 0.9), "frame": (0.25, 0.5, 0.75)}.items()
-        for ratio in ratios
+        for kind, ratio in (("tube", 0.9), ("random", 0.9), ("frame", 0.5))
     },
     "center frame": (TARGET + "NUM_FRAMES", 1),
     "8 x 1 frames": (TARGET + "SAMPLING_RATE", 1),

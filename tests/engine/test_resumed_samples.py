@@ -29,7 +29,7 @@ from vmae_det.utils.errors import DataError
 pytestmark = pytest.mark.usefixtures("preloaded_processes")
 
 TASKS = ["pretrain", "finetune", "detect"]
-READ, STARTS = 8, (1, 5)  # steps; an epoch has three or more
+READ = 7  # steps; an epoch has three or more
 
 
 def digests(batch):
@@ -119,18 +119,18 @@ def join(parts):
     return [[clip for part in parts for clip in part[number]] for number in range(len(parts[0]))]
 
 
-@pytest.mark.parametrize("workers", [0, 1, 3])
 @pytest.mark.parametrize("task", TASKS)
-def test_resumed_samples_are_those_of_an_uninterrupted_run(bad_video_cfg, monkeypatch, task, workers):
+def test_resumed_samples_are_those_of_an_uninterrupted_run(bad_video_cfg, monkeypatch, task):
     cfg = bad_video_cfg(task)
     unbroken, bad = read(cfg, 0, READ, monkeypatch)
     assert len(bad) == 1  # its clips were replaced
     assert len({clip for clips in unbroken for clip in clips}) > 2 * READ
-    cfg.DATALOADER.NUM_WORKERS = workers
-    for world, start in itertools.product((1, 2), STARTS):
+    # Without worker processes all combinations; with them one of each.
+    for workers, world, start in [(0, 1, 1), (0, 2, 1), (0, 1, 5), (0, 2, 5), (3, 1, 1), (1, 2, 5)]:
+        cfg.DATALOADER.NUM_WORKERS = workers
         parts = [read(cfg, start, 2, monkeypatch, rank, world)[0] for rank in range(world)]
         first = start * cfg.SOLVER.ACCUMULATE
-        assert join(parts) == unbroken[first : first + len(parts[0])], (world, start)
+        assert join(parts) == unbroken[first : first + len(parts[0])], (workers, world, start)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -157,9 +157,9 @@ def test_resumed_samples_after_a_crash_of_a_loader_worker(bad_video_cfg, monkeyp
     unbroken, bad = read(cfg, 0, READ, monkeypatch)
     assert "crashes the reader (SIGSEGV)" in bad[str(crashing)]
     assert unbroken == expected
-    for start in STARTS:
-        resumed, _ = read(cfg, start, READ - start, monkeypatch)
-        assert resumed == expected[start * cfg.SOLVER.ACCUMULATE :]
+    resumed, bad = read(cfg, 1, READ - 1, monkeypatch)
+    assert "crashes the reader (SIGSEGV)" in bad[str(crashing)]
+    assert resumed == expected[cfg.SOLVER.ACCUMULATE :]
 
 
 class Record(HookBase):

@@ -13,7 +13,7 @@ from vmae_det.formats.ava_csv import ActionBoxes, LabelMap
 
 LABEL_MAP = LabelMap((5, 2), ("stand", "sit"), ("", ""))
 CAP = 2
-quick = settings(max_examples=150, deadline=None, derandomize=True)
+quick = settings(max_examples=60, deadline=None, derandomize=True)
 
 grid = st.integers(0, 4)
 keyframe = st.sampled_from([("a", 1.0), ("a", 1.0), ("a", 2.5), ("b", 1.0)])

@@ -21,7 +21,7 @@ from vmae_det.utils.errors import DataError
 FUZZ = settings(
     derandomize=True,
     database=None,
-    max_examples=300,
+    max_examples=120,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -215,13 +215,12 @@ def fuzz(
     workers: int,
     folder: Path,
     timeout: int = 60,
-    part: slice = slice(None),
     quick: bool = False,
     mini_ava: Path | None = None,
 ) -> tuple[Counter, list[dict]]:
     """Create the input files and run the inputs. Return the number of each outcome, and the failures."""
     site = make_site(folder / "site", mini_ava)
-    inputs = choose(site, folder / "scratch", count, seed, quick)[part]
+    inputs = choose(site, folder / "scratch", count, seed, quick)
     outcomes: Counter = Counter()
     failures = []
     for done, result in enumerate(run_all(inputs, workers, timeout), start=1):

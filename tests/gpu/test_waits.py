@@ -83,6 +83,7 @@ def test_memory_is_returned(device_cfg, device, report, tmp_path, task):
 
 
 def _tensor_bytes(device):
+    gc.unfreeze()  # what the session and the loaders have frozen
     gc.collect()
     if device.type == "cuda":
         torch.cuda.synchronize()

@@ -203,13 +203,16 @@ def _shared_pages() -> Iterator[None]:
     """Keep memory pages shared between this process and the workers forked in this block.
 
     Otherwise each worker copies pages when its garbage collector writes to objects and it reuses free memory.
+    Objects stay frozen if the program had frozen objects before.
     """
+    frozen_before = gc.get_freeze_count() > 0
     gc.collect()
     gc.freeze()
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)  # glibc only
     yield
-    gc.unfreeze()
+    if not frozen_before:
+        gc.unfreeze()
 
 
 def _cuda_device() -> int | None:
