@@ -44,6 +44,8 @@ def saved(tiny_cfg, tmp_path):
             (*FLAT, "MODEL.DECODER.EMBED_DIM", 192, "MODEL.DECODER.NUM_HEADS", 6),
             r"DECODER\.NUM_HEADS is 6, .* 3$",
         ),
+        ("mmaction2", "detect", (*FLAT, "MODEL.BACKBONE.TOKEN_KEEP_RATE", 0.7), "KEEP_RATE is 0.7"),
+        ("huggingface", "finetune", (*FLAT, "MODEL.BACKBONE.TOKEN_KEEP_RATE", 0.7), "KEEP_RATE is 0.7"),
         ("videomae", "detect", (*FLAT, "MODEL.ROI_HEAD.ALIGNED", True), r"ROI_HEAD\.ALIGNED is True"),
         ("videomae", "detect", (*FLAT, "MODEL.ROI_HEAD.RESOLUTION", 8), r"ROI_HEAD\.RESOLUTION is 8"),
         ("videomae", "detect", (*FLAT, "MODEL.ROI_HEAD.CONTEXT", True), r"ROI_HEAD\.CONTEXT is True"),

@@ -197,6 +197,13 @@ def test_memory_lower_bound_is_close_to_the_estimate(name):
     assert 0.2 * clips * found.clip < passing <= 1.01 * clips * found.clip
 
 
+def test_memory_lower_bound_holds_with_token_dropout():
+    cfg = model_zoo.get_config("AVA/vit_base_16x4.yaml")
+    cfg.merge_from_list(["MODEL.BACKBONE.TOKEN_KEEP_RATE", 0.3])
+    found = inspection.estimate_memory(cfg, inspection.count_tokens(cfg))
+    assert min_training_bytes(cfg, processes=8)[1] <= clips_per_pass(cfg, processes=8) * found.clip
+
+
 def test_a_model_that_cannot_fit_is_refused_before_it_is_built():
     cfg = checked("MODEL.BACKBONE.EMBED_DIM", "16320", "MODEL.BACKBONE.DEPTH", "256")
     with pytest.raises(ConfigError, match=r"MODEL.BACKBONE: .* at least 3,2.* GB; this machine has"):

@@ -180,11 +180,11 @@ SUMS = "*".join(f"(s{n}+s{n + 1})" for n in range(60))
     "formula",
     [
         *("{}", "Symbol('{}')", "s0.__class__", "9**9**9", "[{}]", "lambda: 0", "("),
-        *("Pow(Integer(9),Integer(9))", "Pow(s0,s1)", SQUARES, NESTED_SQUARES),
+        *("Pow(Integer(9),Integer(9))", "Pow(s0,s1)", SQUARES, NESTED_SQUARES, f"Max(Integer(1),x={SUMS})"),
         # SymPy hangs on these.
         *("9" * 4000, "*".join(["9" * 4000] * 500), SUMS, "-" * 10**6 + "1", "(" * 10**5, "s0+" * 400 + "1"),
     ],
-    ids=range(17),
+    ids=range(18),
 )
 def test_formulas_other_than_arithmetic_are_refused(written, tmp_path, where, formula):
     marker = tmp_path / "executed"

@@ -30,6 +30,7 @@ OPTIONS = (
     *("MODEL.BACKBONE.EMBED_DIM", 24, "MODEL.BACKBONE.DEPTH", 4, "MODEL.BACKBONE.NUM_HEADS", 2),
     *("MODEL.CLASSIFIER.NUM_CLASSES", 5, "MODEL.ROI_HEAD.NUM_CLASSES", 5, "MODEL.DECODER.NUM_HEADS", 2),
     *("MODEL.DECODER.EMBED_DIM", 12, "MODEL.ROI_HEAD.BOX_JITTER", False),
+    *("MODEL.PERSON_HEAD.CHANNELS", 8),
 )
 BOXES = [
     torch.tensor([[0.0, 0.0, 16.0, 24.0], [3.0, 2.0, 23.0, 20.0]]),
@@ -241,6 +242,14 @@ def test_a_person_head_gets_all_tokens_of_the_keyframe(class_token):
         torch.testing.assert_close(model.norm(last), tokens[:, 30:45])
     with pytest.raises(ValueError, match="tokens of time slice 1 are dropped; expected 2"):
         model.forward_blocks(video, (1,), 1)
+
+
+def test_a_detector_with_a_person_head_trains_all_parameters():
+    model = model_of("ActionDetector", *("MODEL.PERSON_HEAD.NAME", "FcosPersonHead")).train()
+    losses = model(batch())
+    assert losses.keys() == {"action_loss", "person_class_loss", "person_box_loss", "person_centerness_loss"}
+    sum(losses.values()).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 def tokens_after(model, found):

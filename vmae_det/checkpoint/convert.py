@@ -274,6 +274,8 @@ def _limits_of_config(family: str, cfg: CfgNode) -> Iterator[str]:
         yield f"MODEL.BACKBONE.NAME is {backbone.NAME}, expected {_PUBLISHED_BACKBONE}"
     if backbone.POSITIONS != "flat" and family != "mmaction2":  # which stores the position table
         yield f"MODEL.BACKBONE.POSITIONS is {backbone.POSITIONS}, but its models compute flat positions"
+    if backbone.TOKEN_KEEP_RATE < 1:
+        yield f"MODEL.BACKBONE.TOKEN_KEEP_RATE is {backbone.TOKEN_KEEP_RATE}, but its models drop no tokens"
     if family == "videomae":
         yield from _unusual_heads("BACKBONE", backbone)
     if model.META_ARCHITECTURE == "MaskedAutoencoder":

@@ -60,6 +60,8 @@ def min_training_bytes(cfg: CfgNode, processes: int) -> tuple[int, int]:
         model = min_parameters(cfg)
     elif model:
         visible = 1 - cfg.MODEL.MASK.RATIO if cfg.MODEL.META_ARCHITECTURE == "MaskedAutoencoder" else 1
+        # Every block has at least the tokens that are left at the end; three blocks drop some by default.
+        visible *= node.TOKEN_KEEP_RATE ** (len(node.TOKEN_DROP_BLOCKS) or 3)
         # Per block: only its input; or norms, queries, keys, values and the hidden layer of the MLP.
         tensors = 1 if cfg.MODEL.ACTIVATION_CHECKPOINTING else 5 + node.MLP_RATIO
         kept = int(tokens_per_clip(cfg) * visible) * node.EMBED_DIM * node.DEPTH * tensors

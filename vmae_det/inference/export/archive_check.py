@@ -61,7 +61,7 @@ _SPEC_TYPES = {None, "builtins.tuple", "builtins.list", "builtins.dict"}
 _SYMPY_FUNCTIONS = "Symbol Integer Add Mul FloorDiv Mod PythonMod CleanDiv Max Min Eq Ne Ge Gt Le Lt Pow"
 _WORD = re.compile(r"[\w.:+-]*")
 # Limits. A detector of two blocks has 102 nodes. Its formulas of sizes have up to 200 characters and expand
-# into 3 terms; SymPy hangs on much longer formulas.
+# into 3 terms; with token dropout 350 characters and 16 terms. SymPy hangs on much longer formulas.
 _MAX_NODES = 10_000
 _MAX_FORMULA_LENGTH = 1000
 _MAX_TERMS = 64
@@ -221,7 +221,10 @@ def _check_formula(text: str) -> None:
 def _count_terms(node: ast.AST) -> int:
     """Return the number of terms that a formula expands to."""
     is_call = isinstance(node, ast.Call)
-    children = node.args if is_call else ast.iter_child_nodes(node)
+    children = ast.iter_child_nodes(node)
+    if is_call:  # constant keywords are properties of a symbol, such as positive=True
+        keywords = [keyword.value for keyword in node.keywords]
+        children = [*node.args, *(value for value in keywords if not isinstance(value, ast.Constant))]
     parts = [_count_terms(part) for part in children if isinstance(part, ast.expr)]
     name = node.func.id if is_call else type(getattr(node, "op", None)).__name__
     if name == "Pow":
