@@ -5,7 +5,10 @@ import json
 import pytest
 from numbered_videos import Recipe, write_numbered
 
+from vmae_det.benchmarks import detect_steps
+from vmae_det.benchmarks.detect_steps import Step
 from vmae_det.cli.main import main
+from vmae_det.config import get_cfg
 from vmae_det.utils import cpu
 
 for package in ("onnx", "onnxruntime", "onnxscript"):
@@ -18,7 +21,8 @@ TINY = (
 )
 
 
-def test_time_by_part_and_peak_memory(tmp_path, capsys):
+def test_times_and_peak_memory(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(detect_steps, "choose_steps", lambda _: [Step("PyTorch"), Step("ONNX Runtime int8")])
     file = tmp_path / "detect.json"
     video = write_numbered(tmp_path / "v", Recipe())
     command = ["benchmark", "detect", "--config-file", "AVA/vit_small_16x4.yaml", "--repeats", "1"]
@@ -32,14 +36,8 @@ def test_time_by_part_and_peak_memory(tmp_path, capsys):
     assert figures["peaks"]["0.02"] > 10_000_000
     printed = capsys.readouterr().out
     assert "x real time" in printed
-    names = [
-        "PyTorch fp32",
-        *["PyTorch bf16"] * bool(cpu.bfloat16_units()),
-        "ONNX Runtime fp32",
-        "ONNX Runtime int8",
-    ]
     steps = {step["name"]: step for step in figures["steps"]}
-    assert list(steps)[: len(names)] == names
+    assert list(steps) == ["PyTorch fp32", "ONNX Runtime int8"]
     assert all(step["model"] > 0 and step["total"] > 0 for step in steps.values())
     assert f"| ONNX Runtime int8 | {steps['ONNX Runtime int8']['model']:.3f} s | " in printed
     assert "peak memory of 0.02 minutes" in printed
@@ -58,3 +56,18 @@ def test_keep_rates_are_compared_in_turns(tmp_path, capsys):
     assert "keep rate" in capsys.readouterr().out
     assert main([*command, "--minutes", "2", *TINY]) == 2
     assert "--minutes: does not apply to --keep-rates" in capsys.readouterr().err
+
+
+def test_steps_of_a_cpu(monkeypatch):
+    """bf16 is compared on CPUs with instructions for it, ONNX if its packages are installed."""
+    cfg = get_cfg()
+    for units, has_onnx, expected in (
+        ("AMX", True, ["PyTorch fp32", "PyTorch bf16", "ONNX Runtime fp32", "ONNX Runtime int8"]),
+        ("", False, ["PyTorch fp32"]),
+    ):
+        monkeypatch.setattr(cpu, "bfloat16_units", lambda units=units: units)
+        monkeypatch.setattr(detect_steps, "_has_onnx", lambda has_onnx=has_onnx: has_onnx)
+        names = [step.name for step in detect_steps.choose_steps(cfg)]
+        assert names[: len(expected)] == expected
+        dropped = [f"{name}, keep rate 0.7" for name in expected]
+        assert names[len(expected) :] == (dropped if "TOKEN_KEEP_RATE" in cfg.MODEL.BACKBONE else [])
