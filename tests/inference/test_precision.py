@@ -80,10 +80,14 @@ def test_detect_says_what_it_chose_and_computes_in_it(tiny_cfg, tmp_path, units,
 
 def test_flags_of_this_cpu(monkeypatch, tmp_path):
     """AMX is preferred to AVX-512."""
-    flags = {"fpu avx512f": "", "fpu avx512_bf16": "AVX-512 BF16", "avx512_bf16 amx_bf16 fpu": "AMX"}
+    flags = {
+        "fpu avx512f": ("", False),
+        "fpu avx512_bf16": ("AVX-512 BF16", False),
+        "avx512_bf16 amx_bf16 avx512_vnni fpu": ("AMX", True),
+    }
     for line, expected in flags.items():
         (tmp_path / "cpuinfo").write_text(f"model name: amx_bf16\nflags\t\t: {line}\n")
         monkeypatch.setattr(cpu, "Path", lambda _: tmp_path / "cpuinfo")
-        cpu.bfloat16_units.cache_clear()
-        assert cpu.bfloat16_units() == expected
-    cpu.bfloat16_units.cache_clear()
+        cpu._flags.cache_clear()
+        assert (cpu.bfloat16_units(), cpu.has_int8_units()) == expected
+    cpu._flags.cache_clear()

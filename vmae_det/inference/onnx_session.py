@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from vmae_det.utils import cpu
 from vmae_det.utils.errors import UserError, WeightsError
 
 logger = logging.getLogger(__name__)
@@ -57,8 +58,9 @@ def open_session(
     options.intra_op_num_threads = torch.get_num_threads()
     # Threads that wait do not spin, because decoding and drawing need the cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Without VNNI instructions, the faster int8 kernels overflow in 16 bits. These do not.
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if not cpu.has_int8_units():
+        # The faster int8 kernels overflow in 16 bits on such a CPU. These do not.
+        options.add_session_config_entry("session.x64quantprecision", "1")
     levels = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     providers: list[Any] = [_CPU]

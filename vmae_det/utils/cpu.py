@@ -21,6 +21,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _fast_gemm = False
 # Instructions that multiply bfloat16 matrices, by their name in /proc/cpuinfo; the fastest ones first.
 _BFLOAT16_UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 BF16"}
+_INT8_UNITS = ("avx512_vnni", "avx_vnni")
 
 
 def count_cores() -> int:
@@ -42,17 +43,26 @@ def count_threads(loader_workers: int) -> int:
     return max(threads, 1)
 
 
-@functools.cache
 def bfloat16_units() -> str:
     """Return the name of the instructions of this CPU that multiply bfloat16 matrices; "" if it has none.
 
     Without them bfloat16 is emulated, which is slower than float32. Known on Linux with x86 only.
     """
-    flags: set[str] = set()
+    return next((name for flag, name in _BFLOAT16_UNITS.items() if flag in _flags()), "")
+
+
+def has_int8_units() -> bool:
+    """Return whether this CPU has VNNI, instructions that multiply int8 matrices. Known on Linux only."""
+    return not _flags().isdisjoint(_INT8_UNITS)
+
+
+@functools.cache
+def _flags() -> frozenset[str]:
+    """Return the features of this CPU, by their names in /proc/cpuinfo; empty if they are not known."""
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        flags = {word for line in lines if line.startswith("flags") for word in line.split()}
-    return next((name for flag, name in _BFLOAT16_UNITS.items() if flag in flags), "")
+        return frozenset(word for line in lines if line.startswith("flags") for word in line.split())
+    return frozenset()
 
 
 def use_fast_gemm(enabled: bool = True) -> None:

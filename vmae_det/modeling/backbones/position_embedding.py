@@ -57,10 +57,30 @@ def resize_positions(
         return positions
     if grid[0] != new_grid[0]:
         raise ValueError(f"the position table has {grid[0]} time slices, the clip {new_grid[0]}")
+    if not is_static:
+        return _resize_by_matrices(positions, grid, new_grid)
     table = positions.reshape(*grid, -1).permute(0, 3, 1, 2)  # (t, C, h, w)
     table = F.interpolate(table, size=new_grid[1:], mode="bicubic", align_corners=False)
     # A copy, because torch.compile would compile again for a view.
     return table.permute(0, 2, 3, 1).flatten(0, 2).clone()
+
+
+def _resize_by_matrices(
+    positions: torch.Tensor, grid: tuple[int, int, int], new_grid: tuple[int, int, int]
+) -> torch.Tensor:
+    """Compute `resize_positions` as two matrix multiplications. onnxruntime resizes many channels slowly."""
+    time, height, width = grid
+    rows, columns = (_resize_matrix(positions, *sizes) for sizes in zip(grid[1:], new_grid[1:]))
+    table = rows @ positions.reshape(time, height, -1)  # (t, new h, w C)
+    table = columns @ table.unflatten(2, (width, -1))  # (t, new h, new w, C)
+    return table.flatten(0, 2)
+
+
+def _resize_matrix(like: torch.Tensor, size: int, new_size: int) -> torch.Tensor:
+    """Return the matrix (new size, size) of a bicubic resize of one axis, as in `resize_positions`."""
+    indices = torch.arange(size, device=like.device)
+    identity = (indices[:, None] == indices).to(like.dtype)
+    return F.interpolate(identity[None, None], (new_size, size), mode="bicubic", align_corners=False)[0, 0]
 
 
 def resize_time(positions: torch.Tensor, slices: int, new_slices: int) -> torch.Tensor:
