@@ -69,5 +69,4 @@ def test_steps_of_a_cpu(monkeypatch):
         monkeypatch.setattr(detect_steps, "_has_onnx", lambda has_onnx=has_onnx: has_onnx)
         names = [step.name for step in detect_steps.choose_steps(cfg)]
         assert names[: len(expected)] == expected
-        dropped = [f"{name}, keep rate 0.7" for name in expected]
-        assert names[len(expected) :] == (dropped if "TOKEN_KEEP_RATE" in cfg.MODEL.BACKBONE else [])
+        assert names[len(expected) :] == [f"{name}, keep rate 0.7" for name in expected]

@@ -34,18 +34,18 @@ class Step:
     Attributes:
         engine: TORCH, ONNX or INT8.
         amp: SOLVER.AMP, for TORCH.
-        keep_rate: MODEL.BACKBONE.TOKEN_KEEP_RATE; None: that of the config.
+        keep_rate: MODEL.BACKBONE.TOKEN_KEEP_RATE.
     """
 
     engine: str
     amp: str = "none"
-    keep_rate: float | None = None
+    keep_rate: float = 1.0
 
     @property
     def name(self) -> str:
         """The step in words."""
         precision = {"none": " fp32", "bf16": " bf16"}[self.amp] if self.engine != INT8 else ""
-        dropout = f", keep rate {self.keep_rate:g}" if self.keep_rate else ""
+        dropout = f", keep rate {self.keep_rate:g}" if self.keep_rate < 1 else ""
         return f"{self.engine}{precision}{dropout}"
 
 
@@ -73,11 +73,11 @@ def choose_steps(cfg: CfgNode) -> list[Step]:
     if cpu.bfloat16_units():
         engines.append(Step(TORCH, "bf16"))
     engines += [Step(ONNX), Step(INT8)] if _has_onnx() else []
-    rate = cfg.MODEL.BACKBONE.get("TOKEN_KEEP_RATE")
-    if rate is None or cfg.MODEL.BACKBONE.NAME == "Hiera":
+    if cfg.MODEL.BACKBONE.NAME == "Hiera":  # it has no token dropout
         return engines
-    rate = rate if rate < 1 else _PUBLISHED_KEEP_RATE
-    return [Step(s.engine, s.amp, keep) for keep in (None, rate) for s in engines]
+    rate = cfg.MODEL.BACKBONE.TOKEN_KEEP_RATE
+    dropout = rate if rate < 1 else _PUBLISHED_KEEP_RATE
+    return [Step(step.engine, step.amp, keep) for keep in (1.0, dropout) for step in engines]
 
 
 def measure_steps(
@@ -131,10 +131,9 @@ def _predictor(step: Step, weights: Path, cfg: CfgNode, video: Path) -> ActionPr
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.WEIGHTS, cfg.SOLVER.AMP = str(weights), step.amp
-    if step.keep_rate is not None:
-        cfg.MODEL.BACKBONE.TOKEN_KEEP_RATE = step.keep_rate
-    elif "TOKEN_KEEP_RATE" in cfg.MODEL.BACKBONE:
-        cfg.MODEL.BACKBONE.TOKEN_KEEP_RATE = 1.0
+    cfg.MODEL.BACKBONE.TOKEN_KEEP_RATE = step.keep_rate
+    if step.keep_rate == 1:
+        cfg.MODEL.BACKBONE.TOKEN_DROP_BLOCKS = ()
     label_map = find_label_map(weights)
     if step.engine != TORCH:
         file = weights.with_name(f"{step.name}.onnx".replace(" ", "_"))
