@@ -183,6 +183,9 @@ _C.MODEL.PERSON_HEAD.BLOCKS = Key((), several(integer("[1, 256]"), 0, 4))
 # Channels of the four maps, and convolutions of each of the two towers on them.
 _C.MODEL.PERSON_HEAD.CHANNELS = Key(256, integer("[1, 4096]"))
 _C.MODEL.PERSON_HEAD.NUM_CONVS = Key(4, integer("[1, 16]"))
+# Largest distance, in cells of a map, from a cell to the farthest side of a person whom it finds. The maps
+# divide the people by it: with 16 and patches of 16 pixels, up to 64, 128, 256 and more pixels (published).
+_C.MODEL.PERSON_HEAD.MAX_DISTANCE = Key(16.0, number("[1, 1000]"))
 # Factor of the losses of the head: of the class, the box and the centerness.
 _C.MODEL.PERSON_HEAD.LOSS_WEIGHT = Key(1.0, number("(0, 1000]"))
 # Person boxes below this score are dropped.

@@ -18,11 +18,6 @@ from vmae_det.utils import distributed
 
 # Sides of the cells of the four maps, as fractions of a patch.
 _STRIDES = (1 / 4, 1 / 2, 1, 2)
-# A cell finds a person whose farthest side is up to this many cells away, and more than half of it except on
-# the finest map.
-_RANGE = 16
-# A cell finds a person if it is less than this many cells away from the center of the box.
-_CENTER_RADIUS = 1.5
 # Boxes of a clip that enter non-maximum suppression, as in torchvision.
 _MAX_CANDIDATES = 1000
 # Initial distances to the sides, in cells. From 0, the ReLU behind them would stop half of the gradients.
@@ -62,6 +57,8 @@ class FcosPersonHead(nn.Module):
         blocks: numbers of the four blocks, from 1 on, whose tokens the head takes.
         channels: of the maps.
         num_convs: convolutions of each of the two towers.
+        max_distance: a cell finds a person whose farthest side is up to this many cells away, and more than
+            half of it. The finest map also finds nearer ones, and the coarsest map farther ones.
         score_threshold: boxes below this score are dropped.
         nms_threshold: of two boxes with an IoU above this, the one with the lower score is dropped.
         max_persons: largest number of boxes of a clip.
@@ -75,6 +72,7 @@ class FcosPersonHead(nn.Module):
         blocks: Sequence[int],
         channels: int = 256,
         num_convs: int = 4,
+        max_distance: float = 16.0,
         score_threshold: float = 0.35,
         nms_threshold: float = 0.3,
         max_persons: int = 30,
@@ -85,6 +83,7 @@ class FcosPersonHead(nn.Module):
 
         self.blocks = tuple(blocks)
         self.patch_size = patch_size
+        self.max_distance = max_distance
         self.score_threshold = score_threshold
         self.nms_threshold = nms_threshold
         self.max_persons = max_persons
@@ -111,6 +110,7 @@ class FcosPersonHead(nn.Module):
             blocks=node.BLOCKS or evenly_spread(cfg.MODEL.BACKBONE.DEPTH, len(_STRIDES)),
             channels=node.CHANNELS,
             num_convs=node.NUM_CONVS,
+            max_distance=node.MAX_DISTANCE,
             score_threshold=node.SCORE_THRESHOLD,
             nms_threshold=node.NMS,
             max_persons=node.MAX_PERSONS,
@@ -185,9 +185,12 @@ class FcosPersonHead(nn.Module):
     def assign(self, cells: torch.Tensor, boxes: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the box (B, A, 4) that each cell should find, and whether it should find one: bool (B, A).
 
-        A cell finds a person if its center is in the box and near the center of the box, and if the distance
-        to the farthest side is in the range of its map. Of several people, it finds the smallest. The box of
-        a cell without a person is the cell.
+        A cell finds a person if its center is in the box, and if the distance to the farthest side is in the
+        range of its map. Of several people, it finds the smallest. The box of a cell without a person is the
+        cell.
+
+        As in the first version of FCOS, any cell in the box counts. With only those near the center, which
+        later versions use, a small model learns more slowly.
 
         Args:
             cells: (A, 4) xyxy pixels.
@@ -199,12 +202,10 @@ class FcosPersonHead(nn.Module):
         stride = (cells[:, 2] - cells[:, 0])[:, None]  # (A, 1)
         center = ((cells[:, :2] + cells[:, 2:]) / 2)[:, None]  # (A, 1, 2)
         sides = torch.cat([center - people[..., :2], people[..., 2:] - center], dim=-1)  # (B, A, N, 4)
-        off_center = (center - (people[..., :2] + people[..., 2:]) / 2).abs().amax(dim=-1)  # (B, A, N)
-        farthest = sides.amax(dim=-1)
-        low = torch.where(stride > _STRIDES[0] * self.patch_size, _RANGE / 2 * stride, 0)
-        high = torch.where(stride < _STRIDES[-1] * self.patch_size, _RANGE * stride, torch.inf)
-        finds = (sides.amin(dim=-1) > 0) & (off_center < _CENTER_RADIUS * stride)
-        finds &= (farthest > low) & (farthest <= high)
+        farthest, limit = sides.amax(dim=-1), self.max_distance * stride
+        low = torch.where(stride > _STRIDES[0] * self.patch_size, limit / 2, 0)
+        high = torch.where(stride < _STRIDES[-1] * self.patch_size, limit, torch.inf)
+        finds = (sides.amin(dim=-1) > 0) & (farthest > low) & (farthest <= high)
         area = (people[..., 2:] - people[..., :2]).prod(dim=-1)  # (B, 1, N)
         smallest, person = torch.where(finds, area, torch.inf).min(dim=-1)  # (B, A)
         has_person = smallest < torch.inf
