@@ -1,10 +1,28 @@
 """The benchmark of the data loader, on a few small videos."""
 
 import json
+import shutil
 
 import pytest
 
+from vmae_det.benchmarks import synthetic_videos
 from vmae_det.cli.main import main
+
+
+@pytest.fixture(scope="module", autouse=True)
+def write_once(tmp_path_factory):
+    """Encode the videos once for all tests."""
+    write, folder = synthetic_videos.write_videos, tmp_path_factory.mktemp("written") / "videos"
+
+    def write_or_copy(target, width, height, gop):
+        assert (width, height) == (96, 64)
+        if not folder.exists():
+            write(folder, width, height, gop)
+        shutil.copytree(folder, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthetic_videos, "write_videos", write_or_copy)
+        yield
 
 
 @pytest.mark.parametrize("config", ["Kinetics/vit_base_16x4_finetune.yaml", "AVA/vit_base_16x4.yaml"])

@@ -16,7 +16,7 @@ transformers = pytest.importorskip("transformers", reason="an extra of the tests
 
 SIZES = {
     "tiny": {"clip": (8, 64), "width": (48, 3, 3), "decoder": (24, 2, 3)},
-    "ViT-S": {"clip": (16, 112), "width": (384, 12, 6), "decoder": (192, 4, 3)},
+    "ViT-Ti": {"clip": (16, 112), "width": (192, 12, 3), "decoder": (96, 4, 3)},
 }
 CLASSES = 7
 
