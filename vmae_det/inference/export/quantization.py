@@ -97,6 +97,9 @@ def export_int8(
     if output.suffix != ONNX_SUFFIX:
         raise WeightsError(f"{output}: expected the suffix {ONNX_SUFFIX} for an int8 file")
     import_onnx_packages("onnx", "onnxscript", "onnxruntime")
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.TEST.PERSON_BOXES = "dataset"  # the file takes boxes, also that of a detector with a person head
     graph = build_graph(cfg)
     clips = CalibrationClips(cfg, source, count, ModelClasses.from_checkpoint(label_map, cfg.MODEL.WEIGHTS))
     with tqdm(total=2 * len(clips) + 2, desc="calibrating", unit="step", disable=None) as bar:
