@@ -37,6 +37,25 @@ def form(request):
     return request.param
 
 
+@pytest.fixture(scope="module", autouse=True)
+def trace_once():
+    """Trace each model once for both forms."""
+    trace, programs = exporter.trace, {}
+
+    def cached(graph, cfg):
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.WEIGHTS = ""
+        key = cfg.dump()
+        if key not in programs:
+            programs[key] = trace(graph, cfg)
+        return programs[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporter, "trace", cached)
+        yield
+
+
 def trained(folder, architecture, *opts):
     """Return the config of a small model, and save its weights."""
     cfg = get_cfg()
@@ -124,6 +143,7 @@ def test_options_of_the_heads(form, tmp_path):
     cfg = trained(tmp_path, "ActionDetector", "MODEL.BACKBONE.DEPTH", 2, *opts)
     output = tmp_path / ("model" + FORMS[form])
     export_model(cfg, output, form)
+    assert read_stored_metadata(output)["label_map"] is None
     # The attention of these weights is saturated, which amplifies rounding.
     assert_same_scores(EagerModel(cfg), scorer_of(output, cfg), tolerance=3e-4)
 
@@ -139,11 +159,13 @@ def test_token_dropout(form, tmp_path, architecture, backbone):
     assert report.difference < 2e-5
 
 
-def test_exported_classifier_scores_as_the_model_does(form, tmp_path):
+def test_exported_classifier_scores_as_the_model_does(form, tmp_path, capsys):
+    """The file is written by the command."""
     opts = ("MODEL.CLASSIFIER.LINEAR_PROBE", True, "MODEL.BACKBONE.CLASS_TOKEN", True)
     cfg = trained(tmp_path, "VideoClassifier", *opts)
-    output = tmp_path / ("model" + FORMS[form])
-    export_model(cfg, output, form)
+    output = tmp_path / "new" / ("model" + FORMS[form])
+    assert main(["export", "--weights", cfg.MODEL.WEIGHTS, "--output", str(output)]) == 0
+    assert f"{output}: " in capsys.readouterr().out
     model = exporter.build_model_with_weights(cfg).eval()
     run = (exporter._load_onnx if form == "onnx" else exporter._load_torch)(output)
     for clips in (1, 4):
@@ -152,18 +174,21 @@ def test_exported_classifier_scores_as_the_model_does(form, tmp_path):
             expected = model({"video": video})["scores"]
         torch.testing.assert_close(run(video), expected, rtol=0, atol=1e-4)
         assert expected.std() > 0.01
-    cfg.MODEL.WEIGHTS = str(output)
+    weights, cfg.MODEL.WEIGHTS = cfg.MODEL.WEIGHTS, str(output)
     scores = load_scorer(cfg, "VideoClassifier")({"video": video})
     np.testing.assert_allclose(np.stack(scores), expected[:, None], atol=1e-4)
     metadata = read_stored_metadata(output)
-    assert metadata["label_map"] is None
+    assert metadata["label_map"] == LABELS
+    assert weights not in metadata["config"]
     assert metadata["video"] == {"frames": 4, "side_multiple": 16, "smallest_side": 32}
 
 
 def test_file_whose_scores_differ_is_deleted(tmp_path, monkeypatch):
     cfg = trained(tmp_path, "VideoClassifier")
-    load = exporter._load_torch
-    monkeypatch.setattr(exporter, "_load_torch", lambda path: lambda *inputs: load(path)(*inputs) + 2e-4)
+    model = exporter.ClassifierGraph(exporter.build_model_with_weights(cfg)).eval()
+    monkeypatch.setattr(exporter, "trace", lambda *_: None)
+    monkeypatch.setattr(exporter, "_write_torch", lambda _, path, *__: path.write_bytes(b"a program"))
+    monkeypatch.setattr(exporter, "_load_torch", lambda path: lambda *inputs: model(*inputs) + 2e-4)
     with pytest.raises(WeightsError, match=r"deleted: its scores differ .* by 2\.0e-04, more than 1e-04"):
         export_model(cfg, tmp_path / "out" / "model.pt2", "torch")
     assert list((tmp_path / "out").iterdir()) == []
@@ -209,16 +234,6 @@ def test_keys_fixed_by_the_export_cannot_be_overridden(detector):
     expected = r"^MODEL\.ROI_HEAD\.TEST_BOX_SCALE: \(1\.2, 1\.2\), but .* was exported with \(1\.1, 1\.05\)"
     with pytest.raises(ConfigError, match=expected):
         scorer_of(output, cfg, "MODEL.ROI_HEAD.TEST_BOX_SCALE", (1.2, 1.2))
-
-
-def test_export_command(tmp_path, capsys):
-    cfg = trained(tmp_path, "ActionDetector")
-    output = tmp_path / "new" / "model.pt2"
-    assert main(["export", "--weights", cfg.MODEL.WEIGHTS, "--output", str(output)]) == 0
-    assert f"{output}: " in capsys.readouterr().out
-    metadata = read_stored_metadata(output)
-    assert metadata["label_map"] == LABELS
-    assert cfg.MODEL.WEIGHTS not in metadata["config"]
 
 
 def test_invalid_uses(tmp_path, capsys):
