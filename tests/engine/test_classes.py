@@ -119,13 +119,13 @@ def test_a_test_set_with_fewer_classes(weights, mini_ava, actions, tmp_path, mon
         text = text.replace(f"\n{key}: ", f"\n{key}: {mini_ava}/")
     (tmp_path / "few.yaml").write_text(text)
     seen = []
-    gather = FrameMAPEvaluator._gather_detections
+    gather = FrameMAPEvaluator._gather
 
     def gather_seen(self, labels):
         seen.append(self._scores[0])
         return gather(self, labels)
 
-    monkeypatch.setattr(FrameMAPEvaluator, "_gather_detections", gather_seen)
+    monkeypatch.setattr(FrameMAPEvaluator, "_gather", gather_seen)
     cfg = weights("detect")
     metrics(cfg, str(mini_ava / "val.yaml"), str(tmp_path / "few.yaml"))
     columns = [actions.names.index(name) for name in few.names]

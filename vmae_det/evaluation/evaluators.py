@@ -105,9 +105,9 @@ class FrameMAPEvaluator(Evaluator):
     """Frame-mAP under each protocol; for a model with a person head also AP and recall of the person boxes.
 
     Batches hold video_name (list of str), timestamp (list of seconds), boxes_relative (list of (N_i, 4)
-    person boxes in [0, 1] of the frame) and person_scores (list of (N_i,)). Predictions hold scores, a list
-    of (N_i, C) with columns in label map order, or as given by `columns`. If the model finds the people, the
-    predictions hold `boxes` in pixels and `person_scores`, and the batch holds `size`.
+    person boxes in [0, 1] of the frame) and person_scores (list of (N_i,); default: 1). Predictions hold
+    scores, a list of (N_i, C) with columns in label map order, or as given by `columns`. If the model finds
+    the people, the predictions hold `boxes` in pixels and `person_scores`, and the batch holds `size`.
     """
 
     metrics = ("frame_mAP", *(f"frame_mAP/{protocol}" for protocol in PROTOCOLS))
@@ -140,7 +140,8 @@ class FrameMAPEvaluator(Evaluator):
                 for found, size in zip(_copy_to_cpu(predictions["boxes"]), batch["size"])
             ]
         else:
-            boxes, person_scores = batch["boxes_relative"], batch["person_scores"]
+            boxes = batch["boxes_relative"]
+            person_scores = batch.get("person_scores") or [np.ones(len(own)) for own in boxes]
         for own_boxes, own_scores, scores in zip(boxes, person_scores, _copy_to_cpu(predictions["scores"])):
             self._boxes.append(np.asarray(own_boxes, dtype=np.float32).reshape(-1, 4))
             self._person_scores.append(np.asarray(own_scores, dtype=np.float32))
