@@ -155,11 +155,11 @@ def _predict(model: nn.Module, batch: dict[str, Any], device: torch.device, flip
     if "boxes" in first:
         views = views_of(add_persons(batch, to_device(first, torch.device("cpu"))), flip)
         next(views)
-    scores = [first["scores"]]
+    others = []
     for view in views:
-        scores.append(model(to_device(view, device))["scores"])
+        others.append(model(to_device(view, device))["scores"])
         heartbeat()
-    return first | {"scores": average_scores(scores)} if len(scores) > 1 else first
+    return first | {"scores": average_scores([first["scores"], *others])} if others else first
 
 
 def dataset_labels(names: Sequence[str]) -> dict[str, str]:
