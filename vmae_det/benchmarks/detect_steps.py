@@ -142,7 +142,7 @@ def _predictor(step: Step, weights: Path, cfg: CfgNode, video: Path) -> ActionPr
             export_int8(cfg, file, str(video), _CALIBRATION_CLIPS, fields)
         else:
             graph = build_graph(cfg)
-            write_onnx(trace(graph, cfg), file, json.dumps(metadata_of(cfg, fields)), graph.inputs)
+            write_onnx(trace(graph, cfg), file, json.dumps(metadata_of(cfg, graph, fields)), graph)
         cfg.MODEL.WEIGHTS = str(file)
     return ActionPredictor(cfg)
 

@@ -63,6 +63,8 @@ _USE_KEYS = (
     *("INPUT.NUM_FRAMES", "INPUT.SAMPLING", "INPUT.SAMPLING_RATE", "INPUT.CROP_SIZE"),
     *(_KEEP_RATE_KEY, "MODEL.BACKBONE.TOKEN_DROP_BLOCKS"),
 )
+# The default of PERSON_DETECTOR.NAME before there were person heads. It was not a choice of the user.
+_FORMER_PERSON_DETECTOR = "fasterrcnn_resnet50_fpn_v2"
 _MODELS = {  # by backbone, in messages
     "VideoViT": "VideoMAE",
     "VJepa2ViT": "V-JEPA 2",
@@ -85,6 +87,9 @@ def stored_config(content: dict[str, Any], source: str | Path) -> CfgNode | None
     if isinstance(text, str) and text:
         cfg = get_cfg()
         cfg.merge_from_text(text, str(source))
+        is_former = "PERSON_HEAD" not in load_yaml(text).get("MODEL", {})
+        if is_former and cfg.PERSON_DETECTOR.NAME == _FORMER_PERSON_DETECTOR:
+            cfg.PERSON_DETECTOR.NAME = "auto"
         check_config(cfg)
         return cfg
     published = model_zoo.WEIGHTS.get(str(source))

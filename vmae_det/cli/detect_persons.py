@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from vmae_det.cli.arguments import keyframe_interval, num_processes, output_file, refuse_unused, video_time
 from vmae_det.cli.config_arguments import add_overrides, load_config
+from vmae_det.cli.weights_arguments import person_head_overrides
+
+if TYPE_CHECKING:
+    from vmae_det.config import CfgNode
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="time on the clock of the boxes at which the video files start (default: %(default)s)",
     )
     parser.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="weights of an action detector with a person head, to use it as the person detector",
+    )
+    parser.add_argument(
         "--config-file", default="", metavar="FILE", help="config with the PERSON_DETECTOR keys"
     )
     parser.add_argument(
@@ -74,10 +84,8 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.output.exists() and not parts_folder(args.output).exists():
         raise ConfigError(f"--output: {args.output} already exists; remove it or choose another file")
-    from vmae_det.inference.predictor import find_config
-
     # One thread reads the frames; all cores are left to the detector.
-    cfg = load_config(args.config_file, [*args.opts, "DATALOADER.NUM_WORKERS", "0"], find_config)
+    cfg = _load_config(args, ["DATALOADER.NUM_WORKERS", "0"])
     check_processes(args.num_gpus, cfg.MODEL.DEVICE)
     if args.dataset:
         reason = "not used with --dataset, which has its own keyframe times and clock"
@@ -89,3 +97,27 @@ def run(args: argparse.Namespace) -> int:
     if status == 0:
         print(args.output)
     return status
+
+
+def _load_config(args: argparse.Namespace, opts: list[str]) -> CfgNode:
+    """Return the config of the detector; `opts` come after those of the command line."""
+    from vmae_det.config.checks import detects_with_person_head
+    from vmae_det.inference.predictor import find_config, read_config
+    from vmae_det.utils.errors import ConfigError
+
+    if not args.weights:
+        return load_config(args.config_file, [*args.opts, *opts], find_config)
+    if not args.config_file:
+        read_config(args.weights)  # raises an error if there is no config
+    opts = [*person_head_overrides(args.opts), *args.opts, "MODEL.WEIGHTS", args.weights, *opts]
+    cfg = load_config(args.config_file, opts, find_config)
+    if not cfg.MODEL.PERSON_HEAD.NAME:
+        raise ConfigError(
+            f"--weights: {args.weights} has no person head; train one (docs/guides/one_stage.md), or use a "
+            "person detector without --weights (docs/guides/person_detectors.md)"
+        )
+    if not detects_with_person_head(cfg):
+        raise ConfigError(
+            "--weights: not used with PERSON_DETECTOR.NAME and WEIGHTS, which select another person detector"
+        )
+    return cfg

@@ -8,6 +8,13 @@ from pathlib import Path
 from vmae_det.cli.config_arguments import add_overrides, load_config
 from vmae_det.config import CfgNode, check_config
 
+# Options of person detectors that a person head has too.
+_PERSON_HEAD_KEYS = {
+    "PERSON_DETECTOR.SCORE": "MODEL.PERSON_HEAD.SCORE_THRESHOLD",
+    "PERSON_DETECTOR.NMS_IOU": "MODEL.PERSON_HEAD.NMS",
+    "PERSON_DETECTOR.MAX_PEOPLE": "MODEL.PERSON_HEAD.MAX_PERSONS",
+}
+
 
 def add_weights_arguments(parser: argparse.ArgumentParser, label_map: bool = True) -> None:
     """Add `--config-file` and `--label-map`, for weights without them, and `KEY VALUE` overrides."""
@@ -59,11 +66,22 @@ def load_weights_config(args: argparse.Namespace) -> CfgNode:
     from vmae_det.inference.predictor import find_config, read_config
 
     if args.config_file:
-        return load_config(args.config_file, [*args.opts, "MODEL.WEIGHTS", args.weights], find_config)
+        opts = [*person_head_overrides(args.opts), *args.opts, "MODEL.WEIGHTS", args.weights]
+        return load_config(args.config_file, opts, find_config)
     cfg = read_config(args.weights)
-    cfg.merge_from_list(args.opts)
+    cfg.merge_from_list([*person_head_overrides(args.opts), *args.opts])
     check_config(cfg)
     return cfg
+
+
+def person_head_overrides(opts: list[str]) -> list[str]:
+    """Return the overrides of a person head that follow from those of PERSON_DETECTOR."""
+    return [
+        text
+        for key, value in zip(opts[::2], opts[1::2])
+        if key in _PERSON_HEAD_KEYS
+        for text in (_PERSON_HEAD_KEYS[key], value)
+    ]
 
 
 def load_label_map(args: argparse.Namespace) -> dict[str, list] | None:

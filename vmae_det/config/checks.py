@@ -81,6 +81,12 @@ def uses_model_persons(cfg: CfgNode) -> bool:
     )
 
 
+def detects_with_person_head(cfg: CfgNode) -> bool:
+    """Return whether a model finds the people of a video itself (PERSON_DETECTOR.NAME)."""
+    node = cfg.PERSON_DETECTOR
+    return bool(cfg.MODEL.PERSON_HEAD.NAME) and node.NAME == "auto" and not node.WEIGHTS
+
+
 def check_value(cfg: CfgNode, key: str) -> None:
     """Check the range of one key. Raises ConfigError."""
     try:

@@ -365,9 +365,11 @@ _C.TEST.PROTOCOL = Key("challenge", choice("challenge", "slowfast", "mmaction2")
 _C.PERSON_DETECTOR = Group()
 # Person detector, used if no boxes are given: a network of torchvision (fasterrcnn_resnet50_fpn_v2,
 # fasterrcnn_mobilenet_v3_large_320_fpn, retinanet_resnet50_fpn_v2, ...), detectron2, or onnx
-# (docs/guides/person_detectors.md).
+# (docs/guides/person_detectors.md). auto: the person head of the model if it has one and WEIGHTS is empty,
+# otherwise fasterrcnn_resnet50_fpn_v2.
 _C.PERSON_DETECTOR.NAME = Key(
-    "fasterrcnn_resnet50_fpn_v2", registered("vmae_det.inference.person_detectors:PERSON_DETECTOR_REGISTRY")
+    "auto",
+    registered("vmae_det.inference.person_detectors:PERSON_DETECTOR_REGISTRY", extra_choices=("auto",)),
 )
 # File or URL of weights. Empty: those published by torchvision or detectron2, downloaded once. random: random
 # weights. onnx: the ONNX file.
@@ -377,7 +379,8 @@ _C.PERSON_DETECTOR.CONFIG = Key("COCO-Detection/faster_rcnn_X_101_32x8d_FPN_3x.y
 # onnx: layout of the output, yolov5 (also v7), yolov8 (and later) or end_to_end (non-maximum suppression
 # included). auto: detect it from its shape, its values and the metadata of the file.
 _C.PERSON_DETECTOR.ONNX_LAYOUT = Key("auto", choice("auto", "yolov5", "yolov8", "end_to_end"))
-# Boxes below this score are dropped. RetinaNet's and YOLO's scores are lower than Faster R-CNN's.
+# Boxes below this score are dropped. RetinaNet's and YOLO's scores are lower than Faster R-CNN's. SCORE,
+# MAX_PEOPLE and NMS_IOU of the command line also replace the values of a person head (MODEL.PERSON_HEAD).
 _C.PERSON_DETECTOR.SCORE = Key(0.8, number("[0, 1]"))
 # Largest number of people in a frame. Those with the highest scores are kept.
 _C.PERSON_DETECTOR.MAX_PEOPLE = Key(30, integer("[1, 1000]"))

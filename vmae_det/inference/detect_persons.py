@@ -6,22 +6,35 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from vmae_det.checkpoint.files import weights_checksum
 from vmae_det.config import CfgNode
+from vmae_det.config.checks import detects_with_person_head
+from vmae_det.data import transforms
 from vmae_det.data.catalog import DatasetSpec
 from vmae_det.formats.ava_csv import read_action_csv
 from vmae_det.formats.box_csv import is_video_name
 from vmae_det.formats.keyframes import rows_by_value
 from vmae_det.formats.person_boxes import format_person_boxes
-from vmae_det.inference.keyframe_clips import check_keyframe_count
+from vmae_det.inference.keyframe_clips import (
+    ClipWithPersons,
+    KeyframeClip,
+    check_keyframe_count,
+    plan_keyframes,
+)
 from vmae_det.inference.person_detectors import PersonDetector, build_person_detector
+from vmae_det.inference.person_sources import PersonsOfModel
+from vmae_det.inference.predictor import adapt_to_inference
+from vmae_det.inference.scorers import load_scorer
+from vmae_det.inference.stream import ActionStream, StreamOptions, collate_videos, to_keyframes
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import ConfigError, DataError, UserError
 from vmae_det.utils.logging import setup_logging
@@ -30,9 +43,12 @@ from vmae_det.utils.paths import local_path
 from vmae_det.video.discovery import find_video_inputs, resolve_video_ids
 from vmae_det.video.readers import VideoReader, open_video
 from vmae_det.video.readers.base import locate_video
-from vmae_det.video.sources import is_endless
+from vmae_det.video.sources import FileSource, is_endless
 
 logger = logging.getLogger(__name__)
+
+# Returns the CSV lines of the boxes of one video. The second argument hides the progress bar.
+DetectVideo = Callable[["VideoKeyframes", bool | None], list[str]]
 
 
 @dataclass(frozen=True)
@@ -123,13 +139,13 @@ def detect_persons(cfg: CfgNode, videos: Sequence[VideoKeyframes], output: Path)
     if len(remaining) < len(videos) and distributed.is_main_process():
         logger.info("Resuming: %d of %d videos are done", len(videos) - len(remaining), len(videos))
     distributed.barrier()  # every process has listed the parts before any process adds one
-    detector = _build_detector(cfg) if remaining else None
+    detect = _build_detector(cfg) if remaining else None
     problems: dict[str, str] = {}
     share = remaining[distributed.get_rank() :: distributed.get_world_size()]
     hidden = None if distributed.is_main_process() else True
     for video in tqdm(share, desc="detecting persons", unit="video", disable=hidden):
         try:
-            lines = _detect_video(video, detector, cfg, hidden)
+            lines = detect(video, hidden)
         except DataError as error:
             problems[video.name] = str(error)
             logger.error("%s", error)
@@ -147,15 +163,18 @@ def detect_persons(cfg: CfgNode, videos: Sequence[VideoKeyframes], output: Path)
         )
 
 
-def _build_detector(cfg: CfgNode) -> PersonDetector:
+def _build_detector(cfg: CfgNode) -> DetectVideo:
     """Build the detector; if that fails in any process, raise the error in all of them."""
-    detector, problem = None, None
+    detect, problem = None, None
     try:
-        detector = build_person_detector(cfg)
+        if detects_with_person_head(cfg):
+            detect = PersonHeadDetector(cfg)
+        else:
+            detect = partial(_detect_video, build_person_detector(cfg), cfg)
     except UserError as error:
         problem = error
     distributed.raise_together(problem)
-    return detector
+    return detect
 
 
 def _fingerprint(cfg: CfgNode, video: VideoKeyframes) -> str:
@@ -163,6 +182,7 @@ def _fingerprint(cfg: CfgNode, video: VideoKeyframes) -> str:
     status = locate_video(video.path).file.stat()
     content = [
         sorted(cfg.PERSON_DETECTOR.items()),
+        _person_head_facts(cfg),
         cfg.SEED,
         cfg.DATALOADER.READER,
         video.name,
@@ -173,8 +193,62 @@ def _fingerprint(cfg: CfgNode, video: VideoKeyframes) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 
+def _person_head_facts(cfg: CfgNode) -> list[str]:
+    """Return what determines the boxes of a person head."""
+    if not detects_with_person_head(cfg):
+        return []
+    sides = [*transforms.detection_short_sides(cfg), cfg.DATALOADER.DECODE_SMALLER, cfg.SOLVER.AMP]
+    return [weights_checksum(cfg.MODEL.WEIGHTS), cfg.MODEL.dump(), cfg.INPUT.dump(), str(sides)]
+
+
+class PersonHeadDetector:
+    """Detects the persons of videos with the person head of MODEL.WEIGHTS.
+
+    Its boxes are those of `vmae-det test` and of `vmae-det detect`.
+
+    Raises:
+        WeightsError: the weights cannot be read, or have no person head.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self.cfg = cfg = cfg.clone()
+        adapt_to_inference(cfg)
+        cfg.TEST.SHORT_SIDES = transforms.detection_short_sides(cfg)[:1]  # that of the first view
+        self.scorer = load_scorer(cfg)
+
+    def __call__(self, video: VideoKeyframes, hidden: bool | None) -> list[str]:
+        """Return the CSV lines of the boxes of one video; `hidden`: show no progress bar."""
+        cfg = self.cfg
+        (side,) = cfg.TEST.SHORT_SIDES
+        smaller = side if cfg.DATALOADER.DECODE_SMALLER else None
+        source = FileSource(open_video(video.path, cfg.DATALOADER.READER, short_side=smaller))
+        given = None if video.times is None else np.array(video.times) - video.start
+        plan = plan_keyframes(source, cfg, given, video.every)
+        persons = PersonsOfModel(self.find)
+        options = StreamOptions(video.start)
+        lines: list[str] = []
+        with (
+            ActionStream(source, plan, persons, _no_scores, cfg, options) as stream,
+            tqdm(stream, video.name, len(plan.times), unit="keyframe", leave=False, disable=hidden) as bar,
+        ):
+            for result in bar:
+                lines += format_person_boxes(video.name, result.timestamp, result.boxes, result.person_scores)
+        if stream.truncated:
+            raise DataError("cannot be read to its end", video.path)
+        return lines
+
+    def find(self, clips: Sequence[KeyframeClip]) -> list[ClipWithPersons]:
+        """Return keyframe clips with the persons in them."""
+        found = self.scorer.find(collate_videos(clips))
+        return to_keyframes(clips, *found)
+
+
+def _no_scores(clips: Sequence[ClipWithPersons]) -> list[np.ndarray]:
+    raise AssertionError("the persons of a model have scores")
+
+
 def _detect_video(
-    video: VideoKeyframes, detector: PersonDetector, cfg: CfgNode, hidden: bool | None
+    detector: PersonDetector, cfg: CfgNode, video: VideoKeyframes, hidden: bool | None
 ) -> list[str]:
     """Return the CSV lines of the boxes of one video."""
     reader = open_video(video.path, cfg.DATALOADER.READER)

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 VIEWS = ("crop", "stretch")
 # Parameters that features need. The backbone's come first in every model.
-_REQUIRED = ("backbone.", "fc_norm.")
+REQUIRED = ("backbone.", "fc_norm.")
 _BATCHES_AHEAD = 2  # batches that are decoded while the model runs
 
 Columns = dict[str, np.ndarray]
@@ -69,8 +69,13 @@ class ClipFeatures:
     info: dict[str, Any]
 
 
-def load_feature_model(cfg: CfgNode) -> tuple[torch.nn.Module, torch.device]:
+def load_feature_model(
+    cfg: CfgNode, required: tuple[str, ...] = REQUIRED
+) -> tuple[torch.nn.Module, torch.device]:
     """Load the model of a config with MODEL.WEIGHTS on its device. Parameters of heads may be missing.
+
+    Args:
+        required: prefixes of the names of the parameters that the weights must have.
 
     Raises:
         ConfigError: the weights are an exported model, or the config describes another network.
@@ -83,7 +88,7 @@ def load_feature_model(cfg: CfgNode) -> tuple[torch.nn.Module, torch.device]:
         )
     device = setup_device(cfg)
     warn_about_device(device, cfg.SOLVER.AMP)
-    model = build_model_with_weights(cfg, complete=True, required=_REQUIRED)
+    model = build_model_with_weights(cfg, complete=True, required=required)
     return model.to(device).eval(), device
 
 

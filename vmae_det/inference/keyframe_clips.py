@@ -180,6 +180,22 @@ class KeyframeClip:
 
 
 @dataclass(frozen=True)
+class ClipWithPersons:
+    """A keyframe clip and the N persons in its keyframe.
+
+    Attributes:
+        boxes: float32 (N, 4), xyxy pixels of the keyframe.
+        person_scores: (N,).
+        scores: (N, classes) if the model scored the persons when it found them; otherwise None.
+    """
+
+    clip: KeyframeClip
+    boxes: np.ndarray
+    person_scores: np.ndarray
+    scores: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
 class _PendingClip:
     """A keyframe whose clip is not complete yet, with the indices of the clip's frames."""
 

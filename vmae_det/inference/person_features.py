@@ -11,14 +11,21 @@ import numpy as np
 import torch
 
 from vmae_det.config import CfgNode
+from vmae_det.config.checks import detects_with_person_head
 from vmae_det.engine.trainer import AMP_TYPES, to_device
 from vmae_det.formats.person_boxes import PersonBoxes
-from vmae_det.inference.features import Columns, load_feature_model, open_finite_source, video_info
-from vmae_det.inference.keyframe_clips import plan_keyframes
+from vmae_det.inference.features import REQUIRED, Columns, load_feature_model, open_finite_source, video_info
+from vmae_det.inference.keyframe_clips import ClipWithPersons, KeyframeClip, plan_keyframes
 from vmae_det.inference.person_detectors import build_person_detector
-from vmae_det.inference.person_sources import BoxesFromFile, DetectedPersons, PersonSource
+from vmae_det.inference.person_sources import BoxesFromFile, DetectedPersons, PersonsOfModel, PersonSource
 from vmae_det.inference.predictor import adapt_to_inference
-from vmae_det.inference.stream import ActionStream, ClipWithPersons, StreamOptions, collate_clips
+from vmae_det.inference.stream import (
+    ActionStream,
+    StreamOptions,
+    collate_clips,
+    collate_videos,
+    to_keyframes,
+)
 from vmae_det.utils.errors import ConfigError, DataError
 from vmae_det.utils.transfer import copy_to_cpu
 from vmae_det.video.sources import FileSource
@@ -32,7 +39,8 @@ class PersonFeatureExtractor:
     Args:
         cfg: config of an ActionDetector; MODEL.WEIGHTS names its weights. The head's classifier is not used.
         persons: person boxes at keyframes, of which those below TEST.PERSON_BOX_SCORE are dropped; or a
-            source of person boxes; None: the config's PERSON_DETECTOR.
+            source of person boxes; None: those that the config's PERSON_DETECTOR finds, which may be the
+            person head of the model.
         every: seconds between keyframes, if `persons` does not determine the keyframes.
         video_start: second on the boxes' clock at which the video starts.
 
@@ -60,7 +68,9 @@ class PersonFeatureExtractor:
         cfg.TEST.BATCH_SIZE = 1
         cfg.TEST.SHORT_SIDES = ()  # features are those of one view
         self.every, self.video_start = every, video_start
-        self.model, self.device = load_feature_model(cfg)
+        finds_persons = persons is None and detects_with_person_head(cfg)
+        required = (*REQUIRED, "person_head.") if finds_persons else REQUIRED
+        self.model, self.device = load_feature_model(cfg, required)
         if not hasattr(self.model.roi_head, "pool"):
             raise ConfigError(
                 f"MODEL.ROI_HEAD.NAME: {type(self.model.roi_head).__name__} has no method `pool`, which "
@@ -68,6 +78,8 @@ class PersonFeatureExtractor:
             )
         self.width = getattr(self.model.roi_head, "feature_dim", self.model.backbone.embed_dim)
         self._amp = AMP_TYPES[cfg.SOLVER.AMP]
+        if finds_persons:
+            persons = PersonsOfModel(self._find)
         self._persons = persons if persons is not None else DetectedPersons(build_person_detector(cfg))
 
     def stream(self, video: str | Path) -> PersonFeatureStream:
@@ -85,6 +97,15 @@ class PersonFeatureExtractor:
         options = StreamOptions(self.video_start)
         stream = ActionStream(source, plan, persons, self.features, self.cfg, options)
         return PersonFeatureStream(stream, source, (self.width,))
+
+    @torch.inference_mode()
+    def _find(self, clips: Sequence[KeyframeClip]) -> list[ClipWithPersons]:
+        """Return keyframe clips with the persons that the model finds, and their features as scores."""
+        batch = to_device(collate_videos(clips), self.device)
+        with torch.autocast(self.device.type, self._amp, enabled=self._amp is not None):
+            found = self.model.find_person_features(batch)
+        columns = [copy_to_cpu(found[name]) for name in ("boxes", "person_scores", "features")]
+        return to_keyframes(clips, *([rows.float().numpy() for rows in column] for column in columns))
 
     @torch.inference_mode()
     def features(self, clips: Sequence[ClipWithPersons]) -> list[np.ndarray]:

@@ -1,13 +1,15 @@
-"""Sources of person boxes for keyframes: a file, the whole frame, or a person detector."""
+"""Sources of person boxes for keyframes: a file, the whole frame, a person detector, or the model itself."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import ClassVar, Protocol
 
 import numpy as np
 
 from vmae_det.formats.person_boxes import PersonBoxes
+from vmae_det.inference.keyframe_clips import ClipWithPersons, KeyframeClip
 from vmae_det.utils.errors import ConfigError, DataError
 
 BoxesAndScores = tuple[np.ndarray, np.ndarray]  # float32 (N, 4) xyxy pixels of the frame, (N,)
@@ -21,7 +23,13 @@ class FrameDetector(Protocol):
 
 
 class PersonSource:
-    """Returns the person boxes of a keyframe."""
+    """Returns the person boxes of a keyframe.
+
+    Attributes:
+        stage: name of its work in the `Stopwatch` of a stream.
+    """
+
+    stage: ClassVar[str] = "persons"
 
     def keyframe_times(self) -> np.ndarray | None:
         """Return the ascending times that have boxes, in seconds on the boxes' clock; None: any time has."""
@@ -42,6 +50,14 @@ class PersonSource:
     def batch(self, times: Sequence[float], frames: Sequence[np.ndarray]) -> list[BoxesAndScores]:
         """Return the person boxes of several keyframes."""
         return [self(time, frame) for time, frame in zip(times, frames)]
+
+    def add_to(self, times: Sequence[float], clips: Sequence[KeyframeClip]) -> list[ClipWithPersons]:
+        """Return keyframe clips with their persons, and without the images of the keyframes."""
+        persons = self.batch(times, [clip.image for clip in clips])
+        return [
+            ClipWithPersons(replace(clip, image=None), boxes, scores)
+            for clip, (boxes, scores) in zip(clips, persons)
+        ]
 
 
 class BoxesFromFile(PersonSource):
@@ -101,6 +117,23 @@ class DetectedPersons(PersonSource):
     def batch(self, times: Sequence[float], frames: Sequence[np.ndarray]) -> list[BoxesAndScores]:
         """Detect the persons of several frames in one batch."""
         return self._detector.detect(frames)
+
+
+class PersonsOfModel(PersonSource):
+    """The persons that an action detector with a person head finds in the clip of a keyframe.
+
+    Args:
+        find: returns clips with their persons and the scores of these, from one pass of the model.
+    """
+
+    stage = "model"
+
+    def __init__(self, find: Callable[[Sequence[KeyframeClip]], list[ClipWithPersons]]) -> None:
+        self._find = find
+
+    def add_to(self, times: Sequence[float], clips: Sequence[KeyframeClip]) -> list[ClipWithPersons]:
+        """Return keyframe clips with their persons, which have scores."""
+        return self._find([replace(clip, image=None) for clip in clips])
 
 
 # The documented names in version 0.1.

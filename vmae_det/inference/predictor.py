@@ -17,18 +17,32 @@ from tqdm import tqdm
 
 from vmae_det.checkpoint.stored_config import stored_config
 from vmae_det.config import CfgNode
+from vmae_det.config.checks import detects_with_person_head
 from vmae_det.data.classes import ModelClasses
-from vmae_det.data.test_time_augmentation import average_scores, log_views, views_of, warn_about_flip
+from vmae_det.data.test_time_augmentation import (
+    add_persons,
+    average_scores,
+    has_several_views,
+    log_views,
+    views_of,
+    warn_about_flip,
+)
 from vmae_det.engine.num_classes import resolve_num_classes
 from vmae_det.engine.setup import setup_device
 from vmae_det.formats.label_map import LabelMap, suggest_label_map
 from vmae_det.formats.person_boxes import PersonBoxes
 from vmae_det.inference.detections import ActionDetections
-from vmae_det.inference.keyframe_clips import plan_keyframes
+from vmae_det.inference.keyframe_clips import ClipWithPersons, KeyframeClip, plan_keyframes
 from vmae_det.inference.person_detectors import build_person_detector
-from vmae_det.inference.person_sources import BoxesFromFile, DetectedPersons, PersonSource
+from vmae_det.inference.person_sources import BoxesFromFile, DetectedPersons, PersonsOfModel, PersonSource
 from vmae_det.inference.scorers import EagerModel, check_architecture, load_scorer, read_stored_metadata
-from vmae_det.inference.stream import ActionStream, ClipWithPersons, StreamOptions, collate_clips
+from vmae_det.inference.stream import (
+    ActionStream,
+    StreamOptions,
+    collate_clips,
+    collate_videos,
+    to_keyframes,
+)
 from vmae_det.utils.errors import ConfigError, UserError, WeightsError, did_you_mean
 from vmae_det.utils.resource_usage import Stopwatch
 from vmae_det.video.sources import VideoSource, open_source
@@ -71,7 +85,9 @@ class ActionPredictor:
         log_views(cfg)
         if cfg.TEST.FLIP:
             warn_about_flip(cfg, self.label_map)
-        self._detected_persons: DetectedPersons | None = None
+        self._default_persons: PersonSource | None = None
+        if not self.scorer.takes_boxes:
+            self._check_one_stage_file()
 
     def __call__(
         self,
@@ -85,7 +101,8 @@ class ActionPredictor:
 
         Args:
             persons: person boxes at keyframes, of which those below TEST.PERSON_BOX_SCORE are dropped; or a
-                source of person boxes; None: the config's PERSON_DETECTOR.
+                source of person boxes; None: those that the config's PERSON_DETECTOR finds, which may be the
+                person head of the model.
             video_start: second on the boxes' clock at which the file starts.
             progress: show a progress bar.
             every: seconds between keyframes, if `persons` does not determine the keyframes.
@@ -143,9 +160,19 @@ class ActionPredictor:
 
     def _person_source(self, persons: PersonBoxes | PersonSource | None, source: VideoSource) -> PersonSource:
         if persons is None:
-            if self._detected_persons is None:
-                self._detected_persons = DetectedPersons(build_person_detector(self.cfg))
-            return self._detected_persons
+            if self._default_persons is None:
+                finds = self.scorer.finds_persons and detects_with_person_head(self.cfg)
+                self._default_persons = (
+                    PersonsOfModel(self.find_and_score)
+                    if finds
+                    else DetectedPersons(build_person_detector(self.cfg))
+                )
+            persons = self._default_persons
+        if not self.scorer.takes_boxes and not isinstance(persons, PersonsOfModel):
+            raise ConfigError(
+                f"{self.cfg.MODEL.WEIGHTS}: finds the people itself and takes no person boxes; use the "
+                "weights that it was exported from, or export them with TEST.PERSON_BOXES dataset"
+            )
         if isinstance(persons, PersonBoxes):
             return BoxesFromFile(persons, source.video_id, self.cfg.TEST.PERSON_BOX_SCORE)
         return persons
@@ -166,6 +193,34 @@ class ActionPredictor:
             for number, clip_scores in zip(with_persons, average_scores(views)):
                 scores[number] = clip_scores[:, self._columns]
         return scores
+
+    def find_and_score(self, clips: Sequence[KeyframeClip]) -> list[ClipWithPersons]:
+        """Return keyframe clips with the persons that the model finds, and their scores.
+
+        With test-time augmentation, the persons are found in the first view, and scored in all of them.
+        """
+        batch = collate_videos(clips)
+        found = self.scorer.find(next(views_of(batch)))
+        views = [found.scores]
+        if has_several_views(self.cfg):
+            persons = {
+                "boxes": [torch.from_numpy(own) for own in found.boxes],
+                "person_scores": [torch.from_numpy(own) for own in found.person_scores],
+            }
+            others = views_of(add_persons(batch, persons), self.cfg.TEST.FLIP)
+            next(others)
+            views += [self.scorer(view) for view in others]
+        scores = [clip_scores[:, self._columns] for clip_scores in average_scores(views)]
+        return to_keyframes(clips, found.boxes, found.person_scores, scores)
+
+    def _check_one_stage_file(self) -> None:
+        """Raise a ConfigError for test-time augmentation, which scores given boxes."""
+        if has_several_views(self.cfg):
+            key = "TEST.FLIP" if self.cfg.TEST.FLIP else "TEST.SHORT_SIDES"
+            raise ConfigError(
+                f"{key}: test-time augmentation scores the same people in several views, but "
+                f"{self.cfg.MODEL.WEIGHTS} takes no person boxes; use the weights that it was exported from"
+            )
 
     def explain(
         self,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from vmae_det.engine.trainer import AMP_TYPES, to_device
 from vmae_det.engine.weights import build_model_with_weights, published_classes
 from vmae_det.inference.export.exported_model import (
     ONNX_SUFFIX,
+    FoundPersons,
     OnnxModel,
     TorchExportModel,
     check_overrides,
@@ -27,15 +28,39 @@ from vmae_det.modeling.saliency import token_contributions
 from vmae_det.utils.errors import ConfigError
 from vmae_det.utils.transfer import copy_to_cpu
 
-# Takes a batch on the CPU: `video` uint8 (B, 3, T, H, W), `boxes`, list of (N_i, 4) float32 xyxy pixels,
-# `person_scores`, list of (N_i,), and `size`, list of (2,) float32: width and height without the padding.
-# Returns the scores of each clip's persons, list of (N_i, classes) float32.
-# A classifier's batch only has `video`, and each clip has one row of scores.
-Scorer = Callable[[dict], list[np.ndarray]]
+
+class Scorer(Protocol):
+    """Runs a model.
+
+    Attributes:
+        finds_persons: whether it finds the persons of clips.
+        takes_boxes: whether it scores given persons.
+    """
+
+    finds_persons: bool
+    takes_boxes: bool
+
+    def __call__(self, batch: dict) -> list[np.ndarray]:
+        """Return the scores of each clip's persons, list of (N_i, classes) float32.
+
+        Args:
+            batch: on the CPU; `video` uint8 (B, 3, T, H, W), `boxes`, list of (N_i, 4) float32 xyxy pixels,
+                `person_scores`, list of (N_i,), and `size`, list of (2,) float32: width and height without
+                the padding. A classifier's batch only has `video`, and each clip has one row of scores.
+        """
+
+    def find(self, batch: dict) -> FoundPersons:
+        """Return the persons that the model finds, and their scores.
+
+        Args:
+            batch: `video` and `size` as above.
+        """
 
 
 class EagerModel:
     """A `Scorer` that runs the model of a config in PyTorch, on its device and in its precision."""
+
+    takes_boxes = True
 
     def __init__(self, cfg: CfgNode) -> None:
         self.device = setup_device(cfg)
@@ -43,16 +68,24 @@ class EagerModel:
         self.amp = AMP_TYPES[cfg.SOLVER.AMP]
         self.model = build_model_with_weights(cfg, complete=True).to(self.device).eval()
         self.model.requires_grad_(False)
+        self.finds_persons = getattr(self.model, "person_head", None) is not None
 
-    @torch.inference_mode()
     def __call__(self, batch: dict) -> list[np.ndarray]:
         """Return the scores (N_i, classes) of each clip's persons; of a classifier (1, classes) per clip."""
-        with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
-            predictions = self.model(to_device(batch, self.device))
-        scores = predictions["scores"]
+        scores = self._run(batch)["scores"]
         if isinstance(scores, torch.Tensor):  # (B, classes) of a classifier
             scores = scores.split(1)
-        return [clip_scores.float().numpy() for clip_scores in copy_to_cpu(scores)]
+        return _to_numpy(scores)
+
+    def find(self, batch: dict) -> FoundPersons:
+        """Return the persons that the person head finds, and their scores."""
+        predictions = self._run(batch)
+        return FoundPersons(*(_to_numpy(predictions[name]) for name in FoundPersons._fields))
+
+    @torch.inference_mode()
+    def _run(self, batch: dict) -> dict[str, Any]:
+        with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
+            return self.model(to_device(batch, self.device))
 
     def explain(self, batch: dict, classes: list[np.ndarray]) -> list[np.ndarray]:
         """Return for each person a map (N_i, h, w) of the tokens that raise the score of a class.
@@ -68,6 +101,10 @@ class EagerModel:
             contributions = token_contributions(self.model, to_device(batch, self.device), targets)
         maps = contributions.clamp(min=0).sum(dim=1).cpu()
         return [own.numpy() for own in maps.split([len(own) for own in classes])]
+
+
+def _to_numpy(tensors: Sequence[torch.Tensor]) -> list[np.ndarray]:
+    return [tensor.float().numpy() for tensor in copy_to_cpu(tensors)]
 
 
 # What each model is used for, in messages, and what to do with it.
@@ -107,9 +144,12 @@ def load_scorer(cfg: CfgNode, architecture: str = "ActionDetector") -> Scorer:
     if not is_exported(cfg.MODEL.WEIGHTS):
         return EagerModel(cfg)
     path = locate(cfg.MODEL.WEIGHTS)
-    check_overrides(cfg, read_stored_metadata(path)["config"], path)
+    metadata = read_stored_metadata(path)
+    check_overrides(cfg, metadata["config"], path)
     model = OnnxModel if path.suffix == ONNX_SUFFIX else TorchExportModel
-    return model(path, setup_device(cfg))
+    finds_persons = "boxes" in metadata.get("outputs", ())
+    threshold = cfg.MODEL.PERSON_HEAD.SCORE_THRESHOLD if finds_persons else None
+    return model(path, setup_device(cfg), threshold)
 
 
 def read_stored_metadata(weights: str | Path) -> dict[str, Any]:

@@ -17,8 +17,8 @@ import torch
 
 from vmae_det.config import CfgNode
 from vmae_det.inference.detections import KeyframeActions
-from vmae_det.inference.keyframe_clips import ClipCutter, KeyframeClip, KeyframePlan
-from vmae_det.inference.person_sources import PersonSource
+from vmae_det.inference.keyframe_clips import ClipCutter, ClipWithPersons, KeyframeClip, KeyframePlan
+from vmae_det.inference.person_sources import PersonsOfModel, PersonSource
 from vmae_det.inference.tracking import ScoreSmoother, Tracker
 from vmae_det.utils.channel import Channel, ThreadPipeline, batches
 from vmae_det.utils.errors import DataError
@@ -51,35 +51,54 @@ class FrameSink(Protocol):
         """The stream was closed early: stop waiting."""
 
 
-@dataclass(frozen=True)
-class ClipWithPersons:
-    """A keyframe clip and its person boxes: float32 (N, 4) xyxy pixels of the keyframe, and scores (N,)."""
-
-    clip: KeyframeClip
-    boxes: np.ndarray
-    person_scores: np.ndarray
-
-
 def collate_clips(items: Sequence[ClipWithPersons]) -> dict:
     """Return the batch of an ActionDetector for clips with at least one person each.
 
     With several short sides, `views` contains the clips at each one after the first.
     """
-    first, *further = [_collate_view(items, number) for number in range(len(items[0].clip.views))]
+    batch = collate_videos([item.clip for item in items])
+    for number, view in enumerate([batch, *batch.get("views", ())]):
+        scales = [torch.tensor(item.clip.views[number].scale * 2) for item in items]
+        view["boxes"] = [torch.as_tensor(item.boxes) * scale for item, scale in zip(items, scales)]
     scores = [torch.as_tensor(item.person_scores, dtype=torch.float32) for item in items]
-    return first | {"person_scores": scores} | ({"views": further} if further else {})
+    return batch | {"person_scores": scores}
 
 
-def _collate_view(items: Sequence[ClipWithPersons], number: int) -> dict:
-    views = [item.clip.views[number] for item in items]
+def collate_videos(clips: Sequence[KeyframeClip]) -> dict:
+    """Return the batch of an ActionDetector that finds the persons of clips itself. See `collate_clips`."""
+    first, *further = [_collate_view(clips, number) for number in range(len(clips[0].views))]
+    return first | ({"views": further} if further else {})
+
+
+def _collate_view(clips: Sequence[KeyframeClip], number: int) -> dict:
+    views = [clip.views[number] for clip in clips]
     return {
         "video": torch.stack([view.video for view in views]),
-        "boxes": [torch.as_tensor(i.boxes) * torch.tensor(v.scale * 2) for i, v in zip(items, views)],
-        "size": [torch.tensor(i.clip.size[::-1]) * torch.tensor(v.scale) for i, v in zip(items, views)],
+        "size": [torch.tensor(c.size[::-1]) * torch.tensor(v.scale) for c, v in zip(clips, views)],
     }
 
 
-ScoreClips = Callable[[Sequence[ClipWithPersons]], list[np.ndarray]]  # scores (N, classes) of each clip
+def to_keyframes(
+    clips: Sequence[KeyframeClip],
+    boxes: Sequence[np.ndarray],
+    person_scores: Sequence[np.ndarray],
+    scores: Sequence[np.ndarray],
+) -> list[ClipWithPersons]:
+    """Return clips with the persons that a model found in them.
+
+    Args:
+        boxes: (N, 4) of each clip, xyxy pixels of its first view.
+        person_scores, scores: (N,) and (N, classes) of each clip.
+    """
+    results = []
+    for clip, own, *of_persons in zip(clips, boxes, person_scores, scores):
+        limit = np.array(clip.size[::-1] * 2, dtype=np.float32)
+        results.append(ClipWithPersons(clip, (own / np.float32(clip.scale * 2)).clip(0, limit), *of_persons))
+    return results
+
+
+# Returns the scores (N, classes) of each clip. It is only called for clips without scores.
+ScoreClips = Callable[[Sequence[ClipWithPersons]], list[np.ndarray]]
 # Heat maps (N, h, w) of each clip, from the clips and their scores.
 ExplainClips = Callable[[Sequence[ClipWithPersons], Sequence[np.ndarray]], list[np.ndarray]]
 
@@ -216,9 +235,10 @@ class ActionStream(Iterator[KeyframeActions]):
         self._waiting_clips = stages.run(
             self._cut_clips(_channel_items(frames)), batch_size, drop_oldest=live
         )
-        if live:
-            # No queue between person detection and scoring, so that the next keyframe is the newest one.
-            groups = (self._add_persons(clips) for clips in batches(self._waiting_clips, 1))
+        if live or isinstance(self._persons, PersonsOfModel):
+            # A live source: no queue between person detection and scoring, so that the next keyframe is the
+            # newest one. A model that finds the persons: it must run in one thread.
+            groups = (self._add_persons(clips) for clips in batches(self._waiting_clips, batch_size))
         else:
             with_persons = stages.run(
                 (
@@ -300,15 +320,13 @@ class ActionStream(Iterator[KeyframeActions]):
 
     def _add_persons(self, clips: list[KeyframeClip]) -> list[ClipWithPersons]:
         times = [self._timestamp(clip) for clip in clips]
-        with self._stopwatch.measure("persons"):
-            persons = self._persons.batch(times, [clip.image for clip in clips])
-        return [
-            ClipWithPersons(replace(clip, image=None), boxes, scores)
-            for clip, (boxes, scores) in zip(clips, persons)
-        ]
+        with self._stopwatch.measure(self._persons.stage):
+            return self._persons.add_to(times, clips)
 
     def _score(self, clips: list[ClipWithPersons]) -> Iterator[KeyframeActions]:
-        all_scores, explain = self._score_clips(clips), self._explain_clips
+        explain = self._explain_clips
+        are_scored = all(item.scores is not None for item in clips)
+        all_scores = [item.scores for item in clips] if are_scored else self._score_clips(clips)
         heat_maps = [None] * len(clips) if explain is None else explain(clips, all_scores)
         for item, scores, maps in zip(clips, all_scores, heat_maps):
             height, width = item.clip.size

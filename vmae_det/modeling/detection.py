@@ -155,9 +155,7 @@ class ActionDetector(nn.Module):
         sizes = _frame_sizes(batch)  # (B, 2)
         boxes, person_scores = self.person_head.persons(predictions, sizes)
         clips = clip_indices(boxes)  # (R,)
-        scaled = scale_boxes(torch.cat(boxes), self.test_box_scale, sizes[clips])
-        logits = self.head_logits(tokens, to_rois(scaled, clips))
-        scores = self._final_scores(logits, torch.cat(person_scores))
+        scores = self.token_scores(tokens, torch.cat(boxes), clips, torch.cat(person_scores), sizes[clips])
         return {
             "scores": list(scores.split([len(own) for own in boxes])),
             "boxes": boxes,
@@ -190,12 +188,19 @@ class ActionDetector(nn.Module):
             person_scores: (R,).
             sizes: (R, 2), width and height of the frame of each person's clip without padding.
         """
-        boxes = scale_boxes(boxes, self.test_box_scale, sizes)
-        return self._final_scores(self.logits(video, to_rois(boxes, clips)), person_scores)
+        return self.token_scores(self.tokens(video), boxes, clips, person_scores, sizes)
 
-    def _final_scores(self, logits: torch.Tensor, person_scores: torch.Tensor) -> torch.Tensor:
-        """Return the scores (R, classes) of logits (R, classes) and person scores (R,)."""
-        scores = logits.float().sigmoid()
+    def token_scores(
+        self,
+        tokens: torch.Tensor,
+        boxes: torch.Tensor,
+        clips: torch.Tensor,
+        person_scores: torch.Tensor,
+        sizes: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the scores (R, classes) of R persons in clips with tokens (B, t, h, w, C). See `scores`."""
+        boxes = scale_boxes(boxes, self.test_box_scale, sizes)
+        scores = self.head_logits(tokens, to_rois(boxes, clips)).float().sigmoid()
         return scores * person_scores[:, None] if self.use_person_score else scores
 
     def person_features(self, batch: dict) -> list[torch.Tensor]:
@@ -209,6 +214,22 @@ class ActionDetector(nn.Module):
         features = self.features(self.normalization(batch["video"]))
         pooled = self.roi_head.pool(features, self._test_rois(batch))
         return list(pooled.split([len(boxes) for boxes in batch["boxes"]]))
+
+    def find_person_features(self, batch: dict) -> dict[str, list[torch.Tensor]]:
+        """Return the people that the person head finds, and their features, from one pass of the backbone.
+
+        Args:
+            batch: `video`, and optionally `size`, as for `forward`.
+
+        Returns:
+            `boxes` and `person_scores` as `forward` returns them, and `features`, list of (N_i, C).
+        """
+        tokens, predictions = self.tokens_and_persons(self.normalization(batch["video"]))
+        boxes, person_scores = self.person_head.persons(predictions, _frame_sizes(batch))
+        rois = self._test_rois(batch | {"boxes": boxes})
+        pooled = self.roi_head.pool(self._pool_time(tokens), rois)
+        features = list(pooled.split([len(own) for own in boxes]))
+        return {"boxes": boxes, "person_scores": person_scores, "features": features}
 
     def person_logits(self, batch: dict) -> torch.Tensor:
         """Return the logits (R, classes) of all persons. See `person_features` for the argument."""

@@ -19,7 +19,7 @@ from vmae_det.utils import distributed
 # Sides of the cells of the four maps, as fractions of a patch.
 _STRIDES = (1 / 4, 1 / 2, 1, 2)
 # Boxes of a clip that enter non-maximum suppression, as in torchvision.
-_MAX_CANDIDATES = 1000
+MAX_CANDIDATES = 1000
 # Initial distances to the sides, in cells. From 0, the ReLU behind them would stop half of the gradients.
 _INITIAL_DISTANCE = 4.0
 # Channels of a group of GroupNorm: those of torchvision's FCOS, which has 32 groups of 256 channels.
@@ -136,7 +136,7 @@ class FcosPersonHead(nn.Module):
 
     def _pyramid(self, tokens: Sequence[torch.Tensor], grid: tuple[int, int]) -> list[torch.Tensor]:
         """Return the maps (B, channels, rows, columns), finest first."""
-        sizes = [tuple(math.ceil(side / stride) for side in grid) for stride in _STRIDES]
+        sizes = [tuple(_length(side, stride) for side in grid) for stride in _STRIDES]
         maps = []
         for x, norm, lateral, size in zip(tokens, self.norms, self.laterals, sizes):
             x = lateral(norm(x)).transpose(1, 2).unflatten(2, grid)  # (B, channels, h, w)
@@ -248,7 +248,7 @@ class FcosPersonHead(nn.Module):
         """Return the boxes (N, 4) and scores (N,) of a clip that remain of its candidates (A, 4) and (A,)."""
         from torchvision.ops import nms
 
-        scores, order = scores.topk(min(_MAX_CANDIDATES, len(scores)))
+        scores, order = scores.topk(min(MAX_CANDIDATES, len(scores)))
         kept = scores >= max(self.score_threshold, torch.finfo(scores.dtype).tiny)
         scores, boxes = scores[kept], boxes[order[kept]]
         # Not batched_nms: its boxes are shifted by multiples of a number that depends on all clips.
@@ -262,6 +262,11 @@ def evenly_spread(depth: int, count: int) -> tuple[int, ...]:
     Of fewer than `count` blocks, some repeat.
     """
     return tuple(math.ceil(depth * part / count) for part in range(1, count + 1))
+
+
+def _length(side: int, stride: float) -> int:
+    """Return the cells along a side of the grid, by integer arithmetic, which torch.export can trace."""
+    return side * round(1 / stride) if stride <= 1 else -(-side // round(stride))
 
 
 def _resize(x: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:

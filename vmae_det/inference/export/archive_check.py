@@ -31,25 +31,29 @@ _OPERATORS = {
     "_operator": "add sub mul floordiv mod neg truediv eq ne lt le gt ge",
     "torch": "sym_max sym_min sym_not sym_int sym_float",
     "torch.ops.aten": """
-        _assert_scalar.default _assert_tensor_metadata.default _softmax.default _to_copy.default
-        _unsafe_view.default add.Scalar add.Tensor addcmul.default addmm.default alias.default amax.default
-        arange.default arange.start arange.start_step bitwise_not.default bmm.default cat.default
-        chunk.default clamp.Tensor clamp.default clone.default contiguous.default conv3d.default cos.default
+        __and__.Tensor _assert_scalar.default _assert_tensor_metadata.default _softmax.default
+        _to_copy.default _unsafe_view.default add.Scalar add.Tensor addcmul.default addmm.default
+        alias.default all.dim amax.default arange.default arange.start arange.start_step avg_pool2d.default
+        bitwise_and.Tensor bitwise_not.default bmm.default cat.default ceil.default chunk.default
+        clamp.Tensor clamp.default clone.default contiguous.default conv2d.default conv3d.default cos.default
         detach.default detach_.default div.Scalar div.Tensor dropout.default eq.Tensor expand.default
-        flatten.using_ints flip.default full.default gather.default gelu.default gt.Scalar
-        index_select.default layer_norm.default lift_fresh_copy.default linear.default masked_fill.Scalar
-        masked_fill_.Scalar matmul.default max.dim maximum.default mean.dim minimum.default mm.default
-        movedim.int mul.Scalar mul.Tensor native_layer_norm.default neg.default new_full.default
-        new_zeros.default permute.default pow.Scalar relu.default repeat.default repeat_interleave.self_int
-        reshape.default scaled_dot_product_attention.default scatter.src scatter.value select.int
-        sigmoid.default sin.default slice.Tensor softmax.int sort.default split.Tensor
-        split_with_sizes.default squeeze.dim stack.default sub.Scalar sub.Tensor sum.dim_IntList
-        sym_constrain_range_for_size.default sym_size.int t.default to.device to.dtype to.dtype_layout
-        topk.default transpose.int unbind.int unflatten.int unsqueeze.default upsample_bicubic2d.default
-        upsample_bicubic2d.vec view.default where.self zeros_like.default
+        flatten.using_ints flip.default floor_divide.default full.default gather.default ge.Scalar ge.Tensor
+        gelu.default group_norm.default gt.Scalar index.Tensor index_select.default layer_norm.default
+        lift_fresh_copy.default linear.default lt.Scalar masked_fill.Scalar masked_fill_.Scalar matmul.default
+        max.default max.dim maximum.default mean.dim meshgrid.indexing minimum.default mm.default movedim.int
+        mul.Scalar mul.Tensor native_layer_norm.default neg.default new_full.default new_zeros.default
+        nonzero.default pad.default permute.default pow.Scalar relu.default repeat.default
+        repeat_interleave.self_int reshape.default scaled_dot_product_attention.default scatter.src
+        scatter.value select.int sigmoid.default sin.default slice.Tensor softmax.int sort.default
+        split.Tensor split_with_sizes.default sqrt.default squeeze.dim stack.default sub.Scalar sub.Tensor
+        sum.dim_IntList sym_constrain_range_for_size.default sym_size.int t.default to.device to.dtype
+        to.dtype_layout topk.default transpose.int tril.default unbind.int unflatten.int unsqueeze.default
+        upsample_bicubic2d.default upsample_bicubic2d.vec upsample_bilinear2d.vec upsample_nearest2d.vec
+        view.default where.ScalarOther where.self zeros_like.default
     """,
-    "torch.ops.torchvision": "roi_align.default",
+    "torch.ops.torchvision": "nms.default roi_align.default",
 }
+_ASSERTION = "torch.ops.aten._assert_scalar.default"
 ALLOWED_OPERATORS = {f"{module}.{name}" for module, names in _OPERATORS.items() for name in names.split()}
 # Allowed kinds of values in the schema; the other kinds are graphs, functions or custom objects.
 _VALUE_KINDS = """
@@ -58,10 +62,13 @@ _VALUE_KINDS = """
     as_layout as_device as_optional_tensor as_optional_tensors
 """
 _SPEC_TYPES = {None, "builtins.tuple", "builtins.list", "builtins.dict"}
-_SYMPY_FUNCTIONS = "Symbol Integer Add Mul FloorDiv Mod PythonMod CleanDiv Max Min Eq Ne Ge Gt Le Lt Pow"
+_SYMPY_FUNCTIONS = """
+    Symbol Integer Add Mul FloorDiv Mod PythonMod CleanDiv Max Min Pow
+    Eq Ne Ge Gt Le Lt GreaterThan LessThan
+"""
 _WORD = re.compile(r"[\w.:+-]*")
-# Limits. A detector of two blocks has 102 nodes. Its formulas of sizes have up to 200 characters and expand
-# into 3 terms; with token dropout 350 characters and 16 terms. SymPy hangs on much longer formulas.
+# Limits. A detector of two blocks has 102 nodes, with a person head 398. Its formulas of sizes have up to 402
+# characters and expand into 16 terms, also with token dropout. SymPy hangs on much longer formulas.
 _MAX_NODES = 10_000
 _MAX_FORMULA_LENGTH = 1000
 _MAX_TERMS = 64
@@ -161,6 +168,10 @@ def _strip_metadata(program: dict[str, Any]) -> None:
     module["module_call_graph"] = [call for call in module["module_call_graph"] if call["fqn"] == ""]
     for node in module["graph"]["nodes"]:
         node["metadata"] = {}
+        if node["target"] == _ASSERTION:
+            for value in node["inputs"]:
+                if "as_string" in value["arg"]:
+                    value["arg"]["as_string"] = ""  # the message, a sentence
 
 
 def _check_values(value: Any) -> None:
@@ -232,6 +243,10 @@ def _count_terms(node: ast.AST) -> int:
     return math.prod(parts) if name in ("Mul", "Mult") else max(sum(parts), 1)
 
 
+def _arguments(call: ast.Call) -> list[ast.expr]:
+    return [*call.args, *(keyword.value for keyword in call.keywords)]
+
+
 def _is_arithmetic(node: ast.AST) -> bool:
     if isinstance(node, ast.Constant):
         return (type(node.value) in (int, bool) and node.value < _MAX_SIZE) or (
@@ -246,7 +261,7 @@ def _is_arithmetic(node: ast.AST) -> bool:
         return allowed and _is_arithmetic(node.left) and _is_arithmetic(node.right)
     if isinstance(node, ast.Call):
         allowed = isinstance(node.func, ast.Name) and node.func.id in _SYMPY_FUNCTIONS.split()
-        parts = [*node.args, *(keyword.value for keyword in node.keywords)]
+        parts = _arguments(node)
         if allowed and node.func.id == "Pow":  # SymPy hangs on large powers and nested squares
             base, exponent = map(ast.unparse, parts) if len(parts) == 2 else ("Pow", "")
             return exponent == "Integer(2)" and "Pow" not in base and _is_arithmetic(parts[0])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -26,12 +26,17 @@ from vmae_det.utils.paths import is_url
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 ONNX_SUFFIX = ".onnx"
 TORCH_SUFFIX = ".pt2"
 METADATA_KEY = "vmae_det"  # in the metadata of an ONNX file; with .json, among the extra files of a .pt2
 FORMAT_VERSION = 2
 INT8 = "int8"  # value of `precision` in the metadata of files with int8 weights
 DETECTOR_INPUTS = ("video", "boxes", "clips", "person_scores", "sizes")
+# Of a detector that finds the persons. In an ONNX file, `score_threshold` has a default.
+ONE_STAGE_INPUTS = ("video", "sizes", "score_threshold")
+ONE_STAGE_OUTPUTS = ("boxes", "clips", "person_scores", "scores")
 # Keys of MODEL that may differ from those of the export; all others are fixed in the graph.
 _FREE_KEYS = (
     "WEIGHTS",
@@ -42,6 +47,9 @@ _FREE_KEYS = (
     "CUDA_GRAPHS",
     "BACKBONE.CHECKPOINT",
     "BACKBONE.DROP_PATH",
+    "PERSON_HEAD.SCORE_THRESHOLD",
+    "PERSON_HEAD.LOSS_WEIGHT",
+    "PERSON_HEAD.TRAIN_ALONE",
 )
 _UNUSED_GROUPS = ("DECODER", "MASK", "RECONSTRUCTION")
 
@@ -135,12 +143,14 @@ def flatten_batch(batch: dict) -> dict[str, torch.Tensor]:
     """Convert a batch, with lists by clip, to the inputs of an exported model, in their order.
 
     Returns:
-        For a classifier, whose batch has no boxes, `video`. For a detector
+        For a classifier `video`. For a detector
         `video` uint8 (B, 3, T, H, W), and with one row per person `boxes` (R, 4), `clips` (R,) int64 (index
-        of the person's clip), `person_scores` (R,) and `sizes` (R, 2).
+        of the person's clip), `person_scores` (R,) and `sizes` (R, 2). For a detector that finds the persons,
+        whose batch has no boxes, `video` and `sizes` (B, 2).
     """
     if "boxes" not in batch:
-        return {"video": batch["video"]}
+        sizes = {"sizes": torch.stack(batch["size"])} if "size" in batch else {}
+        return {"video": batch["video"]} | sizes
     clips = clip_indices(batch["boxes"])
     return {
         "video": batch["video"],
@@ -162,6 +172,32 @@ def split_batch(batch: dict) -> Iterator[dict]:
     keys = [key for key in ("video", "boxes", "person_scores", "size") if key in batch]
     for number in range(len(batch["video"])):
         yield {key: batch[key][number : number + 1] for key in keys}
+
+
+class FoundPersons(NamedTuple):
+    """The persons that a detector finds in each clip, and their scores.
+
+    Args:
+        boxes: list of (N_i, 4) float32, xyxy pixels of the clip.
+        person_scores: list of (N_i,) float32.
+        scores: list of (N_i, classes) float32.
+    """
+
+    boxes: list[np.ndarray]
+    person_scores: list[np.ndarray]
+    scores: list[np.ndarray]
+
+    @classmethod
+    def split(cls, outputs: Sequence[torch.Tensor], clips: int) -> FoundPersons:
+        """Split the outputs of an exported model by clip.
+
+        Args:
+            outputs: those of `ONE_STAGE_OUTPUTS`, with a row for each person, sorted by clip.
+            clips: number of clips.
+        """
+        by_name = dict(zip(ONE_STAGE_OUTPUTS, outputs))
+        counts = torch.bincount(by_name["clips"], minlength=clips).tolist()
+        return cls(*([part.numpy() for part in by_name[name].split(counts)] for name in cls._fields))
 
 
 # ---------------------------------------------------------------- ONNX
@@ -190,9 +226,12 @@ class OnnxModel:
 
     An int8 file scores the clips of a batch one by one: it scales activations by their range in the input, so
     that in a batch the score of a clip would depend on the other clips.
+
+    Args:
+        person_threshold: persons that the model finds have this score or more; None: it finds no persons.
     """
 
-    def __init__(self, path: Path, device: torch.device) -> None:
+    def __init__(self, path: Path, device: torch.device, person_threshold: float | None = None) -> None:
         self.path = path
         self.is_int8 = read_exported_metadata(path).get("precision") == INT8
         if self.is_int8 and device.type != "cpu":
@@ -200,17 +239,32 @@ class OnnxModel:
             device = torch.device("cpu")
         self.session = open_fused_session(path) if device.type == "cpu" else open_session(path, device)
         self.input_names = [node.name for node in self.session.get_inputs()]
+        self.person_threshold = person_threshold
+        self.finds_persons = person_threshold is not None
+        self.takes_boxes = not self.finds_persons
 
     def __call__(self, batch: dict) -> list[np.ndarray]:
         """Return the scores (N_i, classes) of each clip's persons."""
         if self.is_int8 and len(batch["video"]) > 1:
             return [self(clip)[0] for clip in split_batch(batch)]
-        inputs = {name: value.numpy() for name, value in flatten_batch(batch).items()}
+        inputs = flatten_batch(batch)
+        (scores,) = self._run(["scores"], {name: inputs[name] for name in self.input_names})
+        return split_scores(scores, batch)
+
+    def find(self, batch: dict) -> FoundPersons:
+        """Return the persons that the model finds, and their scores."""
+        if self.is_int8 and len(batch["video"]) > 1:
+            found = zip(*(self.find(clip) for clip in split_batch(batch)))
+            return FoundPersons(*([part for clip in column for part in clip] for column in found))
+        inputs = flatten_batch(batch) | {"score_threshold": torch.tensor(self.person_threshold)}
+        return FoundPersons.split(self._run(ONE_STAGE_OUTPUTS, inputs), len(batch["video"]))
+
+    def _run(self, outputs: Sequence[str], inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
         try:
-            (scores,) = self.session.run(["scores"], {name: inputs[name] for name in self.input_names})
+            values = self.session.run(outputs, {name: value.numpy() for name, value in inputs.items()})
         except Exception as error:  # the exceptions of onnxruntime have no common base class
             raise WeightsError(f"{self.path}: onnxruntime cannot run it: {first_line(error)}") from None
-        return split_scores(torch.from_numpy(scores), batch)
+        return [torch.from_numpy(value) for value in values]
 
 
 # ---------------------------------------------------------------- torch.export
@@ -272,20 +326,31 @@ class _SilencedLog(logging.Filter):
 
 
 class TorchExportModel:
-    """A model in a .pt2 file; a `scorers.Scorer`."""
+    """A model in a .pt2 file; a `scorers.Scorer`. See `OnnxModel` for the arguments."""
 
-    def __init__(self, path: Path, device: torch.device) -> None:
+    def __init__(self, path: Path, device: torch.device, person_threshold: float | None = None) -> None:
         self.path = path
         self.device = device
         self.program = load_program(path, device)
+        self.person_threshold = person_threshold
+        self.finds_persons = person_threshold is not None
+        self.takes_boxes = not self.finds_persons
 
-    @torch.no_grad()
     def __call__(self, batch: dict) -> list[np.ndarray]:
         """Return the scores (N_i, classes) of each clip's persons."""
-        inputs = to_device(flatten_batch(batch), self.device)
+        return self._run(flatten_batch(batch), lambda scores: split_scores(scores.cpu(), batch))
+
+    def find(self, batch: dict) -> FoundPersons:
+        """Return the persons that the model finds, and their scores."""
+        inputs = flatten_batch(batch) | {"score_threshold": torch.tensor(self.person_threshold)}
+        clips = len(batch["video"])
+        return self._run(inputs, lambda outputs: FoundPersons.split([part.cpu() for part in outputs], clips))
+
+    @torch.no_grad()
+    def _run(self, inputs: dict[str, torch.Tensor], split: Callable[[Any], T]) -> T:
+        """Run the program, and convert its outputs with `split`."""
         try:
-            scores = self.program(*inputs.values())
-            return split_scores(scores.cpu(), batch)
+            return split(self.program(*to_device(inputs, self.device).values()))
         except Exception as error:  # an untrusted graph can cause any exception
             if is_out_of_memory(error):
                 raise

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -17,16 +17,19 @@ from tqdm import tqdm
 
 import vmae_det
 from vmae_det.config import CfgNode
+from vmae_det.config.checks import uses_model_persons
 from vmae_det.engine.weights import build_model_with_weights
 from vmae_det.inference.export.exported_model import (
     DETECTOR_INPUTS,
     FORMAT_VERSION,
     METADATA_KEY,
+    ONE_STAGE_INPUTS,
     ONNX_SUFFIX,
     TORCH_SUFFIX,
     load_program,
     open_fused_session,
 )
+from vmae_det.inference.export.one_stage import OneStageGraph
 from vmae_det.inference.onnx_session import import_onnx_packages
 from vmae_det.utils.errors import ConfigError, WeightsError
 from vmae_det.utils.output_files import atomic_write
@@ -39,13 +42,17 @@ CLIP_COUNTS = (1, 4)
 PERSON_COUNTS = (0, 1, 3)
 SUFFIXES = {"torch": TORCH_SUFFIX, "onnx": ONNX_SUFFIX}
 
-ExportedFunction = Callable[..., torch.Tensor]  # an exported model: takes tensors, returns scores
+# An exported model: takes tensors in the order of its graph's `inputs`, returns one tensor or several.
+ExportedFunction = Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]
 
 
 class DetectorGraph(nn.Module):
     """A detector whose inputs are tensors only."""
 
     inputs = DETECTOR_INPUTS
+    outputs = ("scores",)
+    defaults: ClassVar[dict[str, float]] = {}  # of inputs
+    smallest_grid = 2  # patches per side of the smallest clip
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -70,6 +77,9 @@ class ClassifierGraph(nn.Module):
     """A classifier whose inputs are tensors only."""
 
     inputs = ("video",)
+    outputs = ("scores",)
+    defaults: ClassVar[dict[str, float]] = {}  # of inputs
+    smallest_grid = 2  # patches per side of the smallest clip
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -80,7 +90,20 @@ class ClassifierGraph(nn.Module):
         return self.model({"video": video})["scores"]
 
 
-GRAPHS = {"ActionDetector": DetectorGraph, "VideoClassifier": ClassifierGraph}
+def graph_of(cfg: CfgNode) -> type[nn.Module]:
+    """Return the class of the graph that is exported for a config.
+
+    Raises:
+        ConfigError: the config describes neither a detector nor a classifier.
+    """
+    graphs = {
+        "ActionDetector": OneStageGraph if uses_model_persons(cfg) else DetectorGraph,
+        "VideoClassifier": ClassifierGraph,
+    }
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    if architecture not in graphs:
+        raise ConfigError(f"MODEL.META_ARCHITECTURE: expected {' or '.join(graphs)}, got {architecture}")
+    return graphs[architecture]
 
 
 @dataclass(frozen=True)
@@ -89,19 +112,22 @@ class ExportReport:
 
     Args:
         path: the exported file.
-        difference: largest difference between scores of the file and of the model, over all `cases`.
+        difference: largest difference between the outputs of the file and of the model, over all `cases`.
+            Boxes are divided by the longer side of the clip.
         cases: (clips, persons, height, width) of each comparison; a classifier has no persons.
+        compared: what was compared.
     """
 
     path: Path
     difference: float
     cases: tuple[tuple[int, int, int, int], ...]
+    compared: str = "scores"
 
     def __str__(self) -> str:
         size = self.path.stat().st_size / 2**20
         return (
-            f"{self.path}: {size:.1f} MiB; scores differ from the model's by at most {self.difference:.1e} "
-            f"({len(self.cases)} comparisons, tolerance {TOLERANCE:.0e})"
+            f"{self.path}: {size:.1f} MiB; {self.compared} differ from the model's by at most "
+            f"{self.difference:.1e} ({len(self.cases)} comparisons, tolerance {TOLERANCE:.0e})"
         )
 
 
@@ -131,23 +157,24 @@ def export_model(
     if form == "onnx":
         import_onnx_packages("onnx", "onnxscript", "onnxruntime")
     graph = build_graph(cfg)
-    metadata = json.dumps(metadata_of(cfg, label_map))
+    metadata = json.dumps(metadata_of(cfg, graph, label_map))
+    compared = "boxes and scores" if "boxes" in graph.outputs else "scores"
     cases = list(_cases(cfg, graph))
     with tqdm(total=2 + len(cases), desc="tracing", unit="step", disable=None) as bar:
         program = trace(graph, cfg)
         _next_step(bar, "writing")
         with atomic_write(output) as temporary:
-            (write_onnx if form == "onnx" else _write_torch)(program, temporary, metadata, graph.inputs)
+            (write_onnx if form == "onnx" else _write_torch)(program, temporary, metadata, graph)
             del program
             _next_step(bar, "comparing")
             exported = (_load_onnx if form == "onnx" else _load_torch)(temporary)
             difference = _compare(graph, exported, cases, cfg, bar)
             if not difference <= TOLERANCE:
                 raise WeightsError(
-                    f"{output}: deleted: its scores differ from the model's by {difference:.1e}, more than "
-                    f"{TOLERANCE:.0e}"
+                    f"{output}: deleted: its {compared} differ from the model's by {difference:.1e}, more "
+                    f"than {TOLERANCE:.0e}"
                 )
-    return ExportReport(output, difference, tuple(cases))
+    return ExportReport(output, difference, tuple(cases), compared)
 
 
 def build_graph(cfg: CfgNode) -> nn.Module:
@@ -157,47 +184,47 @@ def build_graph(cfg: CfgNode) -> nn.Module:
         ConfigError: the config describes neither a detector nor a classifier.
         WeightsError: the weights do not fit.
     """
-    architecture = cfg.MODEL.META_ARCHITECTURE
-    if architecture not in GRAPHS:
-        raise ConfigError(f"MODEL.META_ARCHITECTURE: expected {' or '.join(GRAPHS)}, got {architecture}")
-    return GRAPHS[architecture](build_model_with_weights(cfg, complete=True)).eval().requires_grad_(False)
+    return graph_of(cfg)(build_model_with_weights(cfg, complete=True)).eval().requires_grad_(False)
 
 
 def trace(graph: nn.Module, cfg: CfgNode) -> torch.export.ExportedProgram:
     """Trace a model for any number of clips and persons and any height and width."""
     patch = cfg.MODEL.BACKBONE.PATCH_SIZE
     dim = torch.export.Dim
-    people = {0: dim("people", min=0)}
-    sizes = {
-        "video": {0: dim("clips", min=1), 3: patch * dim("rows", min=2), 4: patch * dim("columns", min=2)},
-        **dict.fromkeys(graph.inputs[1:], people),
+    clips, people = dim("clips", min=1), {0: dim("people", min=0)}
+    sizes = dict.fromkeys(graph.inputs, people) | {
+        "video": {
+            0: clips,
+            3: patch * dim("rows", min=graph.smallest_grid),
+            4: patch * dim("columns", min=graph.smallest_grid),
+        }
     }
-    example = _inputs(graph, cfg, (2, 3, 3 * patch, 4 * patch))
+    if graph.inputs == ONE_STAGE_INPUTS:
+        sizes |= {"sizes": {0: clips}, "score_threshold": None}
     with torch.no_grad(), _quiet():
+        example = _inputs(graph, cfg, (2, 3, 4 * patch, 5 * patch))
         program = torch.export.export(graph, example, dynamic_shapes=sizes)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # contains paths of this machine
     return program
 
 
-def _write_torch(
-    program: torch.export.ExportedProgram, path: Path, metadata: str, names: tuple[str, ...]
-) -> None:
+def _write_torch(program: torch.export.ExportedProgram, path: Path, metadata: str, graph: nn.Module) -> None:
     with path.open("wb") as file, _quiet():
         torch.export.save(program, file, extra_files={f"{METADATA_KEY}.json": metadata})
 
 
-def write_onnx(
-    program: torch.export.ExportedProgram, path: Path, metadata: str, names: tuple[str, ...]
-) -> None:
+def write_onnx(program: torch.export.ExportedProgram, path: Path, metadata: str, graph: nn.Module) -> None:
     """Write a traced model, with metadata (JSON), to an ONNX file.
 
     Args:
-        names: names of the inputs.
+        graph: what was traced; names the inputs and outputs.
 
     Raises:
         WeightsError: the model is too large for one file.
     """
+    import onnx_ir  # of onnxscript
+
     size = sum(value.numel() * value.element_size() for value in program.state_dict.values())
     if size > MAX_ONNX_BYTES:
         raise WeightsError(
@@ -209,11 +236,15 @@ def write_onnx(
             program,
             dynamo=True,
             opset_version=OPSET,
-            input_names=names,
-            output_names=["scores"],
+            input_names=graph.inputs,
+            output_names=graph.outputs,
             verbose=False,
         )
     exported.model.metadata_props[METADATA_KEY] = metadata
+    for value in exported.model.graph.inputs:
+        if value.name in graph.defaults:  # an initializer of the name of an input is its default
+            value.const_value = onnx_ir.tensor(graph.defaults[value.name], onnx_ir.DataType.FLOAT)
+            exported.model.graph.initializers[value.name] = value
     exported.save(str(path), external_data=False)
 
 
@@ -223,12 +254,18 @@ def _load_torch(path: Path) -> ExportedFunction:
 
 def _load_onnx(path: Path) -> ExportedFunction:
     session = open_fused_session(path)  # as `detect` opens it
-    names = [node.name for node in session.get_inputs()]
+    names = [node.name for node in (*session.get_inputs(), *session.get_overridable_initializers())]
 
-    def run(*inputs: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(session.run(None, dict(zip(names, (value.numpy() for value in inputs))))[0])
+    def run(*inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        outputs = session.run(None, dict(zip(names, (value.numpy() for value in inputs))))
+        outputs = tuple(map(torch.from_numpy, outputs))
+        return outputs if len(outputs) > 1 else outputs[0]
 
     return run
+
+
+def _as_tuple(outputs: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
 
 
 def _compare(
@@ -238,25 +275,28 @@ def _compare(
     cfg: CfgNode,
     bar: tqdm,
 ) -> float:
-    """Return the largest difference between scores; infinity if a score is NaN or missing."""
+    """Return the largest difference between outputs; infinity if a value is NaN or missing."""
     largest = 0.0
     for case in cases:
-        inputs = _inputs(graph, cfg, case)
         with torch.no_grad():
-            expected, actual = graph(*inputs), exported(*inputs)
-        if actual.shape != expected.shape:
-            return float("inf")
-        if expected.numel():
-            difference = float((actual - expected).abs().max())
-            largest = max(largest, difference) if difference == difference else float("inf")
+            inputs = _inputs(graph, cfg, case)
+            expected, actual = _as_tuple(graph(*inputs)), _as_tuple(exported(*inputs))
+        for name, ours, theirs in zip(graph.outputs, expected, actual):
+            if theirs.shape != ours.shape:
+                return float("inf")
+            if ours.numel():
+                unit = max(case[2:]) if name == "boxes" else 1
+                difference = float((theirs - ours).abs().max()) / unit
+                largest = max(largest, difference) if difference == difference else float("inf")
         bar.update()
     return largest
 
 
 def _cases(cfg: CfgNode, graph: nn.Module) -> Iterator[tuple[int, int, int, int]]:
     """Yield (clips, persons, height, width): all counts at the training size, then a clip that is wider."""
-    side, patch = cfg.INPUT.CROP_SIZE, cfg.MODEL.BACKBONE.PATCH_SIZE
-    persons = PERSON_COUNTS if "boxes" in graph.inputs else PERSON_COUNTS[:1]
+    patch = cfg.MODEL.BACKBONE.PATCH_SIZE
+    side = max(cfg.INPUT.CROP_SIZE, graph.smallest_grid * patch)
+    persons = PERSON_COUNTS[:1] if isinstance(graph, ClassifierGraph) else PERSON_COUNTS
     yield from ((clips, number, side, side) for clips in CLIP_COUNTS for number in persons)
     yield 1, persons[-1], side, side + 2 * patch
 
@@ -267,19 +307,23 @@ def _inputs(graph: nn.Module, cfg: CfgNode, case: tuple[int, int, int, int]) -> 
     generator = torch.Generator().manual_seed(clips * 100 + number)
     shape = (clips, 3, cfg.INPUT.NUM_FRAMES, height, width)
     video = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
-    corner, size = torch.rand(2, number, 2, generator=generator)
-    boxes = torch.cat([corner / 2, corner / 2 + 0.1 + size / 2], dim=1)
+    size = torch.tensor([width - 5.0, height - 3.0])
+    if graph.inputs == ONE_STAGE_INPUTS:
+        sizes = size.expand(clips, 2).clone()
+        return video, sizes, graph.threshold_for(video, sizes, number)
+    corner, side = torch.rand(2, number, 2, generator=generator)
+    boxes = torch.cat([corner / 2, corner / 2 + 0.1 + side / 2], dim=1)
     inputs = {
         "video": video,
         "boxes": boxes * torch.tensor([width, height, width, height]),
         "clips": torch.randint(0, clips, (number,), generator=generator),
         "person_scores": torch.rand(number, generator=generator),
-        "sizes": torch.tensor([width - 5.0, height - 3.0]).expand(number, 2).clone(),
+        "sizes": size.expand(number, 2).clone(),
     }
     return tuple(inputs[name] for name in graph.inputs)
 
 
-def metadata_of(cfg: CfgNode, label_map: dict[str, Any] | None) -> dict[str, Any]:
+def metadata_of(cfg: CfgNode, graph: nn.Module, label_map: dict[str, Any] | None) -> dict[str, Any]:
     """Return what an exported file stores about its model."""
     patch = cfg.MODEL.BACKBONE.PATCH_SIZE
     cfg = cfg.clone()
@@ -289,7 +333,12 @@ def metadata_of(cfg: CfgNode, label_map: dict[str, Any] | None) -> dict[str, Any
         "format": FORMAT_VERSION,
         "config": cfg.dump(),
         "label_map": label_map,
-        "video": {"frames": cfg.INPUT.NUM_FRAMES, "side_multiple": patch, "smallest_side": 2 * patch},
+        "outputs": graph.outputs,
+        "video": {
+            "frames": cfg.INPUT.NUM_FRAMES,
+            "side_multiple": patch,
+            "smallest_side": graph.smallest_grid * patch,
+        },
         "versions": {"vmae_det": vmae_det.__version__, "torch": torch.__version__},
     }
 

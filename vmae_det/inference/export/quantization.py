@@ -116,8 +116,8 @@ def export_int8(
         bar.set_description("writing")
         with atomic_write(output) as temporary, tempfile.TemporaryDirectory() as folder:
             float_file = Path(folder) / "float32.onnx"
-            metadata = metadata_of(cfg, label_map) | {"precision": INT8}
-            write_onnx(trace(graph, cfg), float_file, json.dumps(metadata), graph.inputs)
+            metadata = metadata_of(cfg, graph, label_map) | {"precision": INT8}
+            write_onnx(trace(graph, cfg), float_file, json.dumps(metadata), graph)
             bar.update()
             quantized = quantize_layers(float_file, temporary, weights)
             bar.update()

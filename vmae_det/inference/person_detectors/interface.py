@@ -19,6 +19,7 @@ PERSON_DETECTOR_REGISTRY.__doc__ = """
 Person detectors: called with the config and a torch.device, each returns a PersonDetector.
 """
 
+DEFAULT_DETECTOR = "fasterrcnn_resnet50_fpn_v2"  # PERSON_DETECTOR.NAME auto
 RANDOM = "random"  # PERSON_DETECTOR.WEIGHTS for randomly initialized weights
 
 
@@ -70,7 +71,7 @@ class PersonDetector(ABC):
 
 
 def build_person_detector(cfg: CfgNode, device: torch.device | None = None) -> PersonDetector:
-    """Build the detector that PERSON_DETECTOR.NAME names, with its weights.
+    """Build the detector that PERSON_DETECTOR.NAME names, with its weights. auto is torchvision's default.
 
     Args:
         device: None: the device that MODEL.DEVICE selects.
@@ -79,7 +80,9 @@ def build_person_detector(cfg: CfgNode, device: torch.device | None = None) -> P
         ConfigError: there is no detector of that name, or a package that it needs is not installed.
         WeightsError: its weights are not available, or do not fit.
     """
-    build = lookup(PERSON_DETECTOR_REGISTRY, cfg.PERSON_DETECTOR.NAME, "PERSON_DETECTOR.NAME")
+    name = cfg.PERSON_DETECTOR.NAME
+    name = DEFAULT_DETECTOR if name == "auto" else name
+    build = lookup(PERSON_DETECTOR_REGISTRY, name, "PERSON_DETECTOR.NAME")
     return build(cfg, device or setup_device(cfg))
 
 
@@ -93,5 +96,6 @@ def download_error(name: str, url: str, reason: object) -> WeightsError:
     return WeightsError(
         f"the weights of the person detector {name} cannot be downloaded from {url} "
         f"({' '.join(str(reason).split())[:200]}); pass person boxes by --boxes FILE, or weights by "
-        "PERSON_DETECTOR.WEIGHTS FILE, or use the whole frame as one person by --whole-frame"
+        "PERSON_DETECTOR.WEIGHTS FILE, or use the whole frame as one person by --whole-frame, or train a "
+        "person head, so that the model finds the people itself (docs/guides/one_stage.md)"
     )
