@@ -64,6 +64,8 @@ def no_detector(monkeypatch):
 def detect(video, weights, output, *options):
     """Run `detect`; return the lines of its JSON lines."""
     command = ["detect", str(video), "--weights", str(weights), "--output", str(output)]
+    if weights.suffix == ".pt":
+        command += ["--precision", "fp32"]
     assert main([*command, "--smooth", "0", *map(str, options)]) == 0
     return [json.loads(line) for line in (output / f"{video.stem}.jsonl").open()]
 
