@@ -261,7 +261,8 @@ _C.DATASETS.NEGATIVE_PERSON_SCORE = Key(0.8, number("[0, 1]"))
 _C.DATALOADER = Group()
 # Loader workers of each training process. 0: load in the training process.
 _C.DATALOADER.NUM_WORKERS = Key(4, integer("[0, 512]"))
-# Detection training: cache of decoded clips in each loader worker, in MB. 0: no cache.
+# Training: cache of decoded frames in each loader worker, in MB: the clips of keyframes for detection, entire
+# videos otherwise. 0: no cache.
 _C.DATALOADER.CACHE_MB = Key(0, integer("[0, 10000000]"))
 # Video reader (docs/guides/readers.md). auto: PyAV. nvdec decodes on the GPU.
 _C.DATALOADER.READER = Key(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from vmae_det.data import transforms
 from vmae_det.data.augmentation import ClipAugmentation
 from vmae_det.data.catalog import DatasetSpec
 from vmae_det.data.classes import ModelClasses
+from vmae_det.data.decoded_cache import ClipCache, VideoCache
 from vmae_det.data.negative_persons import add_negative_persons
 from vmae_det.data.transforms import Clip, make_clip
 from vmae_det.formats.ava_csv import LabelMap, read_action_csv, read_excluded_keyframes
@@ -69,6 +69,7 @@ class ClipDataset(torch.utils.data.Dataset, ABC):
         self.cfg = cfg
         self.spec = spec
         self.training = training
+        self.videos = VideoCache(cfg.DATALOADER.CACHE_MB if training else 0)
 
     def use_classes(self, classes: ModelClasses) -> None:
         """Label samples for a model with these classes, matched by name.
@@ -143,6 +144,10 @@ class ClipDataset(torch.utils.data.Dataset, ABC):
         side = self.needed_short_side() if node.DECODE_SMALLER else None
         return open_video(video, node.READER, short_side=side)
 
+    def open_cached(self, video: VideoLocation) -> VideoReader:
+        """Open a video, or return it from the cache of decoded videos."""
+        return self.videos.get(video, lambda: self.open(video))
+
 
 @DATASET_REGISTRY.register_as("pretraining")
 class UnlabeledVideos(ClipDataset):
@@ -179,7 +184,7 @@ class UnlabeledVideos(ClipDataset):
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[Clip, Sample]:
         """Return a random clip."""
-        reader = self.open(self.files.location(index % len(self.files)))
+        reader = self.open_cached(self.files.location(index % len(self.files)))
         return self._decode(reader, random_clip(len(reader), *self.clip_sampling, rng))
 
     def load_test(self, index: int) -> tuple[Clip, Sample]:
@@ -267,7 +272,7 @@ class LabeledVideos(ClipDataset):
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[Clip, Sample]:
         """Return a random clip, or a random frame of each segment, by INPUT.SAMPLING."""
-        reader = self.open(self.files.location(index))
+        reader = self.open_cached(self.files.location(index))
         frames = sample_training_clip(self.cfg.INPUT, len(reader), rng)
         return make_clip(reader.frames(frames)), {"label": int(self.labels[index])}
 
@@ -313,7 +318,7 @@ class ActionKeyframes(ClipDataset):
             self.keyframes = self._read_annotations(excluded) if training else self._read_persons(excluded)
         self.files = resolve_video_ids(self.keyframes.videos, spec.videos)
         self.starts = np.array([spec.start_of(str(video)) for video in self.keyframes.videos])
-        self.cache = _ClipCache(cfg.DATALOADER.CACHE_MB if training else 0)
+        self.cache = ClipCache(cfg.DATALOADER.CACHE_MB if training else 0)
         video, timestamp, _, _ = self.keyframes[0]
         name = str(self.keyframes.videos[video])
         logger.info("%s: %s", spec.name, describe_keyframe(name, timestamp, self.starts[video]))
@@ -465,28 +470,6 @@ class ActionKeyframes(ClipDataset):
             "labels": extra["labels"][inside],
             "complete_persons": self.spec.complete_persons,
         }
-
-
-class _ClipCache:
-    """Caches decoded frames until it is full; further clips are decoded each time.
-
-    Args:
-        megabytes: size per loader worker; 0 disables the cache.
-    """
-
-    def __init__(self, megabytes: int) -> None:
-        self._free = megabytes * 2**20
-        self._clips: dict[Hashable, np.ndarray] = {}
-
-    def get(self, key: Hashable, decode: Callable[[], np.ndarray]) -> np.ndarray:
-        """Return the cached frames of a clip, or decode them. Do not modify the result."""
-        frames = self._clips.get(key)
-        if frames is None:
-            frames = decode()
-            if frames.nbytes <= self._free:
-                self._free -= frames.nbytes
-                self._clips[key] = frames
-        return frames
 
 
 def _require_type(spec: DatasetSpec, kind: str) -> None:

@@ -29,12 +29,20 @@ from vmae_det.mini_ava.dataset_files import (
     write_detection_files,
     write_text,
 )
-from vmae_det.mini_ava.plan import FPS, HEIGHT, WIDTH, VideoPlan, plan_clips, plan_videos
+from vmae_det.mini_ava.plan import (
+    FPS,
+    HEIGHT,
+    WIDTH,
+    VideoPlan,
+    plan_clips,
+    plan_unlabeled_videos,
+    plan_videos,
+)
 from vmae_det.mini_ava.render import Scene
 from vmae_det.utils.cpu import count_cores
 from vmae_det.utils.errors import DataError, UserError
 
-VERSION = 4  # of the generator; a folder of another version is replaced
+VERSION = 5  # of the generator; a folder of another version is replaced
 MANIFEST = "mini_ava.json"
 
 _TRAIN, _VAL, _UNLABELLED, _CLIPS_TRAIN, _CLIPS_VAL = range(5)  # set numbers in random keys
@@ -42,7 +50,7 @@ _TRAIN, _VAL, _UNLABELLED, _CLIPS_TRAIN, _CLIPS_VAL = range(5)  # set numbers in
 
 @dataclass(frozen=True)
 class MiniAvaSize:
-    """Numbers of videos (ten seconds each) and clips (two seconds each)."""
+    """Numbers of videos (ten seconds; unlabelled ones three) and clips (two seconds)."""
 
     train_videos: int
     val_videos: int
@@ -52,7 +60,7 @@ class MiniAvaSize:
 
 
 FULL = MiniAvaSize(
-    train_videos=96, val_videos=36, unlabelled_videos=60, clips_per_action_train=60, clips_per_action_val=8
+    train_videos=96, val_videos=36, unlabelled_videos=300, clips_per_action_train=60, clips_per_action_val=8
 )
 TINY = MiniAvaSize(
     train_videos=4, val_videos=2, unlabelled_videos=2, clips_per_action_train=1, clips_per_action_val=1
@@ -155,7 +163,7 @@ def _fill(folder: Path, seed: int, size: MiniAvaSize, workers: int, progress: bo
         "train": plan_videos(size.train_videos, seed, _TRAIN),
         "val": plan_videos(size.val_videos, seed, _VAL),
     }
-    unlabeled = plan_videos(size.unlabelled_videos, seed, _UNLABELLED)
+    unlabeled = plan_unlabeled_videos(size.unlabelled_videos, seed, _UNLABELLED)
     clips = {
         "train": plan_clips(size.clips_per_action_train, seed, _CLIPS_TRAIN),
         "val": plan_clips(size.clips_per_action_val, seed, _CLIPS_VAL),

@@ -8,14 +8,14 @@ which balances their frequencies.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 
 WIDTH, HEIGHT, FPS = 192, 144, 12
 VIDEO_START = 900  # second of the dataset's clock at which every detection video starts
-VIDEO_SECONDS, CLIP_SECONDS = 10, 2
+VIDEO_SECONDS, CLIP_SECONDS, UNLABELED_SECONDS = 10, 2, 3
 KEYFRAMES = tuple(range(2, 9))  # seconds from the start of the file
 
 _ID_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -172,6 +172,13 @@ def plan_videos(count: int, seed: int, split: int) -> list[VideoPlan]:
         key = (seed, split, index)
         plans.append(VideoPlan(_video_id(key), VIDEO_SECONDS, tuple(people), key, camera_follows))
     return plans
+
+
+def plan_unlabeled_videos(count: int, seed: int, split: int) -> list[VideoPlan]:
+    """Plan the first `UNLABELED_SECONDS` of `count` videos. Many short videos show more persons and rooms."""
+    return [
+        replace(plan, seconds=UNLABELED_SECONDS, keyframes=()) for plan in plan_videos(count, seed, split)
+    ]
 
 
 def plan_clips(per_action: int, seed: int, split: int) -> list[tuple[VideoPlan, int]]:
