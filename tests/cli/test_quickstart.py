@@ -8,7 +8,14 @@ from vmae_det.cli.main import main
 from vmae_det.cli.quickstart import _default_processes
 from vmae_det.data import catalog
 
-STAGES = ("pretrain", "finetune", "detect_random", "detect_pretrained", "detect_pretrained_finetuned")
+STAGES = (
+    "pretrain",
+    "finetune",
+    "detect_random",
+    "detect_pretrained",
+    "detect_pretrained_finetuned",
+    "one_stage",
+)
 SHORT = ["SOLVER.BATCH_SIZE", "2", "SOLVER.EPOCHS", "1", "SOLVER.WARMUP_EPOCHS", "0.0"]
 
 
