@@ -123,7 +123,8 @@ def test_checkpoint_of_one_process_resumes_sharded(tiny_cfg, tmp_path, reference
 
 
 def test_damaged_parts_are_skipped_and_no_other_class_is_unpickled(tiny_cfg, tmp_path, caplog):
-    cfg = tiny_cfg("pretrain", "SOLVER.PARALLEL", "fsdp", "SOLVER.BATCH_SIZE", 8, "DATALOADER.CLIPS_PER_VIDEO", 24)
+    keys = ("SOLVER.PARALLEL", "fsdp", "SOLVER.BATCH_SIZE", 8, "DATALOADER.CLIPS_PER_VIDEO", 24)
+    cfg = tiny_cfg("pretrain", *keys)
     assert launch(interrupted, (cfg,), num_processes=2) == 128 + signal.SIGINT
     folder = Path(cfg.OUTPUT_DIR)
     saved = folder / "checkpoint_0000002"
