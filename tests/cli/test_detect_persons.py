@@ -100,7 +100,9 @@ def test_a_broken_video_is_skipped_and_retried(videos, detector, tmp_path, capsy
     asked = []
     kept = module._detect_video
     monkeypatch.setattr(
-        module, "_detect_video", lambda video, *args: asked.append(video.name) or kept(video, *args)
+        module,
+        "_detect_video",
+        lambda *args: asked.append(args[2].name) or kept(*args),
     )
     assert main(command) == 0
     assert asked == [bad.stem], "finished videos are skipped"
@@ -112,20 +114,18 @@ def test_an_interrupted_run_is_resumed(videos, detector, tmp_path, monkeypatch):
     output, kept = tmp_path / "persons.csv", module._detect_video
     done = []
 
-    def stopped(video, *args):
+    def stopped(*args):
         if done:
             raise KeyboardInterrupt
-        done.append(video.name)
-        return kept(video, *args)
+        done.append(args[2].name)
+        return kept(*args)
 
     command = ["detect-persons", str(videos), "--output", str(output)]
     monkeypatch.setattr(module, "_detect_video", stopped)
     assert main([*command, *detector]) == 130
     assert not output.exists()
     again = []
-    monkeypatch.setattr(
-        module, "_detect_video", lambda video, *a: again.append(video.name) or kept(video, *a)
-    )
+    monkeypatch.setattr(module, "_detect_video", lambda *args: again.append(args[2].name) or kept(*args))
     assert main([*command, *detector]) == 0
     assert sorted(done + again) == sorted(path.stem for path in videos.iterdir())
     whole = tmp_path / "whole.csv"
@@ -140,9 +140,7 @@ def test_another_detector_starts_from_scratch(videos, detector, tmp_path, monkey
     assert main([*command, *detector]) == 130
     monkeypatch.undo()
     again = []
-    monkeypatch.setattr(
-        module, "_detect_video", lambda video, *a: again.append(video.name) or kept(video, *a)
-    )
+    monkeypatch.setattr(module, "_detect_video", lambda *args: again.append(args[2].name) or kept(*args))
     assert main([*command, *detector, "PERSON_DETECTOR.SCORE", "0.5"]) == 0
     assert len(again) == 2
     assert (read_person_boxes(output).score >= 0.5).all()

@@ -109,10 +109,10 @@ def folder(mini_ava, tmp_path, monkeypatch):
         annotations = tmp_path / "annotations" / split
         annotations.mkdir(parents=True)
         to_cvat([[ids[row[0]], *row[1:]] for row in rows], names, RATE, START, annotations)
-    for number, video in enumerate(sorted((mini_ava / "unlabelled").glob("*.mp4"))):
-        phone_video(video, tmp_path / f"my_videos/unlabelled/more_{number}.mp4", **forms[number])
+    for number, unlabeled in enumerate(sorted((mini_ava / "unlabelled").glob("*.mp4"))):
+        phone_video(unlabeled, tmp_path / f"my_videos/unlabelled/more_{number}.mp4", **forms[number])
     phone_video(
-        video,
+        mini_ava / f"videos/{video}.mp4",
         tmp_path / "my_videos/new.mp4",
         rotation=90,
         stamps=uneven_timestamps(120),

@@ -57,7 +57,7 @@ def resize_positions(
         return positions
     if grid[0] != new_grid[0]:
         raise ValueError(f"the position table has {grid[0]} time slices, the clip {new_grid[0]}")
-    if not is_static:
+    if not is_static and torch.compiler.is_exporting():
         return _resize_by_matrices(positions, grid, new_grid)
     table = positions.reshape(*grid, -1).permute(0, 3, 1, 2)  # (t, C, h, w)
     table = F.interpolate(table, size=new_grid[1:], mode="bicubic", align_corners=False)
