@@ -132,6 +132,7 @@ def _predictor(step: Step, weights: Path, cfg: CfgNode, video: Path) -> ActionPr
     cfg.defrost()
     cfg.MODEL.WEIGHTS, cfg.SOLVER.AMP = str(weights), step.amp
     cfg.MODEL.BACKBONE.TOKEN_KEEP_RATE = step.keep_rate
+    cfg.TEST.PERSON_BOXES = "dataset"  # the boxes are given
     if step.keep_rate == 1:
         cfg.MODEL.BACKBONE.TOKEN_DROP_BLOCKS = ()
     label_map = find_label_map(weights)

@@ -44,9 +44,9 @@ _SCHEDULES = {
     ("pretraining", False): Schedule(256, 7.5e-5, 1.0, 10_000),
     ("classification", False): Schedule(64, 1e-4, 10.0, 3_000),
     ("detection", False): Schedule(64, 1e-4, 10.0, 3_000),
-    ("pretraining", True): Schedule(16, 5e-4, 1.0, 1_500),
+    ("pretraining", True): Schedule(16, 2e-3, 1.0, 2_000),
     ("classification", True): Schedule(16, 5e-4, 40.0, 800),
-    ("detection", True): Schedule(16, 2e-3, 20.0, 600),
+    ("detection", True): Schedule(16, 2e-3, 2.0, 600),
 }
 _CPU_CLIPS, _CPU_STEPS = 16, 500  # of a backbone that is not tiny
 

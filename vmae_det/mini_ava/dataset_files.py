@@ -101,7 +101,7 @@ the same room, so that looks say nothing of the action.
 
 ## No labels
 
-`unlabelled/` holds videos like those in `videos/`, for pre-training.
+`unlabelled/` holds shorter videos like those in `videos/`, for pre-training.
 
 ## Data set files
 
