@@ -86,6 +86,7 @@ def tiny_cfg(mini_ava, tmp_path):
                 *("INPUT.NUM_FRAMES", 4, "INPUT.CROP_SIZE", 64, "INPUT.TRAIN_SHORT_SIDE", 64),
                 *("INPUT.TEST_SHORT_SIDE", 64, "DATALOADER.NUM_WORKERS", 0, "SOLVER.LOG_PERIOD", 1),
                 *("SOLVER.BATCH_SIZE", 4, "SOLVER.EPOCHS", 1, "SOLVER.WARMUP_EPOCHS", 0.0),
+                *(("SOLVER.HEAD_LR_FACTOR", 20.0) if task == "detect" else ()),
                 # The published choices
                 *("MODEL.ROI_HEAD.NAME", "MaxPoolRoIHead", "MODEL.ROI_HEAD.FOCAL_GAMMA", 0.0),
                 *("MODEL.RECONSTRUCTION.NORMALIZE", True, "DATALOADER.CACHE_MB", 0),
