@@ -3,9 +3,10 @@
 import json
 
 import pytest
+import torch
 from numbered_videos import Recipe, write_numbered
 
-from vmae_det.benchmarks import detect_steps
+from vmae_det.benchmarks import detect_steps, keep_rates
 from vmae_det.benchmarks.detect_steps import Step
 from vmae_det.cli.main import main
 from vmae_det.config import get_cfg
@@ -56,6 +57,27 @@ def test_keep_rates_are_compared_in_turns(tmp_path, capsys):
     assert "keep rate" in capsys.readouterr().out
     assert main([*command, "--minutes", "2", *TINY]) == 2
     assert "--minutes: does not apply to --keep-rates" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("amp", "units", "expected"), [("none", "AMX", None), ("bf16", "", torch.bfloat16)])
+def test_keep_rates_are_compared_in_the_given_precision(monkeypatch, amp, units, expected):
+    """SOLVER.AMP of the command line is used, whatever `detect` chooses for this CPU."""
+    types, detector = set(), keep_rates.build_model
+
+    def record(cfg):
+        model = detector(cfg)
+        model.backbone.norm.register_forward_pre_hook(
+            lambda *_: types.add(
+                torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+            )
+        )
+        return model
+
+    monkeypatch.setattr(keep_rates, "build_model", record)
+    monkeypatch.setattr(cpu, "bfloat16_units", lambda: units)
+    command = ["benchmark", "detect", "--config-file", "AVA/vit_small_16x4.yaml", "--repeats", "1"]
+    assert main([*command, "--keep-rates", "0.5", *TINY, "SOLVER.AMP", amp]) == 0
+    assert types == {expected}
 
 
 def test_steps_of_a_cpu(monkeypatch):

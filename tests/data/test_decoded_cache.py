@@ -43,7 +43,9 @@ def test_a_full_cache_decodes_only_the_frames_of_a_clip():
     reader = cache.get("b", lambda: video)  # 3 of 5 MB are used
     assert reader.frames(np.array([2]))[0, 0, 0, 0] == 2
     assert video.decoded <= 2  # one to know the size
+    decoded = video.decoded
     assert cache.get("b", lambda: video) is video
+    assert video.decoded == decoded, "its size is known"
 
 
 def test_a_damaged_frame_matters_only_to_clips_that_contain_it():
@@ -52,6 +54,14 @@ def test_a_damaged_frame_matters_only_to_clips_that_contain_it():
     assert reader.frames(np.array([0, 2])).shape[0] == 2
     with pytest.raises(DataError, match="damaged"):
         reader.frames(np.array([3]))
+
+
+def test_a_damaged_video_is_decoded_for_the_cache_only_once():
+    cache, video = VideoCache(100), Video(damaged=3)
+    cache.get("a", lambda: video)
+    decoded = video.decoded
+    assert cache.get("a", lambda: video) is video
+    assert video.decoded == decoded
 
 
 @pytest.mark.parametrize(("task", "dataset"), [("pretrain", UnlabeledVideos), ("finetune", LabeledVideos)])

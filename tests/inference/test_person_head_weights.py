@@ -196,6 +196,19 @@ def test_config_from_before_person_heads(tiny_cfg, tmp_path):
 # ---------------------------------------------------------------- exported files
 
 
+def test_an_exported_file_has_the_metrics_of_its_weights(weights, mini_ava, tmp_path):
+    """`test` finds the people with a one-stage file, as with the weights."""
+    output, results = tmp_path / "model.pt2", []
+    assert main(["export", "--weights", str(weights), "--output", str(output)]) == 0
+    for path in (weights, output):
+        out = tmp_path / path.suffix[1:]
+        options = ["MODEL.WEIGHTS", str(path), "OUTPUT_DIR", str(out), "MODEL.DEVICE", "cpu"]
+        assert main(["test", *options]) == 0
+        results.append(json.loads((out / "results.json").read_text()))
+    assert results[0]["person_recall50"] > 0
+    assert results[1] == pytest.approx(results[0], abs=1e-4)
+
+
 def detector_config(folder):
     cfg = get_cfg()
     cfg.merge_from_list(

@@ -24,7 +24,6 @@ from vmae_det.checkpoint import save_weights
 from vmae_det.config import CfgNode
 from vmae_det.formats.person_boxes import PersonBoxes
 from vmae_det.inference.person_sources import BoxesFromFile
-from vmae_det.inference.precision import set_precision
 from vmae_det.inference.predictor import ActionPredictor, read_config
 from vmae_det.modeling import build_model
 from vmae_det.rendering.detect_video import DetectionSettings, detect_video
@@ -102,7 +101,7 @@ def benchmark_detect(
     steps: bool = True,
     size: tuple[int, int] = (340, 256),
 ) -> DetectBenchmark:
-    """Detect with random weights and two given boxes per second.
+    """Detect with random weights and two given boxes per second, in the precision SOLVER.AMP.
 
     Args:
         steps: also measure each way to run the detector.
@@ -115,7 +114,6 @@ def benchmark_detect(
         weights = _random_weights(cfg, folder / "model.pt")
         video = video or _synthetic_video(folder / "short", size, 10)
         cfg = read_config(weights)
-        set_precision(cfg)
         predictor = ActionPredictor(cfg)
         duration = _duration(video)
 
@@ -194,9 +192,8 @@ def _peak_memory(weights: Path, video: Path) -> int:
 
 def _measure_memory(weights: str, video: str) -> int:
     """Return the peak memory in bytes of this process, which has done nothing else."""
-    path, cfg = Path(video), read_config(weights)
-    set_precision(cfg)
-    _run(ActionPredictor(cfg), path, path.with_name("out"), DetectionSettings())
+    path = Path(video)
+    _run(ActionPredictor(read_config(weights)), path, path.with_name("out"), DetectionSettings())
     return peak_memory()
 
 

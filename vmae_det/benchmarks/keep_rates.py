@@ -16,7 +16,6 @@ from vmae_det.data.transforms import pixel_rounding, resized_size
 from vmae_det.engine.inspection import count_flops, count_tokens
 from vmae_det.engine.setup import setup_device
 from vmae_det.engine.trainer import AMP_TYPES
-from vmae_det.inference.precision import set_precision
 from vmae_det.modeling import build_model
 
 _FRAME = (256, 340)  # height and width, those of AVA's and Kinetics' videos after resizing
@@ -64,13 +63,11 @@ class KeepRateBenchmark:
 
 
 def benchmark_keep_rates(cfg: CfgNode, rates: Sequence[float], repeats: int) -> KeepRateBenchmark:
-    """Time detectors with random weights that differ only in their keep rate, in the precision of `detect`.
+    """Time detectors with random weights that differ only in their keep rate, in the precision SOLVER.AMP.
 
     Args:
         repeats: turns of each rate, after one warm-up.
     """
-    cfg = cfg.clone()
-    set_precision(cfg)
     patch = cfg.MODEL.BACKBONE.PATCH_SIZE
     frame = resized_size(*_FRAME, cfg.INPUT.TEST_SHORT_SIDE, pixel_rounding(cfg.INPUT))
     height, width = (side + -side % patch for side in frame)

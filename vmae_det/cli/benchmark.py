@@ -330,8 +330,10 @@ def _add_detect_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _detect(args: argparse.Namespace) -> tuple[str, Any]:
     from vmae_det.benchmarks.detect import benchmark_detect
+    from vmae_det.inference.precision import set_precision
 
     cfg = _load_config(args)
+    set_precision(cfg, amp_is_set="SOLVER.AMP" in args.opts[::2])  # as `detect` does
     if args.keep_rates:
         from vmae_det.benchmarks.keep_rates import benchmark_keep_rates
 

@@ -45,25 +45,26 @@ class VideoCache:
     def __init__(self, megabytes: int) -> None:
         self._free = megabytes * 2**20
         self._videos: dict[Hashable, VideoReader] = {}
+        self._not_cached: set[Hashable] = set()  # too large for what is left, or damaged
 
     def get(self, key: Hashable, open_video: Callable[[], VideoReader]) -> VideoReader:
         """Return a reader of a cached video, or of the file."""
         reader = self._videos.get(key)
         if reader is None:
             reader = open_video()
-            if self._free:
+            if self._free and key not in self._not_cached:
+                self._not_cached.add(key)
                 with suppress(DataError):  # a damaged frame matters only to the clips that contain it
-                    reader = self._decode(key, reader)
-        return reader
+                    self._decode(key, reader)
+        return self._videos.get(key, reader)
 
-    def _decode(self, key: Hashable, reader: VideoReader) -> VideoReader:
+    def _decode(self, key: Hashable, reader: VideoReader) -> None:
+        """Decode and store a video if it fits."""
         size = reader.frames(np.zeros(1, np.int64)).nbytes * len(reader)
-        if size > self._free:
-            return reader
-        frames = reader.frames(np.arange(len(reader)))
-        self._free -= size
-        self._videos[key] = _DecodedVideo(reader.path, reader.times, reader.rate, frames)
-        return self._videos[key]
+        if size <= self._free:
+            frames = reader.frames(np.arange(len(reader)))
+            self._free -= size
+            self._videos[key] = _DecodedVideo(reader.path, reader.times, reader.rate, frames)
 
 
 class _DecodedVideo(VideoReader):

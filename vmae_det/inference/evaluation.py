@@ -21,8 +21,15 @@ class ScorerModule(nn.Module):
         self.scorer = scorer
 
     def forward(self, batch: dict) -> dict:
-        """Return {"scores": list of (N_i, classes)}; of a classifier (B, classes)."""
-        scores = [torch.from_numpy(own) for own in self.scorer(to_device(batch, torch.device("cpu")))]
+        """Return {"scores": list of (N_i, classes)}; of a classifier (B, classes).
+
+        If the scorer finds the persons of a batch without boxes, return `boxes` and `person_scores` too.
+        """
+        batch = to_device(batch, torch.device("cpu"))
+        if self.scorer.finds_persons and "boxes" not in batch:
+            found = self.scorer.find(batch)._asdict()
+            return {name: list(map(torch.from_numpy, values)) for name, values in found.items()}
+        scores = list(map(torch.from_numpy, self.scorer(batch)))
         return {"scores": scores if "boxes" in batch else torch.cat(scores)}
 
 

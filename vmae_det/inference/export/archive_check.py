@@ -243,10 +243,6 @@ def _count_terms(node: ast.AST) -> int:
     return math.prod(parts) if name in ("Mul", "Mult") else max(sum(parts), 1)
 
 
-def _arguments(call: ast.Call) -> list[ast.expr]:
-    return [*call.args, *(keyword.value for keyword in call.keywords)]
-
-
 def _is_arithmetic(node: ast.AST) -> bool:
     if isinstance(node, ast.Constant):
         return (type(node.value) in (int, bool) and node.value < _MAX_SIZE) or (
@@ -261,7 +257,7 @@ def _is_arithmetic(node: ast.AST) -> bool:
         return allowed and _is_arithmetic(node.left) and _is_arithmetic(node.right)
     if isinstance(node, ast.Call):
         allowed = isinstance(node.func, ast.Name) and node.func.id in _SYMPY_FUNCTIONS.split()
-        parts = _arguments(node)
+        parts = [*node.args, *(keyword.value for keyword in node.keywords)]
         if allowed and node.func.id == "Pow":  # SymPy hangs on large powers and nested squares
             base, exponent = map(ast.unparse, parts) if len(parts) == 2 else ("Pow", "")
             return exponent == "Integer(2)" and "Pow" not in base and _is_arithmetic(parts[0])

@@ -212,9 +212,8 @@ def open_fused_session(path: Path) -> Any:
     with suppress(ImportError):
         import onnx
 
-        with suppress(
-            Exception
-        ):  # damaged, or other operators than expected: onnxruntime opens the file itself
+        # A file that is damaged or has other operators than expected: onnxruntime opens it itself.
+        with suppress(Exception):
             model = onnx.load(str(path), load_external_data=False)
             if fuse(model):
                 return open_session(path, content=model.SerializeToString())
