@@ -67,6 +67,8 @@ setup(
             "scikit-learn>=1.4",
             "submitit>=1.5",
             "h5py>=3.10",
+            "starlette>=0.40",
+            "uvicorn>=0.30",
         ],
         "onnx": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
         # Backbone Hiera. Code Apache-2.0; it needs only torch, timm, tqdm and packaging.
@@ -77,6 +79,7 @@ setup(
         # Readers torchcodec and nvdec. Needs torch 2.11 and the shared libraries of FFmpeg 4 to 9, which pip
         # does not install (apt-get install ffmpeg, or conda install ffmpeg).
         "gpu-decode": ["torchcodec>=0.11"],
+        "web": ["starlette>=0.40", "uvicorn>=0.30"],  # of annotate and serve
         "slurm": ["submitit>=1.5"],
         "wandb": ["wandb>=0.17"],
         "detectron2": ["detectron2 @ git+https://github.com/facebookresearch/detectron2.git"],

@@ -15,6 +15,7 @@ FILE = ROOT / "docs" / "images" / "packages.svg"
 
 PURPOSES = {
     "cli": "one file per command",
+    "web": "local pages and their server",
     "benchmarks": "speed and memory",
     "doctor": "checks of a machine",
     "visualization": "pictures for researchers",
