@@ -48,14 +48,14 @@ def test_attention_received_matches_the_formula(monkeypatch, scores):
     """The weighted sum over queries and heads; by tiles, and by head as it is exported."""
     monkeypatch.setattr(module, "_MAX_SCORES", scores)
     query, key, value = (tensor.unflatten(0, (2, 3)) for tensor in heads(6, 12, 11, 11))
-    query_weights = torch.linspace(1, 4, 12, dtype=torch.float64)
+    query_weights = torch.tensor([1.0] * 2 + [2.5] * 7 + [1.0] * 3, dtype=torch.float64)
     weights = (query @ key.mT / 8**0.5).softmax(-1)  # (B, heads, M, N)
     expected = weights @ value, (weights * query_weights[:, None]).sum(dim=(1, 2))
     for function in (attention_received, module._attention_received_by_head):
-        found = function(query, key, value, query_weights)
+        found = function(query, key, value, 2, 9, 2.5)
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
     known = gradients(lambda *tensors: attention(*tensors), [query, key, value])
-    results = gradients(lambda *tensors: attention_received(*tensors, query_weights)[0], [query, key, value])
+    results = gradients(lambda *tensors: attention_received(*tensors, 2, 9, 2.5)[0], [query, key, value])
     torch.testing.assert_close(results, known, rtol=1e-10, atol=1e-12)
 
 
@@ -70,6 +70,17 @@ def test_accuracy_is_that_of_the_dtype(dtype, tolerance):
         assert (found - known).abs().max() <= tolerance * known.abs().max()
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-2)])
+def test_the_sums_of_attention_are_accurate(dtype, tolerance):
+    query, key, value = (
+        tensor.unsqueeze(0).detach() for tensor in heads(4, *[160] * 3, size=64, dtype=dtype)
+    )
+    exact = (query.double() @ key.double().mT / 8).softmax(-1).sum(dim=(1, 2))  # (1, N)
+    received = attention_received(query, key, value, 0, 0, 4.0)[1]
+    assert received.dtype == torch.float32
+    torch.testing.assert_close(received.double(), exact, rtol=tolerance, atol=0)
+
+
 def test_large_scores_do_not_overflow():
     query, key, value = heads(1, 3, 4, 4, dtype=torch.float32)
     found = gradients(gemm_attention, [query.detach().mul(1e4).requires_grad_(), key, value])
@@ -82,7 +93,7 @@ def test_torch_treats_it_as_one_operation(sped_up):
     torch.library.opcheck(gemm_attention, arguments)
     # The sums of attention weights have no gradient, so the gradient of all results is not checked.
     received = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(gemm_attention_received, [*arguments, torch.ones(5)], test_utils=received)
+    torch.library.opcheck(gemm_attention_received, (*arguments, 1, 3, 4.0), test_utils=received)
     seen = []
 
     def backend(graph, _):

@@ -35,7 +35,7 @@ def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> to
 
 
 def attention_received(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, query_weights: torch.Tensor
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, first: int, end: int, factor: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return `attention`, and the attention that each key receives (B, N), summed over heads and queries.
 
@@ -43,25 +43,26 @@ def attention_received(
 
     Args:
         query, key, value: as of `attention`.
-        query_weights: (M,), the weight of each query in the sum.
+        first, end: the queries that count `factor` times in the sum.
+        factor: the weight of these queries. That of the others is 1.
     """
     if torch.compiler.is_exporting():
-        return _attention_received_by_head(query, key, value, query_weights)
+        return _attention_received_by_head(query, key, value, first, end, factor)
     heads = (tensor.flatten(0, 1) for tensor in (query, key, value))
-    result, received = gemm_attention_received(*heads, query_weights)
+    result, received = gemm_attention_received(*heads, first, end, factor)
     shape = query.shape[:2]
     return result.unflatten(0, shape), received.unflatten(0, shape).sum(dim=1)
 
 
 def _attention_received_by_head(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, query_weights: torch.Tensor
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, first: int, end: int, factor: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute `attention_received` by operations that can be exported, one head at a time."""
     results, received = [], key.new_zeros(key.shape[0], key.shape[2])
     for head_query, head_key, head_value in zip(query.unbind(1), key.unbind(1), value.unbind(1)):
         weights = torch.softmax((head_query * _scale(query)) @ head_key.transpose(1, 2), -1)  # (B, M, N)
         results.append(weights @ head_value)
-        received = received + query_weights.to(weights.dtype) @ weights
+        received = received + weights.sum(1) + (factor - 1) * weights[:, first:end].sum(1)
     return torch.stack(results, dim=1), received
 
 
@@ -74,29 +75,32 @@ def gemm_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) 
         key, value: (heads, N, C).
     """
     result = query.new_empty(query.shape)
-    for head, rows in _tiles(query, key):
-        weights = _attention_weights(query[head][..., rows, :], key[head])
+    for head, rows, memory in _tiles(query, key):
+        weights = _attention_weights(query[head][..., rows, :], key[head], memory)
         torch.matmul(weights, value[head], out=result[head][..., rows, :])
     return result
 
 
 @torch.library.custom_op("vmae_det::gemm_attention_received", mutates_args=())
 def gemm_attention_received(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, query_weights: torch.Tensor
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, first: int, end: int, factor: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute `gemm_attention`, and the weighted sum over queries of its weights, float32 (heads, N).
 
     Args:
         query, key, value: as of `gemm_attention`.
-        query_weights: (M,).
+        first, end, factor: as of `attention_received`.
     """
+    query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     result = query.new_empty(query.shape)
     received = _new_received(key)
-    query_weights = query_weights.to(query.dtype)
-    for head, rows in _tiles(query, key):
-        weights = _attention_weights(query[head][..., rows, :], key[head])
+    for head, rows, memory in _tiles(query, key):
+        weights = _attention_weights(query[head][..., rows, :], key[head], memory)
         torch.matmul(weights, value[head], out=result[head][..., rows, :])
-        received[head] += query_weights[rows] @ weights
+        # Sums are faster than a matrix-vector multiplication.
+        received[head] += weights.sum(-2)
+        counted = weights[..., max(first - rows.start, 0) : max(end - rows.start, 0), :]
+        received[head].add_(counted.sum(-2), alpha=factor - 1)
     return result, received
 
 
@@ -108,9 +112,9 @@ def _gemm_attention_backward(
     scale = _scale(query)
     grad_query = query.new_empty(query.shape)
     grad_key, grad_value = key.new_zeros(key.shape), value.new_zeros(value.shape)
-    for head, rows in _tiles(query, key):
+    for head, rows, memory in _tiles(query, key):
         query_rows, grad_rows = query[head][..., rows, :], grad_output[head][..., rows, :]
-        weights = _attention_weights(query_rows, key[head])
+        weights = _attention_weights(query_rows, key[head], memory)
         grad_value[head] += weights.mT @ grad_rows
         grad_scores = grad_rows @ value[head].mT
         torch.ops.aten._softmax_backward_data.out(
@@ -121,30 +125,35 @@ def _gemm_attention_backward(
     return grad_query, grad_key, grad_value
 
 
-def _attention_weights(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    scores = (query * _scale(query)) @ key.mT
-    return torch.softmax(scores, -1, out=scores)
+def _attention_weights(query: torch.Tensor, key: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
+    """Write the attention weights (..., M, N) into `memory` and return it."""
+    torch.matmul(query * _scale(query), key.mT, out=memory)
+    return torch.softmax(memory, -1, out=memory)
 
 
 def _scale(query: torch.Tensor) -> float:
     return query.shape[-1] ** -0.5
 
 
-def _tiles(query: torch.Tensor, key: torch.Tensor) -> Iterator[tuple[slice | int, slice]]:
-    """Yield (heads, query rows) that cover everything, with a limited number of scores each.
+def _tiles(query: torch.Tensor, key: torch.Tensor) -> Iterator[tuple[slice | int, slice, torch.Tensor]]:
+    """Yield (heads, query rows, memory for their scores) that cover everything, of a limited size each.
 
-    A tile is some rows of one head, or all rows of several small heads.
+    A tile is some rows of one head, or all rows of several small heads. All tiles use the same memory: new
+    memory comes in pages that must be cleared.
     """
     heads, rows, keys = *query.shape[:2], key.shape[1]
     limit = _MAX_SCORES if query.device.type == "cpu" else _MAX_DEVICE_SCORES
-    heads_per_tile = max(limit // (rows * keys), 1)
+    heads_per_tile = min(max(limit // (rows * keys), 1), heads)
     tiles_per_head = -(-rows * keys // limit)
     rows_per_tile = -(-rows // tiles_per_head)
+    memory = query.new_empty(heads_per_tile, rows_per_tile, keys)
     for head in range(0, heads, heads_per_tile):
         for row in range(0, rows, rows_per_tile):
+            tile = memory[: heads - head, : rows - row]
             yield (
                 head if heads_per_tile == 1 else slice(head, head + heads_per_tile),
                 slice(row, row + rows_per_tile),
+                tile[0] if heads_per_tile == 1 else tile,
             )
 
 
@@ -155,7 +164,7 @@ def _(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tens
 
 @gemm_attention_received.register_fake
 def _(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, query_weights: torch.Tensor
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, first: int, end: int, factor: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     return query.new_empty(query.shape), _new_received(key)
 
@@ -183,7 +192,7 @@ def _backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor, ...]:
 def _backward_received(
     ctx: Any, grad_output: torch.Tensor, grad_received: torch.Tensor
 ) -> tuple[torch.Tensor | None, ...]:
-    return *_backward(ctx, grad_output), None
+    return *_backward(ctx, grad_output), None, None, None
 
 
 gemm_attention.register_autograd(_backward, setup_context=_setup_context)

@@ -73,11 +73,10 @@ class TokenDropoutBlock(Block):
         if grid is None:
             return super().forward(x, rotation)
         cells, kept = grid[1] * grid[2], count_kept(grid, self.share)
-        extra = self.num_extra_tokens
-        parts = ((extra, 1.0), (cells, KEYFRAME_WEIGHT), (x.shape[1] - extra - cells, 1.0))
-        query_weights = torch.cat([x.new_full((count,), weight) for count, weight in parts])  # (N,)
-        attended, received = attention_received(*self.attn.project(self.norm1(x), rotation), query_weights)
-        rows = _best_rows(received, extra + cells, kept - cells)  # (B, K)
+        first, end = self.num_extra_tokens, self.num_extra_tokens + cells  # the keyframe's tokens
+        projected = self.attn.project(self.norm1(x), rotation)
+        attended, received = attention_received(*projected, first, end, KEYFRAME_WEIGHT)
+        rows = _best_rows(received, end, kept - cells)  # (B, K)
         # Drop before the projection, which treats each token alone: the result is the same.
         attended = take_rows(attended.transpose(1, 2).flatten(2), rows)  # (B, K, C)
         x = take_rows(x, rows) + self.drop_path(self.attn.proj(attended))
