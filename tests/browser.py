@@ -17,9 +17,10 @@ class Browser:
         )
 
     def open(self, page, width=1280, height=800):
+        """Open a file, or an address."""
         self.resize(width, height)
         self.driver.get_log("performance")
-        self.driver.get(page.as_uri())
+        self.driver.get(page if isinstance(page, str) else page.as_uri())
 
     def resize(self, width, height=800):
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}

@@ -19,7 +19,7 @@ async function request(path, options = {}) {
     throw new RequestError("the server does not answer");
   }
   const answer = await response.json().catch(() => ({}));
-  throw new RequestError(answer.error ?? `the server answered ${response.status}`, response.status, answer);
+  throw new RequestError(answer.error ?? answer.message ?? `the server answered ${response.status}`, response.status, answer);
 }
 async function get(path) {
   try {
@@ -38,7 +38,8 @@ const pathOf = (video) => `api/videos/${encodeURIComponent(video)}`;
 export const client = crypto.getRandomValues(new Uint32Array(2)).join("-");
 export const getDataset = () => get("api/dataset");
 export const getVideo = (video) => get(pathOf(video));
-export const postPatch = (video, patch, new_people) => post(`${pathOf(video)}/edits`, { client, patch, new_people });
+export const postPatch = (video, patch, new_people) => 
+  post(`${pathOf(video)}/edits`, { client, edit: { name: "patch", patch }, new_people });
 export const postProposals = (video) => post(`${pathOf(video)}/propose`, {});
 export const getNext = (kind, video, second) =>
   get(`api/queue?kind=${kind}&after=${encodeURIComponent(`${video},${second}`)}`);

@@ -9,6 +9,7 @@ import { clearNotice, notify, say } from "./messages.js";
 import { go, leaveMode, openVideo } from "./navigate.js";
 import { player, setPlaying } from "./player.js";
 import { perform, redo, undo } from "./store.js";
+import { reveal } from "./timeline.js";
 import { askSecond, chooseVideo } from "./videos.js";
 import { dismissalOf, isPerson, isProposal, openProposals, proposalsAt, proposalsOf, refresh, second, selectable, selectedCell, view } from "./view.js";
 
@@ -40,6 +41,7 @@ const withPerson = (run) => () => { const person = selected(); if (person !== nu
 
 export function select(person, announce = true) {
   view.person = person;
+  reveal();
   refresh();
   if (!announce || person === null) return;
   const cell = selectedCell(), names = cell?.actions.map((id) => shortName(view.actions.get(id)?.name ?? String(id))) ?? [];
@@ -127,6 +129,7 @@ const stepJoin = (direction) => () => {
   const { mode } = view, at = mode.others.indexOf(mode.other) + direction;
   mode.other = mode.others[(at + mode.others.length) % mode.others.length];
   say(personName(mode.other));
+  reveal();
   refresh();
 };
 function finishJoin() {

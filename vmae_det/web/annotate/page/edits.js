@@ -71,6 +71,12 @@ export function likelyActions(doc, scored) {
 }
 
 const change = (doc, second, person, after) => ({ second, person, before: doc.cell(second, person), after });
+/* A keyframe at which somebody has an action was looked at: it is in the dataset. */
+export function complete(doc, patch) {
+  const named = new Set(patch.filter(({ person }) => person === undefined).map(({ second }) => second));
+  const active = patch.filter(({ second, person, after }) => person !== undefined && after?.actions.length && !named.has(second));
+  return [...patch, ...[...new Set(active.map(({ second }) => second))].flatMap((second) => looked(doc, second))];
+}
 const looked = (doc, second, after = true) => (doc.looked(second) === after ? [] : [{ second, before: !after, after }]);
 function need(doc, second, person) {
   const cell = doc.cell(second, person);
@@ -160,7 +166,11 @@ export const EDITS = {
       throw new Refusal(`${personName(person)} has boxes on one side of ${secondText(second)} only.`);
     return after.flatMap((s) => [change(doc, s, person, null), change(doc, s, id, doc.cell(s, person))]);
   },
-  setLooked(doc, { second, looked: after }) { return looked(doc, second, after); },
+  setLooked(doc, { second, looked: after }) {
+    if (!after && [...doc.at(second).values()].some(({ actions }) => actions.length))
+      throw new Refusal(`${secondText(second)} has labels, so it was looked at. Remove them first.`);
+    return looked(doc, second, after);
+  },
   /* Turn proposals into cells. Boxes of a track that is accepted in part go to the same person. */
   accept(doc, { proposals, all }) {
     const ids = new Map(), patch = [];

@@ -3,7 +3,7 @@
 `state.kind` is "saved", "saving", "failing" (sent again until it succeeds) or "conflict" (another page changed the same
 cells: the user decides). */
 import { client, getVideo, postPatch } from "./api.js";
-import { EDITS, Refusal, fits, inverse, same } from "./edits.js";
+import { EDITS, Refusal, complete, fits, inverse, same } from "./edits.js";
 import { VideoDocument } from "./document.js";
 
 const WAITS = [500, 1000, 2000, 5000]; // ms between attempts
@@ -52,7 +52,7 @@ function step(doc, from, to, direction) {
   return entry;
 }
 function enqueue(doc, name, args) {
-  const patch = EDITS[name](doc, args);
+  const patch = complete(doc, EDITS[name](doc, args));
   if (!patch.length) return null;
   const entry = { doc, name, args, patch, created: doc.createdBy(patch) };
   doc.apply(patch);
@@ -155,7 +155,7 @@ function recompute(entry) {
   const { doc, name, args } = entry;
   try {
     const force = name === "patch" && !fits(doc.shown, args.patch);
-    const patch = force ? args.patch.map((change) => ({ ...change, before: doc.shown.get(change) })) : EDITS[name](doc, args);
+    const patch = force ? args.patch.map((change) => ({ ...change, before: doc.shown.get(change) })) : complete(doc, EDITS[name](doc, args));
     const created = doc.createdBy(patch), { patch: was, created: were } = entry;
     Object.assign(entry, { patch, created });
     if (!patch.length) throw new Refusal("nothing is left to change");

@@ -1,4 +1,5 @@
-/* Timeline: a row per person or proposed track, a column per keyframe. Only what is visible is drawn. */
+/* Timeline: a row per person or proposed track, a column per keyframe. Only what is visible is drawn, and only people
+   with a box at a visible keyframe have a row, because a long video has hundreds of them. */
 import { byId, colorOf, fit, freshContext, make, personName, shortName } from "./dom.js";
 import { actionsOf, findingsAt, isPerson, proposalsAt, rows, second, view } from "./view.js";
 
@@ -16,17 +17,26 @@ const room = () => scroller.clientWidth - gutter() - 8;
 const column = () => Math.min(Math.max(room() / view.doc.keyframes.length, 22), 110); // CSS pixels per keyframe
 const xOf = (index) => gutter() + index * column() - scroller.scrollLeft;
 
+/* Return the first visible keyframe and the one after the last. */
+function visible() {
+  const begin = Math.max(0, Math.floor((scroller.scrollLeft + 4) / column()));
+  return [begin, Math.min(view.doc.keyframes.length, Math.ceil((scroller.scrollLeft + room()) / column()))];
+}
+function layOut() {
+  byId("sizer").style.width = `${gutter() + column() * view.doc.keyframes.length + 8}px`;
+  const [begin, end] = visible(), [from, to] = [view.doc.keyframes[begin], view.doc.keyframes[end - 1]];
+  lanes = rows().filter(({ person, seconds }) => person === chosen() || seconds.some((s) => s >= from && s <= to));
+  byId("sizer").style.height = `${RULER + ROW * lanes.length + 4}px`;
+}
+const chosen = () => (view.mode?.name === "join" ? view.mode.other : view.person);
+
 export function drawTimeline() {
   if (!view.doc) return;
-  lanes = rows();
-  const [width, height] = [scroller.clientWidth, scroller.clientHeight];
-  byId("sizer").style.width = `${gutter() + column() * view.doc.keyframes.length + 8}px`;
-  byId("sizer").style.height = `${RULER + ROW * lanes.length + 4}px`;
+  layOut();
+  const [width, height] = [scroller.clientWidth, scroller.clientHeight], [begin, end] = visible();
   byId("sheet").style.width = `${width}px`;
   byId("sheet").style.height = `${height}px`;
   const pen = freshContext(canvas, width, height), top = scroller.scrollTop;
-  const begin = Math.max(0, Math.floor((scroller.scrollLeft - 4) / column()));
-  const end = Math.min(view.doc.keyframes.length, Math.ceil((scroller.scrollLeft + width - gutter()) / column()) + 1);
   const seen = lanes.map((lane, k) => ({ ...lane, k, y: RULER + k * ROW - top })).filter(({ y }) => y > RULER - ROW && y < height);
   pen.save();
   pen.beginPath();
@@ -43,6 +53,7 @@ export function drawTimeline() {
   pen.restore();
   showNames(seen);
   byId("nobody").hidden = lanes.length > 0;
+  byId("nobody").textContent = view.doc.people().size ? "Nobody has a box at these keyframes." : "No boxes yet. n draws one, p finds people.";
 }
 function drawColumn(pen, height) {
   pen.fillStyle = colors.accent;
@@ -124,28 +135,29 @@ function drawFinding(pen, x, y) {
 }
 /* Names as elements, for screen readers. */
 function showNames(seen) {
-  const chosen = view.mode?.name === "join" ? view.mode.other : view.person;
+  const current = chosen();
   names.style.width = `${gutter()}px`;
   names.replaceChildren(...seen.map(({ person, seconds, k, y }) => {
     const dot = make("span", { class: isPerson(person) ? "dot" : "dot proposal" });
     if (isPerson(person)) dot.style.background = colorOf(person);
     const name = make("div", { class: "name", role: "option", id: `row-${person}`, "aria-posinset": k + 1, "aria-setsize": lanes.length,
-      "aria-selected": String(person === chosen) }, dot, make("span", { class: "text" }, personName(person)), make("span", { class: "count" }, String(seconds.length)));
+      "aria-selected": String(person === current) }, dot, make("span", { class: "text" }, personName(person)), make("span", { class: "count" }, String(seconds.length)));
     name.style.transform = `translateY(${y - RULER}px)`;
     return name;
   }));
-  const active = chosen !== null && byId(`row-${chosen}`);
+  const active = current !== null && byId(`row-${current}`);
   if (active) scroller.setAttribute("aria-activedescendant", active.id);
   else scroller.removeAttribute("aria-activedescendant");
 }
 
 /* Scroll so that the keyframe and the selected person are visible. */
 export function reveal() {
-  if (!view.doc) return;
+  layOut();
   const left = view.index * column(), edge = Math.min(2 * column(), room() / 3);
   if (left - edge < scroller.scrollLeft) scroller.scrollLeft = left - edge;
   else if (left + column() + edge > scroller.scrollLeft + room()) scroller.scrollLeft = left + column() + edge - room();
-  const k = rows().findIndex(({ person }) => person === (view.mode?.name === "join" ? view.mode.other : view.person));
+  layOut();
+  const k = lanes.findIndex(({ person }) => person === chosen());
   if (k < 0) return;
   const low = k * ROW, high = RULER + (k + 1) * ROW + 4 - scroller.clientHeight;
   if (low < scroller.scrollTop) scroller.scrollTop = low;

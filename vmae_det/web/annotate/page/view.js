@@ -43,10 +43,12 @@ export const proposalsAt = (s) => openProposals().get(s) ?? [];
 export const proposalsOf = (track) => [...openProposals().values()].flat().filter(({ person }) => person === track)
   .sort((a, b) => a.second - b.second);
 
-/* Return who can be selected at this keyframe: people, the selected person if absent, proposals. */
+/* Return who can be selected at this keyframe: people, the selected person if absent for a moment, proposals. */
+const MOMENT = 5; // keyframes
 export function selectable() {
   const here = [...view.doc.at(second()).keys()];
-  if (isPerson(view.person) && !here.includes(view.person) && view.doc.people().has(view.person)) here.push(view.person);
+  const isNear = () => view.doc.keyframes.slice(Math.max(0, view.index - MOMENT), view.index + MOMENT + 1).some((s) => view.doc.cell(s, view.person));
+  if (isPerson(view.person) && !here.includes(view.person) && isNear()) here.push(view.person);
   return [...here.sort((a, b) => a - b), ...proposalsAt(second()).map(({ person }) => person)];
 }
 /* Return the rows of the timeline: a person or a proposed track, and the seconds of its boxes. */
