@@ -22,6 +22,7 @@ setup(
         "vmae_det.model_zoo.configs": ["**/*.yaml"],
         "vmae_det.rendering": ["page_template/*"],
         "vmae_det.visualization": ["*.css", "*.html"],
+        "vmae_det.web.annotate": ["page/*"],
     },
     python_requires=">=3.10",
     install_requires=[

@@ -1,4 +1,4 @@
-"""The edits of the annotation page, and how it saves them, as JavaScript modules without a page around them."""
+"""The edits of the annotation page, and how it saves them: JavaScript modules without a page around them."""
 
 import threading
 from pathlib import Path
@@ -22,11 +22,13 @@ const done = arguments[arguments.length - 1], [given] = arguments;
 (async () => {
   const { EDITS, Refusal, complete, inverse } = await import('/edits.js');
   const { VideoDocument } = await import('/document.js');
+  const poses = new Set([1, 2]);
   const read = (cells, proposals = [], looked_at = []) => new VideoDocument({ id: 'street', revision: 0,
     keyframes: [0, 1, 2, 3, 4], proposals, findings: [], looked_at,
-    cells: cells.map(([second, person, box, actions]) => ({ second, person, box, actions })) }, new Set([1, 2]));
-  const cellsOf = (doc) => [...doc.shown.cells].flatMap(([second, row]) =>
-    [...row].map(([person, { box, actions }]) => [second, person, box, actions])).sort((a, b) => a[0] - b[0] || a[1] - b[1]);
+    cells: cells.map(([second, person, box, actions]) => ({ second, person, box, actions })) }, poses);
+  const cellsOf = (doc) => [...doc.shown.cells]
+    .flatMap(([second, row]) => [...row].map(([person, { box, actions }]) => [second, person, box, actions]))
+    .sort((a, b) => a[0] - b[0] || a[1] - b[1]);
   %s
 })().then(done, (error) => done(String(error)));
 """
@@ -112,7 +114,7 @@ def test_hold_goes_backwards(modules):
 
 
 @pytest.mark.parametrize(
-    "actions, pressed, expected",
+    ("actions", "pressed", "expected"),
     [
         ([], WALK, [WALK]),
         ([STAND, CARRY], WALK, [WALK, CARRY]),  # a person has one pose
@@ -167,8 +169,9 @@ def test_cuts_and_deletes(modules):
 
 
 def test_boxes_of_a_proposed_track_go_to_one_person(modules):
-    track = [{"second": s, "person": "p1", "box": box, "score": 0.9, "actions": [[STAND, 0.3], [WALK, 0.4], [CARRY, 0.6], [TALK, 0.4]]}
-             for s, box in enumerate((LEFT, MIDDLE, RIGHT))]  # fmt: skip
+    scores = [[STAND, 0.3], [WALK, 0.4], [CARRY, 0.6], [TALK, 0.4]]
+    boxes = enumerate((LEFT, MIDDLE, RIGHT))
+    track = [{"second": s, "person": "p1", "box": box, "score": 0.9, "actions": scores} for s, box in boxes]
     other = {"second": 1, "person": "p2", "box": FAR, "score": 0.5, "actions": []}
     accept = {"all": [*track, other]}
     cells = [(0, 5, LEFT, [WALK])]  # accepted before
@@ -187,10 +190,12 @@ def test_a_keyframe_with_labels_cannot_be_unseen(modules):
 
 # A server in place of `fetch`: `answers` are taken in order, then each patch is applied.
 SAVING = """
-  const { startStore, openDocument, perform, undo, redo, state, endConflict } = await import('/store.js?' + Math.random());
+  const { startStore, openDocument, perform, undo, redo, state, endConflict } =
+    await import(`/store.js?${Math.random()}`);
   const sent = [], told = [], answers = [];
   let stored = [[1, 7, [0, 0, 0.5, 1], []]], revision = 0;
-  const json = () => ({ id: 'street', revision, keyframes: [0, 1, 2, 3], looked_at: [], proposals: [], findings: [],
+  const json = () => ({ id: 'street', revision, keyframes: [0, 1, 2, 3], looked_at: [], proposals: [],
+    findings: [],
     cells: stored.map(([second, person, box, actions]) => ({ second, person, box, actions })) });
   const respond = (status, content) => new Response(JSON.stringify(content), { status });
   window.fetch = async (path, options = {}) => {
@@ -206,10 +211,11 @@ SAVING = """
     }
     return respond(200, { revision: ++revision, findings: [] });
   };
-  startStore({ name: 'set', actions: [{ id: 1, kind: 'PERSON_MOVEMENT' }, { id: 2, kind: 'PERSON_MOVEMENT' }] },
-    { changed() {}, refused: (text) => told.push(text) });
+  startStore({ name: 'set', actions: [1, 2].map((id) => ({ id, kind: 'PERSON_MOVEMENT' })) }, {
+    changed() {}, refused: (text) => told.push(text) });
   const doc = await openDocument('street');
-  const until = async (condition) => { while (!condition()) await new Promise((resolve) => setTimeout(resolve, 5)); };
+  const wait = () => new Promise((resolve) => setTimeout(resolve, 5));
+  const until = async (condition) => { while (!condition()) await wait(); };
   const label = (action) => perform(doc, 'toggleAction', { second: 1, person: 7, action });
   const labels = () => stored.find(([second, person]) => second === 1 && person === 7)[3];
 """
@@ -226,14 +232,15 @@ def test_edits_that_fail_are_kept_and_sent_again_in_order(modules):
         await until(() => state.kind === 'failing' && state.count === 3);
         const reason = state.reason, kept = sessionStorage.length;
         await until(() => state.kind === 'saved');
-        return { shown, reason, kept, left: sessionStorage.length, sent: sent.map((p) => p[0].after.actions), labels: labels() };""",
+        const left = sessionStorage.length, order = sent.map((patch) => patch[0].after.actions);
+        return { shown, reason, kept, left, order, labels: labels() };""",
     )
     assert result == {
         "shown": [2, 11],  # at once
         "reason": "the server does not answer",
         "kept": 1,
         "left": 0,
-        "sent": [[1], [1, 11], [2, 11]],
+        "order": [[1], [1, 11], [2, 11]],
         "labels": [2, 11],
     }
 

@@ -66,8 +66,8 @@ export function showMode(hint, buttons) {
   byId("tools").classList.toggle("covered", Boolean(hint));
   if (!hint) return;
   byId("mode-text").textContent = hint;
-  if (bar.dataset.name === view.mode.name) return;
-  bar.dataset.name = view.mode.name;
+  if (bar.dataset.mode === view.mode.name) return;
+  bar.dataset.mode = view.mode.name;
   byId("mode-buttons").replaceChildren(...buttons.map(({ text, run }) => {
     const button = make("button", { type: "button" }, text);
     button.onclick = run;
