@@ -22,8 +22,17 @@ TINY = (
 )
 
 
+def results_of(monkeypatch, module, name):
+    """Return the list of the results of a function, to which each call will append."""
+    results, function = [], getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *args: results.append(function(*args)) or results[-1])
+    return results
+
+
 def test_times_and_peak_memory(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(detect_steps, "choose_steps", lambda _: [Step("PyTorch"), Step("ONNX Runtime int8")])
+    engines = ("PyTorch", "ONNX Runtime", "ONNX Runtime int8")
+    monkeypatch.setattr(detect_steps, "choose_steps", lambda _: [Step(engine) for engine in engines])
+    traced, quantized = (results_of(monkeypatch, detect_steps, name) for name in ("trace", "quantize_layers"))
     file = tmp_path / "detect.json"
     video = write_numbered(tmp_path / "v", Recipe())
     command = ["benchmark", "detect", "--config-file", "AVA/vit_small_16x4.yaml", "--repeats", "1"]
@@ -38,10 +47,26 @@ def test_times_and_peak_memory(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "x real time" in printed
     steps = {step["name"]: step for step in figures["steps"]}
-    assert list(steps) == ["PyTorch fp32", "ONNX Runtime int8"]
+    assert list(steps) == ["PyTorch fp32", "ONNX Runtime fp32", "ONNX Runtime int8"]
+    assert len(traced) == 1  # one export for fp32 and int8
+    assert quantized == [4]  # the linear layers of the block
     assert all(step["model"] > 0 and step["total"] > 0 for step in steps.values())
     assert f"| ONNX Runtime int8 | {steps['ONNX Runtime int8']['model']:.3f} s | " in printed
     assert "peak memory of 0.02 minutes" in printed
+
+
+def test_steps_run_on_four_keyframes_after_a_warm_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(detect_steps, "choose_steps", lambda _: [Step("PyTorch"), Step("PyTorch", "bf16")])
+    monkeypatch.setattr(detect_steps, "_predictor", lambda step, *_: step)
+    calls = []
+
+    def run(predictor, stopwatch, end):
+        calls.append((predictor.amp, end))
+        stopwatch.seconds["model"] = 8.0
+
+    times = detect_steps.measure_steps(tmp_path, get_cfg(), 60.0, 2, run)
+    assert calls == [("none", 0.0), ("bf16", 0.0), *[("none", 3.99), ("bf16", 3.99)] * 2]
+    assert [step.model for step in times] == [2.0, 2.0]  # seconds per keyframe
 
 
 def test_keep_rates_are_compared_in_turns(tmp_path, capsys):

@@ -117,14 +117,14 @@ def benchmark_detect(
         predictor = ActionPredictor(cfg)
         duration = _duration(video)
 
-        def run(predictor: ActionPredictor, stopwatch: Stopwatch) -> None:
-            _run(predictor, video, folder / "out", DetectionSettings(stopwatch=stopwatch))
+        def run(predictor: ActionPredictor, stopwatch: Stopwatch, end: float) -> None:
+            _run(predictor, video, folder / "out", DetectionSettings(stopwatch=stopwatch, end=end))
 
         _run(predictor, video, folder / "out", DetectionSettings())  # warm-up
         sequential = [_measure_parts(predictor, video, folder / "out") for _ in range(repeats)]
         walls = [_measure_wall(predictor, video, folder / "out") for _ in range(repeats)]
         del predictor
-        times = measure_steps(weights, cfg, video, duration, repeats, run) if steps else []
+        times = measure_steps(weights, cfg, duration, repeats, run) if steps else []
         peaks = {m: _peak_memory(weights, _synthetic_video(folder / f"{m:g}", size, 60 * m)) for m in minutes}
     return DetectBenchmark(
         seconds_of_video=duration,

@@ -10,21 +10,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from tqdm import tqdm
 
 from vmae_det.config import CfgNode
 from vmae_det.inference.export.exporter import build_graph, metadata_of, trace, write_onnx
-from vmae_det.inference.export.quantization import export_int8
+from vmae_det.inference.export.quantization import quantize_layers
 from vmae_det.inference.predictor import ActionPredictor, find_label_map
 from vmae_det.utils import cpu
 from vmae_det.utils.resource_usage import Stopwatch
 
 TORCH, ONNX, INT8 = "PyTorch", "ONNX Runtime", "ONNX Runtime int8"
 _PUBLISHED_KEEP_RATE = 0.7
-_CALIBRATION_CLIPS = 2  # the speed does not depend on them
+_SECONDS = 3.99  # of video: four keyframes, one a second
 
-# Detects with a predictor, with all stages in parallel, and measures the stages.
-RunDetection = Callable[[ActionPredictor, Stopwatch], None]
+# Detects with a predictor up to this second of the video, all stages in parallel, and measures the stages.
+RunDetection = Callable[[ActionPredictor, Stopwatch, float], None]
 
 
 @dataclass(frozen=True)
@@ -81,26 +82,33 @@ def choose_steps(cfg: CfgNode) -> list[Step]:
 
 
 def measure_steps(
-    weights: Path, cfg: CfgNode, video: Path, seconds: float, repeats: int, run: RunDetection
+    weights: Path, cfg: CfgNode, duration: float, repeats: int, run: RunDetection
 ) -> list[StepTime]:
     """Measure all steps in turns, so that they share the state of the machine.
 
     Args:
+        weights: checkpoint file. Exported files are written beside it.
         cfg: config of the weights.
-        video: calibrates int8.
-        seconds: length of the video that `run` detects in.
+        duration: length of the video that `run` detects in, in seconds.
     """
-    steps = choose_steps(cfg)
-    predictors = [_predictor(step, weights, cfg, video) for step in tqdm(steps, "preparing", disable=None)]
+    steps, seconds = choose_steps(cfg), min(duration, _SECONDS)
+    predictors: list[ActionPredictor] = []
     walls: list[list[float]] = [[] for _ in steps]
     models: list[list[float]] = [[] for _ in steps]
-    for turn in tqdm(range(repeats + 1), "measuring", unit="turn", disable=None):
-        for predictor, own_walls, own_models in zip(predictors, walls, models):
-            stopwatch, start = Stopwatch(), time.perf_counter()
-            run(predictor, stopwatch)
-            if turn:  # the first one warms up
+    with tqdm(total=len(steps) * (1 + repeats), unit="run", disable=None) as bar:
+        for step in steps:
+            bar.set_description(f"preparing {step.name}")
+            predictors.append(_predictor(step, weights, cfg))
+            run(predictors[-1], Stopwatch(), 0.0)  # warm up with one keyframe
+            bar.update()
+        for turn in range(repeats):
+            for step, predictor, own_walls, own_models in zip(steps, predictors, walls, models):
+                bar.set_description(f"turn {turn + 1} of {repeats}, {step.name}")
+                stopwatch, start = Stopwatch(), time.perf_counter()
+                run(predictor, stopwatch, seconds)
                 own_walls.append((time.perf_counter() - start) / seconds)
                 own_models.append(stopwatch.seconds["model"] / (int(seconds) + 1))
+                bar.update()
     return [
         StepTime(step.name, statistics.median(own_models), statistics.median(own_walls))
         for step, own_walls, own_models in zip(steps, walls, models)
@@ -127,7 +135,7 @@ def to_json(times: list[StepTime]) -> list[dict[str, Any]]:
     return [asdict(own) for own in times]
 
 
-def _predictor(step: Step, weights: Path, cfg: CfgNode, video: Path) -> ActionPredictor:
+def _predictor(step: Step, weights: Path, cfg: CfgNode) -> ActionPredictor:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.WEIGHTS, cfg.SOLVER.AMP = str(weights), step.amp
@@ -135,17 +143,26 @@ def _predictor(step: Step, weights: Path, cfg: CfgNode, video: Path) -> ActionPr
     cfg.TEST.PERSON_BOXES = "dataset"  # the boxes are given
     if step.keep_rate == 1:
         cfg.MODEL.BACKBONE.TOKEN_DROP_BLOCKS = ()
-    label_map = find_label_map(weights)
     if step.engine != TORCH:
-        file = weights.with_name(f"{step.name}.onnx".replace(" ", "_"))
-        fields = {key: list(getattr(label_map, key)) for key in ("ids", "names", "kinds")}
-        if step.engine == INT8:
-            export_int8(cfg, file, str(video), _CALIBRATION_CLIPS, fields)
-        else:
-            graph = build_graph(cfg)
-            write_onnx(trace(graph, cfg), file, json.dumps(metadata_of(cfg, graph, fields)), graph)
-        cfg.MODEL.WEIGHTS = str(file)
+        cfg.MODEL.WEIGHTS = str(_export(step, weights, cfg))
     return ActionPredictor(cfg)
+
+
+def _export(step: Step, weights: Path, cfg: CfgNode) -> Path:
+    """Return the ONNX file of a step. Its model is exported once, for fp32 and for int8."""
+    float_file = weights.with_name(f"keep_rate_{step.keep_rate:g}.onnx")
+    graph = build_graph(cfg)
+    if not float_file.exists():
+        label_map = find_label_map(weights)
+        fields = {key: list(getattr(label_map, key)) for key in ("ids", "names", "kinds")}
+        write_onnx(trace(graph, cfg), float_file, json.dumps(metadata_of(cfg, graph, fields)), graph)
+    if step.engine == ONNX:
+        return float_file
+    # All linear layers, without calibration: in random weights, none is sensitive to 8 bits.
+    int8_file = float_file.with_suffix(".int8.onnx")
+    layers = (layer for layer in graph.model.backbone.modules() if isinstance(layer, nn.Linear))
+    quantize_layers(float_file, int8_file, [layer.weight for layer in layers])
+    return int8_file
 
 
 def _has_onnx() -> bool:

@@ -116,8 +116,7 @@ def export_int8(
         bar.set_description("writing")
         with atomic_write(output) as temporary, tempfile.TemporaryDirectory() as folder:
             float_file = Path(folder) / "float32.onnx"
-            metadata = metadata_of(cfg, graph, label_map) | {"precision": INT8}
-            write_onnx(trace(graph, cfg), float_file, json.dumps(metadata), graph)
+            write_onnx(trace(graph, cfg), float_file, json.dumps(metadata_of(cfg, graph, label_map)), graph)
             bar.update()
             quantized = quantize_layers(float_file, temporary, weights)
             bar.update()
@@ -191,7 +190,9 @@ def quantized_input(x: torch.Tensor) -> torch.Tensor:
 
 
 def quantize_layers(source: Path, target: Path, weights: Iterable[torch.Tensor]) -> int:
-    """Quantize the matrix multiplications of an ONNX file by these weights (outputs, inputs).
+    """Quantize the matrix multiplications of an exported ONNX file by these weights (outputs, inputs).
+
+    The metadata of the target is that of the source, with the precision INT8.
 
     Returns:
         Their number.
@@ -220,7 +221,8 @@ def quantize_layers(source: Path, target: Path, weights: Iterable[torch.Tensor])
         )
     model = onnx.load(str(target))
     del model.metadata_props[:]
-    model.metadata_props.add(key=METADATA_KEY, value=metadata[METADATA_KEY])
+    own = json.loads(metadata[METADATA_KEY]) | {"precision": INT8}
+    model.metadata_props.add(key=METADATA_KEY, value=json.dumps(own))
     onnx.save(model, str(target))
     return sum(node.op_type == "MatMulInteger" for node in model.graph.node)
 
