@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from vmae_det.checkpoint import load_weights, save_weights
+from vmae_det.cli.inspect import describe
 from vmae_det.cli.train import train_or_evaluate
 from vmae_det.data.loader import build_dataset, build_train_dataset, collate
 from vmae_det.data.test_time_augmentation import add_persons, views_of
@@ -188,3 +189,7 @@ def test_inspection_counts_the_head(tiny_cfg):
     alone = inspect_config(tiny_cfg("detect", *HEAD, "MODEL.PERSON_HEAD.TRAIN_ALONE", True))
     assert alone.trainable == parameters
     assert alone.memory.clip < with_head.memory.clip
+    cfg = tiny_cfg("detect", *HEAD)
+    size = f"{parameters / 1e6:.2f} M parameters"
+    assert f"people       finds people itself (FcosPersonHead, {size})" in describe(cfg, with_head)
+    assert "people       needs person boxes" in describe(tiny_cfg("detect"), plain)

@@ -174,6 +174,52 @@ def test_from_detections_to_video_map(tmp_path, capsys):
     assert "video 'b' is not in" in capsys.readouterr().err
 
 
+def test_annotations_are_linked_by_their_person_ids(tmp_path, capsys):
+    """Persons who cross are not mixed up. Keyframe 13 is not annotated, and nobody runs at 16."""
+    boxes = {7: (0.1, 0.05), 8: (0.5, -0.05)}  # x1 at second 10, and its change per second
+
+    def line(person, second, action):
+        x = boxes[person][0] + (second - 10) * boxes[person][1]
+        return f"v,{second},{x:.3f},0.2,{x + 0.2:.3f},0.8,{action},{person}\n"
+
+    lines = [line(person, second, 1) for second in (10, 11, 12, 14, 15, 17) for person in boxes]
+    lines += [line(7, second, 2) for second in (11, 16)]
+    (tmp_path / "gt.csv").write_text("".join(lines))
+    (tmp_path / "map.pbtxt").write_text('item { name: "run" id: 1 } item { name: "fall" id: 2 }')
+    command = ["link", str(tmp_path / "gt.csv"), "--label-map", str(tmp_path / "map.pbtxt")]
+    command += ["--output", str(tmp_path / "t.csv"), "--ground-truth"]
+    assert cli_main.main(command) == 0
+    assert "6 tubes with 16 boxes in 1 of 1 videos" in capsys.readouterr().out
+    tubes = read_tubes(tmp_path / "t.csv")
+    found = {}
+    for tube, frame, x in zip(tubes.tube.tolist(), tubes.frame.tolist(), tubes.boxes[:, 0]):
+        found.setdefault((tubes.label[tube], tube), {})[frame] = round(float(x), 3)
+    assert sorted(map(str, found.values())) == sorted(
+        map(
+            str,
+            [
+                {10: 0.1, 11: 0.15, 12: 0.2, 13: 0.25, 14: 0.3, 15: 0.35},
+                {10: 0.5, 11: 0.45, 12: 0.4, 13: 0.35, 14: 0.3, 15: 0.25},
+                *({17: 0.45}, {17: 0.15}, {11: 0.15}, {16: 0.4}),
+            ],
+        )
+    )
+    assert cli_main.main([*command, "--min-frames", "2"]) == 0
+    assert len(read_tubes(tmp_path / "t.csv")) == 2
+    # Keyframes are numbered in the order of the file, so 13 is not a gap.
+    assert cli_main.main([*command, "--min-frames", "2", "--keyframes", str(tmp_path / "gt.csv")]) == 0
+    assert sorted(read_tubes(tmp_path / "t.csv").frame) == sorted(2 * list(range(5)))
+    for added, problem in (
+        ("v,10,0.1,0.2,0.3,0.8,1\n", "gt.csv: keyframe 'v', 10, action 1: expected a person id in column 8"),
+        (line(7, 10, 1), "gt.csv: keyframe 'v', 10, action 1: expected one box of person 7, got two"),
+    ):
+        (tmp_path / "gt.csv").write_text("".join([*lines, added]))
+        assert cli_main.main(command) == 2
+        assert problem in capsys.readouterr().err
+    assert cli_main.main([*command, "--method", "road"]) == 2
+    assert "--method: not used with --ground-truth" in capsys.readouterr().err
+
+
 def test_integer_times_are_frame_numbers_and_empty_input_has_no_tubes(tmp_path, capsys):
     (tmp_path / "map.pbtxt").write_text('item { name: "run" id: 1 }')
     lines = [f"v,{902 + f:04d},0.1,0.1,0.5,0.9,1,0.7\n" for f in range(6)]

@@ -37,23 +37,7 @@ def form(request):
     return request.param
 
 
-@pytest.fixture(scope="module", autouse=True)
-def trace_once():
-    """Trace each model once for both forms."""
-    trace, programs = exporter.trace, {}
-
-    def cached(graph, cfg):
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.MODEL.WEIGHTS = ""
-        key = cfg.dump()
-        if key not in programs:
-            programs[key] = trace(graph, cfg)
-        return programs[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporter, "trace", cached)
-        yield
+pytestmark = pytest.mark.usefixtures("trace_once")
 
 
 def trained(folder, architecture, *opts):
@@ -78,7 +62,7 @@ def trained(folder, architecture, *opts):
 
 
 @pytest.fixture(scope="module")
-def detector(form, tmp_path_factory):
+def detector(form, tmp_path_factory, trace_once):
     """The config of a detector, its exported file, and the report of the export."""
     folder = tmp_path_factory.mktemp(form)
     cfg = trained(folder, "ActionDetector")

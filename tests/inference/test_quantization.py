@@ -167,3 +167,32 @@ def test_folder_without_videos_and_missing_package(detector, tmp_path, monkeypat
     assert main([*command, "--output", str(tmp_path / "a.onnx")]) == 2
     assert "pip install 'vmae_det[onnx]'" in capsys.readouterr().err
     assert not (tmp_path / "a.onnx").exists()
+
+
+def test_int8_detector_that_finds_the_persons(detector, mini_ava, tmp_path, capsys):
+    """`test` and `detect` need no boxes; TEST.PERSON_BOXES dataset writes a file that takes them."""
+    cfg, file, dataset = detector.clone(), tmp_path / "int8.onnx", str(mini_ava / "val.yaml")
+    cfg.MODEL.PERSON_HEAD.NAME, cfg.MODEL.PERSON_HEAD.CHANNELS, cfg.MODEL.PERSON_HEAD.NUM_CONVS = (
+        *("FcosPersonHead", 8, 1),
+    )
+    model = build_model(cfg)
+    model.load_state_dict(EagerModel(detector).model.state_dict(), strict=False)
+    torch.nn.init.normal_(model.person_head.classification.cls_logits.weight, std=1.0)
+    torch.nn.init.constant_(model.person_head.classification.cls_logits.bias, 0.0)
+    labels = LabelMap.from_file(mini_ava / "annotations" / "mini_ava_actions.pbtxt")
+    save(cfg, model, labels, tmp_path)
+    command = ["export", "--weights", cfg.MODEL.WEIGHTS, "--int8", "--output", str(file)]
+    command += ["--calibrate", dataset, "--calibration-clips", "2"]
+    assert main(command) == 0
+    assert "8 linear layers in int8, 0 in fp32" in capsys.readouterr().out
+    results = []
+    for weights in (cfg.MODEL.WEIGHTS, str(file)):
+        output = tmp_path / f"test{len(results)}"
+        overrides = ["MODEL.WEIGHTS", weights, "MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(output)]
+        assert main(["test", *overrides, "DATALOADER.NUM_WORKERS", "0"]) == 0
+        results.append(json.loads((output / "results.json").read_text()))
+    assert results[0]["person_recall50"] > 0
+    for name, value in results[0].items():
+        assert results[1][name] == pytest.approx(value, abs=0.05)
+    assert main([*command, "TEST.PERSON_BOXES", "dataset"]) == 0
+    assert [node.name for node in onnx.load(str(file)).graph.input][1] == "boxes"

@@ -98,6 +98,7 @@ def _model_lines(cfg: CfgNode, inspection: Inspection) -> list[str]:
     trained = "" if inspection.trainable == total else f", {_millions(inspection.trainable)} trained"
     lines = [
         f"model        {cfg.MODEL.META_ARCHITECTURE} on {cfg.MODEL.BACKBONE.NAME}",
+        *_people_lines(cfg, inspection),
         f"clip         {cfg.INPUT.NUM_FRAMES} frames of {side} x {side}",
         f"tokens       {shape}",
         f"parameters   {_millions(total)}: backbone {_millions(backbone)}, rest {_millions(total - backbone)}"
@@ -108,6 +109,16 @@ def _model_lines(cfg: CfgNode, inspection: Inspection) -> list[str]:
         views = describe_views(cfg)
         lines.append(f"testing      {_billions(inspection.test_flops)} GFLOPs per keyframe (16:9), {views}")
     return lines
+
+
+def _people_lines(cfg: CfgNode, inspection: Inspection) -> list[str]:
+    from vmae_det.model_zoo.listing import people_of
+
+    if cfg.MODEL.META_ARCHITECTURE != "ActionDetector":
+        return []
+    head = inspection.parameters.get("person_head")
+    size = f" ({cfg.MODEL.PERSON_HEAD.NAME}, {_millions(head)} parameters)" if head else ""
+    return [f"people       {people_of(cfg)}{size}"]
 
 
 def _memory_lines(cfg: CfgNode, inspection: Inspection) -> list[str]:

@@ -1,4 +1,4 @@
-"""`vmae-det link`: link keyframe detections into tubes, for video-mAP."""
+"""`vmae-det link`: link boxes in keyframes into tubes, for video-mAP."""
 
 from __future__ import annotations
 
@@ -8,8 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from vmae_det.cli.arguments import frame_rate, integer_in, output_file, positive_int, refuse_overwriting
-from vmae_det.evaluation.linking import LINKING_METHODS, link_boxes
+from vmae_det.cli.arguments import (
+    frame_rate,
+    integer_in,
+    output_file,
+    positive_int,
+    refuse_overwriting,
+    refuse_unused,
+)
+from vmae_det.evaluation.linking import LINKING_METHODS, link_boxes, link_persons
 from vmae_det.formats.ava_csv import ActionBoxes, read_action_csv
 from vmae_det.formats.box_csv import MAX_TIMESTAMP
 from vmae_det.formats.keyframes import keyframe_keys
@@ -20,7 +27,11 @@ from vmae_det.utils.errors import DataError, quoted
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the detections, how times map to frames, and the linking method."""
-    parser.add_argument("detections", metavar="DETECTIONS", help="AVA CSV with scores, may be gzipped")
+    parser.add_argument(
+        "detections",
+        metavar="DETECTIONS",
+        help="AVA CSV with scores, may be gzipped; with --ground-truth, annotations with person ids",
+    )
     parser.add_argument(
         "--label-map",
         metavar="FILE",
@@ -34,10 +45,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--method", choices=LINKING_METHODS, default="act", help="linking method (default: %(default)s)"
     )
     parser.add_argument(
+        "--ground-truth",
+        action="store_true",
+        help="link annotations by their person ids, to tubes to evaluate against",
+    )
+    parser.add_argument(
         "--min-frames",
         type=positive_int,
         metavar="N",
-        help="drop tubes of fewer frames (default: 15 for act, 8 for road)",
+        help="drop tubes of fewer frames (default: 15 for act, 8 for road, 1 with --ground-truth)",
     )
     times = parser.add_mutually_exclusive_group()
     times.add_argument(
@@ -61,24 +77,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the tubes and print how many there are."""
+    if args.ground_truth:
+        refuse_unused(args, "not used with --ground-truth, which links by person ids", method="act")
     refuse_overwriting(args.output, args.detections, args.label_map, args.keyframes)
-    detections = read_action_csv(args.detections, kind="detections")
+    kind = "ground_truth" if args.ground_truth else "detections"
+    detections = read_action_csv(args.detections, kind=kind)
     label_map = LabelMap.from_file(args.label_map)
     if len(detections) and not (label_map.columns(detections.action) >= 0).any():
         raise DataError(f"none of its action ids is in {args.label_map}", args.detections)
     rules = LINKING_METHODS[args.method]
-    if args.min_frames is not None:
-        rules = replace(rules, min_frames=args.min_frames)
+    min_frames = args.min_frames or (1 if args.ground_truth else rules.min_frames)
     frame = _frames(detections, args)
     _check_frames(detections, frame, args.detections)
-    tubes = link_boxes(detections, frame, label_map, rules)
-    write_tubes(args.output, tubes)
+    if args.ground_truth:
+        tubes = link_persons(detections, frame, label_map, min_frames, args.detections)
+    else:
+        tubes = link_boxes(detections, frame, label_map, replace(rules, min_frames=min_frames))
+    write_tubes(args.output, tubes, kind)
     boxes, videos = len(tubes.tube), len(set(tubes.video))
     print(
         f"{args.output}: {len(tubes)} tubes with {boxes} boxes in {videos} of {len(detections.videos)} videos"
     )
     if len(detections) and not len(tubes):
-        print(f"no tube has {rules.min_frames} frames; lower --min-frames, or check --rate")
+        print(f"no tube has {min_frames} frames; lower --min-frames, or check --rate")
     return 0
 
 

@@ -17,6 +17,7 @@ published methods differ in the details:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +25,7 @@ import numpy as np
 from vmae_det.formats.ava_csv import ActionBoxes
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.formats.tube_csv import Tubes
+from vmae_det.utils.errors import DataError, quoted
 
 _MAX_BOXES = 10  # per keyframe and class, in both methods
 _MIN_TUBE_SCORE = 0.005  # in ACT
@@ -107,6 +109,59 @@ def link_boxes(
         videos += [detections.videos[video[start]]] * len(linked)
         labels += [label_map.names[column[start]]] * len(linked)
         tubes += linked
+    return _to_tubes(videos, labels, tubes)
+
+
+def link_persons(
+    annotations: ActionBoxes,
+    frame: np.ndarray,
+    label_map: LabelMap,
+    min_frames: int = 1,
+    source: str | None = None,
+) -> Tubes:
+    """Link annotated boxes into ground-truth tubes, one for each person and action, by the person ids.
+
+    A tube ends if the person does not do the action in the next annotated keyframe of the video. Between
+    keyframes, boxes are interpolated linearly.
+
+    Args:
+        frame: (R,) frame number of each row.
+        label_map: names of the actions; rows with other actions are ignored.
+        min_frames: minimum number of frames from the first to the last frame of a tube.
+        source: file of the annotations, for messages.
+
+    Raises:
+        DataError: a row has no person id, or a person has two boxes for one action in a keyframe.
+    """
+    columns = label_map.columns(annotations.action)
+    _, keyframe = np.unique((annotations.video.astype(np.int64) << 40) + frame, return_inverse=True)
+    rows = np.flatnonzero((columns >= 0) & ~np.isnan(annotations.boxes[:, 0]))
+    key = np.stack([annotations.video, columns, annotations.person, keyframe])  # (4, R)
+    rows = rows[np.lexsort(key[::-1, rows])]
+    if (annotations.person[rows] < 0).any():
+        where = _describe(annotations, rows[annotations.person[rows].argmin()])
+        raise DataError(f"{where}: expected a person id in column 8, got none", source)
+    change = np.diff(key[:, rows], axis=1)
+    is_same, step = (change[:3] == 0).all(axis=0), change[3]
+    if (is_same & (step == 0)).any():
+        row = rows[int((is_same & (step == 0)).argmax())]
+        where = _describe(annotations, row)
+        raise DataError(f"{where}: expected one box of person {annotations.person[row]}, got two", source)
+    parts = np.split(rows, np.flatnonzero(~is_same | (step > 1)) + 1)
+    parts = [part for part in parts if len(part) and frame[part[-1]] - frame[part[0]] + 1 >= min_frames]
+    return _to_tubes(
+        [annotations.videos[annotations.video[part[0]]] for part in parts],
+        [label_map.names[columns[part[0]]] for part in parts],
+        [_dense(frame[part], annotations.boxes[part], annotations.score[part]) for part in parts],
+    )
+
+
+def _describe(annotations: ActionBoxes, row: int) -> str:
+    name = quoted(str(annotations.videos[annotations.video[row]]))
+    return f"keyframe {name}, {annotations.timestamp[row]:g}, action {annotations.action[row]}"
+
+
+def _to_tubes(videos: list[str], labels: list[str], tubes: list[_DenseTube]) -> Tubes:
     lengths = [len(tube.frames) for tube in tubes]
     return Tubes(
         np.array(videos, dtype=object),
@@ -172,11 +227,9 @@ def _best_boxes(boxes: np.ndarray, score: np.ndarray, box_nms: float | None) -> 
 
 def _finish(tube: _OpenTube, method: LinkingMethod) -> list[_DenseTube]:
     """Interpolate a tube; return it if it passes the thresholds, or the parts where the action happens."""
-    frames = np.arange(tube.frames[0], tube.frames[-1] + 1)
-    boxes = np.stack([np.interp(frames, tube.frames, side) for side in np.array(tube.boxes).T], axis=1)
-    scores = np.interp(frames, tube.frames, tube.scores)
+    dense = _dense(tube.frames, tube.boxes, tube.scores)
+    frames, boxes, scores = dense.frames, dense.boxes, dense.scores
     if not method.trims:
-        dense = _DenseTube(frames, boxes, scores, float(np.mean(tube.scores)))
         is_kept = dense.score >= _MIN_TUBE_SCORE and len(frames) >= method.min_frames
         return [dense] if is_kept else []
     is_action = _is_action(scores)
@@ -188,6 +241,17 @@ def _finish(tube: _OpenTube, method: LinkingMethod) -> list[_DenseTube]:
             rows = slice(start, end)
             parts.append(_DenseTube(frames[rows], boxes[rows], scores[rows], float(best.mean())))
     return parts
+
+
+def _dense(
+    frames: Sequence[int] | np.ndarray, boxes: Sequence[np.ndarray] | np.ndarray, scores: Sequence[float]
+) -> _DenseTube:
+    """Interpolate boxes and scores between keyframes. The score of the tube is the mean over keyframes."""
+    every = np.arange(frames[0], frames[-1] + 1)
+    sides = [np.interp(every, frames, side) for side in np.asarray(boxes).T]
+    return _DenseTube(
+        every, np.stack(sides, axis=1), np.interp(every, frames, scores), float(np.mean(scores))
+    )
 
 
 def _is_action(scores: np.ndarray) -> np.ndarray:

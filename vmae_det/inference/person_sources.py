@@ -27,9 +27,13 @@ class PersonSource:
 
     Attributes:
         stage: name of its work in the `Stopwatch` of a stream.
+        origin: where the boxes are from, for reports; "" if they are not of people.
+        threshold: config key of the lowest score of a person; "" if there is none.
     """
 
     stage: ClassVar[str] = "persons"
+    origin: ClassVar[str] = ""
+    threshold: ClassVar[str] = ""
 
     def keyframe_times(self) -> np.ndarray | None:
         """Return the ascending times that have boxes, in seconds on the boxes' clock; None: any time has."""
@@ -73,6 +77,8 @@ class BoxesFromFile(PersonSource):
         ConfigError: no box of the video reaches `min_score`.
     """
 
+    origin = "person boxes from a file"
+
     def __init__(self, persons: PersonBoxes, video: str, min_score: float = 0.0) -> None:
         of_video = np.array([str(name) == video for name in persons.videos], dtype=bool)[persons.video]
         if not of_video.any():
@@ -107,6 +113,9 @@ class WholeFramePerson(PersonSource):
 class DetectedPersons(PersonSource):
     """The boxes that a person detector predicts."""
 
+    origin = "people found by a person detector"
+    threshold = "PERSON_DETECTOR.SCORE"
+
     def __init__(self, detector: FrameDetector) -> None:
         self._detector = detector
 
@@ -127,6 +136,8 @@ class PersonsOfModel(PersonSource):
     """
 
     stage = "model"
+    origin = "people found by the action detector"
+    threshold = "MODEL.PERSON_HEAD.SCORE_THRESHOLD"
 
     def __init__(self, find: Callable[[Sequence[KeyframeClip]], list[ClipWithPersons]]) -> None:
         self._find = find

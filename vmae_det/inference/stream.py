@@ -138,6 +138,7 @@ class ActionStream(Iterator[KeyframeActions]):
         explain_clips: computes the heat maps; None: no heat maps.
 
     Attributes:
+        persons: finds the persons.
         sink: also receives the frames; set it before the first result is requested.
         latency: seconds from capture to result for the latest keyframe of a live source.
         damaged_frames: number of needed frames that could not be decoded.
@@ -163,7 +164,8 @@ class ActionStream(Iterator[KeyframeActions]):
         self.latency: float | None = None
         self.damaged_frames = 0
         self.truncated = self._stopped = False
-        self._persons, self._score_clips, self._explain_clips = persons, score_clips, explain_clips
+        self.persons = persons
+        self._score_clips, self._explain_clips = score_clips, explain_clips
         self._batch_size = cfg.TEST.BATCH_SIZE
         self._options = options
         self._stopwatch = options.stopwatch
@@ -235,7 +237,7 @@ class ActionStream(Iterator[KeyframeActions]):
         self._waiting_clips = stages.run(
             self._cut_clips(_channel_items(frames)), batch_size, drop_oldest=live
         )
-        if live or isinstance(self._persons, PersonsOfModel):
+        if live or isinstance(self.persons, PersonsOfModel):
             # A live source: no queue between person detection and scoring, so that the next keyframe is the
             # newest one. A model that finds the persons: it must run in one thread.
             groups = (self._add_persons(clips) for clips in batches(self._waiting_clips, batch_size))
@@ -320,8 +322,8 @@ class ActionStream(Iterator[KeyframeActions]):
 
     def _add_persons(self, clips: list[KeyframeClip]) -> list[ClipWithPersons]:
         times = [self._timestamp(clip) for clip in clips]
-        with self._stopwatch.measure(self._persons.stage):
-            return self._persons.add_to(times, clips)
+        with self._stopwatch.measure(self.persons.stage):
+            return self.persons.add_to(times, clips)
 
     def _score(self, clips: list[ClipWithPersons]) -> Iterator[KeyframeActions]:
         explain = self._explain_clips

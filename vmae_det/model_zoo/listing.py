@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from vmae_det.config import CfgNode
 from vmae_det.model_zoo import get_config
 from vmae_det.model_zoo.costs import COSTS
 from vmae_det.model_zoo.weights import WEIGHTS
 
 # By the dimension of a token. 896, 1152 and 2048 are those of Hiera.
 _SIZES = {384: "S", 768: "B", 896: "B+", 1024: "L", 1152: "L", 1280: "H", 1408: "g", 1664: "G", 2048: "H"}
-HEADER = ("name", "backbone", "M parameters", "GFLOPs", "trained on", "license", "published result")
+HEADER = (
+    *("name", "backbone", "M parameters", "GFLOPs", "people"),
+    *("trained on", "license", "published result"),
+)
 
 
 def weights_table() -> list[tuple[str, ...]]:
@@ -20,12 +24,20 @@ def weights_table() -> list[tuple[str, ...]]:
             name,
             _backbone(weights.config),
             *(f"{number:.1f}" for number in COSTS[weights.config]),
+            people_of(get_config(weights.config)),
             weights.note,
             weights.license,
             weights.result or "-",
         )
         for name, weights in WEIGHTS.items()
     ]
+
+
+def people_of(cfg: CfgNode) -> str:
+    """Return whether a detector finds people itself; "-" for other models."""
+    if cfg.MODEL.META_ARCHITECTURE != "ActionDetector":
+        return "-"
+    return "finds people itself" if cfg.MODEL.PERSON_HEAD.NAME else "needs person boxes"
 
 
 @lru_cache

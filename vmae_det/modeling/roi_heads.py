@@ -212,7 +212,9 @@ class PersonBlock(nn.Module):
         """
         queries = self.norm1(persons)
         keys = torch.cat([tokens, queries])
-        attended, _ = self.attn(queries, keys, keys, attn_mask=~visible, need_weights=False)
+        # The fused kernel cannot be traced for a number of persons that depends on the clip.
+        weights = torch.compiler.is_exporting()
+        attended, _ = self.attn(queries, keys, keys, attn_mask=~visible, need_weights=weights)
         persons = persons + attended
         return persons + self.mlp(self.norm2(persons))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -27,6 +28,8 @@ from vmae_det.rendering.result_writers import WRITERS, OutputSpec, ResultWriter,
 from vmae_det.utils import distributed
 from vmae_det.utils.resource_usage import Stopwatch
 from vmae_det.video.sources import VideoSource, open_source
+
+logger = logging.getLogger(__name__)
 
 _LIVE_BAR = "{desc}: {n:.0f} s of video [{elapsed}{postfix}]"
 _FILE_BAR = (
@@ -183,19 +186,25 @@ def _output_spec(
         style=settings.style,
         overlap=settings.overlap,
         stopwatch=settings.stopwatch,
+        origin=stream.persons.origin,
     )
 
 
 def _write_results(
     stream: ActionStream, listeners: Sequence[ResultListener], progress: _ProgressBar
 ) -> float | None:
-    """Pass each result to the listeners; return the time of the last one."""
-    last = None
+    """Pass each result to the listeners; return the time of the last one. Warn if nobody was found."""
+    last, keyframes, people = None, 0, 0
     for result in stream:
         for listener in listeners:
             listener.write(result)
         progress.update(result.time)
         last = result.time
+        keyframes += 1
+        people += len(result)
+    if keyframes and not people:
+        remedy = f"; lower {stream.persons.threshold} to find more" if stream.persons.threshold else ""
+        logger.warning("%s: nobody found in %d keyframes%s", stream.source.name, keyframes, remedy)
     return last
 
 

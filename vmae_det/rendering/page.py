@@ -52,6 +52,7 @@ def write_page(
     threshold: float = 0.3,
     progress: bool = False,
     whole_frame: bool = False,
+    origin: str = "",
 ) -> Path:
     """Write the page. A video that is large or must be re-encoded is written next to it.
 
@@ -64,6 +65,7 @@ def write_page(
         threshold: initial score threshold of the filter in the page.
         progress: show a progress bar while encoding.
         whole_frame: the actions are those of the whole frame: show no boxes and no persons.
+        origin: where the boxes are from; shown in the header.
 
     Returns:
         `path`.
@@ -86,6 +88,7 @@ def write_page(
         "threshold": threshold,
         "floor": MIN_SCORE,
         "wholeFrame": whole_frame,
+        "origin": origin,
     }
     write_text(path, _fill_template(data, video))
     return path

@@ -36,6 +36,7 @@ class OutputSpec:
         style: what to draw.
         overlap: allow drawing in a separate thread.
         stopwatch: measures the parts of the work.
+        origin: where the person boxes are from; "" if that is not known.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class OutputSpec:
     style: OverlayStyle = field(default_factory=OverlayStyle)
     overlap: bool = True
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
+    origin: str = ""
 
 
 class ResultWriter(Protocol):
@@ -157,7 +159,13 @@ class PageResultWriter:
                 video, output.video_start, self._keyframes, output.label_map
             )
             style = output.style
-            write_page(detections, output.path, threshold=style.threshold, whole_frame=style.whole_frame)
+            write_page(
+                detections,
+                output.path,
+                threshold=style.threshold,
+                whole_frame=style.whole_frame,
+                origin=output.origin,
+            )
 
     def write(self, keyframe: KeyframeActions) -> None:
         """As in ResultWriter."""

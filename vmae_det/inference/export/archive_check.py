@@ -34,8 +34,9 @@ _OPERATORS = {
         __and__.Tensor _assert_scalar.default _assert_tensor_metadata.default _softmax.default
         _to_copy.default _unsafe_view.default add.Scalar add.Tensor addcmul.default addmm.default
         alias.default all.dim amax.default arange.default arange.start arange.start_step avg_pool2d.default
-        bitwise_and.Tensor bitwise_not.default bmm.default cat.default ceil.default chunk.default
-        clamp.Tensor clamp.default clone.default contiguous.default conv2d.default conv3d.default cos.default
+        baddbmm.default bitwise_and.Tensor bitwise_not.default bmm.default cat.default ceil.default
+        chunk.default clamp.Tensor clamp.default clone.default contiguous.default conv2d.default
+        conv3d.default cos.default
         detach.default detach_.default div.Scalar div.Tensor dropout.default eq.Tensor expand.default
         flatten.using_ints flip.default floor_divide.default full.default gather.default ge.Scalar ge.Tensor
         gelu.default group_norm.default gt.Scalar index.Tensor index_select.default layer_norm.default

@@ -36,12 +36,6 @@ class OneStageGraph(nn.Module):
                 f"MODEL.PERSON_HEAD.NAME: {type(head).__name__} has no `{missing[0]}`, which the file "
                 "needs; set TEST.PERSON_BOXES to dataset to export a detector that takes person boxes"
             )
-        if getattr(model.roi_head, "takes_tokens", False):
-            raise ConfigError(
-                f"MODEL.ROI_HEAD.NAME: torch.export cannot trace {type(model.roi_head).__name__} for the "
-                "people that a person head finds; set TEST.PERSON_BOXES to dataset to export a detector that "
-                "takes person boxes"
-            )
         self.model = model
         # Two boxes of score 0 outside of the frame: the traced NMS assumes that it returns two boxes or more.
         dummies = torch.tensor([[-4.0, -4.0, -3.0, -3.0], [-2.0, -2.0, -1.0, -1.0]])

@@ -2,7 +2,7 @@
 
 The weights of a linear layer of the backbone are int8 with a scale per output channel. Its input is quantized
 when the file runs, to uint8 with the range of the clip's values ("dynamic quantization"). LayerNorm, softmax,
-GELU, attention and the head stay in float32.
+GELU, attention and the heads stay in float32.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from vmae_det.data.classes import ModelClasses
 from vmae_det.engine.trainer import to_device
 from vmae_det.inference.export.calibration import CalibrationClips
 from vmae_det.inference.export.exported_model import INT8, METADATA_KEY, ONNX_SUFFIX, OnnxModel
-from vmae_det.inference.export.exporter import build_graph, metadata_of, trace, write_onnx
+from vmae_det.inference.export.exporter import DetectorGraph, build_graph, metadata_of, trace, write_onnx
+from vmae_det.inference.export.one_stage import OneStageGraph
 from vmae_det.inference.onnx_session import import_onnx_packages
 from vmae_det.utils.errors import ConfigError, WeightsError
 from vmae_det.utils.output_files import atomic_write
@@ -47,7 +48,7 @@ class Int8Report:
         clips: number of clips.
         quantized: number of linear layers in int8.
         kept: names of the linear layers that stay in float32, with their errors.
-        mean, largest: difference between a score of the file and of the model in fp32.
+        mean, largest: difference between a score of the file and of the model in fp32, for given persons.
         metrics: value of the model and of the file on the clips, by name; empty without labels.
     """
 
@@ -80,7 +81,8 @@ def export_int8(
 ) -> Int8Report:
     """Export the model of a config, with the weights of MODEL.WEIGHTS, to an ONNX file with int8 layers.
 
-    The clips of `source` decide which layers stay in float32, and show how much the scores change.
+    The clips of `source` decide which layers stay in float32, and show how much the scores change. For a
+    detector that finds the persons, these are the scores of given persons.
 
     Args:
         source, count: see `CalibrationClips`.
@@ -97,12 +99,12 @@ def export_int8(
     if output.suffix != ONNX_SUFFIX:
         raise WeightsError(f"{output}: expected the suffix {ONNX_SUFFIX} for an int8 file")
     import_onnx_packages("onnx", "onnxscript", "onnxruntime")
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.TEST.PERSON_BOXES = "dataset"  # the file takes boxes, also that of a detector with a person head
     graph = build_graph(cfg)
+    finds_persons = isinstance(graph, OneStageGraph)
     clips = CalibrationClips(cfg, source, count, ModelClasses.from_checkpoint(label_map, cfg.MODEL.WEIGHTS))
-    with tqdm(total=2 * len(clips) + 2, desc="calibrating", unit="step", disable=None) as bar:
+    with tqdm(
+        total=2 * len(clips) + 2 + 2 * finds_persons, desc="calibrating", unit="step", disable=None
+    ) as bar:
         meter = LayerErrors(graph.model.backbone)
         with meter:
             expected = _scores(lambda batch: graph.model(to_device(batch, CPU))["scores"], clips, bar)
@@ -115,13 +117,19 @@ def export_int8(
         weights = [meter.layers[name].weight for name in errors if name not in kept]
         bar.set_description("writing")
         with atomic_write(output) as temporary, tempfile.TemporaryDirectory() as folder:
-            float_file = Path(folder) / "float32.onnx"
-            write_onnx(trace(graph, cfg), float_file, json.dumps(metadata_of(cfg, graph, label_map)), graph)
-            bar.update()
-            quantized = quantize_layers(float_file, temporary, weights)
-            bar.update()
+            measured = temporary
+            files = [(graph, temporary)]
+            if finds_persons:  # a second file, with the same layers, takes the persons
+                measured = Path(folder) / "boxes.onnx"
+                files.append((DetectorGraph(graph.model).eval(), measured))
+            for part, path in files:
+                float_file = Path(folder) / "float32.onnx"
+                write_onnx(trace(part, cfg), float_file, json.dumps(metadata_of(cfg, part, label_map)), part)
+                bar.update()
+                quantized = quantize_layers(float_file, path, weights)
+                bar.update()
             bar.set_description("comparing")
-            actual = _scores(OnnxModel(temporary, CPU), clips, bar)
+            actual = _scores(OnnxModel(measured, CPU), clips, bar)
             differences = np.abs(np.concatenate(actual) - np.concatenate(expected))
             if not np.isfinite(differences).all():
                 raise WeightsError(f"{output}: deleted: a score of the int8 model is not a number")

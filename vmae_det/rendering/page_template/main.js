@@ -155,7 +155,7 @@ byId("length").textContent = `/ ${clockTime(data.duration)}`;
 document.title = `${data.title}: detected actions`;
 byId("title").textContent = data.title;
 const amount = (count, one, many) => `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
-byId("facts").textContent = [clockTime(data.duration), ...(data.wholeFrame ? [] : [amount(people.length, "person", "people")]), amount(keyframes.timestamp.length, "keyframe", "keyframes")].join(" · ");
+byId("facts").textContent = [clockTime(data.duration), ...(data.wholeFrame ? [] : [amount(people.length, "person", "people")]), amount(keyframes.timestamp.length, "keyframe", "keyframes"), ...(data.origin ? [data.origin] : [])].join(" · ");
 byId("filters").open = matchMedia("(min-width: 901px)").matches;
 readColors();
 showLegend();
