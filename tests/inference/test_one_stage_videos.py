@@ -1,7 +1,6 @@
 """One-stage detection on videos of any size: boxes of the model, in fractions of the frame of the video."""
 
 import json
-import logging
 from fractions import Fraction
 
 import numpy as np
@@ -80,19 +79,15 @@ def test_batches_of_four_keyframes(cfg, tmp_path):
     np.testing.assert_array_equal(together.timestamp, alone.timestamp)
     np.testing.assert_allclose(together.boxes, alone.boxes, atol=1e-5)
     np.testing.assert_allclose(together.scores, alone.scores, atol=1e-4)
-    assert set(np.bincount(np.unique(alone.timestamp, return_inverse=True)[1])) != {30}  # not all are full
 
 
-def test_nobody_in_a_video(cfg, tmp_path, caplog):
+def test_nobody_in_a_video(cfg, tmp_path, capsys):
     """The files have no people, and there is one warning. `link` and `evaluate` accept the files."""
     video, out = write_video(tmp_path / "empty", (96, 64), count=8), tmp_path / "out"
     command = ["detect", str(video), "--weights", cfg.MODEL.WEIGHTS, "--output", str(out), "--html"]
-    with caplog.at_level(logging.WARNING):
-        assert main([*command, "--opts", "MODEL.PERSON_HEAD.SCORE_THRESHOLD", "1.0"]) == 0
-    (warning,) = [record.getMessage() for record in caplog.records if "nobody" in record.getMessage()]
-    assert warning == (
-        f"{video}: nobody found in 2 keyframes; lower MODEL.PERSON_HEAD.SCORE_THRESHOLD to find more"
-    )
+    assert main([*command, "--opts", "MODEL.PERSON_HEAD.SCORE_THRESHOLD", "1.0"]) == 0
+    warning = f"{video}: nobody found in 2 keyframes; lower MODEL.PERSON_HEAD.SCORE_THRESHOLD to find more"
+    assert capsys.readouterr().out.count(warning) == 1
     assert (out / "empty.csv").read_text() == ""
     lines = [json.loads(line) for line in (out / "empty.jsonl").open()]
     assert [line["people"] for line in lines] == [[], []]
