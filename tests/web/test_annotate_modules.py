@@ -136,7 +136,9 @@ def test_copies_labels_and_only_missing_boxes(modules):
     after, _ = edit(modules, "copyPrevious", cells, {"second": 1, "person": None})
     assert after[2:] == [(1, 1, MIDDLE, [WALK]), (1, 2, RIGHT, [STAND])]
     assert "first keyframe" in edit(modules, "copyPrevious", cells, {"second": 0, "person": 1})
-    assert edit(modules, "copyPrevious", cells, {"second": 2, "person": 2}) == "Person 2 has no box at 1 s."
+    hidden, _ = edit(modules, "copyPrevious", cells, {"second": 2, "person": 2})  # at second 1
+    assert hidden[-1] == (2, 2, RIGHT, [STAND])
+    assert edit(modules, "copyPrevious", cells, {"second": 2, "person": 9}) == "Person 9 has no box at 1 s."
 
 
 def test_a_box_moves_those_that_follow_without_a_gap(modules):
@@ -173,7 +175,7 @@ def test_boxes_of_a_proposed_track_go_to_one_person(modules):
     boxes = enumerate((LEFT, MIDDLE, RIGHT))
     track = [{"second": s, "person": "p1", "box": box, "score": 0.9, "actions": scores} for s, box in boxes]
     other = {"second": 1, "person": "p2", "box": FAR, "score": 0.5, "actions": []}
-    accept = {"all": [*track, other]}
+    accept = {"second": 1, "all": [*track, other]}
     cells = [(0, 5, LEFT, [WALK])]  # accepted before
     after, looked = edit(
         modules, "accept", cells, {**accept, "proposals": [track[1], other]}, accept["all"], [0]

@@ -37,7 +37,7 @@ const pathOf = (video) => `api/videos/${encodeURIComponent(video)}`;
 
 export const client = crypto.getRandomValues(new Uint32Array(2)).join("-");
 export const getDataset = () => get("api/dataset");
-export const getVideo = (video) => get(pathOf(video));
+export const getVideo = (video) => get(`${pathOf(video)}?client=${client}`);
 export const postPatch = (video, patch, new_people) => 
   post(`${pathOf(video)}/edits`, { client, edit: { name: "patch", patch }, new_people });
 export const postProposals = (video) => post(`${pathOf(video)}/propose`, {});
@@ -47,8 +47,9 @@ export const openEvents = (video) =>
   new EventSource(`api/events?client=${client}&video=${encodeURIComponent(video)}`);
 
 /* Return the frames around a keyframe: seconds from it, and a JPEG blob. */
-export async function getClip(video, second, height) {
-  const response = await request(`${pathOf(video)}/clip?second=${second}&height=${height}`);
+export async function getClip(video, second, height, signal) {
+  const both = AbortSignal.any([signal, AbortSignal.timeout(TIMEOUT)]);
+  const response = await request(`${pathOf(video)}/clip?second=${second}&height=${height}`, { signal: both });
   const buffer = await response.arrayBuffer().catch(() => { throw new RequestError("the answer is incomplete"); });
   const view = new DataView(buffer), frames = [];
   for (let at = 0; at + 8 <= buffer.byteLength; ) {

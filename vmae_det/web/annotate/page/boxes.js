@@ -5,20 +5,23 @@ import { pictureRect, player } from "./player.js";
 import { actionsOf, findingsAt, isPerson, proposalsAt, second, selectedCell, view } from "./view.js";
 
 const canvas = byId("boxes"), stage = byId("stage");
+const SMALL = 56; // CSS pixels: sides of boxes with handles at the corners only
 const DRAG = 4, TOUCH = 22, MOUSE = 9; // CSS pixels: before a press is a drag; size of handles
 let press = null; // {start, kind: "draw" | "move" | "select" | [edges], box, moved}
 
-/* Return the box of a person at the time of the frame, between keyframes if the clip plays. */
-function boxNow(person, cell) {
-  if (view.mode?.name === "box" && view.mode.person === person) return view.mode.box;
-  const step = Math.sign(player.time), next = view.doc.keyframes[view.index + step], other = step && view.doc.cell(next, person);
-  return other ? mix(cell.box, other.box, Math.min(1, Math.abs(player.time / (next - second())))) : cell.box;
-}
-/* Return what is drawn: person or proposal, box, and the entry with its actions. */
+/* Return what is drawn: person or proposal, box, the entry with its actions, and how sure its place is in this frame. While the
+   clip plays, boxes move to those of the next or previous keyframe; without one they fade, because the person moves on. */
 function shown() {
-  const people = [...view.doc.at(second())].map(([person, cell]) => ({ person, box: boxNow(person, cell), entry: cell }));
-  const proposals = proposalsAt(second()).map((entry) => ({ person: entry.person, box: entry.box, entry }));
-  const drafts = view.mode?.isNew ? [{ person: null, box: view.mode.box, entry: { actions: [] } }] : [];
+  const step = Math.sign(player.time), next = view.doc.keyframes[view.index + step];
+  const share = step && next !== undefined ? Math.min(1, Math.abs(player.time / (next - second()))) : Math.abs(player.time);
+  const item = (person, entry, other) => {
+    if (view.mode?.name === "box" && view.mode.person === person) return { person, entry, box: view.mode.box, opacity: 1 };
+    return { person, entry, box: other ? mix(entry.box, other.box, share) : entry.box, opacity: other ? 1 : Math.max(0.3, 1 - 1.5 * share) };
+  };
+  const nextProposals = step ? proposalsAt(next) : [];
+  const people = [...view.doc.at(second())].map(([person, cell]) => item(person, cell, step && view.doc.cell(next, person)));
+  const proposals = proposalsAt(second()).map((entry) => item(entry.person, entry, nextProposals.find(({ person }) => person === entry.person)));
+  const drafts = view.mode?.isNew ? [{ person: null, box: view.mode.box, entry: { actions: [] }, opacity: 1 }] : [];
   return [...proposals, ...people, ...drafts];
 }
 const isChosen = (person) => person === (view.mode?.isNew ? null : view.mode?.name === "join" ? view.mode.other : view.person);
@@ -32,9 +35,10 @@ export function drawBoxes() {
   if (!view.doc) return;
   const items = shown().map((item) => ({ ...item, pixels: toPixels(item.box), chosen: isChosen(item.person) }));
   items.sort((a, b) => a.chosen - b.chosen);
-  for (const item of items) outline(pen, item);
+  for (const item of items) { pen.globalAlpha = item.opacity; outline(pen, item); }
   const taken = items.map(({ pixels: [x1, y1, x2, y2] }) => [x1, y1, x2, y1 + (y2 - y1) / 5]);
-  for (const item of items.toReversed()) label(pen, item, taken);
+  for (const item of items.toReversed()) { pen.globalAlpha = item.opacity; label(pen, item, taken); }
+  pen.globalAlpha = 1;
   for (const item of items) if (isPerson(item.person) && findingsAt(second(), item.person).length) badge(pen, item.pixels);
 }
 function outline(pen, { person, pixels: [x1, y1, x2, y2], chosen }) {
@@ -47,13 +51,15 @@ function outline(pen, { person, pixels: [x1, y1, x2, y2], chosen }) {
   }
   pen.setLineDash([]);
   if (!chosen || typeof person === "string") return;
-  for (const x of [x1, (x1 + x2) / 2, x2])
-    for (const y of [y1, (y1 + y2) / 2, y2]) {
-      if (x === (x1 + x2) / 2 && y === (y1 + y2) / 2) continue;
+  const small = Math.min(x2 - x1, y2 - y1) < SMALL, size = small ? 5 : 7;
+  const along = (a, b) => (small ? [a, b] : [a, (a + b) / 2, b]);
+  for (const x of along(x1, x2))
+    for (const y of along(y1, y2)) {
+      if (x !== x1 && x !== x2 && y !== y1 && y !== y2) continue;
       pen.fillStyle = "#000";
-      pen.fillRect(x - 4.5, y - 4.5, 9, 9);
+      pen.fillRect(x - size / 2 - 1, y - size / 2 - 1, size + 2, size + 2);
       pen.fillStyle = "#fff";
-      pen.fillRect(x - 3.5, y - 3.5, 7, 7);
+      pen.fillRect(x - size / 2, y - size / 2, size, size);
     }
 }
 function label(pen, { person, entry, pixels: [x1, y1, x2, y2], chosen }, taken) {

@@ -4,10 +4,10 @@
 import { getNext, postProposals } from "./api.js";
 import { movedBox } from "./boxes.js";
 import { byId, personName, secondText, shortName } from "./dom.js";
-import { Refusal, overlap, tidyBox } from "./edits.js";
+import { Refusal, coveredBy, overlap, tidyBox } from "./edits.js";
 import { clearNotice, notify, say } from "./messages.js";
-import { go, leaveMode, openVideo } from "./navigate.js";
-import { player, setPlaying } from "./player.js";
+import { go, leaveMode, lookAt, openVideo } from "./navigate.js";
+import { chooseHeight, player, setPlaying } from "./player.js";
 import { perform, redo, undo } from "./store.js";
 import { reveal } from "./timeline.js";
 import { askSecond, chooseVideo } from "./videos.js";
@@ -41,6 +41,7 @@ const withPerson = (run) => () => { const person = selected(); if (person !== nu
 
 export function select(person, announce = true) {
   view.person = person;
+  lookAt(0);
   reveal();
   refresh();
   if (!announce || person === null) return;
@@ -72,7 +73,8 @@ function startBox(isNew) {
   const cell = selectedCell(), [w, h] = lastSize;
   if (!isNew && !cell) { notify(isPerson(view.person) ? `${personName(view.person)} has no box here. Press c to copy the one before.` : "Select a box first (↑ ↓)."); return; }
   player.frozen = true;
-  view.mode = { name: "box", isNew, person: isNew ? null : view.person, step: 1, box: isNew ? tidyBox([0.5 - w / 2, 0.5 - h / 2, 0.5 + w / 2, 0.5 + h / 2]) : cell.box };
+  const [x, y] = [w, h].map((length) => Number((0.5 - length / 2).toFixed(3))); // so that steps reach round numbers
+  view.mode = { name: "box", isNew, person: isNew ? null : view.person, step: 1, box: isNew ? tidyBox([x, y, x + w, y + h]) : cell.box };
   say(isNew ? "New box" : "Edit box");
   refresh();
 }
@@ -90,20 +92,19 @@ function finishBox(follow) {
 /* Ranges and joins */
 const startRange = (what) => withPerson((person) => {
   if (what === "hold" && !selectedCell()) { notify(`${personName(person)} has no box here.`); return; }
-  view.mode = { name: "range", what, person, from: second() };
+  view.mode = { name: what, person, from: second() };
   say(what === "hold" ? "Hold until" : "Cut until");
   refresh();
 });
 function finishRange(boxes) {
-  const { what, person, from } = view.mode, to = second();
+  const { name, person, from } = view.mode, to = second();
   leaveMode();
-  if (what === "hold") edit("hold", { person, from, to, boxes }, `held until ${secondText(to)}`);
-  else edit("cut", { person, from, to }, `cut until ${secondText(to)}`);
+  edit(name, { person, from, to, boxes }, `${name} until ${secondText(to)}`);
 }
 function cancelMode() {
-  const { name, from } = view.mode;
+  const { from } = view.mode;
   leaveMode();
-  if (name === "range") go(view.doc.keyframes.indexOf(from));
+  if (from !== undefined) go(view.doc.keyframes.indexOf(from));
   else refresh();
 }
 /* Who continues a person: others without a common keyframe, nearest in time, then in place. */
@@ -145,19 +146,23 @@ const splitHere = withPerson((person) => {
 });
 function remove(everywhere) {
   const { person } = view;
+  const dismiss = (proposals) => { for (const proposal of proposals) view.dismissed.add(dismissalOf(proposal)); };
   if (isProposal(person)) {
-    for (const proposal of everywhere ? proposalsOf(person) : proposalsAt(second()).filter((p) => p.person === person)) view.dismissed.add(dismissalOf(proposal));
+    dismiss(everywhere ? proposalsOf(person) : proposalsAt(second()).filter((p) => p.person === person));
     say("proposal dismissed");
     select(selectable()[0] ?? null, false);
   } else withPerson(() => {
-    const name = everywhere ? "deletePerson" : "deleteBox";
-    if (edit(name, { second: second(), person }, "deleted") && everywhere) select(selectable().find((p) => p !== person) ?? null, false);
+    const seconds = everywhere ? view.doc.people().get(person) ?? [] : selectedCell() ? [second()] : [];
+    const covered = seconds.flatMap((s) => coveredBy(view.doc, s, person)); // would be proposed again otherwise
+    if (!edit(everywhere ? "deletePerson" : "deleteBox", { second: second(), person }, "deleted")) return;
+    dismiss(covered);
+    if (everywhere) select(selectable().find((p) => p !== person) ?? null, false);
   })();
 }
 
 /* Proposals */
 function accept(proposals, told) {
-  const entry = edit("accept", { proposals, all: view.doc.proposals }, told);
+  const entry = edit("accept", { second: second(), proposals, all: view.doc.proposals }, told);
   if (!entry) return;
   const here = entry.patch.find((change) => change.person !== undefined && change.second === second());
   if (here) select(here.person, false);
@@ -196,6 +201,11 @@ function markLooked(after) {
   edit("setLooked", { second: second(), looked: after }, after ? "looked at" : "not looked at");
   if (after) go(view.index + 1);
 }
+function zoomBy(direction) {
+  lookAt(direction);
+  chooseHeight(view.doc);
+  refresh();
+}
 async function goToSecond() {
   const wanted = await askSecond(second());
   if (wanted === null) return;
@@ -233,6 +243,8 @@ export const SECTIONS = [
     ...MOVES,
     row("g", "g", "go to a second", goToSecond),
     row("Space", "space", "play or stop the clip", () => { setPlaying(!player.playing); refresh(); }),
+    row("+ =", "+", "zoom in, on the selected box", () => zoomBy(1)),
+    row("-", "−", "zoom out", () => zoomBy(-1)),
     row("ArrowUp", "↑", "previous person or proposal", () => stepPerson(-1)),
     row("ArrowDown", "↓", "next person or proposal", () => stepPerson(1)),
     row("/", "/", "choose a video", chooseVideo),
@@ -285,12 +297,13 @@ export const MODES = {
     row("shift+Enter", "⇧Enter", "also move the boxes that follow without a gap", () => finishBox(true)),
     cancel,
   ]],
-  range: ["While a range is chosen (hold, cut)", [
-    ...MOVES.map((move) => ({ ...move, what: `end at ${move.what === "next keyframe" || move.what === "previous keyframe" ? "the " : ""}${move.what}` })),
-    row("Enter", "Enter", "hold the labels (missing boxes are interpolated), or cut", () => finishRange(false), "Until here"),
-    row("shift+Enter", "⇧Enter", "hold, and interpolate all boxes between the two keyframes", () => finishRange(true), "With boxes"),
+  hold: ["While labels are held", [
+    ...MOVES,
+    row("Enter", "Enter", "hold until this keyframe; missing boxes are interpolated", () => finishRange(false), "Until here"),
+    row("shift+Enter", "⇧Enter", "the same, and interpolate all boxes between the two keyframes", () => finishRange(true), "With boxes"),
     cancel,
   ]],
+  cut: ["While boxes are cut", [...MOVES, row("Enter", "Enter", "delete the boxes until this keyframe", () => finishRange(false), "Until here"), cancel]],
   join: ["While a person to join is chosen", [
     row("ArrowUp", "↑", "previous person", stepJoin(-1), "Previous"), row("ArrowDown", "↓", "next person", stepJoin(1), "Next"),
     row("Enter", "Enter", "join", finishJoin, "Join"),
@@ -302,6 +315,6 @@ export function hintOfMode() {
   if (!mode) return "";
   if (mode.name === "box") return `${mode.isNew ? "New box: drag, or" : "Box:"} arrows move, ⇧ arrows resize, by ${100 * STEPS[mode.step]} % (, and .). Enter keeps it.`;
   if (mode.name === "join") return `Join ${personName(mode.person).toLowerCase()} with ${personName(mode.other).toLowerCase()}? ↑ ↓ choose, Enter joins.`;
-  const labels = mode.what === "hold" ? "Hold the labels" : "Delete the boxes";
+  const labels = mode.name === "hold" ? "Hold the labels" : "Delete the boxes";
   return `${labels} of ${personName(mode.person).toLowerCase()} from ${secondText(mode.from)} to ${secondText(second())}. ← → choose, Enter ends.`;
 }

@@ -52,15 +52,19 @@ export function overlap(a, b) {
   return shared / (area(a) + area(b) - shared || 1);
 }
 
+export const MOMENT = 3; // keyframes for which a person may be hidden
 /* A proposal is covered if somebody has a box there. */
 const COVERED = 0.6; // IoU
-export const isCovered = (doc, { second, box }) => [...doc.at(second).values()].some((cell) => overlap(cell.box, box) > COVERED);
+const covers = (cell, { box }) => overlap(cell.box, box) > COVERED;
+export const isCovered = (doc, proposal) => [...doc.at(proposal.second).values()].some((cell) => covers(cell, proposal));
+export const coveredBy = (doc, second, person) =>
+  doc.proposals.filter((proposal) => proposal.second === second && covers(doc.cell(second, person), proposal));
 /* Return the person whose boxes a proposed track has elsewhere, or null. */
 function personOfTrack(doc, track, proposals) {
   const votes = new Map();
-  for (const { second, box, person } of proposals)
-    if (person === track)
-      for (const [id, cell] of doc.at(second)) if (overlap(cell.box, box) > COVERED) votes.set(id, (votes.get(id) ?? 0) + 1);
+  for (const proposal of proposals)
+    if (proposal.person === track)
+      for (const [id, cell] of doc.at(proposal.second)) if (covers(cell, proposal)) votes.set(id, (votes.get(id) ?? 0) + 1);
   return [...votes].sort((a, b) => b[1] - a[1])[0]?.[0] ?? null;
 }
 /* Return the actions of a proposal that are accepted: the best pose, and what is more likely than not. */
@@ -70,7 +74,10 @@ export function likelyActions(doc, scored) {
   return [...poses.slice(0, 1), ...others].map(([id]) => id).sort((a, b) => a - b);
 }
 
-const change = (doc, second, person, after) => ({ second, person, before: doc.cell(second, person), after });
+/* Boxes from files may exceed the frame by their rounding; what the page writes does not. */
+const isInside = (box) => box.every((value) => value >= 0 && value <= 1);
+const inside = (cell) => (cell && !isInside(cell.box) ? { ...cell, box: tidyBox(cell.box) } : cell);
+const change = (doc, second, person, after) => ({ second, person, before: doc.cell(second, person), after: inside(after) });
 /* A keyframe at which somebody has an action was looked at: it is in the dataset. */
 export function complete(doc, patch) {
   const named = new Set(patch.filter(({ person }) => person === undefined).map(({ second }) => second));
@@ -117,10 +124,12 @@ export const EDITS = {
     const actions = has ? kept : [...kept, action].sort((a, b) => a - b);
     return [change(doc, second, person, { ...cell, actions }), ...looked(doc, second)];
   },
-  /* As at the keyframe before: actions, and the box where there is none. `person` null: everybody. */
+  /* As at the keyframe before, or a moment before if the person was hidden: actions, and the box where there is none.
+     `person` null: everybody of the keyframe before. */
   copyPrevious(doc, { second, person }) {
-    const before = doc.keyframes[doc.keyframes.indexOf(second) - 1];
-    if (before === undefined) throw new Refusal("This is the first keyframe.");
+    const index = doc.keyframes.indexOf(second), earlier = doc.keyframes.slice(Math.max(0, index - MOMENT), index).reverse();
+    if (!earlier.length) throw new Refusal("This is the first keyframe.");
+    const before = person === null ? earlier[0] : earlier.find((s) => doc.cell(s, person)) ?? earlier[0];
     const cells = person === null ? [...doc.at(before)] : [[person, need(doc, before, person)]];
     const patch = cells.map(([id, { box, actions }]) => change(doc, second, id, { box: doc.cell(second, id)?.box ?? box, actions }));
     return [...effective(patch, `Nothing differs from ${secondText(before)}.`), ...looked(doc, second)];
@@ -171,8 +180,9 @@ export const EDITS = {
       throw new Refusal(`${secondText(second)} has labels, so it was looked at. Remove them first.`);
     return looked(doc, second, after);
   },
-  /* Turn proposals into cells. Boxes of a track that is accepted in part go to the same person. */
-  accept(doc, { proposals, all }) {
+  /* Turn proposals into cells. Boxes of a track that is accepted in part go to the same person. Only the keyframe at which
+     the user is was looked at. */
+  accept(doc, { second: here, proposals, all }) {
     const ids = new Map(), patch = [];
     let next = doc.newPerson();
     for (const { second, person: track, box, actions } of proposals) {
@@ -181,7 +191,7 @@ export const EDITS = {
       patch.push(change(doc, second, ids.get(track), { box: tidyBox(box), actions: likelyActions(doc, actions ?? []) }));
     }
     if (!patch.length) throw new Refusal("There are no proposals here.");
-    return [...patch, ...[...new Set(proposals.map(({ second }) => second))].flatMap((second) => looked(doc, second))];
+    return [...patch, ...looked(doc, here)];
   },
   patch(doc, { patch }) {
     if (!fits(doc.shown, patch)) throw new Refusal("Another page changed this since. It stays as it is.");

@@ -112,9 +112,10 @@ export function showFacts() {
   const { doc, dataset } = view, entry = dataset.videos.find(({ id }) => id === doc.id);
   const looked = doc.keyframes.filter((s) => doc.looked(s)).length;
   if (entry) Object.assign(entry, { looked_at: looked, keyframes: doc.keyframes.length });
-  const [done, total] = ["looked_at", "keyframes"].map((name) => dataset.videos.reduce((sum, video) => sum + video[name], 0));
+  const [done, total] = ["looked_at", "keyframes"].map((name) => dataset.videos.reduce((sum, video) => sum + (video[name] ?? 0), 0));
+  const isComplete = dataset.videos.every((video) => video.keyframes !== null); // the server opens the videos one by one
   byId("facts").textContent = `${looked} of ${amount(doc.keyframes.length, "keyframe")} looked at`;
-  byId("set-facts").textContent = `Set: ${done.toLocaleString("en")} of ${total.toLocaleString("en")}`;
+  byId("set-facts").textContent = `Set: ${done.toLocaleString("en")} of ${total.toLocaleString("en")}${isComplete ? "" : "…"}`;
   Object.assign(byId("progress"), { max: Math.max(total, 1), value: done });
   byId("others").hidden = !doc.clients;
   byId("others").textContent = doc.clients ? `Open in ${amount(doc.clients, "other page")}` : "";

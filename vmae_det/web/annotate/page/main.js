@@ -77,6 +77,14 @@ function openAddress() {
   return true;
 }
 
+/* The server opens the videos of a large set one by one: ask again until it knows the keyframes of all. */
+async function completeDataset() {
+  while (view.dataset.videos.some(({ keyframes, error }) => keyframes === null && !error)) {
+    await new Promise((resolve) => setTimeout(resolve, 3000));
+    await getDataset().then(({ videos }) => { view.dataset.videos = videos; refresh(); }, () => {});
+  }
+}
+
 async function start() {
   readColors();
   wire();
@@ -87,7 +95,8 @@ async function start() {
     setTimeout(() => location.reload(), 3000);
     return;
   }
-  byId("dataset").textContent = view.dataset.name;
+  byId("dataset").textContent = view.dataset.name.replace(/[\\/]dataset\.ya?ml$/, "").replace(/^.*[\\/]/, "");
+  byId("dataset").title = view.dataset.name;
   view.actions = new Map(view.dataset.actions.map((action) => [action.id, action]));
   startStore(view.dataset, { changed: refresh, refused: notify });
   const taken = new Set(SECTIONS.flatMap(([, commands]) => commands.flatMap(({ keys }) => keys)));
@@ -95,10 +104,12 @@ async function start() {
   buildLabels({ select, toggle });
   buildToolbar();
   buildHelp([...SECTIONS, ...Object.values(MODES)]);
+  completeDataset();
+  if (view.dataset.problem) notify(view.dataset.problem);
   const restored = await restore();
   if (restored) notify(`${restored} edits that were not saved are sent again.`);
   if (openAddress()) return;
-  const { videos } = view.dataset, wanted = videos.find((v) => !v.error && v.looked_at < v.keyframes) ?? videos.find((v) => !v.error);
+  const { videos } = view.dataset, wanted = videos.find((v) => !v.error && v.looked_at < (v.keyframes ?? Infinity)) ?? videos.find((v) => !v.error);
   if (wanted) openVideo(wanted.id); else notify("The dataset has no video that can be read.");
 }
 start();

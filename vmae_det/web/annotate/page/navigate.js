@@ -2,12 +2,13 @@
 import { openEvents } from "./api.js";
 import { byId, secondText } from "./dom.js";
 import { notify, say } from "./messages.js";
-import { chooseHeight, player, setAspect, showKeyframe } from "./player.js";
+import { chooseHeight, player, setAspect, setZoom, showKeyframe } from "./player.js";
 import { heard, openDocument, reload, retryNow } from "./store.js";
 import { reveal } from "./timeline.js";
-import { refresh, second, selectable, view } from "./view.js";
+import { refresh, second, selectable, selectedBox, view } from "./view.js";
 
-let opening = 0, events = null; // events: {source, video, lost}
+const ADDRESS_PAUSE = 300; // ms, because browsers limit changes of the address
+let opening = 0, addressing = null, events = null; // events: {source, video, lost}
 
 /* Go to a keyframe, within the video. */
 export function go(index) {
@@ -18,10 +19,17 @@ export function go(index) {
   const arrived = second();
   showKeyframe(view.doc, wanted).then(refresh);
   if (!view.mode && !selectable().includes(view.person)) view.person = selectable()[0] ?? null;
-  history.replaceState(null, "", `#${encodeURIComponent(view.doc.id)},${arrived}`);
+  clearTimeout(addressing);
+  addressing = setTimeout(() => history.replaceState(null, "", `#${encodeURIComponent(view.doc.id)},${arrived}`), ADDRESS_PAUSE);
+  lookAt(0);
   say(`${secondText(arrived)}, ${view.doc.at(arrived).size} people${view.doc.looked(arrived) ? ", looked at" : ""}`);
   reveal();
   refresh();
+}
+/* Zoom in (1), out (-1) or not (0), on the selected box. */
+export function lookAt(direction) {
+  const box = view.mode?.box ?? selectedBox();
+  setZoom(direction, box && [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2]);
 }
 export function leaveMode() {
   view.mode = null;

@@ -84,12 +84,12 @@ function drawRuler(pen, begin, end) {
 function drawLane(pen, { person, y }, begin, end, width) {
   pen.fillStyle = colors.line;
   pen.fillRect(gutter(), y + ROW - 1, width, 1);
-  const range = view.mode?.name === "range" && view.mode.person === person ? [view.mode.from, second()].sort((a, b) => a - b) : null;
+  const range = view.mode?.from !== undefined && view.mode.person === person ? [view.mode.from, second()].sort((a, b) => a - b) : null;
   const runs = [];
   for (let k = begin; k < end; k++) {
     const s = view.doc.keyframes[k], x = xOf(k);
     if (range && s >= range[0] && s <= range[1]) {
-      pen.fillStyle = view.mode.what === "cut" ? colors.bad : colors.accent;
+      pen.fillStyle = view.mode.name === "cut" ? colors.bad : colors.accent;
       pen.globalAlpha = 0.35;
       pen.fillRect(x, y, column(), ROW - 1);
       pen.globalAlpha = 1;

@@ -13,6 +13,7 @@ export function wireDialogs(openVideo) {
     const step = { ArrowDown: 1, ArrowUp: -1, PageDown: 10, PageUp: -10 }[event.key];
     if (step) { chosen = Math.min(Math.max(chosen + step, 0), found.length - 1); listVideos(); }
     else if (event.key === "Enter" && found[chosen]) take(found[chosen]);
+    else if (event.key === "Escape") byId("videos").close();
     else return;
     event.preventDefault();
   };
@@ -34,9 +35,9 @@ function listVideos() {
   const first = Math.max(0, Math.min(chosen - MOST / 2, found.length - MOST));
   byId("video-list").replaceChildren(...found.slice(first, first + MOST).map((video, k) => {
     const isChosen = first + k === chosen;
-    const done = make("span", { class: "count" }, video.error ? "not readable" : `${video.looked_at} of ${video.keyframes}`);
+    const done = make("span", { class: "count" }, video.error ? "not readable" : `${video.looked_at} of ${video.keyframes ?? "…"}`);
     const item = make("li", { role: "option", id: `video-${first + k}`, "aria-selected": String(isChosen), title: video.error ?? video.id },
-      make("span", { class: video.looked_at >= video.keyframes && !video.error ? "mark done" : "mark", "aria-hidden": "true" }),
+      make("span", { class: video.keyframes !== null && video.looked_at >= video.keyframes && !video.error ? "mark done" : "mark", "aria-hidden": "true" }),
       make("span", { class: "text" }, video.id), done);
     item.onclick = () => take(video);
     return item;

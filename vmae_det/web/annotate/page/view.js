@@ -1,5 +1,5 @@
 /* What the page shows: video, keyframe, selected person or proposal, and the mode. */
-import { isCovered, likelyActions } from "./edits.js";
+import { MOMENT, isCovered, likelyActions } from "./edits.js";
 
 export const view = {
   dataset: null,
@@ -7,7 +7,7 @@ export const view = {
   doc: null,
   index: 0, // of the keyframe
   person: null, // a number, the id of a proposed track, or null
-  mode: null, // {name: "box" | "range" | "join", ...}
+  mode: null, // {name: "box" | "hold" | "cut" | "join", ...}
   dismissed: new Set(), // proposals that were rejected here
 };
 /* Draw everything again, once per frame of the screen. */
@@ -21,6 +21,7 @@ export function refresh() {
 
 export const second = () => view.doc.keyframes[view.index];
 export const selectedCell = () => (isPerson(view.person) ? view.doc.cell(second(), view.person) : null);
+export const selectedBox = () => selectedCell()?.box ?? proposalsAt(second()).find((p) => p.person === view.person)?.box ?? null;
 export const isPerson = (person) => typeof person === "number";
 export const isProposal = (person) => typeof person === "string";
 export const dismissalOf = ({ second: s, person }) => `${view.doc.id}/${s}/${person}`;
@@ -43,13 +44,13 @@ export const proposalsAt = (s) => openProposals().get(s) ?? [];
 export const proposalsOf = (track) => [...openProposals().values()].flat().filter(({ person }) => person === track)
   .sort((a, b) => a.second - b.second);
 
-/* Return who can be selected at this keyframe: people, the selected person if absent for a moment, proposals. */
-const MOMENT = 5; // keyframes
+/* Return who can be selected at this keyframe: people, those who were there a moment before, proposals. */
 export function selectable() {
-  const here = [...view.doc.at(second()).keys()];
-  const isNear = () => view.doc.keyframes.slice(Math.max(0, view.index - MOMENT), view.index + MOMENT + 1).some((s) => view.doc.cell(s, view.person));
-  if (isPerson(view.person) && !here.includes(view.person) && isNear()) here.push(view.person);
-  return [...here.sort((a, b) => a - b), ...proposalsAt(second()).map(({ person }) => person)];
+  const { doc, index } = view, ascending = (people) => [...new Set(people)].sort((a, b) => a - b);
+  const here = ascending(doc.at(second()).keys());
+  const before = doc.keyframes.slice(Math.max(0, index - MOMENT), index).flatMap((s) => [...doc.at(s).keys()]);
+  const absent = ascending(before).filter((person) => !here.includes(person));
+  return [...here, ...absent, ...proposalsAt(second()).map(({ person }) => person)];
 }
 /* Return the rows of the timeline: a person or a proposed track, and the seconds of its boxes. */
 export function rows() {
