@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from cached_traces import cached_traces
 from numbered_videos import Recipe, write_numbered
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -37,7 +38,11 @@ def form(request):
     return request.param
 
 
-pytestmark = pytest.mark.usefixtures("trace_once")
+@pytest.fixture(scope="module", autouse=True)
+def trace_once():
+    """Trace each model once for both forms."""
+    with cached_traces():
+        yield
 
 
 def trained(folder, architecture, *opts):
@@ -62,7 +67,7 @@ def trained(folder, architecture, *opts):
 
 
 @pytest.fixture(scope="module")
-def detector(form, tmp_path_factory, trace_once):
+def detector(form, tmp_path_factory):
     """The config of a detector, its exported file, and the report of the export."""
     folder = tmp_path_factory.mktemp(form)
     cfg = trained(folder, "ActionDetector")

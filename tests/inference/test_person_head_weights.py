@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from cached_traces import cached_traces
 from one_stage_models import HEAD, LABELS, detector_config, randomize
 
 from vmae_det.checkpoint import save_weights
@@ -193,6 +194,13 @@ def test_an_exported_file_has_the_metrics_of_its_weights(weights, mini_ava, tmp_
         results.append(json.loads((out / "results.json").read_text()))
     assert results[0]["person_recall50"] > 0
     assert results[1] == pytest.approx(results[0], abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def trace_once():
+    """Trace each model once for both formats."""
+    with cached_traces():
+        yield
 
 
 # An RoI head that takes tokens and the boxes of the other people, on a backbone that drops tokens.

@@ -1,20 +1,23 @@
-"""Fixtures of the tests of inference."""
+"""Helper: traces each model once for both formats of exported files."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from vmae_det.inference.export import exporter
 
 
-@pytest.fixture(scope="module")
-def trace_once():
-    """Trace each model once for both formats of exported files."""
+@contextmanager
+def cached_traces() -> Iterator[None]:
+    """Trace models of the same config once. Their weights must be the same."""
     trace, programs = exporter.trace, {}
 
     def cached(graph, cfg):
         cfg = cfg.clone()
         cfg.defrost()
         cfg.MODEL.WEIGHTS = ""
-        key = type(graph).__name__ + cfg.dump()
+        key = cfg.dump()
         if key not in programs:
             programs[key] = trace(graph, cfg)
         return programs[key]
