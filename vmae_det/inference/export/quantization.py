@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,8 @@ from tqdm import tqdm
 from vmae_det.config import CfgNode
 from vmae_det.data.classes import ModelClasses
 from vmae_det.engine.trainer import to_device
+from vmae_det.evaluation.evaluators import Evaluator
+from vmae_det.inference.evaluation import ScorerModule
 from vmae_det.inference.export.calibration import CalibrationClips
 from vmae_det.inference.export.exported_model import INT8, METADATA_KEY, ONNX_SUFFIX, OnnxModel
 from vmae_det.inference.export.exporter import DetectorGraph, build_graph, metadata_of, trace, write_onnx
@@ -36,6 +38,8 @@ from vmae_det.utils.output_files import atomic_write
 # A layer stays in float32 if 8 bits change its output by more than this, relative to the output (RMS).
 MAX_LAYER_ERROR = 0.1
 CPU = torch.device("cpu")
+
+Prediction = tuple[dict[str, Any], dict[str, Any]]  # a batch, and what a model returns for it
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ class Int8Report:
         quantized: number of linear layers in int8.
         kept: names of the linear layers that stay in float32, with their errors.
         mean, largest: difference between a score of the file and of the model in fp32, for given persons.
-        metrics: value of the model and of the file on the clips, by name; empty without labels.
+        metrics: value of the model and of the file on the clips, by name; empty without labels. Those of a
+            detector that finds the persons are of the persons that it finds.
     """
 
     path: Path
@@ -81,8 +86,8 @@ def export_int8(
 ) -> Int8Report:
     """Export the model of a config, with the weights of MODEL.WEIGHTS, to an ONNX file with int8 layers.
 
-    The clips of `source` decide which layers stay in float32, and show how much the scores change. For a
-    detector that finds the persons, these are the scores of given persons.
+    The clips of `source` decide which layers stay in float32, and show how much the scores of given persons
+    and the metrics change.
 
     Args:
         source, count: see `CalibrationClips`.
@@ -133,11 +138,17 @@ def export_int8(
             differences = np.abs(np.concatenate(actual) - np.concatenate(expected))
             if not np.isfinite(differences).all():
                 raise WeightsError(f"{output}: deleted: a score of the int8 model is not a number")
+            predictions = _given(clips, expected), _given(clips, actual)
+            if finds_persons:
+                threshold = cfg.MODEL.PERSON_HEAD.SCORE_THRESHOLD
+                file = ScorerModule(OnnxModel(temporary, CPU, threshold))
+                predictions = _found(graph.model, clips), _found(file, clips)
+            metrics = _metrics(clips.evaluator, *predictions)
     return Int8Report(
         *(output, source, len(clips), quantized, kept),
         mean=float(differences.mean()),
         largest=float(differences.max()),
-        metrics=_metrics(clips, expected, actual),
+        metrics=metrics,
     )
 
 
@@ -250,18 +261,30 @@ def _scores(model: Any, clips: CalibrationClips, bar: tqdm) -> list[np.ndarray]:
     return results
 
 
+def _given(clips: CalibrationClips, scores: list[np.ndarray]) -> Iterator[Prediction]:
+    """Yield each clip with its scores, as the evaluator takes them."""
+    for batch, own in zip(clips, map(torch.from_numpy, scores)):
+        yield batch, {"scores": [own] if "boxes" in batch else own}
+
+
+@torch.no_grad()
+def _found(model: Callable[[dict], dict[str, Any]], clips: CalibrationClips) -> Iterator[Prediction]:
+    """Yield each clip with the persons that a model finds in it, and their scores."""
+    for batch in clips:
+        batch = {name: value for name, value in batch.items() if name not in ("boxes", "person_scores")}
+        yield batch, model(batch)
+
+
 def _metrics(
-    clips: CalibrationClips, expected: list[np.ndarray], actual: list[np.ndarray]
+    evaluator: Evaluator | None, expected: Iterable[Prediction], actual: Iterable[Prediction]
 ) -> dict[str, tuple[float, float]]:
-    evaluator = clips.evaluator
     if evaluator is None:
         return {}
     results = []
-    for all_scores in (expected, actual):
+    for predictions in (expected, actual):
         evaluator.reset()
-        for batch, scores in zip(clips, all_scores):
-            scores = torch.from_numpy(scores)
-            evaluator.process(batch, {"scores": [scores] if "boxes" in batch else scores})
+        for batch, own in predictions:
+            evaluator.process(batch, own)
         results.append(evaluator.evaluate())
     return {name: (results[0][name], results[1][name]) for name in results[0] if "/" not in name}
 
