@@ -31,6 +31,7 @@ COMMANDS = {
     "convert": "convert weights between published formats",
     "prepare": "prepare a public dataset for the configs of the model zoo",
     "import": "import annotations from CVAT, VIA 3, COCO JSON or Label Studio as a dataset",
+    "annotate": "annotate people and their actions in the browser",
     "resize": "re-encode a folder of videos so that training decodes them faster",
     "shard": "pack the videos of a dataset into tar shards",
     "check-data": "check a dataset for problems before training",
@@ -45,6 +46,7 @@ COMMANDS = {
 EXTENSIBLE = (
     *("train", "submit", "test", "classify", "detect", "detect-persons", "features", "visualize"),
     *("inspect", "export", "print-config", "convert", "check-data", "import"),
+    "annotate",
 )
 _MODULES = {"import": "import_annotations"}  # `import` is not a valid module name
 

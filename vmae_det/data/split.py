@@ -88,7 +88,7 @@ def choose_validation(counts: np.ndarray, seed: int, fraction: float = VAL_FRACT
 def write_annotated_persons(spec: DatasetSpec, folder: Path) -> Path:
     """Write `val.yaml`: a detection dataset, with its annotated boxes as persons with a score of 1."""
     write_text(folder / "val_persons.csv", _annotated_persons(read_action_csv(spec.annotations)))
-    _write_dataset(folder / "val.yaml", spec, person_boxes="val_persons.csv")
+    write_dataset_file(folder / "val.yaml", spec, person_boxes="val_persons.csv")
     return folder / "val.yaml"
 
 
@@ -126,8 +126,8 @@ def _split_detection(spec: DatasetSpec, folder: Path, seed: int) -> Split | None
         write_text(folder / train_persons, _persons_of(detected, rows.videos[~chosen]))
         persons = _persons_of(detected, rows.videos[chosen])
     write_text(folder / "val_persons.csv", persons)
-    _write_dataset(folder / "train.yaml", spec, annotations="train.csv", person_boxes=train_persons)
-    _write_dataset(folder / "val.yaml", spec, annotations="val.csv", person_boxes="val_persons.csv")
+    write_dataset_file(folder / "train.yaml", spec, annotations="train.csv", person_boxes=train_persons)
+    write_dataset_file(folder / "val.yaml", spec, annotations="val.csv", person_boxes="val_persons.csv")
     return _result(folder, counts, chosen, spec.person_boxes is None)
 
 
@@ -172,7 +172,7 @@ def _split_list(spec: DatasetSpec, folder: Path, seed: int) -> Split | None:
     for part, rows in (("train", ~chosen), ("val", chosen)):
         lines = (f"{name} {label}\n" for name, label in zip(names[rows], labels[rows]))
         write_text(folder / f"{part}.csv", "".join(lines))
-        _write_dataset(folder / f"{part}.yaml", spec, annotations=f"{part}.csv")
+        write_dataset_file(folder / f"{part}.yaml", spec, annotations=f"{part}.csv")
     return _result(folder, counts, chosen)
 
 
@@ -190,8 +190,17 @@ def _result(folder: Path, counts: np.ndarray, chosen: np.ndarray, annotated_pers
     )
 
 
-def _write_dataset(path: Path, spec: DatasetSpec, **changes: Any) -> None:
-    """Write a dataset file with the content of a spec. Paths that are not in `changes` are absolute."""
+def write_dataset_file(
+    path: Path,
+    spec: DatasetSpec,
+    note: str = "A part of {}, written by vmae-det train --data.",
+    **changes: Any,
+) -> None:
+    """Write a dataset file with the content of a spec. Paths that are not in `changes` are absolute.
+
+    Args:
+        note: comment in the first line, with {} for the name of the spec.
+    """
     content: dict[str, Any] = {"type": spec.type, "videos": _absolute(spec.videos)}
     for key in ("annotations", "label_map", "person_boxes", "excluded", "scored_classes"):
         value = changes[key] if key in changes else getattr(spec, key)
@@ -203,7 +212,7 @@ def _write_dataset(path: Path, spec: DatasetSpec, **changes: Any) -> None:
     if not spec.complete_persons:
         content["complete_persons"] = False
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    write_text(path, f"# A part of {spec.name}, written by vmae-det train --data.\n{text}")
+    write_text(path, f"# {note.format(spec.name)}\n{text}")
 
 
 def _absolute(path: Path | Shards) -> str:

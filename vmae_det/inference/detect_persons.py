@@ -256,7 +256,7 @@ def _detect_video(
     indices = np.array([reader.index_at(time - video.start) for time in times])
     lines, decoded = [], 0
     with tqdm(total=len(times), desc=video.name, unit="keyframe", leave=False, disable=hidden) as bar:
-        for numbers, frames in _batches(reader, indices, cfg.PERSON_DETECTOR.BATCH_SIZE):
+        for numbers, frames in keyframe_batches(reader, indices, cfg.PERSON_DETECTOR.BATCH_SIZE):
             for number, frame, (boxes, scores) in zip(numbers, frames, detector.detect(frames)):
                 height, width = frame.shape[:2]
                 lines += format_person_boxes(
@@ -273,7 +273,7 @@ def _detect_video(
     return lines
 
 
-def _batches(
+def keyframe_batches(
     reader: VideoReader, indices: np.ndarray, size: int
 ) -> Iterator[tuple[list[int], list[np.ndarray]]]:
     """Yield the numbers and frames of keyframes, without damaged ones; prefetches the next batch."""

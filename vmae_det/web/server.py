@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vmae_det.utils.errors import OutputError, UserError
-from vmae_det.web.security import App, Security, is_loopback
+from vmae_det.web.security import MAX_BODY, App, Security, is_loopback
 
 LOOPBACK = "127.0.0.1"
 STOP_SECONDS = 1  # for open connections, such as event streams, when the server stops
@@ -75,6 +75,7 @@ class LocalServer:
         app: App,
         *,
         open_browser: bool = False,
+        max_body: int = MAX_BODY,
         body_limits: Mapping[str, int] | None = None,
         announce: Callable[[str], None] | None = None,
     ) -> None:
@@ -82,10 +83,12 @@ class LocalServer:
 
         Args:
             open_browser: open the address in a browser, if this machine has a graphical one.
-            body_limits: see `Security`.
+            max_body, body_limits: see `Security`.
             announce: called with the address when the server accepts requests (default: print it).
         """
-        secured = Security(app, names=[self.host], token=self.token, body_limits=body_limits)
+        secured = Security(
+            app, names=[self.host], token=self.token, max_body=max_body, body_limits=body_limits
+        )
         config = uvicorn.Config(
             secured,
             http=_Protocol,
