@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import threading
 from collections import OrderedDict
@@ -163,6 +164,7 @@ def clip_frames(times: np.ndarray, second: float, span: float) -> np.ndarray:
     inside = np.arange(first, last)
     if not len(inside):
         return inside
-    step = max(round(len(inside) / max(2 * span * MAX_RATE, 1)), 1)
+    rate = (len(inside) - 1) / max(times[last - 1] - times[first], 1e-3)
+    step = max(math.ceil(rate / MAX_RATE - 0.1), 1)  # 12.5 of 25 frames per second are fine, too
     nearest = int(np.clip(nearest, first, last - 1))
     return inside[(inside - nearest) % step == 0]

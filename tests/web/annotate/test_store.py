@@ -1,9 +1,7 @@
+import multiprocessing
 import random
-import signal
-import subprocess
-import sys
-import textwrap
 import time
+from contextlib import suppress
 
 import pytest
 from annotated import write_dataset, write_video
@@ -116,7 +114,7 @@ def test_ids_that_no_file_states_follow_the_people_and_stay(tmp_path):
         f"v,000{s},0.{1 + s},0.1,0.{3 + s},0.5,1\nv,000{s},0.{8 - s},0.6,0.9,0.9,3,7\n" for s in range(3)
     )
     file = write_dataset(
-        tmp_path / "set", moving + "v,0003,0.1,0.1,0.2,0.2,1,7\nv,0003,0.5,0.5,0.9,0.9,1,7\n"
+        tmp_path / "set", moving + "v,0003,0.1,0.1,0.2,0.2,1,7\nv,0003,0.0,0.9,0.03,1.0,1,7\n"
     )
     before = documents(file)["v"]
     assert before.times_of(8) == [0, 1000, 2000]
@@ -247,39 +245,36 @@ def test_edits_reach_the_files_without_closing(dataset_file, monkeypatch):
             time.sleep(0.02)
 
 
-KILLED = """
-    import sys
-    from vmae_det.web.annotate import store as module
-    from vmae_det.web.annotate.dataset import open_dataset
-    from vmae_det.web.annotate.document import Cell, make_patch
-    module.QUIET, module.LONGEST_WAIT = 0.0, 0.005
-    store = module.Store(open_dataset(sys.argv[1]))
-    for number in range(int(sys.argv[2]), 10**6):
-        value = Cell((0.1, 0.1, 0.2, 0.5), (1,) if number % 3 else ())
-        store.apply("one", lambda document: make_patch(document, {(number % 4 * 1000, 10 + number): value}))
-        print(number, flush=True)
-"""
+def edit_until_killed(file, first, acknowledged):
+    store_module.QUIET, store_module.LONGEST_WAIT = 0.0, 0.005
+    store = open_store(file)
+    for number in range(first, 10**6):
+        edit(store, "one", {(number % 4, 10 + number): (A, 1) if number % 3 else (A,)})
+        acknowledged.send(number)
 
 
-def test_a_killed_process_loses_nothing_that_it_acknowledged(dataset_file):
-    rng = random.Random(3)
-    first = 0
-    for _ in range(3):
-        command = [sys.executable, "-c", textwrap.dedent(KILLED), str(dataset_file), str(first)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        process.stdout.readline()
-        time.sleep(rng.random() * 0.3)
-        process.send_signal(signal.SIGKILL)
-        rest = process.communicate()[0].split()
-        last = int(rest[-1]) if rest else first
+def test_a_killed_process_loses_nothing_that_it_acknowledged(dataset_file, preloaded_processes):
+    rng, context, first = random.Random(3), multiprocessing.get_context("spawn"), 0
+    for _ in range(8):
+        received, sent = context.Pipe(duplex=False)
+        process = context.Process(target=edit_until_killed, args=(dataset_file, first, sent))
+        process.start()
+        sent.close()
+        last = received.recv()
+        time.sleep(rng.random() * 0.2)
+        process.kill()
+        with suppress(EOFError):
+            while True:
+                last = received.recv()
+        process.join()
         document = documents(dataset_file)["one"]
-        persons = {person for _, person in document.cells}
-        assert set(range(10, 10 + last + 1)) <= persons, last
+        assert {person for _, person in document.cells} >= set(range(10, 11 + last))
         read_action_csv(
             dataset_file.parent / "annotations.csv", LabelMap.from_file(dataset_file.parent / "actions.pbtxt")
         )
-        first = max(persons) - 9
-    assert first > 10
+        assert not list(dataset_file.parent.glob(".*.unsaved.json"))
+        first = document.next_person - 10
+    assert first > 8
 
 
 keys = st.tuples(st.integers(0, 3), st.sampled_from([None, 4, 5, 9]))

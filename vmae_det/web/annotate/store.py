@@ -149,7 +149,7 @@ class Store:
             if not patch:
                 return state.revision, patch
             document = state.document.apply(patch)
-            self._bases.setdefault(video, set()).add(self._digest(video))
+            self._bases.setdefault(video, set()).update(self._digests(video))
             self._write_journal(self._dirty | {video: document})
             state.document, state.revision = document, state.revision + 1
             self._last_edit = time.monotonic()
@@ -211,9 +211,9 @@ class Store:
         )
         return annotations, persons, ids
 
-    def _digest(self, video: str) -> str:
+    def _digests(self, video: str) -> set[str]:
         annotations, persons, _ = self._lines_of(video)
-        return digest(annotations) + digest(persons or [])
+        return _digests(annotations, persons)
 
     def _render(self, video: str, document: Document) -> tuple[list[bytes], list[bytes] | None, list[bytes]]:
         """Return the new lines of annotations, persons and ids."""
@@ -232,7 +232,7 @@ class Store:
             changed["annotations"][video], changed["ids"][video] = lines, ids
             if persons is not None:
                 changed["persons"][video] = persons
-            self._bases[video].add(digest(lines) + digest(persons or []))
+            self._bases[video] |= _digests(lines, persons)
         self._write_journal(self._dirty)  # with the hashes of what is about to be written
         if "persons" in self._files and self._files["persons"].stamp is None:
             changed["persons"] = self._first_persons(dirty, changed["persons"])
@@ -320,9 +320,7 @@ class Store:
         for video, entry in entries.items():
             document = document_from_json(entry, entry["next_person"])
             self._bases[video] = set(entry["replaces"])
-            rendered = self._render(video, document)
-            is_written = digest(rendered[0]) + digest(rendered[1] or []) == self._digest(video)
-            if self._digest(video) not in self._bases[video] and not is_written:
+            if not self._digests(video) <= self._bases[video]:
                 changed.append(video)
             self._videos[video] = _Video(document, document, _first_revision())
             self._dirty[video] = document
@@ -335,6 +333,11 @@ class Store:
             )
         self.rewrite()
         logger.info("recovered edits of %d videos from %s", len(entries), path)
+
+
+def _digests(annotations: list[bytes], persons: list[bytes] | None) -> set[str]:
+    """Return hashes of the lines of a video, which tell the files apart."""
+    return {f"annotations {digest(annotations)}", f"persons {digest(persons or [])}"}
 
 
 def _first_revision() -> int:
