@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from vmae_det.utils.errors import DataError
+from vmae_det.video.probe import probe_video
 from vmae_det.video.readers import VideoReader, open_video
 
 HEIGHTS = (240, 360, 480, 720, 1080)  # pixels
@@ -66,18 +67,26 @@ class FrameServer:
         return self._facts.get(video)
 
     def facts(self, video: str) -> VideoFacts:
-        """Return the facts of a video. The first call reads its packets.
+        """Return the facts of a video. The first call decodes its first and last frames.
 
         Raises:
             DataError: the file is missing or cannot be read.
         """
-        return self._facts.get(video) or self._with_reader(video, HEIGHTS[0], lambda _: self._facts[video])
+        if video not in self._facts:
+            with self._lock_of(video):
+                self._facts[video] = _read_facts(self._path(video))
+        return self._facts[video]
+
+    def prepare(self, video: str) -> None:
+        """Read the packets of a video, so that its first clip is fast. See `clip`."""
+        self._with_reader(video, HEIGHTS[2], len)
 
     def clip(self, video: str, second: float, height: int, span: float = SPAN) -> bytes:
-        """Return the frames around a time, each as uint32 size of its JPEG, float32 seconds from it, JPEG.
+        """Return the frames around a time. The first call for a video reads all of its packets.
 
-        Numbers are little-endian. There are at most MAX_RATE frames per second, among them the one
-        nearest to the time. Damaged frames are missing.
+        A frame is the uint32 size of its JPEG, float32 seconds from the time, and the JPEG, little-endian.
+        There are at most MAX_RATE frames per second, among them the one nearest to the time. Damaged frames
+        are missing.
 
         Args:
             second: from the first frame on.
@@ -102,16 +111,12 @@ class FrameServer:
 
     def _with_reader(self, video: str, height: int, use: Callable[[VideoReader], Opened]) -> Opened:
         """Call a function with an open video, which no other thread uses."""
-        path = self._files.get(video)
-        if path is None:
-            raise DataError("its video file is missing", video)
-        with self._lock:
-            lock = self._locks.setdefault(video, threading.Lock())
-        with lock:
+        facts = self.facts(video)
+        with self._lock_of(video):
             with self._lock:
                 reader = self._readers.pop((video, height), None)
             if reader is None:
-                reader = self._open(video, path, height)
+                reader = open_video(self._path(video), short_side=_short_side(facts, height))
             try:
                 return use(reader)
             finally:
@@ -120,19 +125,26 @@ class FrameServer:
                     while len(self._readers) > _MAX_OPEN:
                         self._readers.popitem(last=False)
 
-    def _open(self, video: str, path: Path, height: int) -> VideoReader:
-        facts = self._facts.get(video)
-        if facts is None:
-            reader = open_video(path)
-            facts = self._facts[video] = _facts_of(reader)
-        return open_video(path, short_side=_short_side(facts, height))
+    def _path(self, video: str) -> Path:
+        path = self._files.get(video)
+        if path is None:
+            raise DataError("its video file is missing", video)
+        return path
+
+    def _lock_of(self, video: str) -> threading.Lock:
+        with self._lock:
+            return self._locks.setdefault(video, threading.Lock())
 
 
-def _facts_of(reader: VideoReader) -> VideoFacts:
-    """Return the facts of an open video. Decodes its first undamaged frame."""
+def _read_facts(path: Path) -> VideoFacts:
+    """Return the facts of a file, from its header and its ends if possible, else from its packets."""
+    info = probe_video(str(path))
+    if not info.problem:
+        return VideoFacts(info.width, info.height, info.rate, info.last)
+    reader = open_video(path)  # some damaged files can be read in part
     first = next((frame for _, frame in reader.stream()), None)
     if first is None:
-        raise DataError("none of its frames can be decoded", reader.path)
+        raise DataError("none of its frames can be decoded", path)
     return VideoFacts(first.shape[1], first.shape[0], float(reader.rate), float(reader.times[-1]))
 
 

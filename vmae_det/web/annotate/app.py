@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 MAX_BODY = 16 * 2**20  # bytes of an edit: a label held over hours is one patch
 PAGE = Path(__file__).with_name("page")
 _LIST_SECONDS = 1.0  # for opening videos while they are listed
+_PREPARED_BYTES = 4 * 2**30  # of videos whose packets are read before someone opens them
 
 
 class Annotation:
@@ -191,12 +192,17 @@ class Annotation:
             raise RequestError(400, f"kind: expected unseen or uncertain, got {kind[:50]!r}")
         return place and {"video": place[0], "second": seconds(place[1])}
 
-    def open_all(self, stop: threading.Event) -> None:
-        """Open the videos one after another, so that the page finds them opened."""
-        for video in self.files:
+    def prepare_videos(self, stop: threading.Event) -> None:
+        """Open the videos one after another, and read the packets of the first ones."""
+        remaining = _PREPARED_BYTES
+        for video, path in self.files.items():
             if stop.is_set():
                 return
-            self.facts(video)
+            facts = self.facts(video)
+            remaining -= path.stat().st_size if facts and path.is_file() else 0
+            if facts and remaining > 0:
+                with suppress(DataError):
+                    self.frames.prepare(video)
 
 
 def keyframe_times(start: float, last: float, every: float, annotated: set[int]) -> list[int]:
@@ -317,7 +323,7 @@ def build_app(annotation: Annotation) -> Starlette:
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         stop = threading.Event()
         events.start(asyncio.get_running_loop())
-        threading.Thread(target=annotation.open_all, args=(stop,), daemon=True).start()
+        threading.Thread(target=annotation.prepare_videos, args=(stop,), daemon=True).start()
         yield
         stop.set()
 
