@@ -44,7 +44,10 @@ def every_box(model):
     return model.eval()
 
 
-def slow_losses(predictions, boxes, complete, patch=8):
+PUBLISHED_RANGES = {1 / 4: (0, 4), 1 / 2: (4, 8), 1: (8, 16), 2: (16, 1e9)}  # in patches, by side of a cell
+
+
+def slow_losses(predictions, boxes, complete, patch=8, ranges=PUBLISHED_RANGES):
     """The losses of FCOS by one loop over clips, cells and people."""
     class_loss, box_loss, centerness_loss, count = 0.0, 0.0, 0.0, 0
     for clip, people in enumerate(boxes):
@@ -52,12 +55,7 @@ def slow_losses(predictions, boxes, complete, patch=8):
             if not complete[clip]:
                 continue
             stride, x, y = x2 - x1, (x1 + x2) / 2, (y1 + y2) / 2
-            low, high = {
-                patch / 4: (0, 4 * patch),
-                patch / 2: (4 * patch, 8 * patch),
-                patch: (8 * patch, 16 * patch),
-                2 * patch: (16 * patch, 1e9),
-            }[stride]
+            low, high = (patch * limit for limit in ranges[stride / patch])
             found = None
             for box in people.tolist():
                 left, top, right, bottom = x - box[0], y - box[1], box[2] - x, box[3] - y
@@ -89,11 +87,22 @@ def slow_losses(predictions, boxes, complete, patch=8):
     return {"class": class_loss / count, "box": box_loss / count, "centerness": centerness_loss / count}
 
 
-@pytest.mark.parametrize("complete", [(True,) * 4, (False, True, True, False)])
-def test_losses_equal_a_slow_computation(complete):
-    head = make().person_head
+@pytest.mark.parametrize(
+    "complete, opts, ranges",
+    [
+        ((True,) * 4, (), PUBLISHED_RANGES),
+        ((False, True, True, False), (), PUBLISHED_RANGES),
+        (
+            (True,) * 4,
+            ("MODEL.PERSON_HEAD.SCALES", (2.0, 1.0), "MODEL.PERSON_HEAD.MAX_DISTANCE", 4.0),
+            {1 / 2: (0, 2), 1: (2, 1e9)},
+        ),
+    ],
+)
+def test_losses_equal_a_slow_computation(complete, opts, ranges):
+    head = make(*opts).person_head
     generator = torch.Generator().manual_seed(1)
-    cells = head([torch.randn(4, 35, 24)] * 4, (5, 7)).cells
+    cells = head([torch.randn(4, 35, 24)] * len(ranges), (5, 7)).cells
     shape = (4, len(cells))
     predictions = PersonPredictions(
         torch.randn(shape, generator=generator),
@@ -102,7 +111,7 @@ def test_losses_equal_a_slow_computation(complete):
         cells,
     )
     losses = head.losses(predictions, BOXES, torch.tensor(complete))
-    for name, expected in slow_losses(predictions, BOXES, complete).items():
+    for name, expected in slow_losses(predictions, BOXES, complete, ranges=ranges).items():
         assert losses[name].item() == pytest.approx(float(expected), rel=1e-4), name
 
 
@@ -246,10 +255,13 @@ def test_the_head_sees_the_keyframe():
 
 
 def test_config_errors():
-    with pytest.raises(ConfigError, match=r"MODEL.PERSON_HEAD.BLOCKS: must have 4 values.*got \(1, 2\)"):
+    with pytest.raises(ConfigError, match=r"PERSON_HEAD.BLOCKS: must have a value for each of the 4 maps.*got \(1, 2\)"):
         make("MODEL.PERSON_HEAD.BLOCKS", (1, 2))
     with pytest.raises(ConfigError, match=r"MODEL.PERSON_HEAD.BLOCKS: .*after the last of the 2 blocks"):
         make("MODEL.PERSON_HEAD.BLOCKS", (1, 1, 2, 3))
+    for scales in ((4.0, 1.0), (0.5, 1.0), (3.0,)):
+        with pytest.raises(ConfigError, match=r"PERSON_HEAD.SCALES: must be successive values of \(4"):
+            make("MODEL.PERSON_HEAD.SCALES", scales)
     with pytest.raises(ConfigError, match=r"MODEL.PERSON_HEAD.TRAIN_ALONE: True, but there is no person"):
         make("MODEL.PERSON_HEAD.NAME", "", "MODEL.PERSON_HEAD.TRAIN_ALONE", True)
     with pytest.raises(ConfigError, match=r"TEST.PERSON_BOXES: model, but the model has no person head"):

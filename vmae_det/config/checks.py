@@ -295,10 +295,18 @@ def _check_person_detector(cfg: CfgNode) -> None:
 
 def _check_person_head(cfg: CfgNode) -> None:
     node, depth = cfg.MODEL.PERSON_HEAD, cfg.MODEL.BACKBONE.DEPTH
+    default = KEYS["MODEL.PERSON_HEAD.SCALES"].default
+    count = len(node.SCALES)
     _require(
-        len(node.BLOCKS) in (0, 4),
+        any(tuple(node.SCALES) == default[first : first + count] for first in range(len(default))),
+        "MODEL.PERSON_HEAD.SCALES",
+        f"must be successive values of {default}, got {node.SCALES}",
+    )
+    _require(
+        len(node.BLOCKS) in (0, count),
         "MODEL.PERSON_HEAD.BLOCKS",
-        f"must have 4 values, or none for blocks that are evenly spread, got {node.BLOCKS}",
+        f"must have a value for each of the {count} maps (MODEL.PERSON_HEAD.SCALES), or none for blocks that "
+        f"are evenly spread, got {node.BLOCKS}",
     )
     _require(
         max(node.BLOCKS, default=1) <= depth,

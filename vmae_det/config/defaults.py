@@ -177,10 +177,13 @@ _C.MODEL.PERSON_HEAD = Group()
 _C.MODEL.PERSON_HEAD.NAME = Key(
     "", registered("vmae_det.modeling:PERSON_HEAD_REGISTRY", extra_choices=("",), method="from_config")
 )
-# Numbers of the four blocks of the backbone whose tokens the head takes, for the finest to the coarsest map.
-# Empty: evenly spread, 3, 6, 9 and 12 of 12 blocks.
+# Scales of the maps, in cells per patch and side, from the finest to the coarsest: successive ones of 4, 2, 1
+# and 0.5. The finest ones cost most, and small frames hardly need them.
+_C.MODEL.PERSON_HEAD.SCALES = Key((4.0, 2.0, 1.0, 0.5), several(number("[0.5, 4]"), 1, 4))
+# Numbers of the blocks of the backbone whose tokens the head takes, one for each map. Empty: evenly spread,
+# 3, 6, 9 and 12 of 12 blocks.
 _C.MODEL.PERSON_HEAD.BLOCKS = Key((), several(integer("[1, 256]"), 0, 4))
-# Channels of the four maps, and convolutions of each of the two towers on them.
+# Channels of the maps, and convolutions of each of the two towers on them.
 _C.MODEL.PERSON_HEAD.CHANNELS = Key(256, integer("[1, 4096]"))
 _C.MODEL.PERSON_HEAD.NUM_CONVS = Key(4, integer("[1, 16]"))
 # Largest distance, in cells of a map, from a cell to the farthest side of a person whom it finds. The maps

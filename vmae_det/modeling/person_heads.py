@@ -16,8 +16,8 @@ from vmae_det.modeling.backbones.blocks import LAYER_NORM_EPS
 from vmae_det.modeling.build import PERSON_HEAD_REGISTRY
 from vmae_det.utils import distributed
 
-# Sides of the cells of the four maps, as fractions of a patch.
-_STRIDES = (1 / 4, 1 / 2, 1, 2)
+# Scales of the maps, in cells per patch and side, as published.
+_SCALES = (4, 2, 1, 0.5)
 # Boxes of a clip that enter non-maximum suppression, as in torchvision.
 MAX_CANDIDATES = 1000
 # Initial distances to the sides, in cells. From 0, the ReLU behind them would stop half of the gradients.
@@ -49,12 +49,13 @@ class FcosPersonHead(nn.Module):
 
     After SE-STAD (Sui et al., 2022): the tokens of the keyframe's time slice after four blocks are resized by
     4, 2, 1 and 1/2, summed from the coarsest map to the finest, and convolved. Towers of convolutions, shared
-    by the four maps, compute the outputs of each cell.
+    by the maps, compute the outputs of each cell.
 
     Args:
         in_dim: channels of a token.
         patch_size: pixels per side of a token.
-        blocks: numbers of the four blocks, from 1 on, whose tokens the head takes.
+        blocks: numbers of the blocks, from 1 on, whose tokens the head takes, one for each map.
+        scales: of the maps, finest first: cells per patch and side. Each is half of the one before.
         channels: of the maps.
         num_convs: convolutions of each of the two towers.
         max_distance: a cell finds a person whose farthest side is up to this many cells away, and more than
@@ -70,6 +71,7 @@ class FcosPersonHead(nn.Module):
         patch_size: int,
         *,
         blocks: Sequence[int],
+        scales: Sequence[float] = _SCALES,
         channels: int = 256,
         num_convs: int = 4,
         max_distance: float = 16.0,
@@ -82,15 +84,16 @@ class FcosPersonHead(nn.Module):
         from torchvision.models.detection._utils import BoxLinearCoder
 
         self.blocks = tuple(blocks)
+        self.strides = tuple(1 / scale for scale in scales)  # sides of the cells, as fractions of a patch
         self.patch_size = patch_size
         self.max_distance = max_distance
         self.score_threshold = score_threshold
         self.nms_threshold = nms_threshold
         self.max_persons = max_persons
         self.box_coder = BoxLinearCoder(normalize_by_size=True)
-        self.norms = nn.ModuleList(nn.LayerNorm(in_dim, eps=LAYER_NORM_EPS) for _ in _STRIDES)
-        self.laterals = nn.ModuleList(nn.Linear(in_dim, channels) for _ in _STRIDES)
-        self.outputs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in _STRIDES)
+        self.norms = nn.ModuleList(nn.LayerNorm(in_dim, eps=LAYER_NORM_EPS) for _ in self.strides)
+        self.laterals = nn.ModuleList(nn.Linear(in_dim, channels) for _ in self.strides)
+        self.outputs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in self.strides)
         groups = math.gcd(channels, min(max(channels // _CHANNELS_PER_GROUP, 1), _MAX_GROUPS))
         norm = partial(nn.GroupNorm, groups)
         self.classification = fcos.FCOSClassificationHead(channels, 1, 1, num_convs, norm_layer=norm)
@@ -107,7 +110,8 @@ class FcosPersonHead(nn.Module):
         return cls(
             in_dim,
             patch_size,
-            blocks=node.BLOCKS or evenly_spread(cfg.MODEL.BACKBONE.DEPTH, len(_STRIDES)),
+            blocks=node.BLOCKS or evenly_spread(cfg.MODEL.BACKBONE.DEPTH, len(node.SCALES)),
+            scales=node.SCALES,
             channels=node.CHANNELS,
             num_convs=node.NUM_CONVS,
             max_distance=node.MAX_DISTANCE,
@@ -128,7 +132,7 @@ class FcosPersonHead(nn.Module):
         logits = self.classification(maps)
         cells = [
             _cells(features.shape[-2:], stride * self.patch_size, features.device)
-            for features, stride in zip(maps, _STRIDES)
+            for features, stride in zip(maps, self.strides)
         ]
         return PersonPredictions(
             logits.squeeze(2).float(), distances.float(), centerness.squeeze(2).float(), torch.cat(cells)
@@ -136,12 +140,12 @@ class FcosPersonHead(nn.Module):
 
     def _pyramid(self, tokens: Sequence[torch.Tensor], grid: tuple[int, int]) -> list[torch.Tensor]:
         """Return the maps (B, channels, rows, columns), finest first."""
-        sizes = [tuple(_length(side, stride) for side in grid) for stride in _STRIDES]
+        sizes = [tuple(_length(side, stride) for side in grid) for stride in self.strides]
         maps = []
         for x, norm, lateral, size in zip(tokens, self.norms, self.laterals, sizes):
             x = lateral(norm(x)).transpose(1, 2).unflatten(2, grid)  # (B, channels, h, w)
             maps.append(_resize(x, size))
-        for fine in (2, 1, 0):
+        for fine in reversed(range(len(maps) - 1)):
             coarse = F.interpolate(maps[fine + 1], size=sizes[fine], mode="nearest")
             maps[fine] = maps[fine] + coarse
         return [convolution(features) for convolution, features in zip(self.outputs, maps)]
@@ -203,8 +207,8 @@ class FcosPersonHead(nn.Module):
         center = ((cells[:, :2] + cells[:, 2:]) / 2)[:, None]  # (A, 1, 2)
         sides = torch.cat([center - people[..., :2], people[..., 2:] - center], dim=-1)  # (B, A, N, 4)
         farthest, limit = sides.amax(dim=-1), self.max_distance * stride
-        low = torch.where(stride > _STRIDES[0] * self.patch_size, limit / 2, 0)
-        high = torch.where(stride < _STRIDES[-1] * self.patch_size, limit, torch.inf)
+        low = torch.where(stride > self.strides[0] * self.patch_size, limit / 2, 0)
+        high = torch.where(stride < self.strides[-1] * self.patch_size, limit, torch.inf)
         finds = (sides.amin(dim=-1) > 0) & (farthest > low) & (farthest <= high)
         area = (people[..., 2:] - people[..., :2]).prod(dim=-1)  # (B, 1, N)
         smallest, person = torch.where(finds, area, torch.inf).min(dim=-1)  # (B, A)
