@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from vmae_det import model_zoo
+from vmae_det.config.defaults import KEYS
 from vmae_det.mini_ava import TINY, make_mini_ava
 from vmae_det.utils import cpu
 
@@ -90,9 +91,11 @@ def tiny_cfg(mini_ava, tmp_path):
                 # The published choices
                 *("MODEL.ROI_HEAD.NAME", "MaxPoolRoIHead", "MODEL.ROI_HEAD.FOCAL_GAMMA", 0.0),
                 *("MODEL.RECONSTRUCTION.NORMALIZE", True, "DATALOADER.CACHE_MB", 0),
-                *("DATALOADER.DECODE_SMALLER", False),
+                *("DATALOADER.DECODE_SMALLER", False, "MODEL.DECODER.MASK", "none", "MODEL.MASK.RATIO", 0.75),
             ]
         )
+        for key in cfg.MODEL.PERSON_HEAD:
+            cfg.MODEL.PERSON_HEAD[key] = KEYS[f"MODEL.PERSON_HEAD.{key}"].default
         cfg.merge_from_list(list(overrides))
         return cfg
 

@@ -11,6 +11,7 @@ import numpy as np
 from vmae_det.config import CfgNode
 from vmae_det.config.cfg_node import value_of
 from vmae_det.config.checks import NUM_CLASSES_KEYS
+from vmae_det.config.defaults import KEYS
 from vmae_det.data.catalog import DatasetSpec, get_dataset
 from vmae_det.data.classes import ModelClasses, sided_classes
 from vmae_det.data.datasets import check_labels
@@ -101,6 +102,22 @@ def choose_data(choices: Choices, data: str, val_spec: DatasetSpec | None, val: 
         train, test, reason = _split(choices, data, folder)
     choices.set("DATASETS.TRAIN", (train,), "--data" if train == data else reason)
     choices.set("DATASETS.TEST", test, reason)
+    if choices.cfg.MODEL.PERSON_HEAD.NAME:
+        _choose_persons(choices)
+
+
+def _choose_persons(choices: Choices) -> None:
+    """Drop the person head of the recipe if the data cannot train it; validate with the dataset's boxes."""
+    if not choices.spec.complete_persons:
+        reason = "complete_persons is false: some people are not annotated"
+        choices.set("MODEL.PERSON_HEAD.NAME", "", reason)
+    node = choices.cfg.MODEL.PERSON_HEAD
+    if node.NAME:
+        choices.set("TEST.PERSON_BOXES", "dataset", "frame-mAP of the actions of given people")
+        return
+    for key in node:
+        if f"MODEL.PERSON_HEAD.{key}" not in choices.given_keys:
+            node[key] = KEYS[f"MODEL.PERSON_HEAD.{key}"].default
 
 
 def _split(choices: Choices, data: str, folder: Path) -> tuple[str, tuple[str, ...], str]:

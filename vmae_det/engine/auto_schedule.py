@@ -44,7 +44,7 @@ _SCHEDULES = {
     ("pretraining", False): Schedule(256, 7.5e-5, 1.0, 10_000),
     ("classification", False): Schedule(64, 1e-4, 10.0, 3_000),
     ("detection", False): Schedule(64, 1e-4, 10.0, 3_000),
-    ("pretraining", True): Schedule(16, 2e-3, 1.0, 2_000),
+    ("pretraining", True): Schedule(16, 2e-3, 1.0, 3_000),
     ("classification", True): Schedule(16, 5e-4, 40.0, 800),
     ("detection", True): Schedule(16, 2e-3, 2.0, 600),
 }
