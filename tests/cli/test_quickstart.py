@@ -3,19 +3,14 @@
 import shutil
 
 import pytest
+import simplejson
 
 from vmae_det.cli.main import main
 from vmae_det.cli.quickstart import _default_processes
 from vmae_det.data import catalog
 
-STAGES = (
-    "pretrain",
-    "finetune",
-    "detect_random",
-    "detect_pretrained",
-    "detect_pretrained_finetuned",
-    "one_stage",
-)
+DETECTORS = ("detect_random", "detect_pretrained", "detect_pretrained_finetuned")
+STAGES = ("pretrain", "finetune", *DETECTORS)
 SHORT = ["SOLVER.BATCH_SIZE", "2", "SOLVER.EPOCHS", "1", "SOLVER.WARMUP_EPOCHS", "0.0"]
 
 
@@ -37,10 +32,15 @@ def test_all_stages_run_once_and_results_are_printed(quickstart, tmp_path, capsy
         assert f"\n{row} " in printed
     assert (tmp_path / "out" / "pretrain" / "reconstruction.png").stat().st_size > 1000
     assert len(list((tmp_path / "out" / "overlays").glob("*.mp4"))) == 2
+    found, given = (
+        simplejson.loads((tmp_path / "out" / name / "results.json").read_text())
+        for name in ("detect_random", "detect_random_given_boxes")
+    )
+    assert given["person_recall50"] > 0.5 > found["person_recall50"]  # it was trained for two steps
     written = {stage: (tmp_path / "out" / stage / "model_final.pt").stat().st_mtime_ns for stage in STAGES}
 
     assert not quickstart()
-    assert capsys.readouterr().out.count("already done") == len(STAGES)
+    assert capsys.readouterr().out.count("already done") == len(STAGES) + len(DETECTORS)
     for stage in STAGES:
         assert (tmp_path / "out" / stage / "model_final.pt").stat().st_mtime_ns == written[stage]
 

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from vmae_det import model_zoo
 from vmae_det.checkpoint import save_weights
 from vmae_det.cli.config_arguments import load_config
 from vmae_det.cli.main import main
+from vmae_det.config import get_cfg
 from vmae_det.config.cfg_node import value_of
 from vmae_det.data.loader import ConcatClipDataset, build_train_dataset
 from vmae_det.engine import auto_data, auto_network, auto_schedule
@@ -86,6 +88,20 @@ def test_the_type_of_the_data_selects_the_model(choose, name, architecture):
         key = "MODEL.ROI_HEAD.NUM_CLASSES" if name == "train" else "MODEL.CLASSIFIER.NUM_CLASSES"
         assert choices[key].value == 11
         assert cfg.TEST.PATIENCE > 0
+
+
+def test_the_tiny_detector_finds_people_if_all_are_annotated(choose, mini_ava, tmp_path):
+    """Validation uses given boxes, because the head of a small data set would hide what the actions do."""
+    result, choices = choose("train")
+    assert result.cfg.MODEL.PERSON_HEAD.NAME == "FcosPersonHead"
+    assert choices["TEST.PERSON_BOXES"].value == "dataset"
+    content = yaml.safe_load((mini_ava / "train.yaml").read_text(encoding="utf-8"))
+    paths = {key: str(mini_ava / value) for key, value in content.items() if (mini_ava / str(value)).exists()}
+    text = yaml.safe_dump(content | paths | {"complete_persons": False})
+    (tmp_path / "incomplete.yaml").write_text(text, encoding="utf-8")
+    result, choices = choose(tmp_path / "incomplete")
+    assert result.cfg.MODEL.PERSON_HEAD == get_cfg().MODEL.PERSON_HEAD
+    assert "not annotated" in choices["MODEL.PERSON_HEAD.NAME"].reason
 
 
 def test_given_keys_are_kept_and_others_follow_them(choose):
@@ -237,7 +253,7 @@ def test_number_of_frames_and_pixel_statistics_of_published_weights(choose, tiny
 
 def test_without_network_a_default_falls_back_and_a_size_is_an_error(choose):
     result, _ = choose("train", model="")
-    assert result.cfg.MODEL.BACKBONE.EMBED_DIM == 96
+    assert result.cfg.MODEL.BACKBONE.EMBED_DIM == 64
     assert [text for text in result.warnings if "Pre-trained weights are much better" in text]
     with pytest.raises(WeightsError, match=r"no network; give a file with --weights, or --model tiny"):
         choose("train", model="base")

@@ -88,7 +88,7 @@ def slow_losses(predictions, boxes, complete, patch=8, ranges=PUBLISHED_RANGES):
 
 
 @pytest.mark.parametrize(
-    "complete, opts, ranges",
+    ("complete", "opts", "ranges"),
     [
         ((True,) * 4, (), PUBLISHED_RANGES),
         ((False, True, True, False), (), PUBLISHED_RANGES),
@@ -255,7 +255,9 @@ def test_the_head_sees_the_keyframe():
 
 
 def test_config_errors():
-    with pytest.raises(ConfigError, match=r"PERSON_HEAD.BLOCKS: must have a value for each of the 4 maps.*got \(1, 2\)"):
+    with pytest.raises(
+        ConfigError, match=r"PERSON_HEAD.BLOCKS: must have a value for each of the 4 maps.*got \(1, 2\)"
+    ):
         make("MODEL.PERSON_HEAD.BLOCKS", (1, 2))
     with pytest.raises(ConfigError, match=r"MODEL.PERSON_HEAD.BLOCKS: .*after the last of the 2 blocks"):
         make("MODEL.PERSON_HEAD.BLOCKS", (1, 1, 2, 3))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vmae_det.formats.ava_csv import ActionBoxes
 
 NUM_OVERLAYS = 2
+DETECTOR = "detector.pt"  # copy of the best detector
 _DONE = "done.txt"  # written by a finished stage; contains its duration
 
 
@@ -70,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> None:
     from vmae_det.data.catalog import get_dataset
+    from vmae_det.utils.output_files import atomic_write
 
     began = time.perf_counter()
     out = args.output
@@ -112,14 +114,16 @@ def _run(args: argparse.Namespace) -> None:
         for name, folder in detectors.items()
     }
     best = max(detectors.values(), key=lambda folder: _results(folder)["frame_mAP"])
+    with atomic_write(out / DETECTOR) as temporary:
+        shutil.copyfile(best / "model_final.pt", temporary)
     _print_title("Overlays")
-    overlays = _draw_overlays(best / "model_final.pt", val, out / "overlays")
+    overlays = _draw_overlays(out / DETECTOR, val, out / "overlays")
     _print_results(detectors, given_boxes, pretrained, finetuned, _chance(val))
     print(f"in total {time.perf_counter() - began:.0f} s\n")
     print("overlays:          ", *overlays, sep="\n  ")
     print("reconstructions:   ", pretrained / "reconstruction.png", sep="\n  ")
     print("logs:              ", out / "*" / "log.txt", f"tensorboard --logdir {out}", sep="\n  ")
-    print("your own video:    ", f"vmae-det detect VIDEO --weights {best / 'model_final.pt'}", sep="\n  ")
+    print("your own video:    ", f"vmae-det detect VIDEO --weights {out / DETECTOR}", sep="\n  ")
 
 
 def _stage(
