@@ -1,6 +1,7 @@
 """The edits of the annotation page, and how it saves them: JavaScript modules without a page around them."""
 
 import threading
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import vmae_det.web
 from vmae_det.web.server import LocalServer
 from vmae_det.web.static import PageFiles
 
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "annotate.md"
 PAGE = Path(vmae_det.web.__file__).parent / "annotate" / "page"
 LEFT, MIDDLE, RIGHT = [0.0, 0.2, 0.2, 0.8], [0.2, 0.2, 0.4, 0.8], [0.4, 0.2, 0.6, 0.8]
 FAR = [0.8, 0.2, 1.0, 0.8]
@@ -328,3 +330,50 @@ def test_undo_and_redo_have_no_end(modules):
         return [undone, none, labels(), redo(doc)];""",
     )
     assert result == [[], None, [1], None]
+
+
+def tables(modules):
+    """Return the tables of commands: title and [{keys, shown, what}]."""
+    return run(
+        modules,
+        """
+        const { SECTIONS, MODES } = await import('/commands.js');
+        return [...SECTIONS, ...Object.values(MODES)].map(([title, rows]) =>
+          [title, rows.map(({ keys, shown, what }) => ({ keys, shown, what }))]);""",
+    )
+
+
+def test_no_key_has_two_commands(modules):
+    keys = [[key for row in rows for key in row["keys"]] for _, rows in tables(modules)]
+    for table in (list(chain.from_iterable(keys[:5])), *keys[5:]):  # five sections are one table
+        assert len(table) == len(set(table))
+
+
+def test_the_guide_lists_all_keys(modules):
+    guide = GUIDE.read_text(encoding="utf-8")
+    for title, rows in tables(modules):
+        lines = [f"| **{title}** | |", *(f"| `{row['shown']}` | {row['what']} |" for row in rows)]
+        assert "\n".join(lines) in guide
+
+
+@pytest.mark.parametrize("count", [3, 80, 400])
+def test_each_action_has_a_key_of_its_own(modules, count):
+    keys = run(
+        modules,
+        """
+        const { SECTIONS } = await import('/commands.js');
+        const { assignKeys, actionKeys } = await import('/labels.js');
+        const taken = SECTIONS.flatMap(([, rows]) => rows.flatMap(({ keys }) => keys));
+        actionKeys.clear();
+        const kindOf = (k) => (k < given / 2 ? 'OBJECT_MANIPULATION' : 'PERSON_MOVEMENT');
+        const actions =
+          Array.from({ length: given }, (_, k) => ({ id: k + 1, name: `${k}`, kind: kindOf(k) }));
+        assignKeys(actions, new Set(taken));
+        return [[...actionKeys].map(([key, { id }]) => [key, id]), taken];""",
+        count,
+    )
+    assigned, taken = keys
+    assert len(assigned) == min(count, 174)  # the others by name
+    assert len({key for key, _ in assigned}) == len(assigned)
+    assert not {key.split(" ")[0] for key, _ in assigned} & set(taken)
+    assert assigned[0] == ["1", count // 2 + count % 2 + 1]  # poses first

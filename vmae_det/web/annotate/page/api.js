@@ -46,10 +46,10 @@ export const getNext = (kind, video, second) =>
 export const openEvents = (video) =>
   new EventSource(`api/events?client=${client}&video=${encodeURIComponent(video)}`);
 
-/* Return the frames around a keyframe: seconds from it, and a JPEG blob. */
-export async function getClip(video, second, height, signal) {
+/* Return the frames within `span` seconds of a keyframe: seconds from it, and a JPEG blob. */
+export async function getClip(video, second, height, signal, span = 1) {
   const both = AbortSignal.any([signal, AbortSignal.timeout(TIMEOUT)]);
-  const response = await request(`${pathOf(video)}/clip?second=${second}&height=${height}`, { signal: both });
+  const response = await request(`${pathOf(video)}/clip?second=${second}&height=${height}&span=${span}`, { signal: both });
   const buffer = await response.arrayBuffer().catch(() => { throw new RequestError("the answer is incomplete"); });
   const view = new DataView(buffer), frames = [];
   for (let at = 0; at + 8 <= buffer.byteLength; ) {

@@ -47,7 +47,7 @@ export async function openVideo(id, at = null) {
     return;
   }
   if (turn !== opening) return;
-  if (!doc.keyframes.length) { notify(`${id} has no keyframes.`); return; }
+  if (!doc.keyframes.length) { notify(`${id} has no keyframes${doc.error ? `: ${doc.error}` : ""}.`); return; }
   leaveMode();
   if (view.doc !== doc) view.person = null;
   view.doc = doc;

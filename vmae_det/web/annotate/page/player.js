@@ -45,11 +45,11 @@ function evict() {
     clip.then(({ bytes }) => { kept -= bytes; }, () => {});
   }
 }
+const decode = ({ frames }) => Promise.all(frames.map(async ({ time, jpeg }) => ({ time, bitmap: await createImageBitmap(jpeg) })));
 function picturesOf(doc, second) {
   const key = keyOf(doc, second);
   if (!pictures.has(key)) {
-    const decode = async ({ time, jpeg }) => ({ time, bitmap: await createImageBitmap(jpeg) });
-    const found = clipOf(doc, second).then(({ frames }) => Promise.all(frames.map(decode)));
+    const found = clipOf(doc, second).then(decode);
     found.catch(() => { if (pictures.get(key) === found) pictures.delete(key); });
     pictures.set(key, found);
   }
@@ -67,14 +67,15 @@ function release(wanted) {
 export async function showKeyframe(doc, index) {
   const second = doc.keyframes[index], key = keyOf(doc, second);
   if (current?.key === key) return;
-  const mine = { key, frames: null, since: performance.now() };
+  const mine = { key, frames: null, since: performance.now(), still: new AbortController() };
+  current?.still.abort();
   current = mine;
   player.time = 0;
   const near = [index + 1, index - 1].filter((k) => doc.keyframes[k] !== undefined).map((k) => doc.keyframes[k]);
   release(new Set([key, ...near.map((s) => keyOf(doc, s))]));
   for (const [other, controller] of loading) if (other !== key) { controller.abort(); clips.delete(other); }
   try {
-    if (!clips.has(key)) await new Promise((resolve) => setTimeout(resolve, PAUSE));
+    if (!clips.has(key)) await showStill(doc, second, mine);
     if (current !== mine) return;
     const frames = await picturesOf(doc, second);
     if (current !== mine) return;
@@ -89,6 +90,15 @@ export async function showKeyframe(doc, index) {
   started = performance.now();
   drawn = null;
   prefetch(doc, near, doc.keyframes.slice(index + 2, index + 4), mine);
+}
+/* Show the frame of the keyframe alone, which takes less time than the clip. */
+async function showStill(doc, second, mine) {
+  await new Promise((resolve) => setTimeout(resolve, PAUSE));
+  if (current !== mine) return;
+  try {
+    mine.frames = await decode(await getClip(doc.id, second, height, mine.still.signal, 0));
+    drawn = null;
+  } catch { /* the clip says why */ }
 }
 /* One by one, because browsers open few connections to a host, and edits need one. */
 async function prefetch(doc, near, later, mine) {

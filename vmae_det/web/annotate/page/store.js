@@ -21,7 +21,8 @@ export function startStore(dataset, callbacks) {
   addEventListener("beforeunload", (event) => { if (queue.length) event.preventDefault(); });
 }
 export async function openDocument(video) {
-  if (!documents.has(video)) documents.set(video, new VideoDocument(await getVideo(video), poses));
+  if (documents.has(video)) reload(video).catch(() => {}); // another page may have changed it while this one did not listen
+  else documents.set(video, new VideoDocument(await getVideo(video), poses));
   return documents.get(video);
 }
 /* Load the server's state again, and put the edits that are not saved yet on top. */

@@ -1,4 +1,5 @@
 /* Dialogs: choose a video, go to a second, and the page of keys. */
+import { getDataset } from "./api.js";
 import { byId, key, make } from "./dom.js";
 import { actionHelp } from "./labels.js";
 import { view } from "./view.js";
@@ -24,6 +25,10 @@ export function chooseVideo() {
   chosen = Math.max(0, view.dataset.videos.findIndex(({ id }) => id === view.doc?.id));
   byId("videos").showModal();
   listVideos();
+  getDataset().then(({ videos }) => { // of which other pages may have annotated some
+    view.dataset.videos = videos;
+    if (byId("videos").open) listVideos();
+  }, () => {});
 }
 function take({ id }) {
   byId("videos").close();
