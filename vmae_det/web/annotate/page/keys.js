@@ -2,7 +2,8 @@
 import { actionKeys, isPrefix } from "./labels.js";
 
 let prefix = null;
-const WRITES = "input:not([type=checkbox]), select, textarea";
+const WRITES = "input:not([type=range]), textarea";
+const OWN_KEYS = { button: /^( |Enter)$/, "input[type=range]": /^(Arrow|Home|End|Page)/ }; // that an element handles itself
 
 export function nameOf({ key, shiftKey, ctrlKey, metaKey, altKey }) {
   if (altKey) return null;
@@ -10,12 +11,15 @@ export function nameOf({ key, shiftKey, ctrlKey, metaKey, altKey }) {
   return `${ctrlKey || metaKey ? "ctrl+" : ""}${shiftKey && (isLetter || key.length > 1) ? "shift+" : ""}${name}`;
 }
 
+/* The field of a dialog that has just been closed keeps the focus for a moment. */
+const isWriting = (element) => element.matches(WRITES) && element.checkVisibility();
+
 /* `tables()` returns the tables of commands that apply now; `toggle(action)` handles a key of a label, if `labels()`. */
 export function listen(tables, labels, toggle) {
   document.addEventListener("keydown", (event) => {
     const name = nameOf(event);
-    if (name === null || event.isComposing || document.querySelector("dialog[open]") || event.target.matches(WRITES)) return;
-    if (event.target.matches("button, summary") && /^( |Enter)$/.test(event.key)) return; // the button's own
+    if (name === null || event.isComposing || document.querySelector("dialog[open]") || isWriting(event.target)) return;
+    if (Object.entries(OWN_KEYS).some(([kind, own]) => event.target.matches(kind) && own.test(event.key))) return;
     const before = prefix;
     prefix = null;
     if (["Shift", "Control", "Meta"].includes(event.key)) { prefix = before; return; }
@@ -28,6 +32,6 @@ export function listen(tables, labels, toggle) {
     event.preventDefault();
     if (command) command.run(); else toggle(action);
   });
-  // After a click, Space and Enter belong to the page again, not to the button.
-  document.addEventListener("click", (event) => { if (event.detail > 0) event.target.closest("button")?.blur(); });
+  // After a click, all keys belong to the page again.
+  document.addEventListener("click", (event) => { if (event.detail > 0) event.target.closest("button, input[type=range]")?.blur(); });
 }
