@@ -14,7 +14,6 @@ import { buildHelp, chooseVideo, wireDialogs } from "./videos.js";
 import { onChange, refresh, second, view } from "./view.js";
 
 function draw() {
-  showSaving();
   if (!view.doc) return;
   showPanel();
   showFacts();
@@ -98,7 +97,8 @@ async function start() {
   byId("dataset").textContent = view.dataset.name.replace(/[\\/]dataset\.ya?ml$/, "").replace(/^.*[\\/]/, "");
   byId("dataset").title = view.dataset.name;
   view.actions = new Map(view.dataset.actions.map((action) => [action.id, action]));
-  startStore(view.dataset, { changed: refresh, refused: notify });
+  const changed = () => { showSaving(); refresh(); }; // "Saved" must never stand beside an edit that is not
+  startStore(view.dataset, { changed, refused: notify });
   const taken = new Set(SECTIONS.flatMap(([, commands]) => commands.flatMap(({ keys }) => keys)));
   assignKeys(view.dataset.actions, taken);
   buildLabels({ select, toggle });
