@@ -281,6 +281,7 @@ def test_chooses_a_video_a_second_and_a_label_by_name(site):
     site.annotator.write("2")
     site.press("Enter")
     assert site.sees()["second"] == 2
+    assert not site.browser.find("#notice").is_displayed()  # Enter belongs to the dialog alone
     site.press("n", "Enter", "f")
     site.annotator.write("carr")
     site.press("Enter")

@@ -11,7 +11,7 @@ export function nameOf({ key, shiftKey, ctrlKey, metaKey, altKey }) {
   return `${ctrlKey || metaKey ? "ctrl+" : ""}${shiftKey && (isLetter || key.length > 1) ? "shift+" : ""}${name}`;
 }
 
-/* The field of a dialog that has just been closed keeps the focus for a moment. */
+/* The field of a dialog keeps the focus for a moment after the dialog was closed. */
 const isWriting = (element) => element.matches(WRITES) && element.checkVisibility();
 
 /* `tables()` returns the tables of commands that apply now; `toggle(action)` handles a key of a label, if `labels()`. */
@@ -31,7 +31,7 @@ export function listen(tables, labels, toggle) {
     }
     event.preventDefault();
     if (command) command.run(); else toggle(action);
-  });
+  }, { capture: true }); // before the key closes a dialog, which would make it a key of the page
   // After a click, all keys belong to the page again.
   document.addEventListener("click", (event) => { if (event.detail > 0) event.target.closest("button, input[type=range]")?.blur(); });
 }
