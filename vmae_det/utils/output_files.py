@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import itertools
 import os
 import re
@@ -54,9 +55,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         return
     with _as_output_error(path):
         target.parent.mkdir(parents=True, exist_ok=True)
-    # Keep the suffix, because video and image writers choose the format by it.
-    suffix = target.suffix if len(target.suffix) <= 20 else ""
-    temporary = target.with_name(f".{target.stem[:40]}.{os.getpid()}-{next(_counter)}.tmp{suffix}")
+    start, suffix = _temporary_name(target)
+    temporary = target.with_name(f"{start}{os.getpid()}-{next(_counter)}{suffix}")
     try:
         try:
             yield temporary
@@ -74,6 +74,26 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # if the file system became read-only, which the first error reports
             temporary.unlink(missing_ok=True)
+
+
+def _temporary_name(target: Path) -> tuple[str, str]:
+    """Return start and end of the names of the temporary files of `atomic_write`."""
+    # Keep the suffix, because video and image writers choose the format by it.
+    suffix = target.suffix if len(target.suffix) <= 20 else ""
+    return f".{target.stem[:40]}.", f".tmp{suffix}"
+
+
+def remove_leftovers(path: Path, older_than: float) -> None:
+    """Remove temporary files of `path` that killed processes left, if nothing was written to them for a time.
+
+    Args:
+        older_than: seconds.
+    """
+    start, end = _temporary_name(path)
+    for file in path.parent.glob(f"{glob.escape(start)}*-*{glob.escape(end)}"):
+        with suppress(OSError):
+            if time.time() - file.stat().st_mtime > older_than:
+                file.unlink()
 
 
 def write_text(path: str | Path, text: str) -> None:

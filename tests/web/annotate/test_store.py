@@ -1,4 +1,5 @@
 import multiprocessing
+import os
 import random
 import time
 from contextlib import suppress
@@ -234,6 +235,19 @@ def test_a_full_disk_is_reported_and_the_files_are_written_later(dataset_file, m
     assert "one,0003" in content(dataset_file)
 
 
+def test_temporary_files_of_killed_processes_are_removed(dataset_file):
+    old, new, other = (
+        dataset_file.parent / name
+        for name in (".annotations.7-1.tmp.csv", ".annotations.8-1.tmp.csv", ".annotations.csv")
+    )
+    for file in (old, new, other):
+        file.touch()
+    os.utime(old, (1e9, 1e9))
+    os.utime(other, (1e9, 1e9))
+    documents(dataset_file)
+    assert [file.exists() for file in (old, new, other)] == [False, True, True]
+
+
 def test_edits_reach_the_files_without_closing(dataset_file, monkeypatch):
     monkeypatch.setattr(store_module, "QUIET", 0.05)
     journal = dataset_file.parent / ".annotations.unsaved.json"
@@ -379,6 +393,7 @@ def test_videos_of_the_other_set_are_not_listed(tmp_path):
     train = file.rename(file.with_name("train.yaml"))
     assert sorted(open_dataset(str(train)).videos()) == ["new", "one"]
     assert sorted(open_dataset(str(file.with_name("val.yaml"))).videos()) == ["new", "two"]
+    assert sorted(open_dataset(str(train), tmp_path / "copy").videos()) == ["new", "one"]
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ class AnnotatedDataset:
         file: the dataset file.
         spec: its content.
         label_map: its actions.
+        source: the dataset of which it is a copy; None if it is not known to be one.
         persons: boxes of all people, written once somebody has no action; None if the dataset's person boxes
             are another file, such as detections, which is never written.
     """
@@ -45,6 +46,7 @@ class AnnotatedDataset:
     file: Path
     spec: DatasetSpec
     label_map: LabelMap
+    source: DatasetSpec | None
     persons: Path | None
 
     @property
@@ -86,7 +88,7 @@ class AnnotatedDataset:
         if isinstance(self.spec.videos, Shards) or self.spec.videos.is_dir():
             files = videos_by_id(self.spec.videos)
         own = Lines.read(self.annotations).runs
-        other = counterpart(self.spec)
+        other = counterpart(self.source or self.spec)
         others = Lines.read(other.annotations).runs if other is not None and other.annotations else {}
         names = [name for name in files if name in own or name not in others]
         return {name: files.get(name) for name in dict.fromkeys([*names, *own])}
@@ -109,45 +111,44 @@ def open_dataset(
         UserError: an argument is missing or not used, or a file cannot be written.
         DataError: the dataset is invalid.
     """
-    path = Path(name)
-    registered = name in dataset_names()
+    path, registered = Path(name), name in dataset_names()
     if not registered and (path / FILE).is_file():
         path = path / FILE
-    spec = (
-        None if path.suffix in (".yaml", ".yml") and not registered else get_dataset(name, option="DATASET")
-    )
-    if spec is not None and spec.type == "videos" and not registered and output is None:
-        output = Path(f"{name.rstrip('/')}{_NEW_FOLDER}")
-    file = path if output is None else output / FILE
+    is_file = not registered and path.suffix in (".yaml", ".yml")
+    spec = read_dataset_file(path) if is_file else get_dataset(name, option="DATASET")
     if registered and output is None:
         raise UserError(
             f"{name}: is a registered dataset, which other projects may use; pass --output FOLDER to "
             "annotate a copy"
         )
-    if output is not None and not file.exists():
-        spec = spec or read_dataset_file(path)
-        if spec.type == "videos":
+    if spec.type == "videos" and output is None and not is_file:
+        output = Path(f"{name.rstrip('/')}{_NEW_FOLDER}")
+    if output is None:
+        file, source = path, None
+    else:
+        file, source = output / FILE, spec
+        if not file.exists() and spec.type == "videos":
             _create(file, spec, label_map, actions)
             label_map, actions = "", ()
-        elif spec.type == "detection":
+        elif not file.exists():
+            _check_type(spec)
             _copy(file, spec)
     if label_map or actions:
         option = "--label-map" if label_map else "--actions"
         raise UserError(f"{option}: not used with {file}, which has a label map")
-    return _open(file)
+    return _open(file, source)
 
 
-def _open(file: Path) -> AnnotatedDataset:
+def _open(file: Path, source: DatasetSpec | None) -> AnnotatedDataset:
     spec = read_dataset_file(file)
-    if spec.type != "detection":
-        raise UserError(f"{file}: is of type '{spec.type}', expected 'detection'")
+    _check_type(spec)
     label_map = LabelMap.from_file(spec.label_map)
     persons = spec.person_boxes
     if persons is None:
         prefix = "" if file.name == FILE else f"{file.stem}_"
         persons = file.with_name(prefix + _PERSONS)
     own = persons.name.endswith(_PERSONS)
-    dataset = AnnotatedDataset(file, spec, label_map, persons if own else None)
+    dataset = AnnotatedDataset(file, spec, label_map, source, persons if own else None)
     for written in (dataset.annotations, dataset.ids, dataset.journal, *filter(None, [dataset.persons])):
         check_output_file(written)
     if Lines.read(spec.annotations).runs:
@@ -155,6 +156,11 @@ def _open(file: Path) -> AnnotatedDataset:
     if own and persons.exists():
         read_person_boxes(persons, allow_empty=True)
     return dataset
+
+
+def _check_type(spec: DatasetSpec) -> None:
+    if spec.type != "detection":
+        raise UserError(f"{spec.name}: is of type '{spec.type}', expected 'detection'")
 
 
 def _create(file: Path, spec: DatasetSpec, label_map: str, actions: Sequence[str]) -> None:

@@ -286,10 +286,10 @@ class ActionDetections:
     def __call__(
         self, video: str, path: Path, start: float, keyframes: Sequence[int]
     ) -> Iterator[tuple[float, list[Proposal]]]:
-        """Yield the progress and the proposals of each keyframe."""
+        """Yield the progress and the proposals of each regular keyframe."""
         from vmae_det.inference.stream import StreamOptions
 
-        every = np.diff(keyframes).min() / 1000 if len(keyframes) > 1 else 1.0
+        every = float(np.median(np.diff(keyframes))) / 1000 if len(keyframes) > 1 else 1.0
         known = set(keyframes)
         options = StreamOptions(video_start=start)
         with self._predictor.stream(path, self._persons_of(video), every=every, options=options) as stream:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vmae_det.utils.errors import DataError, UserError
-from vmae_det.utils.output_files import atomic_write, sync_folder
+from vmae_det.utils.output_files import atomic_write, remove_leftovers, sync_folder
 from vmae_det.web.annotate.dataset import AnnotatedDataset, add_person_boxes
 from vmae_det.web.annotate.document import (
     Document,
@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 QUIET = 0.5  # seconds without an edit after which the files are rewritten
 LONGEST_WAIT = 3.0  # seconds after an edit at which they are rewritten anyway
 _FORMAT = 1  # of the journal
+_LEFTOVER_AGE = 60.0  # seconds; the dataset is locked, but other commands may write its files
 _FILES = ("annotations", "persons", "ids")
 
 
@@ -84,6 +85,8 @@ class Store:
         self._is_rewriting = False
         paths = (dataset.annotations, dataset.persons, dataset.ids)
         self._files = {name: Lines.read(path) for name, path in zip(_FILES, paths) if path is not None}
+        for path in (dataset.journal, *filter(None, paths)):
+            remove_leftovers(path, older_than=_LEFTOVER_AGE)
         self._recover()
         self._thread = threading.Thread(target=self._rewrite_after_edits, daemon=True)
         self._thread.start()
