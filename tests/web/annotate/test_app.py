@@ -182,14 +182,15 @@ def test_proposals_need_a_detector(app):
 class Finder:
     name = "finder"
 
-    def __init__(self, fails=False):
-        self.fails = fails
+    def __init__(self, outcome):
+        self.outcome = outcome
 
     def __call__(self, video, path, start, keyframes):
         for number, time in enumerate(keyframes, start=1):
-            if self.fails:
+            if self.outcome == "failure":
                 raise DataError("cannot be read", path)
-            yield number / len(keyframes), [Proposal(time, 1, tuple(BOX), 0.9)]
+            found = [Proposal(time, 1, tuple(BOX), 0.9)] if self.outcome == "people" else []
+            yield number / len(keyframes), found
 
 
 def wait_for(condition):
@@ -201,17 +202,18 @@ def wait_for(condition):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_a_detector_runs_in_the_background(source, tmp_path, fails):
+@pytest.mark.parametrize("outcome", ["people", "nobody", "failure"])
+def test_a_detector_runs_in_the_background(source, tmp_path, outcome):
     with Store(open_dataset(str(source), tmp_path / "copy")) as store:
-        proposer = Proposer(lambda: Finder(fails), "finder")
+        proposer = Proposer(lambda: Finder(outcome), "finder")
         app = build_app(Annotation(store, proposer))
         assert post_json(app, "/api/videos/one/propose", {}).status == 202
         wait_for(lambda: proposer.of("one").state != "running")
         answer = request(app, path="/api/videos/one").json
-        if fails:
+        if outcome != "people":
             assert answer["proposal_state"] == "failed"
-            assert answer["message"].endswith("one.mp4: cannot be read")
+            reasons = {"failure": "one.mp4: cannot be read", "nobody": "try a lower PERSON_DETECTOR.SCORE"}
+            assert answer["message"].endswith(reasons[outcome])
         else:
             assert [p["second"] for p in answer["proposals"]] == [900, 901, 902, 903]  # inside the video
             assert (answer["proposal_state"], answer["progress"]) == ("ready", 1)

@@ -373,6 +373,29 @@ def test_a_registered_dataset_is_copied_and_never_written(tmp_path, monkeypatch)
     assert copy.videos()["two"] is None
 
 
+def test_imported_people_without_an_action_keep_their_lines(tmp_path):
+    idle = [f"one,000{second},0.700000,0.1,0.9,0.9,,1.0\n" for second in range(3)]
+    persons = ["one,0000,0.100,0.100,0.300,0.500,,1.0\n", *idle]
+    file = write_dataset(
+        tmp_path / "set", ANNOTATIONS, person_boxes="annotated_persons.csv", complete_persons="false"
+    )
+    (file.parent / "annotated_persons.csv").write_text("".join(persons))
+    before = documents(file)["one"]
+    assert before.times_of(5) == [0, 1000, 2000]
+    with open_store(file) as store:
+        edit(store, "one", {(1, 5): ((0.7, 0.1, 0.9, 0.9), 3)})
+        edit(store, "one", {(2, 4): (B,)})
+        expected = store.document("one")[0]
+    assert documents(file)["one"] == expected
+    written = (file.parent / "annotated_persons.csv").read_text().splitlines(keepends=True)
+    assert set(persons) <= set(written)
+    assert sorted(set(written) - set(persons)) == [
+        "one,0001,0.1,0.1,0.3,0.5,,1.000000\n",
+        "one,0002,0.2,0.2,0.4,0.6,,1.000000\n",
+    ]
+    assert "one,0001,0.7,0.1,0.9,0.9,3,5\n" in content(file)
+
+
 def test_person_boxes_of_a_detector_are_not_written(tmp_path):
     file = write_dataset(tmp_path / "set", ANNOTATIONS, person_boxes="detected.csv")
     detected = file.parent / "detected.csv"

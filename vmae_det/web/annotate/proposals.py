@@ -159,6 +159,8 @@ class Proposer:
                     if progress - own.progress >= 0.01:
                         own.progress = progress
                         self.notify(video)
+                if not found:
+                    raise UserError("the detector found nobody; try a lower PERSON_DETECTOR.SCORE")
                 own.proposals, own.state, own.progress = found, READY, 1.0
             except UserError as error:
                 own.state, own.message = FAILED, one_line(error)
