@@ -90,6 +90,19 @@ def test_a_document_has_keyframes_cells_and_findings(app):
     assert (missing["width"], missing["keyframes"]) == (None, [900])
 
 
+def test_a_video_whose_start_is_not_known_does_not_hide_the_others(tmp_path):
+    file = write_dataset(tmp_path / "set", "one,0000\n", videos=["one", "two"], video_start="starts.csv")
+    (file.parent / "starts.csv").write_text("two,900\n")
+    with Store(open_dataset(str(file))) as store:
+        app = build_app(Annotation(store, Proposer(None)))
+        one, two = sorted(request(app, path="/api/dataset").json["videos"], key=lambda video: video["id"])
+        assert one["error"].endswith("starts.csv: no line for the video 'one'")
+        assert (two["error"], two["keyframes"]) == (None, 4)
+        assert request(app, path="/api/videos/one").json["keyframes"] == [0]
+        assert request(app, path="/api/videos/one/clip", query="second=0").status == 422
+        assert request(app, path="/api/videos/two").json["keyframes"] == [900, 901, 902, 903]
+
+
 def test_an_edit_is_saved_and_answered_with_findings(app, annotation):
     answer = edit(app, patch(902, 5, None, {"box": BOX, "actions": [2]}), new_people=[5])
     assert answer.status == 200

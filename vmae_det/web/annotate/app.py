@@ -70,18 +70,19 @@ class Annotation:
             raise RequestError(404, f"the dataset has no video '{video[:100]}'")
 
     def facts(self, video: str) -> VideoFacts | None:
-        """Return the facts of a video; None if it cannot be read."""
+        """Return the facts of a video; None if it cannot be read, or its start is not known."""
         if video in self._problems:
             return None
         try:
+            self.dataset.spec.start_of(video)
             return self.frames.facts(video)
         except DataError as error:
             self._problems[video] = one_line(error)
             return None
 
     def start(self, video: str) -> float:
-        """Return the second of the dataset's clock at which a video starts."""
-        return self.dataset.spec.start_of(video)
+        """Return the second of the dataset's clock at which a video starts; 0 if it cannot be read."""
+        return self.dataset.spec.start_of(video) if self.facts(video) else 0.0
 
     def keyframes(self, video: str, document: Document | None = None) -> Sequence[int]:
         """Return the times of the keyframes: regular ones, and those of the annotations."""
@@ -110,6 +111,16 @@ class Annotation:
             "boxes": boxes,
             "error": self._problems.get(video),
         }
+
+    def clip(self, video: str, second: float, height: int, span: float) -> bytes:
+        """Return the frames around a time on the dataset's clock (see `FrameServer.clip`).
+
+        Raises:
+            RequestError: 422 if the video cannot be read.
+        """
+        if self.facts(video) is None:
+            raise RequestError(422, self._problems[video])
+        return self.frames.clip(video, second - self.start(video), height, span)
 
     # ------------------------------------------------------------ documents
 
@@ -284,8 +295,7 @@ def build_app(annotation: Annotation) -> Starlette:
         async with clip_locks.setdefault(video, asyncio.Lock()):
             if await request.is_disconnected():  # the annotator has moved on
                 return Response(status_code=499)
-            position = second - annotation.start(video)
-            content = await run_in_threadpool(annotation.frames.clip, video, position, int(height), span)
+            content = await run_in_threadpool(annotation.clip, video, second, int(height), span)
         return Response(content, media_type="application/octet-stream")
 
     async def edit(request: Request) -> Response:
