@@ -9,7 +9,7 @@ from vmae_det.cli.main import main
 from vmae_det.cli.quickstart import _default_processes
 from vmae_det.data import catalog
 
-DETECTORS = ("detect_random", "detect_pretrained", "detect_pretrained_finetuned")
+DETECTORS = ("detect_random", "detect_pretrained_finetuned")
 STAGES = ("pretrain", "finetune", *DETECTORS)
 SHORT = ["SOLVER.BATCH_SIZE", "2", "SOLVER.EPOCHS", "1", "SOLVER.WARMUP_EPOCHS", "0.0"]
 
@@ -22,13 +22,13 @@ def quickstart(mini_ava, tmp_path, monkeypatch):
     monkeypatch.setattr(catalog, "make_mini_ava", make_mini_ava)
     folders = ["--output", tmp_path / "out", "--datasets", tmp_path / "datasets"]
     args = ["quickstart", "--num-gpus", "1", *folders]
-    return lambda *more: main([str(arg) for arg in (*args, *SHORT, *more)])
+    return lambda *more, options=(): main([str(arg) for arg in (*args, *options, *SHORT, *more)])
 
 
 def test_all_stages_run_once_and_results_are_printed(quickstart, tmp_path, capsys):
     assert not quickstart()
     printed = capsys.readouterr().out
-    for row in ("random", "pre-trained", "pre-trained, fine-tuned", "(chance)"):
+    for row in ("random", "pre-trained, fine-tuned", "(chance)"):
         assert f"\n{row} " in printed
     assert (tmp_path / "out" / "pretrain" / "reconstruction.png").stat().st_size > 1000
     assert len(list((tmp_path / "out" / "overlays").glob("*.mp4"))) == 2
@@ -43,6 +43,11 @@ def test_all_stages_run_once_and_results_are_printed(quickstart, tmp_path, capsy
     assert capsys.readouterr().out.count("already done") == len(STAGES) + len(DETECTORS)
     for stage in STAGES:
         assert (tmp_path / "out" / stage / "model_final.pt").stat().st_mtime_ns == written[stage]
+
+    assert not quickstart(options=["--full"])
+    printed = capsys.readouterr().out
+    assert printed.count("already done") == len(STAGES) + len(DETECTORS)
+    assert "\npre-trained  " in printed
 
 
 def test_a_failed_stage_exits_with_its_status(quickstart, capsys):

@@ -138,16 +138,11 @@ def test_a_linear_probe_reduces_the_loss_and_does_not_change_the_backbone(tiny_c
 
 
 @pytest.mark.parametrize(
-    ("name", "frames", "tubelet", "gray"),
-    [
-        ("none", 8, 2, 0),
-        ("center frame", 1, 1, 0),
-        ("16 x 1 frames", 16, 4, 0),
-        ("running cell", 8, 2, 0.375),
-    ],
+    ("name", "frames", "tubelet"),
+    [("none", 8, 2), ("center frame", 1, 1), ("16 x 1 frames", 16, 4), ("running cell", 8, 2)],
 )
-def test_picture_shows_the_prediction(tiny_cfg, monkeypatch, name, frames, tubelet, gray):
-    """The running cell skips half of the tokens of a 0.75 tube mask: 0.375 of all cubes stay gray."""
+def test_picture_shows_the_prediction(tiny_cfg, monkeypatch, name, frames, tubelet):
+    """The picture has all masked tokens, also those that the running cell skips in training."""
     shown = []
     monkeypatch.setattr(
         training_hook,
@@ -163,5 +158,6 @@ def test_picture_shows_the_prediction(tiny_cfg, monkeypatch, name, frames, tubel
         assert mask.mean() == 0.75
         pixels = mask.reshape(-1, 4, 4).repeat(tubelet, 0).repeat(8, 1).repeat(8, 2)
         assert (painted == original)[:, ~pixels].all()
-        assert (painted == MASK_GRAY).all(axis=0).mean() == pytest.approx(gray, abs=0.02)
+        assert (painted != original)[:, pixels].mean() > 0.9
+        assert (painted == MASK_GRAY).all(axis=0).mean() < 0.02
     assert len(shown) == 2

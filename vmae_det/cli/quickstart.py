@@ -1,7 +1,7 @@
 """`vmae-det quickstart`: run the whole pipeline on MiniAVA, from raw video to an overlay of detections.
 
-Pre-trains, fine-tunes, then trains the same detector from three initializations and compares them in a table.
-The detector has one stage: it finds the people itself.
+Pre-trains, fine-tunes, then trains the same detector from random and from these weights, and compares them in
+a table. The detector has one stage: it finds the people itself.
 """
 
 from __future__ import annotations
@@ -42,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         metavar="N",
         help="random seed of weights, shuffling, augmentation and masks (default: 0)",
+    )
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="also train the detector from the pre-trained backbone, without fine-tuning",
     )
     parser.add_argument(
         "--num-gpus",
@@ -89,7 +94,7 @@ def _run(args: argparse.Namespace) -> None:
     )
     starts = {
         "random": (),
-        "pre-trained": _start_from(pretrained),
+        **({"pre-trained": _start_from(pretrained)} if args.full else {}),
         "pre-trained, fine-tuned": _start_from(finetuned),
     }
     detectors = {

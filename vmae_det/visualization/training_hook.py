@@ -16,7 +16,7 @@ from vmae_det.modeling import MaskedAutoencoder, model_class
 from vmae_det.utils import distributed
 from vmae_det.utils.errors import UserError
 from vmae_det.visualization.pictures import write_png
-from vmae_det.visualization.reconstruction import mask_tokens, reconstruction_grid
+from vmae_det.visualization.reconstruction import reconstruction_grid
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +27,8 @@ class ReconstructionPicture(HookBase):
     """Writes reconstruction.png after pre-training: original, masked and reconstructed frames of a few clips.
 
     Shows the middle clips of the first readable videos of DATASETS.TEST, or of DATASETS.TRAIN if that is
-    empty. The frames are those that the decoder predicts. Tokens that the decoder mask excludes are gray in
-    the reconstruction.
+    empty. The frames are those that the decoder predicts. It predicts all masked tokens, also those that the
+    decoder mask skips in training.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -50,15 +50,16 @@ class ReconstructionPicture(HookBase):
             logger.warning("Skipping reconstruction.png: none of the first videos of %s can be read", name)
             return
         model.eval()
+        decoder_mask, model.decoder_mask = model.decoder_mask, "none"
         output = model(to_device(batch, self.trainer.device))
+        model.decoder_mask = decoder_mask
         clips = batch.get("target", batch["video"]).numpy()
         reconstructions = output["reconstruction"].cpu().numpy()
         masks = output["mask"][:, model.target_tokens].cpu().numpy()
-        predicted = output["predicted"][:, model.target_tokens].cpu().numpy()
         sizes = cfg.MODEL.BACKBONE.PATCH_SIZE, model.target_tubelet
         grids = [
-            reconstruction_grid(clip, mask_tokens(result, mask & ~known, *sizes), mask, *sizes)
-            for clip, result, mask, known in zip(clips, reconstructions, masks, predicted)
+            reconstruction_grid(clip, result, mask, *sizes)
+            for clip, result, mask in zip(clips, reconstructions, masks)
         ]
         path = Path(cfg.OUTPUT_DIR) / "reconstruction.png"
         try:
