@@ -219,7 +219,12 @@ SAVING = """
     changed() {}, refused: (text) => told.push(text) });
   const doc = await openDocument('street');
   const wait = () => new Promise((resolve) => setTimeout(resolve, 5));
-  const until = async (condition) => { while (!condition()) await wait(); };
+  const until = async (condition) => {
+    for (let k = 0; !condition(); k++) {
+      if (k === 2000) throw new Error(`never ${condition}`);
+      await wait();
+    }
+  };
   const label = (action) => perform(doc, 'toggleAction', { second: 1, person: 7, action });
   const labels = () => stored.find(([second, person]) => second === 1 && person === 7)[3];
 """
