@@ -378,6 +378,20 @@ def test_wrong_input_is_one_line(train, mini_ava, capsys, arguments, problem):
     assert not list(Path().iterdir())
 
 
+@pytest.mark.parametrize("prefix", ["", "clips_"])
+def test_videos_in_both_sets_are_reported(train, mini_ava, capsys, prefix):
+    found = {}
+    for part in ("train", "val"):
+        sets = ("--data", mini_ava / f"{prefix}train.yaml", "--val", mini_ava / f"{prefix}{part}.yaml")
+        assert train(*sets, "--model", "tiny", "--dry-run", "MODEL.DEVICE", "cpu") == 0
+        found[part] = re.findall(
+            r"--val: (\d+) of the (\d+) videos of .* are also in", capsys.readouterr().err
+        )
+    assert found["val"] == []
+    ((common, number),) = found["train"]
+    assert common == number != "0"
+
+
 def test_label_maps_must_agree(train, mini_ava, renamed_class, capsys):
     val = renamed_class("clips_val", "salute")
     assert train("--data", mini_ava / "clips_train.yaml", "--val", val) == 2

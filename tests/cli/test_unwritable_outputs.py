@@ -86,3 +86,23 @@ def test_an_input_is_not_overwritten(site, capsys):
         "convert a.pt OUTPUT --to vmae_det", "a.pt", capsys
     )
     assert (site / "a.pt").read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize(
+    ("command", "path"),
+    [
+        ("evaluate --ground-truth a.csv --classes out --label-map c --json OUTPUT", "out/v_classes.csv"),
+        (
+            "evaluate --ground-truth a.csv --person-boxes b.json --images out/i.json --json OUTPUT",
+            "out/i.json",
+        ),
+        ("detect v.mp4 --weights a.pt --output out --overwrite --boxes OUTPUT", "out/v.csv"),
+        ("features v.mp4 --weights a.pt --output out --overwrite --boxes OUTPUT", "out/v.json"),
+    ],
+)
+def test_an_input_in_the_folder_of_the_results_is_not_overwritten(site, command, path, capsys):
+    (site / "out").mkdir()
+    (site / path).write_text("keep")
+    (site / "v.mp4").write_text("")
+    assert f"{path}: would overwrite an input file" in run_and_fail(command, path, capsys)
+    assert (site / path).read_text() == "keep"

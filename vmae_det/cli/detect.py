@@ -12,6 +12,7 @@ from vmae_det.cli.arguments import (
     number_in,
     output_folder,
     positive_int,
+    refuse_overwriting,
     refuse_unused,
 )
 from vmae_det.cli.video_jobs import (
@@ -123,7 +124,7 @@ def _add_time_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run detection on all videos; return the exit status."""
-    from vmae_det.rendering.result_writers import choose_formats
+    from vmae_det.rendering.result_writers import choose_formats, output_paths
     from vmae_det.video.discovery import find_video_inputs
 
     check_span(args)
@@ -142,7 +143,11 @@ def run(args: argparse.Namespace) -> int:
             refuse_unused(args, reason, threshold=0.3)
     if args.explain and args.smooth:
         raise UserError("--explain: explains the scores of single keyframes; add --smooth 0")
-    return launch_jobs(detect_videos, args, find_video_inputs(args.videos), formats)
+    inputs = find_video_inputs(args.videos)
+    for video in inputs:
+        for path in output_paths(args.output / video.stem, formats).values():
+            refuse_overwriting(path, args.boxes)
+    return launch_jobs(detect_videos, args, inputs, formats)
 
 
 def detect_videos(args: argparse.Namespace, inputs: list[VideoInput], formats: list[str]) -> None:

@@ -12,6 +12,7 @@ from vmae_det.evaluation.matching import PROTOCOLS, match
 from vmae_det.evaluation.report import build_report
 from vmae_det.evaluation.video_map import TUBE_PROTOCOLS, video_map
 from vmae_det.formats.ava_csv import read_action_csv, read_excluded_keyframes
+from vmae_det.formats.class_csv import find_class_files, read_class_scores
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.utils.errors import UserError
 from vmae_det.utils.output_files import write_json
@@ -113,9 +114,9 @@ def run(args: argparse.Namespace) -> int:
     (kind,) = (name for name in evaluators if getattr(args, name) is not None)
     _refuse_unused(args, kind)
     if args.json:
-        refuse_overwriting(
-            args.json, args.ground_truth, getattr(args, kind), args.label_map, args.excluded, args.compare
-        )
+        read = find_class_files(args.classes) if args.classes else [getattr(args, kind)]
+        others = (args.label_map, args.excluded, args.compare, args.images)
+        refuse_overwriting(args.json, args.ground_truth, *read, *others)
     result = evaluators[kind](args)
     excluded = f", ignoring the keyframes of {args.excluded}" if args.excluded else ""
     print(f"{getattr(args, kind)} against {args.ground_truth}{excluded}")
@@ -205,7 +206,6 @@ def _evaluate_persons(args: argparse.Namespace) -> dict[str, Any]:
 
 def _evaluate_classes(args: argparse.Namespace) -> dict[str, Any]:
     from vmae_det.evaluation.classification import evaluate_classes
-    from vmae_det.formats.class_csv import read_class_scores
     from vmae_det.formats.video_list import read_video_list
     from vmae_det.visualization.classification_report import write_classification_report
 

@@ -12,6 +12,7 @@ from vmae_det.cli.arguments import (
     keyframe_interval,
     output_folder,
     positive_int,
+    refuse_overwriting,
     refuse_unused,
 )
 from vmae_det.cli.video_jobs import (
@@ -134,6 +135,11 @@ def run(args: argparse.Namespace) -> int:
     for video in inputs:
         if video.is_live:
             raise DataError("a live stream has no end; features need video files", video.video)
+    if args.boxes:
+        from vmae_det.inference.feature_files import manifest_path
+
+        for video in inputs:
+            refuse_overwriting(manifest_path(args.output / video.stem), args.boxes)
     cfg = _clip_config(args, of_persons)
     settings = _settings(args, cfg, of_persons)
     return launch_jobs(extract_features, args, inputs, cfg, settings, cfg=cfg)

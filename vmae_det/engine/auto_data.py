@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -88,6 +89,8 @@ def choose_data(choices: Choices, data: str, val_spec: DatasetSpec | None, val: 
     """
     choices.set("OUTPUT_DIR", default_output(data), "named after the data")
     train, test, reason = data, (val,) if val else (), "--val"
+    if val_spec is not None:
+        _warn_about_common_videos(choices, val_spec)
     if val_spec is not None and val_spec.type == "detection" and val_spec.person_boxes is None:
         if len(np.setdiff1d(read_action_csv(val_spec.annotations).action, [-1])) < 2:
             raise UserError(
@@ -134,6 +137,27 @@ def _split(choices: Choices, data: str, folder: Path) -> tuple[str, tuple[str, .
         _warn_about_persons(choices, data)
     reason = f"{split.videos[0]} videos for training, {split.videos[1]} for validation"
     return str(split.train), (str(split.val),), reason
+
+
+def _warn_about_common_videos(choices: Choices, val: DatasetSpec) -> None:
+    """Warn if videos of the validation set are also in the training set."""
+    names = _labeled_names(val)
+    common = len(names & _labeled_names(choices.spec))
+    if common:
+        choices.warnings.append(
+            f"--val: {common} of the {len(names)} videos of {val.name} are also in {choices.spec.name}; the "
+            "model is trained on them, so the results are too good"
+        )
+
+
+def _labeled_names(spec: DatasetSpec) -> set[str]:
+    """Return the absolute paths of the videos with labels; for detection, the folder and the id of each."""
+    if spec.type == "detection":
+        folder = os.path.abspath(str(spec.videos))
+        return {os.path.join(folder, name) for name in read_action_csv(spec.annotations).videos}
+    if spec.type == "classification":
+        return {os.path.abspath(str(path)) for path in spec.labeled_videos()[0]}
+    return set()
 
 
 def _warn_about_persons(choices: Choices, name: str) -> None:

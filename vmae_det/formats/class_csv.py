@@ -33,14 +33,19 @@ class ClassScores:
     scores: np.ndarray
 
 
+def find_class_files(source: str | Path) -> list[Path]:
+    """Return the files NAME_classes.csv in and below a folder; a file itself."""
+    source = Path(source)
+    return sorted(source.rglob(f"*{SUFFIX}")) if source.is_dir() else [source]
+
+
 def read_class_scores(source: str | Path) -> ClassScores:
-    """Read the scores of all videos in a file, or in all files NAME_classes.csv in and below a folder.
+    """Read the scores of all videos in a file, or in all files of a folder (`find_class_files`).
 
     Raises:
         DataError: there is no file; a line is malformed; a video occurs twice; videos have other classes.
     """
-    source = Path(source)
-    files = sorted(source.rglob(f"*{SUFFIX}")) if source.is_dir() else [source]
+    files = find_class_files(source)
     if not files:
         raise DataError(f"contains no files *{SUFFIX}, as `vmae-det classify` writes them", source)
     scores: dict[str, dict[str, float]] = {}
