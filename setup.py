@@ -23,6 +23,7 @@ setup(
         "vmae_det.rendering": ["page_template/*"],
         "vmae_det.visualization": ["*.css", "*.html"],
         "vmae_det.web.annotate": ["page/*"],
+        "vmae_det.web.serve": ["page/*"],
     },
     python_requires=">=3.10",
     install_requires=[

@@ -32,6 +32,7 @@ COMMANDS = {
     "prepare": "prepare a public dataset for the configs of the model zoo",
     "import": "import annotations from CVAT, VIA 3, COCO JSON or Label Studio as a dataset",
     "annotate": "annotate people and their actions in the browser",
+    "serve": "detect or classify videos that are sent to a page or an HTTP interface",
     "resize": "re-encode a folder of videos so that training decodes them faster",
     "shard": "pack the videos of a dataset into tar shards",
     "check-data": "check a dataset for problems before training",
@@ -46,7 +47,7 @@ COMMANDS = {
 EXTENSIBLE = (
     *("train", "submit", "test", "classify", "detect", "detect-persons", "features", "visualize"),
     *("inspect", "export", "print-config", "convert", "check-data", "import"),
-    "annotate",
+    *("annotate", "serve"),
 )
 _MODULES = {"import": "import_annotations"}  # `import` is not a valid module name
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from vmae_det.formats.label_map import LabelMap, suggest_label_map
 from vmae_det.inference.keyframe_clips import KeyframeClip, plan_keyframes
 from vmae_det.inference.person_sources import WholeFramePerson
 from vmae_det.inference.predictor import adapt_to_inference, find_label_map
-from vmae_det.inference.scorers import check_architecture, load_scorer
+from vmae_det.inference.scorers import Scorer, check_architecture, load_scorer
 from vmae_det.inference.stream import ActionStream, ClipWithPersons, StreamOptions
 from vmae_det.inference.tracking import Tracker
 from vmae_det.utils.errors import ConfigError, DataError
@@ -117,6 +118,12 @@ class ActionClassifier:
             options,
             Tracker(max_age=math.inf),  # all results are of the whole frame, however far apart they are
         )
+
+    def with_scorer(self, scorer: Scorer | None) -> ActionClassifier:
+        """Return this classifier with another scorer. See `ActionPredictor.with_scorer`."""
+        other = copy.copy(self)
+        other.scorer = scorer
+        return other
 
     def warn_about_segments(self) -> None:
         """Log a warning if the model was trained on whole videos, unlike the clips of `stream`."""

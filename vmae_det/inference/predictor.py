@@ -5,6 +5,7 @@ Also reads the config and the label map that are stored with weights.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -35,7 +36,13 @@ from vmae_det.inference.detections import ActionDetections
 from vmae_det.inference.keyframe_clips import ClipWithPersons, KeyframeClip, plan_keyframes
 from vmae_det.inference.person_detectors import build_person_detector
 from vmae_det.inference.person_sources import BoxesFromFile, DetectedPersons, PersonsOfModel, PersonSource
-from vmae_det.inference.scorers import EagerModel, check_architecture, load_scorer, read_stored_metadata
+from vmae_det.inference.scorers import (
+    EagerModel,
+    Scorer,
+    check_architecture,
+    load_scorer,
+    read_stored_metadata,
+)
 from vmae_det.inference.stream import (
     ActionStream,
     StreamOptions,
@@ -158,13 +165,26 @@ class ActionPredictor:
             explain_clips=explain_clips,
         )
 
+    @property
+    def finds_persons(self) -> bool:
+        """Whether the model finds the persons itself, unless others are given."""
+        return self.scorer.finds_persons and detects_with_person_head(self.cfg)
+
+    def with_scorer(self, scorer: Scorer | None) -> ActionPredictor:
+        """Return this predictor with another scorer, such as a model in another process.
+
+        Without any, it can be sent to another process, and get its scorer there.
+        """
+        other = copy.copy(self)
+        other.scorer, other._default_persons = scorer, None
+        return other
+
     def _person_source(self, persons: PersonBoxes | PersonSource | None, source: VideoSource) -> PersonSource:
         if persons is None:
             if self._default_persons is None:
-                finds = self.scorer.finds_persons and detects_with_person_head(self.cfg)
                 self._default_persons = (
                     PersonsOfModel(self.find_and_score)
-                    if finds
+                    if self.finds_persons
                     else DetectedPersons(build_person_detector(self.cfg))
                 )
             persons = self._default_persons

@@ -92,6 +92,8 @@ def detect_video(
     stem: Path,
     settings: DetectionSettings,
     title: str | None = None,
+    *,
+    listener: ResultListener | None = None,
 ) -> list[Path]:
     """Detect the actions in a video and write them in each format. Either all files appear, or none.
 
@@ -105,6 +107,7 @@ def detect_video(
         stem: path of the files without the suffix that each format appends.
         settings: how to process the video and what to write.
         title: title of the progress bar; None hides the bar.
+        listener: also receives each result.
 
     Returns:
         Paths of the files, in the order of the formats.
@@ -116,7 +119,7 @@ def detect_video(
     """
     source = video if isinstance(video, VideoSource) else open_source(video, predictor.cfg.DATALOADER.READER)
     stream = predictor.stream(source, persons, every=settings.every, options=settings.stream_options())
-    return write_stream(stream, predictor.label_map, stem, settings, title)
+    return write_stream(stream, predictor.label_map, stem, settings, title, listener=listener)
 
 
 def write_stream(

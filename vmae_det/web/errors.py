@@ -50,16 +50,24 @@ EXCEPTION_HANDLERS: dict[Any, Callable[[Request, Exception], Response]] = dict.f
 )
 
 
-async def read_json(request: Request) -> dict[str, Any]:
+async def read_json(request: Request, max_bytes: int | None = None) -> dict[str, Any]:
     """Return the JSON object in the body of a request.
+
+    Args:
+        max_bytes: size of the body, if the path allows larger ones for other types.
 
     Raises:
         RequestError: the body is something else.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise RequestError(415, "expected Content-Type: application/json")
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if max_bytes is not None and len(body) > max_bytes:
+            raise RequestError(413, f"the JSON object is too large; at most {max_bytes} bytes are accepted")
     try:
-        content = json.loads(await request.body())
+        content = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise RequestError(400, f"expected JSON: {error}") from None
     if not isinstance(content, dict):
