@@ -84,7 +84,7 @@ class Client:
     def post_json(self, path, content):
         return self.request("POST", path, json.dumps(content), Content_Type="application/json")
 
-    def wait(self, job, states=("done", "failed", "cancelled"), seconds=60):
+    def wait(self, job, states=("done", "failed", "cancelled"), seconds=240):
         """Wait until a job is in one of these states; return it."""
         end = time.monotonic() + seconds
         while (found := self.get(f"/api/jobs/{job}").json)["state"] not in states:
@@ -92,7 +92,7 @@ class Client:
             time.sleep(0.02)
         return found
 
-    def idle(self, seconds=60):
+    def idle(self, seconds=240):
         """Wait until nothing is received, queued or run."""
         end = time.monotonic() + seconds
         while any(job["state"] in ("receiving", "queued", "running") for job in self.jobs()):

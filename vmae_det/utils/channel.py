@@ -80,8 +80,8 @@ class ThreadPipeline:
         channel: Channel[T] = Channel(depth, drop_oldest)
         thread = threading.Thread(target=_fill, args=(channel, items), daemon=True)
         self._channels.append(channel)
-        self._threads.append(thread)
         thread.start()
+        self._threads.append(thread)
         return channel
 
     def close(self) -> None:

@@ -32,7 +32,7 @@ def send(page, path):
 def test_a_video_is_sent_and_its_results_are_linked(page, client, tmp_path):
     video = write_video(tmp_path / NAME.replace("/", ""), seconds=2)
     send(page, video)
-    page.until("document.querySelector('#jobs li.done')", seconds=60)
+    page.until("document.querySelector('#jobs li.done')", seconds=240)
     assert page.text("#jobs .name") == NAME
     assert page.js("return document.title") == "vmae-det serve"
     links = {link.text: link.get_attribute("href") for link in page.find_all("#jobs a")}
@@ -56,7 +56,7 @@ def test_errors_are_shown_on_a_narrow_page(page, client, tmp_path):
     broken = tmp_path / f"{'long' * 20}.mp4"
     broken.write_bytes(b"no video")
     send(page, broken)
-    page.until("document.querySelector('#jobs li.failed')", seconds=60)
+    page.until("document.querySelector('#jobs li.failed')", seconds=240)
     assert "cannot be read as a video" in page.text("#jobs .error")
     page.find("#url").send_keys("http://127.0.0.1:1/x.mp4\n")
     page.until(

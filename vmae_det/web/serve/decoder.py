@@ -139,7 +139,7 @@ def run(connection: Connection, task: VideoTask) -> None:
     except BaseException as error:
         with suppress(OSError):
             server.tell("failed", {"error": _reason(error, task), "memory": peak_memory()})
-        if not isinstance(error, (UserError, MemoryError)):
+        if not (isinstance(error, UserError) or _is_memory(error)):
             sys.excepthook(type(error), error, error.__traceback__)
 
 
@@ -199,7 +199,7 @@ def _readable(message: object, task: VideoTask) -> str:
 
 
 def _reason(error: BaseException, task: VideoTask) -> str:
-    if isinstance(error, MemoryError) or _is_memory(error):
+    if _is_memory(error):
         limit = task.max_memory / 2**30
         return f"{task.name}: needs more than {limit:g} GiB of memory; reduce its size (--max-memory)"
     if isinstance(error, UserError):
@@ -207,10 +207,13 @@ def _reason(error: BaseException, task: VideoTask) -> str:
     return f"{task.name}: failed with {type(error).__name__}; the server's terminal shows the reason"
 
 
-def _is_memory(error: BaseException) -> bool:
-    texts = ("Cannot allocate memory", "can't start new thread", "Insufficient memory", "OutOfMemory")
+def _is_memory(error: BaseException | None) -> bool:
+    """Return whether an exception means that no memory is left, or was raised while that was handled."""
+    if error is None:
+        return False
+    texts = ("Cannot allocate memory", "can't start new thread", "Insufficient memory")
     is_known = isinstance(error, Exception) and is_out_of_memory(error)
-    return is_known or any(text in str(error) for text in texts)
+    return is_known or any(text in str(error) for text in texts) or _is_memory(error.__context__)
 
 
 # ---------------------------------------------------------------- limits

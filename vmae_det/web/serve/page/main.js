@@ -197,7 +197,9 @@ function prepare() {
   document.ondragenter = () => drop.classList.add('over');
   document.ondragleave = (event) => event.relatedTarget || drop.classList.remove('over');
   element('address').onsubmit = sendAddress;
-  window.onbeforeunload = (event) => uploads.size && event.preventDefault();
+  window.onbeforeunload = (event) => {
+    if (uploads.size) event.preventDefault();
+  };
 }
 
 async function start() {
