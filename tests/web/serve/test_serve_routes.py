@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -191,6 +192,7 @@ def test_videos_have_a_largest_length_memory_and_time(model, folder, video, slow
             assert finished(client, detect(client, video.read_bytes()))["error"] == f"clip.mp4: {reason}"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is one of Linux")
 def test_large_frames_exceed_the_memory_limit(model, folder):
     large = write_video(folder / "large.mp4", seconds=1, rate=2, size=(2048, 1536))
     with serving(model, folder / "memory", limits=Limits(max_memory=2**25)) as client:
