@@ -148,6 +148,23 @@ def test_token_dropout(form, tmp_path, architecture, backbone):
     assert report.difference < 2e-5
 
 
+def test_hiera(tmp_path):
+    """Its position table and its windows follow height and width in the file."""
+    for module in ("hiera", "onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(module)
+    keys = {"NAME": "Hiera", "EMBED_DIM": 64, "DEPTH": 5, "NUM_HEADS": 8, "PATCH_SIZE": 32}
+    keys["STAGES"] = (1, 1, 2, 1)
+    options = [part for key, value in keys.items() for part in (f"MODEL.BACKBONE.{key}", value)]
+    cfg = trained(tmp_path, "ActionDetector", *options)
+    report = export_model(cfg, tmp_path / "model.onnx", "onnx")
+    assert report.difference < 1e-4
+    eager, exported = EagerModel(cfg), scorer_of(tmp_path / "model.onnx", cfg)
+    for size in ((64, 64), (96, 160)):
+        inputs = batch([2, 1], *size)
+        for expected, actual in zip(eager(inputs), exported(inputs)):
+            np.testing.assert_allclose(actual, expected, atol=1e-4)
+
+
 def test_exported_classifier_scores_as_the_model_does(form, tmp_path, capsys):
     """The file is written by the command."""
     opts = ("MODEL.CLASSIFIER.LINEAR_PROBE", True, "MODEL.BACKBONE.CLASS_TOKEN", True)
