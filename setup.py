@@ -21,7 +21,7 @@ setup(
         "vmae_det.formats": ["label_maps/*"],
         "vmae_det.model_zoo.configs": ["**/*.yaml"],
         "vmae_det.rendering": ["page_template/*"],
-        "vmae_det.visualization": ["*.css", "*.html"],
+        "vmae_det.visualization": ["*.css", "*.html", "*.js"],
         "vmae_det.web.annotate": ["page/*"],
         "vmae_det.web.serve": ["page/*"],
     },

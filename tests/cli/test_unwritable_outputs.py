@@ -28,6 +28,7 @@ FOLDERS = [
     "import a.xml --output OUTPUT",
     "inspect --output OUTPUT",
     "quickstart --output OUTPUT",
+    "review run --output OUTPUT",
     "visualize reconstruction --weights a.pt --output OUTPUT",
     "visualize attention --weights a.pt --video v.mp4 --output OUTPUT",
     "visualize batch --output OUTPUT",

@@ -5,7 +5,13 @@ import re
 import numpy as np
 import pytest
 
-from vmae_det.evaluation.confusion_matrix import NOT_DETECTED, NOT_SCORED, ConfusionMatrix, action_confusions
+from vmae_det.evaluation.confusion_matrix import (
+    NOT_DETECTED,
+    NOT_SCORED,
+    ConfusionMatrix,
+    count_confusions,
+    predicted_actions,
+)
 from vmae_det.visualization.confusion_matrix import MAX_CLASSES, confusion_section, draw_matrix
 
 NAMES = ("sit", "stand", "talk")
@@ -16,7 +22,8 @@ def confusions(annotated, scored, is_detected=(True, True)):
     person, action = np.array(annotated).T
     scored = np.array(scored, dtype=float).reshape(-1, 3).T
     rows = (scored[0].astype(int), scored[1].astype(int), scored[2])
-    matrix = action_confusions(NAMES, (person, action), rows, np.array(is_detected))
+    predicted, _, _ = predicted_actions(len(NAMES), (person, action), rows, np.array(is_detected))
+    matrix = count_confusions(NAMES, action, predicted)
     cells = zip(*matrix.counts.nonzero())
     return {(NAMES[row], matrix.columns[column]): matrix.counts[row, column] for row, column in cells}
 
@@ -53,7 +60,8 @@ def test_with_one_action_per_person_it_is_the_usual_matrix():
     person, action = np.divmod(np.arange(150), 3)
     order = rng.permutation(150)
     rows = tuple(values[order] for values in (person, action, score.ravel()))
-    matrix = action_confusions(NAMES, (np.arange(50), label), rows, np.ones(50, dtype=bool))
+    predicted, _, _ = predicted_actions(len(NAMES), (np.arange(50), label), rows, np.ones(50, dtype=bool))
+    matrix = count_confusions(NAMES, label, predicted)
     usual = np.zeros((3, 3), dtype=int)
     np.add.at(usual, (label, score.argmax(axis=1)), 1)
     assert (matrix.counts[:, :3] == usual).all()

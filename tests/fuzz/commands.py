@@ -108,6 +108,8 @@ COMMANDS = (
     "evaluate --ground-truth @file:tubes.csv --tubes @file:tubes.csv --json @out:r.json",
     "evaluate --ground-truth @file:clips.csv --classes @file:v_classes.csv --label-map @file:labels.pbtxt "
     "--json @out:r.json --report @outdir:report",
+    "review @dir:empty --dataset @file:mini_ava/val.yaml --detections @file:det.csv --count @num:1 "
+    "--workers @num:1 --annotate-url @word:http://127.0.0.1:8000/ --output @outdir:out",
     "benchmark frame-map --rows @num:1000 --repeats @num:1 --json @out:r.json",
     "benchmark gpu-scaling --total-gpus @num:8 --matrix-rate @num:400 --gpus @num:8 --batch @num:64 "
     "--json @out:r.json",

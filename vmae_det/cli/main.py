@@ -37,6 +37,7 @@ COMMANDS = {
     "shard": "pack the videos of a dataset into tar shards",
     "check-data": "check a dataset for problems before training",
     "evaluate": "compute frame-mAP, video-mAP or person AP of predictions in a file",
+    "review": "show the worst errors of a run as playable clips",
     "link": "link keyframe detections into tubes, for video-mAP",
     "convert-tubes": "convert tubes from ACT or MultiSports pickles to CSV",
     "benchmark": "measure time and memory of the toolkit on this machine",
@@ -47,7 +48,7 @@ COMMANDS = {
 EXTENSIBLE = (
     *("train", "submit", "test", "classify", "detect", "detect-persons", "features", "visualize"),
     *("inspect", "export", "print-config", "convert", "check-data", "import"),
-    *("annotate", "serve"),
+    *("annotate", "serve", "review"),
 )
 _MODULES = {"import": "import_annotations"}  # `import` is not a valid module name
 

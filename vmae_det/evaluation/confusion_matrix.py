@@ -64,37 +64,44 @@ class ConfusionMatrix:
         return {"rows": list(self.names), "columns": self.columns, "counts": self.counts.tolist()}
 
 
-def action_confusions(
-    names: Sequence[str],
+def count_confusions(names: Sequence[str], action: np.ndarray, predicted: np.ndarray) -> ConfusionMatrix:
+    """Return the confusion matrix of annotated actions (G,) and the result (G,) of `predicted_actions`."""
+    counts = np.zeros((len(names), len(names) + 2), dtype=np.int64)
+    np.add.at(counts, (action, predicted), 1)
+    return ConfusionMatrix(names, counts, (NOT_SCORED, NOT_DETECTED))
+
+
+def predicted_actions(
+    classes: int,
     annotated: tuple[np.ndarray, np.ndarray],
     scored: tuple[np.ndarray, np.ndarray, np.ndarray],
     is_detected: np.ndarray,
-) -> ConfusionMatrix:
-    """Return the confusion matrix of persons who perform several actions.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return which action each annotated action of a person is taken for.
 
-    Each annotated action of a person is one count. Its column is the action with the highest score among this
-    action and the actions that the person does not perform. In a tie, the wrong action wins. The person's
-    other actions are not wrong and are ignored. With one action per person, this is the usual confusion
-    matrix.
+    That is the action with the highest score among this action and the actions that the person does not
+    perform. In a tie, the wrong action wins. The person's other actions are not wrong and are ignored. With
+    one action per person, this is the usual prediction.
 
     Args:
-        names: C actions.
+        classes: number of actions.
         annotated: person (G,) and action (G,).
         scored: person (N,), action (N,) and score (N,) of the detections on persons. If a person has several
             of an action, the highest score counts.
         is_detected: (P,) whether a box reaches the person.
 
     Returns:
-        A matrix with the columns "not scored" (neither the action nor a wrong one has a score) and "not
-        detected".
+        The predicted action (G,): `classes` if neither the action nor a wrong one has a score, `classes` + 1
+        if the person is not detected. The score of the annotated action (G,), -inf without one. The row of
+        `scored` that outranks it (G,), -1 if none does.
     """
     person, action = annotated
-    classes, persons = len(names), len(is_detected)
+    persons = len(is_detected)
     scored_person, scored_action, score = scored
     key = scored_person.astype(np.int64) * classes + scored_action
     order = np.argsort(key, kind="stable")
-    best = order[_first_maxima(key[order], score[order])]
-    key, score = key[best], score[best]
+    row = order[_first_maxima(key[order], score[order])]
+    key, score = key[row], score[row]
     truth_key = person.astype(np.int64) * classes + action
 
     own = np.full(len(truth_key), -np.inf)
@@ -104,15 +111,17 @@ def action_confusions(
 
     wrong = np.flatnonzero(~np.isin(key, truth_key))
     wrong = wrong[_first_maxima(key[wrong] // classes, score[wrong])]
-    best_wrong, best_score = np.full(persons, classes), np.full(persons, -np.inf)
-    best_wrong[key[wrong] // classes] = key[wrong] % classes
-    best_score[key[wrong] // classes] = score[wrong]
-
-    predicted = np.where(own > best_score[person], action, best_wrong[person])
-    predicted = np.where(is_detected[person], predicted, classes + 1)
-    counts = np.zeros((classes, classes + 2), dtype=np.int64)
-    np.add.at(counts, (action, predicted), 1)
-    return ConfusionMatrix(names, counts, (NOT_SCORED, NOT_DETECTED))
+    best_wrong = np.full(persons, -1)  # index in key
+    best_wrong[key[wrong] // classes] = wrong
+    rival = best_wrong[person]
+    rival_score = np.append(score, -np.inf)[rival]
+    wins = is_detected[person] & (rival >= 0) & (rival_score >= own)
+    predicted = np.select(
+        [~is_detected[person], wins, own > -np.inf],
+        [classes + 1, np.append(key, 0)[rival] % classes, action],
+        classes,
+    )
+    return predicted, own, np.where(wins, np.append(row, -1)[rival], -1)
 
 
 def _first_maxima(group: np.ndarray, values: np.ndarray) -> np.ndarray:

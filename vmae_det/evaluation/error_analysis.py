@@ -27,7 +27,7 @@ import numpy as np
 import polars as pl
 
 from vmae_det.evaluation.average_precision import average_precision
-from vmae_det.evaluation.confusion_matrix import ConfusionMatrix, action_confusions
+from vmae_det.evaluation.confusion_matrix import ConfusionMatrix, count_confusions, predicted_actions
 from vmae_det.evaluation.matching import Matches, ScoredRows, match
 from vmae_det.formats.ava_csv import ActionBoxes
 from vmae_det.formats.box_iou import box_iou
@@ -55,8 +55,9 @@ class ErrorAnalysis:
             cost of "confusion".
         counts: number of rows by cause. For "cap", the rows it drops. For "confusion" to "background", false
             positives, and for "not scored" and "not detected", missed boxes, both without the cap.
-        confusion_matrix: which action outranks each annotated action (see `action_confusions`), without the
+        confusion_matrix: which action outranks each annotated action (see `predicted_actions`), without the
             cap.
+        errors: the errors themselves, without the cap.
     """
 
     label_map: LabelMap
@@ -66,6 +67,7 @@ class ErrorAnalysis:
     confusion: np.ndarray
     counts: dict[str, int]
     confusion_matrix: ConfusionMatrix
+    errors: ClassifiedErrors
 
     @property
     def costs(self) -> np.ndarray:
@@ -119,16 +121,14 @@ def analyze_errors(
     """
     capped = match(ground_truth, detections, label_map, **options)
     uncapped = match(ground_truth, detections, label_map, **options, cap=False)
-    errors = _ClassifiedErrors(uncapped, iou)
+    errors = ClassifiedErrors(uncapped, iou)
     steps = np.stack(
         [_ap(capped, capped.true_positives(iou)), *(errors.ap(n) for n in range(len(CAUSES)))], 1
     )
     classes = uncapped.num_ground_truth > 0
-    capped_errors = _ClassifiedErrors(capped, iou)
+    capped_errors = ClassifiedErrors(capped, iou)
     alone = [np.nanmean(steps[:, 1] - steps[:, 0])]
     alone += [np.nanmean(capped_errors.ap_without(cause) - steps[:, 0]) for cause in CAUSES[1:]]
-    counts = np.bincount(errors.kind, minlength=5)
-    missed = ~errors.is_found
     return ErrorAnalysis(
         label_map,
         steps,
@@ -137,24 +137,27 @@ def analyze_errors(
         _confusion(errors, (steps[:, 2] - steps[:, 1]) / classes.sum()),
         {
             "cap": len(uncapped.detections) - len(capped.detections),
-            **{cause: int(counts[kind]) for kind, cause in enumerate(CAUSES[1:5], start=1)},
-            "not scored": int((missed & errors.is_reached).sum()),
-            "not detected": int((missed & ~errors.is_reached).sum()),
+            **{cause: len(errors.of(cause)) for cause in CAUSES[1:]},
         },
-        _confusion_matrix(errors),
+        count_confusions(label_map.names, uncapped.ground_truth.column, errors.predicted_actions()[0]),
+        errors,
     )
 
 
-class _ClassifiedErrors:
+class ClassifiedErrors:
     """The detections of a match with their kind of error, and the ground truth with what detects it.
 
     Attributes:
         hit: (D,) whether the detection is a true positive.
         kind: (D,) kind of error, or _HIT.
         is_tightened: (D,) whether fixing loose boxes makes the detection a true positive.
+        box: (D,) distinct box of the detection; several actions can have the same.
+        first_of_box: (B,) first detection of each distinct box.
         person: (D,) ground-truth person with the highest IoU, -1 without one.
-        is_on_person: (D,) whether this IoU reaches the threshold.
+        person_iou: (D,) this IoU.
+        is_on_person: (D,) whether it reaches the threshold.
         person_of_truth: (G,) person of each ground-truth row.
+        first_of_person: (P,) first ground-truth row of each person.
         is_hit: (G,) whether the ground-truth row has a true positive.
         is_found: (G,) whether it has a true positive, or a loose box that can become one.
         is_reached: (G,) whether a box of any action reaches the person.
@@ -164,23 +167,23 @@ class _ClassifiedErrors:
         self.matches = matches
         self.hit = matches.true_positives(iou)
         truth, detections = matches.ground_truth, matches.detections
-        self.person_of_truth, first_of_person = _unique_boxes(truth)
-        box, first_of_box = _unique_boxes(detections)
-        nearest, nearest_iou = _nearest_persons(detections, first_of_box, truth, first_of_person)
-        self.person = nearest[box]
-        self.is_on_person = nearest_iou[box] >= iou
+        self.person_of_truth, self.first_of_person = _unique_boxes(truth)
+        self.box, self.first_of_box = _unique_boxes(detections)
+        nearest, nearest_iou = _nearest_boxes(detections, self.first_of_box, truth, self.first_of_person)
+        self.person, self.person_iou = nearest[self.box], nearest_iou[self.box]
+        self.is_on_person = self.person_iou >= iou
         class_iou = matches.iou()
         self.kind = np.select(
             [
                 self.hit,
                 class_iou >= iou,
                 class_iou >= BACKGROUND_IOU,
-                nearest_iou[box] >= BACKGROUND_IOU,
+                self.person_iou >= BACKGROUND_IOU,
             ],
             [_HIT, _DUPLICATE, _LOOSE, _CONFUSION],
             _BACKGROUND,
         )
-        is_reached = np.zeros(len(first_of_person), dtype=bool)
+        is_reached = np.zeros(len(self.first_of_person), dtype=bool)
         is_reached[nearest[nearest_iou >= iou]] = True
         self.is_reached = is_reached[self.person_of_truth]
         best = matches.best_box()
@@ -194,6 +197,36 @@ class _ClassifiedErrors:
         self.is_tightened[loose[earliest]] = True
         self.is_found = self.is_hit.copy()
         self.is_found[best[self.is_tightened]] = True
+
+    def of(self, cause: str) -> np.ndarray:
+        """Return the errors of a cause other than the cap.
+
+        They are indices of detections; for "not scored" and "not detected" of the ground truth.
+        """
+        if cause in CAUSES[1:5]:
+            return np.flatnonzero(self.kind == _FALSE_POSITIVES[CAUSES.index(cause) - 1])
+        return np.flatnonzero(~self.is_found & (self.is_reached == (cause == "not scored")))
+
+    def predicted_actions(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the `predicted_actions` of the ground truth (G,); the rows are indices of detections."""
+        truth, on_person = self.matches.ground_truth, np.flatnonzero(self.is_on_person)
+        detections = self.matches.detections.select(on_person)
+        is_detected = np.zeros(len(self.first_of_person), dtype=bool)
+        is_detected[self.person_of_truth[self.is_reached]] = True
+        predicted, own, row = predicted_actions(
+            len(self.matches.label_map),
+            (self.person_of_truth, truth.column),
+            (self.person[on_person], detections.column, detections.score),
+            is_detected,
+        )
+        return predicted, own, np.append(on_person, -1)[row]
+
+    def nearest_boxes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the detection (P,) with the highest IoU with each person, -1 without one, and the IoU."""
+        nearest, iou = _nearest_boxes(
+            self.matches.ground_truth, self.first_of_person, self.matches.detections, self.first_of_box
+        )
+        return np.append(self.first_of_box, -1)[nearest], iou
 
     def ap(self, last_fixed: int) -> np.ndarray:
         """Return AP (C,) with the causes up to index `last_fixed` of CAUSES fixed."""
@@ -241,18 +274,18 @@ def _unique_boxes(rows: ScoredRows) -> tuple[np.ndarray, np.ndarray]:
     return box, first
 
 
-def _nearest_persons(
-    detections: ScoredRows, first_of_box: np.ndarray, truth: ScoredRows, first_of_person: np.ndarray
+def _nearest_boxes(
+    rows: ScoredRows, first_of_box: np.ndarray, others: ScoredRows, first_of_other: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the person (B,) with the highest IoU with each box, -1 if its keyframe has none, and the IoU."""
-    keyframe, of_person = detections.keyframe[first_of_box], truth.keyframe[first_of_person]
-    start, end = (np.searchsorted(of_person, keyframe, side) for side in ("left", "right"))
+    """Return the other box (B,) with the highest IoU with each box, -1 without one, and the IoU."""
+    keyframe, of_other = rows.keyframe[first_of_box], others.keyframe[first_of_other]
+    start, end = (np.searchsorted(of_other, keyframe, side) for side in ("left", "right"))
     repeats = end - start
     left = np.repeat(np.arange(len(keyframe)), repeats)
     right = np.arange(len(left)) + np.repeat(start - (np.cumsum(repeats) - repeats), repeats)
     pair_iou = box_iou(
-        detections.source.boxes[detections.row[first_of_box[left]]],
-        truth.source.boxes[truth.row[first_of_person[right]]],
+        rows.source.boxes[rows.row[first_of_box[left]]],
+        others.source.boxes[others.row[first_of_other[right]]],
     )
     order = np.lexsort((-pair_iou, left))
     left, right, pair_iou = left[order], right[order], pair_iou[order]
@@ -262,7 +295,7 @@ def _nearest_persons(
     return nearest, iou
 
 
-def _confusion(errors: _ClassifiedErrors, cost: np.ndarray) -> np.ndarray:
+def _confusion(errors: ClassifiedErrors, cost: np.ndarray) -> np.ndarray:
     """Distribute the cost (C,) of confusion over the actions that the persons perform; return (C, C).
 
     The weight of a false positive is the number of true positives ranked below it, divided equally among the
@@ -287,15 +320,3 @@ def _confusion(errors: _ClassifiedErrors, cost: np.ndarray) -> np.ndarray:
     total = shares.sum(axis=1, keepdims=True)
     shares = np.divide(shares, total, out=np.zeros_like(shares), where=total > 0)
     return shares * np.nan_to_num(cost)[:, None]
-
-
-def _confusion_matrix(errors: _ClassifiedErrors) -> ConfusionMatrix:
-    truth, detections = errors.matches.ground_truth, errors.matches.detections.select(errors.is_on_person)
-    is_detected = np.zeros(errors.person_of_truth.max(initial=-1) + 1, dtype=bool)
-    is_detected[errors.person_of_truth[errors.is_reached]] = True
-    return action_confusions(
-        errors.matches.label_map.names,
-        (errors.person_of_truth, truth.column),
-        (errors.person[errors.is_on_person], detections.column, detections.score),
-        is_detected,
-    )

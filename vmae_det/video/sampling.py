@@ -9,6 +9,7 @@ A keyframe is annotated at a time. Its frame is the one nearest to that time (`n
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,6 +71,25 @@ def nearest_frames(times: np.ndarray, seconds: np.ndarray | float) -> np.ndarray
     after = np.searchsorted(times, seconds).clip(1, max(last, 1)).clip(max=last)
     before = (after - 1).clip(min=0)
     return np.where(np.abs(times[before] - seconds) <= np.abs(times[after] - seconds), before, after)
+
+
+def frames_around(times: np.ndarray, second: float, span: float, max_rate: float) -> np.ndarray:
+    """Return the frames at most `span` from a time, evenly thinned, with the nearest one among them.
+
+    Args:
+        times: time of each frame in seconds, ascending (num_frames,).
+        second: the time.
+        span: seconds.
+        max_rate: most frames per second.
+    """
+    first, last = np.searchsorted(times, [second - span - 1e-6, second + span + 1e-6])
+    inside = np.arange(first, last)
+    if not len(inside):
+        return inside
+    nearest = int(nearest_frames(times, second).clip(first, last - 1))
+    rate = (len(inside) - 1) / max(times[last - 1] - times[first], 1e-3)
+    step = max(math.ceil(rate / max_rate - 0.1), 1)  # 12.5 of 25 frames per second are fine, too
+    return inside[(inside - nearest) % step == 0]
 
 
 def random_clip(num_frames: int, clip_length: int, rate: int, rng: np.random.Generator) -> np.ndarray:

@@ -43,6 +43,7 @@ class VideoWriter:
             the written frames. If it has no audio, or (with a warning) an audio codec that mp4 does not
             support, the video is silent.
         key_every: maximum number of frames from one key frame to the next.
+        crf: quality, from 0 (lossless) to 51; 6 more halve the size. The default is close to the source.
 
     Raises:
         UserError: the file cannot be written.
@@ -57,9 +58,11 @@ class VideoWriter:
         fps: Fraction,
         audio_from: str | Path | None = None,
         key_every: int = 250,
+        crf: int = 20,
     ) -> None:
         self.path = Path(path)
         self.key_every = key_every
+        self.crf = crf
         self.width, self.height = width, height
         # Represents every standard rate. Measured averages may have terms too large for the clock of an mp4.
         self.fps = Fraction(fps).limit_denominator(1001)
@@ -81,8 +84,8 @@ class VideoWriter:
             self._stack = stack.pop_all()
 
     def _add_video_stream(self) -> av.VideoStream:
-        # Quality close to that of the source; "veryfast" encodes 1080p in real time on two cores.
-        options = {"crf": "20", "preset": "veryfast", "g": str(self.key_every)}
+        # "veryfast" encodes 1080p in real time on two cores.
+        options = {"crf": str(self.crf), "preset": "veryfast", "g": str(self.key_every)}
         stream = self._file.add_stream("libx264", rate=self.fps, options=options)
         stream.width, stream.height = self.width + self.width % 2, self.height + self.height % 2
         stream.pix_fmt = "yuv420p"

@@ -1,4 +1,4 @@
-"""Draws reconstructions, attention, training batches, curves, embeddings and evaluation reports.
+"""Draws reconstructions, attention, training batches, curves, embeddings, evaluation reports and reviews.
 
 May import rendering and everything below it; only the command line and benchmarks import it.
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import struct
 import threading
 from collections import OrderedDict
@@ -12,11 +11,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import cv2
-import numpy as np
 
 from vmae_det.utils.errors import DataError
 from vmae_det.video.probe import probe_video
 from vmae_det.video.readers import VideoReader, open_video
+from vmae_det.video.sampling import frames_around
 
 HEIGHTS = (240, 360, 480, 720, 1080)  # pixels
 SPAN = 1.0  # seconds before and after a time
@@ -155,7 +154,7 @@ def _short_side(facts: VideoFacts, height: int) -> int:
 
 def _encode_clip(reader: VideoReader, second: float, span: float) -> bytes:
     parts = []
-    wanted = clip_frames(reader.times, second, span)
+    wanted = frames_around(reader.times, second, span, MAX_RATE)
     for index, frame in reader.stream(wanted=wanted) if len(wanted) else ():
         is_encoded, jpeg = cv2.imencode(
             ".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
@@ -163,20 +162,3 @@ def _encode_clip(reader: VideoReader, second: float, span: float) -> bytes:
         if is_encoded:
             parts.append(struct.pack("<If", len(jpeg), reader.times[index] - second) + jpeg.tobytes())
     return b"".join(parts)
-
-
-def clip_frames(times: np.ndarray, second: float, span: float) -> np.ndarray:
-    """Return the indices of the frames around a time: the nearest one, and at most MAX_RATE a second.
-
-    Args:
-        times: of all frames, ascending, in seconds (n,).
-    """
-    first, last = np.searchsorted(times, [second - span - 1e-6, second + span + 1e-6])
-    nearest = int(np.abs(times - second).argmin()) if len(times) else 0
-    inside = np.arange(first, last)
-    if not len(inside):
-        return inside
-    rate = (len(inside) - 1) / max(times[last - 1] - times[first], 1e-3)
-    step = max(math.ceil(rate / MAX_RATE - 0.1), 1)  # 12.5 of 25 frames per second are fine, too
-    nearest = int(np.clip(nearest, first, last - 1))
-    return inside[(inside - nearest) % step == 0]

@@ -9,12 +9,13 @@ from annotated import write_dataset, write_video
 from asgi import post_json, request, send
 
 from vmae_det.utils.errors import DataError
+from vmae_det.video.sampling import frames_around
 from vmae_det.web.annotate.app import Annotation, build_app, keyframe_times
 from vmae_det.web.annotate.dataset import open_dataset
 from vmae_det.web.annotate.proposals import READY, Proposal, Proposer
 from vmae_det.web.annotate.store import Store
 from vmae_det.web.events import Events
-from vmae_det.web.frames import FrameServer, clip_frames
+from vmae_det.web.frames import MAX_RATE, FrameServer
 
 BOX = [0.1, 0.1, 0.3, 0.5]
 
@@ -299,11 +300,11 @@ def test_keyframes_are_regular_and_those_of_the_annotations():
 def test_clips_have_at_most_twelve_frames_a_second_and_the_keyframe(rate):
     times = np.arange(0, 20, 1 / rate)
     for second in (0.0, 5.0, 19.9):
-        wanted = clip_frames(times, second, 1.0)
+        wanted = frames_around(times, second, 1.0, MAX_RATE)
         assert np.abs(times[wanted] - second).min() <= 0.51 / rate
         assert len(wanted) <= 2 * 12 * 1.3 + 1
         assert np.abs(times[wanted] - second).max() <= 1 + 1e-5
-    assert len(clip_frames(times, 30.0, 1.0)) == 0
+    assert len(frames_around(times, 30.0, 1.0, MAX_RATE)) == 0
 
 
 def test_frame_server_forgets_old_clips_and_closes_old_videos(tmp_path, monkeypatch):
