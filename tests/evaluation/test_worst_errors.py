@@ -109,7 +109,7 @@ def test_the_limit_is_per_kind_and_class_and_ties_are_sorted_by_keyframe():
 
 @pytest.mark.parametrize("protocol", ["challenge", "slowfast", "mmaction2"])
 def test_counts_are_those_of_the_error_analysis(protocol):
-    for seed in range(5):
+    for seed in range(2):
         rng = np.random.default_rng(seed)
         truth, found = [], []
         for number in range(30):
