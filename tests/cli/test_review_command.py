@@ -142,7 +142,9 @@ def test_mistakes_are_one_clear_error(tmp_path, capsys, prepare, arguments, prob
     assert not (tmp_path / "run/review/index.html").exists()
 
 
-@pytest.mark.parametrize("address", ["javascript:alert(1)", "127.0.0.1:8000", "http://x/#a", "http://x y/"])
+@pytest.mark.parametrize(
+    "address", ["javascript:alert(1)", "127.0.0.1:8000", "http://x/#a", "http://x y/", "http://x:99999/"]
+)
 def test_addresses_of_annotate(tmp_path, capsys, address):
     with pytest.raises(SystemExit) as status:
         review(write_run(tmp_path), "--annotate-url", address)

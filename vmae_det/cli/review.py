@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -67,11 +68,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _web_address(text: str) -> str:
-    if not re.fullmatch(r"https?://[^\s#]+", text):
-        raise argparse.ArgumentTypeError(
-            f"expected an address such as http://127.0.0.1:8000/, got '{text[:80]}'"
-        )
-    return text
+    with suppress(ValueError):  # a port out of range, or half an IPv6 address
+        urlsplit(text).port  # noqa: B018 (parses it)
+        if re.fullmatch(r"https?://[^\s#]+", text):
+            return text
+    raise argparse.ArgumentTypeError(f"expected an address such as http://127.0.0.1:8000/, got '{text[:80]}'")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -154,12 +155,11 @@ def _annotate_command(spec: DatasetSpec, cfg: CfgNode, url: str) -> str:
     """Return the command that opens the dataset: itself if it is a file, else a copy of it."""
     from vmae_det.data.catalog import dataset_names
 
-    command = ["vmae-det", "annotate", spec.name]
+    command, root = ["vmae-det", "annotate", spec.name], ""
     if spec.name in dataset_names():
         command += ["--output", f"{spec.name}_corrected"]
-        if cfg.DATASETS.ROOT:
-            command.insert(0, f"VMAE_DET_DATASETS={cfg.DATASETS.ROOT}")
+        root = f"VMAE_DET_DATASETS={shlex.quote(cfg.DATASETS.ROOT)} " if cfg.DATASETS.ROOT else ""
     port = urlsplit(url).port or _ANNOTATE_PORT
     if port != _ANNOTATE_PORT:
         command += ["--port", str(port)]
-    return shlex.join(command)
+    return root + shlex.join(command)

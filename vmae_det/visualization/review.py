@@ -241,7 +241,7 @@ def _class_names(
     Raises:
         DataError: the labels are not those of the dataset.
     """
-    listed = [""] * 0 if spec.label_map is None else list(LabelMap.from_file(spec.label_map).names)
+    listed = LabelMap.from_file(spec.label_map).names if spec.label_map else ()
     pairs = set(zip(own[index].tolist(), labels.tolist())) if index.max() < len(own) else set()
     if not pairs or any(len({pair[side] for pair in pairs}) < len(pairs) for side in (0, 1)):
         raise DataError(

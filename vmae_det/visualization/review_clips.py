@@ -134,19 +134,21 @@ def _write_clip(reader: VideoReader, moment: Moment, folder: Path, identity: str
 
 def _encode(reader: VideoReader, wanted: np.ndarray, keyframe: int, video: Path, picture: Path) -> None:
     """Write the frames as a video, and the one nearest to the keyframe as a picture."""
-    frames = list(reader.stream(wanted=wanted))
-    if not frames:
+    frames = reader.stream(wanted=wanted)
+    first = next(frames, None)
+    if first is None:
         raise DataError("none of the frames at this time can be decoded", reader.path)
-    times, (height, width) = reader.times, frames[0][1].shape[:2]
+    times, (height, width), nearest = reader.times, first[1].shape[:2], first
     duration = float(times[wanted[-1]] - times[wanted[0]])
     rate = Fraction((len(wanted) - 1) / duration) if duration > 0 else reader.rate
     with VideoWriter(video, width, height, rate, crf=_CRF) as writer:
-        for number, (index, frame) in enumerate(frames):
-            # The clip starts at the first frame that was wanted, even if that one is damaged.
-            writer.write(frame, float(times[index if number else wanted[0]]))
-    _, frame = min(frames, key=lambda entry: abs(entry[0] - keyframe))
+        # The clip starts at the first frame that was wanted, even if that one is damaged.
+        writer.write(first[1], float(times[wanted[0]]))
+        for index, frame in frames:
+            writer.write(frame, float(times[index]))
+            nearest = min(nearest, (index, frame), key=lambda entry: abs(entry[0] - keyframe))
     width, height = reduced_size(width, height, _PICTURE_SIDE)
-    frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
+    frame = cv2.resize(nearest[1], (width, height), interpolation=cv2.INTER_AREA)
     _, jpeg = cv2.imencode(
         ".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
     )
