@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from vmae_det.inference.classifier import ActionClassifier
 from vmae_det.inference.detections import KeyframeActions
@@ -223,6 +224,7 @@ def _isolate(max_memory: int) -> None:
     """Limit what this process can do, and end it with the server."""
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C in the terminal of the server is not for this process
+    tqdm.set_lock(threading.RLock())  # its default is a semaphore that leaks when the process is killed
     torch.set_num_threads(1)  # the model of the server uses the cores
     _limit(resource.RLIMIT_CORE, 0)
     used = _used_memory()
