@@ -118,6 +118,7 @@ def site(browser, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def no_complaints(site):
     """No error in the console, and no request to another host."""
+    site.browser.complaints()  # drops those of other tests' pages
     yield
     assert site.browser.complaints() == []
     addresses = [url for url in site.browser.requests() if not url.startswith(("data:", "blob:", "about:"))]
