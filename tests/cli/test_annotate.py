@@ -5,17 +5,16 @@ import json
 
 import pytest
 from annotated import write_dataset, write_video
+from visited import visit_and_stop
 
 from vmae_det.cli.main import main
-from vmae_det.web import server as server_module
 
 
 def test_a_page_is_served_until_the_server_stops(tmp_path, capsys, monkeypatch):
     write_video(tmp_path / "clips" / "a.mp4", seconds=2)
     answers = {}
 
-    def visit(address):
-        port = int(address.rpartition(":")[2].strip("/"))
+    def visit(port):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
         patch = [{"second": 1, "person": 0, "before": None, "after": {"box": [0, 0, 1, 1], "actions": [2]}}]
         body = json.dumps({"client": "x", "edit": {"name": "patch", "patch": patch}})
@@ -26,18 +25,7 @@ def test_a_page_is_served_until_the_server_stops(tmp_path, capsys, monkeypatch):
         other = ["annotate", str(tmp_path / "clips"), "--port", "0", "--no-browser"]
         answers["second server"] = main(other)
 
-    original = server_module.LocalServer.run
-
-    def run(self, app, **options):
-        def announce(address):
-            try:
-                visit(address)
-            finally:
-                self.stop()
-
-        original(self, app, announce=announce, **options)
-
-    monkeypatch.setattr(server_module.LocalServer, "run", run)
+    visit_and_stop(monkeypatch, visit)
     arguments = ["annotate", str(tmp_path / "clips"), "--actions", "walk, run", "--port", "0", "--no-browser"]
     assert main(arguments) == 0
     assert answers["edit"][0] == 200, answers

@@ -6,6 +6,7 @@ import json
 import pytest
 from annotated import write_video
 from served import write_weights
+from visited import visit_and_stop
 
 from vmae_det.checkpoint import save_weights
 from vmae_det.cli.main import main
@@ -25,8 +26,7 @@ def test_a_video_is_detected_until_the_server_stops(tmp_path, capsys, monkeypatc
         response = connection.getresponse()
         return response.status, json.loads(response.read())
 
-    def visit(address):
-        port = int(address.rpartition(":")[2].strip("/"))
+    def visit(port):
         answers["large"] = request(port, "POST", "/api/detect", bytes(2**20 + 1))
         status, job = request(port, "POST", "/api/detect?name=a.mp4&format=csv", video)
         while job["state"] in ("queued", "running"):
@@ -34,18 +34,7 @@ def test_a_video_is_detected_until_the_server_stops(tmp_path, capsys, monkeypatc
         answers["job"] = status, job["state"], [one["name"] for one in job["results"]]
         answers["second server"] = main([*common, "--port", "0"])
 
-    original = server_module.LocalServer.run
-
-    def run(self, app, **options):
-        def announce(address):
-            try:
-                visit(address)
-            finally:
-                self.stop()
-
-        original(self, app, announce=announce, **options)
-
-    monkeypatch.setattr(server_module.LocalServer, "run", run)
+    visit_and_stop(monkeypatch, visit)
     assert main([*common, "--port", "0", "--max-mb", "1", "--queue", "1"]) == 0
     assert answers["job"] == (202, "done", ["a.csv"])
     assert answers["large"] == (413, {"error": "the request is too large; at most 1 MiB are accepted"})

@@ -7,11 +7,11 @@ from vmae_det.web.annotate.document import (
     Change,
     EditConflictError,
     EditError,
+    cell_to_json,
     document_from_json,
     document_to_json,
-    invert,
     new_document,
-    patch_to_json,
+    seconds,
 )
 from vmae_det.web.annotate.edits import Rules, patch_of
 
@@ -32,6 +32,24 @@ def change(second, person, before, after):
 
 def apply(document, *changes, rules=RULES, **options):
     return document.apply(patch_of(document, rules, list(changes), **options))
+
+
+def invert(patch):
+    """Return the patch that undoes another one."""
+    return tuple(Change(key, after, before) for key, before, after in patch)
+
+
+def patch_to_json(patch):
+    """Return a patch as the page sends it."""
+    return [
+        {
+            "second": seconds(time),
+            **({} if person is None else {"person": person}),
+            "before": cell_to_json(before) if isinstance(before, Cell) else before,
+            "after": cell_to_json(after) if isinstance(after, Cell) else after,
+        }
+        for (time, person), before, after in patch
+    ]
 
 
 def test_a_patch_changes_cells_and_what_was_looked_at():

@@ -11,6 +11,7 @@ import yaml
 from vmae_det.data.catalog import DatasetSpec, dataset_names, get_dataset, read_dataset_file
 from vmae_det.data.split import write_dataset_file
 from vmae_det.dataset_tools.check.checker import counterpart
+from vmae_det.dataset_tools.importers.convert import FILES, PERSONS
 from vmae_det.formats.ava_csv import read_action_csv
 from vmae_det.formats.label_map import LabelMap, write_label_map
 from vmae_det.formats.person_boxes import read_person_boxes
@@ -23,9 +24,7 @@ from vmae_det.video.discovery import videos_by_id
 from vmae_det.video.shards import Shards
 from vmae_det.web.annotate.lines import Lines
 
-FILE = "dataset.yaml"
-_ANNOTATIONS, _LABEL_MAP = "annotations.csv", "actions.pbtxt"
-_PERSONS = "annotated_persons.csv"  # as written by vmae-det import
+_ANNOTATIONS, _LABEL_MAP, FILE = FILES
 _POSE = "PERSON_MOVEMENT"  # AVA's type of the actions of which a person has one at a time
 _NEW_FOLDER = "_annotations"  # added to the name of a folder of videos
 
@@ -146,8 +145,8 @@ def _open(file: Path, source: DatasetSpec | None) -> AnnotatedDataset:
     persons = spec.person_boxes
     if persons is None:
         prefix = "" if file.name == FILE else f"{file.stem}_"
-        persons = file.with_name(prefix + _PERSONS)
-    own = persons.name.endswith(_PERSONS)
+        persons = file.with_name(prefix + PERSONS)
+    own = persons.name.endswith(PERSONS)
     dataset = AnnotatedDataset(file, spec, label_map, source, persons if own else None)
     for written in (dataset.annotations, dataset.ids, dataset.journal, *filter(None, [dataset.persons])):
         check_output_file(written)
@@ -213,9 +212,9 @@ def _copy(file: Path, spec: DatasetSpec) -> None:
     ids = spec.annotations.with_name(f"{spec.annotations.stem}_person_ids.csv")
     if ids.exists():
         sources[ids] = folder / f"{Path(_ANNOTATIONS).stem}_person_ids.csv"
-    if spec.person_boxes is not None and spec.person_boxes.name.endswith(_PERSONS):
-        sources[spec.person_boxes] = folder / _PERSONS
-        names["person_boxes"] = _PERSONS
+    if spec.person_boxes is not None and spec.person_boxes.name.endswith(PERSONS):
+        sources[spec.person_boxes] = folder / PERSONS
+        names["person_boxes"] = PERSONS
     for source, target in sources.items():
         with open_input(source) as stream, atomic_write(target) as temporary:
             temporary.write_bytes(stream.read())

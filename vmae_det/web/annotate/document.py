@@ -90,22 +90,9 @@ class Document:
                 following = max(following, person + 1)
         return Document(cells, frozenset(looked), following)
 
-    def times_of(self, person: int) -> list[int]:
-        """Return the keyframes of a person, ascending."""
-        return sorted(time for time, other in self.cells if other == person)
-
-    def persons_at(self, time: int) -> list[int]:
-        """Return the persons of a keyframe, ascending."""
-        return sorted(person for at, person in self.cells if at == time)
-
     def active_times(self) -> set[int]:
         """Return the keyframes at which someone has an action."""
         return {time for (time, _), cell in self.cells.items() if cell.actions}
-
-
-def invert(patch: Patch) -> Patch:
-    """Return the patch that undoes another one."""
-    return tuple(Change(key, after, before) for key, before, after in patch)
 
 
 def make_patch(document: Document, values: Mapping[Key, Value]) -> Patch:
@@ -164,19 +151,6 @@ def document_from_json(content: Mapping[str, Any], next_person: int) -> Document
         for entry in content["cells"]
     }
     return Document(cells, frozenset(map(milliseconds, content["looked_at"])), next_person)
-
-
-def patch_to_json(patch: Patch) -> list[dict[str, Any]]:
-    """Return a list of {second, person, before, after}, without `person` where it says what was looked at."""
-    return [
-        {
-            "second": seconds(time),
-            **({} if person is None else {"person": person}),
-            "before": cell_to_json(before) if isinstance(before, Cell) else before,
-            "after": cell_to_json(after) if isinstance(after, Cell) else after,
-        }
-        for (time, person), before, after in patch
-    ]
 
 
 def new_document(cells: Mapping[tuple[int, int], Cell], looked: Iterable[int]) -> Document:

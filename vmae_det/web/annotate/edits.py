@@ -61,7 +61,7 @@ def patch_of(document: Document, rules: Rules, content: Any, new_people: Any = (
     A keyframe at which someone has an action stays one that was looked at.
 
     Args:
-        content: list of changes (see `patch_to_json`).
+        content: list of {second, person, before, after}, without `person` where it says what was looked at.
         new_people: ids of people that the patch creates.
 
     Raises:

@@ -269,7 +269,6 @@ class ActionDetections:
     """
 
     def __init__(self, cfg: CfgNode, label_map: LabelMap, persons: PersonBoxes | None = None) -> None:
-        from vmae_det.config.checks import detects_with_person_head
         from vmae_det.inference.predictor import ActionPredictor
 
         self.name = Path(str(cfg.MODEL.WEIGHTS)).name
@@ -282,8 +281,7 @@ class ActionDetections:
             raise UserError(
                 f"{cfg.MODEL.WEIGHTS}: none of its actions, such as '{names[0]}', is in the label map"
             )
-        finds = self._predictor.scorer.finds_persons and detects_with_person_head(cfg)
-        self._persons = None if finds else persons
+        self._persons = None if self._predictor.finds_persons else persons
 
     def __call__(
         self, video: str, path: Path, start: float, keyframes: Sequence[int]
