@@ -2,12 +2,12 @@
 
 import http.client
 import json
-import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from running import running
 
 from vmae_det.checkpoint import save_weights
 from vmae_det.config import get_cfg
@@ -15,7 +15,6 @@ from vmae_det.inference.predictor import read_config
 from vmae_det.modeling import build_model
 from vmae_det.web.serve.app import ServeSettings, VideoService, build_app
 from vmae_det.web.serve.model import ServedModel
-from vmae_det.web.server import LocalServer
 
 LABELS = {"ids": [1, 2, 4], "names": ["walk", "sit", "talk <b>"], "kinds": ["", "", ""]}
 _SMALL = ("MODEL.BACKBONE.EMBED_DIM", 24, "MODEL.BACKBONE.DEPTH", 1, "MODEL.BACKBONE.NUM_HEADS", 2)
@@ -107,15 +106,6 @@ class Client:
 def serving(model, output, **settings):
     """Run a server on a free port; yield its client."""
     service = VideoService(model, ServeSettings(output, **settings))
-    server, ready = LocalServer(), threading.Event()
-    options = {"announce": lambda _: ready.set(), "body_limits": service.settings.body_limits}
-    thread = threading.Thread(target=server.run, args=(build_app(service),), kwargs=options)
-    thread.start()
-    try:
-        assert ready.wait(30)
+    app, limits = build_app(service), service.settings.body_limits
+    with running(app, seconds=20, body_limits=limits) as server:
         yield Client(server, service)
-    finally:
-        server.stop()
-        thread.join(20)
-        server.__exit__()
-    assert not thread.is_alive()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -22,19 +22,22 @@ class RequestError(Exception):
     Args:
         status: HTTP status, 400 to 599.
         reason: one sentence for the user.
+        headers: headers of the answer.
         content: further keys of the answer.
     """
 
-    def __init__(self, status: int, reason: str, **content: Any) -> None:
+    def __init__(
+        self, status: int, reason: str, *, headers: Mapping[str, str] | None = None, **content: Any
+    ) -> None:
         super().__init__(reason)
-        self.status = status
+        self.status, self.headers = status, headers
         self.content = {"error": one_line(reason), **content}
 
 
 def error_response(request: Request, error: Exception) -> Response:
     """Answer an error: a UserError with 422, and a bug with 500 and its traceback in the log."""
     if isinstance(error, RequestError):
-        return JSONResponse(error.content, error.status)
+        return JSONResponse(error.content, error.status, headers=error.headers)
     if isinstance(error, HTTPException):
         reason = f"no such address: {request.url.path[:200]}" if error.status_code == 404 else error.detail
         return JSONResponse({"error": reason}, error.status_code, headers=error.headers)

@@ -44,6 +44,8 @@ _HEADERS = {
     b"cross-origin-opener-policy": b"same-origin",
     b"cache-control": b"no-store",
 }
+# A body that is not read to its end is followed by no other request.
+_CLOSE = (b"connection", b"close")
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
@@ -162,7 +164,7 @@ class Security:
     async def _run(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
         """Run the application. If the body is refused before the response has started, say so instead."""
         body = _LimitedBody(receive, limit, self.body_timeout)
-        started = False
+        has_body, started = _has_body(scope), False
 
         async def secured_send(message: Message) -> None:
             nonlocal started
@@ -170,7 +172,10 @@ class Security:
                 return
             if message["type"] == "http.response.start":
                 started = True
-                message = {**message, "headers": _with_defaults(message.get("headers", ()))}
+                pairs = message.get("headers", ())
+                if has_body and not body.is_complete:
+                    pairs = [pair for pair in pairs if pair[0].lower() != b"connection"] + [_CLOSE]
+                message = {**message, "headers": _with_defaults(pairs)}
             await send(message)
 
         try:
@@ -187,11 +192,12 @@ class _LimitedBody:
 
     def __init__(self, receive: Receive, limit: int, timeout: float) -> None:
         self._receive, self._limit, self._timeout = receive, limit, timeout
-        self._bytes, self._waited, self._is_complete = 0, 0.0, False
+        self._bytes, self._waited = 0, 0.0
+        self.is_complete = False
         self.refusal: tuple[int, str] | None = None
 
     async def receive(self) -> Message:
-        if self._is_complete and self.refusal is None:
+        if self.is_complete and self.refusal is None:
             return await self._receive()
         if self.refusal is None:
             message = await self._receive_in_time()
@@ -199,7 +205,7 @@ class _LimitedBody:
                 self.refusal = 408, "the request arrived too slowly"
             elif message["type"] == "http.request":
                 self._bytes += len(message.get("body", b""))
-                self._is_complete = not message.get("more_body", False)
+                self.is_complete = not message.get("more_body", False)
                 if self._bytes > self._limit:
                     self.refusal = 413, _too_large(self._limit)
         return message if self.refusal is None else {"type": "http.disconnect"}
@@ -242,6 +248,13 @@ def _single_headers(scope: Scope) -> dict[str, str]:
     return headers
 
 
+def _has_body(scope: Scope) -> bool:
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+        for name, value in scope["headers"]
+    )
+
+
 def _query_pairs(scope: Scope) -> list[tuple[str, str]]:
     try:
         return parse_qsl(scope["query_string"].decode("latin-1"), max_num_fields=100)
@@ -265,8 +278,7 @@ def _with_defaults(headers: Collection[tuple[bytes, bytes]]) -> list[tuple[bytes
 
 async def _refuse(send: Send, status: int, reason: str) -> None:
     body = json.dumps({"error": reason}).encode()
-    # The rest of the body is not read, so the connection cannot be used again.
-    await _respond(send, status, body, {b"content-type": b"application/json", b"connection": b"close"})
+    await _respond(send, status, body, dict([(b"content-type", b"application/json"), _CLOSE]))
 
 
 async def _respond(send: Send, status: int, body: bytes, headers: Mapping[bytes, bytes]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import logging
 import os
@@ -19,15 +18,14 @@ from pathlib import Path
 
 import uvicorn
 from filelock import FileLock, Timeout
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vmae_det.utils.errors import OutputError, UserError
+from vmae_det.web.protocol import Protocol
 from vmae_det.web.security import MAX_BODY, App, Security, is_loopback
 
 LOOPBACK = "127.0.0.1"
 STOP_SECONDS = 1  # for open connections, such as event streams, when the server stops
 MAX_CONNECTIONS = 256  # more get status 503
-_HEADER_SECONDS = 20.0  # for the headers of a request, from the connection or the previous response on
 
 
 class LocalServer:
@@ -91,7 +89,7 @@ class LocalServer:
         )
         config = uvicorn.Config(
             secured,
-            http=_Protocol,
+            http=Protocol,
             log_config=None,
             access_log=False,  # the first address contains the token
             lifespan="on",
@@ -123,27 +121,6 @@ class LocalServer:
             announce(self.address)
             if open_browser and _has_browser():
                 webbrowser.open(self.address)
-
-
-class _Protocol(H11Protocol):
-    """Closes connections whose headers do not arrive, which uvicorn keeps open without end."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._expect_headers()
-
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        self._expect_headers()
-
-    def _expect_headers(self) -> None:
-        previous = self.cycle
-
-        def close() -> None:
-            if self.cycle is previous and not self.transport.is_closing():
-                self.transport.close()
-
-        self.loop.call_later(_HEADER_SECONDS, close)
 
 
 def _bind(host: str, port: int) -> socket.socket:

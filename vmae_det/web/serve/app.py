@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -39,7 +38,6 @@ VIDEO_PATHS = ("/api/detect", "/api/classify")  # of requests whose body is a vi
 _MAX_JSON = 2**16  # bytes
 _MAX_NAME = 200  # characters of the name that is shown
 _EXPIRY_PERIOD = 30.0  # seconds
-_DRAINED_BYTES, _DRAINED_SECONDS = 16 * 2**20, 2.0
 _MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".csv": "text/csv; charset=utf-8",
@@ -102,7 +100,7 @@ class VideoService:
             raise RequestError(
                 503,
                 f"the queue is full with {self.table.capacity} videos; try again later",
-                retry_after=error.retry_after,
+                headers={"retry-after": str(error.retry_after)},
             ) from None
 
     def job(self, job_id: str) -> Job:
@@ -172,11 +170,6 @@ def build_app(service: VideoService) -> Starlette:
                 job = await create_from_body(request, kind, media_type)
         except ClientDisconnect:
             return Response(status_code=499)
-        except RequestError as error:
-            await _drain(request)
-            retry = error.content.pop("retry_after", None)
-            headers = {"retry-after": str(retry)} if retry else None
-            return JSONResponse(error.content, error.status, headers=headers)
         return JSONResponse(table.describe(job), 202, headers={"location": f"/api/jobs/{job.id}"})
 
     async def create_from_url(request: Request, kind: str) -> Job:
@@ -301,12 +294,3 @@ def _shown_name(name: str) -> str:
     """Return the name of a file as it is shown: its last part, without control characters."""
     last = name.replace("\\", "/").rpartition("/")[2]
     return "".join(c for c in last if c.isprintable()).strip()[:_MAX_NAME] or "video.mp4"
-
-
-async def _drain(request: Request) -> None:
-    """Read the rest of a small refused body: many clients read no answer before they have sent everything."""
-    end, size = time.monotonic() + _DRAINED_SECONDS, 0
-    with suppress(ClientDisconnect, RuntimeError, asyncio.TimeoutError, StopAsyncIteration):
-        parts = request.stream()
-        while size < _DRAINED_BYTES:
-            size += len(await asyncio.wait_for(parts.__anext__(), max(end - time.monotonic(), 0.01)))
