@@ -77,6 +77,7 @@ def describe(cfg: CfgNode, inspection: Inspection) -> list[str]:
         *_memory_lines(cfg, inspection),
         "",
         *_rate_lines(cfg, inspection),
+        *_loss_lines(inspection),
         *schedule_as_text(inspection.schedule, cfg.SOLVER.EPOCHS),
         "",
         *_group_lines(inspection),
@@ -165,6 +166,15 @@ def _rate_lines(cfg: CfgNode, inspection: Inspection) -> list[str]:
     for number, line in enumerate(inspection.mix):
         lines.append(f"{'' if number else 'mix':12} {line}")
     return lines
+
+
+def _loss_lines(inspection: Inspection) -> list[str]:
+    loss = inspection.loss
+    if loss is None:
+        return []
+    per = f" per {loss.per}" if loss.per else ""
+    best = f", {loss.smallest:.3g} at best" if loss.smallest > 1e-3 else ""
+    return [f"loss         {loss.constant:.3g}{per} if nothing is learned{best}"]
 
 
 def _group_lines(inspection: Inspection) -> list[str]:

@@ -21,6 +21,7 @@ from vmae_det.data.catalog import dataset_names, datasets_root
 from vmae_det.data.loader import build_train_dataset, describe_mix, steps_per_epoch
 from vmae_det.data.test_time_augmentation import has_several_views
 from vmae_det.data.transforms import detection_short_sides, pixel_rounding, resized_size
+from vmae_det.engine.expected_loss import ExpectedLoss, expected_loss
 from vmae_det.engine.trainer import AMP_TYPES
 from vmae_det.modeling import build_model, model_class
 from vmae_det.modeling.backbones.token_dropout import count_kept, default_drop_blocks, kept_share
@@ -99,6 +100,7 @@ class Inspection:
         steps: optimizer steps per epoch; None if the training set is not available.
         no_steps: why `steps` is None.
         mix: a line for each of several training sets.
+        loss: as of `expected_loss`.
     """
 
     tokens: Tokens
@@ -112,6 +114,7 @@ class Inspection:
     steps: int | None
     no_steps: str
     mix: list[str]
+    loss: ExpectedLoss | None
 
     @property
     def total_parameters(self) -> int:
@@ -140,6 +143,7 @@ def inspect_config(cfg: CfgNode) -> Inspection:
         steps=steps,
         no_steps=reason,
         mix=mix,
+        loss=expected_loss(cfg),
     )
 
 
