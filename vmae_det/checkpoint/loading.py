@@ -30,6 +30,7 @@ from vmae_det.checkpoint.rename_parameters import (
 from vmae_det.checkpoint.state_dicts import StateDict, find_state_dict
 from vmae_det.checkpoint.unpickling import Placeholder
 from vmae_det.utils.errors import WeightsError
+from vmae_det.utils.safe_yaml import InvalidYAMLError, load_yaml
 
 BACKBONE_PREFIX = "backbone."
 # May be in only one of the file and the model: a classifier normalizes after pooling, so its backbone has no
@@ -99,8 +100,11 @@ def load_weights(
     backbone = next((name for name in classes if name in PUBLISHED_BACKBONES), "")
     check_backbone(renamed.format, backbone, where)
     time_slices = model.backbone.clip_grid[0] if CLASS_TOKEN in model_state else 0
+    weights = renamed.weights
+    if was_trained_on_frames(source):
+        weights = _as_image_weights(weights)
     try:
-        weights, dropped = inflate_image_weights(renamed.weights, model.backbone.tubelet_size, time_slices)
+        weights, dropped = inflate_image_weights(weights, model.backbone.tubelet_size, time_slices)
     except WeightsError as error:
         raise WeightsError(f"{where}: {error}") from None
     weights = _fit_backbone(model.backbone, weights)
@@ -155,6 +159,22 @@ def check_backbone(known: Format, backbone: str, where: str) -> None:
         raise WeightsError(
             f"{where}: {known.name} weights, which need MODEL.BACKBONE.NAME {known.backbone}, got {backbone}"
         )
+
+
+def was_trained_on_frames(content: dict[str, Any]) -> bool:
+    """Return whether the config in the content of a checkpoint is that of a model of single frames."""
+    try:
+        return load_yaml(content["config"])["INPUT"]["NUM_FRAMES"] == 1
+    except (KeyError, TypeError, InvalidYAMLError):  # no config, or a damaged one
+        return False
+
+
+def _as_image_weights(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the weights with the patch embedding of an image model, (C, 3, H, W)."""
+    embedding = weights.get(PATCH_EMBEDDING)
+    if embedding is None or embedding.ndim != 5 or embedding.shape[2] != 1 or CLASS_TOKEN in weights:
+        return weights
+    return weights | {PATCH_EMBEDDING: embedding[:, :, 0]}
 
 
 def _fit_backbone(backbone: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

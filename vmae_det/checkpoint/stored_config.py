@@ -129,7 +129,8 @@ def compare_configs(
         # Published models, and checkpoints from before the keys, average over time and drop no tokens.
         stored = {_TEMPORAL_POOL_KEY: "mean", _KEEP_RATE_KEY: 1.0, **stored}
     published = known.family not in ("vmae_det", "image-mae")  # images have other positions
-    if known.family == "image-mae":
+    is_image_model = stored.get("INPUT.NUM_FRAMES") == 1 and not complete
+    if known.family == "image-mae" or is_image_model:
         stored.pop("MODEL.BACKBONE.TUBELET_SIZE", None)  # an image fits tokens of any number of frames
     if published and known.backbone == "VideoViT":
         stored = {_POSITIONS_KEY: "flat", **stored}
