@@ -2,6 +2,13 @@
 
 import http.client
 import json
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from subprocess import Popen
 
 import pytest
 from annotated import write_video
@@ -40,6 +47,54 @@ def test_a_video_is_detected_until_the_server_stops(tmp_path, capsys, monkeypatc
     assert answers["large"] == (413, {"error": "the request is too large; at most 1 MiB are accepted"})
     assert answers["second server"] == 2
     assert "open in another vmae-det process" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals to a group of processes")
+def test_ctrl_c_stops_the_server_while_the_model_is_busy_and_a_video_arrives(tmp_path):
+    (tmp_path / "stuck.py").write_text(
+        "import time\n"
+        "from vmae_det.web.serve.model import ServedModel\n"
+        "def answer(self, call):\n"
+        "    open('called', 'w').close()\n"
+        "    time.sleep(60)\n"
+        "ServedModel.answer = answer\n"
+    )
+    weights = write_weights(tmp_path / "model.pt")
+    video = write_video(tmp_path / "a.mp4", seconds=1).read_bytes()
+    command = [sys.executable, "-m", "vmae_det.cli.main", "serve", "--import", "stuck", "--no-browser"]
+    command += ["--weights", str(weights), "--output", str(tmp_path / "out"), "--port", "0"]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    log = tmp_path / "log.txt"
+    with log.open("w") as file:
+        process = Popen(
+            command, stdout=file, stderr=file, env=env, cwd=tmp_path, start_new_session=True, text=True
+        )
+    try:
+        port = int(wait_for(lambda: re.search(r"http://127\.0\.0\.1:(\d+)/\n", log.read_text()))[1])
+        with socket.create_connection(("127.0.0.1", port)) as upload:
+            start = "POST /api/detect?format=csv HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n"
+            upload.sendall(start.format(1000).encode() + b"abc")
+            with socket.create_connection(("127.0.0.1", port)) as complete:
+                complete.sendall(start.format(len(video)).encode() + video)
+                assert complete.recv(12) == b"HTTP/1.1 202"
+            wait_for((tmp_path / "called").exists)
+            begin = time.monotonic()
+            os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal does
+            assert process.wait(20) == 0
+            assert time.monotonic() - begin < 4  # 0.8 on an idle machine
+    finally:
+        process.kill()
+        process.wait()
+    assert "Traceback" not in log.read_text()
+
+
+def wait_for(condition, seconds=120):
+    """Wait until a condition is true; return its value."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return value
 
 
 @pytest.mark.parametrize(

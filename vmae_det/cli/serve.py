@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -122,6 +124,9 @@ def run(args: argparse.Namespace) -> int:
             model = _load_model(args)
             service = VideoService(model, settings)
             server.run(build_app(service), open_browser=not args.no_browser, body_limits=settings.body_limits)
+    if service.worker.is_alive:  # nothing can interrupt a call of the model
+        sys.stdout.flush()
+        os._exit(0)
     return 0
 
 

@@ -386,6 +386,13 @@ def test_a_slow_upload_ends_and_frees_its_place(model, folder, monkeypatch):
         assert client.jobs() == []
 
 
+def test_the_server_stops_at_once_while_the_model_is_busy(model, folder, video, slow_model):
+    with serving(model, folder / "stop") as client:
+        client.wait(detect(client, video.read_bytes()).json["id"], ["running"])
+        begin = time.monotonic()
+    assert time.monotonic() - begin < 2
+
+
 def test_clients_at_the_same_time(client, video):
     client.idle()
     content = video.read_bytes()

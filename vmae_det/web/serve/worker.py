@@ -7,9 +7,10 @@ import multiprocessing
 import signal
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 # On Linux, a process is forked from one that has imported torch, which takes milliseconds.
 _METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 _EXIT_TIMEOUT = 5.0  # seconds for a process that has sent its last message
+_STOP_TIMEOUT = 0.5  # seconds for a call of the model when the server stops
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,14 @@ class Worker:
         """Start the thread."""
         if _METHOD == "forkserver":
             self._context.set_forkserver_preload([decoder.__name__])
-            forkserver.ensure_running()  # it imports torch while the server waits for a video
+            with _interrupts_blocked():
+                forkserver.ensure_running()  # it imports torch while the server waits for a video
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the running job, and end the thread."""
+        """Stop the running job, and end the thread, unless the model is in a call for longer."""
         self.table.close()
-        self._thread.join(_EXIT_TIMEOUT)
+        self._thread.join(_STOP_TIMEOUT)
 
     def _run(self) -> None:
         while (job := self.table.next()) is not None:
@@ -149,6 +152,17 @@ class Worker:
             self.limits.max_memory,
             imported_extensions(),
         )
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Start processes that Ctrl-C in the terminal of the server does not reach. They end with the server."""
+    resource_tracker.ensure_running()  # when it starts, it unblocks SIGINT
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _describe_exit(code: int | None) -> str:
