@@ -285,6 +285,8 @@ def _recognize(state_dict: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Ten
             raise WeightsError(f"{inner} exists twice, once as {name}")
         unwrapped[inner] = value
     stems = {match[1] for name in unwrapped if (match := _ANY_PATCH_EMBEDDING.match(name))}
+    if "backbone." in stems:  # our MoCoV3, whose backbone is the base encoder
+        stems.discard("momentum_encoder.backbone.")
     for stem in sorted(stems, key=len):
         ends = [index + 1 for index, letter in enumerate(stem[:_MAX_PREFIX]) if letter == "."]
         for prefix in ("", *(stem[:end] for end in ends)):

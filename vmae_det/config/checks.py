@@ -10,23 +10,27 @@ from vmae_det.config.ranges import AUTO
 from vmae_det.config.size_bounds import MAX_TOKENS, tokens_per_clip
 from vmae_det.utils.errors import ConfigError
 
-# Keys that only one architecture uses. Others would ignore them silently.
-_USED_BY = {
-    "DATALOADER.CLIPS_PER_VIDEO": "MaskedAutoencoder",
+# Keys that only some architectures use. Others would ignore them silently.
+_USED_BY: dict[str, tuple[str, ...]] = {
+    "DATALOADER.CLIPS_PER_VIDEO": ("MaskedAutoencoder", "MoCoV3"),
     **dict.fromkeys(
         (
             *("INPUT.SAMPLING", "INPUT.RAND_AUGMENT", "INPUT.RAND_AUGMENT_WHOLE_FRAME"),
             *("INPUT.RANDOM_ERASING", "INPUT.MIXUP", "INPUT.CUTMIX"),
         ),
-        "VideoClassifier",
+        ("VideoClassifier",),
     ),
-    "DATASETS.NEGATIVE_PERSONS": "ActionDetector",
-    "MODEL.PERSON_HEAD.NAME": "ActionDetector",
-    "TEST.PERSON_BOXES": "ActionDetector",
-    "TEST.SHORT_SIDES": "ActionDetector",
-    "TEST.FLIP": "ActionDetector",
+    **dict.fromkeys(
+        (
+            *("DATASETS.NEGATIVE_PERSONS", "MODEL.PERSON_HEAD.NAME"),
+            *("TEST.PERSON_BOXES", "TEST.SHORT_SIDES", "TEST.FLIP"),
+        ),
+        ("ActionDetector",),
+    ),
+    "TEST.KNN_BANK": ("MoCoV3",),
 }
-_ARCHITECTURES = ("MaskedAutoencoder", "VideoClassifier", "ActionDetector")  # others may use any
+# Others may use any key.
+_ARCHITECTURES = ("MaskedAutoencoder", "MoCoV3", "VideoClassifier", "ActionDetector")
 
 
 # The key of the number of classes, by the task of the model. Its value may be auto.
@@ -70,6 +74,7 @@ def check_config(cfg: CfgNode) -> None:
         "TEST.PATIENCE",
         f"{cfg.TEST.PATIENCE}, but TEST.PERIOD 0 evaluates only after training; set TEST.PERIOD to 1 or more",
     )
+    _check_moco(cfg)
     _check_person_detector(cfg)
     _check_person_head(cfg)
 
@@ -98,11 +103,12 @@ def check_value(cfg: CfgNode, key: str) -> None:
 def unused_keys(cfg: CfgNode) -> Iterator[str]:
     """Yield a message for each key that was set and that MODEL.META_ARCHITECTURE does not use."""
     architecture = cfg.MODEL.META_ARCHITECTURE
-    for key, user in _USED_BY.items():
+    for key, users in _USED_BY.items():
         value = value_of(cfg, key)
-        if architecture in _ARCHITECTURES and architecture != user and value != KEYS[key].default:
-            yield f"{key}: {value} has no effect: only {user} uses it, not {architecture}"
-    if architecture == "MaskedAutoencoder" and cfg.SOLVER.CLASS_BALANCE != "none":
+        if architecture in _ARCHITECTURES and architecture not in users and value != KEYS[key].default:
+            use = "uses" if len(users) == 1 else "use"
+            yield f"{key}: {value} has no effect: only {' and '.join(users)} {use} it, not {architecture}"
+    if architecture in ("MaskedAutoencoder", "MoCoV3") and cfg.SOLVER.CLASS_BALANCE != "none":
         yield f"SOLVER.CLASS_BALANCE: {cfg.SOLVER.CLASS_BALANCE} has no effect: {architecture} has no classes"
     head = cfg.MODEL.ROI_HEAD
     if head.HIDDEN_DIM and head.NUM_LAYERS == 1:
@@ -182,7 +188,7 @@ def _check_shapes(cfg: CfgNode) -> None:
             "INPUT.TRAIN_SHORT_SIDE",
             f"{cfg.INPUT.TRAIN_SHORT_SIDE} is smaller than INPUT.CROP_SIZE {crop}: no crop fits",
         )
-    if cfg.MODEL.META_ARCHITECTURE == "VideoClassifier":
+    if cfg.MODEL.META_ARCHITECTURE in ("VideoClassifier", "MoCoV3"):
         _require(
             crop <= cfg.INPUT.TEST_SHORT_SIDE,
             "INPUT.TEST_SHORT_SIDE",
@@ -281,6 +287,16 @@ def _check_solver(cfg: CfgNode) -> None:
         solver.BATCH_SIZE % solver.ACCUMULATE == 0,
         "SOLVER.BATCH_SIZE",
         f"{solver.BATCH_SIZE} is not divisible by SOLVER.ACCUMULATE {solver.ACCUMULATE}",
+    )
+
+
+def _check_moco(cfg: CfgNode) -> None:
+    clips = cfg.SOLVER.BATCH_SIZE * cfg.DATALOADER.REPEATED_AUG // cfg.SOLVER.ACCUMULATE
+    _require(
+        cfg.MODEL.META_ARCHITECTURE != "MoCoV3" or clips > 1,
+        "SOLVER.BATCH_SIZE",
+        f"{cfg.SOLVER.BATCH_SIZE} with SOLVER.ACCUMULATE {cfg.SOLVER.ACCUMULATE} makes passes of one clip, "
+        "but MoCoV3 compares each clip with the others of its pass",
     )
 
 

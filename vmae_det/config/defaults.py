@@ -31,7 +31,8 @@ _C = Group()
 
 # ---------------------------------------------------------------- model
 _C.MODEL = Group()
-# Model, which determines the task: MaskedAutoencoder (pre-training), VideoClassifier or ActionDetector.
+# Model, which determines the task: MaskedAutoencoder or MoCoV3 (pre-training), VideoClassifier or
+# ActionDetector.
 _C.MODEL.META_ARCHITECTURE = Key(
     "MaskedAutoencoder", registered("vmae_det.modeling:META_ARCHITECTURE_REGISTRY", method="from_config")
 )
@@ -121,6 +122,17 @@ _C.MODEL.RECONSTRUCTION.NUM_FRAMES = Key(0, integer("[0, 1024]"))
 _C.MODEL.RECONSTRUCTION.SAMPLING_RATE = Key(0, integer("[0, 1000]"))
 # Loss, averaged over the values of masked cubes.
 _C.MODEL.RECONSTRUCTION.LOSS = Key("mse", choice("mse", "l1", "smooth_l1"))
+
+_C.MODEL.MOCO = Group()
+# MoCo v3: width of the hidden layers of projector and predictor, and of queries and keys.
+_C.MODEL.MOCO.HIDDEN_DIM = Key(4096, integer("[1, 65536]"))
+_C.MODEL.MOCO.OUT_DIM = Key(256, integer("[1, 16384]"))
+# Temperature of the softmax over the keys of all videos of a batch.
+_C.MODEL.MOCO.TEMPERATURE = Key(0.2, number("[0.001, 100]"))
+# Momentum of the momentum encoder in the first step. It increases to 1 by half a cosine.
+_C.MODEL.MOCO.MOMENTUM = Key(0.99, number("[0, 1]"))
+# Keep the patch embedding as it is initialized, which makes training stable.
+_C.MODEL.MOCO.FREEZE_PATCH_EMBEDDING = Key(True, flag())
 
 _C.MODEL.CLASSIFIER = Group()
 # Classes of the label map; 400 in Kinetics-400. auto: those of MODEL.WEIGHTS, otherwise of the first training
@@ -342,7 +354,8 @@ _C.SOLVER.LOG_PERIOD = Key(10, integer("[1, 1000000]"))
 _C.TEST = Group()
 # Epochs between evaluations on DATASETS.TEST. 0: only after training.
 _C.TEST.PERIOD = Key(0, integer("[0, 100000]"))
-# Metric that selects model_best.pt. Empty: the metric of the task (frame_mAP, top1 or reconstruction_loss).
+# Metric that selects model_best.pt. Empty: the metric of the task (frame_mAP, top1, reconstruction_loss or
+# knn_top1).
 # With several datasets, the metric is prefixed by a dataset's name, as in results.json.
 _C.TEST.BEST_METRIC = Key("", text())
 # Early stop: evaluations without improvement of the best metric after which training stops. 0: never. With a
@@ -353,6 +366,10 @@ _C.TEST.BATCH_SIZE = Key(8, integer("[1, 10000]"))
 # Classification: views of a video, clips in time x crops in space. Their scores are averaged.
 _C.TEST.NUM_CLIPS = Key(5, integer("[1, 1000]"))
 _C.TEST.NUM_CROPS = Key(3, integer("[1, 100]"))
+# MoCo v3: DATASETS.TEST measures the kNN accuracy of the features. Number of neighbors, and the labeled
+# dataset that they are from, such as the training set. Empty: the other clips of the test set.
+_C.TEST.KNN = Key(20, integer("[1, 100000]"))
+_C.TEST.KNN_BANK = Key("", path_text())
 # Detection: test-time augmentation. A keyframe is scored at each of these short sides, in pixels, and the
 # scores are averaged. Empty: INPUT.TEST_SHORT_SIDE. FLIP also scores each one flipped horizontally.
 _C.TEST.SHORT_SIDES = Key((), several(integer("[1, 4096]"), 0, 100))

@@ -139,11 +139,6 @@ def _posterize(frames: np.ndarray, bits: int) -> np.ndarray:
     return frames & np.uint8(-(1 << 8 - max(bits, 1)) & 255)
 
 
-def _solarize(frames: np.ndarray, threshold: int) -> np.ndarray:
-    table = np.where(threshold > _BYTES, _BYTES, 255 - _BYTES)
-    return color.apply_tables(frames, table.astype(np.uint8))
-
-
 def _solarize_add(frames: np.ndarray, added: int, threshold: int = 128) -> np.ndarray:
     table = np.where(threshold > _BYTES, np.minimum(_BYTES + added, 255), _BYTES)
     return color.apply_tables(frames, table.astype(np.uint8))
@@ -226,7 +221,7 @@ OPERATIONS = {
     "equalize": _color_operation(color.equalize),
     "invert": _color_operation(_invert),
     "posterize": _color_operation(_posterize),
-    "solarize": _color_operation(_solarize),
+    "solarize": _color_operation(color.solarize),
     "solarize_add": _color_operation(_solarize_add),
     "color": _color_operation(color.adjust_saturation),
     "contrast": _color_operation(color.adjust_contrast),

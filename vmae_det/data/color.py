@@ -94,6 +94,12 @@ def blur(frames: np.ndarray, radius: float) -> np.ndarray:
     return _map_frames(frames, lambda frame, out: cv2.GaussianBlur(frame, (0, 0), radius, out))
 
 
+def solarize(frames: np.ndarray, threshold: int) -> np.ndarray:
+    """Invert all bytes that are not below the threshold."""
+    table = np.where(threshold > _BYTES, _BYTES, 255 - _BYTES)
+    return apply_tables(frames, table.astype(np.uint8))
+
+
 def stretch_contrast(frames: np.ndarray) -> np.ndarray:
     """Stretch each channel of each frame to 0..255."""
     occurs = _histograms(frames) > 0

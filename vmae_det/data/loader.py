@@ -19,6 +19,7 @@ from vmae_det.data.bad_samples import BadSampleTracker, FaultTolerantDataset
 from vmae_det.data.buffer_pool import BufferPool, pickle_as_bytes
 from vmae_det.data.catalog import get_dataset
 from vmae_det.data.classes import ModelClasses
+from vmae_det.data.contrastive import ContrastiveVideos  # noqa: F401, registers it
 from vmae_det.data.datasets import DATASET_REGISTRY, ClipDataset, Sample
 from vmae_det.data.mixup import BatchMixing
 from vmae_det.data.samplers import MixedTrainSampler, TestSampler, TrainSampler, split_by_weight
@@ -31,7 +32,7 @@ from vmae_det.video.readers.base import get_reader_class
 Batch = dict[str, Any]
 
 # These are stacked into tensors (B, ...). All others stay lists with one entry per clip.
-CLIP_KEYS = ("video", "target")
+CLIP_KEYS = ("video", "target", "video2")
 STACKED_KEYS = (*CLIP_KEYS, "seed", "index", "label", "video_index", "complete_persons")
 
 

@@ -60,6 +60,24 @@ class LRScheduler(HookBase):
         self.trainer.storage.put("lr", rate)
 
 
+class ModelSchedule(HookBase):
+    """Call `before_step(progress)` of a model before each optimizer step, once for all of its passes.
+
+    `progress` is the fraction of the steps of the run that are done, in [0, 1). It is the same in a resumed
+    run.
+
+    Args:
+        model: without the wrapper for several processes.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def before_step(self) -> None:
+        """Call the model."""
+        self.model.before_step(self.trainer.step / self.trainer.total_steps)
+
+
 class PeriodicCheckpointer(HookBase):
     """Save the state of the run every `period` steps and after the last.
 

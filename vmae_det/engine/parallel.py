@@ -48,7 +48,8 @@ def _shard(model: nn.Module, device: torch.device) -> nn.Module:
 
 def _replicate(model: nn.Module, device: torch.device) -> nn.Module:
     devices = [device.index] if device.type == "cuda" else None
-    # Buffers are constants and need no broadcast. (The argument has another name from torch 2.15 on.)
+    # Buffers are the same in all processes and need no broadcast. (The argument has another name from torch
+    # 2.15 on.)
     known = inspect.signature(DistributedDataParallel).parameters
     sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True, **{sync: False})

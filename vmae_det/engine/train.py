@@ -42,6 +42,7 @@ from vmae_det.engine.hooks import (
     EarlyStop,
     EvalHook,
     LRScheduler,
+    ModelSchedule,
     PeriodicCheckpointer,
     PeriodicWriter,
     StepTimer,
@@ -178,6 +179,7 @@ class TrainingRun:
         writers = build_writers(cfg, self.start_step, self.total_steps)
         return [
             LRScheduler(build_schedule(cfg)),
+            *([ModelSchedule(self.model)] if hasattr(self.model, "before_step") else []),
             self.bad_loss,
             *([self.ema] if self.ema else []),
             StepTimer(),
@@ -333,6 +335,8 @@ def check_datasets_exist(cfg: CfgNode) -> None:
     """Resolve the names of all datasets, so that a missing one is reported before the model is built."""
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         get_dataset(name, cfg.DATASETS.ROOT)
+    if cfg.TEST.KNN_BANK:
+        get_dataset(cfg.TEST.KNN_BANK, cfg.DATASETS.ROOT, "TEST.KNN_BANK")
 
 
 def build_writers(cfg: CfgNode, start: int, total: int) -> list[Writer]:

@@ -16,6 +16,7 @@ from vmae_det.data.classes import ModelClasses
 from vmae_det.formats.label_map import LabelMap
 from vmae_det.model_zoo import WEIGHTS
 from vmae_det.modeling import build_model
+from vmae_det.modeling.build import PRETRAINING_TASKS
 from vmae_det.utils.errors import ConfigError, WeightsError
 from vmae_det.utils.sharded_tensors import full_state_dict
 
@@ -65,7 +66,7 @@ def _build(cfg: CfgNode, complete: bool, required: tuple[str, ...]) -> tuple[nn.
         report = _load(model, cfg, cfg.MODEL.WEIGHTS, complete=complete)
         _resolve_input_convention(cfg, report)
         has_head = any(not name.startswith("backbone.") for name in report.loaded)
-        has_classes = has_head and model.task != "pretraining" and with_classes
+        has_classes = has_head and model.task not in PRETRAINING_TASKS and with_classes
         missing = [name for name in report.missing if name.startswith(required)]
         if complete and missing:
             without_persons = all(name.startswith("person_head.") for name in missing)

@@ -12,6 +12,7 @@ from vmae_det.evaluation.evaluators import (
     top_k_accuracy,
 )
 from vmae_det.evaluation.frame_map import FrameMAP, chance_level, evaluate_frame_map
+from vmae_det.evaluation.knn import KNNEvaluator
 from vmae_det.evaluation.matching import Matches, match
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Evaluator",
     "FrameMAP",
     "FrameMAPEvaluator",
+    "KNNEvaluator",
     "Matches",
     "ReconstructionEvaluator",
     "TopKEvaluator",

@@ -17,6 +17,7 @@ from vmae_det.modeling.build import (
 )
 from vmae_det.modeling.classification import VideoClassifier
 from vmae_det.modeling.detection import ActionDetector
+from vmae_det.modeling.mocov3 import MoCoV3
 from vmae_det.modeling.person_heads import FcosPersonHead
 from vmae_det.modeling.pretraining import MaskedAutoencoder
 from vmae_det.modeling.roi_heads import AttentionRoIHead, MaxPoolRoIHead
@@ -33,6 +34,7 @@ __all__ = [
     "Hiera",
     "MaskedAutoencoder",
     "MaxPoolRoIHead",
+    "MoCoV3",
     "VJepa2ViT",
     "VJepa21ViT",
     "VideoClassifier",

@@ -21,6 +21,8 @@ BACKBONE_REGISTRY = Registry("BACKBONE")
 ROI_HEAD_REGISTRY = Registry("ROI_HEAD")
 PERSON_HEAD_REGISTRY = Registry("PERSON_HEAD")
 
+PRETRAINING_TASKS = ("pretraining", "contrastive")  # their models have no classes
+
 
 def model_class(cfg: CfgNode) -> Any:
     """Return the class that MODEL.META_ARCHITECTURE names.

@@ -53,6 +53,15 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def all_gather_rows(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensors (B, ...) of all processes, of one shape, concatenated by rank, without gradient."""
+    if get_world_size() == 1:
+        return tensor.detach()
+    parts = [torch.empty_like(tensor) for _ in range(get_world_size())]
+    dist.all_gather(parts, tensor.detach().contiguous())
+    return torch.cat(parts)
+
+
 def any_process(flag: bool) -> bool:
     """Return whether `flag` is True on any process. It uses the CPU, so it does not wait for a GPU."""
     return each_in_any_process([flag])[0]
