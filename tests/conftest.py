@@ -65,10 +65,13 @@ def mini_ava(tmp_path_factory):
 
 @pytest.fixture
 def tiny_cfg(mini_ava, tmp_path):
-    """tiny_cfg("pretrain" | "finetune" | "detect", KEY, VALUE, ...): a MiniAVA config that trains in
-    seconds."""
+    """tiny_cfg("pretrain" | "mocov3" | "finetune" | "detect", KEY, VALUE, ...): a MiniAVA config.
+
+    It trains in seconds.
+    """
     sets = {
         "pretrain": ("unlabelled.yaml", None),
+        "mocov3": ("unlabelled.yaml", "clips_val.yaml"),
         "finetune": ("clips_train.yaml", "clips_val.yaml"),
         "detect": ("train.yaml", "val.yaml"),
     }
@@ -88,6 +91,8 @@ def tiny_cfg(mini_ava, tmp_path):
                 *("INPUT.TEST_SHORT_SIDE", 64, "DATALOADER.NUM_WORKERS", 0, "SOLVER.LOG_PERIOD", 1),
                 *("SOLVER.BATCH_SIZE", 4, "SOLVER.EPOCHS", 1, "SOLVER.WARMUP_EPOCHS", 0.0),
                 *(("SOLVER.HEAD_LR_FACTOR", 20.0) if task == "detect" else ()),
+                *(("MODEL.MOCO.HIDDEN_DIM", 16, "MODEL.MOCO.OUT_DIM", 8) if task == "mocov3" else ()),
+                *(("TEST.KNN_BANK", str(mini_ava / "clips_train.yaml")) if task == "mocov3" else ()),
                 # The published choices
                 *("MODEL.ROI_HEAD.NAME", "MaxPoolRoIHead", "MODEL.ROI_HEAD.FOCAL_GAMMA", 0.0),
                 *("MODEL.RECONSTRUCTION.NORMALIZE", True, "DATALOADER.CACHE_MB", 0),

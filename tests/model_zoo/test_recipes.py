@@ -59,6 +59,10 @@ SCHEDULES = {
     # 3e-4 x 192/256, 1e-5 x 0.75
     "UCF101/vit_base_16x4_pretrain.yaml": (0.0, 2.25e-4, 1.1625e-4, 7.5e-6, 40, 3200),
     "HMDB51/vit_base_16x2_pretrain.yaml": (0.0, 2.25e-4, 1.1625e-4, 7.5e-6, 40, 4800),
+    # MoCo v3: 1.5e-4 x 1024/256
+    "Kinetics/vit_small_16x4_mocov3.yaml": (0.0, 6e-4, 3e-4, 0.0, 40, 300),
+    "Kinetics/vit_base_16x4_mocov3.yaml": (0.0, 6e-4, 3e-4, 0.0, 40, 300),
+    "SSv2/vit_base_16x2_mocov3.yaml": (0.0, 6e-4, 3e-4, 0.0, 40, 300),
     # 1e-3 x 512/256, 1e-6 x 2
     "Kinetics/vit_small_16x4_finetune.yaml": (2e-6, 2e-3, 1.001e-3, 2e-6, 5, 150),
     "Kinetics/vit_base_16x4_finetune.yaml": (2e-6, 2e-3, 1.001e-3, 2e-6, 5, 75),
@@ -229,6 +233,27 @@ def test_pre_training(folder, ratio, stride, flip):
             SOLVER__WEIGHT_DECAY=0.05,
             SOLVER__LAYER_DECAY=1.0,
         )
+
+
+@pytest.mark.parametrize("name", [name for name in PAPER if name.endswith("_mocov3.yaml")])
+def test_contrastive_pre_training(name):
+    expect(
+        model_zoo.get_config(name),
+        MODEL__META_ARCHITECTURE="MoCoV3",
+        MODEL__MOCO__HIDDEN_DIM=4096,
+        MODEL__MOCO__OUT_DIM=256,
+        MODEL__MOCO__TEMPERATURE=0.2,
+        MODEL__MOCO__MOMENTUM=0.99,
+        MODEL__MOCO__FREEZE_PATCH_EMBEDDING=True,
+        INPUT__TRAIN_CROP="resized",
+        INPUT__CROP_AREA=(0.08, 1.0),
+        INPUT__SAMPLING_RATE=4 if name.startswith("Kinetics/") else 2,
+        INPUT__FLIP=0.5 if name.startswith("Kinetics/") else 0.0,
+        SOLVER__OPTIMIZER="adamw",
+        SOLVER__BETAS=(0.9, 0.999),
+        SOLVER__WEIGHT_DECAY=0.1,
+        SOLVER__BATCH_SIZE=1024,
+    )
 
 
 @pytest.mark.parametrize("size", ["small", "base", "large", "huge"])

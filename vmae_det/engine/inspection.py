@@ -221,7 +221,35 @@ class _AutoencoderProbe(nn.Module):
         return model.decoder(torch.cat([x, mask_tokens], dim=1), tokens.predicted)
 
 
-_PROBES = {"classification": _ClassifierProbe, "detection": _DetectorProbe, "pretraining": _AutoencoderProbe}
+class _ContrastiveProbe(nn.Module):
+    """MoCo v3, from the two views of each clip to queries and keys."""
+
+    def __init__(self, model: nn.Module, cfg: CfgNode, tokens: Tokens) -> None:
+        super().__init__()
+        self.model = model
+        self.shape = (3, cfg.INPUT.NUM_FRAMES, cfg.INPUT.CROP_SIZE, cfg.INPUT.CROP_SIZE)
+
+    def train(self, mode: bool = True) -> _ContrastiveProbe:
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm1d):
+                module.eval()  # the statistics of one clip are not defined
+        return self
+
+    def inputs(self, clips: int, device: str) -> tuple[torch.Tensor, ...]:
+        return (torch.zeros(2 * clips, *self.shape, device=device),)
+
+    def forward(self, views: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        queries, keys = self.model.queries_and_keys(views)
+        return *queries, *keys
+
+
+_PROBES = {
+    "classification": _ClassifierProbe,
+    "detection": _DetectorProbe,
+    "pretraining": _AutoencoderProbe,
+    "contrastive": _ContrastiveProbe,
+}
 
 
 def _probe(cfg: CfgNode, tokens: Tokens) -> nn.Module:

@@ -118,20 +118,26 @@ class MoCoV3(nn.Module):
         """
         if not self.training:
             return {"features": mean_token(self.backbone, self.normalization(batch["video"]))}
-        video = self.normalization(torch.cat([batch["video"], batch["video2"]]))  # float (2B, 3, T, H, W)
-        with torch.no_grad():
-            keys = self._project(*self.momentum_encoder.values(), video)
-        queries = [self.predictor(view) for view in self._project(self.backbone, self.projector, video)]
+        views = torch.cat([batch["video"], batch["video2"]])  # (2B, 3, T, H, W)
+        queries, keys = self.queries_and_keys(self.normalization(views))
         pairs = (queries[0], keys[1]), (queries[1], keys[0])
         return {"loss": sum(contrastive_loss(*pair, self.temperature) for pair in pairs)}
 
-    @staticmethod
-    def _project(backbone: nn.Module, projector: nn.Module, video: torch.Tensor) -> list[torch.Tensor]:
-        """Return the projections (B, D) of each of the two views in a video (2B, 3, T, H, W).
+    def queries_and_keys(self, views: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Return the queries and the keys of the first and the second views, (B, D) each.
 
-        The backbone encodes both together. Each view has its own batch statistics.
+        Args:
+            views: normalized float (2B, 3, T, H, W), the first views and then the second ones. The backbone
+                encodes them together. The batch norms have separate statistics for each.
         """
-        return [projector(view) for view in mean_token(backbone, video).chunk(2)]
+        with torch.no_grad():
+            keys = _project(*self.momentum_encoder.values(), views)
+        queries = [self.predictor(view) for view in _project(self.backbone, self.projector, views)]
+        return queries, keys
+
+
+def _project(backbone: nn.Module, projector: nn.Module, views: torch.Tensor) -> list[torch.Tensor]:
+    return [projector(view) for view in mean_token(backbone, views).chunk(2)]
 
 
 def mlp(num_layers: int, in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
