@@ -11,7 +11,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
+import numpy as np
 import pytest
+import torch
 from annotated import write_video
 from odd_videos import UNREADABLE
 from served import load_model, serving, write_weights
@@ -22,6 +24,7 @@ from vmae_det.inference.predictor import ActionPredictor, read_config
 from vmae_det.rendering.detect_video import DetectionSettings, detect_video
 from vmae_det.web import security
 from vmae_det.web.serve.app import build_app
+from vmae_det.web.serve.messages import Message
 from vmae_det.web.serve.openapi import describe_interface
 from vmae_det.web.serve.worker import Limits
 
@@ -497,9 +500,64 @@ def test_metrics_are_prometheus_text(client):
 
 
 def test_health_is_that_of_the_worker(client, monkeypatch):
-    assert client.get("/healthz").json == {"status": "ok"}
+    assert client.get("/healthz").json == {"status": "ok", "error": None}
     monkeypatch.setattr(type(client.service.worker), "is_alive", False)
-    assert client.get("/healthz").status == 503
+    answer = client.get("/healthz")
+    assert (answer.status, answer.json["error"]) == (503, "no jobs are run; restart the server")
+
+
+def failing_with(error):
+    def find(batch):
+        raise error
+
+    return find
+
+
+def test_a_lost_device_is_reported_until_the_model_works(client, video, monkeypatch):
+    with monkeypatch.context() as patch:
+        # No GPU of this number exists, so the device fails, as after an error of CUDA.
+        error = RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with ...")
+        patch.setattr(client.service.model._scorer, "find", failing_with(error))
+        patch.setattr(client.service.model, "_device", torch.device("cuda:99"))
+        job = finished(client, detect(client, video.read_bytes()))
+    reason = (
+        "the device cuda:99 failed; restart the server "
+        "(RuntimeError: CUDA error: an illegal memory access was encountered)"
+    )
+    assert (job["state"], job["error"]) == ("failed", reason)
+    health = client.get("/healthz")
+    assert (health.status, health.json) == (503, {"status": "failed", "error": reason})
+    assert b"vmae_det_model_up 0\n" in client.get("/metrics").body
+    assert finished(client, detect(client, video.read_bytes()))["state"] == "done"
+    assert client.get("/healthz").status == 200
+    assert b"vmae_det_model_up 1\n" in client.get("/metrics").body
+
+
+def test_a_model_that_fails_for_every_video_is_reported(client, video, monkeypatch):
+    monkeypatch.setattr(client.service.model, "_failures", 0)
+    monkeypatch.setattr(client.service.model, "failure", None)
+    monkeypatch.setattr(client.service.model._scorer, "find", failing_with(ValueError("bad weights")))
+    jobs = [finished(client, detect(client, video.read_bytes())) for _ in range(2)]
+    assert {job["error"] for job in jobs} == {"the model failed; the server's terminal shows the reason"}
+    assert client.get("/healthz").status == 200  # the videos may be at fault
+    job = finished(client, detect(client, video.read_bytes()))
+    assert job["error"] == "the model failed 3 times in a row (ValueError: bad weights)"
+    assert client.get("/healthz").json["error"] == job["error"]
+
+
+def test_a_person_detector_that_works_does_not_hide_a_model_that_fails(folder, monkeypatch):
+    class Detector:
+        def detect(self, frames):
+            return [WholeFramePerson()(0, one) for one in frames]
+
+    monkeypatch.setattr("vmae_det.web.serve.model.build_person_detector", lambda cfg: Detector())
+    model = load_model(write_weights(folder / "two.pt", "two_stage"))
+    model._scorer = failing_with(ValueError("bad weights"))
+    for _ in range(3):
+        assert model.failure is None
+        assert model.answer(Message("people", None, [np.zeros((8, 8, 3), np.uint8)])).kind == "result"
+        assert model.answer(Message("score", {}, [])).kind == "error"
+    assert model.failure == "the model failed 3 times in a row (ValueError: bad weights)"
 
 
 def test_a_compressed_body_is_no_video(client, video):

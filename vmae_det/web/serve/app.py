@@ -250,8 +250,10 @@ def build_app(service: VideoService) -> Starlette:
         return PlainTextResponse(metrics(table, service.worker), headers={"content-type": CONTENT_TYPE})
 
     def health(request: Request) -> Response:
-        is_alive = service.worker.is_alive
-        return JSONResponse({"status": "ok" if is_alive else "failed"}, 200 if is_alive else 503)
+        failure = service.worker.failure
+        return JSONResponse(
+            {"status": "failed" if failure else "ok", "error": failure}, 503 if failure else 200
+        )
 
     async def expire_regularly() -> None:
         while True:

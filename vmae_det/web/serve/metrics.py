@@ -37,6 +37,7 @@ def _lines(table: JobTable, worker: Worker) -> Iterator[str]:
     yield _metric("vmae_det_received_bytes_total", "counter", "Bytes of videos.", table.received_bytes)
     yield _metric("vmae_det_results_bytes", "gauge", "Bytes of results on disk.", table.result_bytes())
     yield _metric("vmae_det_worker_up", "gauge", "1 if jobs are run.", int(worker.is_alive))
+    yield _metric("vmae_det_model_up", "gauge", "1 if the model works.", int(worker.model.failure is None))
     yield _metric(
         "vmae_det_decoder_peak_memory_bytes",
         "gauge",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from vmae_det.config import CfgNode
 from vmae_det.formats.label_map import LabelMap
@@ -24,6 +25,7 @@ from vmae_det.web.serve.messages import Message, MessageError, pack, unpack
 logger = logging.getLogger(__name__)
 
 DETECT, CLASSIFY = "detect", "classify"
+_MAX_FAILURES = 3  # failed calls in a row, each of another job, after which the model is at fault
 
 
 class ServedModel:
@@ -39,6 +41,7 @@ class ServedModel:
         name: file name of the weights.
         predictor: without the model, to be sent to another process.
         finds_persons: whether the model finds the persons of a clip.
+        failure: why no video can be processed; None if the model works.
 
     Raises:
         ConfigError: the weights are of another model.
@@ -65,7 +68,10 @@ class ServedModel:
             if not (self.finds_persons or whole_frame):
                 self._detector = build_person_detector(predictor.cfg)
         self._scorer: Scorer = predictor.scorer
+        self._device = getattr(self._scorer, "device", torch.device("cpu"))
         self._lock = threading.Lock()
+        self._failures = 0
+        self.failure: str | None = None
         self.predictor = predictor.with_scorer(None)
 
     @property
@@ -82,16 +88,30 @@ class ServedModel:
         try:
             with self._lock:
                 layout, arrays = pack(self._call(call))
-            return Message("result", layout, arrays)
         except MessageError:
             raise
-        except UserError as error:
-            return Message("error", one_line(error))
         except Exception as error:
             if is_out_of_memory(error):
                 return Message("error", one_line(out_of_memory_error(error)))
+            return Message("error", self._record(error))
+        if call.kind != "people":  # the person detector may work although the model fails
+            self._failures, self.failure = 0, None
+        return Message("result", layout, arrays)
+
+    def _record(self, error: Exception) -> str:
+        """Decide whether a video or the model is at fault; return the error of the job."""
+        reason = one_line(error)
+        if not isinstance(error, UserError):
             logger.exception("the model failed")
-            return Message("error", "the model failed; the server's terminal shows the reason")
+            reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]:.200}"
+        self._failures += 1
+        if not _works(self._device):  # an error of CUDA stays until the process ends
+            self.failure = f"the device {self._device} failed; restart the server ({reason})"
+        elif self._failures >= _MAX_FAILURES:
+            self.failure = f"the model failed {self._failures} times in a row ({reason})"
+        if self.failure or isinstance(error, UserError):
+            return self.failure or reason
+        return "the model failed; the server's terminal shows the reason"
 
     def _call(self, call: Message) -> Mapping[str, Any]:
         if call.kind == "score":
@@ -102,6 +122,14 @@ class ServedModel:
             people = self._detector.detect(list(call.arrays))
             return {"boxes": [boxes for boxes, _ in people], "scores": [scores for _, scores in people]}
         raise MessageError(f"unknown call {call.kind[:40]!r}")
+
+
+def _works(device: torch.device) -> bool:
+    """Return whether a device can add."""
+    try:
+        return torch.ones(2, device=device).sum().item() == 2
+    except Exception as error:
+        return is_out_of_memory(error)
 
 
 class RemoteModel:

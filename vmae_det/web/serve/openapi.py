@@ -142,8 +142,11 @@ def _create(kind: str, summary: str) -> dict[str, Any]:
 
 
 def _health() -> dict[str, Any]:
-    operation = _operation("Whether jobs are run", _json("Health"))
-    operation["responses"]["503"] = {"description": "no jobs are run", "content": _json("Health")}
+    operation = _operation("Videos can be processed", _json("Health"))
+    operation["responses"]["503"] = {
+        "description": "the model or its device fails, or no jobs are run",
+        "content": _json("Health"),
+    }
     return operation
 
 
@@ -228,6 +231,8 @@ def _schemas() -> dict[str, Any]:
         "Job": job,
         "Jobs": _object(jobs={"type": "array", "items": {"$ref": "#/components/schemas/Job"}}),
         "Server": server,
-        "Health": _object(status={"enum": ["ok", "failed"]}),
+        "Health": _object(
+            status={"enum": ["ok", "failed"]}, error=_nullable("string", description="one sentence")
+        ),
         "Error": _object(error={**text, "description": "one sentence"}),
     }

@@ -62,6 +62,11 @@ class Worker:
         """Whether jobs are run."""
         return self._thread.is_alive()
 
+    @property
+    def failure(self) -> str | None:
+        """Why no video can be processed; None if all is well."""
+        return self.model.failure if self.is_alive else "no jobs are run; restart the server"
+
     def start(self) -> None:
         """Start the thread."""
         if _METHOD == "forkserver":
