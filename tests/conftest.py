@@ -17,7 +17,7 @@ import torch
 
 from vmae_det import model_zoo
 from vmae_det.config.defaults import KEYS
-from vmae_det.mini_ava import TINY, make_mini_ava
+from vmae_det.synthetic_data.mini_ava import TINY, make_mini_ava
 from vmae_det.utils import cpu
 
 SHARED = Path(__file__).parents[2] / "shared"

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from vmae_det import model_zoo
 from vmae_det.config import CfgNode
-from vmae_det.mini_ava import TINY, make_mini_ava
+from vmae_det.synthetic_data.mini_ava import TINY, make_mini_ava
 
 _RUN_TIMEOUT = 600.0  # seconds
 _EXIT_TIMEOUT = 60.0  # seconds for the other processes to exit after one was killed

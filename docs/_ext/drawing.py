@@ -29,7 +29,7 @@ PURPOSES = {
     "evaluation": "metrics from files",
     "modeling": "networks",
     "model_zoo": "configs and weights by name",
-    "mini_ava": "the built-in dataset",
+    "synthetic_data": "the built-in datasets",
     "formats": "annotation files as arrays",
     "video": "files and streams to frames",
     "config": "keys, ranges, checks",

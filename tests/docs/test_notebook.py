@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vmae_det.mini_ava import TINY
+from vmae_det.synthetic_data.mini_ava import TINY
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "quickstart.ipynb"
 pytestmark = pytest.mark.skipif(not NOTEBOOK.is_file(), reason="the notebook is part of a clone")

@@ -1,4 +1,4 @@
 """Samples and batches for training and testing: dataset catalog, datasets, transforms, samplers and loader.
 
-May import: formats, video and mini_ava. Contains only what runs in training or evaluation.
+May import: formats, video and synthetic_data. Contains only what runs in training or evaluation.
 """

@@ -13,7 +13,7 @@ import numpy as np
 from vmae_det.formats.label_map import builtin_label_maps, label_map_file
 from vmae_det.formats.video_list import read_video_list
 from vmae_det.formats.video_starts import VideoStarts
-from vmae_det.mini_ava import make_mini_ava
+from vmae_det.synthetic_data.mini_ava import make_mini_ava
 from vmae_det.utils.errors import ConfigError, DataError, did_you_mean
 from vmae_det.utils.input_files import read_text
 from vmae_det.utils.paths import is_url, local_path

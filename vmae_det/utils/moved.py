@@ -13,7 +13,8 @@ from types import ModuleType
 MODULES = {
     "vmae_det.data.annotations": "vmae_det.formats.ava_csv",
     "vmae_det.data.label_map": "vmae_det.formats.label_map",
-    "vmae_det.data.mini_ava": "vmae_det.mini_ava",
+    "vmae_det.data.mini_ava": "vmae_det.synthetic_data.mini_ava",
+    "vmae_det.mini_ava": "vmae_det.synthetic_data.mini_ava",
     "vmae_det.data.person_boxes": "vmae_det.formats.person_boxes",
     "vmae_det.data.rand_augment": "vmae_det.data.augmentation",
     "vmae_det.data.readers": "vmae_det.video.readers",

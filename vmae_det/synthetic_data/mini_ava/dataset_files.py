@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from vmae_det.mini_ava.plan import ACTIONS, VIDEO_START, VideoPlan
-from vmae_det.mini_ava.render import PersonTruth
+from vmae_det.formats.label_map import LabelMap, write_label_map
+from vmae_det.synthetic_data.mini_ava.plan import ACTIONS, VIDEO_START, VideoPlan
+from vmae_det.synthetic_data.mini_ava.render import PersonTruth
+from vmae_det.synthetic_data.text_files import first_line, write_lines, write_text
 
 # A keyframe is excluded if a smaller fraction than this of any person is visible.
 MIN_VISIBLE = 0.4
@@ -56,65 +58,59 @@ videos: unlabelled
 _README = """\
 # MiniAVA
 
-A small, made-up data set in the formats of AVA, for learning the formats and for trying whole pipelines in
-minutes. Every video is drawn by a program: people of varied build and clothes who stand, walk, run, crouch,
-jump, fall, wave, clap, carry a box, shake hands and push each other, before a slowly moving background.
-Most actions cannot be told from one frame. The files are H.264, 192 x 144 pixels, 12 frames a second. Paths
-below start in this folder.
+A small synthetic dataset in the formats of AVA and Kinetics. It trains in minutes, so it is for learning the
+formats and for testing a full pipeline. The videos show drawn figures in front of a slowly moving background.
+The people differ in build and clothes. They stand, walk, run, crouch, jump, fall, wave, clap, carry a box,
+shake hands and push each other. Most actions cannot be recognized in a single frame.
 
-## Actions at keyframes (as AVA)
+Videos are H.264, 192 x 144 pixels, 12 frames per second. Paths below are relative to this folder.
 
-`videos/ID.mp4` stands for ten seconds, 900 to 910, of a longer recording; 900 is `video_start` in
-`train.yaml` and `val.yaml`. Once a second, at 902, 903, ... 908, is a keyframe, at which every person has a
-box and one or more actions.
+## Detection (AVA's format)
 
-`annotations/mini_ava_train.csv`, `mini_ava_val.csv`: one line for each box and action, without a header.
+`videos/ID.mp4` contains seconds 900 to 910 of a longer recording. `video_start` in `train.yaml` and
+`val.yaml` is therefore 900. Keyframes are one second apart: 902, 903, ..., 908. At a keyframe, every person
+has a box and one or more actions.
+
+`annotations/mini_ava_train.csv`, `mini_ava_val.csv`: one row per box and action, without a header.
 
     {example_annotation}
     video id, second, x1, y1, x2, y2, action id, person id
 
-Boxes are in parts of the frame's width and height: (0, 0) is the top left corner, (1, 1) the bottom right
-one. A box holds what can be seen of the person. A person with two actions has two lines with the same box.
-The person id follows one person through one video.
+Box coordinates are relative to the width and height of the frame: (0, 0) is the top left corner, (1, 1) the
+bottom right corner. A box encloses the visible part of the person. A person with two actions has two rows
+with the same box. The person id identifies a person within a video.
 
-`annotations/mini_ava_actions.pbtxt`: the label map, names and ids of the actions. Ids begin at 1 and leave
-gaps. A `PERSON_MOVEMENT` is a pose, of which everybody has exactly one; an `OBJECT_MANIPULATION` is done
-with the hands meanwhile; a `PERSON_INTERACTION` is done by two people, and both are labelled.
+`annotations/mini_ava_actions.pbtxt`: the label map, with names and ids of the actions. Ids start at 1 and
+have gaps, as in AVA. Each person has exactly one `PERSON_MOVEMENT`, the pose. An `OBJECT_MANIPULATION` is an
+action of the hands. A `PERSON_INTERACTION` has two people, and both are labeled.
 
-`annotations/mini_ava_train_excluded_timestamps.csv`, `mini_ava_val_excluded_timestamps.csv`: keyframes at
-which somebody is mostly hidden or outside of the frame. They have no annotations and count in no
-evaluation.
+`annotations/mini_ava_train_excluded_timestamps.csv`, `mini_ava_val_excluded_timestamps.csv`: keyframes with a
+person who is mostly occluded or outside the frame. They have no annotations, and the evaluation ignores them.
 
-`person_boxes/mini_ava_train.csv`, `mini_ava_val.csv`: people as a detector would find them, in the format of
-SlowFast. Boxes are a little off, some people are missed, some boxes hold nobody.
+`person_boxes/mini_ava_train.csv`, `mini_ava_val.csv`: simulated detections of people, in SlowFast's format.
+They include inexact boxes, missed people and false positives.
 
     {example_box}
-    video id, second, x1, y1, x2, y2, nothing, score
+    video id, second, x1, y1, x2, y2, empty, score
 
-## One action a video (as Kinetics)
+## Classification (Kinetics' format)
 
-`annotations/clips_train.csv`, `clips_val.csv`: the path of a two-second clip, a space, and the action's
-place in the label map, counted from 0. Clips with the same number in their names show the same person in
-the same room, so that looks say nothing of the action.
+`annotations/clips_train.csv`, `clips_val.csv`: one row per two-second clip, with its path and the index of
+its action in the label map, from 0 on. Clips with the same number show the same person in the same room, so
+appearance does not predict the action.
 
     {example_clip}
 
-## No labels
+## Pre-training
 
-`unlabelled/` holds shorter videos like those in `videos/`, for pre-training.
+`unlabelled/` contains 3-second videos like those in `videos/`, without annotations.
 
-## Data set files
+## Dataset files
 
-`train.yaml`, `val.yaml`, `clips_train.yaml`, `clips_val.yaml` and `unlabelled.yaml` each tell the toolkit
-one data set. A data set of your own needs such a file and no code. `mini_ava.json` says which generator,
-seed and counts made this folder.
+`train.yaml`, `val.yaml`, `clips_train.yaml`, `clips_val.yaml` and `unlabelled.yaml` each describe one dataset
+to the toolkit. To use your own data, write such a file. No code is necessary. `mini_ava.json` states the
+version, the seed and the numbers of videos of this folder.
 """
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file with the same bytes on every platform."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_detection_files(root: Path, split: str, truths: Sequence[tuple[VideoPlan, Truths]]) -> None:
@@ -134,24 +130,21 @@ def write_detection_files(root: Path, split: str, truths: Sequence[tuple[VideoPl
                 for person in people
                 for action in person.actions
             ]
-    _write_lines(root / f"annotations/mini_ava_{split}.csv", annotations)
-    _write_lines(root / f"annotations/mini_ava_{split}_excluded_timestamps.csv", excluded)
-    _write_lines(root / f"person_boxes/mini_ava_{split}.csv", boxes)
+    write_lines(root / f"annotations/mini_ava_{split}.csv", annotations)
+    write_lines(root / f"annotations/mini_ava_{split}_excluded_timestamps.csv", excluded)
+    write_lines(root / f"person_boxes/mini_ava_{split}.csv", boxes)
 
 
 def write_clip_list(root: Path, split: str, clips: Iterable[tuple[VideoPlan, int]]) -> None:
     """Write the Kinetics-style list of the clips of `split`; labels are indices into the label map."""
     lines = [f"clips/{split}/{plan.name}.mp4 {column}" for plan, column in clips]
-    _write_lines(root / f"annotations/clips_{split}.csv", lines)
+    write_lines(root / f"annotations/clips_{split}.csv", lines)
 
 
 def write_common_files(root: Path) -> None:
     """Write label map, dataset files and README. The other annotations must exist."""
-    entries = (
-        f'label {{\n  name: "{action.name}"\n  label_id: {action.id}\n  label_type: {action.kind}\n}}\n'
-        for action in ACTIONS
-    )
-    write_text(root / "annotations/mini_ava_actions.pbtxt", "".join(entries))
+    ids, names, kinds = zip(*((action.id, action.name, action.kind) for action in ACTIONS))
+    write_label_map(root / "annotations/mini_ava_actions.pbtxt", LabelMap(ids, names, kinds))
     for split, title in (("train", "training"), ("val", "validation")):
         detection = f"MiniAVA: spatio-temporal action detection, {title} set."
         write_text(
@@ -161,9 +154,9 @@ def write_common_files(root: Path) -> None:
         write_text(root / f"clips_{split}.yaml", _CLIPS_YAML.format(title=clips, split=split))
     write_text(root / "unlabelled.yaml", _UNLABELLED_YAML)
     readme = _README.format(
-        example_annotation=_first_line(root / "annotations/mini_ava_train.csv"),
-        example_box=_first_line(root / "person_boxes/mini_ava_train.csv"),
-        example_clip=_first_line(root / "annotations/clips_train.csv"),
+        example_annotation=first_line(root / "annotations/mini_ava_train.csv"),
+        example_box=first_line(root / "person_boxes/mini_ava_train.csv"),
+        example_clip=first_line(root / "annotations/clips_train.csv"),
     )
     write_text(root / "README.md", readme)
 
@@ -188,12 +181,3 @@ def _detect(
 
 def _coordinates(box: Sequence[float]) -> str:
     return ",".join(f"{coordinate:.3f}" for coordinate in box)
-
-
-def _write_lines(path: Path, lines: Sequence[str]) -> None:
-    write_text(path, "".join(f"{line}\n" for line in lines))
-
-
-def _first_line(path: Path) -> str:
-    with open(path, encoding="utf-8") as lines:
-        return lines.readline().rstrip("\n")

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import pi, sin
 
-import cv2
 import numpy as np
 
-from vmae_det.mini_ava.figures import (
-    Color,
-    Polygon,
-    Stroke,
-    draw_shapes,
-    draw_silhouette,
-    person_shapes,
-    random_appearance,
-)
-from vmae_det.mini_ava.motion import Joints, joints_of, pose_at
-from vmae_det.mini_ava.plan import FPS, HEIGHT, WIDTH, PersonPlan, VideoPlan
+from vmae_det.synthetic_data.camera import Camera, Canvas, Wave
+from vmae_det.synthetic_data.drawing import Color, Polygon, Stroke, draw_shapes, draw_silhouette
+from vmae_det.synthetic_data.mini_ava.figures import person_shapes, random_appearance
+from vmae_det.synthetic_data.mini_ava.motion import Joints, joints_of, pose_at
+from vmae_det.synthetic_data.mini_ava.plan import FPS, HEIGHT, WIDTH, PersonPlan, VideoPlan
+from vmae_det.synthetic_data.rooms import draw_room
 
-_SUPERSAMPLING = 2  # frames are drawn at this multiple of their size and averaged down
-_MARGIN = (WIDTH // 3, HEIGHT // 5)  # of background outside the frame of the unmoved camera, in pixels
-_HORIZON = 0.62  # border between wall and floor, in frame heights
+_CANVAS = Canvas(WIDTH, HEIGHT, margin=(WIDTH // 3, HEIGHT // 5))
 _TURN_SECONDS = 0.2  # in which a person turns around
 
 
@@ -44,34 +35,19 @@ class PersonTruth:
     actions: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Camera:
-    """Slow sine movements around the center; each is (amplitude, cycles per second, phase in cycles)."""
-
-    pan: tuple[float, float, float]  # pixels
-    tilt: tuple[float, float, float]
-    zoom: tuple[float, float, float]  # relative
-    light: tuple[float, float, float]  # relative brightness
-
-    @staticmethod
-    def at(movement: tuple[float, float, float], time: float) -> float:
-        amplitude, frequency, phase = movement
-        return amplitude * sin(2 * pi * (frequency * time + phase))
-
-
 class Scene:
     """Renderer of one video."""
 
     def __init__(self, plan: VideoPlan) -> None:
         rng = np.random.default_rng(plan.random_key)
         self._plan = plan
-        self._background, wall, floor = _draw_background(rng)
+        self._background, wall, floor = draw_room(rng, _CANVAS)
         self._appearances = [random_appearance(rng, [wall, floor]) for _ in plan.people]
-        self._camera = _Camera(
-            pan=(rng.uniform(3, 12), rng.uniform(0.03, 0.1), rng.random()),
-            tilt=(rng.uniform(0, 3), rng.uniform(0.03, 0.1), rng.random()),
-            zoom=(rng.uniform(0.0, 0.06), rng.uniform(0.03, 0.1), rng.random()),
-            light=(rng.uniform(0.0, 0.1), rng.uniform(0.05, 0.2), rng.random()),
+        self._camera = Camera(
+            pan=Wave(rng.uniform(3, 12), rng.uniform(0.03, 0.1), rng.random()),
+            tilt=Wave(rng.uniform(0, 3), rng.uniform(0.03, 0.1), rng.random()),
+            zoom=Wave(rng.uniform(0.0, 0.06), rng.uniform(0.03, 0.1), rng.random()),
+            light=Wave(rng.uniform(0.0, 0.1), rng.uniform(0.05, 0.2), rng.random()),
         )
         self._paths = [_path(person, plan) for person in plan.people]
         self._crates = [
@@ -117,36 +93,23 @@ class Scene:
         return truths
 
     def _view(self, number: int, scale: int) -> np.ndarray:
-        """Return the (2, 3) matrix from pixels of the unmoved camera to pixels of the frame at `scale`."""
         time = number / FPS
-        zoom = 1 + self._camera.at(self._camera.zoom, time)
-        x = WIDTH / 2 + self._camera.at(self._camera.pan, time)
-        y = HEIGHT / 2 + self._camera.at(self._camera.tilt, time)
+        x = WIDTH / 2 + self._camera.pan.at(time)
+        y = HEIGHT / 2 + self._camera.tilt.at(time)
         if self._plan.camera_follows:
             x += self._paths[0][number, 0] - self._plan.people[0].x
-        return scale * np.array([[zoom, 0, WIDTH / 2 - zoom * x], [0, zoom, HEIGHT / 2 - zoom * y]])
+        return _CANVAS.view(x, y, 1 + self._camera.zoom.at(time), scale)
 
     def _draw_frame(self, number: int) -> np.ndarray:
-        view = self._view(number, _SUPERSAMPLING)
-        frame = self._visible_background(view)
+        view = self._view(number, _CANVAS.scale)
+        frame = _CANVAS.visible_background(self._background, view)
         draw_shapes(
             frame,
             [Polygon(crate.corners @ view[:, :2].T + view[:, 2], crate.color) for crate in self._crates],
         )
         for i in self._back_to_front:
-            draw_shapes(frame, self._shapes(i, number, _SUPERSAMPLING))
-        frame = cv2.resize(frame, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
-        return cv2.convertScaleAbs(frame, alpha=1 + self._camera.at(self._camera.light, number / FPS))
-
-    def _visible_background(self, view: np.ndarray) -> np.ndarray:
-        # The background is already drawn at the supersampled size, and starts a margin outside the frame.
-        to_background = view.copy()
-        to_background[:, :2] /= _SUPERSAMPLING
-        to_background[:, 2] -= view[:, :2] @ np.array(_MARGIN)
-        size = (WIDTH * _SUPERSAMPLING, HEIGHT * _SUPERSAMPLING)
-        return cv2.warpAffine(
-            self._background, to_background, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
-        )
+            draw_shapes(frame, self._shapes(i, number, _CANVAS.scale))
+        return _CANVAS.finish(frame, 1 + self._camera.light.at(number / FPS))
 
     def _shapes(
         self, index: int, number: int, scale: int, offset: tuple[float, float] = (0, 0)
@@ -194,70 +157,3 @@ def _crate(person: PersonPlan, width: float, color: Color) -> Polygon:
     near, far = person.x + side * 0.16 * person.height, person.x + side * (0.16 + width) * person.height
     top, bottom = person.ground - 0.58 * person.height, person.ground - 0.01 * person.height
     return Polygon(np.array([[near, top], [far, top], [far, bottom], [near, bottom]]), color)
-
-
-def _draw_background(rng: np.random.Generator) -> tuple[np.ndarray, Color, Color]:
-    """Draw a room with textured wall, floor and furniture; return it and the mean wall and floor colors."""
-    scale = _SUPERSAMPLING
-    width, height = (WIDTH + 2 * _MARGIN[0]) * scale, (HEIGHT + 2 * _MARGIN[1]) * scale
-    horizon = round((_MARGIN[1] + HEIGHT * rng.uniform(_HORIZON - 0.06, _HORIZON + 0.1)) * scale)
-    wall, floor = _dull_color(rng), _dull_color(rng)
-    room = np.empty((height, width, 3), np.float32)
-    room[:horizon], room[horizon:] = wall, floor
-    rows, columns = np.mgrid[:height, :width].astype(np.float32)
-
-    angle, spacing = rng.uniform(0, pi), rng.uniform(12, 60)
-    stripes = np.sin((columns * np.cos(angle) + rows * np.sin(angle)) * (2 * pi / spacing))
-    room[:horizon] += (stripes * rng.uniform(0, 9))[:horizon, :, None]
-    boards = np.sin((columns - width / 2) / np.maximum(rows - horizon + 60, 1) * rng.uniform(20, 60))
-    room[horizon:] += (boards * rng.uniform(2, 9))[horizon:, :, None]
-
-    for _ in range(rng.integers(2, 5)):  # pictures and windows
-        _draw_block(
-            room,
-            rng,
-            wall,
-            bottom=horizon - rng.uniform(20, 110),
-            size=(rng.uniform(24, 90), rng.uniform(20, 80)),
-        )
-    for _ in range(rng.integers(1, 4)):  # cabinets and tables in front of the wall
-        _draw_block(
-            room,
-            rng,
-            wall,
-            bottom=horizon + rng.uniform(4, 26),
-            size=(rng.uniform(40, 120), rng.uniform(40, 130)),
-        )
-    for cells, strength in ((6, 9.0), (24, 3.0), (96, 1.5)):
-        noise = rng.standard_normal((cells, cells, 1)) + 0.4 * rng.standard_normal((cells, cells, 3))
-        room += cv2.resize(
-            noise.astype(np.float32) * strength, (width, height), interpolation=cv2.INTER_CUBIC
-        )
-    return np.clip(room, 0, 255).astype(np.uint8), _as_color(wall), _as_color(floor)
-
-
-def _draw_block(
-    room: np.ndarray, rng: np.random.Generator, base: np.ndarray, bottom: float, size: tuple[float, float]
-) -> None:
-    """Draw a rectangle or an ellipse with a darker rim, in a color close to `base`."""
-    left = rng.uniform(0, room.shape[1] - size[0])
-    color = tuple(float(channel) for channel in base + rng.uniform(-38, 38, size=3))
-    rim = tuple(channel * 0.6 for channel in color)
-    corner, opposite = (round(left), round(bottom - size[1])), (round(left + size[0]), round(bottom))
-    if rng.random() < 0.8:
-        cv2.rectangle(room, corner, opposite, color, cv2.FILLED)
-        cv2.rectangle(room, corner, opposite, rim, 3)
-    else:
-        middle = ((corner[0] + opposite[0]) // 2, (corner[1] + opposite[1]) // 2)
-        axes = (round(size[0] / 2), round(size[1] / 2))
-        cv2.ellipse(room, middle, axes, 0, 0, 360, color, cv2.FILLED)
-        cv2.ellipse(room, middle, axes, 0, 0, 360, rim, 3)
-
-
-def _dull_color(rng: np.random.Generator) -> np.ndarray:
-    gray = rng.uniform(80, 175)
-    return (gray + rng.uniform(-22, 22, size=3)).astype(np.float32)
-
-
-def _as_color(values: np.ndarray) -> Color:
-    return tuple(round(float(value)) for value in values)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vmae_det.mini_ava.plan import Segment
+from vmae_det.synthetic_data.mini_ava.plan import Segment
 
 HIP_HEIGHT, TORSO, UPPER_ARM, FOREARM, THIGH, SHIN = 0.51, 0.30, 0.175, 0.175, 0.245, 0.245
 HEAD_RADIUS, ANKLE_HEIGHT = 0.08, 0.03

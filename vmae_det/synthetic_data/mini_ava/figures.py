@@ -1,16 +1,13 @@
-"""Appearance of MiniAVA's persons: body and clothes, and drawing a person as a 2D figure."""
+"""Appearance of MiniAVA's persons: body and clothes, and the shapes of a 2D figure."""
 
 from __future__ import annotations
 
-import colorsys
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
-from vmae_det.mini_ava.motion import HEAD_RADIUS, Joints
-
-Color = tuple[int, int, int]
+from vmae_det.synthetic_data.drawing import Color, Polygon, Stroke, contrasting_color, shaded
+from vmae_det.synthetic_data.mini_ava.motion import HEAD_RADIUS, Joints
 
 _SKINS: tuple[Color, ...] = ((255, 219, 186), (241, 194, 150), (224, 172, 120), (160, 105, 65), (96, 60, 40))
 _HAIR: tuple[Color, ...] = (
@@ -21,8 +18,6 @@ _HAIR: tuple[Color, ...] = (
     (150, 60, 30),
     (190, 190, 190),
 )
-_SUBPIXEL_BITS = 4
-_MIN_CONTRAST = 110.0  # Euclidean RGB distance between clothes and background
 
 
 @dataclass(frozen=True)
@@ -42,58 +37,22 @@ class Appearance:
     depth: float  # distance in the image between near and far shoulder
 
 
-@dataclass(frozen=True)
-class Stroke:
-    """A thick line with round ends, in pixels. Persons consist of strokes."""
-
-    start: tuple[float, float]
-    end: tuple[float, float]
-    width: float
-    color: Color
-
-
-@dataclass(frozen=True)
-class Polygon:
-    """A flat object, as corners (N, 2) in pixels."""
-
-    corners: np.ndarray
-    color: Color
-
-
 def random_appearance(rng: np.random.Generator, background: list[Color]) -> Appearance:
     """Return a random appearance whose clothes contrast with the `background` colors."""
-    shirt = _contrasting_color(rng, background, (0.55, 1.0), (0.45, 1.0))
+    shirt = contrasting_color(rng, background, (0.55, 1.0), (0.45, 1.0))
     return Appearance(
         skin=_SKINS[rng.integers(len(_SKINS))],
         hair=_HAIR[rng.integers(len(_HAIR))],
         shirt=shirt,
-        trousers=_contrasting_color(rng, [*background, shirt], (0.1, 0.7), (0.08, 1.0)),
+        trousers=contrasting_color(rng, [*background, shirt], (0.1, 0.7), (0.08, 1.0)),
         shoes=(30, 28, 30) if rng.random() < 0.7 else (235, 235, 235),
-        box=_contrasting_color(rng, [*background, shirt], (0.3, 0.9), (0.5, 0.95)),
+        box=contrasting_color(rng, [*background, shirt], (0.3, 0.9), (0.5, 0.95)),
         long_sleeves=bool(rng.random() < 0.25),
         shorts=bool(rng.random() < 0.2),
         long_hair=bool(rng.random() < 0.35),
         girth=rng.uniform(0.88, 1.25),
         depth=rng.uniform(0.04, 0.1),
     )
-
-
-def _contrasting_color(
-    rng: np.random.Generator,
-    background: list[Color],
-    saturation: tuple[float, float],
-    value: tuple[float, float],
-) -> Color:
-    """Return the first of 16 random colors with enough contrast, or the one with the most."""
-
-    def contrast(color: Color) -> float:
-        return min(float(np.linalg.norm(np.subtract(color, other))) for other in background)
-
-    candidates = []
-    for _ in range(16):
-        rgb = colorsys.hsv_to_rgb(rng.random(), rng.uniform(*saturation), rng.uniform(*value))
-        candidates.append(tuple(round(255 * channel) for channel in rgb))
-    return next((c for c in candidates if contrast(c) >= _MIN_CONTRAST), max(candidates, key=contrast))
 
 
 def person_shapes(
@@ -117,11 +76,11 @@ def person_shapes(
     # The far side is darker, so that crossing limbs can be told apart.
     def arm(points: np.ndarray, tone: float) -> list[Stroke]:
         upper, lower = (
-            _shaded(appearance.shirt, tone),
-            _shaded(appearance.shirt if appearance.long_sleeves else appearance.skin, tone),
+            shaded(appearance.shirt, tone),
+            shaded(appearance.shirt if appearance.long_sleeves else appearance.skin, tone),
         )
         hand = points[2] + 0.02 * height * _direction(points[2] - points[1])
-        skin = _shaded(appearance.skin, tone)
+        skin = shaded(appearance.skin, tone)
         return [
             *limb(points, [0.085, 0.075], [upper, lower]),
             Stroke(tuple(points[2]), tuple(hand), 0.1 * height, skin),
@@ -129,18 +88,18 @@ def person_shapes(
 
     def leg(points: np.ndarray, tone: float) -> list[Stroke]:
         thigh, shin = (
-            _shaded(appearance.trousers, tone),
-            _shaded(appearance.skin if appearance.shorts else appearance.trousers, tone),
+            shaded(appearance.trousers, tone),
+            shaded(appearance.skin if appearance.shorts else appearance.trousers, tone),
         )
         # From the foot up, so that trousers cover shoes and the thigh covers the knee.
-        colors = [_shaded(appearance.shoes, tone), shin, thigh]
+        colors = [shaded(appearance.shoes, tone), shin, thigh]
         return limb(points[::-1], [0.05, 0.07, 0.095], colors)
 
     up = joints.head - joints.shoulder
     up = up / max(float(np.linalg.norm(up)), 1e-6)
     back = -np.sign((joints.near_leg[3] - joints.near_leg[2])[0] or 1.0) * np.array([abs(up[1]), up[0]])
     head_width = 2 * HEAD_RADIUS * height
-    neck = Stroke(tuple(joints.shoulder), tuple(joints.head), 0.06 * height, _shaded(appearance.skin, 0.9))
+    neck = Stroke(tuple(joints.shoulder), tuple(joints.head), 0.06 * height, shaded(appearance.skin, 0.9))
     crown = joints.head + up * 0.022 * height + back * 0.022 * height
     nape = crown + (back * 0.03 - up * (0.13 if appearance.long_hair else 0.03)) * height
     face = joints.head - up * 0.015 * height - back * 0.015 * height
@@ -168,34 +127,3 @@ def person_shapes(
 
 def _direction(vector: np.ndarray) -> np.ndarray:
     return vector / max(float(np.hypot(vector[0], vector[1])), 1e-6)
-
-
-def _shaded(color: Color, tone: float) -> Color:
-    return tuple(min(round(channel * tone), 255) for channel in color)
-
-
-def draw_shapes(image: np.ndarray, shapes: list[Stroke | Polygon]) -> None:
-    """Draw `shapes` with thin dark outlines onto `image`, uint8 RGB (H, W, 3), in place."""
-    for shape in shapes:
-        outline = _shaded(shape.color, 0.45)
-        if isinstance(shape, Stroke):
-            _draw_line(image, shape, shape.width + 2.5, outline, cv2.LINE_AA)
-            _draw_line(image, shape, shape.width, shape.color, cv2.LINE_AA)
-        else:
-            corners = np.round(shape.corners * (1 << _SUBPIXEL_BITS)).astype(np.int32)
-            cv2.fillConvexPoly(image, corners, shape.color, cv2.LINE_AA, _SUBPIXEL_BITS)
-            cv2.polylines(image, [corners], True, outline, 2, cv2.LINE_AA, _SUBPIXEL_BITS)
-
-
-def draw_silhouette(mask: np.ndarray, shapes: list[Stroke | Polygon], value: int) -> None:
-    """Set the pixels of `mask` (H, W) covered by a person's body to `value`, in place."""
-    for shape in shapes:
-        if isinstance(shape, Stroke):
-            _draw_line(mask, shape, shape.width + 1.0, value, cv2.LINE_8)
-
-
-def _draw_line(image: np.ndarray, stroke: Stroke, width: float, color: Color | int, line_type: int) -> None:
-    scale = 1 << _SUBPIXEL_BITS
-    start = (round(stroke.start[0] * scale), round(stroke.start[1] * scale))
-    end = (round(stroke.end[0] * scale), round(stroke.end[1] * scale))
-    cv2.line(image, start, end, color, max(round(width), 1), line_type, _SUBPIXEL_BITS)

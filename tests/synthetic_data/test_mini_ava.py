@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 import yaml
 
-from vmae_det.mini_ava import FULL, MANIFEST, TINY, MiniAvaSize, generate, make_mini_ava
-from vmae_det.mini_ava.motion import pose_at
-from vmae_det.mini_ava.plan import ACTIONS, KEYFRAMES, plan_clips, plan_videos
+from vmae_det.synthetic_data import building
+from vmae_det.synthetic_data.mini_ava import FULL, MANIFEST, TINY, MiniAvaSize, make_mini_ava
+from vmae_det.synthetic_data.mini_ava.motion import pose_at
+from vmae_det.synthetic_data.mini_ava.plan import ACTIONS, KEYFRAMES, plan_clips, plan_videos
 from vmae_det.utils.errors import DataError, UserError
 
 SMALLEST = MiniAvaSize(
@@ -70,7 +71,7 @@ def test_another_seed_generates_other_videos(tiny, tmp_path):
 
 
 def test_a_second_call_does_not_generate_again(tiny, monkeypatch):
-    monkeypatch.setattr(generate, "_build", lambda *args: pytest.fail("generated again"))
+    monkeypatch.setattr(building.SyntheticDataset, "_replace", lambda *args: pytest.fail("generated again"))
     assert make_mini_ava(tiny, size=TINY) == tiny
 
 
@@ -86,11 +87,11 @@ def test_a_folder_of_another_version_is_replaced(tmp_path):
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError])
 def test_an_interrupted_run_leaves_no_folder(tmp_path, monkeypatch, interruption):
-    def interrupted(jobs, *args):
-        generate._render(jobs[0])
+    def interrupted(workers, render, jobs):
+        render(jobs[0])
         raise interruption
 
-    monkeypatch.setattr(generate, "_render_all", interrupted)
+    monkeypatch.setattr(building.Workers, "map", interrupted)
     with pytest.raises(interruption):
         make_mini_ava(tmp_path / "mini_ava", progress=False, size=SMALLEST)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
