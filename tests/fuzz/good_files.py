@@ -18,9 +18,9 @@ from vmae_det.checkpoint.checkpointer import save_weights
 from vmae_det.checkpoint.files import write_checkpoint
 from vmae_det.config import CfgNode
 from vmae_det.formats.label_map import LabelMap
+from vmae_det.modeling import build_model
 from vmae_det.synthetic_data.mini_ava import TINY as TINY_AVA
 from vmae_det.synthetic_data.mini_ava import make_mini_ava
-from vmae_det.modeling import build_model
 
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS / "dataset_tools"), str(TESTS / "inference")]

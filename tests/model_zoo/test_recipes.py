@@ -13,6 +13,7 @@ from vmae_det.solver import build_optimizer, build_schedule, parameter_groups
 NAMES = model_zoo.config_names()
 OTHERS = (
     "MiniAVA/",
+    "MiniMotion/",
     "_as_published",
     "_mmaction2",
     "umt_",

@@ -14,6 +14,7 @@ from vmae_det.formats.label_map import builtin_label_maps, label_map_file
 from vmae_det.formats.video_list import read_video_list
 from vmae_det.formats.video_starts import VideoStarts
 from vmae_det.synthetic_data.mini_ava import make_mini_ava
+from vmae_det.synthetic_data.mini_motion import make_mini_motion
 from vmae_det.utils.errors import ConfigError, DataError, did_you_mean
 from vmae_det.utils.input_files import read_text
 from vmae_det.utils.paths import is_url, local_path
@@ -148,6 +149,14 @@ def dataset_names() -> list[str]:
     return sorted(_CATALOG)
 
 
+def is_generated_later(name: str, root: str = "") -> bool:
+    """Return whether `name` is a dataset that its first use will create, such as a synthetic one."""
+    entry = _CATALOG.get(name)
+    if entry is None or entry.prepare is None or entry.file is None:
+        return False
+    return not (datasets_root(root) / entry.file).exists()
+
+
 def datasets_root(root: str = "") -> Path:
     """Return the root of registered datasets: `root`, $VMAE_DET_DATASETS or ./datasets."""
     return Path(root or os.environ.get("VMAE_DET_DATASETS", "datasets"))
@@ -254,12 +263,24 @@ def _parse_video_start(value: Any, base: Path, source: str) -> float | VideoStar
     raise DataError(f"video_start: expected seconds or a table (.csv), got {value!r}", source)
 
 
-def _register_builtin() -> None:
-    for split in ("train", "val", "clips_train", "clips_val", "unlabelled"):
-        entry = CatalogEntry(
-            file=f"mini_ava/{split}.yaml", prepare=lambda root: make_mini_ava(root / "mini_ava")
-        )
-        register_dataset(f"mini_ava_{split}", entry)
+# Synthetic datasets: the folder below the root, the function that generates it, and its dataset files.
+_SYNTHETIC = {
+    "mini_ava": (make_mini_ava, ("train", "val", "clips_train", "clips_val", "unlabelled")),
+    "mini_motion": (make_mini_motion, ("train", "val", "unlabelled")),
+}
+
+
+def _register_synthetic() -> None:
+    for folder, (make, files) in _SYNTHETIC.items():
+        for name in files:
+            entry = CatalogEntry(
+                file=f"{folder}/{name}.yaml",
+                prepare=lambda root, make=make, folder=folder: make(root / folder),
+            )
+            register_dataset(f"{folder}_{name}", entry)
+
+
+def _register_classification() -> None:
     for split in ("train", "val"):
         for name in ("kinetics400", "kinetics600", "kinetics700", "something_something_v2"):
             register_dataset(f"{name}_{split}", _classification(name, split))
@@ -302,5 +323,6 @@ def _register_prepared() -> None:
             register_dataset(f"{name}_{part}", entry)
 
 
-_register_builtin()
+_register_synthetic()
+_register_classification()
 _register_prepared()

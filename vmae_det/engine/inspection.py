@@ -17,7 +17,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vmae_det.config import CfgNode
-from vmae_det.data.catalog import dataset_names, datasets_root
+from vmae_det.data.catalog import is_generated_later
 from vmae_det.data.loader import build_train_dataset, describe_mix, steps_per_epoch
 from vmae_det.data.test_time_augmentation import has_several_views
 from vmae_det.data.transforms import detection_short_sides, pixel_rounding, resized_size
@@ -455,10 +455,8 @@ def _training_set(cfg: CfgNode) -> tuple[int | None, str, list[str]]:
     Built-in datasets are not generated for this.
     """
     for name in cfg.DATASETS.TRAIN:
-        if name.startswith("mini_ava_") and name in dataset_names():
-            file = datasets_root(cfg.DATASETS.ROOT) / "mini_ava" / f"{name.removeprefix('mini_ava_')}.yaml"
-            if not file.exists():
-                return None, f"{name} is generated on first use", []
+        if is_generated_later(name, cfg.DATASETS.ROOT):
+            return None, f"{name} is generated on first use", []
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

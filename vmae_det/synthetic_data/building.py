@@ -32,8 +32,8 @@ class SyntheticDataset:
         manifest: name of the file that states version, seed and size. It is written last.
         version: of the generator. A folder of another version is replaced.
         megabytes: upper bound of the disk space that a full dataset needs.
-        fill: writes all files except the manifest, from the folder, the seed and the size. It renders the videos
-            with `Workers.map`.
+        fill: writes all files except the manifest, from folder, seed and size. It renders the videos with
+            `Workers.map`.
     """
 
     name: str

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 Color = tuple[int, int, int]
+
+SKINS: tuple[Color, ...] = ((255, 219, 186), (241, 194, 150), (224, 172, 120), (160, 105, 65), (96, 60, 40))
 
 _SUBPIXEL_BITS = 4
 _MIN_CONTRAST = 110.0  # Euclidean RGB distance between a foreground and a background color
@@ -26,7 +29,15 @@ class Stroke:
 
 @dataclass(frozen=True)
 class Polygon:
-    """A flat object, as corners (N, 2) in pixels."""
+    """A flat convex object, as corners (N, 2) in pixels."""
+
+    corners: np.ndarray
+    color: Color
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A flat object of any form, as corners (N, 2) in pixels."""
 
     corners: np.ndarray
     color: Color
@@ -55,7 +66,7 @@ def shaded(color: Color, tone: float) -> Color:
     return tuple(min(round(channel * tone), 255) for channel in color)
 
 
-def draw_shapes(image: np.ndarray, shapes: list[Stroke | Polygon]) -> None:
+def draw_shapes(image: np.ndarray, shapes: Sequence[Stroke | Polygon | Outline]) -> None:
     """Draw `shapes` with thin dark outlines onto `image`, uint8 RGB (H, W, 3), in place."""
     for shape in shapes:
         outline = shaded(shape.color, 0.45)
@@ -64,7 +75,10 @@ def draw_shapes(image: np.ndarray, shapes: list[Stroke | Polygon]) -> None:
             _draw_line(image, shape, shape.width, shape.color, cv2.LINE_AA)
         else:
             corners = np.round(shape.corners * (1 << _SUBPIXEL_BITS)).astype(np.int32)
-            cv2.fillConvexPoly(image, corners, shape.color, cv2.LINE_AA, _SUBPIXEL_BITS)
+            if isinstance(shape, Polygon):
+                cv2.fillConvexPoly(image, corners, shape.color, cv2.LINE_AA, _SUBPIXEL_BITS)
+            else:
+                cv2.fillPoly(image, [corners], shape.color, cv2.LINE_AA, _SUBPIXEL_BITS)
             cv2.polylines(image, [corners], True, outline, 2, cv2.LINE_AA, _SUBPIXEL_BITS)
 
 

@@ -23,7 +23,8 @@ MODULES = {
 
 
 class _MovedModuleFinder(MetaPathFinder):
-    """Called after all other finders, that is only for modules that do not exist."""
+    """Called before all other finders. A folder of an old package with leftovers, such as `__pycache__`, would
+    otherwise be imported as an empty namespace package."""
 
     def find_spec(self, fullname: str, path: object, target: ModuleType | None = None) -> None:
         if fullname in MODULES:
@@ -33,7 +34,7 @@ class _MovedModuleFinder(MetaPathFinder):
 
 def install() -> None:
     """Register the finder of moved modules."""
-    sys.meta_path.append(_MovedModuleFinder())
+    sys.meta_path.insert(0, _MovedModuleFinder())
 
 
 def moved_names(module: str, names: Mapping[str, str]) -> Callable[[str], object]:

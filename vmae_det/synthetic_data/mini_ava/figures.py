@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vmae_det.synthetic_data.drawing import Color, Polygon, Stroke, contrasting_color, shaded
+from vmae_det.synthetic_data.drawing import SKINS, Color, Polygon, Stroke, contrasting_color, shaded
 from vmae_det.synthetic_data.mini_ava.motion import HEAD_RADIUS, Joints
 
-_SKINS: tuple[Color, ...] = ((255, 219, 186), (241, 194, 150), (224, 172, 120), (160, 105, 65), (96, 60, 40))
 _HAIR: tuple[Color, ...] = (
     (25, 20, 18),
     (70, 42, 22),
@@ -41,7 +40,7 @@ def random_appearance(rng: np.random.Generator, background: list[Color]) -> Appe
     """Return a random appearance whose clothes contrast with the `background` colors."""
     shirt = contrasting_color(rng, background, (0.55, 1.0), (0.45, 1.0))
     return Appearance(
-        skin=_SKINS[rng.integers(len(_SKINS))],
+        skin=SKINS[rng.integers(len(SKINS))],
         hair=_HAIR[rng.integers(len(_HAIR))],
         shirt=shirt,
         trousers=contrasting_color(rng, [*background, shirt], (0.1, 0.7), (0.08, 1.0)),
