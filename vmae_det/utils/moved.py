@@ -23,8 +23,8 @@ MODULES = {
 
 
 class _MovedModuleFinder(MetaPathFinder):
-    """Called before all other finders. A folder of an old package with leftovers, such as `__pycache__`, would
-    otherwise be imported as an empty namespace package."""
+    """Called before all other finders, which would import the leftovers of an old package, such as its
+    `__pycache__`, as an empty package."""
 
     def find_spec(self, fullname: str, path: object, target: ModuleType | None = None) -> None:
         if fullname in MODULES:
