@@ -18,6 +18,7 @@ PURPOSES = {
     "web": "local pages and their server",
     "benchmarks": "speed and memory",
     "doctor": "checks of a machine",
+    "studies": "grids of runs, statistics",
     "visualization": "pictures for researchers",
     "rendering": "overlay, timeline, page, files",
     "inference": "from a video to detections",

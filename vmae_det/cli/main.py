@@ -42,13 +42,14 @@ COMMANDS = {
     "convert-tubes": "convert tubes from ACT or MultiSports pickles to CSV",
     "benchmark": "measure time and memory of the toolkit on this machine",
     "doctor": "check this machine and installation, with smoke tests of each part",
+    "study": "run a grid of experiments with several seeds, and compare their results",
     "quickstart": "run the whole pipeline on a small built-in dataset, in a few minutes on a CPU",
 }
 # Commands with --import: they build models, datasets, readers or person detectors from registries.
 EXTENSIBLE = (
     *("train", "submit", "test", "classify", "detect", "detect-persons", "features", "visualize"),
     *("inspect", "export", "print-config", "convert", "check-data", "import"),
-    *("annotate", "serve", "review"),
+    *("annotate", "serve", "review", "study"),
 )
 _MODULES = {"import": "import_annotations"}  # `import` is not a valid module name
 

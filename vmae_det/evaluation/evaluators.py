@@ -63,6 +63,11 @@ class Evaluator(ABC):
         self.spec = spec
         self.reset()
 
+    @classmethod
+    def metrics_of(cls, cfg: CfgNode) -> tuple[str, ...]:
+        """Return the metrics of an evaluator for this config, without building it."""
+        return cls.metrics
+
     @abstractmethod
     def reset(self) -> None:
         """Discard all predictions."""
@@ -114,8 +119,12 @@ class FrameMAPEvaluator(Evaluator):
 
     def __init__(self, cfg: CfgNode, spec: DatasetSpec) -> None:
         super().__init__(cfg, spec)
-        if cfg.MODEL.PERSON_HEAD.NAME:
-            self.metrics = (*self.metrics, *_PERSON_METRICS)
+        self.metrics = self.metrics_of(cfg)
+
+    @classmethod
+    def metrics_of(cls, cfg: CfgNode) -> tuple[str, ...]:
+        """Return the metrics, with those of people if there is a person head."""
+        return (*cls.metrics, *(_PERSON_METRICS if cfg.MODEL.PERSON_HEAD.NAME else ()))
 
     def reset(self) -> None:
         """Discard all predictions."""

@@ -12,6 +12,7 @@ from vmae_det.model_zoo.weights import WEIGHTS, Weights, get_weights
 from vmae_det.utils.errors import ConfigError, did_you_mean
 
 __all__ = [
+    "STUDIES",
     "WEIGHTS",
     "Weights",
     "config_folder",
@@ -20,6 +21,8 @@ __all__ = [
     "get_config_file",
     "get_weights",
 ]
+
+STUDIES = "studies"  # folder of study files, which are not configs
 
 
 def config_folder() -> Path:
@@ -32,7 +35,7 @@ def config_names() -> list[str]:
     """Return the names of all configs that can be run, such as "MiniAVA/pretrain.yaml"."""
     folder = config_folder()
     paths = sorted(path.relative_to(folder) for path in folder.rglob("*.yaml"))
-    return [path.as_posix() for path in paths if not path.name.startswith("_")]
+    return [path.as_posix() for path in paths if not path.name.startswith("_") and path.parts[0] != STUDIES]
 
 
 def get_config_file(name: str) -> Path:

@@ -96,10 +96,10 @@ def read_yaml(path: Path) -> Any:
 
 
 def read_key_lines(path: Path) -> dict[str, int]:
-    """Return the line of each value of a YAML file, by the names of its keys joined with dots.
+    """Return the line of each key and each item of a list of a YAML file, by the names joined with dots.
 
-    `path` is a file that `read_yaml` accepts and that contains a mapping. A value that is set through an
-    alias or a merge key has the line at which it is written.
+    The name of an item is its number, from 0. `path` is a file that `read_yaml` accepts. A value that is set
+    through an alias or a merge key has the line at which it is written.
     """
     loader = _Loader(_read_text(path))
     try:
@@ -108,13 +108,16 @@ def read_key_lines(path: Path) -> dict[str, int]:
         loader.dispose()
 
 
-def _key_lines(loader: _Loader, node: yaml.MappingNode, prefix: str) -> Iterator[tuple[str, int]]:
-    loader.flatten_mapping(node)  # resolves merge keys
-    for key, value in node.value:
-        if isinstance(value, yaml.MappingNode):
-            yield from _key_lines(loader, value, f"{prefix}{key.value}.")
-        else:
-            yield f"{prefix}{key.value}", key.start_mark.line + 1
+def _key_lines(loader: _Loader, node: yaml.Node, prefix: str) -> Iterator[tuple[str, int]]:
+    if isinstance(node, yaml.MappingNode):
+        loader.flatten_mapping(node)  # resolves merge keys
+        children = [(key.value, key, value) for key, value in node.value]
+    else:
+        items = node.value if isinstance(node, yaml.SequenceNode) else []
+        children = [(number, item, item) for number, item in enumerate(items)]
+    for name, place, value in children:
+        yield f"{prefix}{name}", place.start_mark.line + 1
+        yield from _key_lines(loader, value, f"{prefix}{name}.")
 
 
 def _read_text(path: Path) -> str:
