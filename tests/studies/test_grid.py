@@ -97,7 +97,7 @@ def test_overrides_and_seeds_of_the_command_line(study):
     grid = build_grid(study(), seeds=[7], opts=["SOLVER.EPOCHS", "3"], datasets="d")
     assert {run.cfg.SEED for run in grid.runs()} == {7}
     assert {(run.cfg.SOLVER.EPOCHS, run.cfg.DATASETS.ROOT) for run in grid.runs()} == {(3, "d")}
-    with pytest.raises(ConfigError, match="SOLVER.EPOCH: no such config key"):
+    with pytest.raises(ConfigError, match=r"SOLVER\.EPOCH: no such config key"):
         build_grid(study(), opts=["SOLVER.EPOCH", "3"])
 
 
@@ -122,7 +122,7 @@ def test_overrides_and_seeds_of_the_command_line(study):
         (
             "direct: {finetune: null}",
             "direct: {finetune: {MODEL.BACKBONE.CHECKPOINT: w.pth}}",
-            ":16: start direct, rate 0.1, stage finetune: MODEL.BACKBONE.CHECKPOINT is set, but",
+            ":15: start direct, rate 0.1, stage finetune: MODEL.BACKBONE.CHECKPOINT is set, but",
         ),
         (
             "0.1: {detect: {SOLVER.BASE_LR: 0.1}}",

@@ -1,4 +1,4 @@
-"""Statistics of studies against values that were calculated by hand or are in tables of the t distribution."""
+"""Statistics of studies against values calculated by hand, or from tables of the t distribution."""
 
 import math
 

@@ -102,7 +102,7 @@ def test_the_content(read):
             17,
             "no such stage; did you mean 'pretrain'?",
         ),
-        ("tube: {}", "yes: {}", 15, "put it in quotes"),
+        ("tube: {}", "yes: {}", 14, "put it in quotes"),
         ("random, ratio: 0.75", "randm, ratio: 0.75", 23, "randm: no such level; did you mean 'random'?"),
         ("base: {mask: tube, ratio: 0.9}", "base: {mask: tube}", 24, "ratio is missing"),
         ("base: {mask: tube, ratio: 0.9}", "base: {mask: random, ratio: 0.75}", 24, "one of those to skip"),
@@ -123,7 +123,7 @@ def test_an_error_names_file_line_and_remedy(read, tmp_path, old, new, line, exp
 def test_other_content_is_an_error(tmp_path, text):
     path = tmp_path / "own.yaml"
     path.write_text(text)
-    with pytest.raises(DataError, match="own.yaml"):
+    with pytest.raises(DataError, match=r"own\.yaml"):
         read_study(path)
 
 
@@ -131,7 +131,7 @@ def test_studies_of_the_model_zoo_are_found_by_name():
     assert "small" in study_names()
     for name in ("small", "small.yaml", "studies/small.yaml"):
         assert find_study(name).name == "small.yaml"
-    with pytest.raises(ConfigError, match="smal: neither a study file .* did you mean 'small'"):
+    with pytest.raises(ConfigError, match=r"smal: neither a study file .* did you mean 'small'"):
         find_study("smal")
     with pytest.raises(DataError, match="no such study file"):
         read_study(find_study("small").with_name("missing.yaml"))

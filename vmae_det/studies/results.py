@@ -11,7 +11,7 @@ from statistics import fmean
 from vmae_det.studies.grid import Grid, describe
 from vmae_det.studies.run_store import RunStore
 from vmae_det.studies.statistics import Difference, Summary, mean_difference, paired_difference, summarize
-from vmae_det.studies.study_file import Finding, Levels, Metric, matches
+from vmae_det.studies.study_file import MEASURES, Finding, Levels, Metric, matches
 
 BETTER, WORSE, UNCLEAR = "better", "worse", "cannot be told apart"
 SAME_RUNS, SKIPPED, MISSING = "the same runs", "stage skipped", "no results yet"
@@ -104,8 +104,8 @@ class StudyResults:
 
     @property
     def compared_metrics(self) -> list[Metric]:
-        """The metrics in which better and worse are defined: all but the number of parameters."""
-        return [metric for metric in self.metrics if metric.name != "parameters"]
+        """The metrics in which cells are compared: those of results.json, or the measures if there are none."""
+        return [metric for metric in self.metrics if metric.name not in MEASURES] or list(self.metrics)
 
     def check(self, finding: Finding) -> CheckedFinding:
         """Return what the data say about a finding.
