@@ -104,7 +104,7 @@ class StudyResults:
 
     @property
     def compared_metrics(self) -> list[Metric]:
-        """The metrics in which cells are compared: those of results.json, or the measures if there are none."""
+        """The metrics in which cells are compared: those of results.json; without any, the measures."""
         return [metric for metric in self.metrics if metric.name not in MEASURES] or list(self.metrics)
 
     def check(self, finding: Finding) -> CheckedFinding:
