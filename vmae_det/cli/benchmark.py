@@ -67,9 +67,10 @@ def run(args: argparse.Namespace) -> int:
     print(text)
     if topic.measures:
         from vmae_det.doctor.machine import describe_cpu
+        from vmae_det.utils.cpu import load_average
 
         print(describe_cpu())
-        print(f"{os.cpu_count()} CPU cores, load average {os.getloadavg()[0]:.1f} at the end")
+        print(f"{os.cpu_count()} CPU cores, load average {load_average():.1f} at the end")
     if args.json:
         write_json(args.json, figures)
     return 0

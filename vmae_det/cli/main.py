@@ -6,7 +6,6 @@ import argparse
 import importlib
 import io
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -15,6 +14,8 @@ import vmae_det
 from vmae_det.cli.overrides import split_overrides, take_local_rank
 from vmae_det.utils.errors import USER_ERROR_STATUS, ConfigError, UserError, file_error, one_line
 from vmae_det.utils.extensions import OPTION, import_extensions, pop_import_options
+
+_BROKEN_PIPE_STATUS = 128 + 13  # as of SIGPIPE
 
 COMMANDS = {
     "train": "pre-train, fine-tune or train a detector, as specified by a config",
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader of the pipe, such as `head`, has exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return _BROKEN_PIPE_STATUS
     except OSError as error:
         return _fail(file_error(error))
     except (MemoryError, RuntimeError) as error:

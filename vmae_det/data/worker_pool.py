@@ -23,7 +23,11 @@ from vmae_det.utils.cpu import keep_freed_memory
 from vmae_det.utils.errors import UserError
 
 # Signals caused by a fault in a reader. Other signals come from outside.
-_CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
+_CRASHES = [
+    getattr(signal, name)
+    for name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")
+    if hasattr(signal, name)  # Windows has no SIGBUS
+]
 PREFETCH = 2  # batches that each worker prepares in advance
 _SLOTS = PREFETCH + 2  # one for the batch in use, and one for the batch being built
 KEPT_BLOCK = 32 << 20  # bytes of the largest memory block that a worker keeps for the next clip
@@ -187,7 +191,7 @@ class _WorkerPool:
         code = process.exitcode
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
         where = "" if index is None else f" while reading {self.loader.dataset.dataset.path_of(index)}"
-        remedy = "; if memory is short, reduce DATALOADER.NUM_WORKERS" if code == -signal.SIGKILL else ""
+        remedy = "; if memory is short, reduce DATALOADER.NUM_WORKERS" if how.endswith("SIGKILL") else ""
         return f"loader worker {number} (pid {process.pid}) {how}{where}{remedy}"
 
     def close(self) -> None:
@@ -232,5 +236,5 @@ def _init_worker(_: int, device: int | None) -> None:
 
 def _disable_torch_sigchld_handler() -> None:
     """Disable torch's handler, which raises an error at an arbitrary point of the training process."""
-    if threading.current_thread() is threading.main_thread():
+    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -24,6 +24,7 @@ from typing import Any
 from tqdm import tqdm
 
 from vmae_det.doctor.report import FAILED, OK, SKIPPED, WARNING, Finding
+from vmae_det.utils.cpu import load_average
 from vmae_det.utils.errors import UserError, one_line
 
 _SPAWN = multiprocessing.get_context("spawn")
@@ -209,7 +210,7 @@ class _Worker:
         self.pipe.close()
         if self.has_started:
             self.process.join(0 if self.is_lost else _EXIT_TIMEOUT)
-            with suppress(OSError):
+            with suppress(OSError, AttributeError):  # Windows has no groups of processes
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.kill()
             self.process.join(5)
@@ -251,7 +252,7 @@ def _guarded(check: Check, stage: Stage) -> Any:
 
 def too_slow(text: str, remedy: str = _BUG) -> Problem:
     """Return the problem of a check that did not end in time. It is a warning on a busy machine."""
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    load, cores = load_average(), os.cpu_count() or 1
     if load > _BUSY * cores:
         text += f"; other programs use the CPU (load average {load:.1f}, {cores} cores)"
         return Problem(WARNING, text, "run again when the machine is idle")

@@ -264,8 +264,9 @@ class RestartingAgent(LocalElasticAgent):
         """Make all running processes, including stopped ones, write their stacks, then kill them."""
         running = [process for process in self.processes.values() if process.is_alive()]
         for process in running:
-            os.kill(process.pid, STACK_SIGNAL)
-            os.kill(process.pid, signal.SIGCONT)
+            if STACK_SIGNAL is not None:
+                os.kill(process.pid, STACK_SIGNAL)
+                os.kill(process.pid, signal.SIGCONT)
         time.sleep(min(_STACKS_SECONDS, self.task.timeout))
         for process in running:
             process.kill()

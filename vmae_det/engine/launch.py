@@ -119,7 +119,8 @@ def check_processes(number: int, device: str = "auto") -> None:
 def _run_worker(task: WorkerTask) -> None:
     """Entry point of the processes that the agent starts."""
     # The scheduler may send its warning to all processes; only the agent handles it.
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    if hasattr(signal, "SIGUSR2"):
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     if task.multi_machine and sys.platform == "linux":
         # By default a process whose agent was killed gets SIGINT, which would make it stop the entire run.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

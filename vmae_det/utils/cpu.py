@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import os
 import platform
 from contextlib import suppress
@@ -22,6 +23,11 @@ _fast_gemm = False
 # Instructions that multiply bfloat16 matrices, by their name in /proc/cpuinfo; the fastest ones first.
 _BFLOAT16_UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 BF16"}
 _INT8_UNITS = ("avx512_vnni", "avx_vnni")
+
+
+def load_average() -> float:
+    """Return the mean number of running threads of this machine in the last minute; NaN on Windows."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
 
 
 def count_cores() -> int:

@@ -65,7 +65,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
                 raise _output_error(path, error) from error
             raise
         with _as_output_error(path):
-            with temporary.open("rb") as file:
+            with temporary.open(
+                "rb" if os.name == "posix" else "r+b"
+            ) as file:  # Windows syncs files to write
                 os.fsync(file.fileno())
             if target.exists():
                 shutil.copymode(target, temporary)

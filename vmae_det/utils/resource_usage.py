@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from collections import Counter
@@ -15,7 +14,7 @@ T = TypeVar("T")
 
 
 def peak_memory() -> int:
-    """Return the peak resident memory of this process in bytes.
+    """Return the peak resident memory of this process in bytes; 0 on Windows, where it is not known.
 
     On Linux, getrusage also counts the memory of the parent process; /proc/self/status does not.
     """
@@ -24,14 +23,17 @@ def peak_memory() -> int:
         for line in status.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def cpu_seconds() -> float:
     """Return the user and system time of all threads of this process."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
+    return time.process_time()
 
 
 class Stopwatch:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 TIMEOUT = 1800.0  # seconds
 HUNG = 70  # exit status of a process that made no progress
-STACK_SIGNAL = signal.SIGUSR1  # makes a process write its stacks and continue
+# Makes a process write its stacks and continue. Windows has no such signal.
+STACK_SIGNAL: int | None = getattr(signal, "SIGUSR1", None)
 _STDERR = 2
 
 _running: Watchdog | None = None
@@ -57,7 +58,7 @@ class Watchdog:
     def __enter__(self) -> Watchdog:
         global _running
         _running = self
-        faulthandler.register(STACK_SIGNAL, file=self._descriptor, all_threads=True)
+        self._listen()
         self._thread.start()
         return self
 
@@ -67,7 +68,8 @@ class Watchdog:
         self._stopped.set()
         self._thread.join()
         faulthandler.cancel_dump_traceback_later()
-        faulthandler.unregister(STACK_SIGNAL)
+        if STACK_SIGNAL is not None:
+            faulthandler.unregister(STACK_SIGNAL)
         if self._path is not None:
             os.close(self._descriptor)
             with suppress(OSError):  # the folder contains stacks of another process
@@ -83,10 +85,15 @@ class Watchdog:
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         old, self._descriptor = self._descriptor, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        faulthandler.register(STACK_SIGNAL, file=self._descriptor, all_threads=True)
+        self._listen()
         if self._path is not None:
             os.close(old)
         self._path = path
+
+    def _listen(self) -> None:
+        """Write stacks to the present file on STACK_SIGNAL."""
+        if STACK_SIGNAL is not None:
+            faulthandler.register(STACK_SIGNAL, file=self._descriptor, all_threads=True)
 
     def _watch(self) -> None:
         last_tick = time.monotonic()

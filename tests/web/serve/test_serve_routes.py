@@ -23,6 +23,7 @@ from vmae_det.inference.person_sources import WholeFramePerson
 from vmae_det.inference.predictor import ActionPredictor, read_config
 from vmae_det.rendering.detect_video import DetectionSettings, detect_video
 from vmae_det.web import security
+from vmae_det.web.serve import decoder
 from vmae_det.web.serve.app import build_app
 from vmae_det.web.serve.messages import Message
 from vmae_det.web.serve.openapi import describe_interface
@@ -202,6 +203,13 @@ def test_large_frames_exceed_the_memory_limit(model, folder):
         job = finished(client, detect(client, large.read_bytes()))
         assert job["state"] == "failed"
         assert "memory" in job["error"]
+
+
+def test_a_system_without_limits_is_named_once(model, folder, video, monkeypatch, caplog):
+    monkeypatch.setattr(decoder, "resource", None)  # as on Windows
+    with serving(model, folder / "no_limits") as client:
+        assert finished(client, detect(client, video.read_bytes()))["state"] == "done"
+    assert caplog.messages.count("--max-memory is not used: this system has no such limit") == 1
 
 
 def test_bodies_above_the_limit_are_refused_declared_or_not(client):

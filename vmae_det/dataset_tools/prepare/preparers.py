@@ -12,12 +12,13 @@ summary in `vmae-det prepare --help`.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+
+from filelock import FileLock, Timeout
 
 from vmae_det.dataset_tools.prepare.files import write_table
 from vmae_det.utils.errors import UserError
@@ -101,11 +102,14 @@ def _examples(names: list[str]) -> str:
 def lock_folder(folder: Path) -> Iterator[None]:
     """Lock an output folder; UserError if another preparation is running there."""
     make_output_folder(folder)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{folder}: another preparation is running in this folder; wait until it ends"
-            ) from None
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"{folder}: another preparation is running in this folder; wait until it ends"
+        ) from None
+    try:
         yield
+    finally:
+        lock.release()

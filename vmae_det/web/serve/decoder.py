@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import resource
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -38,6 +37,11 @@ from vmae_det.utils.resource_usage import peak_memory
 from vmae_det.video.sources import VideoSource, open_source
 from vmae_det.web.serve.messages import Message, receive, send
 from vmae_det.web.serve.model import RemoteModel
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 _MAX_WARNINGS = 10
 _DRAWN = 3  # actions per person in an overlay, as `detect --top-k`
@@ -226,9 +230,10 @@ def _isolate(max_memory: int) -> None:
         os.setsid()  # Ctrl-C in the terminal of the server is not for this process
     tqdm.set_lock(threading.RLock())  # its default is a semaphore that leaks when the process is killed
     torch.set_num_threads(1)  # the model of the server uses the cores
-    _limit(resource.RLIMIT_CORE, 0)
+    if resource is not None:
+        _limit(resource.RLIMIT_CORE, 0)
     used = _used_memory()
-    if used is not None:
+    if resource is not None and used is not None:
         _limit(resource.RLIMIT_DATA, used + max_memory)
     parent = parent_process()
     if parent is not None:
@@ -238,6 +243,11 @@ def _isolate(max_memory: int) -> None:
 def _limit(what: int, limit: int) -> None:
     hard = resource.getrlimit(what)[1]
     resource.setrlimit(what, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+def limits_memory() -> bool:
+    """Return whether the memory of a process of a video can be limited."""
+    return resource is not None and _used_memory() is not None
 
 
 def _used_memory() -> int | None:

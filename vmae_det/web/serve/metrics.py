@@ -47,7 +47,8 @@ def _lines(table: JobTable, worker: Worker) -> Iterator[str]:
     resident = _resident_memory()
     if resident is not None:
         yield _metric("process_resident_memory_bytes", "gauge", "Resident memory of the server.", resident)
-    yield _metric("vmae_det_peak_memory_bytes", "gauge", "Peak resident memory of the server.", peak_memory())
+    if peak := peak_memory():
+        yield _metric("vmae_det_peak_memory_bytes", "gauge", "Peak resident memory of the server.", peak)
     yield _metric("process_cpu_seconds_total", "counter", "CPU time of the server.", cpu_seconds())
     yield _metric("process_start_time_seconds", "gauge", "Start of the server, Unix time.", _START)
 

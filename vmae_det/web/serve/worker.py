@@ -69,6 +69,8 @@ class Worker:
 
     def start(self) -> None:
         """Start the thread."""
+        if not decoder.limits_memory():
+            logger.warning("--max-memory is not used: this system has no such limit")
         if _METHOD == "forkserver":
             self._context.set_forkserver_preload([decoder.__name__])
             with _interrupts_blocked():
