@@ -264,6 +264,9 @@ _C.DATASETS.TRAIN = Key((), several(path_text(blank=False), 0, 1000))
 _C.DATASETS.TEST = Key((), several(path_text(blank=False), 0, 1000))
 # Weight of each dataset of TRAIN: its samples in an epoch are proportional to it. Empty: to its size.
 _C.DATASETS.TRAIN_WEIGHTS = Key((), several(number("(0, 1000000]"), 0, 1000))
+# Fraction of the videos of each dataset of TRAIN to train on; of each class in classification. The choice is
+# fixed: it does not depend on SEED, and a larger fraction contains the videos of a smaller one.
+_C.DATASETS.TRAIN_FRACTION = Key(1.0, number("(0, 1]"))
 # Folder of the catalog's datasets. Empty: $VMAE_DET_DATASETS, otherwise ./datasets.
 _C.DATASETS.ROOT = Key("", path_text())
 # Detection training: add persons of person_boxes that match no annotated box (IoU below 0.3), with all

@@ -22,6 +22,7 @@ from vmae_det.data.catalog import DatasetSpec
 from vmae_det.data.classes import ModelClasses
 from vmae_det.data.decoded_cache import ClipCache, VideoCache
 from vmae_det.data.negative_persons import add_negative_persons
+from vmae_det.data.train_fraction import choose_videos
 from vmae_det.data.transforms import Clip, make_clip
 from vmae_det.formats.ava_csv import LabelMap, read_action_csv, read_excluded_keyframes
 from vmae_det.formats.keyframes import KeyframeBoxes, group_by_keyframe, keyframes_without_boxes
@@ -59,17 +60,33 @@ class ClipDataset(torch.utils.data.Dataset, ABC):
         files: the videos.
         label_map: classes of the dataset; None if it has no classes, or no names for them.
         columns: output of the model for each class; None if they are in the same order.
+        has_train_fraction: whether it implements DATASETS.TRAIN_FRACTION; others refuse it.
     """
 
     files: VideoPaths
     label_map: LabelMap | None = None
     columns: np.ndarray | None = None
+    has_train_fraction = False
 
     def __init__(self, cfg: CfgNode, spec: DatasetSpec, training: bool) -> None:
         self.cfg = cfg
         self.spec = spec
         self.training = training
         self.videos = VideoCache(cfg.DATALOADER.CACHE_MB if training else 0)
+        if self.reads_fraction and not self.has_train_fraction:
+            raise ConfigError(
+                f"DATASETS.TRAIN_FRACTION: {cfg.DATASETS.TRAIN_FRACTION:g}, but {type(self).__name__} does "
+                "not implement it; set it to 1"
+            )
+
+    @property
+    def reads_fraction(self) -> bool:
+        """Whether this is a part of the videos of a training set (DATASETS.TRAIN_FRACTION)."""
+        return self.training and self.cfg.DATASETS.TRAIN_FRACTION < 1
+
+    def choose_videos(self, classes: np.ndarray) -> np.ndarray:
+        """Return the indices of the videos of DATASETS.TRAIN_FRACTION, from the class of each video (N,)."""
+        return choose_videos(self.cfg.DATASETS.TRAIN_FRACTION, classes, self.spec.name)
 
     def use_classes(self, classes: ModelClasses) -> None:
         """Label samples for a model with these classes, matched by name.
@@ -158,15 +175,21 @@ class UnlabeledVideos(ClipDataset):
     `target`, uint8 (3, T', H, W), transformed like the video.
     """
 
+    has_train_fraction = True
+
     def __init__(self, cfg: CfgNode, spec: DatasetSpec, training: bool) -> None:
         super().__init__(cfg, spec, training)
         if spec.type == "classification":
-            self.files, _ = spec.labeled_videos()
+            self.files, classes = spec.labeled_videos()
         elif spec.type == "detection":
             annotations = read_action_csv(spec.annotations, unknown_actions="ignore")
             self.files = resolve_video_ids(annotations.videos, spec.videos)
         else:
             self.files = find_videos(spec.videos)
+        if self.reads_fraction:  # of a set with classes, the videos that training with classes would use
+            has_classes = spec.type == "classification"
+            chosen = self.choose_videos(classes if has_classes else np.zeros(len(self.files), dtype=np.int64))
+            self.files = self.files.select(chosen)
         node, target = cfg.INPUT, cfg.MODEL.RECONSTRUCTION
         # Number of frames and sampling rate.
         self.clip_sampling = node.NUM_FRAMES, node.SAMPLING_RATE
@@ -227,9 +250,14 @@ def check_labels(labels: np.ndarray, label_map: LabelMap, spec: DatasetSpec) -> 
 class LabeledVideos(ClipDataset):
     """Videos with one class each, `label`. In testing a video has several views with one `video_index`."""
 
+    has_train_fraction = True
+
     def __init__(self, cfg: CfgNode, spec: DatasetSpec, training: bool) -> None:
         super().__init__(cfg, spec, training)
         self.files, self.labels = self.read_videos()
+        if self.reads_fraction:
+            chosen = self.choose_videos(self.labels)
+            self.files, self.labels = self.files.select(chosen), self.labels[chosen]
         if spec.label_map is not None:
             self.label_map = LabelMap.from_file(spec.label_map)
             check_labels(self.labels, self.label_map, spec)
@@ -306,6 +334,8 @@ class ActionKeyframes(ClipDataset):
     name, with a person or without. They have no boxes and person scores.
     """
 
+    has_train_fraction = True
+
     def __init__(self, cfg: CfgNode, spec: DatasetSpec, training: bool) -> None:
         super().__init__(cfg, spec, training)
         _require_type(spec, "detection")
@@ -352,6 +382,9 @@ class ActionKeyframes(ClipDataset):
                 )
             persons = read_person_boxes(self.spec.person_boxes)
             rows = add_negative_persons(rows, persons, node.NEGATIVE_PERSONS, node.NEGATIVE_PERSON_SCORE)
+        if self.reads_fraction:
+            chosen = self.choose_videos(np.zeros(len(rows.videos), dtype=np.int64))
+            rows = rows.select(np.isin(rows.video, chosen))
         columns = self.label_map.columns(rows.action)  # -1 for negatives
         keyframes = group_by_keyframe(rows, columns, excluded)
         if not (keyframes.values >= 0).any():

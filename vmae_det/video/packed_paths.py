@@ -57,6 +57,10 @@ class PackedPaths(Sequence):
     def __getitem__(self, index: int) -> Path:
         return self.folder / self.names[index]
 
+    def select(self, numbers: Sequence[int]) -> PackedPaths:
+        """Return some of the paths, in the given order."""
+        return PackedPaths(self.folder, [self.names[number] for number in numbers])
+
     def location(self, index: int) -> Path:
         """Return the argument for `open_video`."""
         return self[index]
