@@ -2,6 +2,8 @@
 
 import http.client
 import json
+import subprocess
+import sys
 
 import pytest
 from annotated import write_dataset, write_video
@@ -59,3 +61,21 @@ def test_mistakes_are_one_clear_error(tmp_path, capsys, monkeypatch, arguments, 
     arguments = [names.get(argument, argument) for argument in arguments]
     assert main(["annotate", *arguments, "--port", "0", "--no-browser"]) == 2
     assert problem in capsys.readouterr().err
+
+
+SERVE = """
+import sys
+from vmae_det.cli.main import main
+from vmae_det.web.server import LocalServer
+LocalServer.run = lambda self, app, **options: print("torch" in sys.modules)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_the_server_needs_no_torch(tmp_path):
+    """It starts in a second and keeps 300 MB less, until somebody asks for proposals."""
+    file = write_dataset(tmp_path / "set", "a,0000\n", videos=["a"])
+    command = [sys.executable, "-c", SERVE, "annotate", str(file), "--port", "0", "--no-browser"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "False"

@@ -64,6 +64,9 @@ def test_video_list(tmp_path):
 def test_folder_of_videos(tmp_path):
     with pytest.raises(DataError, match="no video files"):
         find_videos(tmp_path)
+    (tmp_path / "dataset.yaml").touch()
+    with pytest.raises(DataError, match=r"pass its dataset file instead, .*dataset\.yaml"):
+        find_videos(tmp_path)
     (tmp_path / "sub").mkdir()
     for name in ("b.MP4", "sub/a.mkv", "notes.txt"):
         (tmp_path / name).touch()

@@ -113,6 +113,9 @@ def test_annotated_boxes_replace_missing_person_boxes(mini_ava, tmp_path):
     assert (persons.score == 1).all()
     whole = get_dataset(str(write_annotated_persons(spec, tmp_path / "whole")))
     assert len(read_person_boxes(whole.person_boxes)) > len(persons)
+    assert val.part_of == whole.part_of == str(tmp_path / "own.yaml")
+    again = write_annotated_persons(val, tmp_path / "again")  # a part of a part
+    assert get_dataset(str(again)).part_of == str(tmp_path / "own.yaml")
 
 
 def test_a_list_is_split_by_class(mini_ava, tmp_path):

@@ -155,9 +155,10 @@ def _annotate_command(spec: DatasetSpec, cfg: CfgNode, url: str) -> str:
     """Return the command that opens the dataset: itself if it is a file, else a copy of it."""
     from vmae_det.data.catalog import dataset_names
 
-    command, root = ["vmae-det", "annotate", spec.name], ""
-    if spec.name in dataset_names():
-        command += ["--output", f"{spec.name}_corrected"]
+    name = spec.part_of or spec.name  # the parts that `train --data` writes are not what the next one reads
+    command, root = ["vmae-det", "annotate", name], ""
+    if name in dataset_names():
+        command += ["--output", f"{name}_corrected"]
         root = f"VMAE_DET_DATASETS={shlex.quote(cfg.DATASETS.ROOT)} " if cfg.DATASETS.ROOT else ""
     port = urlsplit(url).port or _ANNOTATE_PORT
     if port != _ANNOTATE_PORT:

@@ -62,6 +62,8 @@ class DatasetSpec:
         scored_classes: label map of the classes that the metric evaluates; None for all of `label_map`.
         complete_persons: whether the annotations have all people of their keyframes. Otherwise a person head
             is not trained on them.
+        part_of: the dataset of which it is a part or a version, whose files a person edits: a dataset file or
+            a registered name; '' if it is not a part.
     """
 
     name: str
@@ -74,6 +76,7 @@ class DatasetSpec:
     video_start: float | VideoStarts = 0.0
     scored_classes: Path | None = None
     complete_persons: bool = True
+    part_of: str = ""
 
     def start_of(self, video: str) -> float:
         """Return the second of the dataset's clock at which a video file starts.
@@ -228,6 +231,10 @@ def _make_spec(content: dict[str, Any], base: Path, name: str, source: str) -> D
             if not isinstance(value, bool):
                 raise DataError(f"complete_persons: expected true or false, got {value!r}", source)
             values[key] = value
+        elif key == "part_of":
+            if not isinstance(value, str) or not value:
+                raise DataError(f"part_of: expected a dataset file or a name, got {value!r}", source)
+            values[key] = value if value in _CATALOG else str(base / os.path.expanduser(value))
         elif key == "videos" and value:
             shards = find_shards(os.path.expanduser(str(value)), base)
             values[key] = shards or _resolve_path(key, value, base, source)

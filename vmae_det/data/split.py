@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from vmae_det.data.catalog import DatasetSpec
+from vmae_det.data.catalog import DatasetSpec, dataset_names
 from vmae_det.formats.ava_csv import ActionBoxes, read_action_csv, read_excluded_keyframes, write_action_csv
 from vmae_det.formats.keyframes import group_by_keyframe
 from vmae_det.formats.label_map import LabelMap
@@ -193,13 +193,14 @@ def _result(folder: Path, counts: np.ndarray, chosen: np.ndarray, annotated_pers
 def write_dataset_file(
     path: Path,
     spec: DatasetSpec,
-    note: str = "A part of {}, written by vmae-det train --data.",
+    note: str = "",
     **changes: Any,
 ) -> None:
     """Write a dataset file with the content of a spec. Paths that are not in `changes` are absolute.
 
     Args:
-        note: comment in the first line, with {} for the name of the spec.
+        note: comment in the first line, with {} for the name of the spec. Without one, the file is a part of
+            the spec, and says so.
     """
     content: dict[str, Any] = {"type": spec.type, "videos": _absolute(spec.videos)}
     for key in ("annotations", "label_map", "person_boxes", "excluded", "scored_classes"):
@@ -211,6 +212,10 @@ def write_dataset_file(
         content["video_start"] = _absolute(start.path) if isinstance(start, VideoStarts) else start
     if not spec.complete_persons:
         content["complete_persons"] = False
+    if not note:
+        note = "A part of {}, written by vmae-det train --data."
+        whole = spec.name if spec.name in dataset_names() else os.path.abspath(spec.name)
+        content["part_of"] = spec.part_of or whole
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     write_text(path, f"# {note.format(spec.name)}\n{text}")
 

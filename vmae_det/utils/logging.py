@@ -9,8 +9,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from vmae_det.utils import distributed
-
 
 class _BarHandler(logging.Handler):
     """Write lines above the progress bar, if there is one."""
@@ -44,14 +42,15 @@ class _LogFile(logging.FileHandler):
 def setup_logging(folder: str | Path | None = None) -> None:
     """Log to the terminal and to `folder`/log.txt. Processes other than rank 0 log only warnings."""
     logger = logging.getLogger("vmae_det")
-    main = distributed.is_main_process()
+    number = _rank()
+    main = number == 0
     logger.setLevel(logging.INFO if main else logging.WARNING)
     logger.propagate = False
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
     terminal = _BarHandler()
-    rank = "" if main else f"[process {distributed.get_rank()}] "
+    rank = "" if main else f"[process {number}] "
     terminal.setFormatter(logging.Formatter(f"[%(asctime)s] {rank}%(message)s", "%H:%M:%S"))
     logger.addHandler(terminal)
     if folder is not None and main:
@@ -59,3 +58,12 @@ def setup_logging(folder: str | Path | None = None) -> None:
         file = _LogFile(Path(folder) / "log.txt")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logger.addHandler(file)
+
+
+def _rank() -> int:
+    """Return the rank of this process. Does not import torch, which many commands do not need."""
+    if "torch" not in sys.modules:
+        return 0
+    from vmae_det.utils import distributed
+
+    return distributed.get_rank()

@@ -35,8 +35,11 @@ def find_videos(videos: Path | Shards) -> VideoPaths:
         return PackedPaths(videos.parent, [videos.name])
     files = sorted(p for p in videos.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
     if not files:
+        dataset = next(iter(sorted(videos.glob("*.yaml"))), None)
+        remedy = f"; pass its dataset file instead, {dataset}" if dataset else ""
         raise DataError(
-            f"no video files below this folder (looked for {', '.join(sorted(VIDEO_SUFFIXES))})", videos
+            f"no video files below this folder (looked for {', '.join(sorted(VIDEO_SUFFIXES))}){remedy}",
+            videos,
         )
     return PackedPaths(videos, (file.relative_to(videos) for file in files))
 

@@ -166,7 +166,8 @@ function describe(error) {
 /* How to correct the annotation. */
 function remedy(error) {
   if (!review.annotate) return [make("p", {}, "If the label is wrong, correct it in "), make("code", {}, review.labels)];
-  const hash = `#${encodeURIComponent(error.video)},${seconds(error.second)}`;
+  const person = error.person < 0 ? "" : `,${error.person}`;
+  const hash = `#${encodeURIComponent(error.video)},${seconds(error.second)}${person}`;
   const link = make("a", { href: review.annotate.url + hash, target: "_blank", rel: "noopener noreferrer", id: "annotate" }, "correct it in vmae-det annotate");
   const command = make("code", {}, review.annotate.command);
   const copy = make("button", { type: "button", id: "copy" }, "Copy");

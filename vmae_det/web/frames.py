@@ -21,7 +21,7 @@ HEIGHTS = (240, 360, 480, 720, 1080)  # pixels
 SPAN = 1.0  # seconds before and after a time
 MAX_RATE = 12.0  # frames per second
 _JPEG_QUALITY = 80
-_CACHE_BYTES = 192 * 2**20
+_CACHE_BYTES = 48 * 2**20  # the page keeps more
 _MAX_OPEN = 4  # videos; an open decoder of 1080p keeps some 30 MB
 
 Opened = TypeVar("Opened")

@@ -115,6 +115,31 @@ def test_people_without_an_action_are_in_the_person_boxes_with_stable_ids(datase
     assert documents(dataset_file)["one"].cells == {(0, 4): Cell(A, (1, 3)), (1000, 4): Cell(A)}
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_dataset_whose_people_all_have_actions_again_is_complete(dataset_file, restarts):
+    """A new box has no action until the annotator presses its key; the files may be written meanwhile."""
+    before = dataset_file.read_text() + "\n"
+    persons = dataset_file.parent / "annotated_persons.csv"
+    store = open_store(dataset_file)
+    for _ in range(2):
+        edit(store, "one", {(1, 5): (B,), (2, 4): (A,)})
+        store.rewrite()
+        assert persons.exists()
+        if restarts:
+            store.close()
+            store = open_store(dataset_file)
+        edit(store, "one", {(2, 4): (A, 1)})
+        store.rewrite()
+        assert persons.exists()  # of person 5
+        edit(store, "one", {(1, 5): (B, 2)})
+        store.rewrite()
+        assert not persons.exists()
+        assert dataset_file.read_text() == before
+    store.close()
+    assert get_dataset(str(dataset_file)).complete_persons
+    assert documents(dataset_file)["one"].cells[1000, 5] == Cell(B, (2,))
+
+
 def test_ids_that_no_file_states_follow_the_people_and_stay(tmp_path):
     moving = "".join(
         f"v,000{s},0.{1 + s},0.1,0.{3 + s},0.5,1\nv,000{s},0.{8 - s},0.6,0.9,0.9,3,7\n" for s in range(3)

@@ -38,8 +38,8 @@ class AnnotatedDataset:
         spec: its content.
         label_map: its actions.
         source: the dataset of which it is a copy; None if it is not known to be one.
-        persons: boxes of all people, written once somebody has no action; None if the dataset's person boxes
-            are another file, such as detections, which is never written.
+        persons: boxes of all people, which exist while somebody has no action; None if the dataset's person
+            boxes are another file, such as detections, which is never written.
     """
 
     file: Path
@@ -99,8 +99,9 @@ def open_dataset(
     """Return the dataset to annotate; create or copy it if necessary.
 
     Args:
-        name: a dataset file, which is written; a registered dataset, of which a copy is written to `output`;
-            or a folder of videos or tar shards, for which a new dataset is created.
+        name: a dataset file, which is written, or if it is a part of another dataset, that one; a registered
+            dataset, of which a copy is written to `output`; or a folder of videos or tar shards, for which a
+            new dataset is created.
         output: folder of the copy or of the new dataset; a dataset there is opened. The default is
             FOLDER_annotations next to a folder of videos.
         label_map: file or built-in name, for a new dataset.
@@ -115,6 +116,8 @@ def open_dataset(
         path = path / FILE
     is_file = not registered and path.suffix in (".yaml", ".yml")
     spec = read_dataset_file(path) if is_file else get_dataset(name, option="DATASET")
+    if spec.part_of:
+        return open_dataset(spec.part_of, output, label_map, actions)
     if registered and output is None:
         raise UserError(
             f"{name}: is a registered dataset, which other projects may use; pass --output FOLDER to "
@@ -182,7 +185,7 @@ def _create(file: Path, spec: DatasetSpec, label_map: str, actions: Sequence[str
         "annotations": _ANNOTATIONS,
         "label_map": _LABEL_MAP,
     }
-    write_text(file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    write_text(file, _to_yaml(content))
 
 
 def _label_map(actions: Sequence[str]) -> LabelMap:
@@ -222,17 +225,36 @@ def _copy(file: Path, spec: DatasetSpec) -> None:
 
 
 def add_person_boxes(file: Path, persons: Path) -> None:
-    """Name the boxes of people in a dataset file, which keeps its other content."""
+    """Name the boxes of people in a dataset file, which keeps its other content, unless it names some."""
     text = file.read_text(encoding="utf-8")
     content = load_yaml(text)
-    added = {"person_boxes": relative_path(persons, file.parent), "complete_persons": False}
+    if "person_boxes" in content:
+        return
+    added = _added_keys(file, persons)
     added = {key: value for key, value in added.items() if key not in content}
     lines = "" if text.endswith("\n") or not text else "\n"
-    longer = text + lines + yaml.safe_dump(added, sort_keys=False, allow_unicode=True)
+    longer = text + lines + _to_yaml(added)
     try:
         keeps = load_yaml(longer) == content | added
     except ValueError:
         keeps = False
-    write_text(
-        file, longer if keeps else yaml.safe_dump(content | added, sort_keys=False, allow_unicode=True)
-    )
+    write_text(file, longer if keeps else _to_yaml(content | added))
+
+
+def has_added_person_boxes(file: Path, persons: Path) -> bool:
+    """Return whether a dataset file ends with the lines that `add_person_boxes` writes."""
+    return ("\n" + file.read_text(encoding="utf-8")).endswith("\n" + _to_yaml(_added_keys(file, persons)))
+
+
+def remove_person_boxes(file: Path, persons: Path) -> None:
+    """Remove the lines for which `has_added_person_boxes` is true."""
+    lines = _to_yaml(_added_keys(file, persons))
+    write_text(file, file.read_text(encoding="utf-8").removesuffix(lines))
+
+
+def _added_keys(file: Path, persons: Path) -> dict[str, object]:
+    return {"person_boxes": relative_path(persons, file.parent), "complete_persons": False}
+
+
+def _to_yaml(content: Mapping[str, object]) -> str:
+    return yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)

@@ -18,7 +18,12 @@ from typing import Any
 
 from vmae_det.utils.errors import DataError, UserError
 from vmae_det.utils.output_files import atomic_write, remove_leftovers, sync_folder
-from vmae_det.web.annotate.dataset import AnnotatedDataset, add_person_boxes
+from vmae_det.web.annotate.dataset import (
+    AnnotatedDataset,
+    add_person_boxes,
+    has_added_person_boxes,
+    remove_person_boxes,
+)
 from vmae_det.web.annotate.document import (
     Document,
     Patch,
@@ -174,9 +179,12 @@ class Store:
                     return
                 self._check_files()
                 contents = self._new_contents(dirty)
+                is_redundant = self._are_persons_redundant()
                 self._is_rewriting = True
             try:
                 self._write(contents)
+                if is_redundant:
+                    self._remove_persons()
             finally:
                 self._is_rewriting = False
             with self._lock:
@@ -235,7 +243,7 @@ class Store:
             changed["annotations"][video], changed["ids"][video] = lines, ids
             if persons is not None:
                 changed["persons"][video] = persons
-            self._bases[video] |= _digests(lines, persons)
+            self._bases[video] |= _digests(lines, persons) | _digests(lines, None)
         self._write_journal(self._dirty)  # with the hashes of what is about to be written
         if "persons" in self._files and self._files["persons"].stamp is None:
             changed["persons"] = self._first_persons(dirty, changed["persons"])
@@ -266,8 +274,32 @@ class Store:
             lines = Lines(path, content, find_runs(content, path), file_stamp(path))
             with self._lock:
                 self._files[name] = lines
-            if name == "persons" and self.dataset.spec.person_boxes is None:
+            if name == "persons":
                 add_person_boxes(self.dataset.file, path)
+
+    def _are_persons_redundant(self) -> bool:
+        """Return whether everybody has an action, and person boxes were added because somebody had none.
+
+        A new box has no action until the annotator presses its key. That must not leave a dataset that lacks
+        people, on which a person head would not be trained.
+        """
+        persons = self._files.get("persons")
+        if persons is None or persons.stamp is None:
+            return False
+        if not has_added_person_boxes(self.dataset.file, persons.path):
+            return False
+        return all(
+            cell.actions
+            for video in dict.fromkeys([*self._dirty, *persons.runs])
+            for cell in self._state(video).document.cells.values()
+        )
+
+    def _remove_persons(self) -> None:
+        path = self._files["persons"].path
+        remove_person_boxes(self.dataset.file, path)
+        path.unlink()
+        with self._lock:
+            self._files["persons"] = Lines.read(path)
 
     def _rewrite_after_edits(self) -> None:
         while True:

@@ -68,11 +68,11 @@ function wire() {
   new ResizeObserver(resized).observe(byId("scroller"));
   addEventListener("hashchange", openAddress);
 }
-/* Open what the address names, `#VIDEO,SECOND`; return whether it names something. */
+/* Open what the address names, `#VIDEO,SECOND,PERSON`; return whether it names something. */
 function openAddress() {
-  const [, id, at] = location.hash.match(/^#(.+?)(?:,([\d.]+))?$/) ?? [];
+  const [, id, at, person] = location.hash.match(/^#(.+?)(?:,([\d.]+))?(?:,(\d+))?$/) ?? [];
   if (!id) return false;
-  openVideo(decodeURIComponent(id), at === undefined ? null : Number(at));
+  openVideo(decodeURIComponent(id), at === undefined ? null : Number(at), person === undefined ? null : Number(person));
   return true;
 }
 

@@ -36,8 +36,8 @@ export function leaveMode() {
   player.frozen = false;
 }
 
-/* Open a video: at a second, or at the first keyframe that was not looked at. */
-export async function openVideo(id, at = null) {
+/* Open a video: at a second, or at the first keyframe that was not looked at. Select a person, if it is there. */
+export async function openVideo(id, at = null, person = null) {
   const turn = ++opening;
   let doc;
   try {
@@ -57,6 +57,7 @@ export async function openVideo(id, at = null) {
   chooseHeight(doc);
   const found = doc.keyframes.findIndex((s) => (at === null ? !doc.looked(s) : s >= at - 1e-6));
   connect(doc.id);
+  if (doc.cell(doc.keyframes[Math.max(found, 0)], person)) view.person = person;
   go(Math.max(found, 0));
   reveal();
 }
