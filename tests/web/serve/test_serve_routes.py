@@ -420,6 +420,45 @@ def test_clients_at_the_same_time(client, video):
     assert len({rows for _, rows in outcomes}) == 1
 
 
+def test_a_mix_of_requests_leaves_a_server_that_works(client, video):
+    client.idle()
+    before, content = {job["id"] for job in client.jobs()}, video.read_bytes()
+
+    def good():
+        while (answer := detect(client, content)).status == 503:
+            time.sleep(0.05)
+        return finished(client, answer)["state"]
+
+    def broken():
+        while (answer := detect(client, content[:200])).status == 503:
+            time.sleep(0.05)
+        return finished(client, answer)["state"]
+
+    def cancelled():
+        start = b"POST /api/detect HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc"
+        with socket.create_connection(("127.0.0.1", client.port)) as connection:
+            connection.sendall(start)
+
+    def large():
+        return detect(client, bytes(4 * 2**20)).status
+
+    def other_host():
+        return client.get("/api/jobs", Host="evil.example").status
+
+    def outside():
+        return client.get("/api/jobs/..%2f..%2fetc/results/passwd").status
+
+    expected = {good: "done", broken: "failed", cancelled: None, large: 413, other_host: 421, outside: 404}
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = [(kind, pool.submit(kind)) for _ in range(4) for kind in expected]
+    wrong = [(kind.__name__, one.result()) for kind, one in outcomes if one.result() != expected[kind]]
+    assert not wrong
+    client.idle()
+    states = [job["state"] for job in client.jobs() if job["id"] not in before]
+    assert sorted(states) == 4 * ["done"] + 4 * ["failed"]
+    assert client.get("/healthz").status == 200
+
+
 # ---------------------------------------------------------------- description, health
 
 

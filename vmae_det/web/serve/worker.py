@@ -92,7 +92,8 @@ class Worker:
             self.table.finish(
                 job, outcome.get("error"), outcome.get("seconds"), outcome.get("warnings") or ()
             )
-            logger.info("%s: %s", job.name, job.error or job.state)
+            end = job.error or job.state
+            logger.info("%s", end if end.startswith(job.name) else f"{job.name}: {end}")
 
     def _process(self, job: Job) -> dict[str, Any]:
         """Return what the process of a job reports at its end: `error`, or `seconds` and `warnings`."""
