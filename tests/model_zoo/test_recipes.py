@@ -14,6 +14,7 @@ NAMES = model_zoo.config_names()
 OTHERS = (
     "MiniAVA/",
     "MiniMotion/",
+    "MiniScenes/",
     "_as_published",
     "_mmaction2",
     "umt_",

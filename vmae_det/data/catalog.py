@@ -15,6 +15,7 @@ from vmae_det.formats.video_list import read_video_list
 from vmae_det.formats.video_starts import VideoStarts
 from vmae_det.synthetic_data.mini_ava import make_mini_ava
 from vmae_det.synthetic_data.mini_motion import make_mini_motion
+from vmae_det.synthetic_data.mini_scenes import make_mini_scenes
 from vmae_det.utils.errors import ConfigError, DataError, did_you_mean
 from vmae_det.utils.input_files import read_text
 from vmae_det.utils.paths import is_url, local_path
@@ -274,6 +275,7 @@ def _parse_video_start(value: Any, base: Path, source: str) -> float | VideoStar
 _SYNTHETIC = {
     "mini_ava": (make_mini_ava, ("train", "val", "clips_train", "clips_val", "unlabelled")),
     "mini_motion": (make_mini_motion, ("train", "val", "unlabelled")),
+    "mini_scenes": (make_mini_scenes, ("train", "val")),
 }
 
 

@@ -43,6 +43,9 @@ class Outline:
     color: Color
 
 
+Shape = Stroke | Polygon | Outline
+
+
 def contrasting_color(
     rng: np.random.Generator,
     background: list[Color],
@@ -66,7 +69,7 @@ def shaded(color: Color, tone: float) -> Color:
     return tuple(min(round(channel * tone), 255) for channel in color)
 
 
-def draw_shapes(image: np.ndarray, shapes: Sequence[Stroke | Polygon | Outline]) -> None:
+def draw_shapes(image: np.ndarray, shapes: Sequence[Shape]) -> None:
     """Draw `shapes` with thin dark outlines onto `image`, uint8 RGB (H, W, 3), in place."""
     for shape in shapes:
         outline = shaded(shape.color, 0.45)
@@ -82,7 +85,7 @@ def draw_shapes(image: np.ndarray, shapes: Sequence[Stroke | Polygon | Outline])
             cv2.polylines(image, [corners], True, outline, 2, cv2.LINE_AA, _SUBPIXEL_BITS)
 
 
-def draw_silhouette(mask: np.ndarray, shapes: list[Stroke | Polygon], value: int) -> None:
+def draw_silhouette(mask: np.ndarray, shapes: Sequence[Shape], value: int) -> None:
     """Set the pixels of `mask` (H, W) covered by a person's body to `value`, in place."""
     for shape in shapes:
         if isinstance(shape, Stroke):

@@ -50,12 +50,18 @@ def draw_room(rng: np.random.Generator, canvas: Canvas) -> tuple[np.ndarray, Col
             bottom=horizon + rng.uniform(4, 26),
             size=(rng.uniform(40, 120), rng.uniform(40, 130)),
         )
+    add_texture(room, rng)
+    return np.clip(room, 0, 255).astype(np.uint8), as_color(wall), as_color(floor)
+
+
+def add_texture(image: np.ndarray, rng: np.random.Generator) -> None:
+    """Add coarse and fine random spots to an image, float32 (H, W, 3), in place."""
+    height, width = image.shape[:2]
     for cells, strength in ((6, 9.0), (24, 3.0), (96, 1.5)):
         noise = rng.standard_normal((cells, cells, 1)) + 0.4 * rng.standard_normal((cells, cells, 3))
-        room += cv2.resize(
+        image += cv2.resize(
             noise.astype(np.float32) * strength, (width, height), interpolation=cv2.INTER_CUBIC
         )
-    return np.clip(room, 0, 255).astype(np.uint8), as_color(wall), as_color(floor)
 
 
 def _draw_block(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vmae_det.synthetic_data.drawing import SKINS, Color, Polygon, Stroke, contrasting_color, shaded
+from vmae_det.synthetic_data.drawing import SKINS, Color, Polygon, Shape, Stroke, contrasting_color, shaded
 from vmae_det.synthetic_data.mini_ava.motion import HEAD_RADIUS, Joints
 
 _HAIR: tuple[Color, ...] = (
@@ -54,9 +54,7 @@ def random_appearance(rng: np.random.Generator, background: list[Color]) -> Appe
     )
 
 
-def person_shapes(
-    joints: Joints, appearance: Appearance, height: float, carrying: bool
-) -> list[Stroke | Polygon]:
+def person_shapes(joints: Joints, appearance: Appearance, height: float, carrying: bool) -> list[Shape]:
     """Return the shapes of a person and of a carried box, from back to front.
 
     Args:
@@ -104,7 +102,7 @@ def person_shapes(
     face = joints.head - up * 0.015 * height - back * 0.015 * height
     eye = face - back * 0.035 * height + up * 0.012 * height
 
-    shapes: list[Stroke | Polygon] = [
+    shapes: list[Shape] = [
         *arm(joints.far_arm, 0.72),
         *leg(joints.far_leg, 0.72),
         *leg(joints.near_leg, 1.0),

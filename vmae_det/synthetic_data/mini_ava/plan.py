@@ -196,7 +196,7 @@ def plan_clips(per_action: int, seed: int, split: int) -> list[tuple[VideoPlan, 
                 behavior = (action.name, None)
                 if action.kind == "OBJECT_MANIPULATION":
                     behavior = ("walk" if number % 5 < 2 else "stand", action.name)
-                people = [_plan_single(rng, [_random_segment(rng, 0, CLIP_SECONDS, behavior)], WIDTH / 2)]
+                people = [_plan_single(rng, [random_segment(rng, 0, CLIP_SECONDS, behavior)], WIDTH / 2)]
             name = f"{action.name.replace(' ', '_')}_{number:03d}"
             camera_follows = len(people) == 1 and number % 5 in (1, 3)
             plans.append((VideoPlan(name, CLIP_SECONDS, tuple(people), key, camera_follows, ()), column))
@@ -224,12 +224,13 @@ def _single_segments(rng: np.random.Generator, pool: _BalancedPool) -> list[Segm
     while all(movement == "fall" for movement, _ in behaviors):  # a fall cannot span three keyframes
         behaviors[0] = pool.draw()
     spans = _split_keyframes(rng, [movement == "fall" for movement, _ in behaviors])
-    return [_random_segment(rng, *span, behavior) for span, behavior in zip(spans, behaviors)]
+    return [random_segment(rng, *span, behavior) for span, behavior in zip(spans, behaviors)]
 
 
-def _random_segment(
+def random_segment(
     rng: np.random.Generator, start: float, end: float, behavior: Behavior, **fixed: object
 ) -> Segment:
+    """Return a segment with a random style. `fixed` overrides fields of it."""
     movement, gesture = behavior
     first_keyframe = start + 0.5 if start else (0.5 if end == CLIP_SECONDS else KEYFRAMES[0])
     drawn = {
@@ -271,9 +272,7 @@ def _interaction_segments(
     shared = {"phase": rng.random(), "rate": rng.uniform(0.9, 1.1)}
     pusher = rng.integers(2)
     behavior = ("stand", gesture)
-    return [
-        [_random_segment(rng, start, end, behavior, active=bool(i == pusher), **shared)] for i in range(2)
-    ]
+    return [[random_segment(rng, start, end, behavior, active=bool(i == pusher), **shared)] for i in range(2)]
 
 
 def _pair_segments(
@@ -292,7 +291,7 @@ def _pair_segments(
         else:
             # Persons fall away from each other. Some stand with their hands as close as in a handshake.
             fixed = {"forwards": False, **({"arms": "forward"} if rng.random() < 0.5 else {})}
-            both = [[_random_segment(rng, start, end, behaviors[i], **fixed)] for behaviors in own]
+            both = [[random_segment(rng, start, end, behaviors[i], **fixed)] for behaviors in own]
         for side in range(2):
             segments[side] += both[side]
     return segments

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from vmae_det.synthetic_data.camera import Camera, Canvas, Wave
-from vmae_det.synthetic_data.drawing import Color, Polygon, Stroke, draw_shapes, draw_silhouette
-from vmae_det.synthetic_data.mini_ava.figures import person_shapes, random_appearance
+from vmae_det.synthetic_data.drawing import Color, Polygon, Shape, draw_shapes, draw_silhouette
+from vmae_det.synthetic_data.mini_ava.figures import Appearance, person_shapes, random_appearance
 from vmae_det.synthetic_data.mini_ava.motion import Joints, joints_of, pose_at
 from vmae_det.synthetic_data.mini_ava.plan import FPS, HEIGHT, WIDTH, PersonPlan, VideoPlan
 from vmae_det.synthetic_data.rooms import draw_room
 
 _CANVAS = Canvas(WIDTH, HEIGHT, margin=(WIDTH // 3, HEIGHT // 5))
+# Returns what a person wears or holds, behind and in front, from joints, height in pixels and a color.
+Gear = Callable[[Joints, float, Color], tuple[list[Shape], list[Shape]]]
+
 _TURN_SECONDS = 0.2  # in which a person turns around
 
 
@@ -49,7 +52,10 @@ class Scene:
             zoom=Wave(rng.uniform(0.0, 0.06), rng.uniform(0.03, 0.1), rng.random()),
             light=Wave(rng.uniform(0.0, 0.1), rng.uniform(0.05, 0.2), rng.random()),
         )
-        self._paths = [_path(person, plan) for person in plan.people]
+        self._paths = [
+            person_path(person, plan.seconds, WIDTH / 2, turns=not plan.camera_follows)
+            for person in plan.people
+        ]
         self._crates = [
             _crate(person, rng.uniform(0.2, 0.32), appearance.box)
             for person, appearance in zip(plan.people, self._appearances)
@@ -113,26 +119,64 @@ class Scene:
 
     def _shapes(
         self, index: int, number: int, scale: int, offset: tuple[float, float] = (0, 0)
-    ) -> list[Stroke | Polygon]:
-        person, appearance = self._plan.people[index], self._appearances[index]
-        x, facing = self._paths[index][number]
+    ) -> list[Shape]:
+        person = self._plan.people[index]
         partner = None if person.partner is None else self._plan.people[person.partner]
-        partner_distance = abs(partner.x - person.x) / person.height if partner else 0.0
-        pose = pose_at(person.segments, number / FPS, partner_distance)
-        view = self._view(number, scale)
-        # A linear map from units of height, with y up, to pixels, with y down.
-        size = person.height * view[0, 0]
-        stretch = np.array([size * facing, -size])
-        shift = view[:, :2] @ (x, person.ground) + view[:, 2] + offset
-        joints = Joints(*(points * stretch + shift for points in joints_of(pose, appearance.depth)))
-        return person_shapes(joints, appearance, size, carrying=pose.carrying > 0.5)
+        return figure_shapes(
+            person,
+            self._appearances[index],
+            self._paths[index][number],
+            number / FPS,
+            self._view(number, scale),
+            offset,
+            partner_distance=abs(partner.x - person.x) / person.height if partner else 0.0,
+        )
 
 
-def _path(person: PersonPlan, plan: VideoPlan) -> np.ndarray:
-    """Return position (pixels) and direction (-1 left to 1 right) of a person in every frame: (frames, 2)."""
+def figure_shapes(
+    person: PersonPlan,
+    appearance: Appearance,
+    position: np.ndarray,
+    time: float,
+    view: np.ndarray,
+    offset: tuple[float, float] = (0, 0),
+    partner_distance: float = 0.0,
+    gear: Gear | None = None,
+) -> list[Shape]:
+    """Return the shapes of a person at `time`, in pixels of the frame.
+
+    Args:
+        position: x in pixels of the unmoved camera, and direction from -1 (left) to 1 (right).
+        view: of `Canvas.view`.
+        offset: added to the result, in pixels.
+        partner_distance: distance to the partner in units of the person's height.
+        gear: adds what the person wears or holds.
+    """
+    x, facing = position
+    pose = pose_at(person.segments, time, partner_distance)
+    # A linear map from units of height, with y up, to pixels, with y down.
+    size = person.height * view[0, 0]
+    stretch = np.array([size * facing, -size])
+    shift = view[:, :2] @ (x, person.ground) + view[:, 2] + offset
+    joints = Joints(*(points * stretch + shift for points in joints_of(pose, appearance.depth)))
+    shapes = person_shapes(joints, appearance, size, carrying=pose.carrying > 0.5)
+    if gear is None:
+        return shapes
+    behind, in_front = gear(joints, size, appearance.box)
+    return [*behind, *shapes, *in_front]
+
+
+def person_path(person: PersonPlan, seconds: float, middle: float, turns: bool = True) -> np.ndarray:
+    """Return position (pixels) and direction (-1 left to 1 right) of a person in every frame: (frames, 2).
+
+    Args:
+        seconds: length of the video.
+        middle: x of the middle of the frame, towards which people turn around.
+        turns: whether people turn around at the ends of their range.
+    """
     x, heading = person.x, 1.0 if person.faces_right else -1.0
     facing, speed, segment = heading, 0.0, None
-    path = np.empty((round(plan.seconds * FPS), 2))
+    path = np.empty((round(seconds * FPS), 2))
     for number in range(len(path)):
         path[number] = x, facing
         current = next((s for s in person.segments if number / FPS < s.end), person.segments[-1])
@@ -140,12 +184,8 @@ def _path(person: PersonPlan, plan: VideoPlan) -> np.ndarray:
             heading = 1.0 if current.forwards else -1.0
         segment = current
         speed += 0.35 * (segment.speed * person.height - speed)
-        if (
-            not plan.camera_follows
-            and not person.x_range[0] <= x + heading * speed / FPS <= person.x_range[1]
-            and speed > 1
-        ):
-            heading = 1.0 if x < WIDTH / 2 else -1.0
+        if turns and not person.x_range[0] <= x + heading * speed / FPS <= person.x_range[1] and speed > 1:
+            heading = 1.0 if x < middle else -1.0
         x += heading * speed / FPS
         facing += np.clip(heading - facing, -2 / (_TURN_SECONDS * FPS), 2 / (_TURN_SECONDS * FPS))
     return path

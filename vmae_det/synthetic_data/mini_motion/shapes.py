@@ -12,7 +12,7 @@ from math import cos, pi, sin
 
 import numpy as np
 
-from vmae_det.synthetic_data.drawing import Color, Outline, Polygon, Stroke, shaded
+from vmae_det.synthetic_data.drawing import Color, Outline, Polygon, Shape, Stroke, shaded
 
 Part = tuple[np.ndarray, Color]  # corners (N, 2) and color
 Colors = tuple[Color, Color, Color]  # body, pattern, details
@@ -276,7 +276,7 @@ def placed_parts(parts: list[Part], height: float, x: float, y: float, turn: flo
 
 def hand_shapes(
     palm: np.ndarray, aim: np.ndarray, elbow: np.ndarray, grip: float, look: HandLook, scale: float
-) -> list[Stroke | Polygon]:
+) -> list[Shape]:
     """Return the shapes of a hand and its forearm, from back to front.
 
     Args:
@@ -302,7 +302,7 @@ def hand_shapes(
         return Polygon(np.array([start - a * side, start + a * side, end + b * side, end - b * side]), color)
 
     color = look.skin
-    shapes: list[Stroke | Polygon] = [tapered(wrist, elbow, (3.6, 6.5))]
+    shapes: list[Shape] = [tapered(wrist, elbow, (3.6, 6.5))]
     color = look.sleeve
     shapes.append(tapered(sleeve, elbow, (5.2, 8.5)))
     darker = shaded(look.skin, 0.88)
