@@ -378,7 +378,7 @@ def test_each_action_has_a_key_of_its_own(modules, count):
         count,
     )
     assigned, taken = keys
-    assert len(assigned) == min(count, 174)  # the others by name
+    assert len(assigned) == min(count, 172)  # the others by name
     assert len({key for key, _ in assigned}) == len(assigned)
     assert not {key.split(" ")[0] for key, _ in assigned} & set(taken)
     assert assigned[0] == ["1", count // 2 + count % 2 + 1]  # poses first

@@ -24,7 +24,7 @@ label { name: "carry (e.g., a box)" label_id: 5 label_type: OBJECT_MANIPULATION 
 label { name: "<img src=x onerror=\\"document.title='hacked'\\">" label_id: 9 label_type: PERSON_INTERACTION }
 """
 STAND, WALK, CARRY, TALK = 1, 2, 5, 9
-VIDEOS = ("main", "boxes", "other", "crowd", NASTY, "narrow", "truth")
+VIDEOS = ("main", "boxes", "other", "crowd", NASTY, "narrow", "truth", "tall")
 
 
 class Site:
@@ -332,3 +332,33 @@ def test_every_control_has_a_name(site):
     assert nameless == []
     site.press("shift+x")
     site.annotator.wait_until_saved()
+
+
+def test_goes_from_problem_to_problem(site):
+    box = {"box": [0.1, 0.1, 0.5, 0.9], "actions": [WALK]}
+    patch = [
+        (0, 3, box),
+        (2, 3, box),
+        (2, 4, box),
+        (3, 4, {**box, "actions": [STAND, CARRY]}),
+        (3, 3, {**box, "actions": [CARRY]}),
+    ]
+    site.post("tall", [{"second": s, "person": p, "before": None, "after": cell} for s, p, cell in patch])
+    site.open("tall")
+    assert "3 problems" in site.browser.text("#facts")
+    for second, person, text in (
+        (2, 4, "nearly the box"),
+        (3, 3, "no pose"),
+        (3, 4, "nearly the box"),
+        (2, 4, "nearly"),
+    ):
+        site.press("w")
+        seen = site.sees()
+        assert (seen["second"], seen["person"]) == (second, person)
+        assert text in site.browser.text("#notice").lower()
+    assert "nearly the box of person 3" in site.browser.text("#people .finding")
+    site.press("x", "w", "x")  # boxes 4 at 2 s, then person 3 at 3 s, which has no pose
+    site.annotator.wait_until_saved()
+    site.browser.until("!document.getElementById('facts').textContent.includes('problem')")
+    site.press("w")
+    assert "No problems" in site.browser.text("#notice")

@@ -84,7 +84,9 @@ def test_a_document_has_keyframes_cells_and_findings(app):
     assert answer["cells"] == [{"second": 900, "person": 4, "box": BOX, "actions": [1]}]
     assert answer["looked_at"] == [900, 901, 990]
     assert (answer["width"], answer["height"], answer["rate"], answer["start"]) == (48, 32, 5, 900)
-    assert [(f["second"], f["problem"]) for f in answer["findings"]] == [(990, "keyframe_outside_video")]
+    assert [(f["second"], f["problem"], f["severity"]) for f in answer["findings"]] == [
+        (990, "keyframe_outside_video", "error")
+    ]
     assert answer["proposal_state"] == "none"
     assert request(app, path="/api/videos/none").status == 404
     missing = request(app, path="/api/videos/gone").json

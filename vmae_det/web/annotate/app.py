@@ -146,9 +146,8 @@ class Annotation:
 
     def findings(self, video: str, document: Document) -> list[dict[str, Any]]:
         """Return the problems of a document."""
-        facts = self.facts(video)
-        last, rate = (facts.last, facts.rate) if facts else (None, 1.0)
-        return find_problems(document, self.start(video), last, rate)
+        facts, start = self.facts(video), self.start(video)
+        return find_problems(document, facts, start, self.actions, self.dataset.poses)
 
     def edit(self, video: str, content: Mapping[str, Any]) -> int:
         """Apply an edit of the page; return the new revision.

@@ -11,17 +11,19 @@ from typing import Any, NamedTuple
 
 from vmae_det.utils.errors import UserError
 
+Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in [0, 1] of the frame
+
 
 @dataclass(frozen=True)
 class Cell:
     """A person at a keyframe.
 
     Args:
-        box: x1, y1, x2, y2 in [0, 1] of the frame.
+        box: where the person is.
         actions: ids, ascending; may be empty.
     """
 
-    box: tuple[float, float, float, float]
+    box: Box
     actions: tuple[int, ...] = ()
 
 

@@ -26,11 +26,10 @@ import numpy as np
 
 from vmae_det.utils.errors import DataError
 from vmae_det.utils.input_files import GZIP, decode
-from vmae_det.web.annotate.document import Cell, Document, milliseconds, new_document
+from vmae_det.web.annotate.document import Box, Cell, Document, milliseconds, new_document
 
 _BOM = b"\xef\xbb\xbf"
 _IDLE = "idle"
-Box = tuple[float, float, float, float]
 Group = tuple[int, Box, str]  # time, box, and the person id in the annotations, or `idle`
 
 

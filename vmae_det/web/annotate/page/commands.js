@@ -193,6 +193,18 @@ async function next(kind, nothing) {
     if (found) openVideo(found.video, found.second); else notify(nothing);
   } catch (error) { notify(`${error.message}.`); }
 }
+/* Go to the next finding of this video, around to the first one. */
+function nextProblem() {
+  const { findings, keyframes } = view.doc, people = selectable();
+  if (!findings.length) { notify("No problems were found in this video."); return; }
+  const rank = ({ second: s, person }) => [s, s === second() ? people.indexOf(person) : -1]; // people here are in the order of the list
+  const here = [second(), people.indexOf(view.person)], isAfter = ([s, k]) => s > here[0] || (s === here[0] && k > here[1]);
+  const found = findings.find((finding) => isAfter(rank(finding))) ?? findings[0];
+  go(keyframes.indexOf(found.second));
+  if (found.person !== null) select(found.person, false);
+  notify(found.text[0].toUpperCase() + found.text.slice(1));
+  say(found.text);
+}
 function stepVideo(direction) {
   const { videos } = view.dataset, found = videos[videos.findIndex(({ id }) => id === view.doc.id) + direction];
   if (found) openVideo(found.id); else notify(direction > 0 ? "This is the last video." : "This is the first video.");
@@ -251,6 +263,7 @@ export const SECTIONS = [
     row("[", "[", "previous video", () => stepVideo(-1)),
     row("]", "]", "next video", () => stepVideo(1)),
     row("u", "u", "next keyframe not yet looked at", () => next("unseen", "All keyframes were looked at."), "Not looked at"),
+    row("w", "w", "next problem of this video, such as two boxes of one person", nextProblem, "Problem"),
     row("i", "i", "next keyframe that the detector is least certain of", () => next("uncertain", "The detector has no scores for keyframes not looked at."), "Least certain"),
   ]],
   ["Boxes and labels", [

@@ -69,17 +69,18 @@ export function showPanel() {
 function showPeople() {
   const here = selectable().map((person) => {
     const entry = isProposal(person) ? proposalsAt(second()).find((p) => p.person === person) : view.doc.cell(second(), person);
-    const findings = isPerson(person) ? findingsAt(second(), person).map(({ text }) => text) : [];
+    const findings = isPerson(person) ? findingsAt(second(), person) : [];
     return { person, chosen: person === view.person, names: entry ? actionsOf({ ...entry, person }).map(({ name }) => name) : null,
       score: entry?.score ?? null, findings };
   });
-  const general = findingsAt(second(), null).map(({ text }) => text);
+  const general = findingsAt(second(), null);
   show(byId("people"), [view.doc.id, second(), here, general], () => [
     ...here.map(personItem),
     ...(here.length ? [] : [make("li", { class: "soft" }, emptyText())]),
-    ...general.map((text) => make("li", { class: "finding" }, text)),
+    ...general.map((finding) => make("li", {}, findingItem(finding))),
   ]);
 }
+const findingItem = ({ severity, text }) => make("p", { class: `finding ${severity}` }, text);
 function emptyText() {
   return view.doc.looked(second()) ? "Looked at: nobody is here." : "Nobody yet. Press n to draw a box, d if nobody is here.";
 }
@@ -91,7 +92,7 @@ function personItem({ person, chosen, names, score, findings }) {
     dot, make("strong", {}, personName(person)), make("span", { class: names?.length ? "text" : "text soft" }, text),
     ...(score === null ? [] : [make("span", { class: "count", title: "score of the detector" }, score.toFixed(2))]));
   button.onclick = () => on.select(person);
-  return make("li", {}, button, ...findings.map((finding) => make("p", { class: "finding" }, finding)));
+  return make("li", {}, button, ...findings.map(findingItem));
 }
 
 function showLabels() {
@@ -114,7 +115,8 @@ export function showFacts() {
   if (entry) Object.assign(entry, { looked_at: looked, keyframes: doc.keyframes.length });
   const [done, total] = ["looked_at", "keyframes"].map((name) => dataset.videos.reduce((sum, video) => sum + (video[name] ?? 0), 0));
   const isComplete = dataset.videos.every((video) => video.keyframes !== null); // the server opens the videos one by one
-  byId("facts").textContent = `${looked} of ${amount(doc.keyframes.length, "keyframe")} looked at`;
+  const problems = doc.findings.length ? `, ${amount(doc.findings.length, "problem")}` : "";
+  byId("facts").textContent = `${looked} of ${amount(doc.keyframes.length, "keyframe")} looked at${problems}`;
   byId("set-facts").textContent = `Set: ${done.toLocaleString("en")} of ${total.toLocaleString("en")}${isComplete ? "" : "…"}`;
   Object.assign(byId("progress"), { max: Math.max(total, 1), value: done });
   byId("others").hidden = !doc.clients;

@@ -62,7 +62,13 @@ export function rows() {
   const inOrder = [...tracks].map(([person, seconds]) => [person, seconds.sort((a, b) => a - b)]).sort((a, b) => a[1][0] - b[1][0]);
   return [...view.doc.people(), ...inOrder].map(([person, seconds]) => ({ person, seconds }));
 }
-export const findingsAt = (s, person) => view.doc.findings.filter((f) => f.second === s && f.person === person);
+/* Return the findings of a person at a keyframe; `person` null: of the keyframe. */
+let index = {};
+export function findingsAt(s, person) {
+  const { findings } = view.doc;
+  if (index.findings !== findings) index = { findings, found: Map.groupBy(findings, (f) => f.second) };
+  return (index.found.get(s) ?? []).filter((f) => f.person === person);
+}
 
 /* Actions of a cell or a proposal, poses first. */
 export function actionsOf(entry) {
