@@ -92,6 +92,7 @@ def tiny_cfg(mini_ava, tmp_path):
                 *("SOLVER.BATCH_SIZE", 4, "SOLVER.EPOCHS", 1, "SOLVER.WARMUP_EPOCHS", 0.0),
                 *(("SOLVER.HEAD_LR_FACTOR", 20.0) if task == "detect" else ()),
                 *(("MODEL.MOCO.HIDDEN_DIM", 16, "MODEL.MOCO.OUT_DIM", 8) if task == "mocov3" else ()),
+                *(("DATALOADER.CLIPS_PER_VIDEO", 4) if task == "mocov3" else ()),
                 *(("TEST.KNN_BANK", str(mini_ava / "clips_train.yaml")) if task == "mocov3" else ()),
                 # The published choices
                 *("MODEL.ROI_HEAD.NAME", "MaxPoolRoIHead", "MODEL.ROI_HEAD.FOCAL_GAMMA", 0.0),

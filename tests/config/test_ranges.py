@@ -187,7 +187,9 @@ def test_numbers_of_other_numeric_types_are_accepted():
     )
 
 
-@pytest.mark.parametrize("name", ["MiniAVA/pretrain.yaml", "AVA/vit_base_16x4.yaml"])
+@pytest.mark.parametrize(
+    "name", ["MiniAVA/pretrain.yaml", "AVA/vit_base_16x4.yaml", "Kinetics/vit_base_16x4_mocov3.yaml"]
+)
 def test_memory_lower_bound_is_close_to_the_estimate(name):
     cfg = model_zoo.get_config(name)
     clips = clips_per_pass(cfg, processes=8)

@@ -10,6 +10,7 @@ from vmae_det.engine.expected_loss import expected_loss
 from vmae_det.model_zoo import get_config
 from vmae_det.modeling.classification import mix_labels
 from vmae_det.modeling.losses import box_loss
+from vmae_det.modeling.mocov3 import contrastive_loss
 from vmae_det.modeling.pretraining import MaskedAutoencoder
 
 
@@ -27,6 +28,18 @@ def test_the_pre_training_loss_of_predicting_the_mean_of_each_cube():
     loss = model.train()({"video": video, "seed": torch.arange(2)})["loss"]
     assert expected_loss(cfg).constant == pytest.approx(float(loss), abs=1e-4)
     assert expected_loss(cfg).smallest == 0
+
+
+def test_the_contrastive_losses_of_equal_features_and_of_the_corners_of_a_simplex():
+    cfg = get_config("Kinetics/vit_base_16x4_mocov3.yaml")
+    cfg.merge_from_list(["SOLVER.BATCH_SIZE", 12, "SOLVER.ACCUMULATE", 2])
+    corners = torch.eye(6) - 1 / 6
+    for features, expected in (
+        (torch.ones(6, 6), expected_loss(cfg).constant),
+        (corners, expected_loss(cfg).smallest),
+    ):
+        loss = 2 * contrastive_loss(features, features, cfg.MODEL.MOCO.TEMPERATURE)
+        assert float(loss) == pytest.approx(expected, rel=1e-5)
 
 
 def test_no_value_for_targets_whose_loss_depends_on_the_videos():

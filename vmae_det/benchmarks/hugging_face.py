@@ -137,7 +137,10 @@ def check_comparable(cfg: CfgNode) -> None:
         ConfigError: a key has a value that its model does not support.
     """
     import_transformers()
-    keys = _FIXED_KEYS | _FIXED_KEYS_OF_TASK.get(model_class(cfg).task, {})
+    task = model_class(cfg).task
+    if task not in _FIXED_KEYS_OF_TASK:
+        raise ConfigError(f"MODEL.META_ARCHITECTURE: Hugging Face has no {cfg.MODEL.META_ARCHITECTURE}")
+    keys = _FIXED_KEYS | _FIXED_KEYS_OF_TASK[task]
     for key, supported in keys.items():
         value = value_of(cfg, key)
         if value != supported:

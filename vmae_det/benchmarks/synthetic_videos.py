@@ -11,6 +11,7 @@ import torch
 
 from vmae_det.config import CfgNode
 from vmae_det.modeling import model_class
+from vmae_det.modeling.build import PRETRAINING_TASKS
 from vmae_det.video.writer import VideoWriter
 
 RATE = 30  # frames per second
@@ -58,7 +59,7 @@ def write_dataset(folder: Path, width: int, height: int, gop: int, cfg: CfgNode)
     task = model_class(cfg).task
     videos = folder / "videos"
     write_videos(videos, width, height, gop)
-    if task == "pretraining":
+    if task in PRETRAINING_TASKS:
         return videos
     if task == "classification":
         lines = [f"{path.name} 0" for path in sorted(videos.iterdir())]
@@ -78,14 +79,16 @@ def write_dataset(folder: Path, width: int, height: int, gop: int, cfg: CfgNode)
 def random_clips(cfg: CfgNode, count: int) -> list[dict[str, torch.Tensor]]:
     """Return training samples of noise: `video`, `seed`, and what the task of the config needs.
 
-    Pre-training adds `target` if other frames are predicted, classification `label`, and detection one to
-    four persons: `boxes` and `labels`.
+    Pre-training adds `target` if other frames are predicted, or `video2` for MoCo v3; classification `label`;
+    and detection one to four persons: `boxes` and `labels`.
     """
     generator = torch.Generator().manual_seed(0)
     side, task = cfg.INPUT.CROP_SIZE, model_class(cfg).task
     frames = {"video": cfg.INPUT.NUM_FRAMES}
     if task == "pretraining" and cfg.MODEL.RECONSTRUCTION.NUM_FRAMES:
         frames["target"] = cfg.MODEL.RECONSTRUCTION.NUM_FRAMES
+    if task == "contrastive":
+        frames["video2"] = cfg.INPUT.NUM_FRAMES
     samples = []
     for clip in range(count):
         sample = {

@@ -27,7 +27,7 @@ from vmae_det.utils.errors import ConfigError, UserError
 
 # Side of the square matrices whose multiplication measures the GEMM rate: large enough for the peak rate.
 _GEMM_SIDE = {"cpu": 2048, "mps": 4096, "cuda": 8192}
-_TASKS = ("pretraining", "classification", "detection")
+_TASKS = ("pretraining", "contrastive", "classification", "detection")
 
 
 @dataclass
@@ -204,9 +204,13 @@ def benchmark_train(cfg: CfgNode, settings: Settings, progress: bool = True) -> 
 
 
 def _passes(cfg: CfgNode) -> int:
-    """Cost of a step in forward passes: the backward pass costs two, if the backbone is trained."""
-    is_probe = model_class(cfg).task == "classification" and cfg.MODEL.CLASSIFIER.LINEAR_PROBE
-    return 1 if is_probe else 3
+    """Cost of a step in forward passes: the backward pass costs two, if the backbone is trained.
+
+    Half of the forward pass of MoCo v3 is that of the momentum encoder, which has no backward pass.
+    """
+    task = model_class(cfg).task
+    is_probe = task == "classification" and cfg.MODEL.CLASSIFIER.LINEAR_PROBE
+    return 1 if is_probe else 2 if task == "contrastive" else 3
 
 
 def measure_gemm_rate(device: torch.device, dtype: torch.dtype) -> float:

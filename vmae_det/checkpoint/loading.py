@@ -49,6 +49,7 @@ class LoadReport:
         missing: parameters of the model that are not in the file and keep their values.
         unused: parameters of the file that are not in the model.
         source: where in the file the parameters were found.
+        unread_parts: parts of the file, such as "head", that were ignored in order to load only the backbone.
     """
 
     format: str
@@ -56,6 +57,7 @@ class LoadReport:
     missing: tuple[str, ...]
     unused: tuple[str, ...]
     source: StateDict
+    unread_parts: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         total = len(self.loaded) + len(self.missing)
@@ -66,6 +68,8 @@ class LoadReport:
             text += f"; missing in the file, keep their initial values: {shorten_list(self.missing)}"
         if self.unused:
             text += f"; not in the model, ignored: {shorten_list(self.unused)}"
+        if self.unread_parts:
+            text += f"; only the backbone is used, not {', '.join(self.unread_parts)}"
         return text
 
 
@@ -111,7 +115,9 @@ def load_weights(
     model_state.pop(POSITIONS, None)
     parts = {"backbone"} if backbone_only else {part_of(name) for name in model_state}
     unknown = tuple(name for name, part in renamed.unused.items() if part in parts)
-    weights = {name: value for name, value in weights.items() if not backbone_only or part_of(name) in parts}
+    unread = tuple(dict.fromkeys(map(part_of, weights))) if backbone_only else ()
+    unread = tuple(part for part in unread if part not in parts)
+    weights = {name: value for name, value in weights.items() if part_of(name) not in unread}
     common = [name for name in model_state if name in weights]
     missing = tuple(name for name in model_state if name not in weights)
     table = weights.pop(POSITIONS, None)
@@ -143,7 +149,7 @@ def load_weights(
     unused = dropped
     if not backbone_only:
         unused = (*(name for name in weights if name not in model_state), *renamed.unused, *dropped)
-    return LoadReport(renamed.format.name, tuple(common), missing, unused, found)
+    return LoadReport(renamed.format.name, tuple(common), missing, unused, found, unread)
 
 
 def check_backbone(known: Format, backbone: str, where: str) -> None:

@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "GFLOPs: forward pass of one clip; a multiply-add counts as one operation; includes the matrix\n"
         "multiplications of attention. In pre-training the encoder only processes visible tokens.\n"
+        "MoCo v3: both views of a video, by the encoder and by the momentum encoder.\n"
         "Memory of training, per process: weights, gradients and optimizer state (AdamW: two values per\n"
         "trained parameter) at 4 bytes per value, copies of the weights for mixed precision, and the\n"
         "tensors that each clip keeps for the backward pass. Kernels briefly use more memory."

@@ -8,7 +8,7 @@ _EPOCHS = "SOLVER.EPOCHS, because schedules count in epochs"
 _PERSON_DETECTOR = "PERSON_DETECTOR.CONFIG, a YAML file of detectron2"
 _NOTHING = "nothing"
 _SCHEDULE = "nothing: the schedule is a warm-up and a cosine"
-_NO_BATCH_NORM = "nothing: there is no batch normalization"
+_NO_BATCH_NORM = "nothing: networks have no batch normalization, except the heads of MoCoV3"
 _TEMPLATE = "MODEL.META_ARCHITECTURE and a config of the model zoo (docs/results/model_zoo.md)"
 
 # Replacements by toolkit and key. A key that ends in a dot or _ matches all keys with that prefix.
@@ -112,7 +112,7 @@ REPLACEMENTS = {
         "VIS_MASK.": "vmae-det visualize reconstruction",
         "BENCHMARK.": "vmae-det benchmark",
         "MULTIGRID.": _NOTHING,
-        "CONTRASTIVE.": "MODEL.META_ARCHITECTURE MaskedAutoencoder, the only pre-training here",
+        "CONTRASTIVE.": "MODEL.META_ARCHITECTURE MoCoV3, with the keys MODEL.MOCO",
         "X3D.": "a key of MODEL.BACKBONE",
         "NONLOCAL.": "a key of MODEL.BACKBONE",
         "MODEL.SINGLE_PATHWAY_ARCH": "MODEL.BACKBONE.NAME",

@@ -17,11 +17,28 @@ def min_parameters(cfg: CfgNode) -> int:
     node = cfg.MODEL.BACKBONE
     if node.NAME not in _VIT_BACKBONES:
         return 0
-    embedding = 3 * node.TUBELET_SIZE * node.PATCH_SIZE**2 * node.EMBED_DIM
-    total = embedding + node.DEPTH * _block_parameters(node.EMBED_DIM, node.MLP_RATIO)
+    total = _vit_parameters(cfg)
     if cfg.MODEL.META_ARCHITECTURE == "MaskedAutoencoder":
         total += cfg.MODEL.DECODER.DEPTH * _block_parameters(cfg.MODEL.DECODER.EMBED_DIM, 4.0)
+    if cfg.MODEL.META_ARCHITECTURE == "MoCoV3":
+        momentum, moco = _momentum_parameters(cfg), cfg.MODEL.MOCO
+        total = 2 * momentum + 2 * moco.HIDDEN_DIM * moco.OUT_DIM  # with the predictor
     return total
+
+
+def _momentum_parameters(cfg: CfgNode) -> int:
+    """Return the number of weights of the momentum encoder, which are not trained; 0 without one."""
+    if cfg.MODEL.META_ARCHITECTURE != "MoCoV3":
+        return 0
+    moco = cfg.MODEL.MOCO
+    layers = (cfg.MODEL.BACKBONE.EMBED_DIM + moco.HIDDEN_DIM + moco.OUT_DIM) * moco.HIDDEN_DIM
+    return _vit_parameters(cfg) + layers
+
+
+def _vit_parameters(cfg: CfgNode) -> int:
+    node = cfg.MODEL.BACKBONE
+    embedding = 3 * node.TUBELET_SIZE * node.PATCH_SIZE**2 * node.EMBED_DIM
+    return embedding + node.DEPTH * _block_parameters(node.EMBED_DIM, node.MLP_RATIO)
 
 
 def _backbone_is_frozen(cfg: CfgNode) -> bool:
@@ -59,6 +76,7 @@ def min_training_bytes(cfg: CfgNode, processes: int) -> tuple[int, int]:
     if _backbone_is_frozen(cfg):
         model = min_parameters(cfg)
     elif model:
+        model -= _momentum_parameters(cfg) * (1 + states)
         visible = 1 - cfg.MODEL.MASK.RATIO if cfg.MODEL.META_ARCHITECTURE == "MaskedAutoencoder" else 1
         # Every block has at least the tokens that are left at the end; three blocks drop some by default.
         visible *= node.TOKEN_KEEP_RATE ** (len(node.TOKEN_DROP_BLOCKS) or 3)
@@ -68,4 +86,5 @@ def min_training_bytes(cfg: CfgNode, processes: int) -> tuple[int, int]:
         kept *= FLOAT_BYTES if solver.AMP == "none" else 2
     pixels = FLOAT_BYTES * 3 * cfg.INPUT.NUM_FRAMES * cfg.INPUT.CROP_SIZE**2
     share = processes if solver.PARALLEL == "fsdp" else 1
-    return FLOAT_BYTES * model // share, int(clips_per_pass(cfg, processes) * (pixels + kept))
+    views = 2 if cfg.MODEL.META_ARCHITECTURE == "MoCoV3" else 1
+    return FLOAT_BYTES * model // share, int(clips_per_pass(cfg, processes) * views * (pixels + kept))

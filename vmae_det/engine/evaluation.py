@@ -42,8 +42,12 @@ LoadModel = Callable[[CfgNode], tuple[nn.Module, ModelClasses | None]]
 
 
 def load_weights_and_classes(cfg: CfgNode) -> tuple[nn.Module, ModelClasses | None]:
-    """Return the model with MODEL.WEIGHTS, and its classes."""
-    return build_model_and_classes(cfg, complete=True)
+    """Return the model with MODEL.WEIGHTS, and its classes.
+
+    The weights must have all parameters, or those that begin with one of `evaluated_parts` of the model.
+    """
+    required = getattr(model_class(cfg), "evaluated_parts", ("",))
+    return build_model_and_classes(cfg, complete=True, required=required)
 
 
 def run_evaluation(cfg: CfgNode, load_model: LoadModel = load_weights_and_classes) -> dict[str, float]:

@@ -37,6 +37,7 @@ def expected_loss(cfg: CfgNode) -> ExpectedLoss | None:
         return None
     functions = {
         "pretraining": _pretraining_loss,
+        "contrastive": _contrastive_loss,
         "classification": _classification_loss,
         "detection": _detection_loss,
     }
@@ -51,6 +52,19 @@ def _pretraining_loss(cfg: CfgNode) -> ExpectedLoss | None:
         return None
     pixels = backbone.TUBELET_SIZE * backbone.PATCH_SIZE**2
     return ExpectedLoss(1 - 1 / pixels)
+
+
+def _contrastive_loss(cfg: CfgNode) -> ExpectedLoss:
+    """Predict equal similarities of all pairs.
+
+    The smallest loss has equal features of the views of a video, and those of N videos in the corners of a
+    simplex: a cosine of -1 / (N - 1) with each other. It needs N - 1 dimensions.
+    """
+    clips = cfg.SOLVER.BATCH_SIZE * cfg.DATALOADER.REPEATED_AUG // cfg.SOLVER.ACCUMULATE
+    temperature = cfg.MODEL.MOCO.TEMPERATURE
+    difference = 1 + 1 / (clips - 1)
+    smallest = math.log1p((clips - 1) * math.exp(-difference / temperature))
+    return ExpectedLoss(4 * temperature * math.log(clips), 4 * temperature * smallest)
 
 
 def _classification_loss(cfg: CfgNode) -> ExpectedLoss:

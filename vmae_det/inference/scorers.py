@@ -112,7 +112,7 @@ _PURPOSES = {"ActionDetector": "detection", "VideoClassifier": "classification"}
 _REMEDIES = {
     "ActionDetector": "; use vmae-det detect",
     "VideoClassifier": "; use vmae-det classify",
-    "MaskedAutoencoder": "; fine-tune it first (docs/guides/finetune.md)",
+    **dict.fromkeys(("MaskedAutoencoder", "MoCoV3"), "; fine-tune it first (docs/guides/finetune.md)"),
 }
 
 

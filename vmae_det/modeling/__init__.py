@@ -1,4 +1,4 @@
-"""Networks: tensors in, tensors out. Backbones, heads and the models of the three tasks, with their losses.
+"""Networks: tensors in, tensors out. Backbones, heads and the models of all tasks, with their losses.
 
 May import: config and utils.
 """

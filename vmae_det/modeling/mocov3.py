@@ -41,6 +41,7 @@ class MoCoV3(nn.Module):
     """
 
     task = "contrastive"
+    evaluated_parts = ("backbone.",)
 
     def __init__(
         self,

@@ -31,12 +31,14 @@ from vmae_det.visualization.pictures import (
 )
 from vmae_det.visualization.reconstruction import mask_tokens
 
-_COLUMNS = {"pretraining": 8, "classification": 8, "detection": 4}  # frames per clip in the picture
+# Frames per clip in the picture.
+_COLUMNS = {"pretraining": 8, "contrastive": 8, "classification": 8, "detection": 4}
 _MIN_SIDE = 320  # smallest side in pixels of a frame with boxes, so that names are legible
 _CLIPS_PER_ROW = 4  # in the animation
 _MIN_TARGET = 0.05  # smallest target of a class that is written in a caption
 _NOTES = {
     "pretraining": "Gray: tokens that are hidden from the encoder.",
+    "contrastive": "Two views of each video: clips at independent times.",
     "classification": "Numbers: targets of the loss, from 5 % on.",
     "detection": "Solid boxes and names: annotations of frame {keyframe}. Dashed: boxes after the jitter of "
     "training, from which features are pooled.",
@@ -117,6 +119,16 @@ def _draw_pretraining(cfg: CfgNode, dataset: ConcatClipDataset, batch: Batch) ->
     return clips
 
 
+def _draw_contrastive(cfg: CfgNode, dataset: ConcatClipDataset, batch: Batch) -> list[CaptionedClip]:
+    pairs = zip(batch["video"].numpy(), batch["video2"].numpy())
+    return [
+        CaptionedClip(
+            _file_name(batch, number), (("view 1", clip_frames(first)), ("view 2", clip_frames(second)))
+        )
+        for number, (first, second) in enumerate(pairs)
+    ]
+
+
 def _draw_classification(cfg: CfgNode, dataset: ConcatClipDataset, batch: Batch) -> list[CaptionedClip]:
     video, size = batch["video"].float(), batch["video"].shape[-2:]
     classes, smoothing = cfg.MODEL.CLASSIFIER.NUM_CLASSES, cfg.MODEL.CLASSIFIER.LABEL_SMOOTHING
@@ -195,6 +207,7 @@ def _draw_people(
 
 _DRAW = {
     "pretraining": _draw_pretraining,
+    "contrastive": _draw_contrastive,
     "classification": _draw_classification,
     "detection": _draw_detection,
 }

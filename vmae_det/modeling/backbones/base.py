@@ -1,4 +1,4 @@
-"""The interface of a backbone, which is all that the models of the three tasks use of it."""
+"""The interface of a backbone, which is all that the models of all tasks use of it."""
 
 from __future__ import annotations
 
