@@ -22,6 +22,7 @@ setup(
         "vmae_det.model_zoo.configs": ["**/*.yaml"],
         "vmae_det.rendering": ["page_template/*"],
         "vmae_det.visualization": ["*.css", "*.html", "*.js"],
+        "vmae_det.studies": ["*.html"],
         "vmae_det.web.annotate": ["page/*"],
         "vmae_det.web.serve": ["page/*"],
     },
@@ -76,7 +77,7 @@ setup(
         # Backbone Hiera. Code Apache-2.0; it needs only torch, timm, tqdm and packaging.
         "hiera": ["hiera-transformer>=0.1.4"],
         "hdf5": ["h5py>=3.10"],  # of features --format hdf5
-        "plots": ["matplotlib>=3.8", "scikit-learn>=1.4"],  # of visualize curves and embedding
+        "plots": ["matplotlib>=3.8", "scikit-learn>=1.4"],  # of visualize curves and embedding, and study
         "docs": ["sphinx>=8", "myst-parser>=4", "furo>=2024.8.6", "sphinx-copybutton>=0.5.2"],
         # Readers torchcodec and nvdec. Needs torch 2.11 and the shared libraries of FFmpeg 4 to 9, which pip
         # does not install (apt-get install ffmpeg, or conda install ffmpeg).

@@ -142,12 +142,12 @@ def _run_and_report(args: argparse.Namespace, grid: Grid, store: RunStore, folde
 
 
 def _report(grid: Grid, store: RunStore, folder: Path) -> int:
-    from vmae_det.studies.report import write_tables
+    from vmae_det.studies.report import PAGE, write_report
     from vmae_det.studies.results import StudyResults
 
     print()
-    print(write_tables(StudyResults(grid, store), folder))
-    print(f"report: {folder}")
+    print(write_report(StudyResults(grid, store), store, folder))
+    print(f"report: {folder / PAGE}")
     return 0
 
 

@@ -67,7 +67,9 @@ class RunStore:
         They do not if the default of a config key has changed since, or if the parent was run again.
         """
         plan = _read(self.folder(run) / _PLAN)
-        if not plan or plan.get("parent") != self._parent_id(run):
+        if not plan or (run.parent and not self.is_finished(run.parent)):
+            return False
+        if plan.get("parent") != self._parent_id(run):
             return False
         stored = plan.get("config", {})
         return all(
@@ -79,10 +81,8 @@ class RunStore:
         return self.is_current(run) and (self.folder(run) / "log.txt").exists()
 
     def _parent_id(self, run: Run) -> str | None:
-        if run.parent is None:
-            return None
-        marker = self.marker(run.parent)
-        return marker["id"] if marker else ""
+        marker = self.marker(run.parent) if run.parent else None
+        return marker and marker["id"]
 
     def prepare(self, run: Run) -> None:
         """Prepare the folder of a run that is started or resumed; the caller has its lock."""

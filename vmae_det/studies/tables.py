@@ -178,8 +178,7 @@ def findings_lines(results: StudyResults) -> list[tuple[str, str, str]]:
             )
             pairs = f", mean of {checked.pairs} pairs of cells" if checked.pairs > 1 else ""
             seeds = f"{difference.count} seed{'s' * (difference.count > 1)}"
-            gain = "lower" if results.lower_is_better[finding.metric] else "higher"
-            mean = f"{finding.metric} {gain} by {numbers.signed(difference.mean)}"
+            mean = f"advantage in {finding.metric} {numbers.signed(difference.mean)}"
             text += f" ({mean}{interval}, p {p_value(difference)}, {seeds}{pairs})"
         lines.append((finding.claim, finding.source, text))
     return lines

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 # Colors of Okabe and Ito (2008) with enough contrast on white. Color-blind people can distinguish them.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 SUFFIXES = (".png", ".svg", ".pdf")
-_INK, _GRID = "#3c3c3c", "#e1e1e1"
+INK, GRID = "#3c3c3c", "#e1e1e1"
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -47,10 +47,10 @@ def escape_text(text: str) -> str:
 
 def style_axes(axes: Any) -> None:
     """Draw a light grid; hide the top and right spines."""
-    axes.grid(color=_GRID, linewidth=0.8)
+    axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=_INK, labelsize=9)
+    axes.tick_params(colors=INK, labelcolor=INK, labelsize=9)
 
 
 def save_figure(figure: Figure, path: Path) -> Path:

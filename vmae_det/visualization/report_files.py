@@ -13,11 +13,11 @@ from vmae_det.evaluation.confusion_matrix import ConfusionMatrix
 _FOLDER = Path(__file__).parent
 
 
-def fill_template(name: str, **fields: str) -> str:
-    """Return a template of this folder with its @@FIELD@@s replaced. STYLE is the common style sheet."""
+def fill_template(name: str, folder: Path = _FOLDER, **fields: str) -> str:
+    """Return a template with its @@FIELD@@s replaced. STYLE is the style sheet that reports share."""
     fields["STYLE"] = (_FOLDER / "report.css").read_text(encoding="utf-8")
     # In one pass, because a value may contain the name of a field.
-    pieces = (_FOLDER / name).read_text(encoding="utf-8").split("@@")
+    pieces = (folder / name).read_text(encoding="utf-8").split("@@")
     return "".join(fields[piece] if i % 2 else piece for i, piece in enumerate(pieces))
 
 
