@@ -10,6 +10,8 @@ from annotated import write_dataset, write_video
 from visited import visit_and_stop
 
 from vmae_det.cli.main import main
+from vmae_det.data import catalog
+from vmae_det.data.catalog import CatalogEntry
 
 
 def test_a_page_is_served_until_the_server_stops(tmp_path, capsys, monkeypatch):
@@ -51,7 +53,7 @@ def test_a_page_is_served_until_the_server_stops(tmp_path, capsys, monkeypatch):
 )
 def test_mistakes_are_one_clear_error(tmp_path, capsys, monkeypatch, arguments, problem):
     monkeypatch.setenv("VMAE_DET_DATASETS", str(tmp_path / "data"))
-    monkeypatch.setattr("vmae_det.data.catalog.make_mini_ava", lambda folder: None)
+    monkeypatch.setitem(catalog._CATALOG, "mini_ava_train", CatalogEntry(file="mini_ava/train.yaml"))
     write_video(tmp_path / "clips" / "a.mp4", seconds=1)
     file = write_dataset(tmp_path / "set", "a,0000\n")
     write_dataset(tmp_path / "data" / "mini_ava", "a,0000\n").rename(
