@@ -47,7 +47,7 @@ class MiniAvaSize:
 
 
 FULL = MiniAvaSize(
-    train_videos=96, val_videos=36, unlabelled_videos=300, clips_per_action_train=60, clips_per_action_val=8
+    train_videos=96, val_videos=36, unlabelled_videos=300, clips_per_action_train=60, clips_per_action_val=40
 )
 TINY = MiniAvaSize(
     train_videos=4, val_videos=2, unlabelled_videos=2, clips_per_action_train=1, clips_per_action_val=1
