@@ -23,7 +23,7 @@ from vmae_det.synthetic_data.mini_motion.render import frames
 from vmae_det.synthetic_data.text_files import first_line, write_text
 from vmae_det.synthetic_data.video_files import write_video
 
-VERSION = 1  # of the generator; a folder of another version is replaced
+VERSION = 2  # of the generator; a folder of another version is replaced
 MANIFEST = "mini_motion.json"
 
 _TRAIN, _VAL, _UNLABELLED = range(3)  # set numbers in random keys

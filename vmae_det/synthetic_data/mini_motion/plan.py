@@ -174,6 +174,7 @@ def plan_scene(key: tuple[int, ...]) -> ScenePlan:
         "bottom": (WIDTH / 2 - side * rng.uniform(5, 60), HEIGHT + 50.0),
         "top": (WIDTH / 2 - side * rng.uniform(0, 50), -50.0),
     }
+    duration = rng.uniform(1.1, 1.6)
     return ScenePlan(
         key=key,
         edge=edge,
@@ -185,8 +186,8 @@ def plan_scene(key: tuple[int, ...]) -> ScenePlan:
         moves_cover=moves_cover,
         others=others,
         elbow=elbows[str(rng.choice(["side", "side", "bottom", "bottom", "top"]))],
-        start=rng.uniform(0.0, 0.25),
-        duration=rng.uniform(1.15, 1.65),
+        start=rng.uniform(0.0, SECONDS - 1 / FPS - duration),
+        duration=duration,
         distance=rng.uniform(36, 54),
         lift=rng.uniform(26, 36),
         height=0.0 if rng.random() < 0.5 else rng.uniform(8, 24),
