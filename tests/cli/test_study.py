@@ -225,6 +225,9 @@ def test_an_interrupted_study_stops_its_runs(site):
         (["own.yaml", "--seeds", "0"], "--seeds: expected a number of seeds such as 3"),
         (["own.yaml", "--seeds", "1,1"], "--seeds: expected a number of seeds such as 3"),
         (["own.yaml", "--dry-run", "--report-only"], "--dry-run: cannot be combined with --report-only"),
+        (["own.yaml", "--submit"], "--submit: requires --time"),
+        (["own.yaml", "--time", "9"], "--time: has no effect without --submit"),
+        (["own.yaml", "--submit", "--time", "9", "--workers", "2"], "--workers: has no effect with --submit"),
         (["own.yaml", "--list"], "--list: lists the studies"),
         (["own.yaml", "SOLVER.EPOCH", "3"], "SOLVER.EPOCH: no such config key"),
     ],
@@ -243,3 +246,52 @@ def test_the_list_of_studies(capsys):
     printed = capsys.readouterr().out
     assert "\nmasks " in printed
     assert "cells, 3 seeds" in printed
+
+
+def test_jobs_of_a_cluster_depend_on_each_other(site, monkeypatch, capsys):
+    """A fake sbatch stores the scripts."""
+    pytest.importorskip("submitit", reason="requires submitit")
+    programs = site / "bin"
+    programs.mkdir()
+    (programs / "srun").write_text("#!/bin/sh\n")
+    script = 'n=$(ls {0}/scripts | wc -l)\ncp "$1" {0}/scripts/$n\necho Submitted batch job 10$n\n'
+    (site / "scripts").mkdir()
+    (programs / "sbatch").write_text("#!/bin/sh\n" + script.format(site))
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    options = ["--submit", "--time", "60", "--sbatch", "account=vision", "--seeds", "1"]
+    assert main(["study", "own.yaml", "--output", "out", *options]) == 0
+    printed = capsys.readouterr().out
+    jobs = dict(line[4:].split(": ") for line in printed.splitlines() if line.startswith("job "))
+    assert [name.partition("-")[0] for name in jobs.values()] == ["finetune", "pretrain", "finetune"]
+    scripts = {f"10{path.name}": path.read_text() for path in (site / "scripts").iterdir()}
+    assert scripts.keys() == jobs.keys()
+    assert all("#SBATCH --account=vision\n" in text for text in scripts.values())
+    assert "--dependency" not in scripts["100"] + scripts["101"]
+    assert "#SBATCH --dependency=afterok:101\n" in scripts["102"]
+    assert "#SBATCH --kill-on-invalid-dep=yes\n" in scripts["102"]
+
+
+def test_a_submitted_run_is_that_of_the_study(site, monkeypatch):
+    """What a job calls, in this process."""
+    submitit = pytest.importorskip("submitit", reason="requires submitit")
+    from vmae_det.cli.study_jobs import SubmittedStudyRun
+    from vmae_det.studies.run_process import train_and_mark
+
+    run = next(run for run in build_grid(read_study(site / "own.yaml")).runs() if run.stage == "pretrain")
+    store = RunStore(site / "out" / "runs")
+    environment = type(
+        "Environment", (), {"raw_job_id": "7", "num_nodes": 1, "node": 0, "hostnames": ["localhost"]}
+    )
+    monkeypatch.setattr(submitit, "JobEnvironment", environment)
+    job = SubmittedStudyRun(
+        store.config(run), True, 1, 0, 600.0, 60, train_and_mark, run=run, root=store.root
+    )
+    job()
+    marker = store.marker(run)
+    assert marker
+    job()
+    assert store.marker(run) == marker
+    with store.lock(run), pytest.raises(SystemExit, match="another process works on it"):
+        job()

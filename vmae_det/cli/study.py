@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from vmae_det.cli.arguments import num_processes, output_folder, positive_int, refuse_unused
 from vmae_det.cli.config_arguments import add_overrides
+from vmae_det.cli.submit import add_job_arguments
 from vmae_det.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from vmae_det.studies.run_process import Resources
     from vmae_det.studies.run_store import RunStore
 
-RUNS = "runs"  # folder of all runs in the output folder
+RUNS, JOBS = "runs", "jobs"  # folders of all runs and of their jobs in the output folder
 
 
 def seeds(text: str) -> list[int]:
@@ -80,6 +81,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="folder of the catalog's datasets (default: $VMAE_DET_DATASETS, else ./datasets)",
     )
+    parser.add_argument(
+        "--submit", action="store_true", help="submit each run as a job to a SLURM cluster; requires --time"
+    )
+    add_job_arguments(parser.add_argument_group("jobs of --submit"))
     add_overrides(parser)
 
 
@@ -90,11 +95,7 @@ def run(args: argparse.Namespace) -> int:
             raise UserError("--list: lists the studies of the model zoo, so it takes no NAME")
         _print_studies()
         return 0
-    if args.dry_run or args.report_only:
-        option = "--dry-run" if args.dry_run else "--report-only"
-        refuse_unused(args, f"has no effect with {option}", workers=None)
-    if args.dry_run and args.report_only:
-        raise UserError("--dry-run: cannot be combined with --report-only")
+    _check_options(args)
     from vmae_det.studies.study_file import find_study, read_study
 
     study = read_study(find_study(args.study))
@@ -109,7 +110,28 @@ def run(args: argparse.Namespace) -> int:
     folder = args.output / study.name
     if args.report_only:
         return _report(grid, store, folder)
+    if args.submit:
+        from vmae_det.cli.study_jobs import submit_study
+
+        submit_study(args, grid, store, args.output.absolute() / JOBS)
+        return 0
     return _run_and_report(args, grid, store, folder)
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Raise UserError for options that contradict each other, or that would have no effect."""
+    modes = [option for option in ("dry_run", "report_only", "submit") if getattr(args, option)]
+    names = [f"--{mode.replace('_', '-')}" for mode in modes]
+    if len(names) > 1:
+        raise UserError(f"{names[0]}: cannot be combined with {names[1]}")
+    if names:
+        refuse_unused(args, f"has no effect with {names[0]}", workers=None)
+    if not args.submit:
+        parser = argparse.ArgumentParser()
+        add_job_arguments(parser)
+        refuse_unused(args, "has no effect without --submit", **vars(parser.parse_args([])))
+    elif args.time is None:
+        raise UserError("--submit: requires --time, the time limit of each job in minutes")
 
 
 def _run_and_report(args: argparse.Namespace, grid: Grid, store: RunStore, folder: Path) -> int:

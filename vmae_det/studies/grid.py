@@ -201,7 +201,7 @@ class _RunBuilder:
             cfg.MODEL.BACKBONE.CHECKPOINT = ""
         cfg.freeze()
         content = {
-            key: value for key, value in compared_values(cfg).items() if value != _plain(KEYS[key].default)
+            key: value for key, value in compared_values(cfg).items() if value != as_json(KEYS[key].default)
         }
         text = json.dumps([content, parent and parent.identity], sort_keys=True)
         identity = hashlib.sha256(text.encode()).hexdigest()
@@ -210,7 +210,7 @@ class _RunBuilder:
 
 def compared_values(cfg: CfgNode) -> dict[str, Any]:
     """Return the values that make a run what it is, by key, as JSON has them."""
-    return {key: _plain(value) for key, value in flatten(cfg) if not key.startswith(_NOT_COMPARED)}
+    return {key: as_json(value) for key, value in flatten(cfg) if not key.startswith(_NOT_COMPARED)}
 
 
 def describe(levels: Mapping[str, str]) -> str:
@@ -218,8 +218,9 @@ def describe(levels: Mapping[str, str]) -> str:
     return ", ".join(f"{factor} {level}" for factor, level in levels.items())
 
 
-def _plain(value: Any) -> Any:
-    return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
+def as_json(value: Any) -> Any:
+    """Return the value of a config key as it is in a JSON file: lists instead of tuples."""
+    return [as_json(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
 def _source(stage: str, settings: Mapping[str, Settings | None], original: Mapping[str, Settings]) -> str:

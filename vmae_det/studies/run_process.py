@@ -120,11 +120,15 @@ class Measurements(HookBase):
         self.resumed = self.trainer.step > 0
 
 
-def train_and_mark(cfg: CfgNode) -> None:
-    """Train in one of the processes of a run. The one with rank 0 marks the run as finished."""
+def train_and_mark(cfg: CfgNode, resume: bool = True) -> None:
+    """Train in one of the processes of a run. The one with rank 0 marks the run as finished.
+
+    Args:
+        resume: as of `run_training`.
+    """
     began = time.perf_counter()
     measurements = Measurements()
-    run_training(cfg, resume=True, hooks=[*picture_hooks(cfg), measurements])
+    run_training(cfg, resume, hooks=[*picture_hooks(cfg), measurements])
     if not distributed.is_main_process():
         return
     folder = Path(cfg.OUTPUT_DIR)

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from vmae_det.config import CfgNode
 from vmae_det.config.defaults import KEYS
 from vmae_det.engine.setup import FINAL_WEIGHTS
-from vmae_det.studies.grid import WEIGHTS_KEY, Run, compared_values
+from vmae_det.studies.grid import WEIGHTS_KEY, Run, as_json, compared_values
 from vmae_det.utils.output_files import write_json
 
 CONSOLE = "console.txt"  # everything that the processes of a run print
@@ -73,7 +73,8 @@ class RunStore:
             return False
         stored = plan.get("config", {})
         return all(
-            stored.get(key, KEYS[key].default) == value for key, value in compared_values(run.cfg).items()
+            stored.get(key, as_json(KEYS[key].default)) == value
+            for key, value in compared_values(run.cfg).items()
         )
 
     def was_started(self, run: Run) -> bool:
