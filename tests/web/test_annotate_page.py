@@ -24,7 +24,7 @@ label { name: "carry (e.g., a box)" label_id: 5 label_type: OBJECT_MANIPULATION 
 label { name: "<img src=x onerror=\\"document.title='hacked'\\">" label_id: 9 label_type: PERSON_INTERACTION }
 """
 STAND, WALK, CARRY, TALK = 1, 2, 5, 9
-VIDEOS = ("main", "boxes", "other", "crowd", NASTY, "narrow", "truth", "tall")
+VIDEOS = ("main", "boxes", "other", "crowd", NASTY, "narrow", "truth", "tall", "reload")
 
 
 class Site:
@@ -362,3 +362,28 @@ def test_goes_from_problem_to_problem(site):
     site.browser.until("!document.getElementById('facts').textContent.includes('problem')")
     site.press("w")
     assert "No problems" in site.browser.text("#notice")
+
+
+def test_undo_and_redo_survive_a_reload_up_to_what_another_page_changed(site):
+    def reload():
+        site.annotator.wait_until_saved()
+        site.browser.driver.refresh()
+        site.browser.until("document.getElementById('title')?.textContent === 'reload'")
+        site.browser.until("document.getElementById('place').textContent !== ''")
+
+    site.open("reload")
+    site.press("n", "Enter", "1", "3", "z")  # stand; carry is taken back
+    reload()
+    site.press("shift+z")
+    assert site.labels("reload") == [(0, 0, STAND), (0, 0, CARRY)]
+    site.press("z", "z")
+    assert site.labels("reload") == []
+    site.press("z", "z", "shift+z", "shift+z")
+    assert site.labels("reload") == [(0, 0, STAND)]
+    box = site.sees()["cells"][0]["box"]
+    change = {"second": 0, "person": 0, "before": {"box": box, "actions": [STAND]}}
+    site.post("reload", [{**change, "after": {"box": box, "actions": [WALK]}}])
+    reload()
+    site.press("z")
+    assert site.labels("reload") == [(0, 0, WALK)]
+    assert "Nothing to undo" in site.browser.text("#notice")

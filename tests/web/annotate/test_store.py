@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vmae_det.cli.main import main
+from vmae_det.data import catalog
 from vmae_det.data.catalog import get_dataset
 from vmae_det.formats.ava_csv import read_action_csv
 from vmae_det.formats.label_map import LabelMap
@@ -391,7 +392,7 @@ def test_a_registered_dataset_is_copied_and_never_written(tmp_path, monkeypatch)
     source = write_dataset(tmp_path / "data" / "mini_ava", ANNOTATIONS, videos=["one"])
     source.rename(source.with_name("train.yaml"))
     monkeypatch.setenv("VMAE_DET_DATASETS", str(tmp_path / "data"))
-    monkeypatch.setattr("vmae_det.data.catalog.make_mini_ava", lambda folder: None)
+    monkeypatch.setitem(catalog._CATALOG, "mini_ava_train", catalog.CatalogEntry(file="mini_ava/train.yaml"))
     with pytest.raises(UserError, match=r"registered dataset, .* pass --output FOLDER"):
         open_dataset("mini_ava_train")
     before = (source.parent / "annotations.csv").read_bytes()

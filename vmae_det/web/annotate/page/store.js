@@ -7,22 +7,30 @@ import { EDITS, Refusal, complete, fits, inverse, same } from "./edits.js";
 import { VideoDocument } from "./document.js";
 
 const WAITS = [500, 1000, 2000, 5000]; // ms between attempts
+const MAX_KEPT = 2_000_000; // characters of the lists of undo that survive a reload
 const INVALID = new Set([400, 413, 422]); // statuses of a request that can never succeed
 const documents = new Map();
 let queue = [], sending = false, timer = null, failures = 0;
-let poses = new Set(), storage = "unsaved", listeners = { changed() {}, refused() {} };
+let poses = new Set(), storage = "unsaved", keeping = "undo", kept = {}, listeners = { changed() {}, refused() {} };
 export const state = { kind: "saved", reason: "", count: 0, conflict: null };
 
 export function startStore(dataset, callbacks) {
   poses = new Set(dataset.actions.filter(({ kind }) => kind === "PERSON_MOVEMENT").map(({ id }) => id));
   storage = `unsaved edits of ${dataset.name}`;
+  keeping = `undo of ${dataset.name}`;
+  kept = JSON.parse(sessionStorage.getItem(keeping) ?? "{}");
+  addEventListener("pagehide", keepLists);
   listeners = callbacks;
   addEventListener("online", retryNow);
   addEventListener("beforeunload", (event) => { if (queue.length) event.preventDefault(); });
 }
 export async function openDocument(video) {
   if (documents.has(video)) reload(video).catch(() => {}); // another page may have changed it while this one did not listen
-  else documents.set(video, new VideoDocument(await getVideo(video), poses));
+  else recall(await load(video));
+  return documents.get(video);
+}
+async function load(video) {
+  documents.set(video, new VideoDocument(await getVideo(video), poses));
   return documents.get(video);
 }
 /* Load the server's state again, and put the edits that are not saved yet on top. */
@@ -189,14 +197,48 @@ function remember() {
 export async function restore() {
   const content = JSON.parse(sessionStorage.getItem(storage) ?? "[]");
   for (const { video, ...entry } of content) {
-    const doc = await openDocument(video).catch(() => null);
+    const doc = documents.get(video) ?? await load(video).catch(() => null);
     if (!doc) { listeners.refused(`Edits of ${video}, which is not there any more, were not saved.`); continue; }
     queue.push({ ...entry, doc });
     doc.apply(entry.patch);
-    doc.undo.push(queue.at(-1));
   }
+  for (const doc of documents.values())
+    if (!recall(doc)) doc.undo = queue.filter((entry) => entry.doc === doc);
   if (content.length) { changed(); send(); }
   return content.length;
+}
+
+/* So do the lists of undo and redo, the newest entries first. */
+function keepLists() {
+  let room = MAX_KEPT;
+  const last = (entries) => {
+    const patches = [];
+    for (const { patch } of entries.toReversed()) {
+      room -= JSON.stringify(patch).length;
+      if (room < 0) break;
+      patches.unshift(patch);
+    }
+    return patches;
+  };
+  const lists = Object.fromEntries([...documents.values()].reverse().map((doc) => [doc.id, { undo: last(doc.undo), redo: last(doc.redo) }]));
+  try { sessionStorage.setItem(keeping, JSON.stringify({ ...kept, ...lists })); } catch { /* no room */ }
+}
+/* Take over what was kept for a video; return whether something was. What others changed since ends the lists. */
+function recall(doc) {
+  const { undo, redo } = kept[doc.id] ?? {};
+  if (!undo) return false;
+  doc.undo = fitting(doc, undo, inverse);
+  doc.redo = fitting(doc, redo, (patch) => patch);
+  return true;
+}
+function fitting(doc, patches, direction) {
+  const state = doc.shown.clone(), entries = [];
+  for (const patch of patches.toReversed()) {
+    if (!fits(state, direction(patch))) break;
+    state.apply(direction(patch));
+    entries.unshift({ patch });
+  }
+  return entries;
 }
 
 /* Another page changed a video, or the connection was lost meanwhile. */
