@@ -101,6 +101,7 @@ def run(args: argparse.Namespace) -> int:
     from vmae_det.utils.logging import setup_logging
     from vmae_det.web.annotate.app import MAX_BODY, Annotation, build_app
     from vmae_det.web.annotate.dataset import open_dataset
+    from vmae_det.web.annotate.proposal_files import ProposalFiles
     from vmae_det.web.annotate.proposals import Proposer
     from vmae_det.web.annotate.store import Store
     from vmae_det.web.server import LocalServer, lock_file
@@ -115,7 +116,9 @@ def run(args: argparse.Namespace) -> int:
         with lock_file(dataset.lock, str(dataset.annotations)), Store(dataset) as store:
             persons = dataset.spec.person_boxes if dataset.persons is None else None
             name = Path(args.weights).name if args.weights else cfg.PERSON_DETECTOR.NAME
-            proposer = Proposer(_detector(cfg, bool(args.weights), dataset), name, persons)
+            detector = _describe_detector(cfg, bool(args.weights), dataset, args.every)
+            files = ProposalFiles(dataset.proposals, detector, dataset.videos())
+            proposer = Proposer(_detector(cfg, bool(args.weights), dataset), name, persons, files=files)
             annotation = Annotation(store, proposer, args.every)
             print(f"annotating {dataset.annotations}")
             server.run(build_app(annotation), open_browser=not args.no_browser, max_body=MAX_BODY)
@@ -144,3 +147,12 @@ def _detector(cfg: CfgNode, with_actions: bool, dataset: AnnotatedDataset) -> Ca
         return ActionDetections(cfg, dataset.label_map, boxes and read_person_boxes(boxes))
 
     return build
+
+
+def _describe_detector(cfg: CfgNode, with_actions: bool, dataset: AnnotatedDataset, every: float) -> str:
+    """Return text that is the same as long as a video gets the same proposals."""
+    from vmae_det.web.annotate.proposal_files import describe_file
+
+    files = [cfg.PERSON_DETECTOR.WEIGHTS, *([cfg.MODEL.WEIGHTS, dataset.spec.person_boxes] * with_actions)]
+    settings = cfg.dump() if with_actions else cfg.PERSON_DETECTOR.dump()
+    return repr((settings, [describe_file(file) for file in files], dataset.label_map, every))

@@ -1,7 +1,9 @@
 """Proposals of a person detector and of action detectors; tiny networks."""
 
+import os
 import sys
 from pathlib import Path
+from time import monotonic, sleep
 
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ from vmae_det.formats.person_boxes import read_person_boxes
 from vmae_det.inference.predictor import ActionPredictor, read_config
 from vmae_det.modeling import build_model
 from vmae_det.utils.errors import UserError
-from vmae_det.web.annotate.proposals import ActionDetections, PersonDetections
+from vmae_det.web.annotate.proposal_files import ProposalFiles
+from vmae_det.web.annotate.proposals import ActionDetections, PersonDetections, Proposal, Proposer
 from vmae_det.web.annotate.queues import uncertainty
 
 sys.path.append(str(Path(__file__).parents[2] / "inference"))
@@ -97,3 +100,54 @@ def test_uncertainty_is_greatest_at_one_half():
     assert uncertainty(np.array([0.5, 0.5])) == pytest.approx(2 * np.log(2))
     assert uncertainty(np.array([1.0, 0.0])) < 1e-4
     assert uncertainty(np.array([0.9, 0.1])) < uncertainty(np.array([0.9, 0.4]))
+
+
+class Twice:
+    """Finds a person at two keyframes of each video."""
+
+    name = "twice"
+
+    def __call__(self, video, path, start, keyframes):
+        found = [
+            Proposal(second * 1000, 1, (0.1, 0.2, 1 / 3, 0.9), 0.9, ((4, 0.25), (2, 0.125)), 0.7)
+            for second in range(2)
+        ]
+        yield 1.0, found
+
+
+def unexpected():
+    raise AssertionError("the detector is built again")
+
+
+def test_proposals_survive_a_restart_until_something_changes(tmp_path):
+    videos = {name: tmp_path / f"{name}.mp4" for name in ("a/b", "c")}
+    videos["a/b"] = tmp_path / "b.mp4"
+    for path in videos.values():
+        path.write_bytes(b"frames")
+
+    def files(detector="settings"):
+        return ProposalFiles(tmp_path / "kept", detector, {**videos, "missing": None})
+
+    proposer = Proposer(Twice, "twice", files=files())
+    assert proposer.of("c").state == "none"
+    for video, path in videos.items():
+        proposer.start(video, path, 0.0, [0, 1000])
+        end = monotonic() + 10
+        while proposer.of(video).state == "running":
+            assert monotonic() < end
+            sleep(0.01)
+    expected = proposer.of("c").proposals
+    assert len(expected) == 2
+
+    again = Proposer(unexpected, "twice", files=files())
+    assert len(again.uncertainties()) == 4  # also of videos that nobody has opened
+    assert (again.of("c").state, again.of("c").proposals) == ("ready", expected)
+    assert Proposer(unexpected, files=files()).of("a/b").proposals == expected
+    assert Proposer(unexpected, files=files("other weights")).of("c").state == "none"
+    assert Proposer(unexpected, files=files("other weights")).uncertainties() == {}
+
+    os.utime(videos["c"], ns=(1, 1))  # another video of the same name
+    assert Proposer(unexpected, files=files()).of("c").state == "none"
+    for path in (tmp_path / "kept").iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    assert Proposer(unexpected, files=files()).of("a/b").state == "none"

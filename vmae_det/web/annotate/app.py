@@ -129,17 +129,19 @@ class Annotation:
         document, revision = self.store.document(video)
         facts = self.facts(video)
         proposals = self.proposer.of(video)
+        keyframes = self.keyframes(video)
+        times = set(keyframes)  # proposals of an earlier start may be at others
         return {
             "id": video,
             "width": facts.width if facts else None,
             "height": facts.height if facts else None,
             "rate": facts.rate if facts else None,
             "start": self.start(video),
-            "keyframes": [seconds(time) for time in self.keyframes(video)],
+            "keyframes": [seconds(time) for time in keyframes],
             "revision": revision,
             "error": self._problems.get(video),
             **document_to_json(document),
-            "proposals": [proposal.to_json() for proposal in proposals.proposals],
+            "proposals": [one.to_json() for one in proposals.proposals if one.time in times],
             **proposals.status(),
             "findings": self.findings(video, document),
         }

@@ -64,6 +64,11 @@ class AnnotatedDataset:
         return self._beside(".unsaved.json", hidden=True)
 
     @property
+    def proposals(self) -> Path:
+        """Folder of what a detector proposed."""
+        return self._beside(".proposals", hidden=True)
+
+    @property
     def lock(self) -> Path:
         """Locked while a server writes the dataset."""
         return self._beside(".lock", hidden=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from vmae_det.formats.person_boxes import PersonBoxes, read_person_boxes
 from vmae_det.utils.errors import UserError, one_line
 from vmae_det.web.annotate.document import milliseconds, seconds
 from vmae_det.web.annotate.queues import Place, uncertainty
+
+if TYPE_CHECKING:
+    from vmae_det.web.annotate.proposal_files import ProposalFiles
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +93,7 @@ class Proposer:
         name: of the detector; "" if there is none.
         persons: person boxes of the dataset, such as the output of detect-persons.
         notify: called with the id of a video whose proposals have changed.
+        files: keeps the proposals of the detector over restarts; None: they are only in memory.
     """
 
     def __init__(
@@ -98,8 +102,10 @@ class Proposer:
         name: str = "",
         persons: Path | None = None,
         notify: Callable[[str], None] = lambda video: None,
+        files: ProposalFiles | None = None,
     ) -> None:
         self.name = name
+        self._files, self._has_read_all = files, False
         self.notify = notify
         self._build = detector
         self._detector: Detector | None = None
@@ -113,7 +119,9 @@ class Proposer:
         """Return the proposals of a video: those of the detector, else the dataset's person boxes."""
         with self._lock:
             if video not in self._videos:
-                self._videos[video] = self._from_file(video)
+                found = self._files.read(video) if self._files else []
+                kept = VideoProposals(READY, 1.0, proposals=found)
+                self._videos[video] = kept if found else self._from_file(video)
             return self._videos[video]
 
     def start(self, video: str, path: Path, start: float, keyframes: Sequence[int]) -> VideoProposals:
@@ -140,6 +148,10 @@ class Proposer:
         """Return the uncertainty of each keyframe with proposals: that of its least certain person."""
         found: dict[Place, float] = {}
         with self._lock:
+            if self._files and not self._has_read_all:
+                self._has_read_all = True
+                for video, proposals in self._files.read_all():
+                    self._videos.setdefault(video, VideoProposals(READY, 1.0, proposals=proposals))
             for video, own in self._videos.items():
                 for proposal in own.proposals:
                     place = video, proposal.time
@@ -161,6 +173,8 @@ class Proposer:
                         self.notify(video)
                 if not found:
                     raise UserError("the detector found nobody; try a lower PERSON_DETECTOR.SCORE")
+                if self._files:
+                    self._files.write(video, found)
                 own.proposals, own.state, own.progress = found, READY, 1.0
             except UserError as error:
                 own.state, own.message = FAILED, one_line(error)
