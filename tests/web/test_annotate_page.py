@@ -345,7 +345,7 @@ def test_goes_from_problem_to_problem(site):
     ]
     site.post("tall", [{"second": s, "person": p, "before": None, "after": cell} for s, p, cell in patch])
     site.open("tall")
-    assert "3 problems" in site.browser.text("#facts")
+    assert "3 problems" in site.browser.text("#queues")
     for second, person, text in (
         (2, 4, "nearly the box"),
         (3, 3, "no pose"),
@@ -359,7 +359,7 @@ def test_goes_from_problem_to_problem(site):
     assert "nearly the box of person 3" in site.browser.text("#people .finding")
     site.press("x", "w", "x")  # boxes 4 at 2 s, then person 3 at 3 s, which has no pose
     site.annotator.wait_until_saved()
-    site.browser.until("!document.getElementById('facts').textContent.includes('problem')")
+    site.browser.until("document.getElementById('queues').textContent.includes('0 problems')")
     site.press("w")
     assert "No problems" in site.browser.text("#notice")
 

@@ -6,6 +6,7 @@ import { actionsOf, findingsAt, isPerson, proposalsAt, second, selectedCell, vie
 
 const canvas = byId("boxes"), stage = byId("stage");
 const SMALL = 56; // CSS pixels: sides of boxes with handles at the corners only
+const CROWDED = 0.3; // of a label that others and heads cover: it is shortened
 const DRAG = 4, TOUCH = 22, MOUSE = 9; // CSS pixels: before a press is a drag; size of handles
 let press = null; // {start, kind: "draw" | "move" | "select" | [edges], box, moved}
 
@@ -37,7 +38,8 @@ export function drawBoxes() {
   items.sort((a, b) => a.chosen - b.chosen);
   for (const item of items) { pen.globalAlpha = item.opacity; outline(pen, item); }
   const taken = items.map(({ pixels: [x1, y1, x2, y2] }) => [x1, y1, x2, y1 + (y2 - y1) / 5]);
-  for (const item of items.toReversed()) { pen.globalAlpha = item.opacity; label(pen, item, taken); }
+  const labels = items.toReversed().filter(({ person }) => person !== null).map((item) => placeLabel(pen, item, taken));
+  for (const item of labels.toReversed()) { pen.globalAlpha = item.opacity; drawLabel(pen, item); } // that of the selected person last
   pen.globalAlpha = 1;
   for (const item of items) if (isPerson(item.person) && findingsAt(second(), item.person).length) badge(pen, item.pixels);
 }
@@ -62,30 +64,40 @@ function outline(pen, { person, pixels: [x1, y1, x2, y2], chosen }) {
       pen.fillRect(x - size / 2, y - size / 2, size, size);
     }
 }
-function label(pen, { person, entry, pixels: [x1, y1, x2, y2], chosen }, taken) {
-  if (person === null) return;
-  const [left, top, width, height] = pictureRect(), small = width < 560, line = small ? 15 : 18;
+function setFont(pen, chosen, small) {
   pen.font = `${chosen ? 600 : 400} ${small ? 11 : 12.5}px system-ui, sans-serif`;
   pen.textBaseline = "middle";
+}
+/* Return an item with the place and the text of its label. In a crowd, there is room for the number only. */
+function placeLabel(pen, item, taken) {
+  const { person, entry, pixels: [x1, y1, x2, y2], chosen } = item;
+  const [left, top, width, height] = pictureRect(), small = width < 560, line = small ? 15 : 18;
+  setFont(pen, chosen, small);
   const score = typeof person === "string" ? ` ${entry.score.toFixed(2)}` : "";
-  const tag = typeof person === "string" ? person : String(person);
+  const tag = String(person) + score;
   const names = actionsOf(entry).map(({ name }) => shortName(name)).join(", ") || (score ? "" : "no label");
-  const tagWidth = pen.measureText(tag + score).width + 10, text = fit(pen, names, small ? 120 : 230);
-  const w = tagWidth + (text ? pen.measureText(text).width + 10 : 0);
-  const slots = [[x1, y1 - line - 3], [x1, y2 + 3], [x2 - w, y1 - line - 3], [x2 - w, y2 + 3], [x1 + 3, y1 + 3], [x1 + 3, y2 - line - 3]];
-  const places = slots.map(([x, y]) => [Math.min(Math.max(x, left), left + width - w), Math.min(Math.max(y, top), top + height - line)])
-    .map(([x, y]) => [x, y, x + w, y + line]);
+  const tagWidth = pen.measureText(tag).width + 10, full = fit(pen, names, small ? 120 : 230);
   const cover = ([a, b, c, d]) => taken.reduce((sum, [p, q, r, s]) =>
     sum + Math.max(0, Math.min(c, r) - Math.max(a, p)) * Math.max(0, Math.min(d, s) - Math.max(b, q)), 0);
-  const place = places.reduce((best, next) => (cover(next) < cover(best) - 1 ? next : best));
+  const best = (w) => {
+    const slots = [[x1, y1 - line - 3], [x1, y2 + 3], [x2 - w, y1 - line - 3], [x2 - w, y2 + 3], [x1 + 3, y1 + 3], [x1 + 3, y2 - line - 3]];
+    return slots.map(([x, y]) => [Math.min(Math.max(x, left), left + width - w), Math.min(Math.max(y, top), top + height - line)])
+      .map(([x, y]) => [x, y, x + w, y + line]).reduce((a, b) => (cover(b) < cover(a) - 1 ? b : a));
+  };
+  let text = full, place = best(tagWidth + (full ? pen.measureText(full).width + 10 : 0));
+  if (!chosen && cover(place) > CROWDED * (place[2] - place[0]) * line) [text, place] = ["", best(tagWidth)];
   taken.push(place);
-  const [x, y] = place, middle = y + line / 2 + 0.5;
+  return { ...item, small, tag, tagWidth, text, place };
+}
+function drawLabel(pen, { person, chosen, small, tag, tagWidth, text, place: [x, y, right, bottom] }) {
+  const middle = (y + bottom) / 2 + 0.5;
+  setFont(pen, chosen, small);
   pen.fillStyle = "rgb(18 20 24 / 0.82)";
-  pen.fillRect(x, y, w, line);
+  pen.fillRect(x, y, right - x, bottom - y);
   pen.fillStyle = colorOf(person);
-  pen.fillRect(x, y, tagWidth, line);
+  pen.fillRect(x, y, tagWidth, bottom - y);
   pen.fillStyle = "#101418";
-  pen.fillText(tag + score, x + 5, middle);
+  pen.fillText(tag, x + 5, middle);
   pen.fillStyle = text === "no label" ? "#ffb3a6" : "#fff";
   pen.fillText(text, x + tagWidth + 5, middle);
 }

@@ -263,7 +263,7 @@ export const SECTIONS = [
     row("[", "[", "previous video", () => stepVideo(-1)),
     row("]", "]", "next video", () => stepVideo(1)),
     row("u", "u", "next keyframe not yet looked at", () => next("unseen", "All keyframes were looked at."), "Not looked at"),
-    row("w", "w", "next problem of this video, such as two boxes of one person", nextProblem, "Problem"),
+    row("w", "w", "next problem of this video, such as two boxes of one person", nextProblem, "Problems"),
     row("i", "i", "next keyframe that the detector is least certain of", () => next("uncertain", "The detector has no scores for keyframes not looked at."), "Least certain"),
   ]],
   ["Boxes and labels", [

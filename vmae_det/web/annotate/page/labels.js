@@ -115,8 +115,9 @@ export function showFacts() {
   if (entry) Object.assign(entry, { looked_at: looked, keyframes: doc.keyframes.length });
   const [done, total] = ["looked_at", "keyframes"].map((name) => dataset.videos.reduce((sum, video) => sum + (video[name] ?? 0), 0));
   const isComplete = dataset.videos.every((video) => video.keyframes !== null); // the server opens the videos one by one
-  const problems = doc.findings.length ? `, ${amount(doc.findings.length, "problem")}` : "";
-  byId("facts").textContent = `${looked} of ${amount(doc.keyframes.length, "keyframe")} looked at${problems}`;
+  byId("facts").textContent = `${looked} of ${amount(doc.keyframes.length, "keyframe")} looked at`;
+  const problems = byId("queues").querySelector("[data-key=w]");
+  problems.lastChild.textContent = problems.ariaLabel = amount(doc.findings.length, "problem");
   byId("set-facts").textContent = `Set: ${done.toLocaleString("en")} of ${total.toLocaleString("en")}${isComplete ? "" : "…"}`;
   Object.assign(byId("progress"), { max: Math.max(total, 1), value: done });
   byId("others").hidden = !doc.clients;

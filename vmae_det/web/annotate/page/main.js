@@ -36,7 +36,7 @@ function draw() {
 /* Buttons of the commands that have one. */
 function buttonsOf(commands) {
   return commands.filter(({ button }) => button).map(({ button, shown, what, run }) => {
-    const element = make("button", { type: "button", title: `${what} (${shown})`, "aria-label": button }, key(shown), make("span", {}, button));
+    const element = make("button", { type: "button", title: `${what} (${shown})`, "aria-label": button, "data-key": shown }, key(shown), make("span", {}, button));
     element.onclick = run;
     return element;
   });
