@@ -47,6 +47,7 @@ def annotate(arguments, visit, monkeypatch):
 
 
 def test_annotate_look_correct_and_look_again(browser, tmp_path, monkeypatch):
+    browser.complaints()  # drops those of other tests' pages
     annotator = Annotator(browser)
     for video in TRUTH:
         write_video(tmp_path / "videos" / f"{video}.mp4")
