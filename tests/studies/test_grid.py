@@ -152,3 +152,36 @@ def test_the_studies_of_the_model_zoo_are_valid(name):
 
 def test_studies_are_not_configs():
     assert not [name for name in model_zoo.config_names() if name.startswith("studies")]
+
+
+def test_changes_of_a_combination_follow_those_of_its_levels(study):
+    grid = build_grid(
+        study(
+            "    0.2: {detect: {SOLVER.BASE_LR: 0.2}}\n",
+            "    0.2: {detect: {SOLVER.BASE_LR: 0.2}}\n"
+            "combinations:\n"
+            "  - levels: {start: scratch, rate: 0.2}\n"
+            "    finetune: {SOLVER.EPOCHS: 7}\n"
+            "    detect: {SOLVER.BASE_LR: 0.3, SOLVER.EPOCHS: 9}\n",
+        )
+    )
+    changed = cell(grid, "scratch", "0.2").runs
+    assert changed["finetune", 0].cfg.SOLVER.EPOCHS == 7
+    assert (changed["detect", 0].cfg.SOLVER.BASE_LR, changed["detect", 0].cfg.SOLVER.EPOCHS) == (0.3, 9)
+    for levels, expected in ((("scratch", "0.1"), 0.1), (("pre-trained", "0.2"), 0.2)):
+        runs = cell(grid, *levels).runs
+        assert runs["detect", 0].cfg.SOLVER.BASE_LR == expected
+        assert runs["finetune", 0].cfg.SOLVER.EPOCHS == 10
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("levels: {start: scrach}\n    finetune: {SOLVER.EPOCHS: 7}", "scrach: no such level"),
+        ("levels: {start: scratch}\n    finetun: {SOLVER.EPOCHS: 7}", "no such stage"),
+        ("finetune: {SOLVER.EPOCHS: 7}", "expected levels by factor"),
+    ],
+)
+def test_a_combination_that_is_invalid(study, entry, message):
+    with pytest.raises(DataError, match=message):
+        study("factors:\n", f"combinations:\n  - {entry}\nfactors:\n")

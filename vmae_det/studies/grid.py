@@ -161,8 +161,9 @@ class _RunBuilder:
     def settings(self, stage: str, levels: Mapping[str, str]) -> Settings | None:
         """Return the settings of a stage with the changes of a cell's levels; None if the cell skips it."""
         result = self.study.stages[stage]
-        for factor, level in levels.items():
-            changes = self.study.factors[factor][level]
+        of_levels = [self.study.factors[factor][level] for factor, level in levels.items()]
+        of_cell = [changes for some, changes in self.study.combinations if matches(levels, some)]
+        for changes in (*of_levels, *of_cell):
             if stage not in changes:
                 continue
             change = changes[stage]

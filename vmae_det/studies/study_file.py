@@ -45,6 +45,9 @@ class Settings:
     keys: Mapping[str, Any] = field(default_factory=dict)
 
 
+Changes = Mapping[str, "Settings | None"]  # by stage; None skips the stage
+
+
 @dataclass(frozen=True)
 class Metric:
     """A result of a stage.
@@ -92,6 +95,8 @@ class Study:
         metrics: results to report, in this order.
         main_metric: metric of the plot and of the matrix.
         factors: levels by factor, and by level the changes of each stage; None skips the stage.
+        combinations: further changes of each stage in the cells with some levels, which follow those of the
+            levels.
         skip: combinations of levels that are not run.
         base: levels of the cell that the others are compared with.
         findings: claims to check.
@@ -105,7 +110,8 @@ class Study:
     stages: Mapping[str, Settings]
     metrics: tuple[Metric, ...]
     main_metric: Metric
-    factors: Mapping[str, Mapping[str, Mapping[str, Settings | None]]]
+    factors: Mapping[str, Mapping[str, Changes]]
+    combinations: tuple[tuple[Levels, Changes], ...]
     skip: tuple[Levels, ...]
     base: Levels
     findings: tuple[Finding, ...]
@@ -238,7 +244,7 @@ class _Parser:
             content,
             (),
             required=("title", "question", "stages", "factors"),
-            optional=("seeds", "skip", "base", "findings", "main_metric"),
+            optional=("seeds", "combinations", "skip", "base", "findings", "main_metric"),
         )
         stages, metrics = self.stages(content["stages"])
         factors = self.factors(content["factors"], stages)
@@ -247,6 +253,12 @@ class _Parser:
         if set(base) != set(factors):
             missing = next(name for name in factors if name not in base)
             raise self.error(("base",), f"expected a level of each factor; {missing} is missing")
+        combinations = tuple(
+            self.combination(entry, ("combinations", number), factors, stages)
+            for number, entry in enumerate(
+                self.items(content.get("combinations"), ("combinations",), "levels with changes by stage")
+            )
+        )
         skip = tuple(
             self.levels(entry, ("skip", number), factors)
             for number, entry in enumerate(self.items(content.get("skip"), ("skip",), "levels by factor"))
@@ -268,6 +280,7 @@ class _Parser:
             tuple(metrics),
             default if main is None else self.metric(main, ("main_metric",), metrics),
             factors,
+            combinations,
             skip,
             {name: base[name] for name in factors},
             tuple(
@@ -387,6 +400,19 @@ class _Parser:
             entry = self.mapping(entry, (*where, stage), "config, from and config keys; null skips the stage")
             changes[stage] = self.settings(entry, (*where, stage), names[: names.index(stage)])
         return changes
+
+    def combination(
+        self,
+        value: Any,
+        where: tuple[Any, ...],
+        factors: Mapping[str, Mapping],
+        stages: Mapping[str, Settings],
+    ) -> tuple[dict[str, str], dict[str, Settings | None]]:
+        """Convert levels of several factors, and the changes by stage of the cells that have them."""
+        content = self.mapping(value, where, "levels, and changes by stage")
+        levels = self.levels(content.get("levels"), (*where, "levels"), factors)
+        changes = {stage: entry for stage, entry in content.items() if stage != "levels"}
+        return levels, self.level(changes, where, stages)
 
     def levels(self, value: Any, where: tuple[Any, ...], factors: Mapping[str, Mapping]) -> dict[str, str]:
         """Convert levels by factor, which select cells."""
