@@ -15,7 +15,7 @@ from vmae_det.studies.run_process import Resources, start_run
 from vmae_det.studies.run_store import RunStore
 from vmae_det.studies.study_file import read_study
 
-LIMIT = 120  # seconds
+LIMIT = 300  # seconds
 
 STUDY = """\
 title: Initialization
@@ -66,6 +66,7 @@ def wait(condition):
 
 
 def test_a_killed_study_repeats_no_finished_run(site, capfd):
+    runs, store = build_grid(read_study(site / "own.yaml")).runs(), RunStore(site / "out" / "runs")
     output = (site / "output.txt").open("w")
     command = [
         sys.executable,
@@ -82,6 +83,7 @@ def test_a_killed_study_repeats_no_finished_run(site, capfd):
     wait(lambda: len(written(site)) >= 2)
     process.kill()
     process.wait(LIMIT)
+    wait(lambda: not any(store.is_locked(run) for run in runs))  # its run stops, too
     before = written(site)
     assert len(before) < 6
 
@@ -133,6 +135,32 @@ def test_a_killed_run_resumes_from_its_checkpoint(site):
     log = (folder / "log.txt").read_text()
     assert log.count("resumed from") == 1
     assert store.results(run)["seconds"] is None  # the time of the first part is not known
+
+
+def test_a_run_saves_and_stops_if_its_study_is_killed(site):
+    text = STUDY.replace("metrics: [parameters", "SOLVER.EPOCHS: 3000, metrics: [parameters")
+    (site / "own.yaml").write_text(text)
+    run = next(run for run in build_grid(read_study(site / "own.yaml")).runs() if run.stage == "pretrain")
+    store = RunStore(site / "out" / "runs")
+    output = (site / "output.txt").open("w")
+    command = [
+        sys.executable,
+        "-m",
+        "vmae_det.cli.main",
+        "study",
+        "own.yaml",
+        "--output",
+        "out",
+        "--seeds",
+        "1",
+    ]
+    process = PreloadedCommand(command, stdout=output, stderr=output)
+    metrics = store.folder(run) / "metrics.jsonl"
+    wait(lambda: metrics.exists() and metrics.read_text())
+    process.kill()
+    process.wait(LIMIT)
+    wait(lambda: not store.is_locked(run))
+    assert "the state is saved" in (store.folder(run) / "console.txt").read_text()
 
 
 def test_a_failed_run_is_named_and_the_others_finish(site, capfd):

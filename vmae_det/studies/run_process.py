@@ -5,15 +5,15 @@ The processes are forked from a server that has imported torch, which takes 4 s 
 
 from __future__ import annotations
 
-import ctypes
 import json
 import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
-from multiprocessing.process import BaseProcess
+from multiprocessing.process import BaseProcess, parent_process
 from pathlib import Path
 
 import torch
@@ -32,7 +32,6 @@ from vmae_det.visualization.training_hook import picture_hooks
 
 BUSY = 75  # exit status if another process works on the run
 _LOCK_PATIENCE = 2.0  # seconds; another study that only looks whether the lock is held frees it at once
-_PR_SET_PDEATHSIG = 1  # of Linux's prctl(2)
 _METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 _PRELOADED = ["torch._dynamo", "torch.utils.tensorboard", __name__]
 
@@ -78,8 +77,7 @@ def start_run(run: Run, store: RunStore, resources: Resources) -> BaseProcess:
 
 
 def _main(job: Job) -> None:
-    if sys.platform == "linux":  # save and stop if the study is killed
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    threading.Thread(target=_stop_with_study, daemon=True).start()
     os.chdir(job.folder)
     resources = job.resources
     os.environ.clear()
@@ -93,6 +91,12 @@ def _main(job: Job) -> None:
         for stream in (1, 2):
             os.dup2(console.fileno(), stream)
     sys.exit(work_on(job.run, store, resources.processes, job.extensions))
+
+
+def _stop_with_study() -> None:
+    """Wait until the process of the study ends, then save and stop. It only ends first if it was killed."""
+    parent_process().join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def work_on(run: Run, store: RunStore, processes: int, extensions: tuple[str, ...] = ()) -> int:
