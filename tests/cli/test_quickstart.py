@@ -1,6 +1,7 @@
 """`vmae-det quickstart` on a MiniAVA with few videos."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import simplejson
@@ -16,10 +17,13 @@ SHORT = ["SOLVER.BATCH_SIZE", "2", "SOLVER.EPOCHS", "1", "SOLVER.WARMUP_EPOCHS",
 
 @pytest.fixture
 def quickstart(mini_ava, tmp_path, monkeypatch):
-    def make_mini_ava(root, **options):
-        return root if root.exists() else shutil.copytree(mini_ava, root)
+    def make_mini_ava(root):
+        folder = root / "mini_ava"
+        return folder if folder.exists() else shutil.copytree(mini_ava, folder)
 
-    monkeypatch.setattr(catalog, "make_mini_ava", make_mini_ava)
+    for name in [name for name in catalog._CATALOG if name.startswith("mini_ava_")]:
+        entry = replace(catalog._CATALOG[name], prepare=make_mini_ava)
+        monkeypatch.setitem(catalog._CATALOG, name, entry)
     folders = ["--output", tmp_path / "out", "--datasets", tmp_path / "datasets"]
     args = ["quickstart", "--num-gpus", "1", *folders]
     return lambda *more, options=(): main([str(arg) for arg in (*args, *options, *SHORT, *more)])
