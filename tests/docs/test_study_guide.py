@@ -1,4 +1,4 @@
-"""The study of docs/guides/study.md, as a stranger would copy it."""
+"""The study of docs/study.md, as a stranger would copy it."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from vmae_det.cli.main import main
 from vmae_det.studies.study_file import MEASURES
 
-PAGE = Path(__file__).parents[2] / "docs" / "guides" / "study.md"
+PAGE = Path(__file__).parents[2] / "docs" / "study.md"
 TEXT = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
 pytestmark = pytest.mark.skipif(not TEXT, reason="the documentation is in a clone only")
 
