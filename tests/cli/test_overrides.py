@@ -61,7 +61,7 @@ def error_of(capsys, *argv):
         (["train_cfg.max_epochs", "9"], "a key of mmaction2, use SOLVER.EPOCHS instead"),
         (["train_cfg.max_epochs=9"], "a key of mmaction2, use SOLVER.EPOCHS instead"),
         (["MULTIGRID.SHORT_CYCLE", "True"], "a key of SlowFast without a counterpart here"),
-        (["BN.NORM_TYPE", "x"], "without a counterpart here: there is no batch normalization"),
+        (["BN.NORM_TYPE", "x"], "without a counterpart here: networks have no batch normalization"),
         (["SOLVER.NESTEROV", "True"], "a key of SlowFast, use SOLVER.MOMENTUM instead"),
         (["MODEL.RESNETS.DEPTH", "50"], "use PERSON_DETECTOR.CONFIG, a YAML file of detectron2 instead"),
         (["INPUT.CROP.ENABLED", "True"], "a key of detectron2, use INPUT.TRAIN_CROP and INPUT.CROP_SIZE"),

@@ -69,8 +69,10 @@ def fail_by_user_error(task):
 
 
 def test_a_user_error_is_printed_and_not_retried(tmp_path, capfd):
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     assert run(fail_by_user_error, tmp_path, max_restarts=3) == USER_ERROR_STATUS
     assert capfd.readouterr().err.count("vmae-det: error: a config key is wrong\n") == 1
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
 def ignore_the_first_process(task):

@@ -14,8 +14,10 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -42,6 +44,7 @@ from vmae_det.utils.extensions import imported_extensions
 from vmae_det.utils.watchdog import HUNG, STACK_SIGNAL
 
 CONNECTION_LOST = 75  # exit status of a process that lost its connection to another
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")  # that torch's agent handles
 INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 _NOT_RETRIED = (USER_ERROR_STATUS, *INTERRUPTED)  # exit statuses after which a restart would not help
 _STACKS_SECONDS = 5.0  # for hung processes to write their stacks
@@ -136,11 +139,25 @@ def run_agent(
     for name in ("torch.distributed.elastic", "torch.distributed.run", "torch.multiprocessing.spawn"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # this module and the processes report errors
     restarts = RestartBudget(max_restarts)
-    with TemporaryDirectory(prefix="vmae_det_") as errors:
+    with TemporaryDirectory(prefix="vmae_det_") as errors, _restore_signal_handlers():
         task.errors = Path(errors)
         while (status := _run_until_end(RestartingAgent(entry, task, machine, restarts))) is None:
             pass  # Machine 0 restarts with an empty list of machines: this machine joins as a new one.
     return status
+
+
+@contextmanager
+def _restore_signal_handlers() -> Iterator[None]:
+    """Restore the signal handlers that torch's agent replaces, so that Ctrl-C is KeyboardInterrupt again."""
+    is_main = threading.current_thread() is threading.main_thread()  # only there, Python sets handlers
+    numbers = [getattr(signal, name) for name in _SIGNALS if is_main and hasattr(signal, name)]
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            if handler is not None:  # None: not set by Python
+                signal.signal(number, handler)
 
 
 def _run_until_end(agent: RestartingAgent) -> int | None:
