@@ -216,7 +216,12 @@ def _is_memory(error: BaseException | None) -> bool:
     """Return whether an exception means that no memory is left, or was raised while that was handled."""
     if error is None:
         return False
-    texts = ("Cannot allocate memory", "can't start new thread", "Insufficient memory")
+    texts = (
+        "Cannot allocate memory",
+        "can't start new thread",
+        "can't allocate lock",
+        "Insufficient memory",
+    )
     is_known = isinstance(error, Exception) and is_out_of_memory(error)
     return is_known or any(text in str(error) for text in texts) or _is_memory(error.__context__)
 
