@@ -74,6 +74,15 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+def test_a_part_of_a_part_is_one_clear_error(tmp_path, capsys):
+    file = write_dataset(tmp_path / "set", "a,0000\n")
+    file.write_text(file.read_text() + "\npart_of: dataset.yaml\n")
+    assert main(["annotate", str(file), "--no-browser"]) == 2
+    error = capsys.readouterr().err
+    assert "part_of: expected an entire dataset" in error
+    assert error.count("\n") == 1
+
+
 def test_the_server_needs_no_torch(tmp_path):
     """It starts in a second and keeps 300 MB less, until somebody asks for proposals."""
     file = write_dataset(tmp_path / "set", "a,0000\n", videos=["a"])

@@ -122,6 +122,9 @@ def open_dataset(
     is_file = not registered and path.suffix in (".yaml", ".yml")
     spec = read_dataset_file(path) if is_file else get_dataset(name, option="DATASET")
     if spec.part_of:
+        whole = get_dataset(spec.part_of, option="part_of")
+        if whole.part_of:
+            raise DataError(f"part_of: expected an entire dataset, but {spec.part_of} is a part, too", name)
         return open_dataset(spec.part_of, output, label_map, actions)
     if registered and output is None:
         raise UserError(
