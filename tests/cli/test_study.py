@@ -53,6 +53,13 @@ def study(*more):
     return main(["study", "own.yaml", "--output", "out", "--workers", "1", *map(str, more)])
 
 
+def start(site, *options):
+    """Start the study in a process of its own, which writes to output.txt."""
+    output = (site / "output.txt").open("w")
+    command = [sys.executable, "-m", "vmae_det.cli.main", "study", "own.yaml", "--output", "out"]
+    return PreloadedCommand([*command, *options], stdout=output, stderr=output)
+
+
 def written(site):
     """The times at which runs finished."""
     return {path.parent.name: path.stat().st_mtime_ns for path in site.glob("out/runs/*/finished.json")}
@@ -67,19 +74,7 @@ def wait(condition):
 
 def test_a_killed_study_repeats_no_finished_run(site, capfd):
     runs, store = build_grid(read_study(site / "own.yaml")).runs(), RunStore(site / "out" / "runs")
-    output = (site / "output.txt").open("w")
-    command = [
-        sys.executable,
-        "-m",
-        "vmae_det.cli.main",
-        "study",
-        "own.yaml",
-        "--output",
-        "out",
-        "--workers",
-        "1",
-    ]
-    process = PreloadedCommand(command, stdout=output, stderr=output)
+    process = start(site, "--workers", "1")
     wait(lambda: len(written(site)) >= 2)
     process.kill()
     process.wait(LIMIT)
@@ -142,19 +137,7 @@ def test_a_run_saves_and_stops_if_its_study_is_killed(site):
     (site / "own.yaml").write_text(text)
     run = next(run for run in build_grid(read_study(site / "own.yaml")).runs() if run.stage == "pretrain")
     store = RunStore(site / "out" / "runs")
-    output = (site / "output.txt").open("w")
-    command = [
-        sys.executable,
-        "-m",
-        "vmae_det.cli.main",
-        "study",
-        "own.yaml",
-        "--output",
-        "out",
-        "--seeds",
-        "1",
-    ]
-    process = PreloadedCommand(command, stdout=output, stderr=output)
+    process = start(site, "--seeds", "1")
     metrics = store.folder(run) / "metrics.jsonl"
     wait(lambda: metrics.exists() and metrics.read_text())
     process.kill()
@@ -193,19 +176,7 @@ def test_a_run_of_another_study_is_waited_for(site, capfd):
     store = RunStore(site / "out" / "runs")
     store.folder(run).mkdir(parents=True)
     with store.lock(run):
-        output = (site / "output.txt").open("w")
-        command = [
-            sys.executable,
-            "-m",
-            "vmae_det.cli.main",
-            "study",
-            "own.yaml",
-            "--output",
-            "out",
-            "--seeds",
-            "1",
-        ]
-        process = PreloadedCommand(command, stdout=output, stderr=output)
+        process = start(site, "--seeds", "1")
         wait(lambda: "another study works on it; waiting" in (site / "output.txt").read_text())
         assert not (store.folder(run) / "log.txt").exists()
     assert process.wait(LIMIT) == 0
@@ -218,19 +189,7 @@ def test_an_interrupted_study_stops_its_runs(site):
     grid = build_grid(read_study(site / "own.yaml"))
     run = next(run for run in grid.runs() if run.stage == "pretrain")
     store = RunStore(site / "out" / "runs")
-    output = (site / "output.txt").open("w")
-    command = [
-        sys.executable,
-        "-m",
-        "vmae_det.cli.main",
-        "study",
-        "own.yaml",
-        "--output",
-        "out",
-        "--seeds",
-        "1",
-    ]
-    process = PreloadedCommand(command, stdout=output, stderr=output)
+    process = start(site, "--seeds", "1")
     wait(
         lambda: (
             (store.folder(run) / "metrics.jsonl").exists()

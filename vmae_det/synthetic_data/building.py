@@ -31,7 +31,8 @@ class SyntheticDataset:
         name: in messages and in the manifest.
         manifest: name of the file that states version, seed and size. It is written last.
         version: of the generator. A folder of another version is replaced.
-        megabytes: upper bound of the disk space that a full dataset needs.
+        full: dataclass with the numbers of videos of the full dataset.
+        megabytes: upper bound of the disk space that it needs.
         fill: writes all files except the manifest, from folder, seed and size. It renders the videos with
             `Workers.map`.
     """
@@ -39,10 +40,18 @@ class SyntheticDataset:
     name: str
     manifest: str
     version: int
+    full: Any
     megabytes: int
     fill: Callable[[Path, int, Any, Workers], None]
 
-    def build(self, root: Path, seed: int, size: Any, workers: int | None, progress: bool) -> Path:
+    def build(
+        self,
+        root: Path,
+        seed: int = 0,
+        workers: int | None = None,
+        progress: bool = True,
+        size: Any = None,
+    ) -> Path:
         """Generate the dataset in the folder `root`, unless it exists, and return `root`.
 
         The same seed and size give the same bytes, whatever the number of workers. Several processes can call
@@ -50,9 +59,9 @@ class SyntheticDataset:
         another seed, size or version is replaced.
 
         Args:
-            size: dataclass with the numbers of videos.
             workers: number of processes. None: one for each CPU.
             progress: whether to show a progress bar.
+            size: the numbers of videos. None: `full`.
 
         Raises:
             UserError: `seed` or `workers` is out of range.
@@ -62,7 +71,7 @@ class SyntheticDataset:
             raise UserError(f"seed: expected a non-negative integer, got {seed}")
         if workers is not None and workers < 1:
             raise UserError(f"workers: expected a positive integer, or None for one per CPU, got {workers}")
-        folder = Path(root).resolve()
+        folder, size = Path(root).resolve(), size or self.full
         manifest = {"generator": self.name, "version": self.version, "seed": seed, "size": asdict(size)}
         if self._manifest_of(folder) == manifest:
             return root
@@ -119,6 +128,14 @@ class SyntheticDataset:
         finally:
             for leftover in (partial, replaced):
                 shutil.rmtree(leftover, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class VideoJob:
+    """A video to render: its plan and its file."""
+
+    plan: Any
+    path: Path
 
 
 @dataclass(frozen=True)

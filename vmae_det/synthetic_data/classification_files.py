@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from vmae_det.formats.label_map import LabelMap, write_label_map
-from vmae_det.synthetic_data.text_files import write_lines, write_text
+from vmae_det.synthetic_data.text_files import first_line, write_lines, write_text
 
 _YAML = """\
 # {title}
@@ -46,3 +46,22 @@ def write_split(folder: Path, split: str, title: str, videos: Iterable[tuple[str
 def write_unlabelled(folder: Path, name: str, title: str, videos: str) -> None:
     """Write the dataset file of the videos in the folder `videos`, relative to `folder`."""
     write_text(folder / f"{name}.yaml", _UNLABELLED_YAML.format(title=title, videos=videos))
+
+
+def write_readme(folder: Path, text: str, names: Sequence[str], size: tuple[int, int], rate: int) -> None:
+    """Write README.md, after the list of training videos.
+
+    Args:
+        text: format string with the fields width, height, fps, example and classes.
+        size: width and height of the videos.
+        rate: frames per second.
+    """
+    width, height = size
+    readme = text.format(
+        width=width,
+        height=height,
+        fps=rate,
+        example=first_line(folder / "annotations/train.csv"),
+        classes="\n".join(f"{number}. {name}" for number, name in enumerate(names, 1)),
+    )
+    write_text(folder / "README.md", readme)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmae_det.synthetic_data.building import SyntheticDataset, Workers
+from vmae_det.synthetic_data.building import SyntheticDataset, VideoJob, Workers
 from vmae_det.synthetic_data.mini_ava.dataset_files import (
     Truths,
     write_clip_list,
@@ -21,7 +21,6 @@ from vmae_det.synthetic_data.mini_ava.plan import (
     FPS,
     HEIGHT,
     WIDTH,
-    VideoPlan,
     plan_clips,
     plan_unlabeled_videos,
     plan_videos,
@@ -54,26 +53,6 @@ TINY = MiniAvaSize(
 )
 
 
-@dataclass(frozen=True)
-class _Job:
-    plan: VideoPlan
-    path: Path
-
-
-def make_mini_ava(
-    root: Path,
-    seed: int = 0,
-    workers: int | None = None,
-    progress: bool = True,
-    size: MiniAvaSize = FULL,
-) -> Path:
-    """Generate the dataset in the folder `root`, unless it exists, and return `root`.
-
-    See `SyntheticDataset.build` for the arguments and errors.
-    """
-    return _DATASET.build(root, seed, size, workers, progress)
-
-
 def _fill(folder: Path, seed: int, size: MiniAvaSize, workers: Workers) -> None:
     videos = {
         "train": plan_videos(size.train_videos, seed, _TRAIN),
@@ -84,11 +63,13 @@ def _fill(folder: Path, seed: int, size: MiniAvaSize, workers: Workers) -> None:
         "train": plan_clips(size.clips_per_action_train, seed, _CLIPS_TRAIN),
         "val": plan_clips(size.clips_per_action_val, seed, _CLIPS_VAL),
     }
-    jobs = [_Job(plan, folder / "videos" / f"{plan.name}.mp4") for plans in videos.values() for plan in plans]
+    jobs = [
+        VideoJob(plan, folder / "videos" / f"{plan.name}.mp4") for plans in videos.values() for plan in plans
+    ]
     annotated = len(jobs)
-    jobs += [_Job(plan, folder / "unlabelled" / f"{plan.name}.mp4") for plan in unlabeled]
+    jobs += [VideoJob(plan, folder / "unlabelled" / f"{plan.name}.mp4") for plan in unlabeled]
     jobs += [
-        _Job(plan, folder / "clips" / split / f"{plan.name}.mp4")
+        VideoJob(plan, folder / "clips" / split / f"{plan.name}.mp4")
         for split, plans in clips.items()
         for plan, _ in plans
     ]
@@ -101,11 +82,13 @@ def _fill(folder: Path, seed: int, size: MiniAvaSize, workers: Workers) -> None:
     write_common_files(folder)
 
 
-def _render(job: _Job) -> Truths:
+def _render(job: VideoJob) -> Truths:
     """Write one video; return its ground truth by keyframe."""
     scene = Scene(job.plan)
     write_video(job.path, scene.frames(), (WIDTH, HEIGHT), FPS)
     return {second: scene.truth(second) for second in job.plan.keyframes}
 
 
-_DATASET = SyntheticDataset("MiniAVA", MANIFEST, VERSION, megabytes=50, fill=_fill)
+_DATASET = SyntheticDataset("MiniAVA", MANIFEST, VERSION, FULL, megabytes=50, fill=_fill)
+# Generates the dataset in a folder, unless it exists.
+make_mini_ava = _DATASET.build

@@ -8,19 +8,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmae_det.synthetic_data.building import SyntheticDataset, Workers
-from vmae_det.synthetic_data.classification_files import write_classes, write_split, write_unlabelled
+from vmae_det.synthetic_data.building import SyntheticDataset, VideoJob, Workers
+from vmae_det.synthetic_data.classification_files import (
+    write_classes,
+    write_readme,
+    write_split,
+    write_unlabelled,
+)
 from vmae_det.synthetic_data.mini_motion.plan import (
     CLASSES,
     FPS,
     HEIGHT,
     WIDTH,
-    VideoPlan,
     plan_unlabelled_videos,
     plan_videos,
 )
 from vmae_det.synthetic_data.mini_motion.render import frames
-from vmae_det.synthetic_data.text_files import first_line, write_text
 from vmae_det.synthetic_data.video_files import write_video
 
 VERSION = 2  # of the generator; a folder of another version is replaced
@@ -77,26 +80,6 @@ FULL = MiniMotionSize(train_per_class=60, val_per_class=24, unlabelled=400)
 TINY = MiniMotionSize(train_per_class=1, val_per_class=1, unlabelled=2)
 
 
-@dataclass(frozen=True)
-class _Job:
-    plan: VideoPlan
-    path: Path
-
-
-def make_mini_motion(
-    root: Path,
-    seed: int = 0,
-    workers: int | None = None,
-    progress: bool = True,
-    size: MiniMotionSize = FULL,
-) -> Path:
-    """Generate the dataset in the folder `root`, unless it exists, and return `root`.
-
-    See `SyntheticDataset.build` for the arguments and errors.
-    """
-    return _DATASET.build(root, seed, size, workers, progress)
-
-
 def _fill(folder: Path, seed: int, size: MiniMotionSize, workers: Workers) -> None:
     splits = {
         "train": plan_videos(size.train_per_class, seed, _TRAIN),
@@ -105,14 +88,14 @@ def _fill(folder: Path, seed: int, size: MiniMotionSize, workers: Workers) -> No
     jobs = []
     for split, plans in splits.items():
         paths = [f"videos/{split}/{plan.name}.mp4" for plan, _ in plans]
-        jobs += [_Job(plan, folder / path) for (plan, _), path in zip(plans, paths)]
+        jobs += [VideoJob(plan, folder / path) for (plan, _), path in zip(plans, paths)]
         by_class = sorted(zip((label for _, label in plans), paths))
         title = (
             f"MiniMotion: classification by motion, {'training' if split == 'train' else 'validation'} set."
         )
         write_split(folder, split, title, [(path, label) for label, path in by_class])
     unlabelled = plan_unlabelled_videos(size.unlabelled, seed, _UNLABELLED)
-    jobs += [_Job(plan, folder / f"videos/unlabelled/{plan.name}.mp4") for plan in unlabelled]
+    jobs += [VideoJob(plan, folder / f"videos/unlabelled/{plan.name}.mp4") for plan in unlabelled]
     write_unlabelled(
         folder, "unlabelled", "MiniMotion: videos without labels, for pre-training.", "videos/unlabelled"
     )
@@ -120,18 +103,13 @@ def _fill(folder: Path, seed: int, size: MiniMotionSize, workers: Workers) -> No
         (folder / "videos" / name).mkdir(parents=True)
     workers.map(_render, jobs, jobs_at_once=len(CLASSES))
     write_classes(folder, CLASSES)
-    readme = _README.format(
-        width=WIDTH,
-        height=HEIGHT,
-        fps=FPS,
-        example=first_line(folder / "annotations/train.csv"),
-        classes="\n".join(f"{number}. {name}" for number, name in enumerate(CLASSES, 1)),
-    )
-    write_text(folder / "README.md", readme)
+    write_readme(folder, _README, CLASSES, (WIDTH, HEIGHT), FPS)
 
 
-def _render(job: _Job) -> None:
+def _render(job: VideoJob) -> None:
     write_video(job.path, frames(job.plan), (WIDTH, HEIGHT), FPS)
 
 
-_DATASET = SyntheticDataset("MiniMotion", MANIFEST, VERSION, megabytes=60, fill=_fill)
+_DATASET = SyntheticDataset("MiniMotion", MANIFEST, VERSION, FULL, megabytes=60, fill=_fill)
+# Generates the dataset in a folder, unless it exists.
+make_mini_motion = _DATASET.build

@@ -8,12 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmae_det.synthetic_data.building import SyntheticDataset, Workers
-from vmae_det.synthetic_data.classification_files import write_classes, write_split
+from vmae_det.synthetic_data.building import SyntheticDataset, VideoJob, Workers
+from vmae_det.synthetic_data.classification_files import write_classes, write_readme, write_split
 from vmae_det.synthetic_data.mini_scenes.painter import HEIGHT, WIDTH
-from vmae_det.synthetic_data.mini_scenes.plan import CLASSES, FPS, VideoPlan, plan_videos
+from vmae_det.synthetic_data.mini_scenes.plan import CLASSES, FPS, plan_videos
 from vmae_det.synthetic_data.mini_scenes.render import Scene
-from vmae_det.synthetic_data.text_files import first_line, write_text
 from vmae_det.synthetic_data.video_files import write_video
 
 VERSION = 1  # of the generator; a folder of another version is replaced
@@ -63,26 +62,6 @@ FULL = MiniScenesSize(train_per_class=80, val_per_class=20)
 TINY = MiniScenesSize(train_per_class=1, val_per_class=1)
 
 
-@dataclass(frozen=True)
-class _Job:
-    plan: VideoPlan
-    path: Path
-
-
-def make_mini_scenes(
-    root: Path,
-    seed: int = 0,
-    workers: int | None = None,
-    progress: bool = True,
-    size: MiniScenesSize = FULL,
-) -> Path:
-    """Generate the dataset in the folder `root`, unless it exists, and return `root`.
-
-    See `SyntheticDataset.build` for the arguments and errors.
-    """
-    return _DATASET.build(root, seed, size, workers, progress)
-
-
 def _fill(folder: Path, seed: int, size: MiniScenesSize, workers: Workers) -> None:
     jobs = []
     for split, title, per_class, number in (
@@ -91,23 +70,18 @@ def _fill(folder: Path, seed: int, size: MiniScenesSize, workers: Workers) -> No
     ):
         plans = plan_videos(per_class, seed, number)
         videos = [(f"videos/{split}/{plan.name}.mp4", label) for plan, label in plans]
-        jobs += [_Job(plan, folder / path) for (plan, _), (path, _) in zip(plans, videos)]
+        jobs += [VideoJob(plan, folder / path) for (plan, _), (path, _) in zip(plans, videos)]
         write_split(folder, split, f"MiniScenes: actions at places, {title} set.", videos)
         (folder / "videos" / split).mkdir(parents=True)
     workers.map(_render, jobs, jobs_at_once=4)
     write_classes(folder, CLASSES)
-    readme = _README.format(
-        width=WIDTH,
-        height=HEIGHT,
-        fps=FPS,
-        example=first_line(folder / "annotations/train.csv"),
-        classes="\n".join(f"{number}. {name}" for number, name in enumerate(CLASSES, 1)),
-    )
-    write_text(folder / "README.md", readme)
+    write_readme(folder, _README, CLASSES, (WIDTH, HEIGHT), FPS)
 
 
-def _render(job: _Job) -> None:
+def _render(job: VideoJob) -> None:
     write_video(job.path, Scene(job.plan).frames(), (WIDTH, HEIGHT), FPS)
 
 
-_DATASET = SyntheticDataset("MiniScenes", MANIFEST, VERSION, megabytes=60, fill=_fill)
+_DATASET = SyntheticDataset("MiniScenes", MANIFEST, VERSION, FULL, megabytes=60, fill=_fill)
+# Generates the dataset in a folder, unless it exists.
+make_mini_scenes = _DATASET.build
