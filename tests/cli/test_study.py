@@ -244,6 +244,8 @@ def test_jobs_of_a_cluster_depend_on_each_other(site, monkeypatch, capsys):
     script = 'n=$(ls {0}/scripts | wc -l)\ncp "$1" {0}/scripts/$n\necho Submitted batch job 10$n\n'
     (site / "scripts").mkdir()
     (programs / "sbatch").write_text("#!/bin/sh\n" + script.format(site))
+    (programs / "squeue").write_text(f"#!/bin/sh\ncat {site}/queue\n")
+    (site / "queue").touch()
     for program in programs.iterdir():
         program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
@@ -258,6 +260,18 @@ def test_jobs_of_a_cluster_depend_on_each_other(site, monkeypatch, capsys):
     assert "--dependency" not in scripts["100"] + scripts["101"]
     assert "#SBATCH --dependency=afterok:101\n" in scripts["102"]
     assert "#SBATCH --kill-on-invalid-dep=yes\n" in scripts["102"]
+
+    (site / "queue").write_text("7\n100\n101\n")  # the job of the last run has failed
+    assert main(["study", "own.yaml", "--output", "out", *options]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"job 103: {jobs['102']}\n1 job;")
+    assert "runs that have a job in the queue already: 2" in printed
+    assert "#SBATCH --dependency=afterok:101\n" in (site / "scripts" / "3").read_text()
+
+    (programs / "squeue").write_text("#!/bin/sh\necho no controller >&2; exit 1\n")
+    assert main(["study", "own.yaml", "--output", "out", *options]) == 2
+    assert "squeue: no controller" in capsys.readouterr().err
+    assert len(list((site / "scripts").iterdir())) == 4
 
 
 def test_a_submitted_run_is_that_of_the_study(site, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from vmae_det.cli.submit import SubmittedRun, job_parameters, make_executor, sub
 from vmae_det.studies.grid import Grid, Run
 from vmae_det.studies.run_process import train_and_mark
 from vmae_det.studies.run_store import RunStore
+from vmae_det.utils.errors import UserError, one_line
 from vmae_det.utils.watchdog import TIMEOUT
 
 _LOCK_PATIENCE = 2.0  # seconds
@@ -41,17 +43,25 @@ class SubmittedStudyRun(SubmittedRun):
 
 
 def submit_study(args: argparse.Namespace, grid: Grid, store: RunStore, folder: Path) -> None:
-    """Submit a job for each run that is due. On SLURM, a job starts when that of its parent has succeeded.
+    """Submit a job for each run that is due and has none in the queue.
+
+    On SLURM, a job starts when that of its parent has succeeded.
 
     Args:
         args: with the options of `add_job_arguments`, and `num_gpus`.
         folder: for the scripts and outputs of the jobs.
     """
     executor = make_executor(args, folder)
+    queue = _queued_jobs() if args.cluster == "slurm" else frozenset()
     jobs: dict[Run, str] = {}
-    waiting = 0
+    submitted = waiting = 0
     for run in grid.runs():
-        if store.is_finished(run) or store.is_locked(run):
+        if store.is_finished(run):
+            continue
+        if (job := store.job(run)) in queue:
+            jobs[run] = job
+            continue
+        if store.is_locked(run):
             continue
         options = {}
         if run.parent and not store.is_finished(run.parent):
@@ -72,8 +82,28 @@ def submit_study(args: argparse.Namespace, grid: Grid, store: RunStore, folder: 
             root=store.root,
         )
         jobs[run] = submit_job(executor, submitted_run).job_id
+        store.write_job(run, jobs[run])
+        submitted += 1
         print(f"job {jobs[run]}: {run.name}")
-    print(f"{len(jobs)} jobs; their output is in {folder}")
+    print(f"{submitted} job{'s' * (submitted != 1)}; their output is in {folder}")
+    if submitted < len(jobs):
+        print(f"runs that have a job in the queue already: {len(jobs) - submitted}")
     if waiting:
         print(f"{waiting} runs start from others: repeat the command when those are finished")
     print("vmae-det study NAME --report-only writes the report of the runs that are finished")
+
+
+def _queued_jobs() -> frozenset[str]:
+    """Return the ids of the jobs that wait or run on the cluster.
+
+    Raises:
+        UserError: squeue fails.
+    """
+    try:
+        result = subprocess.run(
+            ["squeue", "--noheader", "--format=%A"], capture_output=True, text=True, check=True, timeout=120
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = getattr(error, "stderr", None) or str(error)
+        raise UserError(f"squeue: {one_line(reason)}; it tells which runs are in the queue already") from None
+    return frozenset(result.stdout.split())

@@ -22,6 +22,7 @@ CONSOLE = "console.txt"  # everything that the processes of a run print
 _PLAN = "run.json"  # config and parent of a run that was started
 _MARKER = "finished.json"  # exists if the run is finished; contains its measures
 _LOCK = ".lock"  # held by the process of a run
+_JOB = "job.json"  # job of the cluster that was submitted for the run
 _RESULTS = "results.json"
 
 
@@ -91,7 +92,7 @@ class RunStore:
         if self.is_current(run):
             return
         for path in folder.iterdir():
-            if path.name not in (_LOCK, CONSOLE):
+            if path.name not in (_LOCK, _JOB, CONSOLE):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         plan = {"parent": self._parent_id(run), "config": compared_values(run.cfg)}
         write_json(folder / _PLAN, plan)
@@ -116,6 +117,17 @@ class RunStore:
             yield True
         finally:
             lock.release()
+
+    # ------------------------------------------------------------ jobs of a cluster
+
+    def job(self, run: Run) -> str | None:
+        """Return the id of the last job that was submitted for a run; None if there is none."""
+        return (_read(self.folder(run) / _JOB) or {}).get("id")
+
+    def write_job(self, run: Run, job: str) -> None:
+        """Store the id of the job that was submitted for a run."""
+        self.folder(run).mkdir(parents=True, exist_ok=True)
+        write_json(self.folder(run) / _JOB, {"id": job})
 
     # ------------------------------------------------------------ results
 

@@ -42,6 +42,7 @@ class _Worker:
     process: BaseProcess
     run: Run
     slot: int
+    started: float = field(default_factory=time.monotonic)
 
 
 class Scheduler:
@@ -69,9 +70,9 @@ class Scheduler:
         self.total = len(self.due)
         self.running: list[_Worker] = []
         self.busy_until: dict[Run, float] = {}  # runs of another study: when to look again
-        self.seconds: dict[str, list[float]] = {}  # durations of finished runs by stage
+        self.paces: dict[str, list[float]] = {}  # seconds per epoch of finished runs by stage
         for run in runs:
-            self._add_duration(run)
+            self._add_pace(run)
 
     def run(self) -> Outcome:
         """Do all runs. On Ctrl-C, let them save, and raise KeyboardInterrupt."""
@@ -139,7 +140,7 @@ class Scheduler:
             return
         self.bar.update()
         if status == 0 and self.store.is_finished(run):
-            self._add_duration(run)
+            self._add_pace(run)
             self._print(run, "finished" + self._summary(run))
             self.on_finished(run)
             return
@@ -147,26 +148,28 @@ class Scheduler:
         self.outcome.failed[run] = f"{last_error(console, status)} ({console})"
         self._print(run, f"failed: {self.outcome.failed[run]}")
 
-    def _add_duration(self, run: Run) -> None:
+    def _add_pace(self, run: Run) -> None:
         seconds = (self.store.results(run) or {}).get("seconds")
         if seconds is not None:
-            self.seconds.setdefault(run.stage, []).append(seconds)
+            self.paces.setdefault(run.stage, []).append(seconds / _epochs(run))
 
     def _summary(self, run: Run) -> str:
         seconds = (self.store.results(run) or {}).get("seconds")
-        remaining = self._remaining()
+        remaining = self.remaining()
         took = "" if seconds is None else f" in {seconds:.0f} s"
         return took + (f"; about {duration(remaining)} left" if remaining else "")
 
-    def _remaining(self) -> float | None:
+    def remaining(self) -> float | None:
         """Return the expected seconds of the runs that are due; None if a stage has not run yet."""
-        runs = [*self.due, *(worker.run for worker in self.running)]
-        if any(run.stage not in self.seconds for run in runs):
+        elapsed = {worker.run: time.monotonic() - worker.started for worker in self.running}
+        runs = [*self.due, *elapsed]
+        if any(run.stage not in self.paces for run in runs):
             return None
-        return sum(mean(self.seconds[run.stage]) for run in runs) / len(self.slots)
+        expected = {run: mean(self.paces[run.stage]) * _epochs(run) for run in runs}
+        return sum(max(expected[run] - elapsed.get(run, 0.0), 0.0) for run in runs) / len(self.slots)
 
     def _show_remaining(self) -> None:
-        remaining = self._remaining()
+        remaining = self.remaining()
         names = ", ".join(worker.run.name for worker in self.running)
         left = f"about {duration(remaining)} left; " if remaining else ""
         self.bar.set_postfix_str(f"{left}{names}")
@@ -174,6 +177,11 @@ class Scheduler:
     def _print(self, run: Run, text: str) -> None:
         done = self.total - len(self.due) - len(self.running)
         tqdm.write(f"[{done}/{self.total}] {run.name}: {text}")
+
+
+def _epochs(run: Run) -> float:
+    """Return the epochs of a run, in passes over all videos."""
+    return run.cfg.SOLVER.EPOCHS * run.cfg.DATASETS.TRAIN_FRACTION
 
 
 def last_error(console: Path, status: int | None) -> str:
