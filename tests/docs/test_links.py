@@ -75,3 +75,15 @@ def test_names_of_the_code_on_a_page_exist(page):
             pkgutil.resolve_name(name)
         except (ImportError, AttributeError) as error:
             raise AssertionError(f"{relative(page)} names {name}: {error}") from None
+
+
+def test_every_page_is_in_the_table_of_contents():
+    listed = {ROOT / "docs" / "index.md"}
+    for page in (ROOT / "docs").rglob("*.md"):
+        for entries in re.findall(r"^```\{toctree\}$(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.M):
+            listed |= {
+                page.parent / f"{line}.md" for line in entries.split("\n") if line and line[0] not in ":`"
+            }
+    pages = {page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.parts}
+    assert len(listed) > 50
+    assert not [relative(page) for page in pages - listed]
