@@ -19,6 +19,7 @@ from vmae_det.config.cfg_node import value_of
 from vmae_det.data.loader import ConcatClipDataset, build_train_dataset
 from vmae_det.engine import auto_data, auto_network, auto_schedule
 from vmae_det.engine.auto_config import choose_config
+from vmae_det.engine.setup import choose_amp
 from vmae_det.modeling import build_model
 from vmae_det.utils.errors import DataError, UserError, WeightsError
 
@@ -80,7 +81,8 @@ def test_the_type_of_the_data_selects_the_model(choose, name, architecture):
     cfg = result.cfg
     assert architecture == cfg.MODEL.META_ARCHITECTURE
     assert cfg.is_frozen()
-    assert cfg.SOLVER.AMP == "none"
+    amp, _ = choose_amp(torch.device("cpu"))
+    assert amp == cfg.SOLVER.AMP
     assert cfg.INPUT.CROP_SIZE == 48  # not larger than the videos
     assert (cfg.DATASETS.TEST == ()) == (name == "unlabelled")
     assert all(choice.reason for choice in choices.values())

@@ -19,6 +19,7 @@ from vmae_det.engine import launch, setup
 from vmae_det.engine.profiling import operations_table
 from vmae_det.evaluation.evaluators import FrameMAPEvaluator
 from vmae_det.solver import build_optimizer
+from vmae_det.utils import cpu
 from vmae_det.utils.errors import ConfigError
 from vmae_det.utils.transfer import copy_to_cpu
 
@@ -107,6 +108,13 @@ def test_a_gpu_without_bfloat16(gpus, caplog):
         setup.warn_about_device(GPU, "bf16")
     (record,) = caplog.records
     assert "SOLVER.AMP: bf16, but Tesla T4 (compute capability 7.5, below 8.0)" in record.getMessage()
+    assert setup.choose_amp(GPU)[0] == "fp16"
+
+
+@pytest.mark.parametrize(("flags", "expected"), [({"avx512_bf16"}, "bf16"), ({"avx512f"}, "none")])
+def test_precision_of_training_on_a_cpu(monkeypatch, flags, expected):
+    monkeypatch.setattr(cpu, "_flags", lambda: flags)
+    assert setup.choose_amp(torch.device("cpu"))[0] == expected
 
 
 def test_processes_on_the_cpu_of_a_machine_with_gpus(gpus, monkeypatch, capsys):

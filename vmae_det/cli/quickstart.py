@@ -75,11 +75,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
+    from vmae_det.cli.config_arguments import load_config
     from vmae_det.data.catalog import get_dataset
+    from vmae_det.engine.setup import choose_amp, get_device
     from vmae_det.utils.output_files import atomic_write
 
     began = time.perf_counter()
     out = args.output
+    if "SOLVER.AMP" not in args.opts:
+        amp, why = choose_amp(get_device(load_config("MiniAVA/pretrain.yaml", args.opts)))
+        args.opts = ["SOLVER.AMP", amp, *args.opts]
+        print(f"SOLVER.AMP: {amp}, because {why}")
     _print_title("MiniAVA, the built-in dataset")
     val = get_dataset("mini_ava_val", args.datasets)
     print(f"{val.videos.parent} (README.md describes the formats)")

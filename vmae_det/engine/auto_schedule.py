@@ -12,7 +12,7 @@ from vmae_det.config import CfgNode
 from vmae_det.data.loader import ConcatClipDataset
 from vmae_det.engine.auto_choices import Choices
 from vmae_det.engine.inspection import Memory, count_tokens, estimate_memory
-from vmae_det.engine.setup import get_device, has_bfloat16_units
+from vmae_det.engine.setup import choose_amp, get_device
 from vmae_det.utils.cpu import count_cores
 from vmae_det.utils.memory import device_memory, format_bytes
 
@@ -56,7 +56,7 @@ def choose_schedule(choices: Choices, dataset: ConcatClipDataset, processes: int
     cfg, solver = choices.cfg, choices.cfg.SOLVER
     device = get_device(cfg)
     on_cpu = device.type != "cuda"
-    amp, why = _precision(device)
+    amp, why = choose_amp(device)
     choices.set("SOLVER.AMP", amp, why)
     rule = _SCHEDULES[choices.task, choices.is_tiny]
     if on_cpu and not choices.is_tiny:
@@ -129,11 +129,3 @@ def choose_evaluation(choices: Choices) -> None:
 
 def _power_of_two(number: float) -> int:
     return 2 ** int(math.log2(max(number, 1)))
-
-
-def _precision(device: torch.device) -> tuple[str, str]:
-    if device.type != "cuda":
-        return "none", f"{device.type} without mixed precision"
-    if has_bfloat16_units(device):
-        return "bf16", "the GPU supports bfloat16"
-    return "fp16", "the GPU has no bfloat16 units"

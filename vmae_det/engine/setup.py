@@ -127,6 +127,17 @@ def has_bfloat16_units(gpu: torch.device) -> bool:
     return torch.version.hip is not None or torch.cuda.get_device_capability(gpu) >= (8, 0)
 
 
+def choose_amp(device: torch.device) -> tuple[str, str]:
+    """Return the value of SOLVER.AMP that is fastest on a device and safe in training, and why."""
+    if device.type == "cuda":
+        if has_bfloat16_units(device):
+            return "bf16", "the GPU supports bfloat16"
+        return "fp16", "the GPU has no bfloat16 units"
+    if device.type == "cpu" and (units := cpu.bfloat16_units()):
+        return "bf16", f"the CPU has {units}"
+    return "none", "no bfloat16 units are known"
+
+
 def setup_device(cfg: CfgNode) -> torch.device:
     """Return `get_device(cfg)`. For the CPU, also set the threads, the GEMM kernels and the allocator."""
     device = get_device(cfg)
