@@ -282,8 +282,10 @@ class RestartingAgent(LocalElasticAgent):
         running = [process for process in self.processes.values() if process.is_alive()]
         for process in running:
             if STACK_SIGNAL is not None:
-                os.kill(process.pid, STACK_SIGNAL)
+                # In this order, because a stopped process handles the signal in a random thread. The others
+                # then run while it writes their stacks, which cuts them off.
                 os.kill(process.pid, signal.SIGCONT)
+                os.kill(process.pid, STACK_SIGNAL)
         time.sleep(min(_STACKS_SECONDS, self.task.timeout))
         for process in running:
             process.kill()
