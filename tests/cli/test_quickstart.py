@@ -9,6 +9,7 @@ import simplejson
 from vmae_det.cli.main import main
 from vmae_det.cli.quickstart import _default_processes
 from vmae_det.data import catalog
+from vmae_det.utils import cpu
 
 DETECTORS = ("detect_random", "detect_pretrained_finetuned")
 STAGES = ("pretrain", "finetune", *DETECTORS)
@@ -29,11 +30,14 @@ def quickstart(mini_ava, tmp_path, monkeypatch):
     return lambda *more, options=(): main([str(arg) for arg in (*args, *options, *SHORT, *more)])
 
 
-def test_all_stages_run_once_and_results_are_printed(quickstart, tmp_path, capsys):
+def test_all_stages_run_once_and_results_are_printed(quickstart, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cpu, "_flags", lambda: {"avx512_bf16"})
     assert not quickstart()
     printed = capsys.readouterr().out
     for row in ("random", "pre-trained, fine-tuned", "(chance)"):
         assert f"\n{row} " in printed
+    for stage in STAGES:
+        assert "  AMP: bf16\n" in (tmp_path / "out" / stage / "config.yaml").read_text()
     assert (tmp_path / "out" / "pretrain" / "reconstruction.png").stat().st_size > 1000
     assert len(list((tmp_path / "out" / "overlays").glob("*.mp4"))) == 2
     found, given = (

@@ -19,8 +19,8 @@ from vmae_det.config.cfg_node import value_of
 from vmae_det.data.loader import ConcatClipDataset, build_train_dataset
 from vmae_det.engine import auto_data, auto_network, auto_schedule
 from vmae_det.engine.auto_config import choose_config
-from vmae_det.engine.setup import choose_amp
 from vmae_det.modeling import build_model
+from vmae_det.utils import cpu
 from vmae_det.utils.errors import DataError, UserError, WeightsError
 
 FEW = (
@@ -76,13 +76,13 @@ def train(tmp_path, monkeypatch):
     ("name", "architecture"),
     [("train", "ActionDetector"), ("clips_train", "VideoClassifier"), ("unlabelled", "MaskedAutoencoder")],
 )
-def test_the_type_of_the_data_selects_the_model(choose, name, architecture):
+def test_the_type_of_the_data_selects_the_model(choose, monkeypatch, name, architecture):
+    monkeypatch.setattr(cpu, "_flags", lambda: {"avx512_bf16"})
     result, choices = choose(name)
     cfg = result.cfg
     assert architecture == cfg.MODEL.META_ARCHITECTURE
     assert cfg.is_frozen()
-    amp, _ = choose_amp(torch.device("cpu"))
-    assert amp == cfg.SOLVER.AMP
+    assert cfg.SOLVER.AMP == "bf16"
     assert cfg.INPUT.CROP_SIZE == 48  # not larger than the videos
     assert (cfg.DATASETS.TEST == ()) == (name == "unlabelled")
     assert all(choice.reason for choice in choices.values())
