@@ -183,6 +183,23 @@ def test_mps_needs_autocast(apple, monkeypatch):
         setup.get_device(config("MODEL.DEVICE", "mps"))
 
 
+@pytest.mark.parametrize(
+    ("flags", "amp", "warned"),
+    [
+        ({"avx512f"}, "bf16", True),
+        ({"avx512f"}, "none", False),
+        ({"avx512_bf16"}, "bf16", False),
+        (set(), "bf16", False),  # not x86: not known
+    ],
+)
+def test_an_emulated_precision_on_a_cpu(monkeypatch, caplog, flags, amp, warned):
+    monkeypatch.setattr(setup.cpu, "_flags", lambda: flags)
+    setup.warn_about_device.cache_clear()
+    setup.warn_about_device(torch.device("cpu"), amp)
+    messages = ["SOLVER.AMP: bf16 is emulated on this CPU, which is slower than none (float32)"]
+    assert caplog.messages == (messages if warned else [])
+
+
 def test_mps_runs_a_single_process(apple, monkeypatch):
     with pytest.raises(ConfigError, match=r"--num-gpus: got 2, but MODEL\.DEVICE mps supports a single"):
         launch.check_processes(2, "mps")

@@ -120,6 +120,8 @@ def warn_about_device(device: torch.device, amp: str) -> None:
             torch.cuda.get_device_name(device),
             *torch.cuda.get_device_capability(device),
         )
+    if device.type == "cpu" and amp != "none" and cpu.is_bfloat16_emulated():
+        logger.warning("SOLVER.AMP: %s is emulated on this CPU, which is slower than none (float32)", amp)
 
 
 def has_bfloat16_units(gpu: torch.device) -> bool:

@@ -47,8 +47,6 @@ def set_precision(cfg: CfgNode, requested: str = AUTO, amp_is_set: bool = False)
     cfg.defrost()
     cfg.SOLVER.AMP = AMP_OF_PRECISION[precision]
     logger.info("Precision: %s on %s (%s)", precision, device.type, reason)
-    if device.type == "cpu" and precision != "fp32" and not cpu.bfloat16_units():
-        logger.warning("%s is emulated on this CPU, which is slower than fp32", precision)
 
 
 def choose_for_cpu() -> tuple[str, str]:

@@ -52,9 +52,14 @@ def count_threads(loader_workers: int) -> int:
 def bfloat16_units() -> str:
     """Return the name of the instructions of this CPU that multiply bfloat16 matrices; "" if it has none.
 
-    Without them bfloat16 is emulated, which is slower than float32. Known on Linux with x86 only.
+    Known on Linux with x86 only.
     """
     return next((name for flag, name in _BFLOAT16_UNITS.items() if flag in _flags()), "")
+
+
+def is_bfloat16_emulated() -> bool:
+    """Return whether this CPU is known to have no such instructions. bfloat16 is then slower than float32."""
+    return bool(_flags()) and not bfloat16_units()
 
 
 def has_int8_units() -> bool:
