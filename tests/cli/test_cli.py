@@ -52,6 +52,13 @@ def test_the_tools_are_the_commands(monkeypatch, capsys):
         assert "usage: vmae-det" in capsys.readouterr().out
 
 
+def test_the_home_folder_in_arguments(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for arguments in (["--data=~/none"], ["--data", "~/none"]):
+        assert main(["train", *arguments]) == 2
+        assert f"error: --data: '{tmp_path / 'none'}'" in capsys.readouterr().err
+
+
 @pytest.fixture
 def wrong(tiny_cfg, mini_ava, tmp_path):
     """Return a factory of valid configs and of files with errors."""

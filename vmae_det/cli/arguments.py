@@ -59,7 +59,6 @@ def output_folder(text: str) -> Path:
 
 
 def _checked_path(check: Callable[[str], None], text: str) -> Path:
-    text = os.path.expanduser(text)  # the shell does not expand --output=~/x
     try:
         check(text)
     except OutputError as error:

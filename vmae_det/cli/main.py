@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Let operators that MPS (Apple GPUs) lacks run on the CPU. torch reads this when it is imported.
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     try:
-        return _run(list(sys.argv[1:] if argv is None else argv))
+        return _run([_expand_home(argument) for argument in (sys.argv[1:] if argv is None else argv)])
     except UserError as error:
         return _fail(error)
     except KeyboardInterrupt:
@@ -136,6 +136,14 @@ def _run(argv: list[str]) -> int:
         args.opts = [*args.opts, *overrides]
     import_extensions(getattr(args, "import", None) or ())  # argparse also accepts --imp
     return module.run(args)
+
+
+def _expand_home(argument: str) -> str:
+    """Expand ~ at the start of an argument or of its value. Shells leave it in --output=~/x."""
+    if argument.startswith("~"):
+        return os.path.expanduser(argument)
+    name, equals, value = argument.partition("=")
+    return name + equals + os.path.expanduser(value)
 
 
 def _fail(error: UserError) -> int:
