@@ -27,6 +27,10 @@ def heads(number, *tokens, size=8, dtype=torch.float64):
     return [tensor.requires_grad_() for tensor in made]
 
 
+def by_gemm(keep_weights):
+    return lambda *tensors: gemm_attention(*tensors, keep_weights)[0]
+
+
 def gradients(function, arguments):
     result = function(*arguments)
     weights = torch.linspace(-1, 1, result.numel(), dtype=torch.float64).view_as(result).to(result)
@@ -35,11 +39,12 @@ def gradients(function, arguments):
 
 @pytest.mark.parametrize("scores", [7, 40, 150, 400, 10**6])  # a row; some; one head; three heads; all
 @pytest.mark.parametrize("queries", [12, 5])
-def test_every_tile_size_matches_the_formula(monkeypatch, scores, queries):
+@pytest.mark.parametrize("keep_weights", [False, True])
+def test_every_tile_size_matches_the_formula(monkeypatch, scores, queries, keep_weights):
     monkeypatch.setattr(module, "_MAX_SCORES", scores)
     arguments = heads(6, queries, 11, 11)
     expected = gradients(F.scaled_dot_product_attention, arguments)
-    for found, known in zip(gradients(gemm_attention, arguments), expected):
+    for found, known in zip(gradients(by_gemm(keep_weights), arguments), expected):
         torch.testing.assert_close(found, known, rtol=1e-10, atol=1e-12)
 
 
@@ -65,9 +70,11 @@ def test_accuracy_is_that_of_the_dtype(dtype, tolerance):
     exact = gradients(
         F.scaled_dot_product_attention, [tensor.detach().double().requires_grad_() for tensor in arguments]
     )
-    for found, known in zip(gradients(gemm_attention, arguments), exact):
+    kept, recomputed = (gradients(by_gemm(keep), arguments) for keep in (True, False))
+    for found, again, known in zip(kept, recomputed, exact):
         assert found.dtype == dtype
         assert (found - known).abs().max() <= tolerance * known.abs().max()
+        assert torch.equal(found, again)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-2)])
@@ -83,17 +90,36 @@ def test_the_sums_of_attention_are_accurate(dtype, tolerance):
 
 def test_large_scores_do_not_overflow():
     query, key, value = heads(1, 3, 4, 4, dtype=torch.float32)
-    found = gradients(gemm_attention, [query.detach().mul(1e4).requires_grad_(), key, value])
+    found = gradients(by_gemm(True), [query.detach().mul(1e4).requires_grad_(), key, value])
     assert all(tensor.isfinite().all() for tensor in found)
+
+
+def test_weights_are_kept_if_they_are_small_and_needed(sped_up, monkeypatch):
+    monkeypatch.setattr(module, "_MAX_KEPT_SCORES", 2 * 5 * 7)
+    kept = []
+
+    def record(*args, keep_weights):
+        kept.append(keep_weights)
+        return gemm_attention(*args, keep_weights)
+
+    monkeypatch.setattr(module, "gemm_attention", record)
+    small, large = ([tensor.float().unsqueeze(0) for tensor in heads(n, 5, 7, 7)] for n in (2, 3))
+    attention(*small)
+    attention(*large)
+    attention(*(tensor.detach() for tensor in small))
+    with torch.no_grad():
+        attention(*small)
+    assert kept == [True, False, False, False]
 
 
 def test_torch_treats_it_as_one_operation(sped_up):
     arguments = [tensor.float() for tensor in heads(2, 5, 7, 7)]
     arguments = [tensor.detach().requires_grad_() for tensor in arguments]
-    torch.library.opcheck(gemm_attention, arguments)
-    # The sums of attention weights have no gradient, so the gradient of all results is not checked.
-    received = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(gemm_attention_received, (*arguments, 1, 3, 4.0), test_utils=received)
+    # The attention weights have no gradient, so the gradient of all results is not checked.
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    for keep_weights in (True, False):
+        torch.library.opcheck(gemm_attention, (*arguments, keep_weights), test_utils=checks)
+    torch.library.opcheck(gemm_attention_received, (*arguments, 1, 3, 4.0), test_utils=checks)
     seen = []
 
     def backend(graph, _):
@@ -105,6 +131,12 @@ def test_torch_treats_it_as_one_operation(sped_up):
     torch.testing.assert_close(compiled(*four), F.scaled_dot_product_attention(*four))
     assert [name for name in seen if "gemm_attention" in name] == ["vmae_det.gemm_attention.default"]
     assert not any("scaled_dot_product" in name for name in seen)
+
+
+def test_compiled_gradients_are_the_same(sped_up):
+    arguments = [tensor.unsqueeze(0).detach().requires_grad_() for tensor in heads(2, 5, 7, 7)]
+    compiled = torch.compile(attention, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(gradients(compiled, arguments), gradients(attention, arguments))
 
 
 def test_an_exported_model_has_the_standard_operation(sped_up):
@@ -127,7 +159,7 @@ def test_a_step_of_pre_training_is_the_same(tiny_cfg, monkeypatch):
     monkeypatch.setattr(
         module,
         "gemm_attention",
-        lambda *args: calls.append(cpu.is_fast_gemm_enabled()) or gemm_attention(*args),
+        lambda *args, **keys: calls.append(cpu.is_fast_gemm_enabled()) or gemm_attention(*args, **keys),
     )
     for fast in (False, True):
         if fast:

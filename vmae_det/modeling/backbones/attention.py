@@ -14,14 +14,17 @@ from vmae_det.utils import cpu
 # 512 MB, because many small kernels are slow.
 _MAX_SCORES = 1568 * 1568
 _MAX_DEVICE_SCORES = 1 << 28
+# Up to this number of scores, attention weights are kept for the backward pass: 40 MB in bfloat16 per block.
+_MAX_KEPT_SCORES = 20 << 20
 _DTYPES = (torch.float32, torch.bfloat16)
 
 
 def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """Return softmax(query key^T / sqrt(C)) value: (B, heads, M, C).
 
-    The full M x N matrix of scores of all heads is never in memory. With `cpu.use_fast_gemm`, scores and
-    attention weights are rounded to the dtype of the arguments; the fused kernel keeps them in float32.
+    The full M x N matrix of scores of all heads is not in memory, unless it is small. With
+    `cpu.use_fast_gemm`, scores and attention weights are rounded to the dtype of the arguments; the fused
+    kernel keeps them in float32.
 
     Args:
         query: (B, heads, M, C).
@@ -30,8 +33,14 @@ def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> to
     use_gemm = cpu.is_fast_gemm_enabled() and query.device.type == "cpu" and query.dtype in _DTYPES
     if not use_gemm or torch.compiler.is_exporting():
         return F.scaled_dot_product_attention(query, key, value)
-    result = gemm_attention(*(tensor.flatten(0, 1) for tensor in (query, key, value)))
+    heads = [tensor.flatten(0, 1) for tensor in (query, key, value)]
+    result, _ = gemm_attention(*heads, keep_weights=_is_backward_faster_with_weights(*heads[:2]))
     return result.unflatten(0, query.shape[:2])
+
+
+def _is_backward_faster_with_weights(query: torch.Tensor, key: torch.Tensor) -> bool:
+    scores = query.shape[0] * query.shape[1] * key.shape[1]
+    return torch.is_grad_enabled() and query.requires_grad and scores <= _MAX_KEPT_SCORES
 
 
 def attention_received(
@@ -67,18 +76,25 @@ def _attention_received_by_head(
 
 
 @torch.library.custom_op("vmae_det::gemm_attention", mutates_args=())
-def gemm_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+def gemm_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, keep_weights: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute `attention` by matrix multiplications.
 
     Args:
         query: (heads, M, C).
         key, value: (heads, N, C).
+        keep_weights: keep the attention weights for the backward pass, which otherwise recomputes them.
+
+    Returns:
+        The result (heads, M, C), and the kept weights (heads, M, N), or (0, M, N). They have no gradient.
     """
-    result = query.new_empty(query.shape)
+    result, kept = query.new_empty(query.shape), _new_weights(query, key, keep_weights)
     for head, rows, memory in _tiles(query, key):
+        memory = kept[head][..., rows, :] if keep_weights else memory
         weights = _attention_weights(query[head][..., rows, :], key[head], memory)
         torch.matmul(weights, value[head], out=result[head][..., rows, :])
-    return result
+    return result, kept
 
 
 @torch.library.custom_op("vmae_det::gemm_attention_received", mutates_args=())
@@ -106,17 +122,26 @@ def gemm_attention_received(
 
 @torch.library.custom_op("vmae_det::gemm_attention_backward", mutates_args=())
 def _gemm_attention_backward(
-    grad_output: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    grad_output: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, kept: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the gradients of query, key and value. The attention weights (M x N a head) are recomputed."""
+    """Return the gradients of query, key and value.
+
+    Args:
+        grad_output: (heads, M, C).
+        query, key, value: as of `gemm_attention`.
+        kept: attention weights (heads, M, N). If it is empty, they are recomputed.
+    """
     scale = _scale(query)
     grad_query = query.new_empty(query.shape)
     grad_key, grad_value = key.new_zeros(key.shape), value.new_zeros(value.shape)
     for head, rows, memory in _tiles(query, key):
         query_rows, grad_rows = query[head][..., rows, :], grad_output[head][..., rows, :]
-        weights = _attention_weights(query_rows, key[head], memory)
+        if len(kept):
+            weights, grad_scores = kept[head][..., rows, :], memory
+        else:
+            weights, grad_scores = _attention_weights(query_rows, key[head], memory), torch.empty_like(memory)
         grad_value[head] += weights.mT @ grad_rows
-        grad_scores = grad_rows @ value[head].mT
+        torch.matmul(grad_rows, value[head].mT, out=grad_scores)
         torch.ops.aten._softmax_backward_data.out(
             grad_scores, weights, -1, weights.dtype, grad_input=grad_scores
         )
@@ -157,9 +182,15 @@ def _tiles(query: torch.Tensor, key: torch.Tensor) -> Iterator[tuple[slice | int
             )
 
 
+def _new_weights(query: torch.Tensor, key: torch.Tensor, are_kept: bool) -> torch.Tensor:
+    return query.new_empty(query.shape[0] if are_kept else 0, query.shape[1], key.shape[1])
+
+
 @gemm_attention.register_fake
-def _(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    return query.new_empty(query.shape)
+def _(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, keep_weights: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return query.new_empty(query.shape), _new_weights(query, key, keep_weights)
 
 
 @gemm_attention_received.register_fake
@@ -171,7 +202,7 @@ def _(
 
 @_gemm_attention_backward.register_fake
 def _(
-    grad_output: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    grad_output: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, kept: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
     return tuple(tensor.new_empty(tensor.shape) for tensor in (query, key, value))
 
@@ -181,19 +212,28 @@ def _new_received(key: torch.Tensor) -> torch.Tensor:
     return key.new_zeros(key.shape[:2], dtype=torch.promote_types(key.dtype, torch.float32))
 
 
-def _setup_context(ctx: Any, inputs: tuple[torch.Tensor, ...], output: Any) -> None:
-    ctx.save_for_backward(*inputs[:3])
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs[:3], output[1])
 
 
-def _backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    return _gemm_attention_backward(grad_output.contiguous(), *ctx.saved_tensors)
+def _backward(
+    ctx: Any, grad_output: torch.Tensor, grad_weights: torch.Tensor | None
+) -> tuple[torch.Tensor | None, ...]:
+    return *_gemm_attention_backward(grad_output.contiguous(), *ctx.saved_tensors), None
+
+
+def _setup_context_received(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+    query, key, value = inputs[:3]
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(query, key, value, _new_weights(query, key, False))
 
 
 def _backward_received(
-    ctx: Any, grad_output: torch.Tensor, grad_received: torch.Tensor
+    ctx: Any, grad_output: torch.Tensor, grad_received: torch.Tensor | None
 ) -> tuple[torch.Tensor | None, ...]:
-    return *_backward(ctx, grad_output), None, None, None
+    return *_backward(ctx, grad_output, grad_received), None, None
 
 
 gemm_attention.register_autograd(_backward, setup_context=_setup_context)
-gemm_attention_received.register_autograd(_backward_received, setup_context=_setup_context)
+gemm_attention_received.register_autograd(_backward_received, setup_context=_setup_context_received)
