@@ -28,6 +28,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.envi
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
+def pytest_xdist_auto_num_workers():
+    """Return one worker more than cores, because some tests wait for processes that they start."""
+    return cpu.count_cores() + 1
+
+
 def pytest_make_parametrize_id(val):
     """Make test names printable and the same in every process."""
     if isinstance(val, bytes):

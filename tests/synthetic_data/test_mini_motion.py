@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections import Counter
+from dataclasses import asdict
 from math import hypot
 
 import av
@@ -84,11 +85,11 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_ones(tiny, tm
 
 
 def test_the_names_of_the_catalog_are_generated_on_first_use(tiny, tmp_path, monkeypatch):
-    def build(dataset, root, *args):
-        assert dataset.name == "MiniMotion"
-        return shutil.copytree(tiny, root)
+    def generate(dataset, folder, manifest, fill):
+        assert (dataset.name, manifest["size"]) == ("MiniMotion", asdict(FULL))
+        shutil.copytree(tiny, folder)
 
-    monkeypatch.setattr(SyntheticDataset, "build", build)
+    monkeypatch.setattr(SyntheticDataset, "_replace", generate)
     assert is_generated_later("mini_motion_val", str(tmp_path))
     assert get_dataset("mini_motion_val", str(tmp_path)).annotations.is_file()
     assert not is_generated_later("mini_motion_val", str(tmp_path))
