@@ -4,6 +4,7 @@ import gc
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -23,14 +24,11 @@ from vmae_det.utils import cpu
 SHARED = Path(__file__).parents[2] / "shared"
 
 pytest_plugins = ["browser", "preloaded"]
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # the tests run in the background of a shell script
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Each worker of pytest-xdist, with the processes it starts, has one core.
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-
-
-def pytest_xdist_auto_num_workers():
-    """Return one worker more than cores, because some tests wait for processes that they start."""
-    return cpu.count_cores() + 1
 
 
 def pytest_make_parametrize_id(val):
