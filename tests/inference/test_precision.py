@@ -8,6 +8,7 @@ from numbered_videos import Recipe, write_numbered
 
 from vmae_det.checkpoint import save_weights
 from vmae_det.cli.main import main
+from vmae_det.engine.setup import warn_about_device
 from vmae_det.inference.precision import set_precision
 from vmae_det.modeling import build_model
 from vmae_det.utils import cpu
@@ -17,7 +18,8 @@ from vmae_det.utils.errors import UserError
 @pytest.fixture
 def units(monkeypatch):
     """units(NAME): act as a CPU with these instructions for bfloat16; "" for none."""
-    return lambda name: monkeypatch.setattr(cpu, "bfloat16_units", lambda: name)
+    flags = {"AMX": "amx_bf16", "": "fpu"}
+    return lambda name: monkeypatch.setattr(cpu, "_flags", lambda: {flags[name]})
 
 
 @pytest.mark.parametrize(("name", "amp"), [("AMX", "bf16"), ("", "none")])
@@ -74,7 +76,9 @@ def test_detect_says_what_it_chose_and_computes_in_it(tiny_cfg, tmp_path, units,
     units("")
     assert detect() == exact
     assert "Precision: fp32 on cpu (the CPU has no instructions for bfloat16)" in capsys.readouterr().out
+    warn_about_device.cache_clear()
     assert detect("--precision", "bf16") == fast
+    assert "bf16 is emulated on this CPU, which is slower than none (float32)" in capsys.readouterr().out
 
 
 def test_flags_of_this_cpu(monkeypatch, tmp_path):

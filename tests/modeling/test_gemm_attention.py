@@ -46,6 +46,7 @@ def test_every_tile_size_matches_the_formula(monkeypatch, scores, queries, keep_
     expected = gradients(F.scaled_dot_product_attention, arguments)
     for found, known in zip(gradients(by_gemm(keep_weights), arguments), expected):
         torch.testing.assert_close(found, known, rtol=1e-10, atol=1e-12)
+    assert len(gemm_attention(*arguments, keep_weights)[1]) == (6 if keep_weights else 0)
 
 
 @pytest.mark.parametrize("scores", [7, 40, 400, 10**6])

@@ -282,8 +282,8 @@ class RestartingAgent(LocalElasticAgent):
         running = [process for process in self.processes.values() if process.is_alive()]
         for process in running:
             if STACK_SIGNAL is not None:
-                # In this order, because a stopped process handles the signal in a random thread. The others
-                # then run while it writes their stacks, which cuts them off.
+                # Continue a stopped process first. Otherwise any of its threads may handle the signal, and
+                # the stacks of the others are incomplete, because they run again.
                 os.kill(process.pid, signal.SIGCONT)
                 os.kill(process.pid, STACK_SIGNAL)
         time.sleep(min(_STACKS_SECONDS, self.task.timeout))

@@ -14,7 +14,7 @@ from vmae_det.utils import cpu
 # 512 MB, because many small kernels are slow.
 _MAX_SCORES = 1568 * 1568
 _MAX_DEVICE_SCORES = 1 << 28
-# Up to this number of scores, attention weights are kept for the backward pass: 40 MB in bfloat16 per block.
+# Most attention weights of a block that are kept for the backward pass: 40 MB in bfloat16.
 _MAX_KEPT_SCORES = 20 << 20
 _DTYPES = (torch.float32, torch.bfloat16)
 
@@ -22,9 +22,8 @@ _DTYPES = (torch.float32, torch.bfloat16)
 def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """Return softmax(query key^T / sqrt(C)) value: (B, heads, M, C).
 
-    The full M x N matrix of scores of all heads is not in memory, unless it is small. With
-    `cpu.use_fast_gemm`, scores and attention weights are rounded to the dtype of the arguments; the fused
-    kernel keeps them in float32.
+    The M x N matrix of all heads is not in memory, unless it is small. With `cpu.use_fast_gemm`, scores and
+    attention weights are rounded to the dtype of the arguments; the fused kernel keeps them in float32.
 
     Args:
         query: (B, heads, M, C).
@@ -34,11 +33,12 @@ def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> to
     if not use_gemm or torch.compiler.is_exporting():
         return F.scaled_dot_product_attention(query, key, value)
     heads = [tensor.flatten(0, 1) for tensor in (query, key, value)]
-    result, _ = gemm_attention(*heads, keep_weights=_is_backward_faster_with_weights(*heads[:2]))
+    result, _ = gemm_attention(*heads, keep_weights=_keeps_weights(*heads[:2]))
     return result.unflatten(0, query.shape[:2])
 
 
-def _is_backward_faster_with_weights(query: torch.Tensor, key: torch.Tensor) -> bool:
+def _keeps_weights(query: torch.Tensor, key: torch.Tensor) -> bool:
+    """Return whether there is a backward pass, and the weights are small enough to keep them for it."""
     scores = query.shape[0] * query.shape[1] * key.shape[1]
     return torch.is_grad_enabled() and query.requires_grad and scores <= _MAX_KEPT_SCORES
 
