@@ -13,6 +13,7 @@ from multiprocessing.reduction import DupFd
 
 import pytest
 import torch
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from vmae_det.cli.main import main
 
@@ -25,6 +26,8 @@ MODULES = [
     "torch.utils.tensorboard",
     "torchvision.ops",
 ]
+# Seconds between two looks for lost loader workers, here and in the processes. Those of PyTorch are 5.
+_MultiProcessingDataLoaderIter._try_get_data.__defaults__ = (0.2,)
 
 
 class _Surroundings:

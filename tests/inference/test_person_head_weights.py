@@ -205,7 +205,7 @@ def trace_once():
 
 # An RoI head that takes tokens and the boxes of the other people, on a backbone that drops tokens.
 ATTENTION = ("MODEL.ROI_HEAD.NAME", "AttentionRoIHead", "MODEL.ROI_HEAD.CONTEXT", True)
-ATTENTION += ("MODEL.BACKBONE.TOKEN_KEEP_RATE", 0.7)
+ATTENTION += ("MODEL.BACKBONE.TOKEN_KEEP_RATE", 0.7, "MODEL.PERSON_HEAD.SCALES", (2.0, 1.0))
 
 
 @pytest.fixture(
@@ -226,10 +226,18 @@ def exported(request, tmp_path_factory, trace_once):
     return cfg, output
 
 
-@pytest.mark.parametrize("size", [(144, 192), (256, 352), (48, 480)])
-@pytest.mark.parametrize("clips", [1, 4])
-def test_exported_file_finds_what_the_model_finds(exported, clips, size):
-    cfg, output = exported[0].clone(), exported[1]
+@pytest.fixture(scope="module")
+def scorer(exported):
+    """The exported file. Its threshold is 0.5."""
+    cfg, output = exported
+    cfg = cfg.clone()
+    cfg.MODEL.PERSON_HEAD.SCORE_THRESHOLD, cfg.MODEL.WEIGHTS = 0.5, str(output)
+    return load_scorer(cfg)
+
+
+@pytest.mark.parametrize(("clips", "size"), [(1, (144, 192)), (4, (256, 352)), (4, (48, 480))])
+def test_exported_file_finds_what_the_model_finds(exported, scorer, clips, size, monkeypatch):
+    cfg = exported[0].clone()
     generator = torch.Generator().manual_seed(clips)
     batch = {
         "video": torch.randint(0, 256, (clips, 3, 4, *size), generator=generator, dtype=torch.uint8),
@@ -240,14 +248,20 @@ def test_exported_file_finds_what_the_model_finds(exported, clips, size):
     for own in (threshold + 1e-5, 1.0):
         cfg.MODEL.PERSON_HEAD.SCORE_THRESHOLD = own
         expected = EagerModel(cfg).find(batch)
-        exported_cfg = cfg.clone()
-        exported_cfg.MODEL.WEIGHTS = str(output)
-        found = load_scorer(exported_cfg).find(batch)
+        monkeypatch.setattr(scorer, "person_threshold", own)
+        found = scorer.find(batch)
         assert sum(map(len, expected.boxes)) == (3 * clips if own < 1 else 0)
         for name in found._fields:
             for ours, theirs in zip(getattr(expected, name), getattr(found, name), strict=True):
                 assert ours.shape == theirs.shape
                 np.testing.assert_allclose(theirs, ours, atol=1e-4, rtol=1e-5)
+
+
+def test_the_threshold_of_the_config_reaches_the_file(scorer):
+    batch = {"video": torch.zeros(1, 3, 4, 64, 64, dtype=torch.uint8), "size": [torch.tensor([64.0, 64.0])]}
+    scores = np.concatenate(scorer.find(batch).person_scores)
+    assert len(scores)
+    assert scores.min() >= 0.5
 
 
 def test_detect_with_an_exported_file(exported, video, tmp_path, no_detector, capsys):
