@@ -26,7 +26,7 @@ MODULES = [
     "torch.utils.tensorboard",
     "torchvision.ops",
 ]
-# Seconds between two looks for lost loader workers, here and in the processes. Those of PyTorch are 5.
+# Seconds between checks for lost loader workers, here and in the processes. PyTorch's default is 5.
 _MultiProcessingDataLoaderIter._try_get_data.__defaults__ = (0.2,)
 
 

@@ -204,9 +204,9 @@ def every_input(site: Path, scratch: Path, seed: int) -> Iterator[Input]:
 def is_slow(fuzz_input: Input) -> bool:
     """Return whether an input takes many seconds: downloads, a search of the disk, exports, benchmarks."""
     slow_commands = ("benchmark", "doctor", "export", "quickstart")
-    slow_values = fuzz_input.what.startswith("@word") and fuzz_input.words[1] == "/"
-    slow_values |= fuzz_input.what.endswith("an unreachable URL")
-    return slow_values or fuzz_input.words[0] in slow_commands
+    searches_disk = fuzz_input.words[:2] == ("detect", "/")
+    unreachable = fuzz_input.what.endswith("an unreachable URL")
+    return searches_disk or unreachable or fuzz_input.words[0] in slow_commands
 
 
 def good_input(command: int, site: Path) -> Input:

@@ -2,7 +2,7 @@
 
 from tests.fuzz.driver import fuzz, report
 
-COUNT = 500
+COUNT = 800
 
 
 def test_bad_inputs_end_in_one_line(mini_ava, tmp_path):

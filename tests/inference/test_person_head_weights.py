@@ -203,7 +203,8 @@ def trace_once():
         yield
 
 
-# An RoI head that takes tokens and the boxes of the other people, on a backbone that drops tokens.
+# An RoI head that takes tokens and the boxes of the other people, on a backbone that drops tokens. Two scales
+# are traced in less time than the default four.
 ATTENTION = ("MODEL.ROI_HEAD.NAME", "AttentionRoIHead", "MODEL.ROI_HEAD.CONTEXT", True)
 ATTENTION += ("MODEL.BACKBONE.TOKEN_KEEP_RATE", 0.7, "MODEL.PERSON_HEAD.SCALES", (2.0, 1.0))
 
@@ -235,7 +236,8 @@ def scorer(exported):
     return load_scorer(cfg)
 
 
-@pytest.mark.parametrize(("clips", "size"), [(1, (144, 192)), (4, (256, 352)), (4, (48, 480))])
+@pytest.mark.parametrize("size", [(144, 192), (256, 352), (48, 480)])
+@pytest.mark.parametrize("clips", [1, 4])
 def test_exported_file_finds_what_the_model_finds(exported, scorer, clips, size, monkeypatch):
     cfg = exported[0].clone()
     generator = torch.Generator().manual_seed(clips)
@@ -257,11 +259,13 @@ def test_exported_file_finds_what_the_model_finds(exported, scorer, clips, size,
                 np.testing.assert_allclose(theirs, ours, atol=1e-4, rtol=1e-5)
 
 
-def test_the_threshold_of_the_config_reaches_the_file(scorer):
-    batch = {"video": torch.zeros(1, 3, 4, 64, 64, dtype=torch.uint8), "size": [torch.tensor([64.0, 64.0])]}
-    scores = np.concatenate(scorer.find(batch).person_scores)
-    assert len(scores)
-    assert scores.min() >= 0.5
+def test_the_threshold_of_the_config_reaches_the_file(exported, scorer):
+    generator = torch.Generator().manual_seed(0)
+    video = torch.randint(0, 256, (1, 3, 4, 64, 64), generator=generator, dtype=torch.uint8)
+    batch = {"video": video, "size": [torch.tensor([64.0, 64.0])]}
+    scores = np.concatenate(EagerModel(exported[0]).find(batch).person_scores)  # 0.35 or more
+    found = np.concatenate(scorer.find(batch).person_scores)
+    assert 0 < len(found) == (scores >= 0.5).sum() < len(scores)
 
 
 def test_detect_with_an_exported_file(exported, video, tmp_path, no_detector, capsys):

@@ -170,7 +170,7 @@ def test_folder_without_videos_and_missing_package(detector, tmp_path, monkeypat
 
 
 def test_int8_detector_that_finds_the_persons(detector, mini_ava, tmp_path, capsys):
-    """`test` needs no boxes."""
+    """`test` needs no boxes; TEST.PERSON_BOXES dataset writes a file that takes them."""
     cfg, file, dataset = detector.clone(), tmp_path / "int8.onnx", str(mini_ava / "val.yaml")
     head = cfg.MODEL.PERSON_HEAD
     head.NAME, head.CHANNELS, head.NUM_CONVS, head.SCALES = "FcosPersonHead", 8, 1, (2.0,)
@@ -193,3 +193,5 @@ def test_int8_detector_that_finds_the_persons(detector, mini_ava, tmp_path, caps
     assert results[0]["person_recall50"] > 0
     for name, value in results[0].items():
         assert results[1][name] == pytest.approx(value, abs=0.05)
+    assert main([*command, "TEST.PERSON_BOXES", "dataset"]) == 0
+    assert [node.name for node in onnx.load(str(file)).graph.input][1] == "boxes"

@@ -58,7 +58,7 @@ def bfloat16_units() -> str:
 
 
 def is_bfloat16_emulated() -> bool:
-    """Return whether this CPU is known to lack these instructions: bfloat16 is slower than float32."""
+    """Return whether this CPU is known to compute bfloat16 without such instructions, slower than float32."""
     return bool(_flags()) and not bfloat16_units()
 
 
